@@ -1,0 +1,41 @@
+# make train   build the pocket world once, then train on it (two CPU cores, about a quarter of an hour)
+# make test    the tests: offline, under ten minutes on two cores
+# make smoke   look at the pocket reward
+# make pocket  only build the pocket models
+# Each makes .venv from requirements.txt first, if it is not there or older.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: train test slow smoke pocket bench clean
+
+train: pocket
+	$(RUN) train_grpo_en_ta.py --config configs/pocket.yaml
+
+pocket: $(VENV)
+	$(RUN) -m pocket.build
+
+test: $(VENV)
+	$(RUN) -m pytest
+
+slow: $(VENV)
+	$(RUN) -m pytest -m slow
+
+smoke: pocket
+	$(RUN) smoke_test_rewards.py --config configs/pocket.yaml
+
+bench: pocket
+	$(RUN) -m bench.pocket_seeds
+
+$(VENV): $(VENV)/installed
+
+$(VENV)/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || \
+	  { echo "Python 3.11 or 3.12 is needed (PYTHON=$(PYTHON)); set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) pocket/build runs

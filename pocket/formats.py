@@ -1,0 +1,173 @@
+"""Small models in the real on-disk formats: Gemma 3, NLLB and COMET, from any list of texts.
+
+Only sizes and vocabularies differ from the published checkpoints: classes, file layouts, special tokens
+and their ids are theirs, so that the product's loading code runs over them unchanged.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+TURN_TOKENS = ("<start_of_turn>", "<end_of_turn>")
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>"
+    "{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+def sentencepiece(prefix: Path, texts: Iterable[str], **options) -> Path:
+    """Train a SentencePiece BPE model on `texts`; returns the .model file."""
+    import sentencepiece as spm
+
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(line for text in texts for line in text.split("\n")), model_prefix=str(prefix),
+        model_type="bpe", character_coverage=1.0, num_threads=1, minloglevel=2, **options,
+    )  # fmt: skip
+    prefix.with_name(prefix.name + ".vocab").unlink()
+    return prefix.with_name(prefix.name + ".model")
+
+
+def gemma_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
+    """A GemmaTokenizerFast with Gemma's ids (pad 0, eos 1, bos 2, unk 3), byte fallback, no dummy prefix."""
+    from transformers import GemmaTokenizerFast
+
+    model_file = sentencepiece(
+        folder / "tokenizer", texts, vocab_size=vocab_size, pad_id=0, eos_id=1, bos_id=2, unk_id=3,
+        pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>", byte_fallback=True, add_dummy_prefix=False,
+        remove_extra_whitespaces=False, normalization_rule_name="identity", split_digits=True,
+        allow_whitespace_only_pieces=True, user_defined_symbols=[*TURN_TOKENS, "\n"],
+    )  # fmt: skip
+    tokenizer = GemmaTokenizerFast(
+        vocab_file=str(model_file), add_bos_token=True, add_eos_token=False, padding_side="left",
+        additional_special_tokens=list(TURN_TOKENS), model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def new_gemma(tokenizer, hidden: int, layers: int, heads: int = 4):
+    """A random Gemma3ForCausalLM: hidden size, layers, heads (one key-value head)."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
+
+    stops = [1, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
+    config = Gemma3TextConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=1, head_dim=hidden // heads,
+        query_pre_attn_scalar=hidden // heads, sliding_window=256, max_position_embeddings=1024,
+        pad_token_id=0, eos_token_id=stops, bos_token_id=2,
+    )  # fmt: skip
+    model = Gemma3ForCausalLM(config)
+    # As published: sampling settings that the trainer has to override.
+    model.generation_config = GenerationConfig(
+        bos_token_id=2, eos_token_id=stops, pad_token_id=0, do_sample=True, top_k=64, top_p=0.95
+    )
+    return model
+
+
+def nllb_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
+    """An NllbTokenizerFast in the hub's layout: SentencePiece ids + 1, 202 language tags, `<mask>` last."""
+    import sentencepiece as spm
+    from transformers import AddedToken, NllbTokenizer, NllbTokenizerFast
+    from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
+
+    model_file = sentencepiece(folder / "sentencepiece.bpe", texts, vocab_size=vocab_size)
+    pieces = spm.SentencePieceProcessor(model_file=str(model_file)).get_piece_size()
+    first = 4 + pieces - 3  # 4 fairseq specials, then every piece but SentencePiece's own 3
+    names = [*FAIRSEQ_LANGUAGE_CODES, "<mask>"]
+    added = {first + i: AddedToken(name, special=True, normalized=False) for i, name in enumerate(names)}
+    slow = NllbTokenizer(str(model_file), added_tokens_decoder=added, src_lang="tam_Taml", tgt_lang="eng_Latn")
+    slow.save_pretrained(folder)
+    fast = NllbTokenizerFast.from_pretrained(folder, from_slow=True, src_lang="tam_Taml", tgt_lang="eng_Latn")
+    fast.model_max_length = 256
+    return fast
+
+
+def new_nllb(tokenizer, hidden: int, layers: int, heads: int = 4):
+    """A random M2M100ForConditionalGeneration for `nllb_tokenizer`, `layers` encoder and decoder layers."""
+    from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGeneration
+
+    config = M2M100Config(
+        vocab_size=len(tokenizer) + 2, d_model=hidden, encoder_layers=layers, decoder_layers=layers,
+        encoder_attention_heads=heads, decoder_attention_heads=heads, encoder_ffn_dim=2 * hidden,
+        decoder_ffn_dim=2 * hidden, max_position_embeddings=256, dropout=0.0, attention_dropout=0.0,
+        encoder_layerdrop=0.0, decoder_layerdrop=0.0, scale_embedding=True, pad_token_id=1, bos_token_id=0,
+        eos_token_id=2, decoder_start_token_id=2,
+    )  # fmt: skip
+    model = M2M100ForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, max_length=200
+    )
+    return model
+
+
+def xlmr_tokenizer(texts: Sequence[str], vocab_size: int):
+    """An XLMRobertaTokenizerFast over a Unigram vocabulary trained on `texts`."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import XLMRobertaTokenizerFast
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"], unk_token="<unk>",
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return XLMRobertaTokenizerFast(tokenizer_object=tokenizer, model_max_length=512)
+
+
+def new_comet(folder: Path, kind: str, tokenizer, hidden: int, layers: int, heads: int = 4, **overrides):
+    """A random COMET model of class `kind` whose encoder configuration and tokenizer lie in folder/encoder.
+
+    Hyper-parameters are those of the published checkpoint of the class, sizes apart.
+    """
+    from comet.models import str2model
+    from transformers import XLMRobertaConfig
+
+    encoder = folder / "encoder"
+    XLMRobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=2 * hidden, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5,
+        pad_token_id=1, bos_token_id=0, eos_token_id=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    ).save_pretrained(encoder)  # fmt: skip
+    tokenizer.save_pretrained(encoder)
+    hparams = {
+        "class_identifier": kind, "encoder_model": "XLM-RoBERTa", "pretrained_model": str(encoder.resolve()),
+        "layer_transformation": "sparsemax", "layer_norm": False, "hidden_sizes": [2 * hidden, hidden],
+        "activations": "Tanh", "final_activation": None, "dropout": 0.0, "nr_frozen_epochs": 0.0,
+        "keep_embeddings_frozen": False, "batch_size": 16,
+    }  # fmt: skip
+    if kind == "unified_metric":
+        hparams |= {
+            "sent_layer": "mix", "word_layer": layers, "input_segments": ["mt", "src"], "layer_norm": True,
+            "word_level_training": False, "error_labels": ["minor", "major"], "loss_lambda": 0.65,
+        }  # fmt: skip
+    else:
+        hparams |= {"layer": "mix", "pool": "avg"}
+    hparams |= overrides
+    accepted = inspect.signature(str2model[kind].__init__).parameters
+    kwargs = {k: v for k, v in hparams.items() if k in accepted}
+    return str2model[kind](**kwargs, load_pretrained_weights=False, local_files_only=True), hparams
+
+
+def save_comet(model, hparams: dict, folder: Path) -> None:
+    """hparams.yaml beside checkpoints/model.ckpt, the encoder named relative to the folder, so it can move."""
+    hparams = hparams | {"pretrained_model": "encoder"}
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    checkpoint = {
+        "state_dict": model.state_dict(), "hyper_parameters": hparams, "pytorch-lightning_version": "2.0.0",
+        "epoch": 0, "global_step": 0,
+    }  # fmt: skip
+    torch.save(checkpoint, folder / "checkpoints" / "model.ckpt")
+    (folder / "hparams.yaml").write_text(json.dumps(hparams, indent=1), encoding="utf-8")  # JSON is YAML

@@ -1,0 +1,363 @@
+"""What a Tamil translation is worth, without a reference: `CometDuPOReward`.
+
+    total = w_cycle * cycle + w_qe * qe - penalties                      clamped to [0, 1]
+
+cycle    COMET-DA of the back-translation against the English source (hypothesis = NLLB's Tamil→English
+         of the output, src = ref = source). Dual-task reconstruction as in DuPO (arXiv 2508.14460).
+qe       COMETKiwi of (source, Tamil): quality estimation, no reference (arXiv 2209.06243).
+penalties
+         script: share of letters that are not Tamil;
+         length: how far log(len_ta / len_en) leaves the band around the expected ratio. Lengths are NFC
+         code points. expected_length_ratio=1, length_tolerance=0 is the plain |log(len_ta / len_en)|.
+
+An output that is no translation at all (rl_nmt/guards.py) gets exactly 0.0 and costs no model time; one
+that passes gets at least 0.01, so that nothing gated ever outranks it; one that a scorer could not score
+gets None, which TRL leaves out of its group. By hand:
+
+    reward = CometDuPOReward("Unbabel/wmt22-comet-da", "Unbabel/wmt22-cometkiwi-da",
+                             "facebook/nllb-200-distilled-1.3B")
+    reward(["English: The door is open.\nTamil:"], ["கதவு திறந்திருக்கிறது."])
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.guards import gate
+from rl_nmt.prompts import read_source
+from rl_nmt.text import TAMIL, clean_for_scoring, length, log_length_ratio, script_share
+
+CUES = "English: {english}\nTamil:"  # how every prompt of this project ends; the source is read from it
+GATED, PASSING_FLOOR = 0.0, 0.01
+MAX_DEAD_CALLS = 3  # calls in a row without a single score before the run is stopped
+
+
+class CometDuPOReward:
+    """Reference-free reward for English→Tamil, as TRL calls it: a batch in, a list out, None = no score.
+
+    Args:
+        comet_da_model, comet_qe_model, backtranslation_model: local folders or hub names.
+        w_cycle, w_qe: weights of the two scores; a weight of 0 neither loads nor runs its models.
+        penalty_weight_script, penalty_weight_lenratio: weights of the two penalties.
+        expected_length_ratio: Tamil over English length that costs nothing; None takes the language's.
+        length_tolerance: natural-log distance from it that costs nothing; None takes the language's.
+        guards: "on" or "off" (off: the plain formula, for comparisons).
+        normalize: "identity", the only mapping of scores known: clamp to [0, 1].
+        reward_device: where the COMET models live; "auto" is CUDA if there is one, else CPU.
+        dual_device, dual_dtype: the same for the back-translator; dtype "float32" or "bfloat16".
+        backtranslation_backend: "transformers" or "ctranslate2".
+        backtranslation_beams: beams of the deterministic search.
+        reward_offload: keep the models on the CPU between calls.
+
+    Raises:
+        ConfigError: a bad weight, an unknown `normalize`, a checkpoint of the wrong class.
+        MissingService: a model that cannot be reached.
+    """
+
+    __name__ = "comet_dupo"
+
+    def __init__(
+        self,
+        comet_da_model: str = "Unbabel/wmt22-comet-da",
+        comet_qe_model: str = "Unbabel/wmt22-cometkiwi-da",
+        backtranslation_model: str = "facebook/nllb-200-distilled-1.3B",
+        *,
+        w_cycle: float = 0.6,
+        w_qe: float = 0.4,
+        penalty_weight_script: float = 0.2,
+        penalty_weight_lenratio: float = 0.1,
+        expected_length_ratio: float | None = None,
+        length_tolerance: float | None = None,
+        guards: str = "on",
+        normalize: str = "identity",
+        reward_device: str = "auto",
+        dual_device: str = "auto",
+        dual_dtype: str = "float32",
+        backtranslation_backend: str = "transformers",
+        backtranslation_beams: int = 4,
+        reward_offload: bool = False,
+    ):
+        self._settings = {k: v for k, v in locals().items() if k != "self"}
+        self.language = TAMIL
+        self.w_cycle, self.w_qe = w_cycle, w_qe
+        self.penalty_weight_script = penalty_weight_script
+        self.penalty_weight_lenratio = penalty_weight_lenratio
+        self.expected_length_ratio = (
+            self.language.expected_length_ratio if expected_length_ratio is None else expected_length_ratio
+        )
+        self.length_tolerance = (
+            self.language.length_tolerance if length_tolerance is None else length_tolerance
+        )
+        self.guards, self.normalize, self.reward_offload = guards, normalize, reward_offload
+        check_settings(self)
+        self.last_log: dict[str, float] = {}
+        self.last_eval_log: dict[str, float] = {}
+        self.last_rows: list[dict[str, Any]] = []
+        self.calls = 0
+        self.evaluating = False  # set by the trainer: an evaluation call must not overwrite last_log
+        self._dead_calls = 0
+        self._load(
+            comet_da_model, comet_qe_model, backtranslation_model, backtranslation_backend,
+            backtranslation_beams, reward_device, dual_device, dual_dtype,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ set-up
+
+    def _load(self, da, qe, bt, backend, beams, reward_device, dual_device, dual_dtype) -> None:
+        from rl_nmt.policy import choose_device
+
+        self.reward_device = choose_device(reward_device, "reward_device")
+        self.dual_device = choose_device(dual_device, "dual_device")
+        self.backtranslator = self.da = self.qe = None
+        if self.w_cycle:
+            from rl_nmt.backtranslation import load_backtranslator
+
+            self.backtranslator = load_backtranslator(
+                bt, source=self.language.nllb, target="eng_Latn", backend=backend, beams=beams,
+                device=self.dual_device, dtype=dual_dtype,
+            )  # fmt: skip
+        from rl_nmt.scorers.comet import load_comet
+
+        if self.w_cycle:
+            self.da = load_comet(
+                da, device=self.reward_device, argument="comet_da_model", classes=("regression_metric",)
+            )
+        if self.w_qe:
+            self.qe = load_comet(
+                qe, device=self.reward_device, argument="comet_qe_model",
+                classes=("unified_metric", "referenceless_regression_metric"),
+            )  # fmt: skip
+        if self.reward_offload:
+            self._place("cpu", "cpu")
+
+    def _place(self, reward_device: str, dual_device: str) -> None:
+        for model, device in (
+            (self.da, reward_device), (self.qe, reward_device), (self.backtranslator, dual_device),
+        ):  # fmt: skip
+            if model is not None:
+                model.to(device)
+
+    def __reduce__(self):
+        """Pickled as its settings: the copy loads its models anew."""
+        return functools.partial(type(self), **self._settings), ()
+
+    # ------------------------------------------------------------------ the formula
+
+    def _total(self, row: dict[str, Any]) -> float | None:
+        """The reward of one sample from its components; the only place where they are weighed."""
+        if row["gate"] is not None:
+            return GATED
+        if (self.w_cycle and row["cycle"] is None) or (self.w_qe and row["qe"] is None):
+            return None
+        formula = (
+            self.w_cycle * min(1.0, max(0.0, row["cycle"] or 0.0))
+            + self.w_qe * min(1.0, max(0.0, row["qe"] or 0.0))
+            - self.penalty_weight_script * row["script_off"]
+            - self.penalty_weight_lenratio * row["length_off"]
+        )
+        return min(1.0, max(PASSING_FLOOR if self.guards == "on" else 0.0, formula))
+
+    def _text_components(self, english: str, completion: str) -> dict[str, Any]:
+        """Everything that needs no model; `script_off` in [0, 1], `length_off` ≥ 0 in natural log."""
+        output = clean_for_scoring(completion)
+        distance = 0.0
+        if length(english) and length(output):
+            distance = abs(log_length_ratio(english, output) - math.log(self.expected_length_ratio))
+        return {
+            "english": english,
+            "output": output,
+            "gate": gate(output, self.language) if self.guards == "on" else None,
+            "script_off": 1.0 - script_share(output, self.language),
+            "length_off": max(0.0, distance - self.length_tolerance),
+            "length": length(output),
+            "backtranslation": None,
+            "cycle": None,
+            "qe": None,
+        }
+
+    # ------------------------------------------------------------------ scoring
+
+    def score_components(
+        self, prompts: Sequence[str] | None, completions: Sequence[str], english: Sequence[str] | None = None, **_
+    ) -> list[dict[str, Any]]:
+        """One row per sample, in order, with every part of its reward.
+
+        Args:
+            prompts: prompts that end in `CUES`; read only when `english` is not given.
+            completions: what the policy wrote, decoded without special tokens; may be empty.
+            english: the sources, one per completion (the dataset column).
+
+        Returns:
+            Rows with english, output (cleaned), gate (reason or None), backtranslation, cycle and qe in
+            COMET's own scale (about 0–1; None: not scored), script_off, length_off, length, total.
+        """
+        rows, _times = self._score(self._sources(prompts, completions, english), completions)
+        return rows
+
+    def _sources(self, prompts, completions, english) -> list[str]:
+        if english is None:
+            if prompts is None:
+                raise ConfigError("score_components: give prompts, or the sources as english=[...]")
+            english = [read_source(prompt, CUES) for prompt in prompts]
+        if len(english) != len(completions):
+            raise ConfigError(f"{len(completions)} completions but {len(english)} English sources")
+        return [clean_for_scoring(text) for text in english]
+
+    def _score(self, sources, completions) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        start = time.perf_counter()
+        rows = [self._text_components(s, c) for s, c in zip(sources, completions, strict=True)]
+        alive = [row for row in rows if row["gate"] is None]
+        times = {"time/guards": time.perf_counter() - start}
+        if self.reward_offload:
+            self._place(self.reward_device, self.dual_device)
+        if alive and self.w_cycle:
+            self._cycle(alive, times)
+        if alive and self.w_qe:
+            start = time.perf_counter()
+            values = self._safely("comet_qe_model", self.qe.score, [(r["english"], r["output"]) for r in alive])
+            for row, value in zip(alive, values, strict=True):
+                row["qe"] = value
+            times["time/qe"] = time.perf_counter() - start
+        if self.reward_offload:
+            self._place("cpu", "cpu")
+        for row in rows:
+            row["total"] = self._total(row)
+        return rows, times
+
+    def _cycle(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
+        start = time.perf_counter()
+        backs = self._safely("backtranslation_model", self.backtranslator, [r["output"] for r in alive])
+        times["time/back_translate"] = time.perf_counter() - start
+        start = time.perf_counter()
+        done = []
+        for row, back in zip(alive, backs, strict=True):
+            if back is not None:
+                row["backtranslation"] = clean_for_scoring(back)
+                done.append(row)
+        triples = [(r["english"], r["backtranslation"], r["english"]) for r in done]
+        for row, value in zip(done, self._safely("comet_da_model", self.da.score, triples), strict=True):
+            row["cycle"] = value
+        times["time/cycle"] = time.perf_counter() - start
+
+    def _safely(self, argument: str, function, items: list) -> list:
+        """Call one model on all items; a failure, a wrong length or a non-finite value becomes None."""
+        from rl_nmt.scorers.base import Scores, Segment
+
+        if items and isinstance(items[0], tuple):
+            items = [Segment(*item) for item in items]
+        try:
+            result = function(items)
+        except Exception as error:  # a dead scorer must cost its samples, never the run or a fake number
+            print(f"warning: {argument} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            return [None] * len(items)
+        values = list(result.values) if isinstance(result, Scores) else list(result)
+        if len(values) != len(items):
+            print(f"warning: {argument} returned {len(values)} results for {len(items)}", file=sys.stderr)
+            return [None] * len(items)
+        return [None if not isinstance(v, (str, type(None))) and not math.isfinite(v) else v for v in values]
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], english: Sequence[str] | None = None, **columns
+    ) -> list[float | None]:
+        """Rewards in [0, 1], one per completion, None where a score is missing: what TRL calls.
+
+        Side effects: `last_log` (training) or `last_eval_log`, `last_rows`; the same scalars and columns
+        also go to TRL's `log_metric` and `log_extra` when it passes them.
+        """
+        rows, times = self._score(self._sources(prompts, completions, english), completions)
+        log = {**summarise(rows), **times}
+        self.last_rows = rows
+        if self.evaluating:
+            self.last_eval_log = log
+        else:
+            self.last_log = log
+            self.calls += 1
+        if log_metric := columns.get("log_metric"):
+            for name, value in log.items():
+                log_metric(name, value)
+        if log_extra := columns.get("log_extra"):
+            for name in ("english", "backtranslation", "gate", "cycle", "qe"):
+                log_extra(name, [row[name] for row in rows])
+        self._stop_if_dead(rows)
+        return [row["total"] for row in rows]
+
+    def _stop_if_dead(self, rows: list[dict[str, Any]]) -> None:
+        dead = bool(rows) and all(row["total"] is None for row in rows)
+        self._dead_calls = self._dead_calls + 1 if dead else 0
+        if self._dead_calls >= MAX_DEAD_CALLS:
+            raise MissingService(
+                f"reward: no sample could be scored in {MAX_DEAD_CALLS} calls in a row; the warnings above "
+                "name the model that failed"
+            )
+
+    def signature(self) -> dict[str, dict[str, Any]]:
+        """What makes the number: `identity` (a change makes rewards incomparable), `environment`."""
+        identity: dict[str, Any] = {
+            "reward": "comet_dupo/1", "language": self.language.code, "w_cycle": self.w_cycle, "w_qe": self.w_qe,
+            "penalty_weight_script": self.penalty_weight_script,
+            "penalty_weight_lenratio": self.penalty_weight_lenratio,
+            "expected_length_ratio": self.expected_length_ratio, "length_tolerance": self.length_tolerance,
+            "guards": self.guards, "normalize": self.normalize,
+        }  # fmt: skip
+        environment: dict[str, Any] = {}
+        for part, model in (("cycle", self.da), ("qe", self.qe), ("backtranslation", self.backtranslator)):
+            if model is not None:
+                signature = model.signature()
+                identity[part] = signature["identity"]
+                environment[part] = signature["environment"]
+        return {"identity": identity, "environment": environment}
+
+
+def check_settings(settings) -> None:
+    """Refuse numbers that make no reward, before a model is loaded.
+
+    `settings` has the reward's settings as attributes: the reward itself, or the trainer's RunCfg.
+    Raises ConfigError.
+    """
+    normalize = getattr(settings, "normalize", "identity")
+    if normalize != "identity":
+        raise ConfigError(f"normalize: {normalize!r} is unknown; the only value is 'identity'")
+    if settings.guards not in ("on", "off"):
+        raise ConfigError(f"guards: {settings.guards!r} is neither 'on' nor 'off'")
+    for name in ("w_cycle", "w_qe", "penalty_weight_script", "penalty_weight_lenratio"):
+        value = getattr(settings, name)
+        if not math.isfinite(value) or value < 0:
+            raise ConfigError(f"{name}: {value} must be a finite number of at least 0")
+    if settings.w_cycle + settings.w_qe == 0:
+        raise ConfigError("w_cycle and w_qe are both 0: the reward would not depend on any score")
+    if not (math.isfinite(settings.expected_length_ratio) and settings.expected_length_ratio > 0):
+        raise ConfigError(f"expected_length_ratio: {settings.expected_length_ratio} must be above 0")
+    if not (math.isfinite(settings.length_tolerance) and settings.length_tolerance >= 0):
+        raise ConfigError(f"length_tolerance: {settings.length_tolerance} must be at least 0")
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Scalars of one reward call; the names are documented in docs/metrics.md. Empty batch: empty dict."""
+    if not rows:
+        return {}
+
+    def mean(values) -> float | None:
+        values = [float(v) for v in values if v is not None]
+        return sum(values) / len(values) if values else None
+
+    passing = [row for row in rows if row["gate"] is None]
+    log = {
+        "reward/total": mean(r["total"] for r in rows),
+        "reward/cycle": mean(r["cycle"] for r in passing),
+        "reward/qe": mean(r["qe"] for r in passing),
+        "reward/script_off": mean(r["script_off"] for r in passing),
+        "reward/length_off": mean(r["length_off"] for r in passing),
+        "reward/gated_share": mean(r["gate"] is not None for r in rows),
+        "reward/missing_share": mean(r["total"] is None for r in rows),
+        "reward/length": mean(r["length"] for r in rows),
+        "reward/distinct_share": len({(r["english"], r["output"]) for r in rows}) / len(rows),
+    }
+    for reason in sorted({r["gate"] for r in rows if r["gate"]}):
+        log[f"reward/gate/{reason}"] = mean(r["gate"] == reason for r in rows)
+    return {key: value for key, value in log.items() if value is not None}

@@ -1,0 +1,59 @@
+"""Distinct items, length-sorted batches under a token budget, order restored."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T", bound=Hashable)
+V = TypeVar("V")
+
+
+def distinct(items: Iterable[T]) -> tuple[list[T], list[int]]:
+    """Each item once, in order of first appearance, and where every input item went.
+
+    >>> distinct(["b", "a", "b"])
+    (['b', 'a'], [0, 1, 0])
+    """
+    place: dict[T, int] = {}
+    index = [place.setdefault(item, len(place)) for item in items]
+    return list(place), index
+
+
+def batches(
+    lengths: Sequence[int], token_budget: int, groups: Sequence[Hashable] | None = None
+) -> list[list[int]]:
+    """Indices in batches of similar length, the longest first (so memory runs out at once or never).
+
+    A batch costs rows × its longest length and stays within `token_budget`; a row longer than the whole
+    budget is a batch of its own. Equal lengths keep their order. Rows of different `groups` never share
+    a batch.
+
+    >>> batches([3, 9, 2, 8], token_budget=18)
+    [[1, 3], [0, 2]]
+    """
+    if token_budget < 1:
+        raise ValueError(f"token_budget must be at least 1, not {token_budget}")
+    result: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        batch = result[-1] if result else None
+        fits = batch and (len(batch) + 1) * lengths[batch[0]] <= token_budget
+        if batch and fits and (groups is None or groups[batch[0]] == groups[i]):
+            batch.append(i)
+        else:
+            result.append([i])
+    return result
+
+
+def restore(order: Sequence[int], values: Sequence[V]) -> list[V]:
+    """`values[k]` back to position `order[k]`; `order` must be a permutation of range(len(values)).
+
+    >>> restore([2, 0, 1], ["c", "a", "b"])
+    ['a', 'b', 'c']
+    """
+    if sorted(order) != list(range(len(values))):
+        raise ValueError(f"order is no permutation of {len(values)} positions: a row is missing or doubled")
+    result = list(values)
+    for position, value in zip(order, values, strict=True):
+        result[position] = value
+    return result

@@ -1,0 +1,301 @@
+"""A flat dataclass ← YAML file ← flags, strictly. No torch.
+
+One converter serves file and command line, so a value means the same in both: `guards: off` is the
+word off, `lr: 1e-5` a number, and a wrong type or an unknown name ends in the same single line. tyro
+draws `--help` from the dataclass and the sentence under (or behind) each of its fields.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import inspect
+import math
+import os
+import sys
+import textwrap
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from rl_nmt.errors import CannotWrite, ConfigError
+
+Cfg = TypeVar("Cfg")
+_TAG = "tag:yaml.org,2002:"
+_YAML_SCALARS = frozenset(_TAG + kind for kind in ("str", "int", "float", "bool", "timestamp"))
+
+
+def parse(
+    cls: type[Cfg], argv: list[str], actions: dict[str, str], prog: str, description: str
+) -> tuple[Cfg, dict[str, bool], Path | None]:
+    """Build a `cls` from its defaults, then `--config FILE`, then the flags in `argv`.
+
+    `cls` is a dataclass whose fields are str, int, float, bool, Literal of strings or tuple[str, ...]
+    and all have defaults. Fields take values (`--use_wandb False`, `--data_files a b`, `--lr=1e-5`);
+    `-` and `_` are equal; of a flag given twice the last counts. `actions` maps bare switches to their
+    help. Fields with metadata {"secret": True} are refused in file and flags.
+
+    Returns the instance, which actions were given, and the file that was read. `--help` prints every
+    field with its sentence and default and leaves with status 0. Raises ConfigError (exit status 2).
+    """
+    actions = {_plain(name): text for name, text in actions.items()}
+    if any(token in ("-h", "--help") for token in argv):
+        print_help(cls, actions, prog, description)
+        sys.exit(0)
+    flags, given, config_path = _split_argv(cls, argv, actions)
+    values = _read_yaml(cls, config_path, actions) if config_path else {}
+    kinds = _kinds(cls)
+    values |= {name: _convert(tokens, kinds[name], f"--{name}") for name, tokens in flags.items()}
+    return cls(**values), {name: name in given for name in actions}, config_path
+
+
+def to_public_dict(cfg: Any) -> dict[str, Any]:
+    """Return field name → value without secret fields, tuples as lists: ready for YAML, JSON, trackers."""
+    public = {}
+    for field in dataclasses.fields(cfg):
+        if not field.metadata.get("secret"):
+            value = getattr(cfg, field.name)
+            public[field.name] = list(value) if isinstance(value, tuple) else value
+    return public
+
+
+def save_resolved(cfg: Any, path: str | Path) -> None:
+    """Write the settings without secrets as YAML that `--config` reads back to an equal instance.
+
+    The file appears whole or not at all (written beside, then renamed). Raises CannotWrite.
+    """
+    import yaml
+
+    path = Path(path)
+    text = yaml.safe_dump(to_public_dict(cfg), sort_keys=False, allow_unicode=True)
+    if {"\x85", "\u2028", "\u2029"} & set(text):  # PyYAML writes these raw and folds them when it reads
+        text = yaml.safe_dump(to_public_dict(cfg), sort_keys=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            partial.write_text(f"# Every setting; keys are never written.\n{text}", encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise CannotWrite(f"cannot write {path}: {error.strerror}: choose another folder") from error
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """Return field name → the string under the field, else the comment behind it; '' where neither is."""
+    docs = {field.name: "" for field in dataclasses.fields(cls)}
+    for owner in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(owner):
+            continue
+        try:
+            source = textwrap.dedent(inspect.getsource(owner))
+        except (OSError, TypeError):  # a class without a source file, say from a notebook
+            continue
+        body = ast.parse(source).body[0].body
+        for node, following in zip(body, [*body[1:], None], strict=True):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                docs[node.target.id] = _doc_of(node, following, source) or docs.get(node.target.id, "")
+    return docs
+
+
+def _doc_of(node: ast.AnnAssign, following: ast.stmt | None, source: str) -> str:
+    if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+        return " ".join(str(following.value.value).split())
+    line = source.splitlines()[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
+    return line.partition("#")[2].strip()
+
+
+def print_help(cls: type, actions: dict[str, str], prog: str, description: str) -> None:
+    """Print every public field with its sentence and default, `--config` and the actions."""
+    import tyro
+
+    docs, kinds = field_docs(cls), _kinds(cls)
+    rows: list[tuple[str, Any, Any]] = [
+        ("config", Annotated[str, tyro.conf.arg(help="YAML file of fields, read before the flags.")], "")
+    ]
+    for name, text in actions.items():
+        rows.append((name, Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=text)], False))
+    for field in _public_fields(cls):
+        kind = Annotated[kinds[field.name], tyro.conf.FlagConversionOff, tyro.conf.arg(help=docs[field.name])]
+        rows.append((field.name, kind, _default(field)))
+    shown = dataclasses.make_dataclass(
+        cls.__name__, [(name, kind, dataclasses.field(default=default)) for name, kind, default in rows]
+    )
+    try:
+        with contextlib.suppress(SystemExit):
+            tyro.cli(shown, prog=prog, description=description, args=["--help"], use_underscores=True)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `--help | head`: nobody reads on, also not at the interpreter's exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default is not dataclasses.MISSING else field.default_factory()
+
+
+def _public_fields(cls: type) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(cls) if field.init and not field.metadata.get("secret")]
+
+
+def _kinds(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
+
+
+# --- names -----------------------------------------------------------------------------------------
+
+
+def _check_name(cls: type, name: str, shown: str, extra: tuple[str, ...] = ()) -> None:
+    """Raise ConfigError unless `name` is a field that may be set from outside; `shown` names the place."""
+    public = [field.name for field in _public_fields(cls)]
+    if name in public:
+        return
+    for field in dataclasses.fields(cls):
+        if field.name == name and field.metadata.get("secret"):
+            variable = field.metadata.get("env", name.upper())
+            raise ConfigError(
+                f"{shown} is a secret and is not accepted here: set the environment variable {variable} "
+                f"instead, or type it into the field {name} of {cls.__name__} for local use"
+            )
+    near = difflib.get_close_matches(name, [*public, *extra], n=1, cutoff=0.5)
+    way_out = f"did you mean {near[0]}?" if near else "--help lists every name"
+    raise ConfigError(f"unknown {shown}: {way_out}")
+
+
+def _split_argv(
+    cls: type, argv: list[str], actions: dict[str, str]
+) -> tuple[dict[str, list[str]], set[str], Path | None]:
+    """Sort tokens into field → its value tokens, the actions given, and the --config file."""
+    kinds = _kinds(cls)
+    flags: dict[str, list[str]] = {}
+    given: set[str] = set()
+    configs: list[str] = []
+    rest = list(argv)
+    while rest:
+        token = rest.pop(0)
+        flag, equals, inline = token.partition("=")
+        name = _plain(flag[2:])
+        if not flag.startswith("--") or not name:
+            raise ConfigError(f"unexpected argument {_short(token)}: settings are written --field value")
+        if name in actions:
+            if equals or (rest and not rest[0].startswith("--")):
+                raise ConfigError(f"--{name} is a bare switch and takes no value: write --{name} alone")
+            given.add(name)
+            continue
+        if name != "config":
+            _check_name(cls, name, f"flag {flag}", ("config", *actions))
+        many = name != "config" and typing.get_origin(kinds[name]) is tuple
+        values = [inline] if equals else []
+        while rest and not rest[0].startswith("--") and (many or not values):
+            values.append(rest.pop(0))
+        if not values and not many:
+            raise ConfigError(f"--{name} needs a value: write --{name} VALUE (or --{name}=VALUE)")
+        if name == "config":
+            configs += values
+        else:
+            flags[name] = values
+    if len(configs) > 1:
+        raise ConfigError(f"--config was given {len(configs)} times ({', '.join(configs)}): give one file")
+    return flags, given, Path(configs[0]) if configs else None
+
+
+# --- values ----------------------------------------------------------------------------------------
+
+
+def _convert(values: list[str], kind: Any, shown: str) -> Any:
+    """Turn the words given for one field into its type, or raise ConfigError naming `shown`."""
+    if typing.get_origin(kind) is tuple:
+        return tuple(values)
+    text = values[0]
+    if kind is str:
+        return text
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if text in choices:
+            return text
+        near = difflib.get_close_matches(text, choices, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(f"{shown} is {_short(text)}, must be one of {', '.join(choices)}{hint}")
+    if kind is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise ConfigError(f"{shown} is {_short(text)}, must be True or False")
+    if kind in (int, float):
+        with contextlib.suppress(ValueError):
+            number = kind(text)
+            if math.isfinite(number):
+                return number
+        what = "a whole number" if kind is int else "a finite number"
+        raise ConfigError(f"{shown} is {_short(text)}, must be {what}")
+    raise TypeError(f"fields of type {kind} are not supported: {shown}")
+
+
+def _short(text: str, width: int = 60) -> str:
+    return repr(text if len(text) <= width else text[: width - 1] + "…")
+
+
+# --- the file --------------------------------------------------------------------------------------
+
+
+def _read_yaml(cls: type, path: Path, actions: dict[str, str]) -> dict[str, Any]:
+    """Read field → value from a flat YAML mapping, or raise ConfigError naming the file and the line."""
+    values: dict[str, Any] = {}
+    kinds = _kinds(cls)
+    for key, value in _compose(path):
+        name, line = _plain(key.value), key.start_mark.line + 1
+        shown = f"key {key.value!r} in {path}, line {line}"
+        if name in actions or name == "config":
+            raise ConfigError(f"{shown}, is no field: pass --{name} on the command line")
+        _check_name(cls, name, shown)
+        if name in values:
+            raise ConfigError(f"{shown}, stands there twice: keep one")
+        values[name] = _convert(_words(value, kinds[name], shown), kinds[name], shown)
+    return values
+
+
+def _compose(path: Path) -> list[tuple[Any, Any]]:
+    """Return the (key node, value node) pairs of a YAML file, scalars still as the text in the file."""
+    import yaml
+
+    try:
+        root = yaml.compose(path.read_bytes().decode("utf-8-sig"), Loader=yaml.SafeLoader)
+    except FileNotFoundError as error:
+        raise ConfigError(f"--config {path}: no such file: give the path of a YAML file") from error
+    except OSError as error:
+        raise ConfigError(f"--config {path} cannot be read: {error.strerror}: give a YAML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config {path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        said = [getattr(error, part, None) for part in ("context", "problem", "reason")]
+        problem = ", ".join(filter(None, said)) or type(error).__name__
+        raise ConfigError(f"--config {path}{where} is not valid YAML: {problem}") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"--config {path} is not a mapping: write one 'field: value' per line")
+    for key, _ in root.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigError(f"--config {path}, line {key.start_mark.line + 1}: a key must be a plain name")
+    return root.value
+
+
+def _words(node: Any, kind: Any, shown: str) -> list[str]:
+    """Return a value node as the words a flag would have been given."""
+    import yaml
+
+    many = typing.get_origin(kind) is tuple
+    if isinstance(node, yaml.ScalarNode) and node.tag in _YAML_SCALARS:
+        return [node.value]
+    if isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null":
+        raise ConfigError(f"{shown}, has no value: give one ('' for an empty text), or remove the line")
+    if many and isinstance(node, yaml.SequenceNode):
+        if all(isinstance(item, yaml.ScalarNode) and item.tag in _YAML_SCALARS for item in node.value):
+            return [item.value for item in node.value]
+    what = "a list of texts" if many else "a single value"
+    raise ConfigError(f"{shown}, must be {what}")

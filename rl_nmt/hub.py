@@ -1,0 +1,163 @@
+"""The Hugging Face hub: is it there, and what to do when it is not. Answers in seconds, not in retries."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rl_nmt.errors import ConfigError, MissingService
+
+PROBE_SECONDS = 3.0
+POCKET_HINT = "or try the whole loop offline with `make train`, which needs no download"
+
+
+def hub_offline() -> bool:
+    """True when the environment forbids the network (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)."""
+    return any(
+        os.environ.get(name, "").upper() in {"1", "TRUE", "YES", "ON"}
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+
+
+def hub_reachable(timeout: float = PROBE_SECONDS) -> bool:
+    """Can a TCP connection to the hub (HF_ENDPOINT, or its default) be opened within `timeout` seconds?
+
+    Behind a proxy (HTTPS_PROXY) the proxy is what is probed.
+    """
+    if hub_offline():
+        return False
+    endpoint = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+    endpoint = endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+    try:
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        with socket.create_connection((parts.hostname, port), timeout=timeout):
+            return True
+    except OSError:
+        return False
+
+
+def is_cached(name: str, filename: str = "config.json") -> bool:
+    """Is a file of the hub repository `name` in the local cache?"""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, filename), str)
+
+
+def looks_like_path(name: str) -> bool:
+    """Names that can only be meant as a path: absolute, ./ or ../, ~, or with more than one slash."""
+    return name.startswith((".", "/", "~")) or name.count("/") != 1
+
+
+def require_model(argument: str, name: str, filename: str = "config.json") -> None:
+    """Raise unless the model can be loaded: a folder here, in the hub cache, or the hub answers.
+
+    Args:
+        argument: the setting's name, for the message.
+        name: a local folder or a hub name; a path that exists wins.
+        filename: a file every such model has, looked up in the cache.
+
+    Raises:
+        ConfigError: the name is a path that does not exist, or a folder without `filename`.
+        MissingService: a hub name that is not cached while the hub cannot be reached.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        if path.is_dir() and not (path / filename).exists():
+            raise ConfigError(f"{argument}: {name} is a folder without {filename}; give a model folder")
+        return
+    if looks_like_path(name):
+        raise ConfigError(f"{argument}: no such folder: {name}")
+    if is_cached(name, filename):
+        return
+    if not hub_reachable():
+        why = "HF_HUB_OFFLINE is set" if hub_offline() else "the hub cannot be reached"
+        raise MissingService(
+            f"{argument}: {name} is not on this machine and {why}. Give a local folder as --{argument}, "
+            f"run once with --download on a machine with network, {POCKET_HINT}"
+        )
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and everything that led to it (`__cause__`, `__context__`)."""
+    seen: set[int] = set()
+    queue = [error]
+    while queue:
+        current = queue.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        queue += [e for e in (current.__cause__, current.__context__) if e is not None]
+
+
+def explain(argument: str, name: str, error: BaseException) -> MissingService:
+    """Turn a failed download into the one line that helps: licence to accept, no such name, no network."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    chain = list(causes(error))
+    if any(isinstance(e, GatedRepoError) for e in chain):
+        return MissingService(
+            f"{argument}: {name} is gated. Accept its licence at https://huggingface.co/{name} while logged "
+            "in, then run `hf auth login` here"
+        )
+    if any(isinstance(e, RepositoryNotFoundError) for e in chain):
+        return MissingService(
+            f"{argument}: the hub knows no {name}, or it is private. Check the spelling, or `hf auth login`"
+        )
+    return MissingService(f"{argument}: {name} could not be loaded ({type(error).__name__}: {error})")
+
+
+def download(models: dict[str, str], licences: dict[str, str]) -> None:
+    """Fetch every hub model into the cache, sizes and licences printed first.
+
+    Args:
+        models: argument name → model name; local folders are skipped.
+        licences: hub name → licence, shown where the hub itself names none.
+
+    Raises:
+        MissingService: the hub is not there, or a model is gated or unknown.
+    """
+    wanted = {arg: name for arg, name in models.items() if name and not Path(name).expanduser().exists()}
+    if not wanted:
+        print("nothing to download: every model is a local folder")
+        return
+    if not hub_reachable():
+        raise MissingService("--download: the hub cannot be reached from here (HF_ENDPOINT, HF_HUB_OFFLINE)")
+    from huggingface_hub import HfApi, snapshot_download
+
+    plan = []
+    for argument, name in wanted.items():
+        try:
+            info = HfApi().model_info(name, files_metadata=True)
+        except Exception as error:
+            raise explain(argument, name, error) from error
+        size = sum(f.size or 0 for f in info.siblings or []) / 2**30
+        licence = (info.card_data.get("license") if info.card_data else None) or licences.get(name, "not stated")
+        gated = ", gated: accept the licence on its page first" if info.gated else ""
+        print(f"{argument:24} {name:45} {size:6.1f} GiB  licence {licence}{gated}", flush=True)
+        plan.append((argument, name))
+    for argument, name in plan:
+        try:
+            folder = Path(snapshot_download(name))
+            print(f"have {name}", flush=True)
+            # A COMET checkpoint brings its encoder's weights, but not the tokenizer and configuration.
+            if encoder := _encoder_of(folder):
+                snapshot_download(encoder, allow_patterns=["*.json", "*.model", "*.txt"])
+                print(f"have the tokenizer of {encoder}", flush=True)
+        except Exception as error:
+            raise explain(argument, name, error) from error
+
+
+def _encoder_of(folder: Path) -> str | None:
+    """Hub name of a COMET checkpoint's encoder (`pretrained_model` in hparams.yaml); None for other models."""
+    hparams = folder / "hparams.yaml"
+    if not hparams.is_file():
+        return None
+    text = hparams.read_text(encoding="utf-8", errors="replace")
+    found = re.search(r"""^\W*pretrained_model\W*:\s*["']?([^"'\s,]+)""", text, re.MULTILINE)
+    return found[1] if found else None

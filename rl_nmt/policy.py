@@ -1,0 +1,214 @@
+"""The policy: tokenizer and Gemma3ForCausalLM, device and precision chosen once, with the reason printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rl_nmt import hub
+from rl_nmt.errors import ConfigError, UserError
+
+END_OF_TURN = "<end_of_turn>"
+TEXT_MODEL_TYPES = ("gemma3_text", "gemma3")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the policy trains in. `weights`: dtype of the loaded weights; `autocast`: bf16 autocast on."""
+
+    device: str
+    weights: torch.dtype
+    autocast: bool
+    reason: str
+
+
+def choose_device(wanted: str, argument: str) -> str:
+    """Resolve "auto", "cpu", "cuda" or "cuda:N" to a device that is there.
+
+    "auto" takes CUDA when there is one. Without it, or when an explicit CUDA device is not there, the
+    answer is "cpu", with the reason on standard error. An unknown name raises ConfigError.
+    """
+    name = "cuda" if wanted == "auto" else wanted
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"{argument}: {wanted!r} is no device; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            why = "no CUDA device" if not count else f"{wanted} is not there ({count} CUDA devices)"
+            print(f"{argument}: {why}: using the CPU", file=sys.stderr, flush=True)
+            return "cpu"
+    return name
+
+
+def choose_precision(lora: bool) -> Precision:
+    """bf16 where the GPU has bf16 units, else fp32; fp16 never (Gemma 3 overflows in it).
+
+    With LoRA the frozen base may be bf16. Full fine-tuning keeps fp32 weights under bf16 autocast: with
+    bf16 weights most updates at such learning rates round to nothing.
+    """
+    if not torch.cuda.is_available():
+        return Precision("cpu", torch.float32, False, "no CUDA device: CPU in fp32")
+    torch.set_float32_matmul_precision("high")
+    name = torch.cuda.get_device_name()
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        return Precision("cuda", torch.float32, False, f"{name} has no bf16 units: fp32")
+    if lora:
+        return Precision("cuda", torch.bfloat16, True, f"{name}: bf16 base, LoRA in fp32")
+    return Precision("cuda", torch.float32, True, f"{name}: fp32 weights under bf16 autocast")
+
+
+def load_tokenizer(model_id: str):
+    """The policy's tokenizer: left-padded, pad = eos, and with Gemma's turn tokens as single ids.
+
+    Raises ConfigError when the folder has no tokenizer or it is not one of Gemma's chat format.
+    """
+    from transformers import AutoTokenizer
+
+    hub.require_model("model_id", model_id)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_id, padding_side="left")
+    except Exception as error:  # tokenizers raises plain Exception for a damaged file
+        if Path(model_id).exists():
+            raise ConfigError(f"model_id: {model_id} has no tokenizer that loads: {error}") from error
+        raise hub.explain("model_id", model_id, error) from error
+    if tokenizer.convert_tokens_to_ids(END_OF_TURN) in (None, tokenizer.unk_token_id):
+        raise ConfigError(f"model_id: the tokenizer of {model_id} has no {END_OF_TURN}: not a Gemma chat model")
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def stop_ids(tokenizer) -> list[int]:
+    """Ids that end a turn: <end_of_turn> and <eos>, in this order."""
+    return [tokenizer.convert_tokens_to_ids(END_OF_TURN), tokenizer.eos_token_id]
+
+
+def generation_defaults(tokenizer):
+    """GenerationConfig that stops where a turn ends and samples from the model's own distribution."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        eos_token_id=stop_ids(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id
+    )
+
+
+def fix_base_model(model) -> None:
+    """Let `Gemma3ForCausalLM.base_model` be its decoder, as TRL expects.
+
+    transformers 4.57 names a base_model_prefix that no instance has as an attribute, so base_model is the
+    model itself and TRL's fused log-probs fail. Setting the prefix instead would break the loading of
+    multimodal checkpoints; on the instance alone, the reference model that TRL builds would still fail.
+    On transformers 5 nothing is wrong and nothing is changed.
+    """
+    if model.base_model is model:
+        type(model).base_model = property(lambda self: self.model)
+
+
+def load_policy(model_id: str, tokenizer, precision: Precision, attn_implementation: str = "eager"):
+    """Gemma3ForCausalLM (the text part also of a multimodal checkpoint), ready for TRL.
+
+    Stops at <end_of_turn> and <eos>; sampling settings that ship with the checkpoint (top_k, top_p) are
+    reset, so that what the trainer is told is what it does.
+
+    Raises:
+        ConfigError: another architecture, or weights that do not fit the class.
+        MissingService: gated, unknown or unreachable on the hub.
+    """
+    from transformers import AutoConfig, Gemma3ForCausalLM
+
+    hub.require_model("model_id", model_id)
+    try:
+        kind = AutoConfig.from_pretrained(model_id).model_type
+        if kind not in TEXT_MODEL_TYPES:
+            raise ConfigError(f"model_id: {model_id} is a {kind!r} model; this trainer is for Gemma 3")
+        model, info = Gemma3ForCausalLM.from_pretrained(
+            model_id, dtype=precision.weights, attn_implementation=attn_implementation, output_loading_info=True
+        )
+    except UserError:
+        raise
+    except Exception as error:  # transformers, safetensors and torch raise a dozen classes for bad files
+        if Path(model_id).exists():
+            raise ConfigError(f"model_id: {model_id} does not load: {error}") from error
+        raise hub.explain("model_id", model_id, error) from error
+    missing = [key for key in info["missing_keys"] if "lm_head" not in key]
+    if missing:
+        raise ConfigError(f"model_id: {model_id} lacks {len(missing)} weights, {missing[0]} first")
+    fix_base_model(model)
+    model.generation_config = generation_defaults(tokenizer)
+    # One id, as in the tokenizer: the Trainer compares these two, and would rewrite both with a warning.
+    model.config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.warnings_issued["estimate_tokens"] = True  # TRL's batches have no input_ids to count operations by
+    return model
+
+
+def make_reference_loadable(model, tokenizer, folder: Path) -> None:
+    """Save the text-only start policy and name it as the model's origin.
+
+    With KL and without LoRA, TRL rebuilds the reference from `config._name_or_path`; from a multimodal
+    checkpoint that would be another class, with its vision tower.
+    """
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    model.config._name_or_path = str(folder)
+
+
+def lora_config(rank: int, alpha: int):
+    """LoRA on every linear layer of the decoder; rank 0 means full fine-tuning (None)."""
+    if rank == 0:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM", target_modules="all-linear"
+    )
+
+
+def losing_combination(model) -> str | None:
+    """A warning when weights to be trained are 16-bit, else None. LoRA's own weights count, not its base's.
+
+    Measured: of bf16 weights at learning rate 1e-6, 3 % had changed after 5 steps; of fp32 weights under
+    bf16 autocast, and of LoRA weights, all.
+    """
+    small = {p.dtype for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)}
+    if not small:
+        return None
+    names = ", ".join(str(dtype).removeprefix("torch.") for dtype in small)
+    return (
+        f"warning: the weights to be trained are {names}: at such learning rates most updates round to nothing. "
+        "Use LoRA (lora_rank above 0), or load the weights in float32 and train under bf16 autocast"
+    )
+
+
+def single_process_environment(visible_gpus: int, environ: dict[str, str], port: int) -> dict[str, str]:
+    """Variables to set so that plain `python` works beside several visible GPUs; empty when not needed.
+
+    The Trainer would wrap the model in DataParallel, which TRL refuses. A one-process distributed start
+    keeps the policy on the first GPU and leaves the others to the reward models.
+    """
+    if visible_gpus < 2 or "LOCAL_RANK" in environ or "RANK" in environ:
+        return {}
+    return {
+        "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+
+
+def prepare_processes() -> None:
+    """Apply `single_process_environment` before accelerate is imported, and say so."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    extra = single_process_environment(count, dict(os.environ), port)
+    if extra:
+        os.environ.update(extra)
+        print(f"{count} GPUs visible, no launcher: one process, policy on cuda:0", flush=True)

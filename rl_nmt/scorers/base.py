@@ -1,0 +1,187 @@
+"""What every judge takes and gives, and the manners they share as guests in the trainer's process.
+
+Modules in this folder import neither trl nor datasets, so that they run in any environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Protocol
+
+from rl_nmt import hub
+from rl_nmt.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One translation to judge: plain NFC strings without control tokens.
+
+    `ref` is None where there is no reference; an empty string is a reference that says nothing.
+    """
+
+    src: str
+    mt: str
+    ref: str | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """An error a judge has marked: code points `start` (inclusive) to `end` (exclusive) of `mt`.
+
+    `confidence` lies in [0, 1]; `category` is None where the judge names none.
+    """
+
+    start: int
+    end: int
+    severity: str
+    confidence: float
+    category: str | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One raw value per segment, in order; None where it could not be scored. `spans` likewise, or None."""
+
+    values: list[float | None]
+    spans: list[list[Span] | None] | None = None
+
+
+class Scorer(Protocol):
+    """A resident judge: loaded once, never a Trainer per call, leaves global state as it finds it."""
+
+    name: str
+    range: tuple[float, float]
+    higher_is_better: bool
+
+    def score(self, segments: Sequence[Segment]) -> Scores:
+        """Raw values (MetricX: 0–25), order kept, `None` where a segment could not be scored."""
+
+    def signature(self) -> dict[str, dict]:
+        """{"identity": what makes the number, "environment": package versions}.
+
+        A changed identity stops a resume, a changed environment is only listed.
+        """
+
+
+def fetch(argument: str, name: str, filename: str, patterns: Sequence[str] | None = None) -> Path:
+    """The local folder of a model: a path that exists, the hub cache, or else a download.
+
+    Args:
+        argument: the setting that names the model, for messages.
+        name: a path or a hub name; a path that exists wins.
+        filename: a file every such model has; decides whether the cache already holds it.
+        patterns: globs of the files to download; None takes all of them.
+
+    Raises:
+        ConfigError: a path that is not there, or a folder without `filename`.
+        MissingService: the hub is needed and cannot be reached (found out in seconds), knows no such
+            model, or wants its licence accepted first.
+    """
+    path = Path(name).expanduser()
+    if not path.is_file():
+        hub.require_model(argument, name, filename)
+    if path.exists():
+        return path
+    from huggingface_hub import snapshot_download
+
+    try:
+        cached = hub.is_cached(name, filename)
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=cached))
+    except Exception as error:  # whatever the hub client raises: requests', its own, OSError
+        raise hub.explain(argument, name, error) from error
+
+
+def fingerprint(file: Path) -> str:
+    """Size and SHA-256 of the first and last megabyte: cheap, and different for any retrained weights."""
+    size, chunk = file.stat().st_size, 1 << 20
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        digest.update(stream.read(chunk))
+        stream.seek(max(0, size - chunk))
+        digest.update(stream.read(chunk))
+    return f"{size}-{digest.hexdigest()[:16]}"
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed version per package; packages that are not installed are left out."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def require_device(argument: str, device: str) -> str:
+    """`device` if torch can use it here.
+
+    Raises:
+        ConfigError: not a device name, or a CUDA device that is not there.
+    """
+    import torch
+
+    try:
+        kind, index = torch.device(device).type, torch.device(device).index or 0
+    except RuntimeError:
+        raise ConfigError(f"{argument}: {device!r} is no device; use cpu, cuda or cuda:N") from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and index >= count:
+        raise ConfigError(f"{argument}: {device} is not there ({count} CUDA devices); use cpu")
+    return device
+
+
+def torch_dtype(argument: str, dtype: str):
+    """torch.float32 or torch.bfloat16. Raises ConfigError for any other name."""
+    import torch
+
+    if dtype not in ("float32", "bfloat16"):
+        raise ConfigError(f"{argument}: {dtype!r} is no precision of a judge; use float32 or bfloat16")
+    return getattr(torch, dtype)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Root logger, warning filters and random state are the caller's again afterwards.
+
+    `import comet` sets the root logger to INFO with a handler, and its torchmetrics warns of pkg_resources;
+    building a model draws from the global generator, which would make a resumed run differ from an
+    uninterrupted one.
+    """
+    import warnings
+
+    import torch
+
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    comet = logging.getLogger("comet")
+    comet_level = comet.level
+    comet.setLevel(logging.WARNING)  # it tells at INFO that its encoder is frozen
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+            yield
+    finally:
+        comet.setLevel(comet_level)
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No gradients, and fp32 products in fp32 whatever precision the policy has set; restored afterwards."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

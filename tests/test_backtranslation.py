@@ -1,0 +1,376 @@
+"""rl_nmt.backtranslation against plain transformers one text at a time, and CTranslate2 against both."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+
+import pytest
+import torch
+from tiny_models import PAIRS, build_nllb
+
+from rl_nmt.backtranslation import check_tags, length_cap, load_backtranslator, split_sentences
+from rl_nmt.errors import ConfigError, MissingService
+
+KNOWN = dict((ta, en) for en, ta in PAIRS)
+
+
+@pytest.fixture(scope="module")
+def translator(tiny_nllb):
+    return load_backtranslator(tiny_nllb)
+
+
+@pytest.fixture(scope="module")
+def ct2(tiny_nllb):
+    return load_backtranslator(tiny_nllb, backend="ctranslate2")
+
+
+def _noisy(folder, relative: float):
+    """A taught model with Gaussian noise on its matrices: outputs vary from text to text, beams compete."""
+    build_nllb(folder)
+    engine = load_backtranslator(folder).engine
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for weight in engine.model.parameters():
+            if weight.dim() > 1:
+                weight.add_(torch.randn_like(weight) * weight.std() * relative)
+    engine.model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unsure_nllb(tmp_path_factory):
+    """Noise 0.2 of each matrix's spread."""
+    return _noisy(tmp_path_factory.mktemp("unsure"), 0.2)
+
+
+@pytest.fixture(scope="module")
+def confused_nllb(tmp_path_factory):
+    """Noise 0.4: loops, half sentences, translations that run into their cap."""
+    return _noisy(tmp_path_factory.mktemp("confused"), 0.4)
+
+
+def scrambled(count: int, seed: int = 1) -> list[str]:
+    """Sentences of mixed lengths that the model has not seen, so that beams really compete."""
+    words = sorted({word for ta in KNOWN for word in ta.rstrip(".?").split()})
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(words, k=rng.randint(1, 14))) for _ in range(count)]
+
+
+def one_at_a_time(folder, texts, beams=4, cap=256):
+    """The oracle: what the NLLB card shows, a batch of one, no padding, nothing of ours but the cap."""
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, src_lang="tam_Taml")
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    outputs = []
+    for text in texts:
+        inputs = tokenizer(text, return_tensors="pt")
+        tokens = model.generate(
+            **inputs, forced_bos_token_id=tokenizer.convert_tokens_to_ids("eng_Latn"), num_beams=beams,
+            early_stopping=True, do_sample=False, max_new_tokens=length_cap(inputs.input_ids.shape[1], cap),
+        )  # fmt: skip
+        outputs.append(tokenizer.batch_decode(tokens, skip_special_tokens=True)[0].strip())
+    return outputs
+
+
+def test_what_it_was_taught_comes_back(translator):
+    texts = list(KNOWN)
+    assert translator(texts) == [KNOWN[text] for text in texts]
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_equal_to_generating_one_text_at_a_time(confused_nllb, beams):
+    texts = [*KNOWN, *scrambled(60)]
+    expected = one_at_a_time(confused_nllb, texts, beams)
+    assert len(set(expected)) > 20  # or the comparison would say little
+    assert load_backtranslator(confused_nllb, beams=beams)(texts) == expected
+
+
+def both_backends(folder, beams):
+    texts = [*KNOWN, *scrambled(60), "<s> hello </s>", "?!"]
+    ours = load_backtranslator(folder, beams=beams)
+    other = load_backtranslator(folder, beams=beams, backend="ctranslate2")
+    return ours(texts), other(texts), ours.stats, other.stats
+
+
+@pytest.mark.parametrize("model, beams", [("tiny_nllb", 4), ("unsure_nllb", 4), ("confused_nllb", 1)])
+def test_ctranslate2_equals_transformers(request, model, beams):
+    ours, other, our_stats, other_stats = both_backends(request.getfixturevalue(model), beams)
+    assert len(set(ours)) > 10
+    assert other == ours
+    assert our_stats.pop("seconds") > 0 and other_stats.pop("seconds") > 0
+    assert other_stats == our_stats
+
+
+def test_ctranslate2_beams_of_a_confused_model_are_nearly_equal(confused_nllb):
+    """The known limit: hypotheses score the same in both, but not the same ones are kept as finished."""
+    ours, other, _, _ = both_backends(confused_nllb, 4)
+    assert sum(a != b for a, b in zip(ours, other, strict=True)) <= 0.1 * len(ours)
+
+
+@pytest.mark.parametrize("backend", ["translator", "ct2"])
+def test_batch_mates_order_and_budget_change_nothing(tiny_nllb, request, backend):
+    model = request.getfixturevalue(backend)
+    texts = scrambled(24, seed=3)
+    expected = dict(zip(texts, model(texts), strict=True))
+    shuffled = random.Random(0).sample(texts, len(texts))
+    assert model(shuffled + shuffled[:5]) == [expected[text] for text in shuffled + shuffled[:5]]
+    assert [model([text])[0] for text in texts[:6]] == [expected[text] for text in texts[:6]]
+    model.token_budget, before = 40, model.token_budget
+    assert model(texts) == [expected[text] for text in texts]
+    model.token_budget = before
+
+
+def test_search_settings_of_the_checkpoint_are_not_used(tiny_nllb, translator, tmp_path):
+    folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*"))
+    file = folder / "generation_config.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1})
+    )
+    assert load_backtranslator(folder)(list(KNOWN)) == translator(list(KNOWN))
+
+
+def test_order_duplicates_blanks_and_statistics(translator):
+    first, second = list(KNOWN)[:2]
+    texts = [second, "", first, "  \n", second, "\u200b\ufeff", first, f"{first} {second}"]
+    joined = f"{KNOWN[first]} {KNOWN[second]}"
+    assert translator(texts) == [KNOWN[second], "", KNOWN[first], "", KNOWN[second], "", KNOWN[first], joined]
+    stats = dict(translator.stats)
+    assert stats.pop("seconds") >= 0
+    assert stats == {"texts": 8, "unique": 3, "sentences": 2, "blank": 3, "truncated": 0, "hit_cap": 0}
+
+
+def test_blank_text_is_never_sent(tiny_nllb):
+    model = load_backtranslator(tiny_nllb)
+    model.engine.generate = None  # calling it would raise
+    assert model(["", " ", "\n\t", "<pad>"]) == [""] * 4
+    assert model([]) == []
+    assert model.stats["blank"] == 0 and model.stats["unique"] == 0
+
+
+def test_a_paragraph_loses_no_sentence(translator):
+    texts = list(KNOWN)[:6]
+    paragraph = texts[0] + " " + texts[1] + "\n" + texts[2] + "  " + " ".join(texts[3:])
+    assert translator([paragraph]) == [" ".join(KNOWN[text] for text in texts)]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", []),
+        (" \n \n", []),
+        ("ஒன்று", ["ஒன்று"]),
+        ("வந்தான். சென்றான்.", ["வந்தான்.", "சென்றான்."]),
+        ("வந்தான்? ஆமாம்! சரி", ["வந்தான்?", "ஆமாம்!", "சரி"]),
+        ("முதல் வரி\nஇரண்டாம் வரி\n\nமூன்றாம்", ["முதல் வரி", "இரண்டாம் வரி", "மூன்றாம்"]),
+        ("“வந்தான்.” என்றாள்.", ["“வந்தான்.”", "என்றாள்."]),
+        ("विद्यालय बंद है। कल आना।", ["विद्यालय बंद है।", "कल आना।"]),
+        ("விலை 3.5 கோடி.", ["விலை 3.5 கோடி."]),
+        ("கி.மு. 300 இல் நடந்தது.", ["கி.மு. 300 இல் நடந்தது."]),
+        ("எம். ஜி. ராமச்சந்திரன் வந்தார்.", ["எம். ஜி. ராமச்சந்திரன் வந்தார்."]),
+        ("1. முதலாவது", ["1. முதலாவது"]),
+        ("வயது 25. அவள் படிக்கிறாள்.", ["வயது 25.", "அவள் படிக்கிறாள்."]),
+        ("காத்திரு... வருகிறேன்", ["காத்திரு...", "வருகிறேன்"]),
+        (". . .", [".", ".", "."]),
+    ],
+)
+def test_sentences(text, expected):
+    assert split_sentences(text) == expected
+
+
+def test_control_tokens_in_a_text_stay_text(translator):
+    tokenizer = translator.tokenizer
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    rows = translator._encode(["a </s> b", "<s>", "eng_Latn hin_Deva", "<mask> <pad>"])
+    for row in rows:
+        assert row[0] == tokenizer.convert_tokens_to_ids("tam_Taml") and row[-1] == tokenizer.eos_token_id
+        assert not special & set(row[1:-1])
+    honoured = tokenizer("a </s> b")["input_ids"]  # the trap itself, so that this test cannot pass by luck
+    assert tokenizer.eos_token_id in honoured[1:-1]
+
+
+@pytest.mark.parametrize("backend", ["translator", "ct2"])
+def test_hostile_text_gives_a_string(request, backend):
+    model = request.getfixturevalue(backend)
+    texts = [
+        "\ud800 broken",
+        "nul \x00 byte",
+        "ந" * 3000,
+        "🙂🙃",
+        "‮abc",
+        "க்" * 40,
+        "{}",
+        "a" * 500,
+        "..." * 50,
+    ]
+    outputs = model(texts)
+    assert len(outputs) == len(texts) and all(isinstance(text, str) for text in outputs)
+    assert model.stats["truncated"] >= 1
+
+
+def test_a_cut_translation_is_counted(tiny_nllb):
+    for backend in ("transformers", "ctranslate2"):
+        model = load_backtranslator(tiny_nllb, backend=backend, max_new_tokens=3)
+        outputs = model(list(KNOWN)[:3])
+        assert model.stats["hit_cap"] == 3
+        assert all(len(out) < len(KNOWN[text]) for text, out in zip(KNOWN, outputs, strict=False))
+
+
+def test_the_callers_state_is_left_alone(translator):
+    weight = torch.ones(2, requires_grad=True)
+    before, state = torch.get_float32_matmul_precision(), torch.get_rng_state()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.enable_grad():
+            translator(scrambled(4))
+            (weight * 2).sum().backward()
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert weight.grad.tolist() == [2.0, 2.0]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_loading_leaves_the_random_state_alone(tiny_nllb):
+    state = torch.get_rng_state()
+    load_backtranslator(tiny_nllb)
+    load_backtranslator(tiny_nllb, backend="ctranslate2")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_signature_names_what_changes_the_text(tiny_nllb, translator, ct2, tmp_path):
+    same = load_backtranslator(tiny_nllb).signature()
+    assert translator.signature() == same
+    assert set(same["environment"]) == {"transformers", "ctranslate2", "torch"}
+    others = [
+        ct2,
+        load_backtranslator(tiny_nllb, beams=2),
+        load_backtranslator(tiny_nllb, dtype="bfloat16"),
+        load_backtranslator(build_nllb(tmp_path / tiny_nllb.name, steps=1)),
+    ]
+    identities = [other.signature()["identity"] for other in others]
+    assert all(identity != same["identity"] for identity in identities)
+    changed = [k for k, v in identities[-1].items() if v != same["identity"][k]]
+    assert changed == ["weights"]
+
+
+def test_conversion_is_cached_and_redone_for_new_weights(tiny_nllb, tmp_path):
+    folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*"))
+    load_backtranslator(folder, backend="ctranslate2")
+    converted = folder / "ct2-float32" / "model.bin"
+    stamp = converted.stat().st_mtime_ns
+    load_backtranslator(folder, backend="ctranslate2")
+    assert converted.stat().st_mtime_ns == stamp
+    build_nllb(folder, steps=2)
+    load_backtranslator(folder, backend="ctranslate2")
+    assert converted.stat().st_mtime_ns != stamp
+    assert not list(folder.glob(".ct2-*"))
+
+
+def test_a_converted_folder_loads_by_itself(ct2, translator):
+    texts = scrambled(5)
+    alone = load_backtranslator(ct2.engine.folder, backend="ctranslate2")
+    assert alone(texts) == translator(texts)
+    with pytest.raises(ConfigError):
+        load_backtranslator(ct2.engine.folder)
+
+
+def test_conversion_goes_to_the_cache_when_the_model_folder_is_read_only(tiny_nllb, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    real = tempfile.mkdtemp
+
+    def refuse(*args, dir=None, **kwargs):  # root may write anywhere, so a mode bit would prove nothing
+        if os.fspath(dir) == os.fspath(folder):
+            raise PermissionError(dir)
+        return real(*args, dir=dir, **kwargs)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    model = load_backtranslator(folder, backend="ctranslate2")
+    assert tmp_path / "cache" in model.engine.folder.parents
+    assert model([PAIRS[0][1]]) == [PAIRS[0][0]]
+
+
+def test_missing_ctranslate2_names_the_way_out(tiny_nllb, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    with pytest.raises(MissingService, match=r"pip install ctranslate2.*transformers"):
+        load_backtranslator(tiny_nllb, backend="ctranslate2")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"target": "eng_latn"}, "eng_Latn"),
+        ({"source": "ta"}, "no language tag 'ta'"),
+        ({"target": "<mask>"}, "no language tag"),
+        ({"backend": "marian"}, "transformers or ctranslate2"),
+        ({"beams": 0}, "beams: 0"),
+        ({"max_new_tokens": -1}, "max_new_tokens: -1"),
+        ({"dtype": "int8"}, "float32 or bfloat16"),
+        ({"dtype": "float16", "backend": "ctranslate2"}, "float32 or bfloat16"),
+        ({"device": "gpu"}, "no device"),
+        ({"device": "cuda:99"}, "not there"),
+    ],
+)
+def test_bad_settings(tiny_nllb, options, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        load_backtranslator(tiny_nllb, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_its_tokenizer_is_refused(tiny_nllb, tmp_path):
+    folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*"))
+    for name in ("tokenizer.json", "sentencepiece.bpe.model"):
+        (folder / name).unlink()
+    with pytest.raises(ConfigError, match="has no tokenizer that loads"):
+        load_backtranslator(folder)
+
+
+def test_a_tokenizer_whose_tags_are_shifted_is_refused(tiny_nllb, tmp_path):
+    from transformers import AutoTokenizer
+
+    folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    check_tags("model", tokenizer, len(tokenizer), "tam_Taml", "eng_Latn")
+    with pytest.raises(ConfigError, match=r"504 ids, the model only 503"):
+        check_tags("model", tokenizer, len(tokenizer) - 1, "tam_Taml", "eng_Latn")
+    tokenizer.add_tokens(["new"])  # now <mask> is not the last id, as when every id behind a tag has moved
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ConfigError, match="shifted"):
+        load_backtranslator(folder)
+
+
+def test_wrong_folders(tiny_nllb, tiny_gemma, tmp_path):
+    with pytest.raises(ConfigError, match="no such folder"):
+        load_backtranslator(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        load_backtranslator(tmp_path)
+    with pytest.raises(ConfigError):
+        load_backtranslator(tiny_gemma)
+    with pytest.raises(ConfigError, match="give the model's folder"):
+        load_backtranslator(tiny_nllb / "config.json")
+    with pytest.raises(MissingService, match="some/model"):
+        load_backtranslator("some/model")  # tests run with HF_HUB_OFFLINE
+
+
+def test_missing_weights_are_refused(tiny_nllb, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*"))
+    weights = load_file(folder / "model.safetensors")
+    gone = next(name for name in weights if "encoder.layers.1" in name)
+    save_file({k: v for k, v in weights.items() if k != gone}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=gone.replace(".", r"\.")):
+        load_backtranslator(folder)
+
+
+@pytest.mark.parametrize(
+    "tokens, cap", [(1, 48), (2, 48), (16, 48), (17, 80), (64, 144), (65, 256), (9999, 256)]
+)
+def test_length_cap(tokens, cap):
+    assert length_cap(tokens, 256) == cap

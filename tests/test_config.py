@@ -1,0 +1,340 @@
+"""The command line: precedence, strictness, one line per mistake, secrets that never leave."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rl_nmt import config
+from rl_nmt.errors import CannotWrite, ConfigError
+
+ACTIONS = {"eval_only": "Only evaluate.", "skip_launch_gate": "Start without the gate."}
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Cfg:
+    """A configuration with every kind of field."""
+
+    model_id: str = "google/gemma-3-1b-it"
+    """Name or folder of the policy."""
+    lr: float = 1e-5  # step size of the optimizer
+    group_size: int = 8
+    """Samples per prompt,
+    at least 2."""
+    use_wandb: bool = True
+    """Log to W&B."""
+    guards: Literal["on", "off"] = "on"
+    """Gates before scores."""
+    data_files: tuple[str, ...] = ()
+    """Files or globs."""
+    wandb_api_key: str = field(default="", repr=False, metadata={"secret": True})
+    """Key; prefer the environment."""
+    hub_token: str = field(default="", repr=False, metadata={"secret": True, "env": "HF_TOKEN"})
+    """Token."""
+
+
+@dataclass
+class Wider(Cfg):
+    """A configuration with one field more, as the smoke test's."""
+
+    file: str = ""
+    """Sentences to score."""
+
+
+def parse(*argv, cls=Cfg):
+    return config.parse(cls, list(argv), ACTIONS, "train.py", "Train.")
+
+
+def refusal(*argv) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(*argv)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 300
+    return message
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_defaults():
+    cfg, actions, path = parse()
+    assert cfg == Cfg() and actions == {"eval_only": False, "skip_launch_gate": False} and path is None
+
+
+def test_fields_then_file_then_flags(tmp_path):
+    file = write(tmp_path / "x.yaml", "lr: 2e-4\ngroup_size: 4\n")
+    cfg, _, path = parse("--group_size", "2", "--config", file)
+    assert (cfg.model_id, cfg.lr, cfg.group_size) == ("google/gemma-3-1b-it", 2e-4, 2)
+    assert path == Path(file)
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "value"),
+    [
+        (["--lr", "1"], "lr", 1.0),
+        (["--lr", "1e-5"], "lr", 1e-5),
+        (["--lr=-0.5"], "lr", -0.5),
+        (["--lr", "-3"], "lr", -3.0),
+        (["--group-size", "2_000"], "group_size", 2000),
+        (["--group_size", "3", "--group-size", "4"], "group_size", 4),
+        (["--use_wandb", "False"], "use_wandb", False),
+        (["--use-wandb=true"], "use_wandb", True),
+        (["--guards", "off"], "guards", "off"),
+        (["--model_id", ""], "model_id", ""),
+        (["--model_id=a=b"], "model_id", "a=b"),
+        (["--model_id", "null"], "model_id", "null"),
+        (["--data_files", "a", "b*.gz"], "data_files", ("a", "b*.gz")),
+        (["--data_files=a", "b"], "data_files", ("a", "b")),
+        (["--data_files"], "data_files", ()),
+    ],
+)
+def test_flags(argv, name, value):
+    got = getattr(parse(*argv)[0], name)
+    assert got == value and type(got) is type(value)
+
+
+def test_tuples_end_at_the_next_flag():
+    cfg, actions, _ = parse("--data_files", "a", "b", "--eval-only", "--lr", "1")
+    assert cfg.data_files == ("a", "b") and cfg.lr == 1.0 and actions["eval_only"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("lr: 1e-5", "lr", 1e-5),  # a string to PyYAML
+        ("lr: 3", "lr", 3.0),
+        ("guards: off", "guards", "off"),  # a boolean to YAML 1.1
+        ("use-wandb: false", "use_wandb", False),
+        ("model_id: no", "model_id", "no"),
+        ("model_id: 2024-01-02", "model_id", "2024-01-02"),
+        ("model_id: ''", "model_id", ""),
+        ("model_id: 'null'", "model_id", "null"),
+        ("data_files: [a, b*.gz]", "data_files", ("a", "b*.gz")),
+        ("data_files: a", "data_files", ("a",)),
+        ("data_files: []", "data_files", ()),
+        ("\ufeffgroup_size: 010", "group_size", 10),
+    ],
+)
+def test_file_values(tmp_path, text, name, value):
+    got = getattr(parse("--config", write(tmp_path / "x.yaml", text))[0], name)
+    assert got == value and type(got) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["--grup_size", "3"], ["--grup_size", "group_size?"]),
+        (["--modelid=x"], ["--modelid", "model_id?"]),
+        (["--eval_onyl"], ["eval_only?"]),
+        (["--confg", "x"], ["config?"]),
+        (["--zzzz", "3"], ["--zzzz", "--help"]),
+        (["--group_size", "8.5"], ["group_size", "'8.5'", "whole number"]),
+        (["--group_size", "True"], ["group_size", "'True'", "whole number"]),
+        (["--group_size", ""], ["group_size", "whole number"]),
+        (["--group_size", "9" * 6000], ["group_size", "whole number"]),
+        (["--lr", "fast"], ["lr", "'fast'", "number"]),
+        (["--lr", "nan"], ["lr", "finite"]),
+        (["--lr", "-inf"], ["lr", "finite"]),
+        (["--use_wandb", "1"], ["use_wandb", "True or False"]),
+        (["--use_wandb"], ["use_wandb", "needs a value"]),
+        (["--use_wandb", "--lr", "1"], ["use_wandb", "needs a value"]),
+        (["--guards", "of"], ["guards", "on, off", "off?"]),
+        (["--eval_only", "True"], ["eval_only", "no value"]),
+        (["--eval_only=True"], ["eval_only", "no value"]),
+        (["pocket"], ["'pocket'", "--field value"]),
+        (["--lr", "1", "2"], ["'2'"]),
+        (["-x"], ["'-x'"]),
+        (["--"], ["'--'"]),
+        (["--config"], ["--config needs a value"]),
+        (["--config", "a", "--config", "b"], ["2 times"]),
+        (["--config", "no/such.yaml"], ["no/such.yaml", "no such file"]),
+    ],
+)
+def test_bad_flags(argv, parts):
+    message = refusal(*argv)
+    assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("grup_size: 3", ["'grup_size'", "line 1", "group_size?"]),
+        ("lr: 1\n\ngroup_size: eight", ["'group_size'", "line 3", "'eight'", "whole number"]),
+        ("group_size: true", ["'true'", "whole number"]),
+        ("group_size: 8.0", ["whole number"]),
+        ("use_wandb: 1", ["True or False"]),
+        ("lr: true", ["finite number"]),
+        ("lr: .nan", ["finite number"]),
+        ("lr:", ["no value"]),
+        ("model_id: null", ["no value", "''"]),
+        ("lr: [1]", ["single value"]),
+        ("model_id: {a: b}", ["single value"]),
+        ("data_files: {a: b}", ["list of texts"]),
+        ("data_files: [[a]]", ["list of texts"]),
+        ("data_files: [~]", ["list of texts"]),
+        ("guards: maybe", ["on, off"]),
+        ("lr: 1\nlr: 2", ["twice"]),
+        ("use_wandb: True\nuse-wandb: True", ["twice"]),
+        ("eval_only: true", ["--eval_only", "command line"]),
+        ("config: x.yaml", ["--config", "command line"]),
+        ("- lr", ["not a mapping"]),
+        ("just words", ["not a mapping"]),
+        ("", ["not a mapping"]),
+        ("# only a comment", ["not a mapping"]),
+        ("lr: [", ["not valid YAML"]),
+        ("lr: 1\n---\nlr: 2", ["not valid YAML"]),
+        ("\tlr: 1", ["not valid YAML", "line 1"]),
+        ("lr: *x", ["not valid YAML"]),
+        ("lr: 1\x00", ["not valid YAML"]),
+        ("? [a]\n: b", ["plain name"]),
+        ("model_id: !!python/name:os.system x", ["single value"]),
+        ("a: " + "[" * 5000, ["not valid YAML"]),
+    ],
+)
+def test_bad_files(tmp_path, text, parts):
+    message = refusal("--config", write(tmp_path / "x.yaml", text))
+    assert "x.yaml" in message
+    assert all(part in message for part in parts), message
+
+
+def test_files_that_are_no_text(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes("model_id: café".encode("latin-1"))
+    assert "not UTF-8" in refusal("--config", str(tmp_path / "latin.yaml"))
+    assert "cannot be read" in refusal("--config", str(tmp_path))
+
+
+def test_secrets_are_refused_and_never_shown(tmp_path):
+    for argv in (["--wandb_api_key", "canary"], ["--wandb-api-key=canary"]):
+        message = refusal(*argv)
+        assert "WANDB_API_KEY" in message and "canary" not in message
+    assert "HF_TOKEN" in refusal("--hub_token", "canary")
+    message = refusal("--config", write(tmp_path / "x.yaml", "wandb_api_key: canary"))
+    assert "WANDB_API_KEY" in message and "canary" not in message
+    for argv in (["--wandb_api_kye=canary"], ["--hubtoken=canary"]):
+        message = refusal(*argv)
+        assert "canary" not in message and "wandb_api_key" not in message and "hub_token" not in message
+
+
+def test_secrets_are_never_written(tmp_path, capsys):
+    cfg = Cfg(wandb_api_key="canary", data_files=("a",))
+    config.save_resolved(cfg, tmp_path / "run" / "resolved_config.yaml")
+    assert "canary" not in repr(cfg)
+    assert "canary" not in str(config.to_public_dict(cfg))
+    assert "canary" not in (tmp_path / "run" / "resolved_config.yaml").read_text()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["resolved_config.yaml"]
+    assert config.to_public_dict(cfg)["data_files"] == ["a"]
+
+
+odd = ["null", "off", "1e-5", "", " a ", "a: b", "#x", "\ud800", "--lr"]
+texts = st.text(max_size=12) | st.sampled_from(odd)
+
+
+@given(texts, st.floats(allow_nan=False, allow_infinity=False), st.integers(), st.booleans(), st.lists(texts))
+def test_what_is_saved_is_read_back(tmp_path_factory, text, number, whole, truth, files):
+    path = tmp_path_factory.mktemp("cfg") / "resolved_config.yaml"
+    cfg = Cfg(text, number, whole, truth, "off", tuple(files))
+    config.save_resolved(cfg, path)
+    assert parse("--config", str(path))[0] == cfg
+
+
+def test_saving_replaces_and_plain_yaml_reads_it(tmp_path):
+    path = tmp_path / "c.yaml"
+    config.save_resolved(Cfg(group_size=2), path)
+    config.save_resolved(Cfg(group_size=3, lr=0.5), path)
+    assert yaml.safe_load(path.read_text())["group_size"] == 3
+
+
+def test_saving_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CannotWrite, match="file"):
+        config.save_resolved(Cfg(), tmp_path / "file" / "c.yaml")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CannotWrite, match="folder"):
+        config.save_resolved(Cfg(), tmp_path / "folder")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_help_lists_everything(capsys):
+    with pytest.raises(SystemExit) as left:
+        parse("--lr", "nonsense", "--help", cls=Wider)
+    assert left.value.code == 0
+    shown = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
+    docs = config.field_docs(Wider)
+    assert docs["lr"] == "step size of the optimizer"
+    assert docs["group_size"] == "Samples per prompt, at least 2."
+    for name, default in dataclasses.asdict(Wider()).items():
+        if name in ("wandb_api_key", "hub_token"):
+            assert name not in shown
+            continue
+        assert f"--{name} " in shown and docs[name] in shown
+        assert default in ((), "") or f"(default: {default})" in shown
+    for name, text in ACTIONS.items():
+        assert f"--{name} {text}" in shown
+    assert "--config STR YAML file" in shown
+
+
+def test_subclasses_take_the_same_file(tmp_path):
+    file = write(tmp_path / "x.yaml", "group_size: 2")
+    cfg, _, _ = parse("--config", file, "--file", "a.txt", cls=Wider)
+    assert (cfg.group_size, cfg.file) == (2, "a.txt")
+
+
+def test_unsupported_field_types_are_a_programming_error():
+    @dataclass
+    class Odd:
+        when: complex = 0j
+
+    with pytest.raises(TypeError, match="complex"):
+        config.parse(Odd, ["--when", "1"], {}, "p", "d")
+
+
+SCRIPT = """
+import sys
+from dataclasses import dataclass
+from rl_nmt import config, errors
+
+@dataclass
+class Cfg:
+    lr: float = 1.0
+    '''Step.'''
+
+errors.run(lambda: print(config.parse(Cfg, sys.argv[1:], {}, "p", "d")[0]))
+assert False
+"""
+
+
+def test_help_into_a_closed_pipe(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command, env = [sys.executable, tmp_path / "script.py", "--help"], {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "stdout", "stderr"),
+    [
+        (["--lr", "2"], 0, "Cfg(lr=2.0)\n", ""),
+        (["--rl", "2"], 2, "", "error: unknown flag --rl: did you mean lr?\n"),
+        (["--lr", "x\ny"], 2, "", "error: --lr is 'x\\ny', must be a finite number\n"),
+    ],
+)
+def test_as_a_command(tmp_path, argv, status, stdout, stderr):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command, env = [sys.executable, script, *argv], {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (status, stdout, stderr)

@@ -1,0 +1,222 @@
+"""The hub: answers in seconds, failures that say what to do, and --download against a small hub of our own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import socket
+import time
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import torch
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from tiny_run import ROOT, Server, command
+
+from rl_nmt import hub
+from rl_nmt.errors import ConfigError, MissingService
+
+
+@pytest.fixture
+def online(monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HTTPS_PROXY", "https_proxy", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("google/gemma-3-1b-it", False), ("Unbabel/wmt22-comet-da", False), ("/models/x", True), ("./x", True),
+        ("../x/y", True), ("~/x", True), ("runs/a/final", True), ("gemma", True), (".hidden/x", True),
+    ],
+)  # fmt: skip
+def test_what_can_only_be_a_path(name, answer):
+    assert hub.looks_like_path(name) is answer
+
+
+@pytest.mark.parametrize("value", ["1", "true", "YES", "on"])
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_offline_by_environment(online, name, value):
+    assert not hub.hub_offline()
+    online.setenv(name, value)
+    assert hub.hub_offline() and not hub.hub_reachable()
+
+
+def test_the_hub_is_where_the_environment_says(online):
+    with Server(lambda method, path: (200, {}, b"")) as server:
+        online.setenv("HF_ENDPOINT", server.url)
+        assert hub.hub_reachable(1)
+        online.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+        assert not hub.hub_reachable(1)
+        online.setenv("HTTPS_PROXY", server.url.removeprefix("http://"))  # also without a scheme
+        assert hub.hub_reachable(1)
+
+
+def test_a_plain_http_endpoint_is_asked_on_port_80(online, monkeypatch):
+    asked = []
+    monkeypatch.setattr(socket, "create_connection", lambda place, timeout: asked.append(place) or socket.socket())
+    for endpoint in ("http://hub.example.org", "https://hub.example.org", "http://hub.example.org:8080"):
+        online.setenv("HF_ENDPOINT", endpoint)
+        hub.hub_reachable()
+    assert [port for _, port in asked] == [80, 443, 8080]
+
+
+def test_a_folder_must_hold_the_file(tmp_path, tiny_gemma):
+    hub.require_model("model_id", str(tiny_gemma))
+    (tmp_path / "model.ckpt").touch()
+    hub.require_model("comet_da_model", str(tmp_path / "model.ckpt"), "hparams.yaml")
+    with pytest.raises(ConfigError, match=r"model_id: .* is a folder without config\.json"):
+        hub.require_model("model_id", str(tmp_path))
+    with pytest.raises(ConfigError, match="no such folder: runs/a/b"):
+        hub.require_model("model_id", "runs/a/b")
+
+
+def test_no_hub_names_the_model_and_the_pocket_command_in_seconds(online, tmp_path):
+    online.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(MissingService) as caught:
+        hub.require_model("comet_qe_model", "Unbabel/none-such-here", "hparams.yaml")
+    assert time.monotonic() - start < 5
+    message = str(caught.value)
+    assert all(part in message for part in ("comet_qe_model", "Unbabel/none-such-here", "make train", "--download"))
+    online.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MissingService, match="HF_HUB_OFFLINE is set"):
+        hub.require_model("model_id", "google/none-such-here")
+
+
+def response(status=403):
+    import requests
+
+    reply = requests.Response()
+    reply.status_code = status
+    return reply
+
+
+def test_explanations_look_behind_the_error_they_are_given():
+    def wrapped(inner):
+        try:
+            try:
+                raise inner
+            except Exception as first:
+                raise OSError("We couldn't connect") from first
+        except OSError as error:
+            return error
+
+    gated = hub.explain("comet_qe_model", "Unbabel/x", wrapped(GatedRepoError("no", response())))
+    assert "https://huggingface.co/Unbabel/x" in str(gated) and "licence" in str(gated)
+    unknown = hub.explain("model_id", "a/b", wrapped(RepositoryNotFoundError("no", response(404))))
+    assert "the hub knows no a/b" in str(unknown)
+    other = hub.explain("model_id", "a/b", wrapped(ValueError("odd")))
+    assert "OSError" in str(other)
+    assert {type(e) for e in (gated, unknown, other)} == {MissingService}
+
+
+def test_causes_end_even_in_a_circle():
+    first, second = ValueError("1"), ValueError("2")
+    first.__context__, second.__context__ = second, first
+    assert set(map(str, hub.causes(first))) == {"1", "2"}
+
+
+# --- a hub of our own ----------------------------------------------------------------------------------
+
+
+def small_hub(repositories: dict[str, Path], cards: dict[str, dict], gated: set[str]):
+    """Reply function of the part of the hub's HTTP interface that its client uses for models."""
+    sha = "0" * 40
+
+    def info(name: str) -> dict:
+        files = [p for p in sorted(repositories[name].rglob("*")) if p.is_file()]
+        siblings = [
+            {"rfilename": str(p.relative_to(repositories[name])), "size": p.stat().st_size} for p in files
+        ]
+        return {
+            "id": name, "modelId": name, "sha": sha, "siblings": siblings, "cardData": cards.get(name),
+            "gated": "auto" if name in gated else False, "private": False, "tags": [], "downloads": 0, "likes": 0,
+        }  # fmt: skip
+
+    def reply(method: str, path: str):
+        path = unquote(path.split("?")[0])
+        parts = path.removeprefix("/api/models/").strip("/").split("/")
+        name = "/".join(parts[:2])
+        if name not in repositories:
+            return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+        if path.startswith("/api/models/"):
+            return 200, {"Content-Type": "application/json"}, json.dumps(info(name)).encode()
+        file = repositories[name] / "/".join(parts[4:])
+        if name in gated:
+            return 403, {"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to {name} is restricted"}, b""
+        if not file.is_file():
+            return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": sha}, b""
+        data = file.read_bytes()
+        return 200, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": sha}, data
+
+    return reply
+
+
+@pytest.fixture(scope="module")
+def published(tiny_gemma, tiny_nllb, tiny_comet_da, tiny_comet_qe, tmp_path_factory):
+    """The four tiny models as hub repositories; the COMETs name their encoder as a hub repository too."""
+    root = tmp_path_factory.mktemp("hub")
+    for name, source in (("da", tiny_comet_da), ("qe", tiny_comet_qe)):
+        shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("encoder"))
+        hparams = (root / name / "hparams.yaml").read_text()
+        encoder = json.loads(hparams)["pretrained_model"]
+        (root / name / "hparams.yaml").write_text(hparams.replace(json.dumps(encoder), '"acme/encoder"'))
+        checkpoint = torch.load(root / name / "checkpoints" / "model.ckpt", weights_only=True)
+        checkpoint["hyper_parameters"]["pretrained_model"] = "acme/encoder"
+        torch.save(checkpoint, root / name / "checkpoints" / "model.ckpt")
+    return {
+        "acme/gemma": tiny_gemma, "acme/nllb": tiny_nllb, "acme/da": root / "da", "acme/qe": root / "qe",
+        "acme/encoder": tiny_comet_da / "encoder",
+    }  # fmt: skip
+
+
+MODELS = ["--model_id", "acme/gemma", "--backtranslation_model", "acme/nllb"]
+MODELS += ["--comet_da_model", "acme/da", "--comet_qe_model", "acme/qe"]
+
+
+def test_download_fetches_everything_that_a_later_offline_run_needs(published, tmp_path):
+    cards = {"acme/nllb": {"license": "cc-by-nc-4.0"}}
+    with Server(small_hub(published, cards, set())) as server:
+        env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": server.url, "HF_HOME": tmp_path, "HF_HUB_DISABLE_XET": "1"}
+        done = command("train_grpo_en_ta.py", *MODELS, "--download", **env)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    first_fetched = next(i for i, line in enumerate(lines) if line.startswith("have "))
+    assert first_fetched == 4 and all("GiB  licence" in line for line in lines[:4])
+    assert "cc-by-nc-4.0" in next(line for line in lines if "acme/nllb" in line)
+    assert "not stated" in next(line for line in lines if "acme/gemma" in line)
+    code = (
+        "import train_grpo_en_ta as t; from rl_nmt import policy\n"
+        "cfg = t.RunCfg(model_id='acme/gemma', backtranslation_model='acme/nllb', comet_da_model='acme/da',"
+        " comet_qe_model='acme/qe', backtranslation_beams=1)\n"
+        "t.require_models(cfg)\n"
+        "print(t.build_reward(cfg)(['English: Thank you.\\nTamil:'], ['நன்றி.']))\n"
+        "policy.load_policy(cfg.model_id, policy.load_tokenizer(cfg.model_id), policy.choose_precision(True))\n"
+    )
+    offline = command("-c", code, HF_HOME=tmp_path, HF_ENDPOINT="http://127.0.0.1:9", cwd=ROOT)
+    assert offline.returncode == 0, offline.stderr
+    assert 0.01 <= json.loads(offline.stdout.splitlines()[-1])[0] <= 1
+
+
+def test_a_gated_or_unknown_model_says_what_to_do(published, tmp_path):
+    with Server(small_hub(published, {}, {"acme/qe"})) as server:
+        env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": server.url, "HF_HOME": tmp_path, "HF_HUB_DISABLE_XET": "1"}
+        gated = command("train_grpo_en_ta.py", *MODELS, "--download", **env)
+        unknown = command("train_grpo_en_ta.py", *MODELS, "--model_id", "acme/gema", "--download", **env)
+    assert gated.returncode == unknown.returncode == 69
+    assert "gated: accept the licence" in gated.stdout
+    for done, words in ((gated, "acme/qe is gated. Accept its licence"), (unknown, "knows no acme/gema")):
+        last = done.stderr.splitlines()[-1]  # progress bars may stand above it
+        assert last.startswith("error: ") and words in last and "Traceback" not in done.stderr
+
+
+def test_download_without_a_hub_and_with_nothing_to_do(tiny_gemma, online, capsys):
+    hub.download({"model_id": str(tiny_gemma)}, {})
+    assert "nothing to download" in capsys.readouterr().out
+    online.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(MissingService, match="--download: the hub cannot be reached"):
+        hub.download({"model_id": "acme/gemma"}, {})

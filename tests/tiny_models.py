@@ -1,0 +1,289 @@
+"""Tiny real models in the real on-disk formats, built in seconds: what the tests use instead of mocks.
+
+`build_gemma` (Gemma3ForCausalLM + GemmaTokenizerFast), `build_nllb` (M2M100 + NllbTokenizerFast) and
+`build_comet` (hparams.yaml + checkpoints/model.ckpt + encoder/) each take a folder and return its path.
+Same seed, same files; the caller's random state is left as it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from pathlib import Path
+
+import torch
+
+PAIRS = [
+    ("The boy reads a book.", "சிறுவன் ஒரு புத்தகத்தைப் படிக்கிறான்."),
+    ("The girl drinks water.", "சிறுமி தண்ணீர் குடிக்கிறாள்."),
+    ("My mother cooks rice.", "என் அம்மா சோறு சமைக்கிறார்."),
+    ("The teacher goes to school.", "ஆசிரியர் பள்ளிக்குச் செல்கிறார்."),
+    ("It is raining today.", "இன்று மழை பெய்கிறது."),
+    ("Where is the market?", "சந்தை எங்கே இருக்கிறது?"),
+    ("The boy drinks water.", "சிறுவன் தண்ணீர் குடிக்கிறான்."),
+    ("The girl goes to the market.", "சிறுமி சந்தைக்குச் செல்கிறாள்."),
+    ("My friend bought a new house in the city.", "என் நண்பர் நகரத்தில் ஒரு புதிய வீடு வாங்கினார்."),
+    ("The train arrives at five in the evening.", "ரயில் மாலை ஐந்து மணிக்கு வருகிறது."),
+    ("Thank you.", "நன்றி."),
+    ("We speak Tamil.", "நாங்கள் தமிழ் பேசுகிறோம்."),
+]
+# The words of the trainer's default prompt are not this file's business: any instruction will do here.
+PROMPT = "Translate the sentence to Tamil.\n\nEnglish: {english}\nTamil:"
+GEMMA_TURN = "<bos><start_of_turn>user\n{user}<end_of_turn>\n<start_of_turn>model\n"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>"
+    "{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+def build_gemma(folder: str | Path, steps: int = 60, seed: int = 0) -> Path:
+    """A Gemma3ForCausalLM of about 0.1 M parameters, taught `steps` steps on PAIRS; returns `folder`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = gemma_tokenizer(folder)
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
+
+    end_of_turn = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    config = Gemma3TextConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=32, query_pre_attn_scalar=32,
+        sliding_window=64, max_position_embeddings=1024,
+        pad_token_id=0, eos_token_id=[1, end_of_turn], bos_token_id=2,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        model = Gemma3ForCausalLM(config)
+        texts = [GEMMA_TURN.format(user=PROMPT.format(english=en)) + ta + "<end_of_turn>" for en, ta in PAIRS]
+        batch = tokenizer(
+            texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
+        )
+        labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
+        _train(model, lambda: model(**batch, labels=labels).loss, steps, lr=1e-2)
+    model.generation_config = GenerationConfig(
+        bos_token_id=2, eos_token_id=[1, end_of_turn], pad_token_id=0, do_sample=True, top_k=64, top_p=0.95
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def gemma_tokenizer(folder: Path):
+    """A GemmaTokenizerFast with Gemma's ids: pad 0, eos 1, bos 2, unk 3; byte fallback, no dummy prefix."""
+    from transformers import GemmaTokenizerFast
+
+    model_file = _sentencepiece(
+        folder / "tokenizer",
+        [PROMPT, "user", "model"] + [text for pair in PAIRS for text in pair],
+        vocab_size=700, pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>", eos_piece="<eos>",
+        bos_piece="<bos>", byte_fallback=True, add_dummy_prefix=False, remove_extra_whitespaces=False,
+        normalization_rule_name="identity", split_digits=True, allow_whitespace_only_pieces=True,
+        user_defined_symbols=["<start_of_turn>", "<end_of_turn>", "\n"],
+    )  # fmt: skip
+    tokenizer = GemmaTokenizerFast(
+        vocab_file=str(model_file), add_bos_token=True, add_eos_token=False, padding_side="left",
+        additional_special_tokens=["<start_of_turn>", "<end_of_turn>"],
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_nllb(folder: str | Path, steps: int = 120, seed: int = 0) -> Path:
+    """An M2M100 model with NLLB's 202 language tags, taught `steps` steps of Tamil→English on PAIRS."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = nllb_tokenizer(folder)
+    from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGeneration
+
+    config = M2M100Config(
+        vocab_size=len(tokenizer) + 2, d_model=32, encoder_layers=2, decoder_layers=2,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
+        max_position_embeddings=256, dropout=0.0, attention_dropout=0.0, encoder_layerdrop=0.0,
+        decoder_layerdrop=0.0, scale_embedding=True, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+        decoder_start_token_id=2,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        model = M2M100ForConditionalGeneration(config)
+        tokenizer.src_lang, tokenizer.tgt_lang = "tam_Taml", "eng_Latn"
+        batch = tokenizer(
+            [ta for _, ta in PAIRS], text_target=[en for en, _ in PAIRS], return_tensors="pt", padding=True
+        )
+        batch["labels"] = batch["labels"].masked_fill(batch["labels"] == tokenizer.pad_token_id, -100)
+        _train(model, lambda: model(**batch).loss, steps, lr=1e-2)
+    # As on the hub: greedy, capped at 200; our own GenerationConfig has to win over this one.
+    model.generation_config = GenerationConfig(
+        bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, max_length=200
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def nllb_tokenizer(folder: Path):
+    """An NllbTokenizerFast in the hub's layout: SentencePiece ids + 1, 202 tags, `<mask>` last."""
+    from transformers import AddedToken, NllbTokenizer, NllbTokenizerFast
+    from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
+
+    model_file = _sentencepiece(
+        folder / "sentencepiece.bpe", [text for pair in PAIRS for text in pair], vocab_size=300
+    )
+    first = 4 + _size(model_file) - 3  # 4 fairseq specials, then every piece but SentencePiece's own 3
+    names = [*FAIRSEQ_LANGUAGE_CODES, "<mask>"]
+    added = {first + i: AddedToken(name, special=True, normalized=False) for i, name in enumerate(names)}
+    slow = NllbTokenizer(
+        str(model_file), added_tokens_decoder=added, src_lang="tam_Taml", tgt_lang="eng_Latn"
+    )
+    slow.save_pretrained(folder)
+    fast = NllbTokenizerFast.from_pretrained(folder, from_slow=True, src_lang="tam_Taml", tgt_lang="eng_Latn")
+    fast.init_kwargs.pop("from_slow", None)  # or it is saved, and every load converts anew
+    fast.model_max_length = 256
+    return fast
+
+
+def build_comet(folder: str | Path, kind: str = "regression_metric", seed: int = 0, **overrides) -> Path:
+    """A random COMET checkpoint of class `kind` with well spread scores around 0.5; returns `folder`.
+
+    `overrides` replace hyper-parameters (layer, pool, layer_norm, word_level_training …). The encoder's
+    configuration and tokenizer lie in `folder/encoder`; hparams name it by its absolute path, as COMET's own
+    loader resolves a relative one against the working directory.
+    """
+    from comet.models import str2model  # imports root-logger settings: restored by tests/conftest.py
+
+    folder = Path(folder)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    _save_encoder(folder / "encoder")
+    hparams = _comet_hparams(kind, str((folder / "encoder").resolve())) | overrides
+    accepted = inspect.signature(str2model[kind].__init__).parameters
+    kwargs = {k: v for k, v in hparams.items() if k in accepted}
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = str2model[kind](**kwargs, load_pretrained_weights=False, local_files_only=True).eval()
+        _widen(model)
+        _centre(model)
+    checkpoint = {
+        "state_dict": model.state_dict(), "hyper_parameters": hparams,
+        "pytorch-lightning_version": "2.0.0", "epoch": 0, "global_step": 0,
+    }  # fmt: skip
+    torch.save(checkpoint, folder / "checkpoints" / "model.ckpt")
+    (folder / "hparams.yaml").write_text(json.dumps(hparams, indent=1))  # JSON is YAML
+    return folder
+
+
+def xlmr_tokenizer():
+    """An XLMRobertaTokenizerFast with a hand-written Unigram vocabulary, the same at every call."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import XLMRobertaTokenizerFast
+
+    words = sorted({word.strip(".?") for pair in PAIRS for text in pair for word in text.split()})
+    letters = [chr(i) for i in range(0x21, 0x7F)] + [
+        chr(i) for i in range(0xB80, 0xC00) if chr(i).isprintable()
+    ]
+    vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
+    vocab += [("▁" + word, -6.0 - 0.01 * i) for i, word in enumerate(words)]
+    vocab += [(letter, -9.0 - 0.01 * i) for i, letter in enumerate(letters)] + [("<mask>", 0.0)]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=3))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return XLMRobertaTokenizerFast(tokenizer_object=tokenizer, model_max_length=512)
+
+
+def _save_encoder(folder: Path) -> None:
+    from transformers import XLMRobertaConfig
+
+    tokenizer = xlmr_tokenizer()
+    XLMRobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5,
+        pad_token_id=1, bos_token_id=0, eos_token_id=2,
+    ).save_pretrained(folder)  # fmt: skip
+    tokenizer.save_pretrained(folder)
+
+
+def _comet_hparams(kind: str, encoder: str) -> dict:
+    """Hyper-parameters with the choices of the published checkpoint of each class."""
+    common = {
+        "class_identifier": kind, "encoder_model": "XLM-RoBERTa", "pretrained_model": encoder,
+        "layer_transformation": "sparsemax", "layer_norm": False, "hidden_sizes": [24, 12],
+        "activations": "Tanh", "final_activation": None, "dropout": 0.1, "nr_frozen_epochs": 0.3,
+        "keep_embeddings_frozen": True, "batch_size": 4,
+    }  # fmt: skip
+    if kind in ("unified_metric", "xcomet_metric"):
+        segments = ["mt", "src"] if kind == "unified_metric" else ["mt", "src", "ref"]
+        word_level = kind == "xcomet_metric"
+        return common | {
+            "sent_layer": "mix", "word_layer": 3, "input_segments": segments,
+            "word_level_training": word_level,
+            "error_labels": ["minor", "major"], "loss_lambda": 0.65, "layer_norm": True,
+        }  # fmt: skip
+    return common | {"layer": "mix", "pool": "avg"}
+
+
+def _widen(model: torch.nn.Module) -> None:
+    """Random weights wide enough that different texts get clearly different scores (tenths apart)."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.normal_(0.0, 1.2 / math.sqrt(module.in_features))
+            module.bias.normal_(0.0, 0.1)
+        elif isinstance(module, torch.nn.Embedding):
+            module.weight.normal_(0.0, 0.5)
+    if model.layerwise_attention is not None:
+        for i, weight in enumerate(model.layerwise_attention.scalar_parameters):
+            weight.fill_(0.1 * i)
+
+
+def _centre(model) -> None:
+    """Scale the head so that PAIRS and their mismatches score 0.5 ± 0.15 (before a sigmoid: 0 ± 1)."""
+    rows = [{"src": en, "mt": ta, "ref": other} for en, ta in PAIRS for other, _ in (PAIRS[0], PAIRS[5])] + [
+        {"src": en, "mt": en, "ref": en} for en, _ in PAIRS
+    ]
+    if not model.requires_references() and "ref" not in getattr(model.hparams, "input_segments", []):
+        rows = [{"src": row["src"], "mt": row["mt"]} for row in rows]
+    batch = model.prepare_sample(rows, stage="predict")
+    score = model(**batch).score if isinstance(batch, dict) else model(**batch[0]).score
+    head = [m for m in model.estimator.modules() if isinstance(m, torch.nn.Linear)][-1]
+    spread, middle = 0.15, 0.5
+    if model.hparams.final_activation == "Sigmoid":
+        score, spread, middle = score.logit(), 1.0, 0.0
+    factor = spread / score.std().item()
+    head.weight.mul_(factor)
+    head.bias.copy_((head.bias - score.mean()) * factor + middle)
+
+
+def _train(model: torch.nn.Module, loss_of, steps: int, lr: float) -> None:
+    """`steps` AdamW steps on one fixed batch with a linearly falling rate."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    model.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 - step / steps)
+        loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    model.eval()
+
+
+def _sentencepiece(prefix: Path, texts: list[str], **options) -> Path:
+    """A SentencePiece BPE model trained on `texts`; returns the .model file."""
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(line for text in texts for line in text.split("\n")), model_prefix=str(prefix),
+        model_type="bpe", character_coverage=1.0, num_threads=1, minloglevel=2, **options,
+    )  # fmt: skip
+    prefix.with_name(prefix.name + ".vocab").unlink()
+    return prefix.with_name(prefix.name + ".model")
+
+
+def _size(model_file: Path) -> int:
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_file=str(model_file)).get_piece_size()

@@ -1,0 +1,508 @@
+"""Teach a Gemma 3 chat model to translate English into Tamil by GRPO, without a single Tamil sentence.
+
+English sentences (C4) → prompts → the policy samples G Tamil completions each → `CometDuPOReward` scores
+them without references → TRL's GRPOTrainer updates the policy. Before and after, held-out text is
+translated greedily and compared.
+
+    python train_grpo_en_ta.py                                     # google/gemma-3-1b-it on C4, one GPU
+    python train_grpo_en_ta.py --config configs/pocket.yaml        # everything small and local, a laptop CPU
+    python train_grpo_en_ta.py --model_id google/gemma-3-4b-it --lr 5e-6
+    python train_grpo_en_ta.py --eval_only                         # the untrained model's table, no training
+
+Settings: the fields of RunCfg < a YAML file (--config) < flags. The result lies in `output_dir`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rl_nmt import config, errors
+from rl_nmt.errors import CannotWrite, ConfigError, MissingService
+
+# What the model is asked. It must end in the two cues that rewards_en_ta_dupo.CUES names.
+PROMPT = (
+    "Translate from English into Tamil. Answer with the Tamil text only, without any explanation."
+    "\n\nEnglish: {english}\nTamil:"
+)
+
+LICENCES = {  # where the hub's own page may not say it; shown by --download
+    "Unbabel/wmt22-comet-da": "Apache-2.0",
+    "Unbabel/wmt22-cometkiwi-da": "CC-BY-NC-SA-4.0 (gated)",
+    "facebook/nllb-200-distilled-1.3B": "CC-BY-NC-4.0",
+    "google/gemma-3-1b-it": "Gemma (gated)",
+}
+
+ACTIONS = {
+    "eval_only": "evaluate the policy on the held-out rows and stop",
+    "fresh": "if output_dir is used, start anew in a folder beside it",
+    "download": "fetch all models into the local cache, sizes and licences first, and stop",
+}
+
+
+@dataclass
+class RunCfg:
+    """GRPO post-training of a Gemma-3 chat model for English→Tamil, rewarded without references."""
+
+    # Policy
+    model_id: str = "google/gemma-3-1b-it"
+    """The chat model to train: hub name or local folder."""
+    lora_rank: int = 16
+    """Rank of the LoRA adapters; 0 trains all weights (kept in fp32)."""
+    lora_alpha: int = 32
+    """LoRA scale numerator."""
+    gradient_checkpointing: bool = False
+    """Trade compute for memory in the backward pass."""
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    """Attention kernel of the policy."""
+
+    # Data
+    dataset_name: str = "allenai/c4"
+    """English text: hub name, local file or folder, or json | parquet | text with data_files."""
+    dataset_config: str = "en"
+    """Configuration of a hub data set."""
+    dataset_split: str = "train"
+    """Split to stream."""
+    data_files: tuple[str, ...] = ()
+    """Local files for dataset_name json | parquet | text; globs allowed."""
+    text_field: str = "text"
+    """Column with the English text."""
+    num_train_samples: int = 2000
+    """Distinct English prompts to take from the stream; read once, then local."""
+    shuffle_buffer: int = 10000
+    """Rows held in the streaming shuffle buffer."""
+    min_chars: int = 20
+    """Shortest cleaned text that is used, in characters."""
+    max_chars: int = 300
+    """Longest; only whole first sentences up to it are kept."""
+
+    # Held-out evaluation
+    eval_dataset: str = "google/wmt24pp"
+    """Evaluation set with references: hub name, or none."""
+    eval_file: str = ""
+    """Local TSV or JSONL (english, tamil) instead of eval_dataset."""
+    num_eval_samples: int = 200
+    """Held-out rows, chosen by hash."""
+    eval_steps: int = 0
+    """Evaluate during training every so many optimizer steps; 0: only before and after."""
+    eval_batch_size: int = 16
+    """Prompts decoded together in evaluation."""
+
+    # GRPO
+    group_size: int = 8
+    """Completions sampled per prompt, ranked against each other (G)."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    top_p: float = 1.0
+    """Nucleus sampling; 1.0 is off."""
+    max_new_tokens: int = 256
+    """Longest completion in tokens."""
+    lr: float = 1e-5
+    """Peak learning rate: constant after a short warm-up (about 1e-5 for LoRA, 1e-6 for all weights)."""
+    warmup_steps: int = 10
+    """Optimizer steps of linear warm-up."""
+    kl_beta: float = 0.02
+    """Weight of the KL penalty against the start policy; 0 loads no reference."""
+    per_device_batch_size: int = 1
+    """Sequences per device in one forward and backward pass."""
+    gradient_accumulation_steps: int = 64
+    """Passes per optimizer step; batch × accumulation / group_size prompts per step and process."""
+    max_steps: int = 0
+    """Optimizer steps; 0: one pass over the prompts."""
+    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"
+    """How TRL averages the token losses."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Divide advantages by the spread of rewards in the group, in the batch, or not at all."""
+    seed: int = 42
+    """Seeds data order, sampling and adapters."""
+
+    # Reward
+    comet_da_model: str = "Unbabel/wmt22-comet-da"
+    """COMET-DA checkpoint for the cycle."""
+    comet_qe_model: str = "Unbabel/wmt22-cometkiwi-da"
+    """COMETKiwi checkpoint for quality estimation (gated, non-commercial licence)."""
+    backtranslation_model: str = "facebook/nllb-200-distilled-1.3B"
+    """NLLB model that translates Tamil back into English."""
+    backtranslation_backend: Literal["transformers", "ctranslate2"] = "transformers"
+    """What runs it; CTranslate2 is faster and gives the same texts in float32."""
+    backtranslation_beams: int = 4
+    """Beams of the deterministic search."""
+    reward_device: str = "auto"
+    """Device of the COMET models: auto, cpu, cuda, cuda:N."""
+    dual_device: str = "auto"
+    """Device of the back-translator."""
+    dual_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the back-translator."""
+    reward_offload: bool = False
+    """Keep the reward models on the CPU while the policy trains."""
+    w_cycle: float = 0.6
+    """Weight of the cycle term."""
+    w_qe: float = 0.4
+    """Weight of the quality estimation term."""
+    penalty_weight_script: float = 0.2
+    """Weight of the share of letters that are not Tamil."""
+    penalty_weight_lenratio: float = 0.1
+    """Weight of the log length ratio outside its band."""
+    expected_length_ratio: float = 1.17
+    """Tamil over English length, in code points, that costs nothing."""
+    length_tolerance: float = 0.45
+    """Natural-log distance from it that costs nothing; ratio 1 and tolerance 0 give |log ratio|."""
+    guards: Literal["on", "off"] = "on"
+    """Gate outputs that are no translation; off is the plain formula."""
+
+    # Output and tracking
+    output_dir: str = "runs/gemma3_1b_en_ta"
+    """Run folder."""
+    logging_steps: int = 1
+    """Optimizer steps between progress lines."""
+    sample_steps: int = 20
+    """Print two samples every so many optimizer steps; 0: never."""
+    save_steps: int = 50
+    """Optimizer steps between checkpoints; 0: only the final model."""
+    save_total_limit: int = 2
+    """Checkpoints kept."""
+    use_wandb: bool = True
+    """Log to Weights & Biases; offline when there is no login or no server."""
+    wandb_project: str = "rl-nmt-en-ta"
+    """W&B project."""
+    wandb_entity: str = ""
+    """W&B team or user; empty: your default."""
+    wandb_run_name: str = ""
+    """W&B run name; empty: the run folder's name."""
+    wandb_mode: Literal["online", "offline", "disabled"] = "online"
+    """W&B mode."""
+    wandb_api_key: str = field(default="", repr=False, metadata={"secret": True})
+    """Typed in here for local use only; never accepted as a flag or in YAML, never printed or saved."""
+
+
+def check(cfg: RunCfg) -> None:
+    """Refuse what cannot work, before anything is loaded. Raises ConfigError."""
+    from rewards_en_ta_dupo import check_settings
+
+    for name in (
+        "num_train_samples", "shuffle_buffer", "min_chars", "max_chars", "num_eval_samples", "eval_batch_size",
+        "max_new_tokens", "per_device_batch_size", "gradient_accumulation_steps", "lora_alpha",
+        "backtranslation_beams", "logging_steps", "save_total_limit",
+    ):  # fmt: skip
+        if getattr(cfg, name) < 1:
+            raise ConfigError(f"{name}: {getattr(cfg, name)} must be at least 1")
+    for name in ("lora_rank", "eval_steps", "warmup_steps", "max_steps", "sample_steps", "save_steps", "seed"):
+        if getattr(cfg, name) < 0:
+            raise ConfigError(f"{name}: {getattr(cfg, name)} must be at least 0")
+    if not cfg.lr > 0 or not cfg.temperature > 0:
+        raise ConfigError(f"lr: {cfg.lr} and temperature: {cfg.temperature} must both be above 0")
+    if not 0 < cfg.top_p <= 1 or not cfg.kl_beta >= 0:
+        raise ConfigError(f"top_p: {cfg.top_p} must lie in (0, 1], kl_beta: {cfg.kl_beta} must be at least 0")
+    if not cfg.output_dir.strip():
+        raise ConfigError("output_dir is empty: name a folder for the run")
+    check_settings(cfg)
+    if cfg.min_chars > cfg.max_chars:
+        raise ConfigError(f"min_chars: {cfg.min_chars} is above max_chars: {cfg.max_chars}")
+    if cfg.group_size < 2:
+        raise ConfigError(f"group_size: {cfg.group_size}: a group of one has nothing to be compared with; use 2–16")
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    sequences = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * processes
+    if sequences % cfg.group_size:
+        unit = cfg.per_device_batch_size * processes
+        legal = [a for a in range(1, 4 * cfg.gradient_accumulation_steps + 8 * cfg.group_size)
+                 if a * unit % cfg.group_size == 0]  # fmt: skip
+        nearest = sorted(sorted(legal, key=lambda a: abs(a - cfg.gradient_accumulation_steps))[:2])
+        raise ConfigError(
+            f"gradient_accumulation_steps: per_device_batch_size {cfg.per_device_batch_size} × "
+            f"{cfg.gradient_accumulation_steps} × {processes} processes = {sequences} sequences are no multiple of "
+            f"group_size {cfg.group_size}; nearest that work: {' or '.join(map(str, nearest))}"
+        )
+    if cfg.num_train_samples < sequences // cfg.group_size:
+        raise ConfigError(
+            f"num_train_samples: {cfg.num_train_samples} prompts do not fill one step of "
+            f"{sequences // cfg.group_size}; raise it or lower gradient_accumulation_steps"
+        )
+
+
+def open_run_folder(cfg: RunCfg, fresh: bool) -> Path:
+    """Create the run folder, or one beside it when it is used and `fresh` is set. Raises CannotWrite."""
+    folder = Path(cfg.output_dir).expanduser()
+    try:
+        number = 2
+        while fresh and folder.exists() and any(folder.iterdir()):
+            folder = Path(f"{Path(cfg.output_dir).expanduser()}-{number}")
+            number += 1
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise CannotWrite(f"output_dir: {folder} cannot be written ({error.strerror or error})") from None
+    return folder
+
+
+def require_models(cfg: RunCfg) -> None:
+    """Name the first model that cannot be had, within seconds and before anything heavy is imported."""
+    from rl_nmt import hub
+
+    hub.require_model("model_id", cfg.model_id)
+    require_reward_models(cfg)
+
+
+def require_reward_models(cfg: RunCfg) -> None:
+    """The same for the models that the reward's weights ask for."""
+    from rl_nmt import hub
+
+    if cfg.w_cycle:
+        hub.require_model("comet_da_model", cfg.comet_da_model, "hparams.yaml")
+        hub.require_model("backtranslation_model", cfg.backtranslation_model)
+    if cfg.w_qe:
+        hub.require_model("comet_qe_model", cfg.comet_qe_model, "hparams.yaml")
+
+
+def load_data(cfg: RunCfg, folder: Path) -> tuple[list[str], list[dict]]:
+    """Training sentences, and held-out rows {"english", "tamil"?} that share no sentence with them."""
+    from rl_nmt import corpus
+
+    eval_rows: list[dict] = []
+    try:
+        eval_rows = corpus.load_eval(cfg.eval_dataset, cfg.eval_file, cfg.num_eval_samples, cfg.seed)
+    except MissingService as error:
+        print(f"no evaluation references: {error}", flush=True)
+    data = corpus.materialise(
+        folder / "data", dataset_name=cfg.dataset_name, dataset_config=cfg.dataset_config,
+        dataset_split=cfg.dataset_split, data_files=cfg.data_files, text_field=cfg.text_field,
+        num_train_samples=cfg.num_train_samples, num_heldout=cfg.num_eval_samples,
+        shuffle_buffer=cfg.shuffle_buffer, min_chars=cfg.min_chars, max_chars=cfg.max_chars, seed=cfg.seed,
+    )  # fmt: skip
+    print(f"data: {len(data.train)} prompts, sha256 {data.sha256[:12]}", flush=True)
+    seen = {" ".join(text.split()).casefold() for text in data.train}
+    apart = [row for row in eval_rows if " ".join(row["english"].split()).casefold() not in seen]
+    if len(apart) < len(eval_rows):
+        print(f"{len(eval_rows) - len(apart)} evaluation rows are in the training data: left out", flush=True)
+    if not apart:
+        print("evaluation without references: on held-out rows of the corpus, by the reward alone", flush=True)
+        apart = [{"english": text} for text in data.heldout]
+    return data.train, apart
+
+
+def make_prompt(english: str) -> str:
+    """One Gemma user turn; the tokenizer adds the only <bos>."""
+    from rl_nmt.prompts import fill, gemma_prompt
+
+    return gemma_prompt(fill(PROMPT, english))
+
+
+def build_reward(cfg: RunCfg):
+    """The reward as the configuration wants it."""
+    from rewards_en_ta_dupo import CometDuPOReward
+
+    names = (
+        "w_cycle", "w_qe", "penalty_weight_script", "penalty_weight_lenratio", "expected_length_ratio",
+        "length_tolerance", "guards", "reward_device", "dual_device", "dual_dtype", "backtranslation_backend",
+        "backtranslation_beams", "reward_offload",
+    )  # fmt: skip
+    return CometDuPOReward(
+        cfg.comet_da_model, cfg.comet_qe_model, cfg.backtranslation_model, **{n: getattr(cfg, n) for n in names}
+    )
+
+
+def setup_wandb(cfg: RunCfg, folder: Path) -> bool:
+    """Start a W&B run if wanted and possible within seconds; never prompts, never uploads code or keys."""
+    from rl_nmt.tracking import choose_wandb_mode
+
+    if not cfg.use_wandb:
+        return False
+    if cfg.wandb_api_key:
+        os.environ["WANDB_API_KEY"] = cfg.wandb_api_key
+    mode, reason = choose_wandb_mode(cfg.wandb_mode)
+    print(f"W&B: {mode} ({reason})", flush=True)
+    if mode == "disabled":
+        return False
+    import wandb
+
+    def start(mode: str) -> None:
+        wandb.init(
+            project=cfg.wandb_project, entity=cfg.wandb_entity or None, name=cfg.wandb_run_name or folder.name,
+            mode=mode, dir=str(folder), config=config.to_public_dict(cfg),
+            settings=wandb.Settings(disable_git=True, save_code=False, silent=True, finish_timeout=60),
+        )  # fmt: skip
+
+    try:
+        start(mode)
+    except Exception as error:  # a key the server refuses, a project that may not be written, …
+        print(f"W&B: offline, since {mode} failed ({' '.join(str(error).split())[:200]})", flush=True)
+        mode = "offline"
+        start(mode)
+    if mode == "offline":
+        print(f"W&B: upload later with `wandb sync {wandb.run.dir.removesuffix('/files')}`", flush=True)
+    return True
+
+
+def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, reward, train: list[str], wandb_on: bool):
+    """GRPOTrainer with everything RunCfg says, explicitly, since several TRL defaults depend on the machine."""
+    from datasets import Dataset
+    from transformers import PrinterCallback, ProgressCallback
+    from trl import GRPOConfig
+
+    from rl_nmt.policy import END_OF_TURN, lora_config, losing_combination, make_reference_loadable
+    from rl_nmt.trainer import GuardedGRPOTrainer
+
+    if cfg.kl_beta and not cfg.lora_rank:
+        make_reference_loadable(policy, tokenizer, folder / "start_policy")
+    args = GRPOConfig(
+        output_dir=str(folder), num_generations=cfg.group_size, max_completion_length=cfg.max_new_tokens,
+        temperature=cfg.temperature, top_p=cfg.top_p, learning_rate=cfg.lr, beta=cfg.kl_beta,
+        lr_scheduler_type="constant_with_warmup", warmup_steps=cfg.warmup_steps,
+        per_device_train_batch_size=cfg.per_device_batch_size,
+        gradient_accumulation_steps=cfg.gradient_accumulation_steps,
+        max_steps=cfg.max_steps or -1, num_train_epochs=1, loss_type=cfg.loss_type,
+        scale_rewards=cfg.scale_rewards, seed=cfg.seed, data_seed=cfg.seed,
+        logging_steps=cfg.logging_steps, save_strategy="steps" if cfg.save_steps else "no",
+        save_steps=cfg.save_steps or 1, save_total_limit=cfg.save_total_limit,
+        gradient_checkpointing=cfg.gradient_checkpointing, bf16=precision.autocast, fp16=False,
+        use_cpu=precision.device == "cpu", report_to=["wandb"] if wandb_on else [], disable_tqdm=True,
+        dataloader_pin_memory=precision.device != "cpu",
+    )  # fmt: skip
+    rows = Dataset.from_list([{"prompt": make_prompt(text), "english": text} for text in train])
+    trainer = GuardedGRPOTrainer(
+        model=policy, reward_funcs=reward, args=args, train_dataset=rows, processing_class=tokenizer,
+        peft_config=lora_config(cfg.lora_rank, cfg.lora_alpha),
+    )  # fmt: skip
+    if warning := losing_combination(trainer.model):
+        print(warning, file=sys.stderr, flush=True)
+    assert tokenizer.convert_tokens_to_ids(END_OF_TURN) in trainer.eos_token_ids
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def run_training(cfg: RunCfg, folder: Path, trainer, reward, evaluate) -> None:
+    """Train from the newest checkpoint of the folder, or from the start; every step lands in metrics.jsonl."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from rl_nmt.callbacks import PeriodicEvaluation, ProgressLine
+    from wandb_reward_callback import WandbRewardCallback
+
+    metrics = WandbRewardCallback(reward, path=folder / "metrics.jsonl")
+    trainer.add_callback(metrics)
+    trainer.add_callback(PeriodicEvaluation(cfg.eval_steps, evaluate, metrics.record))
+    trainer.add_callback(ProgressLine(reward, cfg.sample_steps))
+    checkpoint = get_last_checkpoint(folder)
+    if checkpoint:
+        print(f"resuming from {checkpoint}; --fresh starts anew beside it", flush=True)
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def save_final(folder: Path, trainer, tokenizer) -> None:
+    """Write final/: a model that plain transformers loads, the prompt, and the LoRA adapter if there is one."""
+    from rl_nmt import policy
+
+    final = folder / "final"
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "merge_and_unload"):
+        model.save_pretrained(final / "adapter")
+        model = model.merge_and_unload()
+    model.generation_config = policy.generation_defaults(tokenizer)  # the Trainer aligned it with <eos> alone
+    model.config.eos_token_id = policy.stop_ids(tokenizer)
+    model.save_pretrained(final)
+    tokenizer.save_pretrained(final)
+    (final / "prompt.txt").write_text(PROMPT, encoding="utf-8")
+
+
+def earlier_evaluation(cfg: RunCfg, folder: Path, eval_rows: list[dict], reward):
+    """The evaluation before training that a run in this folder has already made, or None.
+
+    Raises ConfigError when its numbers would not compare with those at the end of this run.
+    """
+    from rl_nmt import evaluation
+
+    path = folder / "before.json"
+    if not path.exists():
+        return None
+    before = evaluation.Snapshot.load(path)
+    try:
+        evaluation.require_same_measure(before, eval_rows, reward, cfg.max_new_tokens)
+    except ConfigError as error:
+        raise ConfigError(
+            f"output_dir: {folder} holds a run that was begun with other settings ({error}); --fresh starts anew"
+        ) from None
+    return before
+
+
+def finished(folder: Path) -> bool:
+    """Has this folder's run ended? Then print its table instead of doing it again."""
+    import json
+
+    from rl_nmt.evaluation import print_table
+
+    path = folder / "evaluation.json"
+    if not path.exists():
+        return False
+    try:
+        table = print_table(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"output_dir: {path} cannot be read ({error}); use --fresh or another folder") from None
+    print(table)
+    print(f"{folder} holds a finished run; --fresh starts anew beside it, --output_dir elsewhere", flush=True)
+    return True
+
+
+def main(argv: list[str] | None = None) -> int:
+    cfg, actions, _ = config.parse(
+        RunCfg, sys.argv[1:] if argv is None else argv, ACTIONS, prog="train_grpo_en_ta.py", description=__doc__
+    )
+    check(cfg)
+    if actions["download"]:
+        from rl_nmt import hub
+
+        hub.download(
+            {n: getattr(cfg, n) for n in ("model_id", "comet_da_model", "comet_qe_model", "backtranslation_model")},
+            LICENCES,
+        )
+        return 0
+    if not actions["eval_only"] and not actions["fresh"] and finished(Path(cfg.output_dir).expanduser()):
+        return 0
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
+    require_models(cfg)
+    folder = open_run_folder(cfg, actions["fresh"])
+    train, eval_rows = load_data(cfg, folder)
+
+    from rl_nmt import evaluation, policy, report
+
+    policy.prepare_processes()
+    tokenizer = policy.load_tokenizer(cfg.model_id)
+    precision = policy.choose_precision(lora=bool(cfg.lora_rank))
+    print(f"precision: {precision.reason}", flush=True)
+    model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
+    reward = build_reward(cfg)
+
+    def evaluate(current):
+        return evaluation.evaluate(
+            current, tokenizer, eval_rows, make_prompt, reward,
+            max_new_tokens=cfg.max_new_tokens, batch_size=cfg.eval_batch_size,
+        )  # fmt: skip
+
+    if actions["eval_only"]:
+        print(evaluation.print_table(evaluation.compare(snapshot := evaluate(model), snapshot)), flush=True)
+        return 0
+    before = earlier_evaluation(cfg, folder, eval_rows, reward)
+    config.save_resolved(cfg, folder / "resolved_config.yaml")
+    if before is None:
+        print(f"evaluating the start policy on {len(eval_rows)} held-out rows", flush=True)
+        before = evaluate(model)
+        before.save(folder / "before.json")
+    trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, train, setup_wandb(cfg, folder))
+    run_training(cfg, folder, trainer, reward, lambda: evaluate(trainer.model).metrics)
+    after = evaluate(trainer.model)
+    save_final(folder, trainer, tokenizer)
+    comparison = evaluation.compare(before, after, seed=cfg.seed)
+    evaluation.write_samples(folder / "samples.jsonl", before, after)
+    evaluation.write_json(folder / "evaluation.json", comparison)
+    report.reward_curve_png(folder / "metrics.jsonl", folder / "reward_curve.png")
+    report.write_report(folder)
+    print(evaluation.print_table(comparison))
+    print(f"model {folder / 'final'}   report {folder / 'report.html'}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    errors.run(main)

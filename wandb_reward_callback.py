@@ -1,0 +1,130 @@
+"""`WandbRewardCallback`: the reward's own numbers, step by step, in metrics.jsonl and in W&B.
+
+Every optimizer step it reads `reward_fn.last_log`, adds an exponential moving average of each value and
+writes one row that also carries what TRL logs (loss, kl, lengths, …). metrics.jsonl is always written;
+W&B gets the same numbers when a run is active. Keys: docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from rl_nmt.tracking import MetricsFile
+
+
+class WandbRewardCallback(TrainerCallback):
+    """Log a reward's components next to the trainer's metrics.
+
+    Args:
+        reward_fn: has `last_log` and `last_eval_log`, dicts of scalars.
+        log_every: write a row every so many optimizer steps.
+        ema: weight of the past in the moving average, 0 ≤ ema < 1; the average starts at the first value.
+        path: the JSONL file; default `<output_dir>/metrics.jsonl`.
+
+    Raises:
+        ValueError: `ema` or `log_every` out of range.
+    """
+
+    def __init__(self, reward_fn, log_every: int = 1, ema: float = 0.9, path: str | Path | None = None):
+        if not 0 <= ema < 1:
+            raise ValueError(f"ema: {ema} must be at least 0 and below 1")
+        if log_every < 1:
+            raise ValueError(f"log_every: {log_every} must be at least 1")
+        self.reward_fn, self.log_every, self.ema = reward_fn, log_every, ema
+        self.file = MetricsFile(path) if path else None
+        self.averages: dict[str, float] = {}
+        self._pending: dict[str, Any] | None = None
+
+    # Callbacks run on every process, so the reduction over processes does too; only the main one writes.
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.file = self.file or MetricsFile(Path(args.output_dir) / "metrics.jsonl")
+        if state.is_world_process_zero:
+            for row in self.file.cut_after(state.global_step):
+                if row.get("kind") == "train":
+                    self._average({k[: -len("_ema")]: v for k, v in row.items() if k.endswith("_ema")}, reset=True)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        log = _mean_over_processes(dict(self.reward_fn.last_log))
+        if not state.is_world_process_zero:
+            return
+        averages = self._average(log)
+        if state.global_step % self.log_every:
+            return
+        self._pending = {"step": state.global_step, "kind": "train", **log, **averages}
+        if not control.should_log:
+            self._flush()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or not logs:
+            return
+        elsewhere = set(logs) if "wandb" in (args.report_to or []) else set()  # the Trainer's own callback sends these
+        if any(key.startswith("eval_") for key in logs):
+            values = {key.removeprefix("eval_"): value for key, value in logs.items()}
+            elsewhere = {key.removeprefix("eval_") for key in elsewhere}
+            self.record("eval", state.global_step, {**values, **self.reward_fn.last_eval_log}, elsewhere)
+        elif self._pending is not None:
+            # TRL repeats the reward's own keys (log_metric), averaged over logging_steps: ours stay.
+            self._pending = {**logs, **self._pending}
+            self._flush(elsewhere)
+        elif "train_runtime" in logs:
+            self.record("end", state.global_step, dict(logs), elsewhere)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._flush()
+
+    def record(self, kind: str, step: int, values: dict[str, Any], already_logged: frozenset | set = frozenset()):
+        """Write one row of `kind` ("train", "eval", "end") to the file and, when a run is active, to W&B."""
+        assert self.file is not None, "record() before training began: pass path="
+        self.file.append({"step": step, "kind": kind, **values})
+        numbers = {k: v for k, v in values.items() if isinstance(v, (int, float)) and k not in already_logged}
+        _send({f"{kind}/{key}": value for key, value in numbers.items()}, step)
+
+    def _flush(self, already_logged: frozenset | set = frozenset()) -> None:
+        if self._pending is not None:
+            row, self._pending = self._pending, None
+            self.record("train", row.pop("step"), {k: v for k, v in row.items() if k != "kind"}, already_logged)
+
+    def _average(self, log: dict[str, float], reset: bool = False) -> dict[str, float]:
+        for key, value in log.items():
+            if value is None or key.startswith("time/"):
+                continue
+            past = value if reset else self.averages.get(key, value)
+            self.averages[key] = self.ema * past + (1 - self.ema) * value
+        return {f"{key}_ema": value for key, value in self.averages.items()}
+
+
+def _send(values: dict[str, float], step: int) -> None:
+    """To the active W&B run, if any.
+
+    Without `step=`: TRL logs many rows per optimizer step, so W&B's own counter is far ahead and a row
+    with an explicit smaller step is dropped silently. `train/global_step` is the axis instead.
+    """
+    import sys
+
+    wandb = sys.modules.get("wandb")
+    if wandb is None or wandb.run is None or not values:
+        return
+    try:
+        wandb.log({**values, "train/global_step": step})
+    except Exception as error:  # a tracker must never end a run; metrics.jsonl has the row
+        if not getattr(_send, "warned", False):
+            _send.warned = True
+            print(f"warning: W&B refused a row ({error}); metrics.jsonl has everything", file=sys.stderr, flush=True)
+
+
+def _mean_over_processes(log: dict[str, float]) -> dict[str, float]:
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    if PartialState().num_processes == 1:
+        return log
+    logs = gather_object([log])
+    return {
+        key: sum(values) / len(values)
+        for key in sorted({k for each in logs for k in each})
+        if (values := [each[key] for each in logs if each.get(key) is not None])
+    }
