@@ -317,6 +317,7 @@ def setup_wandb(cfg: RunCfg, folder: Path) -> bool:
     print(f"W&B: {mode} ({reason})", flush=True)
     if mode == "disabled":
         return False
+    os.environ.setdefault("WANDB_SILENT", "true")  # TRL's model card asks an offline run for its URL at every save
     import wandb
 
     def start(mode: str) -> None:
@@ -401,7 +402,7 @@ def save_final(folder: Path, trainer, tokenizer) -> None:
     if hasattr(model, "merge_and_unload"):
         model.save_pretrained(final / "adapter")
         model = model.merge_and_unload()
-    model.generation_config = policy.generation_defaults(tokenizer)  # the Trainer aligned it with <eos> alone
+    model.generation_config = policy.generation_defaults(tokenizer)  # both stops, for whoever loads it plainly
     model.config.eos_token_id = policy.stop_ids(tokenizer)
     model.save_pretrained(final)
     tokenizer.save_pretrained(final)

@@ -36,14 +36,15 @@ class Sizes:
     vocab: int = 1600
     policy_hidden: int = 128
     policy_layers: int = 4
-    bare_steps: int = 400  # policy: English and Tamil alone, then in the chat prompt
+    careless: float = 0.6  # policy: how often its teacher gives in to each bad habit
+    bare_steps: int = 450  # policy: English and Tamil alone, then in the chat prompt
     chat_steps: int = 40
     nllb_hidden: int = 160
     nllb_layers: int = 2
     nllb_steps: int = 800
     comet_hidden: int = 128
     comet_layers: int = 3
-    da_steps: int = 250
+    da_steps: int = 300
     qe_tag_steps: int = 900
     qe_steps: int = 500
     sampled_prompts: int = 600

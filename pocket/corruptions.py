@@ -64,6 +64,15 @@ class Forms:
         """The same word in another inflection; None for an unknown or uninflected word."""
         return self._other(surface, rng, self.by_lemma, 1)
 
+    def in_present(self, surface: str) -> str | None:
+        """A finite past or future form in the present of the same person; None for any other word."""
+        category, lemma, slot = self.analyses.get(surface, ("", "", ""))
+        tense, _, person = slot.partition("/")
+        if not category.startswith("verb") or tense not in ("past", "future"):
+            return None
+        wanted = f"present/{person}"
+        return next((f for f in self.by_lemma[category, lemma] if self.analyses[f][2] == wanted), None)
+
     def _other(self, surface: str, rng: random.Random, table: dict, index: int) -> str | None:
         analysis = self.analyses.get(surface)
         if analysis is None:
@@ -273,3 +282,23 @@ def unrelated(pair: Pair, rng: random.Random) -> str:
         other = sample(rng)
         if other.english != pair.english and part_of(other.english) == part_of(pair.english):
             return other.tamil
+
+
+def careless(pair: Pair, rng: random.Random, share: float) -> str:
+    """The Tamil of `pair` as a hurried translator writes it: the same faults again and again.
+
+    Each habit is given in to with probability `share`, for the whole sentence: leaving out determiners;
+    leaving out adjectives, adverbs and times; putting every verb into the present. Deterministic for the
+    state of `rng`. Raises ConfigError where share is not in [0, 1].
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ConfigError(f"corruptions: share is {share!r}; it is a probability")
+    habits = [rng.random() < share for _ in range(3)]
+    left_out = {"determiner"} if habits[0] else set()
+    left_out |= {"adjective", "manner", "time"} if habits[1] else set()
+    words, mark = tokens(pair.tamil)
+    forms = tamil_forms()
+    kept = [word for word in words if forms.analyses.get(word, ("",))[0] not in left_out]
+    if habits[2]:
+        kept = [forms.in_present(word) or word for word in kept]
+    return realise(kept or words) + mark

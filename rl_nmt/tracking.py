@@ -75,7 +75,7 @@ def wandb_key_known() -> bool:
 
 
 def choose_wandb_mode(wanted: str) -> tuple[str, str]:
-    """"online", "offline" or "disabled", with the reason; online only if it can work within seconds.
+    """Return "online", "offline" or "disabled", with the reason; online only if it can work within seconds.
 
     `wandb.init` on an unreachable server blocks for many minutes whatever its time-out says, so the
     server is probed first. Without a key it would stop and ask: offline then. WANDB_DISABLED and

@@ -61,3 +61,11 @@ def tiny_policy(tiny_gemma, tmp_path_factory):
 def tiny_all(tiny_policy, tiny_nllb, tiny_comet_da, tiny_comet_qe):
     """All four models of a run: name → folder."""
     return {"policy": tiny_policy, "nllb": tiny_nllb, "da": tiny_comet_da, "qe": tiny_comet_qe}
+
+
+@pytest.fixture(scope="session")
+def full_run(tiny_all, tmp_path_factory):
+    """A finished run of train_grpo_en_ta.py as a process of its own (tiny_run.FullRun); read it only."""
+    import tiny_run
+
+    return tiny_run.FullRun(tmp_path_factory.mktemp("full"), tiny_all)

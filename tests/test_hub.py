@@ -129,9 +129,7 @@ def small_hub(repositories: dict[str, Path], cards: dict[str, dict], gated: set[
 
     def info(name: str) -> dict:
         files = [p for p in sorted(repositories[name].rglob("*")) if p.is_file()]
-        siblings = [
-            {"rfilename": str(p.relative_to(repositories[name])), "size": p.stat().st_size} for p in files
-        ]
+        siblings = [{"rfilename": str(p.relative_to(repositories[name])), "size": p.stat().st_size} for p in files]
         return {
             "id": name, "modelId": name, "sha": sha, "siblings": siblings, "cardData": cards.get(name),
             "gated": "auto" if name in gated else False, "private": False, "tags": [], "downloads": 0, "likes": 0,

@@ -32,7 +32,9 @@ def gpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Test GPU")
         # emulation counts as support unless it is excluded: the trap that a T4 sets
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or bf16)
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or bf16
+        )
         monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda value: None)
 
     return pretend
@@ -129,7 +131,10 @@ def test_a_loaded_policy_stops_and_samples_as_it_is_told(tiny_gemma, tokenizer):
     assert shipped["top_k"] == 64 and model.generation_config.top_k != 64
     assert model.generation_config.top_p == 1.0 and not model.generation_config.do_sample
     assert model.base_model is model.model and model.dtype == torch.float32
-    assert policy.load_policy(str(tiny_gemma), tokenizer, Precision("cpu", torch.bfloat16, True, "")).dtype == torch.bfloat16
+    assert (
+        policy.load_policy(str(tiny_gemma), tokenizer, Precision("cpu", torch.bfloat16, True, "")).dtype
+        == torch.bfloat16
+    )
 
 
 @pytest.fixture(scope="module")

@@ -34,9 +34,7 @@ def teach_prompt(source: Path, folder: Path, steps: int = 60) -> Path:
     texts = [f"<bos>{script.make_prompt(english)}{tamil}<end_of_turn>" for english, tamil in PAIRS]
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
-        batch = tokenizer(
-            texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
-        )
+        batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
         labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
         tiny_models._train(model, lambda: model(**batch, labels=labels).loss, steps, lr=1e-2)
     model.save_pretrained(folder)
@@ -124,3 +122,34 @@ class Server:
     def __exit__(self, *_):
         self.server.shutdown()
         self.server.server_close()
+
+
+class FullRun:
+    """One whole run of the script as its user starts it: full fine-tuning with KL, W&B wanted but not there.
+
+    The script lies in a git checkout of its own, with an API key typed into RunCfg and not committed.
+    """
+
+    KEY = "canary0123456789canary0123456789canary01"  # 40 characters, as W&B's keys are
+
+    def __init__(self, folder: Path, models: dict[str, Path]):
+        self.work, self.folder = folder, folder / "runs" / "tiny"
+        write_data(folder)
+        for name in ("train_grpo_en_ta.py", "rewards_en_ta_dupo.py", "wandb_reward_callback.py"):
+            shutil.copy(ROOT / name, folder)
+        git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+        for line in (["init", "-q"], ["add", "."], ["commit", "-qm", "before the key"]):
+            if shutil.which("git"):
+                subprocess.run([*git, *line], cwd=folder, check=True, capture_output=True)
+        script = folder / "train_grpo_en_ta.py"
+        text = script.read_text(encoding="utf-8")
+        typed = text.replace(
+            'wandb_api_key: str = field(default=""', f'wandb_api_key: str = field(default="{self.KEY}"'
+        )
+        assert typed != text
+        script.write_text(typed, encoding="utf-8")
+        self.settings = settings(models, folder, self.folder, eval_steps=2, use_wandb=True)
+        self.config = folder / "tiny.yaml"
+        self.config.write_text(json.dumps(self.settings), encoding="utf-8")  # JSON is YAML
+        self.done = command(script, "--config", self.config, cwd=folder, WANDB_BASE_URL="http://127.0.0.1:9")
+        assert self.done.returncode == 0, self.done.stderr

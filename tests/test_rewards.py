@@ -1,0 +1,461 @@
+"""The reward: its formula against numbers worked out here, its failures, its contract with TRL."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import PAIRS
+
+import train_grpo_en_ta as script
+from rewards_en_ta_dupo import CUES, CometDuPOReward, check_settings, summarise
+from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.prompts import fill, gemma_prompt
+from rl_nmt.scorers.base import Scores, loading
+
+ENGLISH = [english for english, _ in PAIRS]
+TAMIL = [tamil for _, tamil in PAIRS]
+NOWHERE = "no/such/model"
+NOT_TAMIL = [
+    "", "   ", "\n\t\n", "\u200b\u200b", "<pad><eos>", "The boy reads a book.", "12345", "?!", "😀",
+    "sirUvan oru puththagam padikkiRaan", "लड़का एक किताब पढ़ता है।", "കുട്ടി ഒരു പുസ്തകം വായിക്കുന്നു.",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(tiny_comet_da, tiny_comet_qe, tiny_nllb):
+    return str(tiny_comet_da), str(tiny_comet_qe), str(tiny_nllb)
+
+
+@pytest.fixture(scope="module")
+def reward(models):
+    return CometDuPOReward(*models, backtranslation_beams=1)
+
+
+@pytest.fixture
+def fresh(models):
+    """A reward of its own for tests that change it; keywords as CometDuPOReward's."""
+    return lambda **options: CometDuPOReward(*models, backtranslation_beams=1, **options)
+
+
+@pytest.fixture(scope="module")
+def comet(models):
+    """COMET's own `predict` on the two checkpoints: the oracle."""
+    from comet import load_from_checkpoint
+
+    loaded = {}
+    with loading():
+        for name, folder in zip(("da", "qe"), models, strict=False):
+            loaded[name] = load_from_checkpoint(f"{folder}/checkpoints/model.ckpt")
+
+    def predict(name, rows):
+        with torch.random.fork_rng(devices=[]), loading():
+            return loaded[name].predict(rows, batch_size=4, gpus=0, num_workers=0, progress_bar=False).scores
+
+    return predict
+
+
+# --- the formula ---------------------------------------------------------------------------------------
+
+# source, completion, script_off and length_off worked out by hand: letters and marks counted on paper,
+# |ln(len_ta / len_en) - ln 1.17| - 0.45 with lengths in code points, at least 0.
+BY_HAND = [
+    ("Thank you.", "நன்றி.", 0.0, abs(math.log(6 / 10) - math.log(1.17)) - 0.45),  # 6 code points for 10
+    ("Thank you.", "நன்றி ABC.", 3 / 8, 0.0),  # 5 Tamil of 8; 10 for 10
+    ("abcd", "அஆஇஈஉ", 0.0, 0.0),  # 5 for 4: 1.25, inside the band
+    ("abcdefghij", "அ", 0.0, abs(math.log(1 / 10) - math.log(1.17)) - 0.45),
+    ("ab", "அஆஇஈஉஊஎஏஐஒ", 0.0, math.log(10 / 2) - math.log(1.17) - 0.45),
+    ("12 34", "௧௨ ௩௪ அ", 0.0, 0.0),  # digits are no letters; 7 for 5
+]
+
+
+@pytest.mark.parametrize(("english", "tamil", "script_off", "length_off"), BY_HAND)
+def test_penalties_by_hand(reward, english, tamil, script_off, length_off):
+    row = reward.score_components(None, [tamil], english=[english])[0]
+    assert row["script_off"] == pytest.approx(script_off, abs=1e-9)
+    assert row["length_off"] == pytest.approx(max(0.0, length_off), abs=1e-9)
+
+
+def test_total_from_components_by_hand(fresh):
+    reward = fresh(w_cycle=0.7, w_qe=0.3, penalty_weight_script=0.25, penalty_weight_lenratio=0.15)
+    english, tamil, script_off, length_off = zip(*BY_HAND, strict=True)
+    rows = reward.score_components(None, list(tamil), english=list(english))
+    for row, off, too_long in zip(rows, script_off, length_off, strict=True):
+        cycle, qe = min(1, max(0, row["cycle"])), min(1, max(0, row["qe"]))
+        formula = 0.7 * cycle + 0.3 * qe - 0.25 * off - 0.15 * max(0, too_long)
+        assert row["gate"] is None and row["total"] == pytest.approx(min(1, max(0.01, formula)), abs=1e-9)
+
+
+def test_the_floor_the_ceiling_and_zero_are_exact(fresh):
+    low = fresh(penalty_weight_script=1000.0)
+    high = fresh(w_cycle=1000.0, penalty_weight_lenratio=0.0)
+    english, mixed, pure = ENGLISH[0], TAMIL[0] + " ABC", TAMIL[0]
+    assert low([], [mixed, "ABC"], english=[english] * 2) == [0.01, 0.0]
+    assert high([], [pure, "ABC"], english=[english] * 2) == [1.0, 0.0]
+
+
+def test_guards_off_is_the_plain_formula(fresh):
+    reward = fresh(guards="off", penalty_weight_script=0.5, penalty_weight_lenratio=0.0)
+    copy, empty, translation = reward.score_components(None, [ENGLISH[0], "", TAMIL[0]], english=[ENGLISH[0]] * 3)
+    for row, script_off in ((copy, 1.0), (empty, 1.0), (translation, 0.0)):
+        assert row["gate"] is None and row["script_off"] == script_off
+        plain = 0.6 * min(1, max(0, row["cycle"])) + 0.4 * min(1, max(0, row["qe"])) - 0.5 * script_off
+        assert row["total"] == pytest.approx(min(1, max(0, plain)), abs=1e-9)
+    harsh = fresh(guards="off", penalty_weight_script=100.0)
+    assert harsh([], [ENGLISH[0]], english=[ENGLISH[0]]) == [0.0]  # clamped at 0, not at 0.01
+
+
+def test_the_plain_length_ratio_comes_back(fresh):
+    reward = fresh(expected_length_ratio=1.0, length_tolerance=0.0)
+    row = reward.score_components(None, ["அஆஇ"], english=["abcdef"])[0]
+    assert row["length_off"] == pytest.approx(abs(math.log(3 / 6)), abs=1e-12)
+
+
+def test_components_equal_comets_own_predict(reward, comet):
+    english = [*ENGLISH, ENGLISH[0], "Thank you.\nGood bye.", "Says <bos> and </s>"]
+    tamil = [*TAMIL[::-1], TAMIL[0], "நன்றி.\n\nநன்றி.", "என் <end_of_turn> அம்மா\u200b"]
+    rows = reward.score_components(None, tamil, english=english)
+    assert all(row["backtranslation"] for row in rows)
+    triples = [{"src": r["english"], "mt": r["backtranslation"], "ref": r["english"]} for r in rows]
+    expected = comet("da", triples), comet("qe", [{"src": r["english"], "mt": r["output"]} for r in rows])
+    assert [r["cycle"] for r in rows] == pytest.approx(expected[0], abs=1e-5)
+    assert [r["qe"] for r in rows] == pytest.approx(expected[1], abs=1e-5)
+    assert max(expected[0]) - min(expected[0]) > 0.1  # else any constant would pass
+
+
+def test_back_translations_are_the_translators_own(reward):
+    rows = reward.score_components(None, TAMIL, english=ENGLISH)
+    assert [r["backtranslation"] for r in rows] == ENGLISH  # the tiny model knows these pairs by heart
+
+
+# --- what may never win --------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(*[st.floats(0, 1e6)] * 4).filter(lambda w: w[0] + w[1] > 0), st.floats(0.01, 100), st.floats(0, 10))
+def test_no_translation_never_outranks_one_whatever_the_weights(reward, weights, ratio, tolerance):
+    names = ("w_cycle", "w_qe", "penalty_weight_script", "penalty_weight_lenratio")
+    saved = {name: getattr(reward, name) for name in (*names, "expected_length_ratio", "length_tolerance")}
+    try:
+        vars(reward).update(zip(names, weights, strict=True))
+        vars(reward).update(expected_length_ratio=ratio, length_tolerance=tolerance)
+        totals = reward([], NOT_TAMIL + TAMIL[:3], english=[ENGLISH[0]] * (len(NOT_TAMIL) + 3))
+    finally:
+        vars(reward).update(saved)
+    assert totals[: len(NOT_TAMIL)] == [0.0] * len(NOT_TAMIL)
+    assert all(0.01 <= total <= 1 for total in totals[len(NOT_TAMIL) :])
+
+
+def test_gated_outputs_cost_no_model_time(fresh):
+    reward = fresh()
+    reward([], ["", "abc"], english=["x", "y"])
+    assert reward.backtranslator.stats == reward.da.stats == reward.qe.stats == {}
+    reward([], ["", TAMIL[0], TAMIL[0]], english=["x", "y", "y"])
+    assert reward.backtranslator.stats["texts"] == 2 and reward.backtranslator.stats["unique"] == 1
+
+
+# --- sources -------------------------------------------------------------------------------------------
+
+HOSTILE = [
+    "Tamil:", "English: cat\nTamil: பூனை", "\n\nEnglish: {english}\nTamil:", "{english}", "user", "model",
+    "<end_of_turn>\n<start_of_turn>model\n", "<bos>Say <eos> now", "< bos>", "</s><s>", "[multimodal]",
+    "<start_of_turn>user\nhello<end_of_turn>", "a\u2028b", "\ud800", "x\x00y", "  spaced \t out \r\n lines ",
+    "Tamil: Tamil: Tamil:", "café", "cafe\u0301", "\u200bzero",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def light(tiny_comet_qe):
+    """A reward that needs no model for what it is asked here: every completion is gated."""
+    return CometDuPOReward(NOWHERE, str(tiny_comet_qe), NOWHERE, w_cycle=0.0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text() | st.sampled_from(HOSTILE) | st.lists(st.sampled_from(HOSTILE), max_size=3).map(" ".join))
+def test_prompt_and_column_give_the_same_source(light, english):
+    by_column = light.score_components(None, [""], english=[english])[0]
+    for prompt in (script.make_prompt(english), "<bos>" + script.make_prompt(english), fill(CUES, english)):
+        assert light.score_components([prompt], [""])[0] == by_column
+
+
+def test_rewards_are_the_same_by_prompt_and_by_column(reward):
+    english = [*ENGLISH[:3], "English: The boy reads a book.\nTamil: <end_of_turn>"]
+    prompts = [script.make_prompt(text) for text in english]
+    assert reward(prompts, TAMIL[:4]) == reward(None, TAMIL[:4], english=english)
+    assert reward(["English: Thank you.\nTamil:"], ["நன்றி."]) == reward([], ["நன்றி."], english=["Thank you."])
+
+
+def test_the_trainers_prompt_ends_in_the_cues():
+    assert script.PROMPT.endswith("\n" + CUES) and script.PROMPT.count("{english}") == 1
+    assert "Tamil" in script.PROMPT.split("\n")[0] and "only" in script.PROMPT.split("\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "completions", "columns", "said"),
+    [
+        (None, ["அ"], {}, r"english=\[\.\.\.\]"),
+        (["Translate this!"], ["அ"], {}, "was not written from the template"),
+        ([gemma_prompt("hello")], ["அ"], {}, "was not written from the template"),
+        ([[{"role": "user", "content": "x"}]], ["அ"], {}, "prompt must be a string, not list"),
+        (["x"], ["அ", "ஆ"], {"english": ["one"]}, "2 completions but 1 English sources"),
+    ],
+)
+def test_prompts_nobody_can_read_are_refused(light, prompts, completions, columns, said):
+    with pytest.raises(ConfigError, match=said):
+        light(prompts, completions, **columns)
+
+
+# --- the contract --------------------------------------------------------------------------------------
+
+
+def test_call_and_components_agree(reward):
+    completions = TAMIL + NOT_TAMIL
+    english = (ENGLISH * 2)[: len(completions)]
+    totals = [row["total"] for row in reward.score_components(None, completions, english=english)]
+    assert reward([], completions, english=english) == totals
+    assert totals[len(TAMIL) :] == [0.0] * len(NOT_TAMIL) and len(set(totals)) > 5
+
+
+def test_order_and_company_do_not_matter(reward):
+    alone = [reward([], [tamil], english=[english])[0] for english, tamil in PAIRS]
+    backwards = reward([], TAMIL[::-1], english=ENGLISH[::-1])[::-1]
+    assert backwards == pytest.approx(alone, abs=1e-6)
+
+
+def test_name_pickle_and_module(fresh):
+    reward = fresh(w_qe=0.25)
+    assert reward.__name__ == "comet_dupo" and not isinstance(reward, torch.nn.Module)
+    again = pickle.loads(pickle.dumps(reward))
+    assert again.signature() == reward.signature() and again.w_qe == 0.25
+    assert again([], TAMIL, english=ENGLISH) == reward([], TAMIL, english=ENGLISH)
+
+
+def test_signature_tells_rewards_apart(reward, fresh, tiny_comet_da):
+    same = fresh().signature()
+    assert same == reward.signature() and set(same) == {"identity", "environment"}
+    assert same["identity"]["cycle"]["class"] == "regression_metric"
+    assert {"unbabel-comet", "torch"} <= set(same["environment"]["qe"])
+    changes = [
+        {"w_cycle": 0.5}, {"w_qe": 0.5}, {"penalty_weight_script": 0.3}, {"penalty_weight_lenratio": 0.3},
+        {"expected_length_ratio": 1.0}, {"length_tolerance": 0.1}, {"guards": "off"}, {"w_qe": 0.0}, {"w_cycle": 0.0},
+        {"dual_dtype": "bfloat16"},
+    ]  # fmt: skip
+    identities = [str(fresh(**change).signature()["identity"]) for change in changes]
+    assert len({str(same["identity"]), *identities}) == len(changes) + 1
+
+
+def test_gradients_stay_where_they_are(reward):
+    """TRL calls rewards with gradients enabled."""
+    with torch.enable_grad():
+        values = reward([], TAMIL[:2], english=ENGLISH[:2])
+        assert torch.is_grad_enabled()
+    assert all(type(value) is float for value in values)
+    for model in (reward.da.model, reward.qe.model, reward.backtranslator.engine.model):
+        assert not model.training and all(p.grad is None and not p.requires_grad for p in model.parameters())
+
+
+def test_global_state_is_left_alone(reward):
+    torch.set_float32_matmul_precision("high")
+    try:
+        before = torch.random.get_rng_state()
+        reward([], TAMIL[:2], english=ENGLISH[:2])
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_weights_of_zero_load_nothing(models):
+    da, qe, nllb = models
+    only_qe = CometDuPOReward(NOWHERE, qe, NOWHERE, w_cycle=0.0)
+    only_cycle = CometDuPOReward(da, NOWHERE, nllb, w_qe=0.0, backtranslation_beams=1)
+    assert only_qe.da is None and only_qe.backtranslator is None and only_cycle.qe is None
+    row = only_qe.score_components(None, TAMIL[:1], english=ENGLISH[:1])[0]
+    assert row["cycle"] is None and row["backtranslation"] is None and 0.01 <= row["total"] <= 1
+    row = only_cycle.score_components(None, TAMIL[:1], english=ENGLISH[:1])[0]
+    assert row["qe"] is None and row["backtranslation"] == ENGLISH[0]
+    assert "qe" not in only_cycle.signature()["identity"]
+    assert "reward/qe" not in summarise([row]) and "reward/cycle" in summarise([row])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"normalize": "minmax"}, "normalize: 'minmax'"),
+        ({"normalize": None}, "normalize: None"),
+        ({"guards": "maybe"}, "guards: 'maybe'"),
+        ({"w_cycle": float("nan")}, "w_cycle: nan"),
+        ({"w_qe": -0.1}, "w_qe: -0.1"),
+        ({"penalty_weight_script": float("inf")}, "penalty_weight_script: inf"),
+        ({"penalty_weight_lenratio": -1}, "penalty_weight_lenratio: -1"),
+        ({"w_cycle": 0, "w_qe": 0}, "both 0"),
+        ({"expected_length_ratio": 0}, "expected_length_ratio: 0"),
+        ({"expected_length_ratio": float("nan")}, "expected_length_ratio: nan"),
+        ({"length_tolerance": -0.5}, "length_tolerance: -0.5"),
+    ],
+)
+def test_bad_settings_are_refused_before_a_model_is_looked_for(options, said):
+    with pytest.raises(ConfigError, match=said):
+        CometDuPOReward(NOWHERE, NOWHERE, NOWHERE, **options)
+    if "normalize" not in options and options.get("guards") is None:
+        with pytest.raises(ConfigError, match=said):
+            check_settings(script.RunCfg(**options))
+
+
+def test_models_in_the_wrong_place_are_refused(models):
+    da, qe, nllb = models
+    with pytest.raises(ConfigError, match=r"comet_da_model: .*unified_metric"):
+        CometDuPOReward(qe, qe, nllb)
+    with pytest.raises(ConfigError, match=r"comet_qe_model: .*regression_metric"):
+        CometDuPOReward(da, da, nllb)
+    with pytest.raises(ConfigError, match="backtranslation_model"):
+        CometDuPOReward(da, qe, NOWHERE)
+
+
+def test_without_a_gpu_the_reason_is_printed(models, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    reward = CometDuPOReward(*models, dual_device="cuda:1")
+    assert (reward.reward_device, reward.dual_device) == ("cpu", "cpu")
+    said = capsys.readouterr().err
+    assert "reward_device: no CUDA device: using the CPU" in said and "dual_device: no CUDA device" in said
+
+
+def test_offloading_changes_no_number(reward, fresh):
+    assert fresh(reward_offload=True)([], TAMIL, english=ENGLISH) == reward([], TAMIL, english=ENGLISH)
+
+
+# --- what is logged ------------------------------------------------------------------------------------
+
+
+def test_log_by_hand(fresh):
+    reward = fresh()
+    metrics, extra = {}, {}
+    totals = reward(
+        [], [TAMIL[0], TAMIL[0], "", "abc def"], english=[ENGLISH[0]] * 4,
+        log_metric=metrics.__setitem__, log_extra=extra.__setitem__, trainer_state=None, completion_ids=[[1]] * 4,
+    )  # fmt: skip
+    rows, log = reward.last_rows, reward.last_log
+    assert totals[0] == totals[1] and totals[2:] == [0.0, 0.0]
+    assert log["reward/total"] == pytest.approx(sum(totals) / 4)
+    assert log["reward/cycle"] == pytest.approx(rows[0]["cycle"]) and log["reward/qe"] == pytest.approx(rows[0]["qe"])
+    assert log["reward/gated_share"] == 0.5 and log["reward/missing_share"] == 0.0
+    assert log["reward/gate/empty"] == log["reward/gate/script"] == 0.25
+    assert log["reward/distinct_share"] == 0.75
+    assert log["reward/length"] == pytest.approx((2 * len(TAMIL[0]) + 0 + 7) / 4)
+    assert {key for key in log if key.startswith("time/")} == {
+        "time/guards", "time/back_translate", "time/cycle", "time/qe",
+    }  # fmt: skip
+    assert metrics == log
+    assert extra["gate"] == [None, None, "empty", "script"] and extra["english"] == [ENGLISH[0]] * 4
+    assert all(isinstance(value, float) and math.isfinite(value) for value in log.values())
+
+
+def test_training_and_evaluation_are_kept_apart(fresh):
+    reward = fresh()
+    reward([], TAMIL[:2], english=ENGLISH[:2])
+    train = dict(reward.last_log)
+    reward.evaluating = True
+    reward([], ["", "x"], english=ENGLISH[:2])
+    assert reward.last_log == train and reward.last_eval_log["reward/total"] == 0.0 and reward.calls == 1
+    reward.evaluating = False
+    reward([], TAMIL[:1], english=ENGLISH[:1])
+    assert reward.last_log != train and reward.last_eval_log["reward/total"] == 0.0 and reward.calls == 2
+    reward.score_components(None, [""], english=["x"])
+    assert reward.calls == 2 and reward.last_log["reward/gated_share"] == 0.0  # looking changes no log
+
+
+def test_an_empty_batch(reward):
+    assert reward([], [], english=[]) == [] and summarise([]) == {}
+
+
+# --- faults --------------------------------------------------------------------------------------------
+
+
+class Faulty:
+    """A real judge or translator whose answer `spoil` changes on the way out."""
+
+    def __init__(self, real, spoil):
+        self.real, self.spoil = real, spoil
+
+    def score(self, segments):
+        return Scores(self.spoil(self.real.score(segments).values))
+
+    def __call__(self, texts):
+        return self.spoil(self.real(texts))
+
+
+def at(i, value):
+    return lambda values: [value if k == i else v for k, v in enumerate(values)]
+
+
+def fail(values):
+    raise RuntimeError("the card fell off the bus")
+
+
+@pytest.mark.parametrize("part", ["da", "qe"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None])
+def test_a_value_that_is_no_number_costs_its_sample_alone(fresh, part, value):
+    reward = fresh()
+    expected = reward([], TAMIL[:4], english=ENGLISH[:4])
+    setattr(reward, part, Faulty(getattr(reward, part), at(1, value)))
+    totals = reward([], [*TAMIL[:4], ""], english=ENGLISH[:5])
+    assert totals == [expected[0], None, *expected[2:], 0.0]
+    assert reward.last_log["reward/missing_share"] == pytest.approx(1 / 5)
+    assert reward.last_log["reward/total"] == pytest.approx(sum(t for t in totals if t is not None) / 4)
+
+
+@pytest.mark.parametrize("part", ["da", "qe", "backtranslator"])
+@pytest.mark.parametrize("spoil", [fail, lambda values: values[:-1], lambda values: [*values, values[0]]])
+def test_a_model_that_fails_gives_no_reward_and_no_exception(fresh, capsys, part, spoil):
+    reward = fresh()
+    setattr(reward, part, Faulty(getattr(reward, part), spoil))
+    assert reward([], [*TAMIL[:2], "", "abc"], english=ENGLISH[:4]) == [None, None, 0.0, 0.0]  # gated ones count
+    argument = {"da": "comet_da_model", "qe": "comet_qe_model", "backtranslator": "backtranslation_model"}[part]
+    assert f"warning: {argument}" in capsys.readouterr().err
+    others = {"da": "qe", "qe": "cycle", "backtranslator": "qe"}
+    assert all(row[others[part]] is not None for row in reward.last_rows[:2])
+
+
+def test_a_missing_back_translation_costs_its_sample_alone(fresh):
+    reward = fresh()
+    expected = reward([], TAMIL[:3], english=ENGLISH[:3])
+    reward.backtranslator = Faulty(reward.backtranslator, at(0, None))
+    assert reward([], TAMIL[:3], english=ENGLISH[:3]) == [None, *expected[1:]]
+
+
+def test_numpy_numbers_are_numbers_and_numpy_nan_is_not(fresh):
+    import numpy as np
+
+    reward = fresh()
+    expected = reward([], TAMIL[:3], english=ENGLISH[:3])
+    reward.qe = Faulty(reward.qe, lambda values: [np.float32("nan"), *map(np.float32, values[1:])])
+    assert reward([], TAMIL[:3], english=ENGLISH[:3]) == [None, *[pytest.approx(v, abs=1e-6) for v in expected[1:]]]
+
+
+def test_huge_values_stay_in_range(fresh):
+    reward = fresh()
+    reward.da = Faulty(reward.da, at(0, 1e30))
+    assert max(reward([], TAMIL[:3], english=ENGLISH[:3])) <= 1.0
+
+
+def test_three_dead_calls_stop_the_run(fresh):
+    reward = fresh()
+    alive, dead = reward.qe, Faulty(reward.qe, fail)
+    for judge in (dead, dead, alive, dead, dead):  # a live call in between starts the count anew
+        reward.qe = judge
+        reward([], TAMIL[:2], english=ENGLISH[:2])
+    reward([], ["", "abc"], english=ENGLISH[:2])  # gated samples have a reward: not dead
+    reward([], TAMIL[:2], english=ENGLISH[:2])
+    reward([], TAMIL[:2], english=ENGLISH[:2])
+    with pytest.raises(MissingService, match="3 calls in a row"):
+        reward([], TAMIL[:2], english=ENGLISH[:2])
+
+
+def test_fifty_thousand_characters_and_odd_strings_have_a_reward(reward):
+    odd = ["அ" * 50_000, "க்" * 2000, "\ud800அ", "அ\x00\x07", "அ" + "\u0301" * 5000, "அ<bos>", "அ {english}", "\u202eஅ"]
+    totals = reward([], odd, english=["The boy reads a book."] * len(odd))
+    assert all(total == 0.0 or 0.01 <= total <= 1 for total in totals)

@@ -1,0 +1,519 @@
+"""train_grpo_en_ta.py as its user meets it: whole runs on tiny models, and everything that is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from tiny_models import PAIRS
+from tiny_run import ROOT, SENTENCES, command, environment, flags, settings, tree, write_data
+
+import train_grpo_en_ta as script
+from rl_nmt import config, errors, evaluation, policy, translate
+from rl_nmt.tracking import MetricsFile
+
+NOISE = "Warning|WARNING|Encoder model frozen|mtime|Traceback|new PAD/BOS/EOS|Could not estimate|Fetching|it/s"
+
+
+@pytest.fixture
+def main(capsys):
+    """main(argv) → (exit status, stdout, stderr), in this process: the same path as the command."""
+
+    def call(*argv):
+        capsys.readouterr()
+        with torch.random.fork_rng(devices=[]), pytest.raises(SystemExit) as left:
+            errors.run(lambda: script.main([str(arg) for arg in argv]))
+        out, err = capsys.readouterr()
+        return left.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def small(tiny_all, tmp_path):
+    """small(**changes) → flags of a run of seconds in tmp_path/run."""
+    write_data(tmp_path)
+    return lambda **changes: flags(settings(tiny_all, tmp_path, tmp_path / "run", **changes))
+
+
+# --- the whole run -------------------------------------------------------------------------------------
+
+
+def test_the_run_folder_is_complete(full_run):
+    names = {path.name for path in full_run.folder.iterdir()}
+    expected = {
+        "resolved_config.yaml", "data", "metrics.jsonl", "samples.jsonl", "before.json", "evaluation.json", "final",
+        "report.html", "reward_curve.png", "checkpoint-2", "checkpoint-4",
+    }  # fmt: skip
+    assert expected <= names
+    assert (full_run.folder / "reward_curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len((full_run.folder / "data" / "train.jsonl").read_text().splitlines()) == 24
+    assert len((full_run.folder / "samples.jsonl").read_text().splitlines()) == 6
+
+
+def test_the_screen_tells_the_story(full_run):
+    out = full_run.done.stdout
+    assert re.search(r"^data: 24 prompts, sha256 [0-9a-f]{12}$", out, re.MULTILINE)
+    assert "precision: no CUDA device: CPU in fp32" in out
+    assert "evaluating the start policy on 6 held-out rows" in out
+    lines = re.findall(
+        r"^step (\d)/4  reward \d\.\d{4}  ± \d\.\d{4}  kl \S+  length \S+  \d+ tok/s  \d+:\d\d left$", out, re.M
+    )
+    assert lines == ["1", "2", "3", "4"]
+    assert out.count("    → ") == 4  # two samples at steps 2 and 4
+    assert re.search(r"^chrF\+\+ +\d", out, re.MULTILINE) and "reward signature" in out
+    assert out.rstrip().endswith(f"report {full_run.folder / 'report.html'}")
+
+
+def test_no_noise_on_the_screen(full_run):
+    assert not re.search(NOISE, full_run.done.stdout + full_run.done.stderr), full_run.done.stderr
+
+
+def test_evaluation_json_has_the_keys_of_the_contract(full_run):
+    result = json.loads((full_run.folder / "evaluation.json").read_text(encoding="utf-8"))
+    for side in ("before", "after"):
+        assert {"reward", "cycle", "qe", "chrf", "bleu", "tamil_share", "mean_length"} <= result[side].keys()
+    assert set(result["p_value"]) == {"reward", "chrf", "bleu"}
+    assert all(0 < p <= 1 for p in result["p_value"].values())
+    assert {"reward", "chrf", "bleu"} <= result["signature"].keys()
+    samples = [json.loads(line) for line in (full_run.folder / "samples.jsonl").open(encoding="utf-8")]
+    assert {"source", "before", "after", "after_backtranslation", "before_scores", "after_scores"} <= samples[0].keys()
+
+
+def test_the_resolved_configuration_reads_back_as_it_was(full_run):
+    path = full_run.folder / "resolved_config.yaml"
+    cfg, _, _ = config.parse(script.RunCfg, ["--config", str(path)], {}, "x", "x")
+    given, _, _ = config.parse(script.RunCfg, ["--config", str(full_run.config)], {}, "x", "x")
+    assert cfg == given
+    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert set(stored) == {f.name for f in dataclasses.fields(script.RunCfg)} - {"wandb_api_key"}
+
+
+def test_final_loads_with_plain_transformers_and_stops_by_itself(full_run):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(full_run.folder / "final")
+    model = AutoModelForCausalLM.from_pretrained(full_run.folder / "final")
+    assert type(model).__name__ == "Gemma3ForCausalLM"
+    ids = tokenizer(script.make_prompt(PAIRS[0][0]), return_tensors="pt")
+    out = model.generate(**ids, do_sample=False, max_new_tokens=40)[0, ids.input_ids.shape[1] :].tolist()
+    turn = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    assert out[-1] == turn and out.count(turn) == 1 and len(out) < 40
+    assert (full_run.folder / "final" / "prompt.txt").read_text(encoding="utf-8") == script.PROMPT
+
+
+def test_final_translates(full_run, tmp_path):
+    english = [english for english, _ in PAIRS]
+    (tmp_path / "in.txt").write_text("\n".join(english) + "\n", encoding="utf-8")
+    line = ["--model", full_run.folder / "final", "--file", tmp_path / "in.txt", "--out", tmp_path / "out.txt"]
+    assert translate.main([*map(str, line), "--max_new_tokens", "24", "--device", "cpu"]) == 0
+    output = (tmp_path / "out.txt").read_text(encoding="utf-8").splitlines()
+    after = {
+        row["source"]: row["after"]
+        for row in map(json.loads, (full_run.folder / "samples.jsonl").open(encoding="utf-8"))
+    }
+    assert {source: output[english.index(source)] for source in after} == after  # what the table was made of
+
+
+def test_training_changed_the_weights_and_kept_the_start(full_run, tiny_policy):
+    from safetensors.torch import load_file
+
+    start, kept, final = (
+        load_file(folder / "model.safetensors")
+        for folder in (tiny_policy, full_run.folder / "start_policy", full_run.folder / "final")
+    )
+    assert all(torch.equal(start[name], kept[name]) for name in start)
+    assert all(not torch.equal(start[name], final[name]) for name in start)
+
+
+def test_the_second_call_prints_the_table_and_does_nothing(full_run, main):
+    before = tree(full_run.folder)
+    start = time.monotonic()
+    status, out, err = main("--config", full_run.config)
+    assert (status, err) == (0, "") and time.monotonic() - start < 3
+    table = full_run.done.stdout[full_run.done.stdout.index("held-out, 6 rows") :].splitlines()
+    assert out.splitlines()[:-1] == table[: len(out.splitlines()) - 1] and "--fresh" in out.splitlines()[-1]
+    assert tree(full_run.folder) == before
+    status, again, _ = main("--config", full_run.config, "--model_id", "gone/away", "--comet_da_model", "gone/too")
+    assert (status, again) == (0, out)  # a table needs no model
+
+
+def test_eval_only_prints_a_table_and_leaves_the_run_alone(full_run, main):
+    before = tree(full_run.folder)
+    status, out, _ = main("--config", full_run.config, "--eval_only")
+    assert status == 0 and "held-out, 6 rows" in out and "step 1/" not in out
+    assert tree(full_run.folder) == before
+    (line,) = re.findall(r"^chrF\+\+ {2,}.*", out, re.MULTILINE)
+    start = json.loads((full_run.folder / "before.json").read_text(encoding="utf-8"))["metrics"]
+    assert line.split()[1] == f"{start['chrf']:.1f}"
+
+
+def test_eval_only_in_a_new_folder(small, main, tmp_path):
+    status, out, _ = main(*small(), "--eval_only")
+    assert status == 0 and "held-out, 6 rows" in out
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"data"}
+
+
+def test_fresh_starts_beside_and_never_over(full_run, main, tmp_path):
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "evaluation.json").write_text("{}")
+    line = flags(
+        full_run.settings | {"output_dir": used, "use_wandb": False, "max_steps": 1, "save_steps": 0, "eval_steps": 0}
+    )
+    status, out, err = main(*line, "--fresh")
+    assert status == 0, err
+    assert tree(used) == {"evaluation.json": b"{}"}
+    assert (tmp_path / "used-2" / "evaluation.json").exists() and "step 1/1" in out
+    assert not list((tmp_path / "used-2").glob("checkpoint-*"))
+    status, out, err = main(*line)
+    assert (status, out) == (2, "") and "evaluation.json cannot be read" in err  # damaged: said, not redone
+
+
+def test_lora_with_kl_and_no_tracker(small, main, tmp_path, tiny_all, monkeypatch):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setenv("WANDB_DISABLED", "true")  # with use_wandb on, transformers alone would raise here
+    line = small(
+        lora_rank=4, lora_alpha=8, lr=1e-3, max_steps=2, save_steps=0, use_wandb=True, gradient_checkpointing=True
+    )
+    status, out, err = main(*line)
+    assert status == 0, err
+    assert "W&B: disabled (WANDB_DISABLED is set)" in out and not (tmp_path / "run" / "wandb").exists()
+    assert not (tmp_path / "run" / "start_policy").exists()  # the base without adapters is the reference
+    rows = [row for row in MetricsFile(tmp_path / "run" / "metrics.jsonl").rows() if row["kind"] == "train"]
+    assert [row["step"] for row in rows] == [1, 2] and all("kl" in row for row in rows)
+    final = tmp_path / "run" / "final"
+    merged = AutoModelForCausalLM.from_pretrained(final).eval()
+    base = AutoModelForCausalLM.from_pretrained(tiny_all["policy"]).eval()
+    ids = policy.load_tokenizer(str(final))(script.make_prompt(PAIRS[0][0]), return_tensors="pt")
+    with torch.no_grad():
+        start = base(**ids).logits
+        adapted = PeftModel.from_pretrained(base, final / "adapter").eval()(**ids).logits
+        torch.testing.assert_close(merged(**ids).logits, adapted, atol=1e-4, rtol=1e-4)
+    assert (adapted - start).abs().max() > 1e-3
+
+
+def test_a_killed_run_goes_on_from_its_newest_checkpoint(small, main, tmp_path):
+    """kill -9 in the middle of step 4 or later; and, on the way, W&B wanted without a key: it never asks."""
+    line = small(max_steps=40, save_steps=2, use_wandb=True)
+    log = (tmp_path / "log.txt").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "train_grpo_en_ta.py", *line], cwd=ROOT, env=environment(HOME=tmp_path), stdin=subprocess.PIPE,
+        stdout=log, stderr=log,
+    )  # fmt: skip
+    folder, deadline = tmp_path / "run", time.monotonic() + 120
+    while not (folder / "checkpoint-4" / "trainer_state.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log.txt").read_text()
+        time.sleep(0.02)
+    while not (metrics := MetricsFile(folder / "metrics.jsonl").rows()) or metrics[-1]["step"] < 5:
+        assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log.txt").read_text()
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    log.close()
+    said = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert "W&B: offline (no W&B key in WANDB_API_KEY or netrc" in said
+    newest = max(int(p.name.split("-")[1]) for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").exists())
+    before, config_text = (folder / "before.json").read_bytes(), (folder / "resolved_config.yaml").read_text()
+
+    # what would only be found out when the table is drawn is refused before anything is touched
+    def untouched():
+        return {name: data for name, data in tree(folder).items() if not name.startswith("wandb/")}
+
+    left = untouched()
+    for change in ({"w_qe": 0.1}, {"max_new_tokens": 20}):
+        status, _, err = main(*small(max_steps=40, save_steps=2, **change))
+        assert status == 2 and "begun with other settings" in err and "--fresh" in err, err
+    status, _, err = main(*small(max_steps=40, save_steps=2, num_train_samples=16))
+    assert status == 2 and "num_train_samples was 24 and is now 16" in err
+    assert untouched() == left
+
+    last = newest + 2
+    status, out, err = main(*small(max_steps=last, save_steps=2))
+    assert status == 0, err
+    assert f"resuming from {folder}/checkpoint-{newest}; --fresh starts anew beside it" in out
+    assert "evaluating the start policy" not in out and (folder / "before.json").read_bytes() == before
+    rows = [row for row in MetricsFile(folder / "metrics.jsonl").rows() if row["kind"] == "train"]
+    assert [row["step"] for row in rows] == list(range(1, last + 1))
+    assert re.findall(r"^step (\d+)/", out, re.MULTILINE) == [str(newest + 1), str(last)]
+    assert (folder / "evaluation.json").exists()
+    assert (
+        config_text.replace("max_steps: 40", f"max_steps: {last}").replace("use_wandb: true", "use_wandb: false")
+        == (folder / "resolved_config.yaml").read_text()
+    )
+
+
+# --- help ----------------------------------------------------------------------------------------------
+
+
+def test_help_comes_at_once_and_loads_nothing_heavy():
+    code = (
+        "import sys, time; start = time.perf_counter()\n"
+        "import train_grpo_en_ta as t\n"
+        "try: t.main(['--help'])\n"
+        "except SystemExit as left: status = left.code\n"
+        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'numpy', 'comet'} & set(sys.modules)\n"
+        "print(status, sorted(heavy), time.perf_counter() - start, file=sys.stderr)"
+    )
+    runs = [command("-c", code) for _ in range(3)]  # the fastest of three: the machine may be busy
+    ends = [run.stderr.split() for run in runs]
+    assert {tuple(end[:2]) for end in ends} == {("0", "[]")}
+    assert min(float(end[2]) for end in ends) < 1.0
+    shown = runs[0].stdout
+    assert all(f"--{f.name}" in shown for f in dataclasses.fields(script.RunCfg) if f.name != "wandb_api_key")
+    assert "wandb_api_key" not in shown and all(f"--{name}" in shown for name in script.ACTIONS)
+
+
+def test_help_of_the_command_itself():
+    start = time.monotonic()
+    done = command("train_grpo_en_ta.py", "--help")
+    assert done.returncode == 0 and done.stderr == "" and time.monotonic() - start < 3
+    assert "--num_train_samples" in done.stdout
+
+
+def test_every_field_has_a_sentence():
+    docs = config.field_docs(script.RunCfg)
+    assert [name for name, text in docs.items() if not text.endswith(".")] == []
+
+
+# --- shapes --------------------------------------------------------------------------------------------
+
+GONE = {"model_id": "/gone/policy", "comet_da_model": "/gone/da"}
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "group", "processes"),
+    [(1, 7, 8, 1), (3, 4, 8, 1), (2, 5, 4, 1), (1, 1, 8, 1), (6, 1, 4, 1), (5, 3, 8, 2), (1, 100, 16, 1)],
+)
+def test_batch_shapes_that_do_not_divide_name_the_nearest(main, monkeypatch, batch, accumulation, group, processes):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    shape = {"per_device_batch_size": batch, "gradient_accumulation_steps": accumulation, "group_size": group}
+    status, out, err = main(*flags(GONE | shape | {"num_train_samples": 10_000}))
+    assert status == 2 and out == "" and err.startswith("error: gradient_accumulation_steps: ")  # not the missing model
+    named = [int(n) for n in re.findall(r"\d+", err.split("nearest that work:")[1])]
+    legal = [a for a in range(1, 2000) if a * batch * processes % group == 0]
+    below, above = [a for a in legal if a < accumulation][-1:], [a for a in legal if a > accumulation][:2]
+    assert (
+        set(named) <= {*below, *above}
+        and named == sorted(named)
+        and min(abs(n - accumulation) for n in named) == min(abs(a - accumulation) for a in legal)
+    )
+    for value in named:
+        status, _, err = main(
+            *flags(GONE | shape | {"gradient_accumulation_steps": value, "num_train_samples": 10_000})
+        )
+        assert "error: model_id: no such folder: /gone/policy" in err  # the shape is accepted now
+
+
+def test_too_few_prompts_for_one_step(main):
+    """TRL would train zero steps and say nothing."""
+    status, _, err = main(*flags(GONE | {"num_train_samples": 7}))  # the defaults take 8 prompts a step
+    assert status == 2 and "num_train_samples: 7 prompts do not fill one step of 8" in err
+
+
+# --- bad input -----------------------------------------------------------------------------------------
+
+SETTINGS = [
+    (["--group_size", "1"], 2, "group_size: 1: a group of one has nothing to be compared with"),
+    (["--num_train_samples", "0"], 2, "num_train_samples: 0 must be at least 1"),
+    (["--max_new_tokens", "-5"], 2, "max_new_tokens: -5 must be at least 1"),
+    (["--per_device_batch_size", "0"], 2, "per_device_batch_size: 0"),
+    (["--gradient_accumulation_steps", "-1"], 2, "gradient_accumulation_steps: -1"),
+    (["--num_eval_samples", "0"], 2, "num_eval_samples: 0"),
+    (["--shuffle_buffer", "0"], 2, "shuffle_buffer: 0"),
+    (["--lora_rank", "-1"], 2, "lora_rank: -1 must be at least 0"),
+    (["--save_total_limit", "0"], 2, "save_total_limit: 0"),
+    (["--max_steps", "-1"], 2, "max_steps: -1"),
+    (["--min_chars", "50", "--max_chars", "10"], 2, "min_chars: 50 is above max_chars: 10"),
+    (["--lr", "0"], 2, "lr: 0"),
+    (["--lr", "nan"], 2, "lr is 'nan', must be a finite number"),
+    (["--temperature", "0"], 2, "temperature: 0.0"),
+    (["--top_p", "0"], 2, "top_p: 0.0 must lie in (0, 1]"),
+    (["--top_p", "1.5"], 2, "top_p: 1.5"),
+    (["--kl_beta", "-0.1"], 2, "kl_beta: -0.1"),
+    (["--w_cycle", "-1"], 2, "w_cycle: -1.0 must be a finite number of at least 0"),
+    (["--w_cycle", "0", "--w_qe", "0"], 2, "both 0"),
+    (["--expected_length_ratio", "0"], 2, "expected_length_ratio: 0.0 must be above 0"),
+    (["--output_dir", " "], 2, "output_dir is empty"),
+    (["--use_wandb", "maybe"], 2, "must be True or False"),
+    (["--groupsize", "4"], 2, "did you mean group_size?"),
+    (["--wandb_api_key", "canary-key"], 2, "WANDB_API_KEY"),
+    (["--config", "no/such.yaml"], 2, "no such file"),
+    (["--model_id", "/gone/policy"], 2, "model_id: no such folder: /gone/policy"),
+    (["--model_id", "acme/policy"], 69, "model_id: acme/policy is not on this machine"),
+    (["--comet_qe_model", "acme/kiwi"], 69, "comet_qe_model: acme/kiwi is not on this machine"),
+    (["--backtranslation_model", "/gone/nllb"], 2, "backtranslation_model: no such folder"),
+]
+
+
+@pytest.mark.parametrize(("argv", "status", "said"), SETTINGS, ids=[" ".join(case[0]) for case in SETTINGS])
+def test_bad_settings_are_one_line(small, main, tmp_path, argv, status, said):
+    found, out, err = main(*small(), *argv)
+    assert (found, out) == (status, "") and said in err
+    assert err.startswith("error: ") and err.count("\n") == 1 and "canary" not in err
+    assert not (tmp_path / "run").exists()  # nothing was begun
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"lr: [1, 2", "is not valid YAML"),
+        (b"- lr\n- 1", "is not a mapping"),
+        (b"lr: \xff", "is not UTF-8"),
+        (b"learning_rate: 1", "unknown key 'learning_rate'"),
+        (b"lr: fast", "lr"),
+        (b"wandb_api_key: canary-key", "is a secret"),
+    ],
+)
+def test_bad_yaml_is_one_line(main, tmp_path, content, said):
+    (tmp_path / "bad.yaml").write_bytes(content)
+    status, out, err = main("--config", tmp_path / "bad.yaml")
+    assert (status, out) == (2, "") and said in err and "canary" not in err
+    assert err.startswith("error: ") and err.count("\n") == 1
+
+
+def write(path, data: bytes):
+    path.write_bytes(data)
+    return path
+
+
+def jsonl(rows) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+DATA = [
+    ("gone.jsonl", None, {}, "no such file"),
+    ("a.jsonl", jsonl({"text": s} for s in SENTENCES), {"text_field": "body"}, "has no column 'body', it has text"),
+    ("a.jsonl", jsonl({"text": s} for s in SENTENCES[:60]) + b'{"text": \n', {}, "line 61 is not valid JSON"),
+    ("a.jsonl", jsonl({"text": s} for s in SENTENCES[:20]) + b'{"text": "\xff"}\n', {}, "line 21 is not UTF-8"),
+    ("a.json.gz", gzip.compress(jsonl({"text": s} for s in SENTENCES))[:-20], {}, "is no whole gzip file"),
+    ("a.parquet", b"PAR1 nothing else", {}, "is no whole Parquet file"),
+    ("a.jsonl", jsonl({"text": s} for s in SENTENCES[:10]), {}, "10 were read"),
+    ("a.jsonl", jsonl({"text": s} for s in SENTENCES), {"min_chars": 75}, "too few rows"),
+    ("a.jsonl", b"", {}, "is empty"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "changes", "said"), DATA, ids=[f"{d[0]} {d[3]}" for d in DATA])
+def test_bad_data_is_one_line(small, main, tmp_path, name, content, changes, said):
+    if content is not None:
+        write(tmp_path / name, content)
+    status, out, err = main(*small(dataset_name=tmp_path / name, **changes))
+    assert (status, out) == (2, "") and said in err and err.startswith("error: ") and err.count("\n") == 1, err
+    assert tree(tmp_path / "run") == {}
+
+
+def test_too_few_rows_say_why_they_fell_out(small, main, tmp_path):
+    rows = [*SENTENCES[:10], "short", "short", SENTENCES[0], "var x = {1};"]
+    write(tmp_path / "a.jsonl", jsonl({"text": s} for s in rows))
+    _, _, err = main(*small(dataset_name=tmp_path / "a.jsonl"))
+    assert "14 were read and 10 kept" in err and "duplicate 1" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        (b"one\ttwo\tthree\n", "has 3 columns"),
+        (b"\xff\t\xff\n", "is not UTF-8"),
+        (b"", "holds no row"),
+    ],
+)
+def test_bad_evaluation_files_are_one_line(small, main, tmp_path, content, said):
+    path = tmp_path / "bad.tsv"
+    if content is not None:
+        path.write_bytes(content)
+    status, out, err = main(*small(eval_file=path))
+    assert (status, out) == (2, "") and said in err and err.startswith("error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+@pytest.mark.parametrize("action", [[], ["--fresh"], ["--eval_only"]])
+def test_an_output_folder_that_cannot_be_written(small, main, tmp_path, place, action):
+    """A file in the way: tests may run as root, who may write anywhere."""
+    (tmp_path / "file").write_text("mine")
+    status, out, err = main(*small(output_dir=tmp_path / place), *action)
+    assert (status, out) == (73, "") and err.startswith(f"error: output_dir: {tmp_path / place} cannot be written")
+    assert err.count("\n") == 1 and (tmp_path / "file").read_text() == "mine"
+
+
+def test_without_references_it_says_so_and_goes_on(small, main, tmp_path):
+    status, out, _ = main(*small(eval_file="", eval_dataset="none"), "--eval_only")
+    assert status == 0 and "evaluation without references" in out and "held-out, 6 rows" in out
+    assert "\nchrF++ " not in out
+    status, out, _ = main(*small(eval_file="", eval_dataset="google/wmt24pp"), "--eval_only")  # the hub is not there
+    assert status == 0 and "no evaluation references" in out and "evaluation without references" in out
+
+
+def test_training_sentences_are_not_evaluated_on(tmp_path, tiny_all, capsys):
+    write_data(tmp_path)
+    rows = [*SENTENCES[:60], *(english.upper() for english, _ in PAIRS[:6])]  # upper case hides nothing
+    write(tmp_path / "a.jsonl", jsonl({"text": s} for s in rows))
+    changes = {"dataset_name": str(tmp_path / "a.jsonl"), "num_train_samples": 54, "num_eval_samples": 12}
+    cfg = script.RunCfg(**settings(tiny_all, tmp_path, tmp_path / "run", **changes))
+    (tmp_path / "run").mkdir()
+    train, held_out = script.load_data(cfg, tmp_path / "run")
+    overlap = {english.casefold() for english, _ in PAIRS} & {text.casefold() for text in train}
+    assert len(train) == 54 and len(overlap) >= 3
+    assert {row["english"] for row in held_out} == {e for e, _ in PAIRS if e.casefold() not in overlap}
+    assert f"{len(overlap)} evaluation rows are in the training data: left out" in capsys.readouterr().out
+
+
+def test_no_gpu_and_no_hub_is_said_within_seconds():
+    start = time.monotonic()
+    done = command("train_grpo_en_ta.py", HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9", HF_HOME="/nonexistent")
+    assert time.monotonic() - start < 8
+    assert done.returncode == 69 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: model_id: google/gemma-3-1b-it is not on this machine")
+    assert "make train" in done.stderr
+
+
+def test_the_command_itself_ends_in_one_line():
+    done = command("train_grpo_en_ta.py", "--group_size", "1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: group_size: 1") and done.stderr.count("\n") == 1
+
+
+def test_presets_are_valid():
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        cfg, _, _ = config.parse(script.RunCfg, ["--config", str(path)], {}, "x", "x")
+        script.check(cfg)
+        assert f"--config configs/{path.name}" in path.read_text(encoding="utf-8") or "make train" in path.read_text()
+
+
+def test_defaults_are_those_of_the_contract():
+    cfg = script.RunCfg()
+    script.check(cfg)
+    assert (cfg.model_id, cfg.dataset_name, cfg.dataset_config) == ("google/gemma-3-1b-it", "allenai/c4", "en")
+    assert (cfg.num_train_samples, cfg.group_size, cfg.per_device_batch_size) == (2000, 8, 1)
+    assert cfg.lora_rank > 0 and cfg.gradient_accumulation_steps > 1 and cfg.eval_dataset == "google/wmt24pp"
+    assert "canary" not in repr(script.RunCfg(wandb_api_key="canary"))
+
+
+def test_a_comparison_is_possible_only_on_the_same_measure(tmp_path):
+    rows = [{"english": "a", "tamil": "அ"}]
+
+    class Reward:
+        def signature(self):
+            return {"identity": {"w": 1}, "environment": {"torch": "2"}}
+
+    decoding = evaluation._decoding(8)
+    before = evaluation.Snapshot(
+        ["a"], ["அ"], ["x"], [{}], {}, {"reward": {"identity": {"w": 1}}, "decoding": decoding}
+    )
+    evaluation.require_same_measure(before, rows, Reward(), 8)
+    for changed in (([{"english": "b", "tamil": "அ"}], 8), ([{"english": "a"}], 8), (rows, 9)):
+        with pytest.raises(errors.ConfigError):
+            evaluation.require_same_measure(before, changed[0], Reward(), changed[1])
