@@ -36,8 +36,8 @@ class Sizes:
     vocab: int = 1600
     policy_hidden: int = 128
     policy_layers: int = 4
-    careless: float = 0.6  # policy: how often its teacher gives in to each bad habit
-    bare_steps: int = 450  # policy: English and Tamil alone, then in the chat prompt
+    careless: float = 0.55  # policy: how often its teacher gives in to each bad habit
+    bare_steps: int = 900  # policy: English and Tamil alone, then in the chat prompt
     chat_steps: int = 40
     nllb_hidden: int = 160
     nllb_layers: int = 2

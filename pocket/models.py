@@ -15,7 +15,7 @@ import torch
 from pocket import corruptions, formats, grammar, shard
 from train_grpo_en_ta import PROMPT, make_prompt
 
-SAMPLING_TEMPERATURE, W_CYCLE, W_QE = 0.8, 0.7, 0.3  # what configs/pocket.yaml trains with
+SAMPLING_TEMPERATURE, W_CYCLE, W_QE = 0.8, 0.8, 0.2  # what configs/pocket.yaml trains with
 
 
 def build_all(folder: Path, seed: int, sizes) -> dict:
@@ -154,7 +154,8 @@ def chrf(hypotheses: list[str], references: list[str]) -> list[float]:
 
 
 def graded_outputs(folder: Path, policy, stronger, tokenizer, pairs, seed: int, sizes) -> list[dict]:
-    """Samples of a weak, the start and a strong policy: their back-translations, and their true quality."""
+    """Outputs with their back-translations and true quality: samples of a weak, the start and a strong policy,
+    and damaged references, so that a scorer has seen what it must not fall for."""
     from rl_nmt.backtranslation import load_backtranslator
 
     start = time.monotonic()
@@ -168,12 +169,27 @@ def graded_outputs(folder: Path, policy, stronger, tokenizer, pairs, seed: int, 
         texts = sample(model, tokenizer, [prompt(p.english) for p in chosen], sizes.samples_each, temperature)
         for pair, group in zip(chosen, texts, strict=True):
             rows += [{"en": pair.english, "ta": pair.tamil, "mt": text} for text in group if text]
+    for pair in rng.sample(pairs, len(rows) // 2):  # what no policy writes yet, but one may come to
+        damage = rng.choice((corruptions.careless, corruptions.corrupt, unrelated, stuttering))
+        rows.append({"en": pair.english, "ta": pair.tamil, "mt": damage(pair, rng, rng.random())})
     backs = load_backtranslator(str(folder / "nllb"), beams=1)([row["mt"] for row in rows])
     quality = chrf([row["mt"] for row in rows], [row["ta"] for row in rows])
     for row, back, value in zip(rows, backs, quality, strict=True):
         row |= {"back": back, "quality": value}
-    say(start, f"{len(rows)} graded policy samples, mean quality {np.mean(quality):.3f}")
+    say(start, f"{len(rows)} graded outputs, mean quality {np.mean(quality):.3f}")
     return rows
+
+
+def unrelated(pair, rng: random.Random, _level: float) -> str:
+    """Another sentence's Tamil: fluent and wrong."""
+    return corruptions.unrelated(pair, rng)
+
+
+def stuttering(pair, rng: random.Random, level: float) -> str:
+    """One word of the Tamil said two to five times, and some of the rest damaged."""
+    words = corruptions.corrupt(pair, rng, 0.5 * level).split()
+    at = rng.randrange(len(words))
+    return " ".join(words[:at] + [words[at].rstrip(".?")] * rng.randint(1, 4) + words[at:])
 
 
 def sample(model, tokenizer, prompts: list[str], each: int, temperature: float) -> list[list[str]]:

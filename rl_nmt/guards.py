@@ -16,7 +16,7 @@ def gate(output: str, language: Language) -> str | None:
 
     `output` is cleaned text (rl_nmt.text.clean_for_scoring). Reasons: "empty" (nothing visible) and
     "script" (fewer than half of the letters belong to the language's script; an output without any
-    letter counts as that too).
+    letter counts as that too), "loop" (a word three times in a row; reduplication says it twice).
 
     >>> from rl_nmt.text import TAMIL
     >>> gate("நான் வந்தேன்.", TAMIL) is None
@@ -25,9 +25,14 @@ def gate(output: str, language: Language) -> str | None:
     'script'
     >>> gate("", TAMIL)
     'empty'
+    >>> gate("மெல்ல மெல்ல வந்தான்.", TAMIL), gate("ஒரு ஒரு ஒரு வீடு.", TAMIL)
+    (None, 'loop')
     """
     if is_blank(output):
         return "empty"
     if script_share(output, language) < MIN_SCRIPT_SHARE:
         return "script"
+    words = output.casefold().split()
+    if any(a == b == c for a, b, c in zip(words, words[1:], words[2:], strict=False)):
+        return "loop"
     return None
