@@ -2,13 +2,15 @@
 # make test    the tests: offline, under ten minutes on two cores
 # make smoke   look at the pocket reward
 # make pocket  only build the pocket models
+# make bench   three seeds and a control run: the table in docs/LOG.md, an hour
+# make curve   put the last pocket run's curve into the README
 # Each makes .venv from requirements.txt first, if it is not there or older.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: train test slow smoke pocket bench clean
+.PHONY: train test smoke pocket bench curve clean
 
 train: pocket
 	$(RUN) train_grpo_en_ta.py --config configs/pocket.yaml
@@ -18,9 +20,6 @@ pocket: $(VENV)
 
 test: $(VENV)
 	$(RUN) -m pytest
-
-slow: $(VENV)
-	$(RUN) -m pytest -m slow
 
 smoke: pocket
 	$(RUN) smoke_test_rewards.py --config configs/pocket.yaml
@@ -36,6 +35,9 @@ $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
+
+curve:  # the picture in the README: the last pocket run's
+	cp runs/pocket/reward_curve.png docs/pocket_curve.png
 
 clean:
 	rm -rf $(VENV) pocket/build runs

@@ -376,8 +376,11 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
     return trainer
 
 
-def run_training(cfg: RunCfg, folder: Path, trainer, reward, evaluate) -> None:
-    """Train from the newest checkpoint of the folder, or from the start; every step lands in metrics.jsonl."""
+def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate):
+    """Train from the newest checkpoint of the folder, or from the start; returns the evaluation at the end.
+
+    Every step lands in metrics.jsonl, and so do the evaluations `before` (step 0), on the way and at the end.
+    """
     from transformers.trainer_utils import get_last_checkpoint
 
     from rl_nmt.callbacks import PeriodicEvaluation, ProgressLine
@@ -385,12 +388,17 @@ def run_training(cfg: RunCfg, folder: Path, trainer, reward, evaluate) -> None:
 
     metrics = WandbRewardCallback(reward, path=folder / "metrics.jsonl")
     trainer.add_callback(metrics)
-    trainer.add_callback(PeriodicEvaluation(cfg.eval_steps, evaluate, metrics.record))
+    trainer.add_callback(PeriodicEvaluation(cfg.eval_steps, lambda: evaluate().metrics, metrics.record))
     trainer.add_callback(ProgressLine(reward, cfg.sample_steps))
     checkpoint = get_last_checkpoint(folder)
     if checkpoint:
         print(f"resuming from {checkpoint}; --fresh starts anew beside it", flush=True)
+    else:
+        metrics.record("eval", 0, before.metrics)
     trainer.train(resume_from_checkpoint=checkpoint)
+    after = evaluate()
+    metrics.record("eval", trainer.state.global_step, after.metrics)
+    return after
 
 
 def save_final(folder: Path, trainer, tokenizer) -> None:
@@ -492,8 +500,7 @@ def main(argv: list[str] | None = None) -> int:
         before = evaluate(model)
         before.save(folder / "before.json")
     trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, train, setup_wandb(cfg, folder))
-    run_training(cfg, folder, trainer, reward, lambda: evaluate(trainer.model).metrics)
-    after = evaluate(trainer.model)
+    after = run_training(cfg, folder, trainer, reward, before, lambda: evaluate(trainer.model))
     save_final(folder, trainer, tokenizer)
     comparison = evaluation.compare(before, after, seed=cfg.seed)
     evaluation.write_samples(folder / "samples.jsonl", before, after)

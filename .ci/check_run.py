@@ -6,5 +6,6 @@ from pathlib import Path
 
 result = json.loads((Path(sys.argv[1]) / "evaluation.json").read_text(encoding="utf-8"))
 before, after = result["before"], result["after"]
-print(f"held-out chrF++ {before['chrf']:.1f} -> {after['chrf']:.1f}, reward {before['reward']:.3f} -> {after['reward']:.3f}")
+for name in ("chrf", "reward"):
+    print(f"held-out {name}: {before[name]:.3f} -> {after[name]:.3f}")
 sys.exit(not (after["chrf"] > before["chrf"] and after["reward"] > before["reward"]))

@@ -26,6 +26,7 @@ LESS_IS_BETTER = ("gated", "penalty_script", "penalty_length", "script_off", "le
 SAMPLES = 6  # per group: gains, losses, random
 CURVES = (
     ("reward", "Reward", "mean total per step, and its moving average"),
+    ("chrf", "chrF++", "held-out, greedy; the reward does not see it"),
     ("kl", "KL", "distance from the start policy, nats per token"),
     ("completions/mean_length", "Length", "mean completion, tokens"),
 )
@@ -66,13 +67,18 @@ def moving_average(values: list[float], ema: float) -> list[float]:
 def reward_curve_png(metrics_jsonl: Path | str, png: Path | str, ema: float = 0.9) -> None:
     """Reward by optimizer step with its moving average, and held-out values where rows of kind "eval" are.
 
-    Raises CannotWrite. Without any row the picture says so.
+    Beside it held-out chrF++, which the reward cannot see, where there are references. Raises
+    CannotWrite. Without any row the picture says so.
     """
-    data = _figure(read_metrics(metrics_jsonl), "reward", "reward", ema, size=(7.2, 3.6), kind="png")
-    write_atomic(png, data)
+    metrics = read_metrics(metrics_jsonl)
+    panels = [("reward", "reward")]
+    if series(metrics["eval"], "chrf")[0]:
+        panels.append(("chrf", "chrF++"))
+    width = 7.2 if len(panels) == 1 else 9.6
+    write_atomic(png, _figure(metrics, panels, ema, size=(width, 3.6), kind="png"))
 
 
-def _figure(metrics, key: str, name: str, ema: float, size: tuple[float, float], kind: str) -> bytes:
+def _figure(metrics, panels: list[tuple[str, str]], ema: float, size: tuple[float, float], kind: str) -> bytes:
     # Figure without pyplot: no global state, no display, whatever back-end the caller has chosen.
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -82,27 +88,32 @@ def _figure(metrics, key: str, name: str, ema: float, size: tuple[float, float],
     with matplotlib.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        steps, values = series(metrics["train"], key)
+        for axes, (key, name) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _panel(axes, metrics, key, name, ema)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, dpi=144, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
+
+
+def _panel(axes, metrics, key: str, name: str, ema: float) -> None:
+    steps, values = series(metrics["train"], key)
+    if steps:
         mark = "." if len(steps) < 3 else None  # a line through one point cannot be seen
         axes.plot(steps, values, color=ACCENT, alpha=0.3, linewidth=1, marker=mark, label=name)
         smooth = moving_average(values, ema)
         axes.plot(steps, smooth, color=ACCENT, linewidth=2, label=f"moving average ({ema:g})")
-        held_out = series(metrics["eval"], key)
-        if held_out[0]:
-            axes.plot(*held_out, color=SECOND, linewidth=1.2, marker="o", markersize=4, label="held-out")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e4e7eb", linewidth=0.7)
-        axes.tick_params(colors="#616e7c", length=0)
-        axes.set_xlabel("optimizer step")
-        axes.set_ylabel(name)
-        if steps or held_out[0]:
-            axes.legend(frameon=False, loc="best", fontsize=8)
-        else:
-            axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center", color=MUTED)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=144, metadata={"Date": None} if kind == "svg" else None)
-    return buffer.getvalue()
+    held_out = series(metrics["eval"], key)
+    if held_out[0]:
+        axes.plot(*held_out, color=SECOND, linewidth=1.2, marker="o", markersize=4, label="held-out, greedy")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e7eb", linewidth=0.7)
+    axes.tick_params(colors="#616e7c", length=0)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(name)
+    if steps or held_out[0]:
+        axes.legend(frameon=False, loc="best", fontsize=8)
+    else:
+        axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center", color=MUTED)
 
 
 def write_report(run_folder: Path | str, language: Language = TAMIL) -> Path:
@@ -169,7 +180,7 @@ def _curves(metrics) -> str:
     for key, name, note in CURVES:
         if not any(series(rows, key)[0] for rows in metrics.values()):
             continue
-        svg = base64.b64encode(_figure(metrics, key, name.lower(), 0.9, size=(4.0, 2.6), kind="svg")).decode()
+        svg = base64.b64encode(_figure(metrics, [(key, name.lower())], 0.9, size=(4.0, 2.6), kind="svg")).decode()
         image = f'<img alt="{name} by optimizer step" src="data:image/svg+xml;base64,{svg}">'
         cards.append(f"<figure>{image}<figcaption><b>{name}</b> · {note}</figcaption></figure>")
     return _section("Curves", f'<div class="curves">{"".join(cards)}</div>')
