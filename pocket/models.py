@@ -38,24 +38,42 @@ def say(start: float, text: str) -> None:
 
 
 def train(
-    model: torch.nn.Module, loss_of: Callable[[int], torch.Tensor], steps: int, lr: float, after: Callable | None = None
-) -> None:
-    """AdamW with cosine decay; `loss_of(step)` builds the batch and its loss."""
+    model: torch.nn.Module,
+    loss_of: Callable[[], torch.Tensor],
+    steps: int,
+    lr: float,
+    ready: Callable[[int], bool] | None = None,
+) -> int:
+    """AdamW: warm-up, constant rate, and a last quarter of linear decay; returns the steps taken.
+
+    With `ready` the constant part goes on until it says so, asked after each `steps`, at most four times: small
+    models learn slowly until they have found which word stands for which, and when that is depends on the seed.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min(1.0, (s + 1) / 20) * 0.5 * (1 + np.cos(np.pi * min(1.0, s / steps)))
-    )
-    model.train()
-    for step in range(steps):
-        loss = loss_of(step)
+    taken = 0
+
+    def step(rate: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = loss_of()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
-        if after:
-            after(step, loss.item())
+
+    for lap in range(4):
+        model.train()
+        for _ in range(steps if ready else steps - steps // 4):
+            taken += 1
+            step(lr * min(1.0, taken / 20))
+        if ready is None or lap == 3 or ready(taken):
+            break
+    model.train()
+    decay = max(1, steps // 4)
+    for left in range(decay, 0, -1):
+        step(lr * left / decay)
     model.eval()
+    return taken + decay
 
 
 # ------------------------------------------------------------------ policy
@@ -77,20 +95,28 @@ def fit_policy(folder: Path, pairs, seed: int, sizes):
     model = formats.new_gemma(tokenizer, sizes.policy_hidden, sizes.policy_layers)
     rng = random.Random(seed)
 
-    def fit(student, steps: int, lr: float, careless: float, prompt=make_prompt) -> None:
-        def loss(_step: int) -> torch.Tensor:
+    def fit(student, steps: int, lr: float, careless: float, prompt=make_prompt, ready=None) -> int:
+        def loss() -> torch.Tensor:
             batch = rng.sample(pairs, 64)
             answers = [corruptions.careless(pair, rng, careless) for pair in batch]
             return sft_loss(student, tokenizer, [prompt(pair.english) for pair in batch], answers)
 
-        train(student, loss, steps, lr)
+        return train(student, loss, steps, lr, ready)
 
-    fit(model, sizes.bare_steps, 3e-3, sizes.careless, bare_prompt)
+    probe = rng.sample(pairs, min(len(pairs), 100))
+
+    def knows_its_words(steps: int) -> bool:
+        answers = sample(model, tokenizer, [bare_prompt(p.english) for p in probe], 1, temperature=0.01)
+        found = 100 * float(np.mean(chrf([a for (a,) in answers], [p.tamil for p in probe])))
+        say(start, f"policy: chrF++ {found:.1f} after {steps} steps")
+        return found >= sizes.policy_chrf
+
+    fit(model, sizes.bare_steps, 3e-3, sizes.careless, bare_prompt, knows_its_words)
     stronger = copy.deepcopy(model)
     fit(model, sizes.chat_steps, 1e-3, sizes.careless)
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
-    fit(stronger, sizes.bare_steps // 4, 2e-3, sizes.careless / 3, bare_prompt)
+    fit(stronger, sizes.bare_steps // 2, 2e-3, sizes.careless / 3, bare_prompt)
     say(start, f"policy: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
     return model, tokenizer, stronger
 
@@ -128,7 +154,7 @@ def fit_backtranslator(folder: Path, pairs, seed: int, sizes) -> None:
     tokenizer.src_lang, tokenizer.tgt_lang = "tam_Taml", "eng_Latn"
     rng = random.Random(seed)
 
-    def loss(_step: int) -> torch.Tensor:
+    def loss() -> torch.Tensor:
         rows = rng.sample(pairs, 64)
         batch = tokenizer(
             [p.tamil for p in rows], text_target=[p.english for p in rows], return_tensors="pt", padding=True
@@ -217,7 +243,7 @@ def fit_da(folder: Path, graded, pairs, seed: int, sizes) -> None:
         folder, "regression_metric", tokenizer, sizes.comet_hidden, sizes.comet_layers
     )
 
-    def loss(_step: int) -> torch.Tensor:
+    def loss() -> torch.Tensor:
         inputs, targets = model.prepare_sample(rng.sample(rows, 64), stage="fit")
         return torch.nn.functional.mse_loss(model(**inputs).score, targets.score)
 
@@ -263,8 +289,8 @@ def fit_qe(folder: Path, graded, pairs, seed: int, sizes) -> None:
         return torch.nn.functional.mse_loss(score, targets.score), tag_loss
 
     both = torch.nn.ModuleList([model, tagger])
-    train(both, lambda _: losses()[1], sizes.qe_tag_steps, 2e-3)
-    train(both, lambda _: (lambda score, tag: score + 0.1 * tag)(*losses()), sizes.qe_steps, 1e-3)
+    train(both, lambda: losses()[1], sizes.qe_tag_steps, 2e-3)
+    train(both, lambda: (lambda score, tag: score + 0.1 * tag)(*losses()), sizes.qe_steps, 1e-3)
     formats.save_comet(model, hparams, folder)
     say(start, f"COMETKiwi: {sizes.qe_tag_steps} + {sizes.qe_steps} steps on {len(rows)} rows")
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from pocket import formats
+
 PAIRS = [
     ("The boy reads a book.", "சிறுவன் ஒரு புத்தகத்தைப் படிக்கிறான்."),
     ("The girl drinks water.", "சிறுமி தண்ணீர் குடிக்கிறாள்."),
@@ -31,18 +33,14 @@ PAIRS = [
 # The words of the trainer's default prompt are not this file's business: any instruction will do here.
 PROMPT = "Translate the sentence to Tamil.\n\nEnglish: {english}\nTamil:"
 GEMMA_TURN = "<bos><start_of_turn>user\n{user}<end_of_turn>\n<start_of_turn>model\n"
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<start_of_turn>"
-    "{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n"
-    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
-)
 
 
 def build_gemma(folder: str | Path, steps: int = 60, seed: int = 0) -> Path:
     """A Gemma3ForCausalLM of about 0.1 M parameters, taught `steps` steps on PAIRS; returns `folder`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = gemma_tokenizer(folder)
+    texts = [PROMPT, "user", "model"] + [text for pair in PAIRS for text in pair]
+    tokenizer = formats.gemma_tokenizer(folder, texts, vocab_size=700)
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
 
     end_of_turn = tokenizer.convert_tokens_to_ids("<end_of_turn>")
@@ -69,32 +67,11 @@ def build_gemma(folder: str | Path, steps: int = 60, seed: int = 0) -> Path:
     return folder
 
 
-def gemma_tokenizer(folder: Path):
-    """A GemmaTokenizerFast with Gemma's ids: pad 0, eos 1, bos 2, unk 3; byte fallback, no dummy prefix."""
-    from transformers import GemmaTokenizerFast
-
-    model_file = _sentencepiece(
-        folder / "tokenizer",
-        [PROMPT, "user", "model"] + [text for pair in PAIRS for text in pair],
-        vocab_size=700, pad_id=0, eos_id=1, bos_id=2, unk_id=3, pad_piece="<pad>", eos_piece="<eos>",
-        bos_piece="<bos>", byte_fallback=True, add_dummy_prefix=False, remove_extra_whitespaces=False,
-        normalization_rule_name="identity", split_digits=True, allow_whitespace_only_pieces=True,
-        user_defined_symbols=["<start_of_turn>", "<end_of_turn>", "\n"],
-    )  # fmt: skip
-    tokenizer = GemmaTokenizerFast(
-        vocab_file=str(model_file), add_bos_token=True, add_eos_token=False, padding_side="left",
-        additional_special_tokens=["<start_of_turn>", "<end_of_turn>"],
-        model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
-
-
 def build_nllb(folder: str | Path, steps: int = 120, seed: int = 0) -> Path:
     """An M2M100 model with NLLB's 202 language tags, taught `steps` steps of Tamil→English on PAIRS."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = nllb_tokenizer(folder)
+    tokenizer = formats.nllb_tokenizer(folder, [text for pair in PAIRS for text in pair], vocab_size=300)
     from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGeneration
 
     config = M2M100Config(
@@ -120,27 +97,6 @@ def build_nllb(folder: str | Path, steps: int = 120, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-def nllb_tokenizer(folder: Path):
-    """An NllbTokenizerFast in the hub's layout: SentencePiece ids + 1, 202 tags, `<mask>` last."""
-    from transformers import AddedToken, NllbTokenizer, NllbTokenizerFast
-    from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
-
-    model_file = _sentencepiece(
-        folder / "sentencepiece.bpe", [text for pair in PAIRS for text in pair], vocab_size=300
-    )
-    first = 4 + _size(model_file) - 3  # 4 fairseq specials, then every piece but SentencePiece's own 3
-    names = [*FAIRSEQ_LANGUAGE_CODES, "<mask>"]
-    added = {first + i: AddedToken(name, special=True, normalized=False) for i, name in enumerate(names)}
-    slow = NllbTokenizer(
-        str(model_file), added_tokens_decoder=added, src_lang="tam_Taml", tgt_lang="eng_Latn"
-    )
-    slow.save_pretrained(folder)
-    fast = NllbTokenizerFast.from_pretrained(folder, from_slow=True, src_lang="tam_Taml", tgt_lang="eng_Latn")
-    fast.init_kwargs.pop("from_slow", None)  # or it is saved, and every load converts anew
-    fast.model_max_length = 256
-    return fast
 
 
 def build_comet(folder: str | Path, kind: str = "regression_metric", seed: int = 0, **overrides) -> Path:
@@ -269,21 +225,3 @@ def _train(model: torch.nn.Module, loss_of, steps: int, lr: float) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     model.eval()
-
-
-def _sentencepiece(prefix: Path, texts: list[str], **options) -> Path:
-    """A SentencePiece BPE model trained on `texts`; returns the .model file."""
-    import sentencepiece
-
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(line for text in texts for line in text.split("\n")), model_prefix=str(prefix),
-        model_type="bpe", character_coverage=1.0, num_threads=1, minloglevel=2, **options,
-    )  # fmt: skip
-    prefix.with_name(prefix.name + ".vocab").unlink()
-    return prefix.with_name(prefix.name + ".model")
-
-
-def _size(model_file: Path) -> int:
-    import sentencepiece
-
-    return sentencepiece.SentencePieceProcessor(model_file=str(model_file)).get_piece_size()
