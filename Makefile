@@ -3,7 +3,7 @@
 # make smoke   look at the pocket reward
 # make pocket  only build the pocket models
 # make bench   three seeds and a control run: the table in docs/LOG.md, an hour
-# make curve   put the last pocket run's curve into the README
+# make curve   put the curve of its seed 0 into the README
 # Each makes .venv from requirements.txt first, if it is not there or older.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
@@ -36,8 +36,8 @@ $(VENV)/installed: requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-curve:  # the picture in the README: the last pocket run's
-	cp runs/pocket/reward_curve.png docs/pocket_curve.png
+curve:  # the picture in the README: seed 0 of `make bench`
+	cp runs/pocket_seeds/seed0/reward_curve.png docs/pocket_curve.png
 
 clean:
 	rm -rf $(VENV) pocket/build runs
