@@ -1,4 +1,4 @@
-# make train   build the pocket world once, then train on it (two CPU cores, about a quarter of an hour)
+# make train   build the pocket world once, then train on it (two CPU cores, no GPU)
 # make test    the tests: offline, under ten minutes on two cores
 # make smoke   look at the pocket reward
 # make pocket  only build the pocket models
