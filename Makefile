@@ -2,7 +2,7 @@
 # make test    the tests: offline, under ten minutes on two cores
 # make smoke   look at the pocket reward
 # make pocket  only build the pocket models
-# make bench   three seeds and a control run: the table in docs/LOG.md, an hour
+# make bench   three seeds and a control run: the table in docs/LOG.md
 # make curve   put the curve of its seed 0 into the README
 # Each makes .venv from requirements.txt first, if it is not there or older.
 

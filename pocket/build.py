@@ -38,7 +38,7 @@ class Sizes:
     policy_layers: int = 4
     careless: float = 0.55  # policy: how often its teacher gives in to each bad habit
     bare_steps: int = 400  # policy: English and Tamil alone, again until it reaches policy_chrf, then ...
-    policy_chrf: float = 50.0  # ... a last quarter with a falling rate, which adds about ten points
+    policy_chrf: float = 50.0  # ... a last quarter with a falling rate
     chat_steps: int = 40
     nllb_hidden: int = 160
     nllb_layers: int = 2

@@ -100,3 +100,21 @@ def test_word_tags_follow_the_words():
     assert [t for t, w in zip(tags, words, strict=True) if w == 0] == [1.0] * words.count(0)
     assert {t for t, w in zip(tags, words, strict=True) if w is None} == {-1.0}
     assert 0.0 in tags
+
+
+def test_training_goes_on_until_ready_and_then_lets_the_rate_fall():
+    import torch
+
+    model, asked = torch.nn.Linear(2, 1), []
+
+    def loss():
+        return model(torch.ones(1, 2)).square().sum()
+
+    def ready(taken: int) -> bool:
+        asked.append(taken)
+        return taken >= 8
+
+    assert models.train(model, loss, 4, 1e-2, ready) == 8 + 1
+    assert asked == [4, 8] and not model.training
+    assert models.train(model, loss, 4, 1e-2) == 4
+    assert models.train(model, loss, 4, 1e-2, lambda _taken: False) == 16 + 1  # four times at most

@@ -12,7 +12,7 @@ from math import prod
 import pytest
 
 from pocket import grammar, lexicon
-from pocket.corruptions import corrupt, corrupt_english, tokens, unrelated
+from pocket.corruptions import careless, corrupt, corrupt_english, tokens, unrelated
 from pocket.grammar import Pair, finite, is_heldout, negative, nonfinite, noun_forms, pairs, part_of, sample
 from pocket.lexicon import NAMES, NOUNS, PRONOUNS, VERBS
 from pocket.shard import write_references, write_shard
@@ -506,3 +506,28 @@ def test_no_documents_is_refused(tmp_path, write):
     with pytest.raises(ConfigError, match="is 0: give 1 or more"):
         write(tmp_path / "x", 0, 0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_careless_translator_has_three_habits_and_keeps_to_them():
+    pair = Pair("The old king bought a book.", "அந்தப் பழைய அரசன் ஒரு புத்தகத்தை வாங்கினான்.")
+    assert careless(pair, random.Random(0), 0.0) == pair.tamil
+    hurried = careless(pair, random.Random(0), 1.0)
+    assert "அந்த" not in hurried and "ஒரு" not in hurried
+    assert hurried.endswith("வாங்குகிறான்.")
+    with pytest.raises(ConfigError, match="share"):
+        careless(pair, random.Random(0), 1.5)
+
+
+def test_careless_work_is_worse_the_more_often_the_habits_win():
+    chosen = list(islice(pairs(3), 200))
+    kept = [
+        sum(careless(p, random.Random(i), share) == p.tamil for i, p in enumerate(chosen))
+        for share in (0.0, 0.5, 1.0)
+    ]
+    assert kept[0] == 200 and kept[0] > kept[1] > kept[2]
+
+
+def test_max_words_keeps_short_sentences_only():
+    assert max(len(p.english.split()) for p in islice(pairs(0, max_words=6), 200)) == 6
+    with pytest.raises(ConfigError, match="max_words"):
+        pairs(0, max_words=2)
