@@ -132,9 +132,12 @@ def new_comet(folder: Path, kind: str, tokenizer, hidden: int, layers: int, head
 
     Hyper-parameters are those of the published checkpoint of the class, sizes apart.
     """
-    from comet.models import str2model
     from transformers import XLMRobertaConfig
 
+    from rl_nmt.scorers.base import loading
+
+    with loading():
+        from comet.models import str2model
     encoder = folder / "encoder"
     XLMRobertaConfig(
         vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
