@@ -26,6 +26,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from rl_nmt.errors import ConfigError, MissingService
@@ -133,8 +134,20 @@ class CometDuPOReward:
                 qe, device=self.reward_device, argument="comet_qe_model",
                 classes=("unified_metric", "referenceless_regression_metric"),
             )  # fmt: skip
+        self._warm_up()
         if self.reward_offload:
             self._place("cpu", "cpu")
+
+    def _warm_up(self) -> None:
+        """One call of each model, so that the first timed step pays for no lazy loading and a broken one shows now."""
+        from rl_nmt.scorers.base import Segment
+
+        if self.backtranslator is not None:
+            self.backtranslator(["1 2 3"])
+        if self.da is not None:
+            self.da.score([Segment("1 2 3", "1 2 3", "1 2 3")])
+        if self.qe is not None:
+            self.qe.score([Segment("1 2 3", "1 2 3")])
 
     def _place(self, reward_device: str, dual_device: str) -> None:
         for model, device in (
@@ -216,19 +229,34 @@ class CometDuPOReward:
         times = {"time/guards": time.perf_counter() - start}
         if self.reward_offload:
             self._place(self.reward_device, self.dual_device)
-        if alive and self.w_cycle:
-            self._cycle(alive, times)
-        if alive and self.w_qe:
-            start = time.perf_counter()
-            values = self._safely("comet_qe_model", self.qe.score, [(r["english"], r["output"]) for r in alive])
-            for row, value in zip(alive, values, strict=True):
-                row["qe"] = value
-            times["time/qe"] = time.perf_counter() - start
+        if alive:
+            self._judge(alive, times)
         if self.reward_offload:
             self._place("cpu", "cpu")
         for row in rows:
             row["total"] = self._total(row)
         return rows, times
+
+    def _judge(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
+        """Fill in cycle and qe; at the same time where back-translator and judges have a device each."""
+        apart = self.reward_device.split(":0")[0] != self.dual_device.split(":0")[0]  # cuda is cuda:0
+        if self.w_cycle and self.w_qe and apart:
+            with ThreadPoolExecutor(1) as beside:
+                quality = beside.submit(self._quality, alive, times)
+                self._cycle(alive, times)
+                quality.result()
+            return
+        if self.w_cycle:
+            self._cycle(alive, times)
+        if self.w_qe:
+            self._quality(alive, times)
+
+    def _quality(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
+        start = time.perf_counter()
+        values = self._safely("comet_qe_model", self.qe.score, [(r["english"], r["output"]) for r in alive])
+        for row, value in zip(alive, values, strict=True):
+            row["qe"] = value
+        times["time/qe"] = time.perf_counter() - start
 
     def _cycle(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
         start = time.perf_counter()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -173,15 +174,28 @@ def loading() -> Iterator[None]:
         root.handlers[:] = handlers
 
 
+_precision_lock = threading.Lock()
+_precision_users: list[str] = []  # what each open full_precision() found; the last one out restores the first
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """No gradients, and fp32 products in fp32 whatever precision the policy has set; restored afterwards."""
+    """No gradients, and fp32 products in fp32 whatever precision the policy has set; restored afterwards.
+
+    The precision is one for the process while scorers may run in threads side by side: it is given back when
+    the last of them leaves.
+    """
     import torch
 
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    with _precision_lock:
+        _precision_users.append(torch.get_float32_matmul_precision())
+        torch.set_float32_matmul_precision("highest")
     try:
         with torch.inference_mode():
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        with _precision_lock:
+            found = _precision_users[0]
+            _precision_users.pop()
+            if not _precision_users:
+                torch.set_float32_matmul_precision(found)
