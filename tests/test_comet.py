@@ -100,17 +100,68 @@ VARIANTS = [
     ("unified_metric", {"sent_layer": 1, "word_level_training": True}),
     ("unified_metric", {"input_segments": ["mt", "src", "ref"]}),
     ("unified_metric", {"input_segments": ["mt", "ref"]}),
+    ("unified_metric", {"layer_norm": False}),
+    ("unified_metric", {"layer_norm": False, "sent_layer": 3}),
+    ("regression_metric", {"encoder_model": "XLM-RoBERTa-XL"}),
+    ("regression_metric", {"encoder_model": "XLM-RoBERTa-XL", "layer": 1, "pool": "default"}),
+    ("unified_metric", {"encoder_model": "XLM-RoBERTa-XL", "layer_norm": False}),
+    ("xcomet_metric", {"layer_norm": False}),
+    ("xcomet_metric", {"encoder_model": "XLM-RoBERTa-XL", "layer_norm": False, "word_layer": 2}),
 ]
 
 
+@pytest.mark.parametrize("linears", ["torch", "auto"])
 @pytest.mark.parametrize("kind, overrides", VARIANTS)
-def test_equal_to_predict(tmp_path, kind, overrides):
+def test_equal_to_predict(tmp_path, kind, overrides, linears):
     folder = build_comet(tmp_path / "m", kind=kind, **overrides)
-    scorer, segments = load_comet(folder), rows()
+    scorer, segments = load_comet(folder, linears=linears), rows()
+    assert scorer.encoder is not None
     # Models that do not read a reference must ignore it, so the oracle is not shown one.
     expected = predict(folder, segments, reference=scorer.reads_reference)
     assert statistics.pstdev(expected) > 0.05  # scores of a lifeless model would agree by themselves
     assert scorer.score(segments).values == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind, overrides", VARIANTS[:10])
+def test_the_padded_route_for_other_encoders_equals_predict_too(tmp_path, monkeypatch, kind, overrides):
+    monkeypatch.setattr("rl_nmt.scorers.packed.supported", lambda model: False)
+    folder = build_comet(tmp_path / "m", kind=kind, **overrides)
+    scorer, segments = load_comet(folder), rows()
+    assert scorer.encoder is None
+    expected = predict(folder, segments, reference=scorer.reads_reference)
+    assert scorer.score(segments).values == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("with_reference", [True, False])
+def test_xcomet_marks_the_spans_that_predict_marks(tmp_path, with_reference):
+    import comet
+
+    folder = build_comet(tmp_path / "m", kind="xcomet_metric", layer_norm=False)
+    segments = [s if with_reference else Segment(s.src, s.mt) for s in rows()]
+    model = comet.load_from_checkpoint(str(folder / "checkpoints" / "model.ckpt"), local_files_only=True)
+    data = [{"src": s.src, "mt": s.mt} | ({"ref": s.ref} if with_reference else {}) for s in segments]
+    with torch.random.fork_rng(devices=[]):
+        output = model.predict(data, batch_size=8, gpus=0, progress_bar=False)
+    ours = load_comet(folder).score(segments)
+    assert ours.values == pytest.approx(output.scores, abs=1e-5)
+    assert sum(map(len, ours.spans)) > 50  # a model that marks nothing would agree by itself
+    assert len({span.severity for spans in ours.spans for span in spans}) > 1
+    for mine, theirs in zip(ours.spans, output.metadata.error_spans, strict=True):
+        assert [(s.start, s.end, s.severity) for s in mine] == [(t["start"], t["end"], t["severity"]) for t in theirs]
+        assert [s.confidence for s in mine] == pytest.approx([t["confidence"] for t in theirs], abs=1e-5)
+
+
+def test_layers_that_the_mixture_gives_no_weight_are_not_run(checkpoint):
+    folder, rewrite = checkpoint
+
+    def lower(stored):
+        for i, logit in enumerate((0.0, 9.0, 0.0, 0.0)):
+            stored["state_dict"][f"layerwise_attention.scalar_parameters.{i}"].fill_(logit)
+
+    rewrite(lower)
+    scorer = load_comet(folder)
+    assert len(scorer.encoder.layers) == 1
+    assert scorer.score(rows()).values == pytest.approx(predict(folder, rows()), abs=1e-5)
 
 
 def test_a_unified_model_with_and_without_references_in_one_call(tmp_path):
@@ -147,6 +198,45 @@ def test_each_distinct_sentence_is_encoded_once(da, qe):
     assert values[:8] == values[8:]
     qe.score([Segment(PAIRS[0][0], ta) for _, ta in PAIRS[:4]] * 3)
     assert qe.stats["encoded"] == 4
+
+
+def test_little_is_padded(da, qe):
+    """Lengths as C4's: 5 to 60 words; plain predict pads 10 to 35 % of its tokens."""
+    rng = random.Random(0)
+    words = LONG.split()
+    texts = [" ".join(rng.choices(words, k=rng.randint(5, 60))) for _ in range(64)]
+    da.score([Segment(a, b, a) for a, b in zip(texts[::2], texts[1::2], strict=True)])
+    qe.score([Segment(a, b) for a, b in zip(texts[::2], texts[1::2], strict=True)])
+    assert 0 <= da.stats["padded_share"] <= 0.12 and 0 <= qe.stats["padded_share"] <= 0.12
+
+
+def test_nothing_moves_between_calls(da, monkeypatch):
+    moved = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *a, **k: moved.append(a) or self)
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda self, *a, **k: moved.append(a) or self)
+    assert da.score(rows()[:3]).values and not moved
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"linears": "fast"}, "linears: 'fast'"),
+        ({"dtype": "float16"}, "float16 needs a CUDA device"),
+        ({"dtype": "int8"}, "'int8' is no precision"),
+    ],
+)
+def test_settings_that_cannot_be_had(tiny_comet_da, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load_comet(tiny_comet_da, **settings)
+
+
+def test_without_the_private_operators_torchs_own_linears_are_used(tiny_comet_da, monkeypatch):
+    expected = load_comet(tiny_comet_da, linears="torch").score(rows()[:5]).values
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    scorer = load_comet(tiny_comet_da)
+    assert scorer.linears == "torch" and scorer.score(rows()[:5]).values == expected
+    with pytest.raises(ConfigError, match="prepacked is not to be had"):
+        load_comet(tiny_comet_da, linears="prepacked")
 
 
 def test_nothing_to_score(da, qe):
@@ -193,7 +283,7 @@ def test_importing_comet_does_not_touch_the_root_logger(tiny_comet_da):
 def test_scores_do_not_depend_on_the_policys_matmul_precision(da, policy):
     before, seen = torch.get_float32_matmul_precision(), []
     expected = da.score(rows()[:6]).values
-    hook = da.model.encoder.register_forward_hook(
+    hook = da.model.estimator.register_forward_hook(
         lambda *_: seen.append(torch.get_float32_matmul_precision())
     )
     torch.set_float32_matmul_precision(policy)
@@ -213,7 +303,7 @@ def test_precision_is_restored_when_the_model_fails(da):
     def explode(*_):
         raise RuntimeError("out of memory")
 
-    hook, before = da.model.encoder.register_forward_hook(explode), torch.get_float32_matmul_precision()
+    hook, before = da.model.estimator.register_forward_hook(explode), torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
         with pytest.raises(RuntimeError, match="out of memory"):
@@ -232,6 +322,10 @@ def test_bfloat16_is_close_and_says_so(request, fixture):
     gap = [abs(a - b) for a, b in zip(exact.score(rows()).values, rough.score(rows()).values, strict=True)]
     assert 0 < max(gap) and statistics.mean(gap) < 0.02
     assert rough.signature()["identity"] == exact.signature()["identity"] | {"dtype": "bfloat16"}
+    assert 0 < rough.dtype_error < 0.1 and exact.dtype_error == 0.0
+    assert rough.signature()["environment"]["dtype_error"] == f"{rough.dtype_error:.1e}"
+    # Measuring leaves the model as it is asked for, and the figure is a pure function of the checkpoint.
+    assert load_comet(folder, dtype="bfloat16").dtype_error == rough.dtype_error
 
 
 def test_a_number_that_is_none_is_none(checkpoint):
@@ -253,7 +347,7 @@ def test_attributes_and_signature(da, qe, tiny_comet_da, tmp_path):
     assert load_comet(tiny_comet_da / "checkpoints" / "model.ckpt").signature() == da.signature()
     moved = shutil.copytree(tiny_comet_da, tmp_path / "elsewhere" / tiny_comet_da.name)
     assert load_comet(moved).signature() == da.signature()
-    assert set(da.signature()["environment"]) == {"unbabel-comet", "transformers", "torch"}
+    assert set(da.signature()["environment"]) == {"unbabel-comet", "transformers", "torch", "linears"}
     other = load_comet(build_comet(tmp_path / tiny_comet_da.name, seed=5)).signature()["identity"]
     assert [k for k, v in other.items() if v != da.signature()["identity"][k]] == ["checkpoint"]
 
@@ -379,7 +473,7 @@ def test_bad_arguments(tiny_comet_da, da, tmp_path):
     for options, message in [
         ({"device": "gpu"}, "no device"),
         ({"device": "cuda:99"}, "not there"),
-        ({"dtype": "int8"}, "float32 or bfloat16"),
+        ({"dtype": "int8"}, "is no precision of a judge"),
         ({"token_budget": 0}, "token_budget: 0"),
         ({"classes": ["unified_metric"]}, "holds a regression_metric"),
     ]:

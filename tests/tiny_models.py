@@ -110,7 +110,8 @@ def build_comet(folder: str | Path, kind: str = "regression_metric", seed: int =
 
     folder = Path(folder)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    _save_encoder(folder / "encoder")
+    xl = overrides.get("encoder_model") == "XLM-RoBERTa-XL"
+    _save_encoder(folder / "encoder", xl)
     hparams = _comet_hparams(kind, str((folder / "encoder").resolve())) | overrides
     accepted = inspect.signature(str2model[kind].__init__).parameters
     kwargs = {k: v for k, v in hparams.items() if k in accepted}
@@ -150,11 +151,11 @@ def xlmr_tokenizer():
     return XLMRobertaTokenizerFast(tokenizer_object=tokenizer, model_max_length=512)
 
 
-def _save_encoder(folder: Path) -> None:
-    from transformers import XLMRobertaConfig
+def _save_encoder(folder: Path, xl: bool = False) -> None:
+    from transformers import XLMRobertaConfig, XLMRobertaXLConfig
 
     tokenizer = xlmr_tokenizer()
-    XLMRobertaConfig(
+    (XLMRobertaXLConfig if xl else XLMRobertaConfig)(
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
         intermediate_size=64, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5,
         pad_token_id=1, bos_token_id=0, eos_token_id=2,
@@ -176,7 +177,8 @@ def _comet_hparams(kind: str, encoder: str) -> dict:
         return common | {
             "sent_layer": "mix", "word_layer": 3, "input_segments": segments,
             "word_level_training": word_level,
-            "error_labels": ["minor", "major"], "loss_lambda": 0.65, "layer_norm": True,
+            "error_labels": ["minor", "major", "critical"][: 3 if word_level else 2], "loss_lambda": 0.65,
+            "layer_norm": True,
         }  # fmt: skip
     return common | {"layer": "mix", "pool": "avg"}
 

@@ -138,12 +138,14 @@ def require_device(argument: str, device: str) -> str:
     return device
 
 
-def torch_dtype(argument: str, dtype: str):
-    """torch.float32 or torch.bfloat16. Raises ConfigError for any other name."""
+def torch_dtype(argument: str, dtype: str, device: str = "cpu"):
+    """The torch dtype of this name. Raises ConfigError for another, and for float16 away from CUDA."""
     import torch
 
-    if dtype not in ("float32", "bfloat16"):
-        raise ConfigError(f"{argument}: {dtype!r} is no precision of a judge; use float32 or bfloat16")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ConfigError(f"{argument}: {dtype!r} is no precision of a judge; use float32, bfloat16 or float16")
+    if dtype == "float16" and torch.device(device).type != "cuda":
+        raise ConfigError(f"{argument}: float16 needs a CUDA device, not {device}; use bfloat16 or float32")
     return getattr(torch, dtype)
 
 

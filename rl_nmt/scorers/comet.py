@@ -1,27 +1,26 @@
-"""COMET judges (DA, COMETKiwi, reference-less regression), resident and without a Lightning Trainer.
+"""COMET judges (DA, COMETKiwi, reference-less regression, XCOMET), resident and without a Lightning Trainer.
 
 Same numbers as `model.predict` of unbabel-comet 2.2.7 (tests: within 1e-5 on CPU), other route: the model
-stays on its device, each distinct sentence is tokenised and encoded once, batches follow true token lengths.
+stays on its device, each distinct sentence is tokenised and encoded once, and no padding is computed
+(rl_nmt/scorers/packed.py). Encoders other than XLM-RoBERTa's family take padded batches of similar length.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from rl_nmt import hub
 from rl_nmt.batching import batches, distinct
 from rl_nmt.errors import ConfigError
+from rl_nmt.scorers import packed
 from rl_nmt.scorers.base import (
     Scores,
     Segment,
-    fetch,
+    Span,
     fingerprint,
     full_precision,
     loading,
@@ -29,12 +28,19 @@ from rl_nmt.scorers.base import (
     torch_dtype,
     versions,
 )
+from rl_nmt.scorers.comet_checkpoint import TOKENIZER_FILES, checkpoint_file, load_model
 
-CLASSES = ("regression_metric", "unified_metric", "referenceless_regression_metric")
-CHECKPOINT = "checkpoints/model.ckpt"
-TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model", "vocab.txt")
-# Published checkpoints name their encoder as the hub did before it asked for an owner.
-OWNERS = {"xlm-roberta-base": "FacebookAI", "xlm-roberta-large": "FacebookAI"}
+CLASSES = ("regression_metric", "unified_metric", "referenceless_regression_metric", "xcomet_metric")
+JOINT = ("unified_metric", "xcomet_metric")  # read translation, source and reference as one sequence
+PENALTY = {"minor": 1, "major": 5, "critical": 10}  # XCOMET's MQM weights, at most 25 a segment
+# Segments that measure what a lower precision costs; any text does, these are of several lengths.
+PROBE = tuple(
+    Segment(" ".join(src), " ".join(mt), " ".join(src))
+    for src, mt in (
+        (["a"], ["b"]), (["1", "2", "3"], ["3", "2"]), (["The door is open."], ["கதவு திறந்திருக்கிறது."]),
+        (["Rain fell on the hills."] * 3, ["மலைகளில் மழை பெய்தது."] * 2), (["x y z"] * 20, ["z y x"] * 25),
+    )
+)  # fmt: skip
 
 
 def load_comet(
@@ -42,6 +48,7 @@ def load_comet(
     *,
     device: str = "cpu",
     dtype: str = "float32",
+    linears: str = "auto",
     token_budget: int = 8192,
     argument: str = "comet_model",
     classes: Sequence[str] = CLASSES,
@@ -51,35 +58,45 @@ def load_comet(
     Args:
         name_or_path: a folder with hparams.yaml and checkpoints/model.ckpt, the .ckpt itself, or a hub name.
         device: "cpu", "cuda" or "cuda:N".
-        dtype: "float32", or "bfloat16" for autocast (scores then differ by up to about 1e-2).
-        token_budget: most tokens, padding included, that go through the encoder at once.
+        dtype: what linears and attention compute in: "float32", or "bfloat16" or "float16" (CUDA only),
+            whose score error is measured at load and stands in the signature.
+        linears: "torch", "prepacked" (weights in oneDNN's layout: faster on a CPU, at twice their memory),
+            or "auto": prepacked on a CPU where it passes its self-test.
+        token_budget: most tokens that go through the encoder at once.
         argument: the setting that names this model, for messages.
         classes: class identifiers accepted in this place.
 
     Raises:
         ConfigError: a path that is not there, a damaged or incomplete checkpoint, another class, or a
-            device or dtype that cannot be had.
+            device, dtype or kind of linears that cannot be had.
         MissingService: the hub cannot be reached, or wants the licence accepted first.
     """
     require_device(argument, device)
-    torch_dtype(argument, dtype)
-    checkpoint = _checkpoint_file(argument, str(name_or_path))
+    torch_dtype(argument, dtype, device)
+    if linears not in ("auto", "torch", "prepacked"):
+        raise ConfigError(f"linears: {linears!r} is unknown; use auto, torch or prepacked")
+    if linears == "prepacked" and (torch.device(device).type != "cpu" or not packed.prepacked_works()):
+        raise ConfigError(f"linears: prepacked is not to be had on {device} here; use auto or torch")
+    checkpoint = checkpoint_file(argument, str(name_or_path))
     with loading():
-        model, kind, encoder = _load(argument, checkpoint, tuple(classes))
-    return CometScorer(model.to(device), kind, checkpoint, encoder, name_or_path, dtype, token_budget)
+        model, kind, encoder = load_model(argument, checkpoint, tuple(classes))
+    if kind == "xcomet_metric" and not packed.supported(model.encoder.model):
+        raise ConfigError(f"{argument}: {checkpoint} has an encoder that XCOMET was never published with")
+    return CometScorer(model.to(device), kind, checkpoint, encoder, name_or_path, dtype, linears, token_budget)
 
 
 class CometScorer:
     """A loaded COMET model; see `load_comet`. A `Scorer`.
 
-    `stats` describes the last call: rows, distinct rows, encoded sequences, padded share of their tokens.
+    `stats` describes the last call: rows, distinct rows, encoded sequences, their tokens, and the share of
+    padding in what was computed. XCOMET also marks error spans in `mt`, with the confidence of its tagger.
     """
 
     range = (0.0, 1.0)
     higher_is_better = True
 
     def __init__(
-        self, model, kind: str, checkpoint: Path, encoder: Path, name, dtype: str, token_budget: int
+        self, model, kind: str, checkpoint: Path, encoder: Path, name, dtype: str, linears: str, token_budget: int
     ):
         if token_budget < 1:
             raise ConfigError(f"token_budget: {token_budget} must be at least 1")
@@ -94,6 +111,9 @@ class CometScorer:
             (fingerprint(encoder / f) for f in TOKENIZER_FILES if (encoder / f).is_file()), None
         )
         self.stats: dict[str, float] = {}
+        self._linears = linears
+        self._use(dtype)
+        self.dtype_error = self._measure_error() if dtype != "float32" else 0.0
 
     @property
     def needs_reference(self) -> bool:
@@ -108,38 +128,88 @@ class CometScorer:
     def to(self, device: str) -> CometScorer:
         """Move the model for good. Raises ConfigError for a device that is not there."""
         self.model.to(require_device("device", device))
+        self._use(self.dtype)
         return self
 
     def score(self, segments: Sequence[Segment]) -> Scores:
         """One value per segment, about 0 to 1, order kept; None where the model gave no finite number.
 
-        An empty translation gets the ordinary score COMET gives it.
+        An empty translation gets the ordinary score COMET gives it. XCOMET: also the spans, [] for none.
 
         Raises:
             ConfigError: a segment without `ref` where the class needs one.
         """
         rows, index = distinct(self._readable(i, segment) for i, segment in enumerate(segments))
         self.stats = {"rows": len(index), "distinct": len(rows), "encoded": 0, "tokens": 0, "padded": 0}
-        values: list[float | None] = []
+        values, spans = [], None
         if rows:
-            bf16 = self.dtype == "bfloat16"
-            with full_precision(), torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
-                scored = self._score_joint(rows) if self.kind == "unified_metric" else self._score_apart(rows)
+            with full_precision():
+                scored, spans = self._score(rows)
             values = [value if math.isfinite(value) else None for value in scored.float().tolist()]
         self.stats["padded_share"] = 1 - self.stats["tokens"] / max(1, self.stats.pop("padded"))
-        return Scores([values[i] for i in index])
+        return Scores([values[i] for i in index], None if spans is None else [spans[i] for i in index])
 
     def signature(self) -> dict[str, dict]:
-        """What makes the number; the same checkpoint at another place keeps its identity but for `model`."""
+        """What makes the number; the same checkpoint at another place keeps its identity but for `model`.
+
+        `dtype_error`: largest difference from float32 over a fixed probe, in score.
+        """
         identity = {
             "model": self.name, "revision": self.revision, "checkpoint": self._checkpoint,
             "tokenizer": self._tokenizer, "class": self.kind, "dtype": self.dtype,
         }  # fmt: skip
-        return {"identity": identity, "environment": versions("unbabel-comet", "transformers", "torch")}
+        environment = versions("unbabel-comet", "transformers", "torch") | {"linears": self.linears}
+        if self.dtype != "float32":
+            environment["dtype_error"] = f"{self.dtype_error:.1e}"
+        return {"identity": identity, "environment": environment}
+
+    # ------------------------------------------------------------------ set-up
 
     @property
     def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self.model.encoder.model.get_input_embeddings().weight.device
+
+    def _use(self, dtype: str) -> None:
+        """Build the encoder for where the model lies now."""
+        self.encoder, self.linears = None, "torch"
+        if not packed.supported(self.model.encoder.model):
+            return
+        on_cpu = self._device.type == "cpu"
+        if self._linears != "torch" and on_cpu and packed.prepacked_works():
+            self.linears = "prepacked"
+        hparams, mixing = self.model.hparams, self.model.layerwise_attention
+        if mixing is None:
+            self._weights = {int(hparams.get("sent_layer", hparams.get("layer"))): 1.0}
+        else:
+            logits = torch.cat(list(mixing.scalar_parameters)).detach().float()
+            mixture = mixing.transform_fn(logits, dim=0).tolist()
+            self._weights = {i: weight for i, weight in enumerate(mixture) if weight}
+        # Sparsemax gives layers weight 0: those above the last that counts are never run.
+        used = list(self._weights)
+        tagging = self.kind == "xcomet_metric"
+        if tagging:
+            used.append(int(hparams.word_layer))
+        if hparams.get("pool") == "default":
+            used.append(self.model.encoder.num_layers - 1)
+        first = self.kind in JOINT or hparams.pool == "cls"
+        self._first_only = first and not tagging and not (mixing is not None and mixing.layer_norm)
+        with torch.inference_mode():
+            self.encoder = packed.PackedEncoder(
+                self.model.encoder.model, max(used), self._first_only, self.linears, getattr(torch, dtype)
+            )
+
+    def _measure_error(self) -> float:
+        """Largest score difference of this dtype from float32 on PROBE."""
+        probe = [replace(s, ref=s.ref if self.reads_reference else None) for s in PROBE]
+        here = self.score(probe).values
+        self.dtype, dtype = "float32", self.dtype
+        self._use("float32")
+        exact = self.score(probe).values
+        self.dtype = dtype
+        self._use(dtype)
+        if None in here:
+            raise ConfigError(f"{self.name}: {dtype} overflows in this model; use bfloat16 or float32")
+        return max(abs(a - b) for a, b in zip(here, exact, strict=True))
 
     def _readable(self, i: int, segment: Segment) -> Segment:
         """The segment as this class reads it, in valid Unicode (a lone surrogate stops any tokenizer)."""
@@ -150,21 +220,218 @@ class CometScorer:
             segment, src=_utf8(segment.src), mt=_utf8(segment.mt), ref=None if ref is None else _utf8(ref)
         )
 
-    def _score_apart(self, rows: list[Segment]) -> torch.Tensor:
+    # ------------------------------------------------------------------ scores
+
+    def _score(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]] | None]:
+        """Scores (N,) of distinct rows, and XCOMET's spans."""
+        if self.encoder is None:
+            low = self.dtype != "float32"
+            with torch.autocast(self._device.type, getattr(torch, self.dtype) if low else None, enabled=low):
+                return (self._joint_padded(rows) if self.kind in JOINT else self._apart(rows)), None
+        if self.kind == "xcomet_metric":
+            return self._xcomet(rows)
+        return (self._joint(rows) if self.kind in JOINT else self._apart(rows)), None
+
+    def _apart(self, rows: list[Segment]) -> torch.Tensor:
         """Scores (N,) of the classes that encode each sentence by itself: every distinct one once."""
         parts = [(r.src, r.mt, r.ref) if r.ref is not None else (r.src, r.mt) for r in rows]
         texts, place = distinct(text for part in parts for text in part)
-        embedding = self._embed(texts)  # (U, H)
+        embedding = self._embed(texts) if self.encoder else self._embed_padded(texts)  # (U, H)
         columns = torch.tensor(place, device=embedding.device).view(len(rows), -1).unbind(1)
         src, mt, *ref = (embedding[column] for column in columns)  # (N, H) each
         if ref:
             return self.model.estimate(src, mt, ref[0]).score
-        features = torch.cat(
-            (mt, src, mt * src, (mt - src).abs()), dim=1
-        )  # as ReferencelessRegression.forward
+        # as ReferencelessRegression.forward
+        features = torch.cat((mt, src, mt * src, (mt - src).abs()), dim=1)
         return self.model.estimator(features).view(-1)
 
     def _embed(self, texts: list[str]) -> torch.Tensor:
+        """Sentence embeddings (U, H) of distinct texts, without padding."""
+        return self._in_batches(self._tokens(texts)["input_ids"], lambda pack, _: self._pooled(pack))
+
+    def _joint(self, rows: list[Segment]) -> torch.Tensor:
+        """Scores (N,) of unified models: the mean over their one or three input sequences."""
+        return torch.stack([self._estimate(rows, part) for part in self._sequences(rows)]).nanmean(0)
+
+    def _estimate(self, rows: list[Segment], sequences: list[list[int] | None]) -> torch.Tensor:
+        """Head over first tokens (N,); NaN for rows that lack this sequence."""
+        there = [i for i, sequence in enumerate(sequences) if sequence is not None]
+        scores = torch.full((len(rows),), float("nan"), device=self._device)
+        if there:
+            first = self._in_batches([sequences[i] for i in there], lambda pack, _: self._pooled(pack, "cls"))
+            scores[there] = self.model.estimator(first).view(-1)
+        return scores
+
+    def _xcomet(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]]]:
+        """Scores (N,) and spans, as XCOMETMetric.predict_step: four weighted parts, or two without reference."""
+        weights = self.model.score_weights
+        encoded = self._tokens([row.mt for row in rows])
+        parts = self._sequences(rows)
+        regression, tagged = [], []
+        for sequences in parts:
+            there = [i for i, sequence in enumerate(sequences) if sequence is not None]
+            pieces = self._in_batches([sequences[i] for i in there], self._scored_and_tagged) if there else []
+            full, tags = torch.full((len(rows),), float("nan"), device=self._device), [None] * len(rows)
+            for i, (score, probabilities) in zip(there, pieces, strict=True):
+                full[i], tags[i] = score, probabilities
+            regression.append(full.clamp(max=1.0))
+            tagged.append(tags)
+        spans, scores = [], []
+        for i, row in enumerate(rows):
+            offsets = encoded.encodings[i].offsets
+            if row.ref is None or len(parts) == 1:
+                probabilities, score = tagged[0][i], regression[0][i] * sum(weights[:3])
+            else:
+                shares = self.model.input_weights_spans.tolist()
+                length = min(len(tags[i]) for tags in tagged)
+                probabilities = sum(w * tags[i][:length] for w, tags in zip(shares, tagged, strict=True))
+                score = sum(w * part[i] for w, part in zip(weights, regression, strict=False))
+            found = self._decode(probabilities[: len(offsets)], offsets)
+            spans.append(found)
+            scores.append(score + (25 - min(25, sum(PENALTY[s.severity] for s in found))) / 25 * weights[3])
+        return torch.stack(scores), spans
+
+    def _scored_and_tagged(self, pack: packed.Pack, _) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Per sequence its regression score () and the label probabilities (tokens, labels)."""
+        mixed, word = self._mixed(pack, int(self.model.hparams.word_layer))
+        scores = self.model.estimator(mixed[pack.starts]).view(-1)
+        probabilities = self.model.hidden2tag(word).softmax(-1).split(pack.lengths)
+        return list(zip(scores, probabilities, strict=True))
+
+    def _decode(self, probabilities: torch.Tensor, offsets: list[tuple[int, int]]) -> list[Span]:
+        """Runs of error labels as spans, as UnifiedMetric.decode: the first label gives a run its severity, its
+        confidence is the mean, and a run that is still open at the end is not counted.
+        """
+        best, label = probabilities.max(-1)
+        names = [self.model.label_encoder.ids_to_label[i] for i in label.tolist()]
+        best, spans, run = best.tolist(), [], []
+        for i, name in enumerate(names):
+            if name != "O":
+                run.append(i)
+            elif run:
+                confidence = sum(best[k] for k in run) / len(run)
+                severity = names[run[0]].split("-")[1]
+                spans.append(Span(offsets[run[0]][0], offsets[run[-1]][1], severity, confidence))
+                run = []
+        return spans
+
+    # ------------------------------------------------------------------ tokens and batches
+
+    def _tokens(self, texts: list[str]):
+        """Ids as COMET's own encoder makes them: cut at its maximum less two."""
+        encoder = self.model.encoder
+        return encoder.tokenizer(texts, truncation=True, max_length=encoder.max_positions - 2)
+
+    def _sequences(self, rows: list[Segment]) -> list[list[list[int] | None]]:
+        """The input sequences of joint models per row: [mt src], or [mt src], [mt ref], [mt src ref].
+
+        None where a row has no such sequence (the two last, of a row without reference).
+        """
+        wanted = self.model.hparams.input_segments
+        texts, place = distinct(text for row in rows for text in (row.mt, row.src, row.ref) if text is not None)
+        pad = self.model.encoder.tokenizer.pad_token_id
+        bare = [[t for t in ids if t != pad][1:-1] for ids in self._tokens(texts)["input_ids"]]
+        at = iter(place)
+        parts: list[list[list[int] | None]] = [[], [], []]
+        for row in rows:
+            mt, src = bare[next(at)], bare[next(at)]
+            ref = None if row.ref is None else bare[next(at)]
+            source = src if "src" in wanted else None
+            if source is None or ref is None:
+                only = ref if source is None else source
+                sequences = [self._join(mt, *([] if only is None else [only])), None, None]
+            else:
+                sequences = [self._join(mt, source), self._join(mt, ref), self._join(mt, source, ref)]
+            for part, sequence in zip(parts, sequences, strict=True):
+                part.append(sequence)
+        return [part for part in parts if any(sequence is not None for sequence in part)]
+
+    def _join(self, first: list[int], *others: list[int]) -> list[int]:
+        """<s> first </s></s> other </s> …, cut at the encoder's maximum as Encoder.concat_sequences does."""
+        tokenizer, longest = self.model.encoder.tokenizer, self.model.encoder.max_positions
+        start, stop = tokenizer.cls_token_id, tokenizer.sep_token_id
+        joined = [start, *first, stop]
+        for other in others:
+            joined += [stop, *other, stop]
+        special = 1 + self.model.encoder.size_separator * (1 + len(others))
+        return joined[:longest] if len(first) + sum(map(len, others)) > longest - special else joined
+
+    def _in_batches(self, sequences: list[list[int]], run) -> torch.Tensor | list:
+        """`run(pack, batch)` over length-sorted batches within the token budget, results in input order."""
+        pieces, order = [], []
+        for batch in self._batches([len(s) for s in sequences]):
+            pack = self.encoder.pack([sequences[i] for i in batch])
+            self.stats["encoded"] += len(batch)
+            self.stats["tokens"] += sum(pack.lengths)
+            self.stats["padded"] += pack.padded
+            pieces.append(run(pack, batch))
+            order += batch
+        inverse = _inverse(order)
+        if isinstance(pieces[0], torch.Tensor):
+            return torch.cat(pieces)[inverse]
+        flat = [item for piece in pieces for item in piece]
+        return [flat[i] for i in inverse.tolist()]
+
+    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
+        """Indices, longest first, in batches of at most `token_budget` tokens; nothing is padded."""
+        batch: list[int] = []
+        tokens = 0
+        for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+            if batch and tokens + lengths[i] > self.token_budget:
+                yield batch
+                batch, tokens = [], 0
+            batch.append(i)
+            tokens += lengths[i]
+        if batch:
+            yield batch
+
+    # ------------------------------------------------------------------ hidden states to sentences
+
+    def _pooled(self, pack: packed.Pack, pool: str | None = None) -> torch.Tensor:
+        """Sentence embeddings (N, H)."""
+        pool = pool or self.model.hparams.pool
+        mixed, top = self._mixed(pack)
+        if self._first_only:
+            return mixed
+        if pool == "cls":
+            return mixed[pack.starts]
+        if pool == "default":
+            return top[pack.starts]
+        # COMET leaves a literal <pad> out of the sum but counts it.
+        real = pack.ids.ne(self.model.encoder.tokenizer.pad_token_id)[:, None]
+        n = len(pack.lengths)
+        if pool == "max":
+            mixed = mixed.masked_fill(~real, float("-inf"))
+            return torch.stack([part.amax(0) for part in mixed.split(pack.lengths)])
+        total = torch.zeros(n, mixed.shape[1], device=mixed.device)
+        total.index_add_(0, pack.sequence, mixed * real)
+        return total / torch.tensor(pack.lengths, device=mixed.device)[:, None]
+
+    def _mixed(self, pack: packed.Pack, word_layer: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """COMET's mixture of hidden states (or its one layer), and the word layer's or the top one.
+
+        (T, H) each; only first tokens (N, H) where nothing else is read.
+        """
+        mixing = self.model.layerwise_attention
+        mixed, word = None, None
+        for i, hidden in enumerate(self.encoder.hidden_states(pack)):
+            if i == word_layer:
+                word = hidden
+            weight = self._weights.get(i)
+            if weight is None:
+                continue
+            if self._first_only and hidden.shape[0] != len(pack.lengths):
+                hidden = hidden[pack.starts]
+            if mixing is not None and mixing.layer_norm:
+                hidden = _normalised(hidden, pack)
+            mixed = hidden * weight if mixed is None else mixed.add_(hidden, alpha=weight)
+        if mixing is not None:
+            mixed = mixed * mixing.gamma
+        return mixed, hidden if word is None else word
+
+    # ------------------------------------------------------------------ padded batches, for other encoders
+
+    def _embed_padded(self, texts: list[str]) -> torch.Tensor:
         """Sentence embeddings (U, H) of distinct texts."""
         inputs = self.model.encoder.prepare_sample(texts)
         lengths = inputs["attention_mask"].sum(1).tolist()
@@ -175,8 +442,8 @@ class CometScorer:
             order += batch
         return torch.cat(pieces)[_inverse(order)]
 
-    def _score_joint(self, rows: list[Segment]) -> torch.Tensor:
-        """Scores (N,) of unified models, which read translation, source and reference as one sequence."""
+    def _joint_padded(self, rows: list[Segment]) -> torch.Tensor:
+        """Scores (N,) of unified models over another encoder."""
         scores = torch.empty(len(rows), device=self._device)
         for with_ref in (False, True):
             chosen = [i for i, row in enumerate(rows) if (row.ref is not None) == with_ref]
@@ -204,6 +471,18 @@ class CometScorer:
         return cut
 
 
+def _normalised(hidden: torch.Tensor, pack: packed.Pack) -> torch.Tensor:
+    """(T, H) with mean 0 and variance 1 over all numbers of each sequence, as LayerwiseAttention's layer_norm."""
+    width, n = hidden.shape[1], len(pack.lengths)
+    count = torch.tensor(pack.lengths, device=hidden.device) * width
+
+    def per_sequence(rows: torch.Tensor) -> torch.Tensor:  # (T,) → mean over the sequence, at each token (T, 1)
+        return (torch.zeros(n, device=rows.device).index_add_(0, pack.sequence, rows) / count)[pack.sequence, None]
+
+    centred = hidden - per_sequence(hidden.sum(1))
+    return centred / torch.sqrt(per_sequence(centred.square().sum(1)) + 1e-12)
+
+
 def _inverse(order: list[int]) -> torch.Tensor:
     """Positions (U,) that undo `order`."""
     return torch.argsort(torch.tensor(order))
@@ -211,92 +490,3 @@ def _inverse(order: list[int]) -> torch.Tensor:
 
 def _utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
-
-
-def _checkpoint_file(argument: str, name: str) -> Path:
-    """…/checkpoints/model.ckpt of a path or hub name, with hparams.yaml two levels up."""
-    root = fetch(argument, name, CHECKPOINT)
-    checkpoint = root if root.is_file() else root / CHECKPOINT
-    if not checkpoint.is_file() or not (checkpoint.parents[1] / "hparams.yaml").is_file():
-        raise ConfigError(f"{argument}: {name} is no COMET model: it needs hparams.yaml and {CHECKPOINT}")
-    return checkpoint
-
-
-def _load(argument: str, checkpoint: Path, classes: tuple[str, ...]) -> tuple[torch.nn.Module, str, Path]:
-    """Model on the CPU, its class identifier, and the folder its encoder's tokenizer came from."""
-    import yaml
-
-    root = checkpoint.parents[1]
-    try:
-        described = yaml.load((root / "hparams.yaml").read_text(encoding="utf-8"), Loader=yaml.FullLoader)
-        kind = described["class_identifier"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        raise ConfigError(f"{argument}: {root / 'hparams.yaml'} names no class_identifier") from None
-    if kind not in classes:
-        raise ConfigError(f"{argument}: {root} holds a {kind}; wanted here: {' or '.join(classes)}")
-    weights, hparams = _read(argument, checkpoint)
-    hparams = dict(hparams or described)  # as COMET: the checkpoint's own win
-    if described.get("layer_transformation") == "sparsemax_patch":
-        hparams["layer_transformation"] = "softmax"  # as comet.load_from_checkpoint since 2.2.4
-    encoder = _encoder_folder(argument, str(hparams["pretrained_model"]), root)
-    hparams |= {"pretrained_model": str(encoder), "load_pretrained_weights": False, "local_files_only": True}
-    return _build(argument, checkpoint, kind, hparams, weights), kind, encoder
-
-
-def _read(argument: str, checkpoint: Path) -> tuple[dict, dict]:
-    """state_dict and hyper_parameters of a Lightning checkpoint; nothing in it is executed."""
-    try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        return stored["state_dict"], stored.get("hyper_parameters", {})
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).strip().split("\n")[0][:120]
-        raise ConfigError(
-            f"{argument}: {checkpoint} holds more than weights, or is damaged ({reason}); fetch it again"
-        ) from error
-
-
-def _encoder_folder(argument: str, name: str, root: Path) -> Path:
-    """Folder of the encoder's config and tokenizer (its weights are in the checkpoint).
-
-    A relative path counts from the checkpoint's folder first, so that a model may be moved; an absolute one
-    that is gone is looked for by its last name inside it.
-    """
-    given = Path(name).expanduser()
-    for folder in (root / given, root.parent / given, given, root / given.name):
-        if (folder / "config.json").is_file():
-            return folder.resolve()
-    if "/" in name and hub.looks_like_path(name):
-        raise ConfigError(f"{argument}: the encoder {name} of {root} is not there (pretrained_model)")
-    known = [name] if "/" in name else [name, f"{OWNERS.get(name, name)}/{name}"]
-    for cached in known:
-        for filename in TOKENIZER_FILES:
-            if hub.is_cached(cached, filename) and hub.is_cached(cached, "config.json"):
-                from huggingface_hub import snapshot_download
-
-                return Path(snapshot_download(cached, local_files_only=True))
-    return fetch(argument, known[-1], TOKENIZER_FILES[0], ["*.json", "*.model", "*.txt"])
-
-
-def _build(argument: str, checkpoint: Path, kind: str, hparams: dict, weights: dict) -> torch.nn.Module:
-    """The COMET class with exactly these weights: a missing one would otherwise score at random."""
-    from comet.models import str2model
-    from transformers.modeling_utils import no_init_weights
-
-    cls = str2model[kind]
-    accepted = inspect.signature(cls.__init__).parameters
-    try:
-        with no_init_weights():  # every weight is overwritten below, and drawing them takes half the time
-            model = cls(**{k: v for k, v in hparams.items() if k in accepted})
-        result = model.load_state_dict(weights, strict=False)
-    except (RuntimeError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{argument}: {checkpoint} does not fit a {kind}: {reason}") from error
-    # Left over from older transformers (ids) and from encoders saved with a head that COMET never reads.
-    extra = [k for k in result.unexpected_keys if not k.endswith("position_ids") and ".pooler." not in k]
-    missing = [k for k in result.missing_keys if not k.endswith("position_ids") and ".pooler." not in k]
-    if missing or extra:
-        what = f"lacks {missing[0]}" if missing else f"has an unknown {extra[0]}"
-        raise ConfigError(
-            f"{argument}: {checkpoint} {what} ({len(missing) + len(extra)} such weights): incomplete"
-        )
-    return model

@@ -1,0 +1,256 @@
+"""The layers of XLM-RoBERTa over sequences laid end to end: no padding token meets a linear layer.
+
+Linear layers, norms and activations see one matrix (T, H) of real tokens; only attention needs to know where
+a sequence begins, and runs over groups of similar length. Same numbers as transformers' own forward up to
+rounding (tests: 1e-5 on scores). Covers XLM-RoBERTa / InfoXLM (norm after each block) and XLM-RoBERTa-XL
+(norm before), which is every encoder of the published COMET-22, COMETKiwi and XCOMET checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+ENCODERS = ("XLMRobertaModel", "XLMRobertaXLModel")
+CPU_GROUP = 16  # sequences that attend together on a CPU; on a GPU launches cost more than padding
+CPU_FILL = 0.9  # real share of a group's positions, at least
+
+
+def supported(model: torch.nn.Module) -> bool:
+    """Is this transformers encoder one whose layers are reproduced here exactly?"""
+    config = model.config
+    return (
+        type(model).__name__ in ENCODERS
+        and config.hidden_act == "gelu"
+        and getattr(config, "position_embedding_type", "absolute") == "absolute"
+        and not config.is_decoder
+    )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sequences that attend together: tokens `first` to `last` of the pack.
+
+    `gather` (n, L) and `mask` (n, 1, 1, L) lay unequal lengths out in a rectangle, `back` (tokens,) takes the
+    real positions out of it again; all three are None where the n sequences have one length.
+    """
+
+    first: int
+    last: int
+    rows: int
+    longest: int
+    gather: torch.Tensor | None
+    mask: torch.Tensor | None
+    back: torch.Tensor | None
+
+
+class Pack:
+    """N sequences of token ids end to end.
+
+    ids, positions, sequence (T,): token, position id, number of its sequence; starts (N,): first tokens.
+    """
+
+    def __init__(self, sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device):
+        self.lengths = [len(s) for s in sequences]
+        flat = torch.tensor([token for s in sequences for token in s])
+        lengths = torch.tensor(self.lengths)
+        sequence = torch.repeat_interleave(torch.arange(len(sequences)), lengths)
+        starts = lengths.cumsum(0) - lengths
+        real = flat.ne(pad_id).long()  # a literal <pad> in a text has no place of its own
+        counted = real.cumsum(0)
+        places = (counted - (counted - real)[starts][sequence]) * real + pad_id
+        self.ids, self.positions, self.sequence, self.starts = (
+            t.to(device) for t in (flat, places, sequence, starts)
+        )
+        self.groups = list(self._group(device))
+        self.padded = sum(group.rows * group.longest for group in self.groups)
+
+    def _group(self, device: torch.device) -> Iterator[Group]:
+        """Neighbours of similar length; the caller has sorted the sequences by length."""
+        first, begin, n = 0, 0, len(self.lengths)
+        while first < n:
+            last, tokens = first, 0
+            longest = self.lengths[first]
+            while last < n and self._fits(tokens + self.lengths[last], last + 1 - first, longest, device):
+                tokens += self.lengths[last]
+                last += 1
+            lengths = torch.tensor(self.lengths[first:last])
+            if lengths.min() == longest:
+                yield Group(begin, begin + tokens, last - first, longest, None, None, None)
+            else:
+                column = torch.arange(longest)
+                mask = column < lengths[:, None]  # (n, L)
+                gather = (begin + lengths.cumsum(0) - lengths)[:, None] + column * mask
+                back = mask.flatten().nonzero()[:, 0]
+                yield Group(
+                    begin, begin + tokens, last - first, longest,
+                    gather.to(device), mask[:, None, None].to(device), back.to(device),
+                )  # fmt: skip
+            first, begin = last, begin + tokens
+
+    @staticmethod
+    def _fits(tokens: int, rows: int, longest: int, device: torch.device) -> bool:
+        return device.type != "cpu" or rows == 1 or (rows <= CPU_GROUP and tokens >= CPU_FILL * rows * longest)
+
+
+def prepacked_works() -> bool:
+    """Does oneDNN take weights in its own layout here, with the numbers of torch's linear?
+
+    The operators are private to torch (its compiler uses them), so each is tried before it is trusted: odd
+    sizes, one row and many, with and without GELU, float32 to 1e-5 and bfloat16 to its own rounding.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(72, 40, generator=generator) / 6, torch.randn(72, generator=generator)
+    try:
+        for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 4e-2)):
+            for rows in (1, 7, 130):
+                x = torch.randn(rows, 40, generator=generator)
+                for gelu in (False, True):
+                    wanted = F.linear(x, weight, bias)
+                    wanted = F.gelu(wanted) if gelu else wanted
+                    got = Prepacked(weight, bias, dtype, gelu)(x.to(dtype)).float()
+                    if got.shape != wanted.shape or not (got - wanted).abs().max() <= tolerance:
+                        return False
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return True
+
+
+class Plain:
+    """torch's own linear, with an optional exact GELU behind it."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype, gelu: bool = False):
+        self.weight, self.bias, self.gelu = weight.to(dtype), bias.to(dtype), gelu
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        return F.gelu(y) if self.gelu else y
+
+
+class Prepacked:
+    """The same over a weight kept in oneDNN's layout: torch's linear reorders it, or calls MKL, every time."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype, gelu: bool = False):
+        plain = weight.detach().to(dtype).contiguous()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(plain)
+        self.bias = bias.detach().to(dtype)
+        self.attr, self.algorithm = ("gelu", "none") if gelu else ("none", "")
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.attr, [], self.algorithm)
+
+
+class PackedEncoder:
+    """Hidden states of a transformers encoder, layer by layer, over a `Pack`.
+
+    Args:
+        model: an XLMRobertaModel or XLMRobertaXLModel for which `supported` holds; its weights are shared.
+        top: index of the last hidden state wanted (0: the embeddings); layers above it are never run.
+        first_only: of the top layer only each sequence's first token is wanted.
+        linears: "torch" or "prepacked".
+        dtype: what linears and attention compute in; norms and the residual stream stay float32.
+    """
+
+    def __init__(self, model, top: int, first_only: bool, linears: str, dtype: torch.dtype):
+        self.embeddings, self.config, self.dtype = model.embeddings, model.config, dtype
+        self.prenorm = type(model).__name__ == "XLMRobertaXLModel"
+        self.top, self.first_only = top, first_only and top > 0
+        self.heads = model.config.num_attention_heads
+        self.final_norm = model.encoder.LayerNorm if self.prenorm and top == len(model.encoder.layer) else None
+        kind = Prepacked if linears == "prepacked" else Plain
+        layers = model.encoder.layer[:top]
+        self.layers = [
+            _Layer(layer, kind, dtype, self.prenorm, split=self.first_only and i == top - 1)
+            for i, layer in enumerate(layers)
+        ]
+
+    def pack(self, sequences: Sequence[Sequence[int]]) -> Pack:
+        """Sequences, longest first, on the encoder's device."""
+        table = self.embeddings.word_embeddings
+        return Pack(sequences, table.padding_idx, table.weight.device)
+
+    def hidden_states(self, pack: Pack) -> Iterator[torch.Tensor]:
+        """Hidden states 0 … top, each (T, H) float32; the top one (N, H) with `first_only`."""
+        hidden = self._embed(pack)
+        for i, layer in enumerate(self.layers):
+            yield hidden
+            narrow = self.first_only and i == self.top - 1
+            hidden = self._layer(layer, hidden, pack, narrow)
+        yield hidden if self.final_norm is None else self.final_norm(hidden)
+
+    def _embed(self, pack: Pack) -> torch.Tensor:
+        tables = self.embeddings
+        hidden = tables.word_embeddings(pack.ids).float()
+        hidden = hidden + tables.token_type_embeddings.weight[0] + tables.position_embeddings(pack.positions)
+        return hidden if self.prenorm else tables.LayerNorm(hidden)
+
+    def _layer(self, layer: _Layer, hidden: torch.Tensor, pack: Pack, narrow: bool) -> torch.Tensor:
+        x = layer.norm1(hidden) if self.prenorm else hidden
+        x = x.to(self.dtype)
+        if narrow:
+            query = layer.query(x[pack.starts])
+            key, value = layer.key_value(x).chunk(2, dim=1)
+            mixed, hidden = self._attend_first(query, key, value, pack), hidden[pack.starts]
+        else:
+            mixed = self._attend(*layer.query_key_value(x).chunk(3, dim=1), pack)
+        hidden = hidden + layer.out(mixed)
+        if not self.prenorm:
+            hidden = layer.norm1(hidden)
+        x = layer.norm2(hidden) if self.prenorm else hidden
+        hidden = hidden + layer.down(layer.up(x.to(self.dtype)))
+        return hidden if self.prenorm else layer.norm2(hidden)
+
+    def _attend(self, query, key, value, pack: Pack) -> torch.Tensor:
+        """Self-attention (T, H) within each sequence."""
+        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        for g in pack.groups:
+            parts = [self._lay_out(x, g) for x in (query, key, value)]  # (n, heads, L, d) each
+            mixed = F.scaled_dot_product_attention(*parts, attn_mask=g.mask)
+            flat = mixed.transpose(1, 2).reshape(g.rows * g.longest, -1)
+            out[g.first : g.last] = flat if g.back is None else flat[g.back]
+        return out
+
+    def _attend_first(self, query, key, value, pack: Pack) -> torch.Tensor:
+        """What each sequence's first token takes from its sequence: queries (N, H) → (N, H)."""
+        out, row = [], 0
+        for g in pack.groups:
+            one = query[row : row + g.rows].view(g.rows, 1, self.heads, -1).transpose(1, 2)
+            mixed = F.scaled_dot_product_attention(
+                one, self._lay_out(key, g), self._lay_out(value, g), attn_mask=g.mask
+            )
+            out.append(mixed.transpose(1, 2).reshape(g.rows, -1))
+            row += g.rows
+        return torch.cat(out)
+
+    def _lay_out(self, x: torch.Tensor, g: Group) -> torch.Tensor:
+        """Tokens of a group as (n, heads, L, d)."""
+        x = x[g.first : g.last] if g.gather is None else x[g.gather]
+        return x.reshape(g.rows, g.longest, self.heads, -1).transpose(1, 2)
+
+
+class _Layer:
+    """Weights of one layer in the form they are used; `split` keeps the query apart from key and value."""
+
+    def __init__(self, layer, kind, dtype: torch.dtype, prenorm: bool, split: bool):
+        attention = layer.attention.self
+        query, key, value = attention.query, attention.key, attention.value
+
+        def joined(*modules):
+            weight = torch.cat([m.weight for m in modules])
+            return kind(weight, torch.cat([m.bias for m in modules]), dtype)
+
+        if split:
+            self.query, self.key_value = kind(query.weight, query.bias, dtype), joined(key, value)
+        else:
+            self.query_key_value = joined(query, key, value)
+        out, up, down = layer.attention.output.dense, layer.intermediate.dense, layer.output.dense
+        self.out = kind(out.weight, out.bias, dtype)
+        self.up = kind(up.weight, up.bias, dtype, gelu=True)
+        self.down = kind(down.weight, down.bias, dtype)
+        self.norm1 = layer.attention.self_attn_layer_norm if prenorm else layer.attention.output.LayerNorm
+        self.norm2 = layer.LayerNorm if prenorm else layer.output.LayerNorm
