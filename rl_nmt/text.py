@@ -9,63 +9,14 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from dataclasses import dataclass
 from functools import lru_cache
 
-Range = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Language:
-    """One row of the language table; no rule elsewhere has a language written into its code.
-
-    `ranges` are inclusive code point intervals of the script. `expected_length_ratio` is the typical
-    length of a translation over its English source, `length_tolerance` the half width of the band of
-    natural-log ratios in which real translations lie; both in NFC code points.
-    """
-
-    code: str
-    name: str
-    script: str
-    ranges: tuple[Range, ...]
-    nllb: str
-    expected_length_ratio: float
-    length_tolerance: float
-
-
-# Ratio and tolerance: median and about the 5th/95th percentile of professional news translations
-# (NTREX-128: median 1.16, log ratio -0.14..0.46; IndicMT-Eval references: 1.17, -0.13..0.41).
-TAMIL = Language(
-    code="ta",
-    name="Tamil",
-    script="Tamil",
-    ranges=((0x0B80, 0x0BFF), (0x11FC0, 0x11FFF)),
-    nllb="tam_Taml",
-    expected_length_ratio=1.17,
-    length_tolerance=0.45,
-)
-
-# Unicode Scripts.txt, Latin; plus the mathematical alphabets (script Common), which read as Latin.
-_LATIN: tuple[Range, ...] = (
-    (0x0041, 0x005A), (0x0061, 0x007A), (0x00AA, 0x00AA), (0x00BA, 0x00BA), (0x00C0, 0x00D6),
-    (0x00D8, 0x00F6), (0x00F8, 0x02B8), (0x02E0, 0x02E4), (0x1D00, 0x1D25), (0x1D2C, 0x1D5C),
-    (0x1D62, 0x1D65), (0x1D6B, 0x1D77), (0x1D79, 0x1DBE), (0x1E00, 0x1EFF), (0x2071, 0x2071),
-    (0x207F, 0x207F), (0x2090, 0x209C), (0x212A, 0x212B), (0x2184, 0x2184), (0x2C60, 0x2C7F),
-    (0xA722, 0xA787), (0xA78B, 0xA7FF), (0xAB30, 0xAB64), (0xAB66, 0xAB68), (0xFB00, 0xFB06),
-    (0xFF21, 0xFF3A), (0xFF41, 0xFF5A), (0x1D400, 0x1D6A5), (0x1DF00, 0x1DF1E),
-)  # fmt: skip
-
-ENGLISH = Language(
-    code="en",
-    name="English",
-    script="Latin",
-    ranges=_LATIN,
-    nllb="eng_Latn",
-    expected_length_ratio=1.0,
-    length_tolerance=0.45,
-)
-
-LANGUAGES: dict[str, Language] = {language.code: language for language in (TAMIL, ENGLISH)}
+from rl_nmt.errors import ConfigError
+from rl_nmt.languages import ENGLISH as ENGLISH
+from rl_nmt.languages import LANGUAGES as LANGUAGES
+from rl_nmt.languages import TAMIL as TAMIL
+from rl_nmt.languages import Language as Language
+from rl_nmt.languages import Range as Range
 
 # Added tokens of the Gemma 3 tokenizer, and of XLM-R and NLLB (<s> </s>). Their tokenizers match
 # them case-sensitively anywhere in a text, so these are exactly the strings that can do harm.
@@ -244,3 +195,37 @@ def log_length_ratio(source: str, output: str) -> float:
     True
     """
     return math.log(max(1, length(output)) / max(1, length(source)))
+
+
+def length_off(
+    source: str,
+    output: str,
+    language: Language,
+    expected_ratio: float | None = None,
+    tolerance: float | None = None,
+) -> float:
+    """Return how far, ≥ 0, the log length ratio of `output` to `source` lies outside the language's band.
+
+    With d = |ln(length(output) / length(source)) - ln(expected_ratio)| and x = d - tolerance: 0 inside the
+    band (x ≤ 0), x²/tolerance up to half a tolerance outside it, and linear with slope 1 from there on, so
+    that value and slope are continuous everywhere. `expected_ratio=1, tolerance=0` is exactly |ln ratio|.
+    Natural log; None takes the language's own value. Shape: ours. Raises ConfigError for a ratio that is
+    not positive and finite or a tolerance that is negative or not finite.
+
+    >>> length_off("abcdefghij", "கடலோரம் அழகு", TAMIL)
+    0.0
+    >>> length_off("abcd", "கட", TAMIL, expected_ratio=1, tolerance=0) == math.log(2)
+    True
+    """
+    expected = language.expected_length_ratio if expected_ratio is None else expected_ratio
+    tolerance = language.length_tolerance if tolerance is None else tolerance
+    if not (math.isfinite(expected) and expected > 0):
+        raise ConfigError(f"expected_ratio is {expected}: give a positive number, such as 1.17")
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise ConfigError(f"tolerance is {tolerance}: give 0 or a positive number")
+    outside = abs(log_length_ratio(source, output) - math.log(expected)) - tolerance
+    if outside <= 0:
+        return 0.0
+    if outside < tolerance / 2:
+        return outside * outside / tolerance
+    return outside - tolerance / 4

@@ -1,0 +1,79 @@
+"""Sound skeletons: one rough spelling for the same word in two scripts. No torch.
+
+A word is reduced to the classes of its consonants (k s t p m n r l v), which transliterators agree about,
+and an `a` in front when it opens with a vowel; vowels, where they differ, and h and y, which come and go,
+are left out. Two skeletons within one edit of each other count as the same word (deletion neighbourhoods,
+as in symmetric-delete spelling correction, so that look-ups stay linear). The tables stand in the language
+rows; classes and rules are ours.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from rl_nmt.languages import Language
+
+_JOINERS = "\u200c\u200d"
+MAX_SKELETON = 10  # classes kept of a word; the rest of a longer word says nothing new
+
+
+@lru_cache(maxsize=64)
+def _table(language: Language) -> tuple[dict[str, tuple[str, ...]], int]:
+    rows = {grapheme: tuple("" if c == "-" else c for c in classes.split("|")) for grapheme, classes in language.sounds}
+    return rows, max(map(len, rows), default=0)
+
+
+@lru_cache(maxsize=65536)
+def skeletons(word: str, language: Language) -> tuple[str, ...]:
+    """Return the skeletons of a folded word (rl_nmt.tokens.fold): up to four where spelling is ambiguous.
+
+    >>> from rl_nmt.languages import ENGLISH, TAMIL
+    >>> skeletons("children", ENGLISH), skeletons("சில்ட்ரன்", TAMIL), skeletons("apple", ENGLISH)
+    (('sltrn', 'kltrn'), ('sltrn',), ('apl',))
+    """
+    table, longest = _table(language)
+    found = [["a"]] if word[:1] in language.vowels else [[]]
+    i, adjacent = 0, False
+    while i < len(word) and min(map(len, found)) <= MAX_SKELETON:
+        for size in range(min(longest, len(word) - i), 0, -1):
+            classes = table.get(word[i : i + size])
+            if classes is not None:
+                break
+        else:
+            if word[i] == language.virama:
+                adjacent = True
+            elif word[i] not in _JOINERS:
+                adjacent = False  # a vowel parts two consonants
+            i += 1
+            continue
+        if len(classes) > 1 and len(found) >= 4:
+            classes = classes[:1]
+        found = [_append(done, sounds, adjacent) for done in found for sounds in classes]
+        adjacent, i = not language.virama, i + size
+    return tuple(dict.fromkeys("".join(done)[:MAX_SKELETON] for done in found))
+
+
+def _append(done: list[str], sounds: str, adjacent: bool) -> list[str]:
+    """Add classes, writing a doubled consonant once."""
+    if adjacent and sounds and done and done[-1] == sounds[0]:
+        sounds = sounds[1:]
+    return [*done, *sounds]
+
+
+@lru_cache(maxsize=65536)
+def neighbourhood(skeleton: str) -> frozenset[str]:
+    """Return the skeleton and, from three classes on, what is left of it without any one class."""
+    if len(skeleton) < 3:
+        return frozenset((skeleton,))
+    return frozenset((skeleton, *(skeleton[:i] + skeleton[i + 1 :] for i in range(len(skeleton)))))
+
+
+@lru_cache(maxsize=65536)
+def keys(word: str, language: Language) -> frozenset[str]:
+    """Return the look-up keys of a word: two words sound alike when their keys meet.
+
+    >>> from rl_nmt.languages import ENGLISH, TAMIL
+    >>> bool(keys("school", ENGLISH) & keys("ஸ்கூல்", TAMIL)), bool(keys("school", ENGLISH) & keys("மரம்", TAMIL))
+    (True, False)
+    """
+    return frozenset().union(*(neighbourhood(skeleton) for skeleton in skeletons(word, language) if skeleton))
