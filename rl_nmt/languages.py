@@ -24,11 +24,11 @@ class Language:
     Sound
         `sounds` spells graphemes in the nine classes of rl_nmt.translit (alternatives separated by `|`);
         `vowels` are the letters that open a syllable on their own; `virama` is the sign that takes a consonant's
-        inherent vowel away ("" in an alphabet).
+        inherent vowel away ("" in an alphabet); `letter_names` are the sounds of its letters' names, as in acronyms.
     Words
         `function_words` are never borrowed by another language; `abbreviations` end in a full stop that ends
         no sentence; `unfinished` words end no sentence; `common_capitals` are written with a capital and
-        yet translated.
+        yet translated; `name_endings` are those of plurals and peoples, which another language replaces.
     Talk about the translation
         `labels` name a language as a prompt does ("Tamil:"); `meta` are stems of words that speak of
         translating, `meta_topics` stems in a source that explain them; `openers` are the first words of a
@@ -49,10 +49,12 @@ class Language:
     sounds: tuple[tuple[str, str], ...]
     vowels: str
     virama: str
+    letter_names: tuple[tuple[str, str], ...]
     function_words: frozenset[str]
     abbreviations: frozenset[str]
     unfinished: frozenset[str]
     common_capitals: frozenset[str]
+    name_endings: tuple[str, ...]
     labels: tuple[str, ...]
     meta: tuple[str, ...]
     meta_topics: tuple[str, ...]
@@ -96,12 +98,14 @@ TAMIL = Language(
     ),
     vowels="அஆஇஈஉஊஎஏஐஒஓஔ",
     virama="\u0bcd",
+    letter_names=(),
     function_words=_words(
         "ஒரு இந்த அந்த எந்த என்று என மற்றும் அல்லது ஆனால் அது இது அவர் அவள் அவன் நான் நீ நாம் நாங்கள் மிக"
     ),
     abbreviations=_words("திரு திருமதி டாக்டர் பேரா கி.மு கி.பி"),
     unfinished=_words("மற்றும் அல்லது ஒரு ஓர் இந்த அந்த எந்த"),
     common_capitals=frozenset(),
+    name_endings=(),
     labels=("தமிழ்", "தமிழில்", "ஆங்கிலம்", "ஆங்கிலத்தில்"),
     meta=("மொழிபெயர்ப்ப", "மொழிபெயர்த்த", "மொழியாக்க", "தமிழாக்க"),
     meta_topics=("மொழிபெயர்", "தமிழ்", "மொழி"),
@@ -142,10 +146,14 @@ ENGLISH = Language(
     sounds=_pairs(
         "tch=s sch=sk|s ch=s|k sh=s ph=p th=t gh=-|k ck=k qu=k q=k x=ks|s ce=s|k ci=s|k cy=s|k cc=k|ks c=k "
         "dge=s dg=s ge=k|s gi=k|s gy=k|s g=k j=s tion=sn|tn sion=sn ture=sr|tr kn=n|kn wr=r|vr wh=v ng=n|nk "
-        "aw=- ew=- ow=-|v w=v z=s v=v f=p b=p p=p d=t t=t k=k s=s l=l m=m n=n r=r h=- y=-"
+        "aw=-|v ew=- ow=-|v w=v z=s v=v f=p b=p p=p d=t t=t k=k s=s l=l m=m n=n r=r h=- y=-"
     ),
     vowels="aeiou",
     virama="",
+    letter_names=_pairs(
+        "a=a b=p c=s d=t e=a f=ap g=s h=as i=a j=s k=k l=al m=am n=an o=a p=p q=k r=ar s=as t=t u=- v=v w=tpl x=aks "
+        "y=v z=st"
+    ),
     function_words=_words(
         "a an the and or but if so as at by for from in into of off on onto out over to up with without than then "
         "that this these those there here it its he him his she her hers they them their we us our you your i me my "
@@ -169,6 +177,7 @@ ENGLISH = Language(
         "christian muslim jewish pope bishop black red green blue great old holy american british english french "
         "german spanish italian russian chinese japanese indian greek turkish dutch swiss polish arab african asian"
     ),
+    name_endings=("s", "n", "ns", "an", "ans", "ian", "ians", "ese", "ish"),
     labels=("english", "tamil", "source", "target", "translation", "user", "model", "assistant", "system"),
     meta=("translat", "tamil"),
     meta_topics=(

@@ -77,3 +77,17 @@ def keys(word: str, language: Language) -> frozenset[str]:
     (True, False)
     """
     return frozenset().union(*(neighbourhood(skeleton) for skeleton in skeletons(word, language) if skeleton))
+
+
+def initials(acronym: str, language: Language) -> str:
+    """Return the skeleton of an acronym read letter by letter, "" where a letter has no name in the table.
+
+    >>> from rl_nmt.languages import ENGLISH, TAMIL
+    >>> initials("nsa", ENGLISH), skeletons("என்எஸ்ஏ", TAMIL)
+    ('ans', ('ans',))
+    """
+    names = dict(language.letter_names)
+    if not all(letter in names for letter in acronym):
+        return ""
+    sounds = "".join(names[letter].replace("a", "") for letter in acronym)
+    return ("a" if names[acronym[0]].startswith("a") else "") + sounds if acronym else ""
