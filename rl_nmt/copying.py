@@ -78,7 +78,7 @@ def _sounded(
     A chain goes on from (source word i, output word p) to i+1 or i+2 and p+1 or p+2: one word may be
     missed on either side, and a missed source word inside a chain counts as copied too.
     """
-    theirs = [keys(t.key, language) if t.kind == "word" else frozenset() for t in said]
+    theirs = [_keys(token, language) for token in said]
     places: dict[str, list[int]] = defaultdict(list)
     for p, found in enumerate(theirs):
         for key in found:
@@ -86,7 +86,7 @@ def _sounded(
     copied: set[int] = set()
     live: dict[int, dict[int, _Chain]] = {}  # source index -> output position -> chain that ends there
     for i, token in enumerate(words):
-        ours = keys(token.key, source_language) if token.kind == "word" else frozenset()
+        ours = _keys(token, source_language)
         here: dict[int, _Chain] = {}
         if ours:
             small = token.key in source_language.function_words
@@ -105,6 +105,13 @@ def _sounded(
         live[i] = here
         live.pop(i - 2, None)
     return copied
+
+
+def _keys(token: Token, language: Language) -> frozenset[str]:
+    """Look-up keys of a word's sound; a number is its own key, so that it does not break a chain."""
+    if token.kind == "number":
+        return frozenset((token.key,))
+    return keys(token.key, language) if token.kind == "word" else frozenset()
 
 
 def _longest(chains: dict[int, _Chain], place: int, chain: _Chain) -> None:

@@ -177,7 +177,8 @@ def _runs(keys: list[str]) -> set[tuple[str, ...]]:
 _MARKDOWN = re.compile(r"\*\*|```|~~~|^#{1,6}\s|^>\s|\\(?:boxed|text|begin)\b|\|\s*-{3,}|^[*•]\s|^\d{1,2}[.)]\s", re.M)
 _HTML = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,10}(?:\s[^<>]{0,200})?/?>")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`", "”": "”", "(": ")", "[": "]", "{": "}"}
-_QUOTE = re.compile("[\"“”«»„([{`]|(?:^|\\s)['‘]")  # an apostrophe inside a word is none
+_QUOTE = re.compile("^[\"'“”‘’«„([{`]|[\"'“”’»)\\]}`]$")  # at an end of the source: half of it may be cited
+_COLON = re.compile(r"[^:：\n]{1,80}[:：]")
 _SENTENCES = re.compile(r"[.!?…:;]+(?=\s|$)")
 
 
@@ -191,15 +192,24 @@ def _preamble(source, raw_source, lines, output, language, source_language) -> b
         return True
     if any(match[0] not in raw_source for match in _HTML.finditer(text)):
         return True
-    if _wrapped(output) and not _wrapped(source) and not _QUOTE.search(source):
+    if _wrapped(output) and not _QUOTE.search(source.rstrip(".!?")):
         return True
     folded = output.casefold()
     for row in (language, source_language):
         if not _mentions(opening, source_language.meta_topics) and _mentions(folded, row.meta):
             return True
+        label = _COLON.match(folded)
+        if label and _mentions(label[0], row.meta) and not _mentions(_head(opening), source_language.meta_topics):
+            return True
         if not _mentions(opening, source_language.note_topics) and _noted(folded, row.notes):
             return True
     return _opener(opening, folded, language, source_language)
+
+
+def _head(source: str) -> str:
+    """What stands before the first colon; all of a text without one is no label."""
+    label = _COLON.match(source)
+    return label[0] if label else ""
 
 
 def _wrapped(text: str) -> bool:
@@ -226,16 +236,18 @@ def _noted(text: str, stems: tuple[str, ...]) -> bool:
 
 def _opener(source: str, output: str, language: Language, source_language: Language) -> bool:
     """The first words of a chat answer: in the source's language always, in the output's with a sign behind."""
-    if _mentions(source[:40], source_language.openers):
+    if any(_opens(source, phrase) for phrase in source_language.openers):
         return False
-    for phrase in source_language.openers:
-        if output.startswith(phrase) and not output[len(phrase) : len(phrase) + 1].isalnum():
-            return not source_language.ranges == language.ranges
-    for phrase in language.openers:
-        if output.startswith(phrase):
-            sign = output[len(phrase) : len(phrase) + 1]
-            return sign in ("!", ":") and sign not in source
-    return False
+    if source_language.ranges != language.ranges and any(_opens(output, p) for p in source_language.openers):
+        return True
+    signs = {output[len(phrase) : len(phrase) + 1] for phrase in language.openers if output.startswith(phrase)}
+    return any(sign in signs and sign not in source for sign in "!:")
+
+
+def _opens(text: str, phrase: str) -> bool:
+    """Whether the text starts with these words, quotes and brackets aside."""
+    text = text.lstrip("\"'“‘«([*# ")
+    return text.startswith(phrase) and not text[len(phrase) : len(phrase) + 1].isalnum()
 
 
 # --- script --------------------------------------------------------------------------------------------
@@ -310,3 +322,10 @@ def _truncated(source: str, output: str, words: list[Token], language: Language)
     if words[-1].key in language.unfinished:
         return True
     return log_length_ratio(source, output) - math.log(language.expected_length_ratio) < _SHORT
+
+
+if __name__ == "__main__":
+    from rl_nmt.errors import run
+    from rl_nmt.guard_report import main
+
+    run(main)

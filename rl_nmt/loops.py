@@ -13,6 +13,7 @@ _BLOCK, _FEW = 20, 7  # so few different words in a block of twenty are a loop
 # A piece of one to eight characters five times in a row, with or without spaces: "லாலாலாலாலா", "ha ha ha ha ha".
 _PIECES = re.compile(r"((?:[^\W\d_]|[^\x00-\x7f\s])(?:[^\W\d_]|[^\x00-\x7f\s]|\s){0,7}?)\1{4}")
 _SIGNS = re.compile(r"([^\w\s])\1{7}")
+_SOURCE_PIECES = re.compile(r"([^\W\d_])\1\1|([^\W\d_]{2,4})[\s,!-]{0,2}\2[\s,!-]{0,2}\2")  # aaah, ha-ha-ha
 _SOURCE_SIGNS = re.compile(r"([^\w\s])\1\1")
 
 
@@ -28,7 +29,7 @@ def loops(source: str, source_words: list[Token], output: str, words: list[Token
     for rule in (_circles, _repeats, _poor):
         if rule(said) and not rule(heard):
             return True
-    if _PIECES.search(output) and not re.search(r"(\w\w?\w?)[\W_]*\1[\W_]*\1", source.casefold()):
+    if _PIECES.search(output) and not _SOURCE_PIECES.search(source.casefold()):
         return True
     return bool(_SIGNS.search(output)) and not _SOURCE_SIGNS.search(source)
 

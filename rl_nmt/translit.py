@@ -32,7 +32,10 @@ def skeletons(word: str, language: Language) -> tuple[str, ...]:
     (('sltrn', 'kltrn'), ('sltrn',), ('apl',))
     """
     table, longest = _table(language)
-    found = [["a"]] if word[:1] in language.vowels else [[]]
+    if word[:1] and word[0] in language.vowels:
+        found = [["a"]]
+    else:  # a first h or y may be written or not: Hindi, இந்தி
+        found = [[], ["a"]] if table.get(word[:1]) == ("",) else [[]]
     i, adjacent = 0, False
     while i < len(word) and min(map(len, found)) <= MAX_SKELETON:
         for size in range(min(longest, len(word) - i), 0, -1):
