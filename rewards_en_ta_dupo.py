@@ -1,18 +1,23 @@
 """What a Tamil translation is worth, without a reference: `CometDuPOReward`.
 
-    total = w_cycle * cycle + w_qe * qe - penalties                      clamped to [0, 1]
+    total = w_cycle * cycle * (1 - copied) + w_qe * qe - penalties       clamped to [0.01, 1]
+    total = 0                                                            for what is no translation (gated)
 
 cycle    COMET-DA of the back-translation against the English source (hypothesis = NLLB's Tamil→English
          of the output, src = ref = source). Dual-task reconstruction as in DuPO (arXiv 2508.14460).
+         English comes back best of all when it was never translated, so the term shrinks by the share of
+         the source that the output repeats, in Latin or in Tamil letters (rl_nmt/copying.py).
 qe       COMETKiwi of (source, Tamil): quality estimation, no reference (arXiv 2209.06243).
 penalties
          script: share of letters that are not Tamil;
          length: how far log(len_ta / len_en) leaves the band around the expected ratio. Lengths are NFC
-         code points. expected_length_ratio=1, length_tolerance=0 is the plain |log(len_ta / len_en)|.
+         code points. expected_length_ratio=1, length_tolerance=0 is the plain |log(len_ta / len_en)|;
+         fidelity: share of the source's numbers, names and addresses that the output lost.
 
 An output that is no translation at all (rl_nmt/guards.py) gets exactly 0.0 and costs no model time; one
 that passes gets at least 0.01, so that nothing gated ever outranks it; one that a scorer could not score
-gets None, which TRL leaves out of its group. By hand:
+gets None, which TRL leaves out of its group. guards="off" is the plain formula, for comparisons:
+no gates, no (1 - copied), no fidelity, clamped to [0, 1]. By hand:
 
     reward = CometDuPOReward("Unbabel/wmt22-comet-da", "Unbabel/wmt22-cometkiwi-da",
                              "facebook/nllb-200-distilled-1.3B")
@@ -29,13 +34,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from rl_nmt import decides
+from rl_nmt.copying import copied_share
 from rl_nmt.errors import ConfigError, MissingService
-from rl_nmt.guards import gate
+from rl_nmt.fidelity import fidelity
+from rl_nmt.guards import verdict
 from rl_nmt.prompts import read_source
-from rl_nmt.text import TAMIL, clean_for_scoring, length, log_length_ratio, script_share
+from rl_nmt.text import TAMIL, clean_for_scoring, length, length_off, script_share
 
 CUES = "English: {english}\nTamil:"  # how every prompt of this project ends; the source is read from it
 GATED, PASSING_FLOOR = 0.0, 0.01
+COMPONENTS = ("cycle", "qe", "script_off", "length_off", "copied", "fidelity_off")
 MAX_DEAD_CALLS = 3  # calls in a row without a single score before the run is stopped
 
 
@@ -45,14 +54,17 @@ class CometDuPOReward:
     Args:
         comet_da_model, comet_qe_model, backtranslation_model: local folders or hub names.
         w_cycle, w_qe: weights of the two scores; a weight of 0 neither loads nor runs its models.
-        penalty_weight_script, penalty_weight_lenratio: weights of the two penalties.
+        penalty_weight_script, penalty_weight_lenratio, penalty_weight_fidelity: weights of the penalties.
         expected_length_ratio: Tamil over English length that costs nothing; None takes the language's.
         length_tolerance: natural-log distance from it that costs nothing; None takes the language's.
         guards: "on" or "off" (off: the plain formula, for comparisons).
         normalize: "identity", the only mapping of scores known: clamp to [0, 1].
         reward_device: where the COMET models live; "auto" is CUDA if there is one, else CPU.
-        dual_device, dual_dtype: the same for the back-translator; dtype "float32" or "bfloat16".
-        backtranslation_backend: "transformers" or "ctranslate2".
+        reward_dtype: what they compute in: "float32", or "bfloat16" | "float16" (CUDA), which measure their
+            score error at load.
+        dual_device, dual_dtype: the same for the back-translator; dtype "float32", "bfloat16", or "int8"
+            with ctranslate2.
+        backtranslation_backend: "transformers", "ctranslate2", or "auto" (ctranslate2 where it works).
         backtranslation_beams: beams of the deterministic search.
         reward_offload: keep the models on the CPU between calls.
 
@@ -73,11 +85,13 @@ class CometDuPOReward:
         w_qe: float = 0.4,
         penalty_weight_script: float = 0.2,
         penalty_weight_lenratio: float = 0.1,
+        penalty_weight_fidelity: float = 0.1,
         expected_length_ratio: float | None = None,
         length_tolerance: float | None = None,
         guards: str = "on",
         normalize: str = "identity",
         reward_device: str = "auto",
+        reward_dtype: str = "float32",
         dual_device: str = "auto",
         dual_dtype: str = "float32",
         backtranslation_backend: str = "transformers",
@@ -89,6 +103,7 @@ class CometDuPOReward:
         self.w_cycle, self.w_qe = w_cycle, w_qe
         self.penalty_weight_script = penalty_weight_script
         self.penalty_weight_lenratio = penalty_weight_lenratio
+        self.penalty_weight_fidelity = penalty_weight_fidelity
         self.expected_length_ratio = (
             self.language.expected_length_ratio if expected_length_ratio is None else expected_length_ratio
         )
@@ -105,12 +120,12 @@ class CometDuPOReward:
         self._dead_calls = 0
         self._load(
             comet_da_model, comet_qe_model, backtranslation_model, backtranslation_backend,
-            backtranslation_beams, reward_device, dual_device, dual_dtype,
+            backtranslation_beams, reward_device, reward_dtype, dual_device, dual_dtype,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ set-up
 
-    def _load(self, da, qe, bt, backend, beams, reward_device, dual_device, dual_dtype) -> None:
+    def _load(self, da, qe, bt, backend, beams, reward_device, reward_dtype, dual_device, dual_dtype) -> None:
         from rl_nmt.policy import choose_device
 
         self.reward_device = choose_device(reward_device, "reward_device")
@@ -127,12 +142,13 @@ class CometDuPOReward:
 
         if self.w_cycle:
             self.da = load_comet(
-                da, device=self.reward_device, argument="comet_da_model", classes=("regression_metric",)
-            )
+                da, device=self.reward_device, dtype=reward_dtype, argument="comet_da_model",
+                classes=("regression_metric",),
+            )  # fmt: skip
         if self.w_qe:
             self.qe = load_comet(
-                qe, device=self.reward_device, argument="comet_qe_model",
-                classes=("unified_metric", "referenceless_regression_metric"),
+                qe, device=self.reward_device, dtype=reward_dtype, argument="comet_qe_model",
+                classes=("unified_metric", "referenceless_regression_metric", "xcomet_metric"),
             )  # fmt: skip
         self._warm_up()
         if self.reward_offload:
@@ -162,32 +178,22 @@ class CometDuPOReward:
 
     # ------------------------------------------------------------------ the formula
 
-    def _total(self, row: dict[str, Any]) -> float | None:
-        """The reward of one sample from its components; the only place where they are weighed."""
-        if row["gate"] is not None:
-            return GATED
-        if (self.w_cycle and row["cycle"] is None) or (self.w_qe and row["qe"] is None):
-            return None
-        formula = (
-            self.w_cycle * min(1.0, max(0.0, row["cycle"] or 0.0))
-            + self.w_qe * min(1.0, max(0.0, row["qe"] or 0.0))
-            - self.penalty_weight_script * row["script_off"]
-            - self.penalty_weight_lenratio * row["length_off"]
-        )
-        return min(1.0, max(PASSING_FLOOR if self.guards == "on" else 0.0, formula))
-
     def _text_components(self, english: str, completion: str) -> dict[str, Any]:
-        """Everything that needs no model; `script_off` in [0, 1], `length_off` ≥ 0 in natural log."""
+        """Everything that needs no model; see `score_components`."""
         output = clean_for_scoring(completion)
-        distance = 0.0
-        if length(english) and length(output):
-            distance = abs(log_length_ratio(english, output) - math.log(self.expected_length_ratio))
+        guarded = self.guards == "on"
+        reason = verdict(english, completion, self.language) if guarded else None
+        kept = fidelity(english, output, self.language) if guarded and reason is None else None
         return {
             "english": english,
             "output": output,
-            "gate": gate(output, self.language) if self.guards == "on" else None,
+            "gate": reason,
             "script_off": 1.0 - script_share(output, self.language),
-            "length_off": max(0.0, distance - self.length_tolerance),
+            "length_off": length_off(
+                english, output, self.language, self.expected_length_ratio, self.length_tolerance
+            ),
+            "copied": copied_share(english, output, self.language) if guarded and reason is None else 0.0,
+            "fidelity_off": 0.0 if kept is None else 1.0 - kept,
             "length": length(output),
             "backtranslation": None,
             "cycle": None,
@@ -207,8 +213,9 @@ class CometDuPOReward:
             english: the sources, one per completion (the dataset column).
 
         Returns:
-            Rows with english, output (cleaned), gate (reason or None), backtranslation, cycle and qe in
-            COMET's own scale (about 0–1; None: not scored), script_off, length_off, length, total.
+            Rows with english, output (cleaned), gate (reason or None), backtranslation; cycle and qe in
+            COMET's own scale (about 0–1; None: not scored); script_off, copied and fidelity_off in [0, 1];
+            length_off ≥ 0 in natural log; length; total.
         """
         rows, _times = self._score(self._sources(prompts, completions, english), completions)
         return rows
@@ -234,7 +241,7 @@ class CometDuPOReward:
         if self.reward_offload:
             self._place("cpu", "cpu")
         for row in rows:
-            row["total"] = self._total(row)
+            row["total"] = combine(row, self)
         return rows, times
 
     def _judge(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
@@ -299,7 +306,7 @@ class CometDuPOReward:
         also go to TRL's `log_metric` and `log_extra` when it passes them.
         """
         rows, times = self._score(self._sources(prompts, completions, english), completions)
-        log = {**summarise(rows), **times}
+        log = {**summarise(rows, self), **times, **self._machine_log(rows)}
         self.last_rows = rows
         if self.evaluating:
             self.last_eval_log = log
@@ -310,10 +317,35 @@ class CometDuPOReward:
             for name, value in log.items():
                 log_metric(name, value)
         if log_extra := columns.get("log_extra"):
-            for name in ("english", "backtranslation", "gate", "cycle", "qe"):
+            for name in ("english", "backtranslation", "gate", "cycle", "qe", "copied", "fidelity_off"):
                 log_extra(name, [row[name] for row in rows])
         self._stop_if_dead(rows)
         return [row["total"] for row in rows]
+
+    def _machine_log(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+        """How much work the models had: distinct texts, cut and runaway back-translations, padding."""
+        if not any(row["gate"] is None for row in rows):  # no model was called: their stats are of another call
+            return {}
+        wanted = (
+            ("backtranslation", self.backtranslator, ("unique", "sentences", "truncated", "hit_cap")),
+            ("cycle", self.da, ("encoded", "padded_share")),
+            ("qe", self.qe, ("encoded", "padded_share")),
+        )
+        return {
+            f"{part}/{name}": float(stats[name])
+            for part, model, names in wanted
+            for stats in (getattr(model, "stats", {}),)
+            for name in names
+            if name in stats
+        }
+
+    def state_dict(self) -> dict[str, int]:
+        """What a resumed run continues from; JSON."""
+        return {"calls": self.calls, "dead_calls": self._dead_calls}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from `state_dict()`'s answer."""
+        self.calls, self._dead_calls = int(state["calls"]), int(state["dead_calls"])
 
     def _stop_if_dead(self, rows: list[dict[str, Any]]) -> None:
         dead = bool(rows) and all(row["total"] is None for row in rows)
@@ -327,9 +359,10 @@ class CometDuPOReward:
     def signature(self) -> dict[str, dict[str, Any]]:
         """What makes the number: `identity` (a change makes rewards incomparable), `environment`."""
         identity: dict[str, Any] = {
-            "reward": "comet_dupo/1", "language": self.language.code, "w_cycle": self.w_cycle, "w_qe": self.w_qe,
+            "reward": "comet_dupo/2", "language": self.language.code, "w_cycle": self.w_cycle, "w_qe": self.w_qe,
             "penalty_weight_script": self.penalty_weight_script,
             "penalty_weight_lenratio": self.penalty_weight_lenratio,
+            "penalty_weight_fidelity": self.penalty_weight_fidelity,
             "expected_length_ratio": self.expected_length_ratio, "length_tolerance": self.length_tolerance,
             "guards": self.guards, "normalize": self.normalize,
         }  # fmt: skip
@@ -340,6 +373,36 @@ class CometDuPOReward:
                 identity[part] = signature["identity"]
                 environment[part] = signature["environment"]
         return {"identity": identity, "environment": environment}
+
+
+def terms(row: dict[str, Any], settings) -> dict[str, float]:
+    """What each component adds to the formula of a scored row, weight and sign included."""
+    copied = row.get("copied") or 0.0
+    return {
+        "cycle": settings.w_cycle * _unit(row.get("cycle")) * (1.0 - copied),
+        "qe": settings.w_qe * _unit(row.get("qe")),
+        "script": -settings.penalty_weight_script * row["script_off"],
+        "length": -settings.penalty_weight_lenratio * row["length_off"],
+        "fidelity": -settings.penalty_weight_fidelity * (row.get("fidelity_off") or 0.0),
+    }
+
+
+def combine(row: dict[str, Any], settings) -> float | None:
+    """The reward of one sample from its components; the only place where they are weighed.
+
+    `settings` has the weights and `guards` as attributes: the reward itself, or a RunCfg. None when a
+    component with a weight is missing.
+    """
+    if row["gate"] is not None:
+        return GATED
+    if (settings.w_cycle and row["cycle"] is None) or (settings.w_qe and row["qe"] is None):
+        return None
+    formula = sum(terms(row, settings).values())
+    return min(1.0, max(PASSING_FLOOR if settings.guards == "on" else 0.0, formula))
+
+
+def _unit(value: float | None) -> float:
+    return min(1.0, max(0.0, value or 0.0))
 
 
 def check_settings(settings) -> None:
@@ -353,7 +416,7 @@ def check_settings(settings) -> None:
         raise ConfigError(f"normalize: {normalize!r} is unknown; the only value is 'identity'")
     if settings.guards not in ("on", "off"):
         raise ConfigError(f"guards: {settings.guards!r} is neither 'on' nor 'off'")
-    for name in ("w_cycle", "w_qe", "penalty_weight_script", "penalty_weight_lenratio"):
+    for name in ("w_cycle", "w_qe", "penalty_weight_script", "penalty_weight_lenratio", "penalty_weight_fidelity"):
         value = getattr(settings, name)
         if not math.isfinite(value) or value < 0:
             raise ConfigError(f"{name}: {value} must be a finite number of at least 0")
@@ -365,7 +428,7 @@ def check_settings(settings) -> None:
         raise ConfigError(f"length_tolerance: {settings.length_tolerance} must be at least 0")
 
 
-def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
+def summarise(rows: list[dict[str, Any]], settings) -> dict[str, float]:
     """Scalars of one reward call; the names are documented in docs/metrics.md. Empty batch: empty dict."""
     if not rows:
         return {}
@@ -377,15 +440,25 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, float]:
     passing = [row for row in rows if row["gate"] is None]
     log = {
         "reward/total": mean(r["total"] for r in rows),
-        "reward/cycle": mean(r["cycle"] for r in passing),
-        "reward/qe": mean(r["qe"] for r in passing),
-        "reward/script_off": mean(r["script_off"] for r in passing),
-        "reward/length_off": mean(r["length_off"] for r in passing),
+        **{f"reward/{name}": mean(r[name] for r in passing) for name in COMPONENTS},
         "reward/gated_share": mean(r["gate"] is not None for r in rows),
         "reward/missing_share": mean(r["total"] is None for r in rows),
+        "reward/clamped_share": mean(r["total"] in (0.0, PASSING_FLOOR, 1.0) for r in passing),
         "reward/length": mean(r["length"] for r in rows),
         "reward/distinct_share": len({(r["english"], r["output"]) for r in rows}) / len(rows),
     }
     for reason in sorted({r["gate"] for r in rows if r["gate"]}):
         log[f"reward/gate/{reason}"] = mean(r["gate"] == reason for r in rows)
-    return {key: value for key, value in log.items() if value is not None}
+    return {key: value for key, value in {**log, **_who_decides(rows, settings)}.items() if value is not None}
+
+
+def _who_decides(rows: list[dict[str, Any]], settings) -> dict[str, float | None]:
+    """Each component's share of the spread inside the groups, and its rank correlation with the total there."""
+    totals, groups = [row["total"] for row in rows], [row["english"] for row in rows]
+    scored = [terms(row, settings) if row["gate"] is None and row["total"] is not None else {} for row in rows]
+    names = next((list(s) for s in scored if s), [])
+    columns = {name: [s.get(name) for s in scored] for name in names}
+    log = {f"decides/{name}": share for name, share in decides.shares(totals, columns, groups).items()}
+    for name in ("cycle", "qe"):
+        log[f"rank/{name}"] = decides.rank_correlation(totals, [row[name] for row in rows], groups)
+    return log

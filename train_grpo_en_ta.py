@@ -132,6 +132,8 @@ class RunCfg:
     """Beams of the deterministic search."""
     reward_device: str = "auto"
     """Device of the COMET models: auto, cpu, cuda, cuda:N."""
+    reward_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the COMET models; the score error of a lower one is measured at load."""
     dual_device: str = "auto"
     """Device of the back-translator."""
     dual_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -146,6 +148,8 @@ class RunCfg:
     """Weight of the share of letters that are not Tamil."""
     penalty_weight_lenratio: float = 0.1
     """Weight of the log length ratio outside its band."""
+    penalty_weight_fidelity: float = 0.1
+    """Weight of the share of numbers, names and addresses that the output lost."""
     expected_length_ratio: float = 1.17
     """Tamil over English length, in code points, that costs nothing."""
     length_tolerance: float = 0.45
@@ -296,9 +300,9 @@ def build_reward(cfg: RunCfg):
     from rewards_en_ta_dupo import CometDuPOReward
 
     names = (
-        "w_cycle", "w_qe", "penalty_weight_script", "penalty_weight_lenratio", "expected_length_ratio",
-        "length_tolerance", "guards", "reward_device", "dual_device", "dual_dtype", "backtranslation_backend",
-        "backtranslation_beams", "reward_offload",
+        "w_cycle", "w_qe", "penalty_weight_script", "penalty_weight_lenratio", "penalty_weight_fidelity",
+        "expected_length_ratio", "length_tolerance", "guards", "reward_device", "reward_dtype", "dual_device",
+        "dual_dtype", "backtranslation_backend", "backtranslation_beams", "reward_offload",
     )  # fmt: skip
     return CometDuPOReward(
         cfg.comet_da_model, cfg.comet_qe_model, cfg.backtranslation_model, **{n: getattr(cfg, n) for n in names}

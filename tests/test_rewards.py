@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_models import PAIRS
 
 import train_grpo_en_ta as script
-from rewards_en_ta_dupo import CUES, CometDuPOReward, check_settings, summarise
+from rewards_en_ta_dupo import CUES, CometDuPOReward, check_settings, combine, summarise
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.prompts import fill, gemma_prompt
 from rl_nmt.scorers.base import Scores, loading
@@ -61,14 +62,16 @@ def comet(models):
 
 # --- the formula ---------------------------------------------------------------------------------------
 
-# source, completion, script_off and length_off worked out by hand: letters and marks counted on paper,
-# |ln(len_ta / len_en) - ln 1.17| - 0.45 with lengths in code points, at least 0.
+# source, completion, script_off and length_off worked out by hand: letters and marks counted on paper;
+# x = |ln(len_ta / len_en) - ln 1.17| - 0.45 with lengths in code points: 0 up to 0, x²/0.45 up to 0.225,
+# from there on x - 0.1125.
+SHORT = abs(math.log(6 / 10) - math.log(1.17)) - 0.45  # 0.218: in the bend
 BY_HAND = [
-    ("Thank you.", "நன்றி.", 0.0, abs(math.log(6 / 10) - math.log(1.17)) - 0.45),  # 6 code points for 10
+    ("Thank you.", "நன்றி.", 0.0, SHORT**2 / 0.45),  # 6 code points for 10
     ("Thank you.", "நன்றி ABC.", 3 / 8, 0.0),  # 5 Tamil of 8; 10 for 10
     ("abcd", "அஆஇஈஉ", 0.0, 0.0),  # 5 for 4: 1.25, inside the band
-    ("abcdefghij", "அ", 0.0, abs(math.log(1 / 10) - math.log(1.17)) - 0.45),
-    ("ab", "அஆஇஈஉஊஎஏஐஒ", 0.0, math.log(10 / 2) - math.log(1.17) - 0.45),
+    ("abcdefghij", "அ", 0.0, abs(math.log(1 / 10) - math.log(1.17)) - 0.45 - 0.1125),
+    ("ab", "அஆஇஈஉஊஎஏஐஒ", 0.0, math.log(10 / 2) - math.log(1.17) - 0.45 - 0.1125),
     ("12 34", "௧௨ ௩௪ அ", 0.0, 0.0),  # digits are no letters; 7 for 5
 ]
 
@@ -81,13 +84,51 @@ def test_penalties_by_hand(reward, english, tamil, script_off, length_off):
 
 
 def test_total_from_components_by_hand(fresh):
-    reward = fresh(w_cycle=0.7, w_qe=0.3, penalty_weight_script=0.25, penalty_weight_lenratio=0.15)
+    reward = fresh(w_cycle=0.7, w_qe=0.3, penalty_weight_script=0.25, penalty_weight_lenratio=0.15, guards="off")
     english, tamil, script_off, length_off = zip(*BY_HAND, strict=True)
     rows = reward.score_components(None, list(tamil), english=list(english))
     for row, off, too_long in zip(rows, script_off, length_off, strict=True):
         cycle, qe = min(1, max(0, row["cycle"])), min(1, max(0, row["qe"]))
         formula = 0.7 * cycle + 0.3 * qe - 0.25 * off - 0.15 * max(0, too_long)
-        assert row["gate"] is None and row["total"] == pytest.approx(min(1, max(0.01, formula)), abs=1e-9)
+        assert row["gate"] is None and row["total"] == pytest.approx(min(1, max(0, formula)), abs=1e-9)
+
+
+# row, total by hand with weights 0.6, 0.4 and penalties 0.2 (script), 0.1 (length), 0.5 (fidelity)
+ROW = {"gate": None, "cycle": 0.5, "qe": 0.75, "script_off": 0.0, "length_off": 0.0, "copied": 0.0, "fidelity_off": 0.0}
+COMBINED = [
+    ({}, "on", 0.6),  # 0.3 + 0.3
+    ({"copied": 0.2}, "on", 0.54),  # 0.6 * 0.5 * 0.8 + 0.3
+    ({"fidelity_off": 0.5}, "on", 0.35),  # 0.6 - 0.25
+    ({"script_off": 0.25, "length_off": 0.5}, "on", 0.5),  # 0.6 - 0.05 - 0.05
+    ({"cycle": -3.0, "qe": 7.0}, "on", 0.4),  # each score counts within [0, 1]
+    ({"length_off": 100.0}, "on", 0.01),
+    ({"length_off": 100.0}, "off", 0.0),
+    ({"gate": "copy"}, "on", 0.0),
+    ({"cycle": None}, "on", None),
+    ({"qe": None}, "on", None),
+]
+
+
+@pytest.mark.parametrize(("change", "guards", "total"), COMBINED)
+def test_combine_by_hand(change, guards, total):
+    weights = SimpleNamespace(
+        w_cycle=0.6, w_qe=0.4, penalty_weight_script=0.2, penalty_weight_lenratio=0.1, penalty_weight_fidelity=0.5,
+        guards=guards,
+    )  # fmt: skip
+    assert combine(ROW | change, weights) == (None if total is None else pytest.approx(total, abs=1e-12))
+
+
+def test_guarded_components_reach_the_total(fresh):
+    reward = fresh(penalty_weight_fidelity=0.5)
+    english = "The boy reads 25 books at the big house near the river every day."
+    tamil = "சிறுவன் ஒவ்வொரு நாளும் ஆற்றின் அருகே உள்ள பெரிய வீட்டில் 25 புத்தகங்கள் படிக்கிறான்."
+    kept, lost = reward.score_components(None, [tamil, tamil.replace("25 ", "")], english=[english] * 2)
+    assert (kept["gate"], kept["fidelity_off"], kept["copied"]) == (None, 0.0, 0.0)
+    assert lost["gate"] is None and lost["fidelity_off"] == 1.0
+    formula = 0.6 * lost["cycle"] + 0.4 * lost["qe"] - 0.1 * lost["length_off"] - 0.5
+    assert lost["total"] == pytest.approx(max(0.01, formula), abs=1e-9)
+    loan = reward.score_components(None, [tamil.replace("ஒவ்வொரு நாளும்", "every day")], english=[english])[0]
+    assert 0 < loan["copied"] < 1 / 3 or loan["gate"]  # some of the source left standing costs, or is no translation
 
 
 def test_the_floor_the_ceiling_and_zero_are_exact(fresh):
@@ -117,7 +158,7 @@ def test_the_plain_length_ratio_comes_back(fresh):
 
 def test_components_equal_comets_own_predict(reward, comet):
     english = [*ENGLISH, ENGLISH[0], "Thank you.\nGood bye.", "Says <bos> and </s>"]
-    tamil = [*TAMIL[::-1], TAMIL[0], "நன்றி.\n\nநன்றி.", "என் <end_of_turn> அம்மா\u200b"]
+    tamil = [*TAMIL[::-1], TAMIL[0], "நன்றி.\n\nநன்றி.", "என் அம்மா\u200b"]
     rows = reward.score_components(None, tamil, english=english)
     assert all(row["backtranslation"] for row in rows)
     triples = [{"src": r["english"], "mt": r["backtranslation"], "ref": r["english"]} for r in rows]
@@ -152,9 +193,11 @@ def test_no_translation_never_outranks_one_whatever_the_weights(reward, weights,
 
 def test_gated_outputs_cost_no_model_time(fresh):
     reward = fresh()
+    models = (reward.backtranslator, reward.da, reward.qe)
+    warm = [model.stats for model in models]
     reward([], ["", "abc"], english=["x", "y"])
-    assert reward.backtranslator.stats == reward.da.stats == reward.qe.stats == {}
-    reward([], ["", TAMIL[0], TAMIL[0]], english=["x", "y", "y"])
+    assert [model.stats for model in models] == warm and "qe/encoded" not in reward.last_log
+    reward([], ["", TAMIL[0], TAMIL[0]], english=["x", ENGLISH[0], ENGLISH[0]])
     assert reward.backtranslator.stats["texts"] == 2 and reward.backtranslator.stats["unique"] == 1
 
 
@@ -279,7 +322,7 @@ def test_weights_of_zero_load_nothing(models):
     row = only_cycle.score_components(None, TAMIL[:1], english=ENGLISH[:1])[0]
     assert row["qe"] is None and row["backtranslation"] == ENGLISH[0]
     assert "qe" not in only_cycle.signature()["identity"]
-    assert "reward/qe" not in summarise([row]) and "reward/cycle" in summarise([row])
+    assert "reward/qe" not in summarise([row], only_cycle) and "reward/cycle" in summarise([row], only_cycle)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +412,7 @@ def test_training_and_evaluation_are_kept_apart(fresh):
 
 
 def test_an_empty_batch(reward):
-    assert reward([], [], english=[]) == [] and summarise([]) == {}
+    assert reward([], [], english=[]) == [] and summarise([], reward) == {}
 
 
 # --- faults --------------------------------------------------------------------------------------------

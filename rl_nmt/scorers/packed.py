@@ -193,11 +193,10 @@ class PackedEncoder:
         x = layer.norm1(hidden) if self.prenorm else hidden
         x = x.to(self.dtype)
         if narrow:
-            query = layer.query(x[pack.starts])
-            key, value = layer.key_value(x).chunk(2, dim=1)
-            mixed, hidden = self._attend_first(query, key, value, pack), hidden[pack.starts]
+            mixed = self._attend_first(layer.query(x[pack.starts]), layer.key_value(x), pack)
+            hidden = hidden[pack.starts]
         else:
-            mixed = self._attend(*layer.query_key_value(x).chunk(3, dim=1), pack)
+            mixed = self._attend(layer.query_key_value(x), pack)
         hidden = hidden + layer.out(mixed)
         if not self.prenorm:
             hidden = layer.norm1(hidden)
@@ -205,32 +204,29 @@ class PackedEncoder:
         hidden = hidden + layer.down(layer.up(x.to(self.dtype)))
         return hidden if self.prenorm else layer.norm2(hidden)
 
-    def _attend(self, query, key, value, pack: Pack) -> torch.Tensor:
-        """Self-attention (T, H) within each sequence."""
-        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    def _attend(self, joined: torch.Tensor, pack: Pack) -> torch.Tensor:
+        """Self-attention within each sequence: queries, keys and values side by side (T, 3H) → (T, H)."""
+        out = joined.new_empty(joined.shape[0], joined.shape[1] // 3)
         for g in pack.groups:
-            parts = [self._lay_out(x, g) for x in (query, key, value)]  # (n, heads, L, d) each
-            mixed = F.scaled_dot_product_attention(*parts, attn_mask=g.mask)
+            mixed = F.scaled_dot_product_attention(*self._lay_out(joined, g, 3), attn_mask=g.mask)
             flat = mixed.transpose(1, 2).reshape(g.rows * g.longest, -1)
             out[g.first : g.last] = flat if g.back is None else flat[g.back]
         return out
 
-    def _attend_first(self, query, key, value, pack: Pack) -> torch.Tensor:
-        """What each sequence's first token takes from its sequence: queries (N, H) → (N, H)."""
+    def _attend_first(self, query: torch.Tensor, joined: torch.Tensor, pack: Pack) -> torch.Tensor:
+        """What each sequence's first token takes from its sequence: (N, H) and keys, values (T, 2H) → (N, H)."""
         out, row = [], 0
         for g in pack.groups:
             one = query[row : row + g.rows].view(g.rows, 1, self.heads, -1).transpose(1, 2)
-            mixed = F.scaled_dot_product_attention(
-                one, self._lay_out(key, g), self._lay_out(value, g), attn_mask=g.mask
-            )
+            mixed = F.scaled_dot_product_attention(one, *self._lay_out(joined, g, 2), attn_mask=g.mask)
             out.append(mixed.transpose(1, 2).reshape(g.rows, -1))
             row += g.rows
         return torch.cat(out)
 
-    def _lay_out(self, x: torch.Tensor, g: Group) -> torch.Tensor:
-        """Tokens of a group as (n, heads, L, d)."""
-        x = x[g.first : g.last] if g.gather is None else x[g.gather]
-        return x.reshape(g.rows, g.longest, self.heads, -1).transpose(1, 2)
+    def _lay_out(self, joined: torch.Tensor, g: Group, parts: int) -> tuple[torch.Tensor, ...]:
+        """A group's tokens (t, parts·H) as `parts` tensors (n, heads, L, d)."""
+        x = joined[g.first : g.last] if g.gather is None else joined[g.gather]
+        return x.reshape(g.rows, g.longest, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class _Layer:

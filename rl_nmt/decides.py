@@ -1,0 +1,92 @@
+"""Which component decides: how much of the spread inside the groups each one makes. No torch.
+
+GRPO sees only differences inside a group, so a component that is constant there has no say, whatever its
+weight. The shares are a covariance decomposition of the total: they add up to 1 and may be negative for a
+component that pulls against it (ours).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+
+
+def shares(
+    totals: Sequence[float | None], terms: Mapping[str, Sequence[float | None]], groups: Sequence[Hashable]
+) -> dict[str, float]:
+    """Share of the within-group variance of the total that each term makes.
+
+    Args:
+        totals: (B,) rewards; None leaves the sample out.
+        terms: name → (B,) what the component adds to the total, its weight and sign included; None where a
+            gated sample was not scored.
+        groups: (B,) what a sample belongs to, e.g. its source.
+
+    Returns:
+        Name → share; under "gate" what the terms do not explain: gates and the clamp to [0.01, 1]. Empty
+        when no group has any spread.
+
+    >>> shares([0.2, 0.4, 0.3, 0.3], {"a": [0.1, 0.3, 0.2, 0.2], "b": [0.1, 0.1, 0.1, 0.1]}, "xxyy")
+    {'a': 1.0, 'b': 0.0, 'gate': 0.0}
+    """
+    variance = 0.0
+    made = dict.fromkeys([*terms, "gate"], 0.0)
+    for members in _members(totals, groups):
+        total = _centred([totals[i] for i in members])
+        variance += sum(t * t for t in total)
+        rest = list(total)
+        for name, values in terms.items():
+            part = _centred([values[i] for i in members])
+            made[name] += sum(p * t for p, t in zip(part, total, strict=True))
+            rest = [r - p for r, p in zip(rest, part, strict=True)]
+        made["gate"] += sum(r * t for r, t in zip(rest, total, strict=True))
+    return {name: round(m / variance, 12) + 0.0 for name, m in made.items()} if variance else {}
+
+
+def rank_correlation(
+    totals: Sequence[float | None], values: Sequence[float | None], groups: Sequence[Hashable]
+) -> float | None:
+    """Mean Spearman correlation of a component with the total inside the groups; None where there is no rank.
+
+    >>> rank_correlation([0.1, 0.2, 0.3], [1, 2, 9], "xxx")
+    1.0
+    """
+    found = []
+    for members in _members(totals, groups):
+        scored = [i for i in members if values[i] is not None]
+        one, other = (_centred(_ranks([column[i] for i in scored])) for column in (totals, values))
+        size = (sum(x * x for x in one) * sum(y * y for y in other)) ** 0.5
+        if size:
+            found.append(sum(x * y for x, y in zip(one, other, strict=True)) / size)
+    return sum(found) / len(found) if found else None
+
+
+def _members(totals: Sequence[float | None], groups: Sequence[Hashable]) -> list[list[int]]:
+    """Indices of each group's samples that have a total."""
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    for i, (group, total) in enumerate(zip(groups, totals, strict=True)):
+        if total is not None:
+            members[group].append(i)
+    return list(members.values())
+
+
+def _centred(values: Sequence[float | None]) -> list[float]:
+    """Differences from the mean of what is there; 0 for what is not."""
+    there = [v for v in values if v is not None]
+    mean = sum(there) / len(there) if there else 0.0
+    return [0.0 if v is None else v - mean for v in values]
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 0, ties sharing their mean."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    ranks = [0.0] * len(values)
+    first = 0
+    while first < len(order):
+        last = first
+        while last + 1 < len(order) and values[order[last + 1]] == values[order[first]]:
+            last += 1
+        for i in order[first : last + 1]:
+            ranks[i] = (first + last) / 2
+        first = last + 1
+    return ranks
