@@ -38,11 +38,16 @@ def copied_share(source: str, output: str, language: Language, source_language: 
     0.0
     """
     words = tokenize(source, source_language)
-    excused = kept(words, source_language)
+    return copied_of(words, kept(words, source_language), tokenize(output, language), language, source_language)
+
+
+def copied_of(
+    words: list[Token], excused: list[bool], said: list[Token], language: Language, source_language: Language
+) -> float:
+    """`copied_share` of texts that are tokens already: of the source, which of them may stay, of the output."""
     content = [i for i, token in enumerate(words) if token.kind == "word" and not excused[i]]
     if not content:
         return 0.0
-    said = tokenize(output, language)
     copied = _verbatim(words, said) | _sounded(words, said, excused, language, source_language)
     size = [len(token.key) for token in words]
     return sum(size[i] for i in content if i in copied) / sum(size[i] for i in content)

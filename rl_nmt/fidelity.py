@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from rl_nmt.languages import ENGLISH
 from rl_nmt.text import Language, clean_for_scoring
-from rl_nmt.tokens import LITERAL, Token, fold, kept, own, tokenize
+from rl_nmt.tokens import LITERAL, Token, fold, kept, own, tokenize, without_literals
 from rl_nmt.translit import initials, neighbourhood, skeletons
 
 WEIGHTS = {"number": 1.0, "percent": 1.0, "url": 1.0, "email": 1.0, "placeholder": 1.0, "code": 1.0}
@@ -75,22 +75,24 @@ def check(source: str, output: str, language: Language, source_language: Languag
 
 
 def _demands(source, tokens, have: _Output, language, source_language) -> Iterator[tuple[str, str, bool]]:
-    literals = {t.text for t in tokens if t.kind in LITERAL}
     for token in tokens:
         if token.kind in LITERAL:
-            core = token.text.strip(_EDGES) if token.kind != "placeholder" else token.text
-            there = core.casefold() in have.folded or (
+            core = _core(token)
+            there = core.casefold() in have.literals or (
                 token.kind in ("url", "code") and "/" not in core and have.sounds_like(core, source_language)
             )
             yield token.kind, core, there
-    for literal in literals:
-        source = source.replace(literal, " ")
-    for number in numbers(source, source_language):
+    for number in numbers(without_literals(source), source_language):
         yield ("percent" if number.percent else "number"), number.text, have.counts(number)
     for name in _names(tokens, source_language):
         text = " ".join(t.text for t in name)
         acronym = len(name) == 1 and text.isupper() and len(text) > 1
         yield "acronym" if acronym else "name", text, have.calls(name, source_language, acronym)
+
+
+def _core(token: Token) -> str:
+    """An address without the punctuation around it; a placeholder as it is."""
+    return token.text if token.kind == "placeholder" else token.text.strip(_EDGES)
 
 
 _EDGES = "\"'“”‘’«»()[]<>,;:!?…."
@@ -165,7 +167,7 @@ def _names(tokens: list[Token], language: Language) -> Iterator[list[Token]]:
     run: list[Token] = []
     for token, stays in zip(tokens, flags, strict=True):
         named = stays and token.kind == "word" and own(token, language) and token.text[:1].isupper()
-        named = named and token.key not in language.common_capitals | language.function_words
+        named = named and token.key not in language.common_capitals and token.key not in language.function_words
         if named and len(token.text) > 1:
             run.append(token)
             continue
@@ -182,8 +184,9 @@ class _Output:
     def __init__(self, output: str, said: list[Token], language: Language):
         self.folded = unicodedata.normalize("NFKC", output).casefold()
         self.words = {t.key for t in said}
+        self.literals = {_core(t).casefold() for t in said if t.kind in LITERAL}
         self.language = language
-        self.numbers = numbers(output, language)
+        self.numbers = numbers(without_literals(output), language)
         self.digits = {d for n in self.numbers for d in n.digits}
         self.values = {v for n in self.numbers for v in n.values}
         self.spelled = {v for stem, v in language.number_words if any(w.startswith(stem) for w in self.words)}

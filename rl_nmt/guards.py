@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 
-from rl_nmt.copying import copied_share
+from rl_nmt.copying import copied_of
 from rl_nmt.languages import ENGLISH
 from rl_nmt.loops import loops
 from rl_nmt.text import (
@@ -112,9 +113,9 @@ def verdict(
         return "echo"
     if _preamble(clean_source, source, lines, clean_output, language, source_language):
         return "preamble"
-    if copied_share(clean_source, clean_output, language, source_language) > MAX_COPIED:
-        return "copy"
     excused = kept(source_words, source_language)
+    if copied_of(source_words, excused, words, language, source_language) > MAX_COPIED:
+        return "copy"
     foreign = _foreign(source_words, excused, words, language)
     if _wrong_script(source_words, words, foreign, language):
         return "script"
@@ -138,9 +139,14 @@ _CHAT_TOKENS = re.compile(
 
 
 def _control(source: str, output: str) -> bool:
-    output = safe_unicode(output)
-    found = {m[0] for pattern in (CONTROL_PATTERN, _CHAT_TOKENS) for m in pattern.finditer(output)}
-    return any(token not in source for token in found)
+    return any(
+        not _found(pattern, safe_unicode(output)) <= _found(pattern, safe_unicode(source))
+        for pattern in (CONTROL_PATTERN, _CHAT_TOKENS)
+    )
+
+
+def _found(pattern: re.Pattern[str], text: str) -> set[str]:
+    return {match[0].strip() for match in pattern.finditer(text)}
 
 
 # --- talk around the translation -----------------------------------------------------------------------
@@ -188,9 +194,7 @@ def _preamble(source, raw_source, lines, output, language, source_language) -> b
     opening = source.casefold()
     if len(lines) > max(1, len(_SENTENCES.findall(source)), len(raw_source.strip().splitlines())):
         return True
-    if any(match[0].strip() not in raw_source for match in _MARKDOWN.finditer(text)):
-        return True
-    if any(match[0] not in raw_source for match in _HTML.finditer(text)):
+    if any(not _found(pattern, text) <= _found(pattern, raw_source) for pattern in (_MARKDOWN, _HTML)):
         return True
     if _wrapped(output) and not _QUOTE.search(source.rstrip(".!?")):
         return True
@@ -201,7 +205,7 @@ def _preamble(source, raw_source, lines, output, language, source_language) -> b
         label = _COLON.match(folded)
         if label and _mentions(label[0], row.meta) and not _mentions(_head(opening), source_language.meta_topics):
             return True
-        if not _mentions(opening, source_language.note_topics) and _noted(folded, row.notes):
+        if not _mentions(opening, source_language.note_topics) and _note_pattern(row).search(folded):
             return True
     return _opener(opening, folded, language, source_language)
 
@@ -221,17 +225,11 @@ def _mentions(text: str, stems: tuple[str, ...]) -> bool:
     return any(stem in text for stem in stems)
 
 
-def _noted(text: str, stems: tuple[str, ...]) -> bool:
+@lru_cache(maxsize=16)
+def _note_pattern(language: Language) -> re.Pattern[str]:
     """A word of explanation where a sentence or bracket opens, with its colon."""
-    for stem in stems:
-        at = text.find(stem)
-        while at >= 0:
-            before, after = text[:at].rstrip(" *"), text[at + len(stem) : at + len(stem) + 25]
-            opens = not before or before[-1] in ".!?…([\"”'\n:"
-            if opens and re.match(r"[^\s:.,]{0,12}(?:\s\S{1,8})?\*{0,2}\s*[:：]", after):
-                return True
-            at = text.find(stem, at + len(stem))
-    return False
+    stems = "|".join(map(re.escape, language.notes))
+    return re.compile(rf"(?:^|[.!?…(\[\"”'\n:])[ *]{{0,4}}(?:{stems})[^\s:.,]{{0,12}}(?: \S{{1,8}})?[ *]{{0,3}}[:：]")
 
 
 def _opener(source: str, output: str, language: Language, source_language: Language) -> bool:

@@ -60,11 +60,10 @@ def tokenize(s: str, language: Language) -> list[Token]:
     tokens: list[Token] = []
     initial = True
     for chunk in _chunks(unicodedata.normalize("NFKC", clean_for_scoring(s))):
-        kind = _literal(chunk)
+        head, kind = _literal_head(chunk)
         if kind:
-            tokens.append(Token(chunk, fold(chunk), kind, "", initial))
-            initial = False
-            continue
+            tokens.append(Token(head, fold(head), kind, "", initial))
+            initial, chunk = False, chunk[len(head) :]
         for text, script in _runs(chunk):
             if script == "SYMBOL":
                 ends = text[-1] in _SENTENCE_END or text[0] in ".!?"
@@ -89,6 +88,28 @@ def _chunks(s: str) -> Iterator[str]:
         yield match[0]
         end = match.end()
     yield from s[end:].split()
+
+
+def without_literals(s: str) -> str:
+    """Return the text (cleaned here) with URLs, addresses, placeholders and code taken out.
+
+    >>> without_literals("Mail a2@b.org {x1} 3 times")
+    'Mail 3 times'
+    """
+    rest = []
+    for chunk in _chunks(unicodedata.normalize("NFKC", clean_for_scoring(s))):
+        head, kind = _literal_head(chunk)
+        rest.append(chunk[len(head) :] if kind else chunk)
+    return " ".join(filter(None, rest))
+
+
+def _literal_head(chunk: str) -> tuple[str, str]:
+    """The part of a chunk that stays letter by letter, and its kind: an ending in another script may follow."""
+    kind = _literal(chunk)
+    if kind or chunk.isascii() or not chunk[0].isascii():
+        return chunk, kind
+    head = chunk[: next(i for i, char in enumerate(chunk) if not char.isascii())].rstrip("-")
+    return head, _literal(head)
 
 
 def _literal(chunk: str) -> str:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from rl_nmt.languages import Language
 
 _JOINERS = "\u200c\u200d"
+_MAX_WORD = 64  # letters; no longer word is kept in memory
 MAX_SKELETON = 10  # classes kept of a word; the rest of a longer word says nothing new
 
 
@@ -23,7 +24,6 @@ def _table(language: Language) -> tuple[dict[str, tuple[str, ...]], int]:
     return rows, max(map(len, rows), default=0)
 
 
-@lru_cache(maxsize=65536)
 def skeletons(word: str, language: Language) -> tuple[str, ...]:
     """Return the skeletons of a folded word (rl_nmt.tokens.fold): up to four where spelling is ambiguous.
 
@@ -31,6 +31,11 @@ def skeletons(word: str, language: Language) -> tuple[str, ...]:
     >>> skeletons("children", ENGLISH), skeletons("சில்ட்ரன்", TAMIL), skeletons("apple", ENGLISH)
     (('sltrn', 'kltrn'), ('sltrn',), ('apl',))
     """
+    return _skeletons(word[:_MAX_WORD], language)
+
+
+@lru_cache(maxsize=65536)
+def _skeletons(word: str, language: Language) -> tuple[str, ...]:
     table, longest = _table(language)
     if word[:1] and word[0] in language.vowels:
         found = [["a"]]
@@ -71,7 +76,6 @@ def neighbourhood(skeleton: str) -> frozenset[str]:
     return frozenset((skeleton, *(skeleton[:i] + skeleton[i + 1 :] for i in range(len(skeleton)))))
 
 
-@lru_cache(maxsize=65536)
 def keys(word: str, language: Language) -> frozenset[str]:
     """Return the look-up keys of a word: two words sound alike when their keys meet.
 
@@ -79,7 +83,12 @@ def keys(word: str, language: Language) -> frozenset[str]:
     >>> bool(keys("school", ENGLISH) & keys("ஸ்கூல்", TAMIL)), bool(keys("school", ENGLISH) & keys("மரம்", TAMIL))
     (True, False)
     """
-    return frozenset().union(*(neighbourhood(skeleton) for skeleton in skeletons(word, language) if skeleton))
+    return _keys(word[:_MAX_WORD], language)
+
+
+@lru_cache(maxsize=65536)
+def _keys(word: str, language: Language) -> frozenset[str]:
+    return frozenset().union(*(neighbourhood(skeleton) for skeleton in _skeletons(word, language) if skeleton))
 
 
 def initials(acronym: str, language: Language) -> str:
