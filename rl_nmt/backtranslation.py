@@ -1,44 +1,69 @@
 """Tamil → English through an NLLB-format model: deterministic beam search, order kept, one out per one in.
 
 NLLB is a single-sentence model and drops sentences of a paragraph, so texts are split, translated sentence
-by sentence and joined. Two back-ends: transformers (default) and CTranslate2 (faster). In float32 their
-greedy outputs are equal; so are their beams on a model that knows its job, while on one so unsure that short
-hypotheses finish first they may keep different ones (same scores, other stopping rule: see the tests).
+by sentence and joined. Two back-ends: transformers (default) and CTranslate2 (faster; "auto" takes it where
+it works). In float32 their greedy outputs are equal; so are their beams on a model that knows its job, while
+on one so unsure that short hypotheses finish first they may keep different ones (same scores, other stopping
+rule: see the tests).
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
-import os
 import re
-import shutil
-import tempfile
+import sys
 import time
 import unicodedata
 from collections.abc import Sequence
+from itertools import filterfalse
 from pathlib import Path
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 
 from rl_nmt import hub
 from rl_nmt.batching import batches, distinct, restore
+from rl_nmt.ctranslate2_engine import DTYPES as CT2_DTYPES
+from rl_nmt.ctranslate2_engine import CTranslate2Engine, weights_key
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
-from rl_nmt.scorers.base import (
-    fetch,
-    fingerprint,
-    full_precision,
-    loading,
-    require_device,
-    torch_dtype,
-    versions,
-)
+from rl_nmt.scorers.base import fetch, full_precision, loading, require_device, versions
 from rl_nmt.text import is_blank, safe_unicode
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "model.bin")
 DOWNLOAD = ["*.json", "*.model", "*.txt", "*.safetensors", "*.bin"]
-CT2_DTYPES = ("float32", "bfloat16", "int8")
+BACKENDS = ("auto", "transformers", "ctranslate2")
+DTYPES = ("float32", "bfloat16")
+
+FILL = 0.85  # rows encoded together are at least this share of the longest of them
+KEEP = 0.9  # finished texts leave the search once fewer than this share of its rows go on
+GROWTH = 32  # steps that the cache of the past grows by
+LOGIT_ROWS = 128  # hypotheses whose logits exist at once: 131 MB for NLLB's 256,206 tokens in float32
+CHUNK = 128  # vocabulary entries that share one maximum
+
+
+class Engine(Protocol):
+    """Token ids in, token ids out; `BackTranslator` does the text. Whatever has these can translate.
+
+    `backend`, `dtype`, `beams` go into the signature; `vocabulary` is the number of ids the model knows,
+    `longest_source` the most tokens it reads.
+    """
+
+    backend: str
+    dtype: str
+    beams: int
+    vocabulary: int
+    longest_source: int
+
+    def generate(self, rows: list[list[int]], caps: list[int]) -> tuple[list[list[int]], int, int]:
+        """Translate `rows`, ids as the tokenizer writes them, the longest first, into at most `caps[i]` ids each.
+
+        Returns the new ids per row (language tag, text, end), order kept; how many rows met their cap first;
+        how many padding positions were encoded. Deterministic; in float32 no row depends on the others.
+        """
+
+    def to(self, device: str) -> None:
+        """Move the model for good."""
 
 
 def load_backtranslator(
@@ -59,8 +84,10 @@ def load_backtranslator(
     Args:
         name_or_path: a model folder (for ctranslate2 also a converted one with its tokenizer), or a hub name.
         source, target: language tags as the tokenizer writes them, e.g. tam_Taml, eng_Latn.
-        backend: "transformers" or "ctranslate2"; the latter converts the model once into a cache folder.
+        backend: "transformers"; "ctranslate2", which converts the model once into a cache folder; or "auto":
+            ctranslate2 where it works, else transformers, saying on standard error which and why.
         beams: width of the beam search; 1 is greedy.
+        device: cpu, cuda or cuda:N.
         dtype: "float32" or "bfloat16" (then a translation may depend on its batch); ctranslate2 also takes
             "int8".
         max_new_tokens: most tokens of one sentence's translation, its language tag included.
@@ -73,27 +100,45 @@ def load_backtranslator(
         MissingService: the hub cannot be reached or refuses, or ctranslate2 is not installed.
         CannotWrite: no folder takes the converted model.
     """
-    if backend not in ("transformers", "ctranslate2"):
-        raise ConfigError(f"backtranslation_backend: {backend!r} is unknown; use transformers or ctranslate2")
-    for name, value in {
-        "beams": beams,
-        "max_new_tokens": max_new_tokens,
-        "token_budget": token_budget,
-    }.items():
-        if value < 1:
-            raise ConfigError(f"{name}: {value} must be at least 1")
-    if not (backend == "ctranslate2" and dtype in CT2_DTYPES):
-        torch_dtype("dual_dtype", dtype)
-    require_device("reward_device", device)
+    if backend not in BACKENDS:
+        raise ConfigError(f"backtranslation_backend: {backend!r} is unknown; use auto, transformers or ctranslate2")
+    for name, value, least in (
+        ("beams", beams, 1), ("max_new_tokens", max_new_tokens, 2), ("token_budget", token_budget, 1),
+    ):  # fmt: skip
+        if value < least:
+            raise ConfigError(f"{name}: {value} must be at least {least}")
+    if backend == "transformers" or dtype not in CT2_DTYPES:
+        if dtype == "int8":
+            raise ConfigError("dual_dtype: int8 needs backtranslation_backend ctranslate2; use float32 or bfloat16")
+        if dtype not in DTYPES:
+            raise ConfigError(f"dual_dtype: {dtype!r} is no precision of a back-translator; use float32 or bfloat16")
+    require_device("dual_device", device)
     folder = _model_folder(argument, str(name_or_path))
     with loading():
         tokenizer = _load_tokenizer(argument, folder, source)
-        engine_class = TransformersEngine if backend == "transformers" else CTranslate2Engine
-        engine = engine_class(argument, folder, tokenizer, target, beams, device, dtype)
+        engine = _open_engine(backend, argument, folder, tokenizer, target, beams, device, dtype)
     check_tags(argument, tokenizer, engine.vocabulary, source, target)
     return BackTranslator(
         str(name_or_path), folder, tokenizer, engine, (source, target), max_new_tokens, token_budget
     )
+
+
+def _open_engine(backend: str, *model) -> Engine:
+    """The engine of `backend`; "auto" tries ctranslate2 first and says on standard error what it took."""
+    if backend != "auto":
+        return (TransformersEngine if backend == "transformers" else CTranslate2Engine)(*model)
+    *_, device, dtype = model
+    try:
+        engine, why = CTranslate2Engine(*model), f"installed, and works on {device} in {dtype}"
+    except (MissingService, ConfigError, CannotWrite) as error:
+        why = str(error).removeprefix("backtranslation_backend: ")
+        if dtype == "int8":
+            raise ConfigError(
+                f"dual_dtype: int8 needs ctranslate2, which does not work here ({why}); use float32 or bfloat16"
+            ) from error
+        engine = TransformersEngine(*model)
+    print(f"backtranslation_backend: auto takes {engine.backend}: {why}", file=sys.stderr, flush=True)
+    return engine
 
 
 class BackTranslator:
@@ -101,7 +146,8 @@ class BackTranslator:
 
     Blank texts give "" and are never sent. `stats` describes the last call: texts, unique (distinct texts
     sent), sentences (distinct ones translated), blank, truncated (sentences longer than the model reads),
-    hit_cap (translations cut at their cap), seconds.
+    hit_cap (translations cut at their cap), tokens (source tokens of the sentences, tags included), padded
+    (padding positions encoded beside them), seconds.
     """
 
     def __init__(self, name, folder, tokenizer, engine, tags, max_new_tokens: int, token_budget: int):
@@ -123,7 +169,7 @@ class BackTranslator:
         sentences, place = distinct(sentence for part in parts for sentence in part)
         self.stats = {
             "texts": len(index), "unique": sum(bool(p) for p in parts), "sentences": len(sentences),
-            "blank": sum(not parts[i] for i in index), "truncated": 0, "hit_cap": 0,
+            "blank": sum(not parts[i] for i in index), "truncated": 0, "hit_cap": 0, "tokens": 0, "padded": 0,
         }  # fmt: skip
         translated = self._translate(sentences)
         at = iter(place)
@@ -139,7 +185,7 @@ class BackTranslator:
     def signature(self) -> dict[str, dict]:
         """What makes the translations: model, weights, back-end, search; and package versions beside."""
         identity = {
-            "model": self.name, "revision": self.revision, "weights": _weights_key(self.folder),
+            "model": self.name, "revision": self.revision, "weights": weights_key(self.folder),
             "backend": self.engine.backend, "dtype": self.engine.dtype, "beams": self.engine.beams,
             "source": self.source, "target": self.target, "max_new_tokens": self.max_new_tokens,
         }  # fmt: skip
@@ -149,10 +195,12 @@ class BackTranslator:
         """Distinct sentences, in batches of similar length."""
         rows = self._encode(sentences)
         caps = [length_cap(len(row), self.max_new_tokens) for row in rows]
+        self.stats["tokens"] = sum(map(len, rows))
         order, outputs = [], []
-        for batch in batches([len(row) for row in rows], self.token_budget, groups=caps):
-            ids, unfinished = self.engine.generate([rows[i] for i in batch], caps[batch[0]])
-            self.stats["hit_cap"] += unfinished
+        for batch in batches([len(row) for row in rows], self.token_budget):
+            ids, cut, padded = self.engine.generate([rows[i] for i in batch], [caps[i] for i in batch])
+            self.stats["hit_cap"] += cut
+            self.stats["padded"] += padded
             outputs += self.tokenizer.batch_decode(ids, skip_special_tokens=True)
             order += batch
         return [text.strip() for text in restore(order, outputs)]
@@ -172,8 +220,8 @@ class BackTranslator:
 def length_cap(source_tokens: int, max_new_tokens: int) -> int:
     """Most new tokens for a sentence of `source_tokens`, so that a looping row cannot hold up the rest.
 
-    Twice the next power of two (at least 16) plus 16. A function of the sentence alone: rows of different
-    caps never share a batch, so batch mates do not decide where a translation is cut.
+    Twice the next power of two (at least 16) plus 16. A function of the sentence alone, so that batch mates do
+    not decide where a translation is cut; of few values, since CTranslate2 takes one per call.
 
     >>> [length_cap(n, 256) for n in (3, 16, 17, 200)]
     [48, 48, 80, 256]
@@ -181,16 +229,18 @@ def length_cap(source_tokens: int, max_new_tokens: int) -> int:
     return min(max_new_tokens, 2 * max(16, 1 << (source_tokens - 1).bit_length()) + 16)
 
 
-_END = re.compile(r"""[.!?।]+["'”’)\]]*\s+""")
+_END = re.compile(r"""[.!?…।॥]+["'”’»)\]]*\s+""")
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences of a text: cut at newlines and behind . ! ? । before white space; blank pieces dropped.
+    """Sentences of a text: cut at newlines and behind . ! ? … । ॥ before white space; no word is lost.
 
     A full stop behind an initial or a short abbreviation (எம்., கி.மு., Dr.) or a list number ends nothing.
+    A piece without a letter or number ("...", "🙂") stays with the sentence before it, or else behind it: alone
+    the model would make up a translation. Blank pieces are dropped.
 
-    >>> split_sentences("வந்தான். சென்றான்!\\nஏன்?")
-    ['வந்தான்.', 'சென்றான்!', 'ஏன்?']
+    >>> split_sentences("வந்தான். சென்றான்!\\n1. ஏன்? ...")
+    ['வந்தான்.', 'சென்றான்!', '1. ஏன்? ...']
     """
     pieces = []
     for line in text.splitlines():
@@ -201,14 +251,24 @@ def split_sentences(text: str) -> list[str]:
             pieces.append(line[start : end.end()].strip())
             start = end.end()
         pieces.append(line[start:].strip())
-    return [piece for piece in pieces if not is_blank(piece)]
+    sentences: list[str] = []
+    for piece in filterfalse(is_blank, pieces):
+        if sentences and not (_says_something(piece) and _says_something(sentences[-1])):
+            sentences[-1] += f" {piece}"
+        else:
+            sentences.append(piece)
+    return sentences
 
 
 def _abbreviated(before: str) -> bool:
-    """Does a full stop after `before` abbreviate rather than end? (Tamil sentences end in long verbs.)"""
+    """Does a full stop after `before` abbreviate or number rather than end? (Tamil sentences end in long verbs.)"""
     word = before.split()[-1].split(".")[-1] if before.split() else ""
     letters = sum(unicodedata.category(char)[0] == "L" for char in word)
-    return 1 <= letters <= 2 or before.strip().isdigit()
+    return 1 <= letters <= 2 or before.strip("( \t").replace(".", "").isnumeric()
+
+
+def _says_something(piece: str) -> bool:
+    return any(unicodedata.category(char)[0] in "LN" for char in piece)
 
 
 def check_tags(argument: str, tokenizer, vocabulary: int, source: str, target: str) -> None:
@@ -234,7 +294,11 @@ def check_tags(argument: str, tokenizer, vocabulary: int, source: str, target: s
 
 
 class TransformersEngine:
-    """Beam search of transformers over one resident model; never samples, keeps no gradients."""
+    """Beam search over a resident M2M100 (every dense NLLB) of transformers; never samples, keeps no gradients.
+
+    Weights and encoder are transformers'; the search is `beam_search` here: the hypotheses of
+    `generate(num_beams=beams, early_stopping=True)` for a fraction of its work.
+    """
 
     backend = "transformers"
 
@@ -246,163 +310,191 @@ class TransformersEngine:
                 folder, dtype=getattr(torch, dtype), output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ConfigError(
-                f"{argument}: {folder} holds no translation model that loads: {error}"
-            ) from error
+            raise ConfigError(f"{argument}: {folder} holds no translation model that loads: {error}") from error
+        if type(model).__name__ != "M2M100ForConditionalGeneration":
+            raise ConfigError(f"{argument}: {folder} is {type(model).__name__}, not M2M100 as dense NLLB models are")
         if info["missing_keys"]:
             first = sorted(info["missing_keys"])[0]
-            raise ConfigError(
-                f"{argument}: {folder} lacks {len(info['missing_keys'])} weights, {first} first"
-            )
+            raise ConfigError(f"{argument}: {folder} lacks {len(info['missing_keys'])} weights, {first} first")
         self.model = model.eval().requires_grad_(False).to(device)
         self.tokenizer, self.beams, self.dtype = tokenizer, beams, dtype
         self.target_id = tokenizer.convert_tokens_to_ids(target)
         self.vocabulary = model.config.vocab_size
         self.longest_source = model.config.max_position_embeddings
 
-    def generate(self, rows: list[list[int]], cap: int) -> tuple[list[list[int]], int]:
-        """Output ids per row of source ids, and how many rows were cut at `cap` new tokens."""
-        tensors = [torch.tensor(row, device=self.model.device) for row in rows]
-        pad = torch.nn.utils.rnn.pad_sequence
-        inputs = {
-            "input_ids": pad(
-                tensors, batch_first=True, padding_value=self.model.config.pad_token_id
-            ),  # (B, L)
-            "attention_mask": pad([torch.ones_like(row) for row in tensors], batch_first=True),
-        }
-        # No sampling, but M2M100 draws a LayerDrop number per layer from the global generator, in eval too.
+    def generate(self, rows: list[list[int]], caps: list[int]) -> tuple[list[list[int]], int, int]:
+        """See `Engine.generate`."""
+        config = self.model.config
+        # No sampling, but M2M100's encoder draws a LayerDrop number per layer from the global generator.
         with full_precision(), torch.random.fork_rng(devices=[]):
-            ids = self.model.generate(
-                **inputs, generation_config=self._search(cap), use_model_defaults=False
-            )  # (B, ≤ 1 + cap): decoder start, target tag, text, </s>
-        outputs = ids.tolist()
-        eos = self.tokenizer.eos_token_id
-        return outputs, sum(eos not in row[2:] for row in outputs)  # the decoder start is </s> itself
+            states, real, padded = self._encode(rows)
+            decoder = _Decoder(self.model, states, real)
+            prompt = (config.decoder_start_token_id, self.target_id)
+            ids = beam_search(decoder, prompt, config.eos_token_id, caps, self.beams)
+        return ids, sum(row[-1] != config.eos_token_id for row in ids), padded
 
     def to(self, device: str) -> None:
         """Move the weights."""
         self.model.to(device)
 
-    def _search(self, cap: int):
-        # The checkpoint's own settings are greedy and capped at 200 tokens: nothing of them is used.
-        from transformers import GenerationConfig
+    def _encode(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """States (n, S, d), which of them are real (n, S), and how many padding positions were encoded.
 
-        config = self.model.config
-        return GenerationConfig(
-            num_beams=self.beams, early_stopping=self.beams > 1, do_sample=False, length_penalty=1.0,
-            max_new_tokens=cap, forced_bos_token_id=self.target_id, bos_token_id=config.bos_token_id,
-            eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id,
-            decoder_start_token_id=config.decoder_start_token_id,
-        )  # fmt: skip
-
-
-class CTranslate2Engine:
-    """The same search in CTranslate2, on a model converted once."""
-
-    backend = "ctranslate2"
-
-    def __init__(
-        self, argument: str, folder: Path, tokenizer, target: str, beams: int, device: str, dtype: str
-    ):
-        try:
-            import ctranslate2
-        except ImportError:
-            raise MissingService(
-                "backtranslation_backend: ctranslate2 is not installed; `pip install ctranslate2`, "
-                "or use transformers"
-            ) from None
-        self.folder = folder if ctranslate2.contains_model(str(folder)) else convert(argument, folder, dtype)
-        self.tokenizer, self.target, self.beams, self.dtype = tokenizer, target, beams, dtype
-        self.longest_source = 1024 if self.folder == folder else _positions(folder)
-        self.to(device)
-        vocabulary = json.loads((self.folder / "shared_vocabulary.json").read_text(encoding="utf-8"))
-        self.vocabulary = len(vocabulary)
-
-    def generate(self, rows: list[list[int]], cap: int) -> tuple[list[list[int]], int]:
-        """Output ids per row of source ids, and how many rows were cut at `cap` new tokens."""
-        tokens = [self.tokenizer.convert_ids_to_tokens(row) for row in rows]
-        results = self.translator.translate_batch(
-            tokens, target_prefix=[[self.target]] * len(rows), beam_size=self.beams, max_decoding_length=cap,
-            max_input_length=0, return_end_token=True,
-        )  # fmt: skip
-        ids = [self.tokenizer.convert_tokens_to_ids(result.hypotheses[0]) for result in results]
-        eos = self.tokenizer.eos_token_id
-        return ids, sum(not row or row[-1] != eos for row in ids)
-
-    def to(self, device: str) -> None:
-        """Open the model on `device`; a probe shows at once whether its CUDA libraries are there.
-
-        Raises:
-            ConfigError: CTranslate2 does not see the device or cannot compute in this dtype on it.
-            MissingService: a CUDA library it needs is not installed.
+        Only similar lengths are encoded together: the search wants many rows at once, padding wants few.
         """
-        import ctranslate2
-
-        kind, _, index = device.partition(":")
-        try:
-            # Threads: its own default of 4 would fight with torch for the cores.
-            self.translator = ctranslate2.Translator(
-                str(self.folder), device=kind, device_index=int(index or 0), compute_type=self.dtype,
-                inter_threads=1, intra_threads=torch.get_num_threads(),
-            )  # fmt: skip
-            self.translator.translate_batch([["</s>"]], target_prefix=[[self.target]], max_decoding_length=2)
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            if "lib" in reason and "not found" in reason:
-                raise MissingService(
-                    f"backtranslation_backend: ctranslate2 cannot use {device}: {reason}; "
-                    "`pip install nvidia-cublas-cu12`, or use transformers"
-                ) from error
-            raise ConfigError(
-                f"backtranslation_backend: ctranslate2 cannot run {self.folder} on {device} in {self.dtype}: "
-                f"{reason}"
-            ) from error
+        device, longest = self.model.device, len(rows[0])
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        real = torch.arange(longest, device=device) < lengths[:, None]
+        states = torch.zeros(len(rows), longest, self.model.config.d_model, dtype=self.model.dtype, device=device)
+        first = padded = 0
+        while first < len(rows):
+            length = len(rows[first])
+            last = next((i for i in range(first, len(rows)) if len(rows[i]) < FILL * length), len(rows))
+            ids = [row + [self.model.config.pad_token_id] * (length - len(row)) for row in rows[first:last]]
+            encoded = self.model.get_encoder()(
+                input_ids=torch.tensor(ids, device=device), attention_mask=real[first:last, :length].long()
+            )
+            states[first:last, :length] = encoded.last_hidden_state
+            padded += sum(length - len(row) for row in rows[first:last])
+            first = last
+        return states, real, padded
 
 
-def convert(argument: str, folder: Path, dtype: str) -> Path:
-    """The CTranslate2 form of a model, made once: beside it as `ct2-<dtype>`, else under ~/.cache/rl_nmt.
+class _Decoder:
+    """M2M100's decoder over k hypotheses of each of n texts, one token a step.
 
-    Reused while the weights it was made from are the same; written aside and renamed, so that an interrupted
-    conversion leaves nothing behind that looks finished.
+    Keys and values of the source are kept once per text, not once per hypothesis. So is the past: one cache per
+    text that no step reorders; a mask says which of its slots a hypothesis comes from.
 
-    Raises:
-        ConfigError: CTranslate2 cannot convert this kind of model.
-        CannotWrite: neither place can be written.
+    Args:
+        states (n, S, d), real (n, S): what the encoder made of the texts, and where it is no padding.
     """
-    key = _weights_key(folder)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rl_nmt" / "ct2"
-    places = [folder / f"ct2-{dtype}", cache / f"{key}-{dtype}"]
-    for place in places:
-        if (place / "source.txt").is_file() and (place / "source.txt").read_text(encoding="utf-8") == key:
-            return place
-    for place in places:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(prefix=".ct2-", dir=place.parent))
-        except OSError:
-            continue
-        try:
-            _convert_into(argument, folder, work, dtype)
-            (work / "source.txt").write_text(key, encoding="utf-8")
-            shutil.rmtree(place, ignore_errors=True)
-            os.replace(work, place)
-            return place
-        except OSError as error:
-            raise CannotWrite(f"{argument}: converting into {place} failed: {error}") from error
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    raise CannotWrite(f"{argument}: neither {places[0]} nor {places[1]} can be written; set XDG_CACHE_HOME")
+
+    def __init__(self, model, states: torch.Tensor, real: torch.Tensor):
+        self.decoder, self.lm_head = model.get_decoder(), model.lm_head
+        self.heads, self.device = model.config.decoder_attention_heads, states.device
+        self.mask = None if real.all() else real[:, None, None]  # (n, 1, 1, S)
+        readers = [layer.encoder_attn for layer in self.decoder.layers]
+        self.source = [[self._split(project(states)) for project in (r.k_proj, r.v_proj)] for r in readers]
+        self.past = [[x[:, :, :0] for x in pair] for pair in self.source]
+        self.seen = real.new_zeros(len(states), 1, 0)  # (n, k, slots): whose past is where
+        self.steps = 0
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Last hidden states (n, k, d) behind `tokens` (n, k), the newest of each hypothesis."""
+        n, k = tokens.shape
+        first = self.seen.shape[2]
+        last = first + k
+        if last > self.past[0][0].shape[2]:
+            self.past = [[F.pad(x, (0, 0, 0, GROWTH * k)) for x in pair] for pair in self.past]
+        own = torch.eye(k, dtype=torch.bool, device=self.device).expand(n, k, k)
+        self.seen = torch.cat([self.seen, own], dim=2)
+        places = self.decoder.embed_positions(tokens.reshape(-1, 1), past_key_values_length=self.steps)
+        hidden = self.decoder.embed_tokens(tokens) + places.view(n, k, -1)
+        for layer, (keys, values), source in zip(self.decoder.layers, self.past, self.source, strict=True):
+            x = layer.self_attn_layer_norm(hidden)
+            keys[:, :, first:last] = self._split(layer.self_attn.k_proj(x))
+            values[:, :, first:last] = self._split(layer.self_attn.v_proj(x))
+            past = keys[:, :, :last], values[:, :, :last]
+            hidden = hidden + self._attend(layer.self_attn, x, past, self.seen[:, None])
+            x = layer.encoder_attn_layer_norm(hidden)
+            hidden = hidden + self._attend(layer.encoder_attn, x, source, self.mask)
+            x = layer.fc1(layer.final_layer_norm(hidden))
+            hidden = hidden + layer.fc2(layer.activation_fn(x))
+        self.steps += 1
+        return self.decoder.layer_norm(hidden)
+
+    def best(self, hidden: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The `count` best next tokens of each hypothesis: log-probabilities and ids, (n, k, count) each."""
+        parts = [top_log_probs(self.lm_head(x), count) for x in hidden.flatten(0, 1).split(LOGIT_ROWS)]
+        values, ids = (torch.cat(x).unflatten(0, hidden.shape[:2]) for x in zip(*parts, strict=True))
+        return values, ids
+
+    def follow(self, parents: torch.Tensor) -> None:
+        """From here on hypothesis j of text i continues hypothesis `parents[i, j]` (n, k)."""
+        self.seen = _take(self.seen, parents)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these texts only."""
+        self.seen, self.mask = self.seen[rows], None if self.mask is None else self.mask[rows]
+        self.past = [[x[rows] for x in pair] for pair in self.past]
+        self.source = [[x[rows] for x in pair] for pair in self.source]
+
+    def _attend(self, attention, x: torch.Tensor, past: Sequence[torch.Tensor], mask) -> torch.Tensor:
+        mixed = F.scaled_dot_product_attention(self._split(attention.q_proj(x)), *past, attn_mask=mask)
+        return attention.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, k, d) → (n, heads, k, d / heads)."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
-def _convert_into(argument: str, folder: Path, work: Path, dtype: str) -> None:
-    from ctranslate2.converters import TransformersConverter
+def beam_search(decoder: _Decoder, prompt: Sequence[int], eos: int, caps: list[int], beams: int) -> list[list[int]]:
+    """The best hypothesis of each text: new ids from the last of `prompt` (the language tag) to `eos` or its cap.
 
-    try:
-        TransformersConverter(str(folder)).convert(str(work), quantization=dtype, force=True)
-    except (ValueError, RuntimeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{argument}: ctranslate2 cannot convert {folder}: {error}") from error
-    for file in [*folder.glob("*token*.json"), *folder.glob("*.model")]:  # so that the folder stands alone
-        shutil.copyfile(file, work / file.name)
+    The rules are those of transformers' `generate` with early_stopping=True and length_penalty=1. Of the
+    2 · beams best continuations those among the first `beams` that end are finished, at their mean
+    log-probability; a text is through once it has `beams` of them, or at its cap, where all end. It then leaves
+    the batch, so that nobody waits for the slowest. beams = 1 is greedy search.
+    """
+    finished: list[list[tuple[float, list[int]]]] = [[] for _ in caps]
+    texts, limits = list(range(len(caps))), torch.tensor(caps, device=decoder.device)
+    for token in prompt:
+        tokens = torch.full((len(caps), 1), token, device=decoder.device)
+        hidden = decoder.step(tokens)
+    paths = tokens[..., None]  # (n, k, t): the new ids so far
+    scores = torch.zeros(len(caps), 1, device=decoder.device)  # (n, k): sums of log-probabilities
+    while True:
+        values, tokens = decoder.best(hidden, 2 * beams)
+        values, order = (values + scores[..., None]).flatten(1).topk(2 * beams)  # (n, 2 · beams)
+        tokens, parents = tokens.flatten(1).gather(1, order), order // (2 * beams)
+        length = paths.shape[2] + 1
+        ends = (tokens == eos) | (limits <= length)[:, None]
+        unfinished = [len(finished[text]) < beams for text in texts]
+        cells = ends[:, :beams].nonzero()
+        i, j = cells.T
+        ended = torch.cat([paths[i, parents[i, j]], tokens[i, j][:, None]], dim=1)
+        for row, value, path in zip(i.tolist(), (values[i, j] / length).tolist(), ended.tolist(), strict=True):
+            if unfinished[row]:
+                finished[texts[row]].append((value, path))
+        live = [row for row, text in enumerate(texts) if len(finished[text]) < beams]
+        if not live:
+            return [max(found, key=lambda pair: pair[0])[1] for found in finished]
+        scores, picked = values.masked_fill(ends, -torch.inf).topk(beams)  # (n, beams)
+        parents, tokens = parents.gather(1, picked), tokens.gather(1, picked)
+        paths = torch.cat([_take(paths, parents), tokens[..., None]], dim=2)
+        decoder.follow(parents)
+        if len(live) <= KEEP * len(texts):
+            rows = torch.tensor(live, device=decoder.device)
+            decoder.keep(rows)
+            texts, limits = [texts[row] for row in live], limits[rows]
+            scores, tokens, paths = scores[rows], tokens[rows], paths[rows]
+        hidden = decoder.step(tokens)
+
+
+def top_log_probs(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` highest log-probabilities of each row of `logits` (n, V), and their ids; (n, count) each.
+
+    Over a large vocabulary a sort of everything costs more than the layers: whatever is among the best `count`
+    lies in one of the `count` chunks with the highest maxima.
+    """
+    log_probs = logits.float().log_softmax(dim=1)
+    n, vocabulary = log_probs.shape
+    chunks = vocabulary // CHUNK
+    if chunks <= 8 * count:
+        return log_probs.topk(count)
+    within = torch.arange(CHUNK, device=logits.device)
+    maxima = log_probs[:, : chunks * CHUNK].unflatten(1, (chunks, CHUNK)).amax(dim=2)
+    ids = (maxima.topk(count).indices[..., None] * CHUNK + within).flatten(1)
+    rest = torch.arange(chunks * CHUNK, vocabulary, device=logits.device).expand(n, -1)
+    ids = torch.cat([ids, rest], dim=1)
+    values, order = log_probs.gather(1, ids).topk(count)
+    return values, ids.gather(1, order)
+
+
+def _take(x: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+    """x (n, k, m), parents (n, j) → (n, j, m): of each text the rows it names."""
+    return x.gather(1, parents[..., None].expand(-1, -1, x.shape[2]))
 
 
 def _model_folder(argument: str, name: str) -> Path:
@@ -429,16 +521,3 @@ def _load_tokenizer(argument: str, folder: Path, source: str):
             f"{argument}: {folder} has no tokenizer that loads: no tokenizer.json, no .model file"
         )
     return tokenizer
-
-
-def _weights_key(folder: Path) -> str:
-    """One short hash over all weight files of a model folder."""
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-    return hashlib.sha256("+".join(fingerprint(file) for file in files).encode()).hexdigest()[:16]
-
-
-def _positions(folder: Path) -> int:
-    """Longest source the model reads, in tokens."""
-    return int(
-        json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings", 1024)
-    )

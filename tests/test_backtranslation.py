@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import sys
-import tempfile
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_models import PAIRS, build_nllb
 
-from rl_nmt.backtranslation import check_tags, length_cap, load_backtranslator, split_sentences
+from rl_nmt import backtranslation
+from rl_nmt.backtranslation import check_tags, length_cap, load_backtranslator, split_sentences, top_log_probs
 from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.text import is_blank
 
 KNOWN = dict((ta, en) for en, ta in PAIRS)
 
@@ -83,12 +85,42 @@ def test_what_it_was_taught_comes_back(translator):
     assert translator(texts) == [KNOWN[text] for text in texts]
 
 
-@pytest.mark.parametrize("beams", [1, 4])
-def test_equal_to_generating_one_text_at_a_time(confused_nllb, beams):
+@pytest.mark.parametrize("beams, cap", [(1, 256), (4, 256), (3, 9), (1, 5)])
+def test_equal_to_generating_one_text_at_a_time(confused_nllb, beams, cap):
     texts = [*KNOWN, *scrambled(60)]
-    expected = one_at_a_time(confused_nllb, texts, beams)
-    assert len(set(expected)) > 20  # or the comparison would say little
-    assert load_backtranslator(confused_nllb, beams=beams)(texts) == expected
+    expected = one_at_a_time(confused_nllb, texts, beams, cap)
+    assert len(set(expected)) > 15  # or the comparison would say little
+    model = load_backtranslator(confused_nllb, beams=beams, max_new_tokens=cap)
+    assert model(texts) == expected
+    assert 0 < model.stats["hit_cap"] < len(texts)  # some are cut, some end by themselves
+
+
+def test_what_is_computed_is_what_is_needed(confused_nllb, monkeypatch):
+    """Counters instead of a clock: each distinct sentence once, little padding, finished texts leave."""
+    model = load_backtranslator(confused_nllb, max_new_tokens=200)
+    rng = random.Random(2)
+    words = [word for text in KNOWN for word in text.rstrip(".?").split()]
+    texts = [" ".join(rng.choices(words, k=rng.randint(5, 60))) for _ in range(32)]
+    encoded, decoded = [], []
+    encoder = model.engine.model.get_encoder()
+    real, step = encoder.forward, backtranslation._Decoder.step
+    monkeypatch.setattr(encoder, "forward", lambda **kw: encoded.append(kw["attention_mask"]) or real(**kw))
+    monkeypatch.setattr(
+        backtranslation._Decoder, "step", lambda self, ids: decoded.append(ids.shape) or step(self, ids)
+    )
+    model(texts + texts[:9])
+    assert sum(len(mask) for mask in encoded) == len(texts)
+    real_tokens, positions = sum(int(mask.sum()) for mask in encoded), sum(mask.numel() for mask in encoded)
+    assert (model.stats["tokens"], model.stats["padded"]) == (real_tokens, positions - real_tokens)
+    assert positions - real_tokens <= 0.12 * positions
+    alone = []
+    for text in texts:
+        before = len(decoded)
+        model([text])
+        alone += decoded[before:]
+    together = sum(n * k for n, k in decoded[: len(decoded) - len(alone)])
+    needed = sum(n * k for n, k in alone)
+    assert together <= 1.1 * needed
 
 
 def both_backends(folder, beams):
@@ -103,7 +135,8 @@ def test_ctranslate2_equals_transformers(request, model, beams):
     ours, other, our_stats, other_stats = both_backends(request.getfixturevalue(model), beams)
     assert len(set(ours)) > 10
     assert other == ours
-    assert our_stats.pop("seconds") > 0 and other_stats.pop("seconds") > 0
+    for stats in (our_stats, other_stats):
+        assert stats.pop("seconds") > 0 and stats.pop("padded") >= 0
     assert other_stats == our_stats
 
 
@@ -111,6 +144,20 @@ def test_ctranslate2_beams_of_a_confused_model_are_nearly_equal(confused_nllb):
     """The known limit: hypotheses score the same in both, but not the same ones are kept as finished."""
     ours, other, _, _ = both_backends(confused_nllb, 4)
     assert sum(a != b for a, b in zip(ours, other, strict=True)) <= 0.1 * len(ours)
+
+
+@pytest.mark.parametrize("vocabulary", [7, 3000, 20_001, 256_206])
+def test_the_best_tokens_are_those_of_a_full_sort(vocabulary):
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = torch.randn(5, vocabulary, generator=generator)
+    logits[1, -3:] = torch.tensor([9.0, 11.0, 10.0])  # behind the last whole chunk
+    logits[2, 2:5] = torch.tensor([8.0, 7.0, 9.0])  # in one chunk
+    logits[3] = 0.5  # all equal
+    values, ids = top_log_probs(logits, 5)
+    wanted = torch.log(torch.softmax(logits.double(), dim=1))
+    torch.testing.assert_close(values.double(), wanted.sort(descending=True).values[:, :5], atol=1e-5, rtol=0)
+    torch.testing.assert_close(wanted.gather(1, ids), values.double(), atol=1e-5, rtol=0)
+    assert all(len(set(row)) == 5 for row in ids.tolist())
 
 
 @pytest.mark.parametrize("backend", ["translator", "ct2"])
@@ -142,7 +189,11 @@ def test_order_duplicates_blanks_and_statistics(translator):
     assert translator(texts) == [KNOWN[second], "", KNOWN[first], "", KNOWN[second], "", KNOWN[first], joined]
     stats = dict(translator.stats)
     assert stats.pop("seconds") >= 0
-    assert stats == {"texts": 8, "unique": 3, "sentences": 2, "blank": 3, "truncated": 0, "hit_cap": 0}
+    tokens = sum(len(translator.tokenizer(text)["input_ids"]) for text in (first, second))
+    assert stats == {
+        "texts": 8, "unique": 3, "sentences": 2, "blank": 3, "truncated": 0, "hit_cap": 0, "tokens": tokens,
+        "padded": 0,
+    }  # fmt: skip
 
 
 def test_blank_text_is_never_sent(tiny_nllb):
@@ -176,11 +227,44 @@ def test_a_paragraph_loses_no_sentence(translator):
         ("1. முதலாவது", ["1. முதலாவது"]),
         ("வயது 25. அவள் படிக்கிறாள்.", ["வயது 25.", "அவள் படிக்கிறாள்."]),
         ("காத்திரு... வருகிறேன்", ["காத்திரு...", "வருகிறேன்"]),
-        (". . .", [".", ".", "."]),
+        (". . .", [". . ."]),
+        ("வந்தான். ... சென்றான்.", ["வந்தான். ...", "சென்றான்."]),
+        ("🙂 வந்தான். 🙂\n***\nசரி", ["🙂 வந்தான். 🙂 ***", "சரி"]),
+        ("போகிறாயா?! இல்லை!!", ["போகிறாயா?!", "இல்லை!!"]),
+        ("காத்திரு… வருகிறேன்", ["காத்திரு…", "வருகிறேன்"]),
+        ("“வந்தானா?” “இல்லை…”", ["“வந்தானா?”", "“இல்லை…”"]),
+        ("«வந்தான்.» (சென்றான்.) சரி", ["«வந்தான்.»", "(சென்றான்.)", "சரி"]),
+        ("1. முதலாவது. 2. இரண்டாவது.", ["1. முதலாவது.", "2. இரண்டாவது."]),
+        ("2.1. பிரிவு", ["2.1. பிரிவு"]),
+        ("(௩. மூன்றாவது)", ["(௩. மூன்றாவது)"]),
+        (
+            "https://example.com/a.html?b=1.5 பார்க்க. www.example.com. சரி",
+            ["https://example.com/a.html?b=1.5 பார்க்க.", "www.example.com.", "சரி"],
+        ),
+        ("திரு. குமார் ரூ. 500 கொடுத்தார். பிறகு சென்றார்.", ["திரு. குமார் ரூ. 500 கொடுத்தார்.", "பிறகு சென்றார்."]),
+        ("அது 5 கி.மீ. தூரம். வா", ["அது 5 கி.மீ. தூரம்.", "வா"]),
+        ("धर्म॥ कर्म॥", ["धर्म॥", "कर्म॥"]),
+        ("3.14 மற்றும் 2,50,000.50 ரூபாய். சரி", ["3.14 மற்றும் 2,50,000.50 ரூபாய்.", "சரி"]),
+        ("ஒன்று\u2028இரண்டு", ["ஒன்று", "இரண்டு"]),
     ],
 )
 def test_sentences(text, expected):
     assert split_sentences(text) == expected
+
+
+@given(
+    st.lists(
+        st.sampled_from([*"அக.!?…।॥\"”)’ \n\t1௩🙂\u200b\u2028", "வந்தான்", "கி.மு.", "...", "<pad>", "a.b/c?d"])
+    ).map("".join)
+    | st.text()
+)
+def test_no_word_is_ever_lost(text):
+    def words(text):
+        return [word for word in text.split() if not is_blank(word)]
+
+    pieces = split_sentences(text)
+    assert words(" ".join(pieces)) == words(text)
+    assert all(piece == piece.strip() and not is_blank(piece) for piece in pieces)
 
 
 def test_control_tokens_in_a_text_stay_text(translator):
@@ -243,6 +327,34 @@ def test_loading_leaves_the_random_state_alone(tiny_nllb):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_auto_takes_ctranslate2_where_it_works(tiny_nllb, ct2, capfd):
+    model = load_backtranslator(tiny_nllb, backend="auto")
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1 and "auto takes ctranslate2" in told and "cpu" in told
+    assert model.signature() == ct2.signature()
+    assert model([PAIRS[0][1]]) == [PAIRS[0][0]]
+
+
+def test_auto_falls_back_and_says_why(tiny_nllb, translator, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    model = load_backtranslator(tiny_nllb, backend="auto")
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1 and "auto takes transformers: ctranslate2 is not installed" in told
+    assert model.signature()["identity"] == translator.signature()["identity"]
+    with pytest.raises(ConfigError, match=r"int8 needs ctranslate2.*not installed.*float32 or bfloat16"):
+        load_backtranslator(tiny_nllb, backend="auto", dtype="int8")
+
+
+def test_auto_keeps_the_precision_it_was_given(tiny_nllb, capfd):
+    """CTranslate2 may not compute in bfloat16 here; then transformers does, not CTranslate2 in another type."""
+    import ctranslate2
+
+    model = load_backtranslator(tiny_nllb, backend="auto", dtype="bfloat16")
+    able = "bfloat16" in ctranslate2.get_supported_compute_types("cpu")
+    assert model.engine.backend == ("ctranslate2" if able else "transformers")
+    assert model.signature()["identity"]["dtype"] == "bfloat16"
+
+
 def test_signature_names_what_changes_the_text(tiny_nllb, translator, ct2, tmp_path):
     same = load_backtranslator(tiny_nllb).signature()
     assert translator.signature() == same
@@ -259,59 +371,17 @@ def test_signature_names_what_changes_the_text(tiny_nllb, translator, ct2, tmp_p
     assert changed == ["weights"]
 
 
-def test_conversion_is_cached_and_redone_for_new_weights(tiny_nllb, tmp_path):
-    folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*"))
-    load_backtranslator(folder, backend="ctranslate2")
-    converted = folder / "ct2-float32" / "model.bin"
-    stamp = converted.stat().st_mtime_ns
-    load_backtranslator(folder, backend="ctranslate2")
-    assert converted.stat().st_mtime_ns == stamp
-    build_nllb(folder, steps=2)
-    load_backtranslator(folder, backend="ctranslate2")
-    assert converted.stat().st_mtime_ns != stamp
-    assert not list(folder.glob(".ct2-*"))
-
-
-def test_a_converted_folder_loads_by_itself(ct2, translator):
-    texts = scrambled(5)
-    alone = load_backtranslator(ct2.engine.folder, backend="ctranslate2")
-    assert alone(texts) == translator(texts)
-    with pytest.raises(ConfigError):
-        load_backtranslator(ct2.engine.folder)
-
-
-def test_conversion_goes_to_the_cache_when_the_model_folder_is_read_only(tiny_nllb, tmp_path, monkeypatch):
-    folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    real = tempfile.mkdtemp
-
-    def refuse(*args, dir=None, **kwargs):  # root may write anywhere, so a mode bit would prove nothing
-        if os.fspath(dir) == os.fspath(folder):
-            raise PermissionError(dir)
-        return real(*args, dir=dir, **kwargs)
-
-    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
-    model = load_backtranslator(folder, backend="ctranslate2")
-    assert tmp_path / "cache" in model.engine.folder.parents
-    assert model([PAIRS[0][1]]) == [PAIRS[0][0]]
-
-
-def test_missing_ctranslate2_names_the_way_out(tiny_nllb, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ctranslate2", None)
-    with pytest.raises(MissingService, match=r"pip install ctranslate2.*transformers"):
-        load_backtranslator(tiny_nllb, backend="ctranslate2")
-
-
 @pytest.mark.parametrize(
     "options, message",
     [
         ({"target": "eng_latn"}, "eng_Latn"),
         ({"source": "ta"}, "no language tag 'ta'"),
         ({"target": "<mask>"}, "no language tag"),
-        ({"backend": "marian"}, "transformers or ctranslate2"),
+        ({"backend": "marian"}, "auto, transformers or ctranslate2"),
         ({"beams": 0}, "beams: 0"),
-        ({"max_new_tokens": -1}, "max_new_tokens: -1"),
-        ({"dtype": "int8"}, "float32 or bfloat16"),
+        ({"max_new_tokens": 1}, "max_new_tokens: 1 must be at least 2"),
+        ({"dtype": "int8"}, "int8 needs backtranslation_backend ctranslate2"),
+        ({"dtype": "float16"}, "float32 or bfloat16"),
         ({"dtype": "float16", "backend": "ctranslate2"}, "float32 or bfloat16"),
         ({"device": "gpu"}, "no device"),
         ({"device": "cuda:99"}, "not there"),
@@ -356,6 +426,16 @@ def test_wrong_folders(tiny_nllb, tiny_gemma, tmp_path):
         load_backtranslator(tiny_nllb / "config.json")
     with pytest.raises(MissingService, match="some/model"):
         load_backtranslator("some/model")  # tests run with HF_HUB_OFFLINE
+
+
+def test_another_kind_of_translation_model_is_refused(tiny_nllb, tmp_path):
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*", "*.safetensors"))
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    BartForConditionalGeneration(BartConfig(vocab_size=600, **sizes)).save_pretrained(folder)
+    with pytest.raises(ConfigError, match="BartForConditionalGeneration, not M2M100"):
+        load_backtranslator(folder)
 
 
 def test_missing_weights_are_refused(tiny_nllb, tmp_path):
