@@ -108,7 +108,7 @@ def _metrics(snapshot: Snapshot, language: Language) -> dict[str, float]:
     names = dict.fromkeys(["total", *(key for row in components for key in row)])
     names.pop("length", None)  # "mean_length" says it for every reward
     for name in names:
-        values = [value for row in components if (value := _number(row.get(name))) is not None]
+        values = [value for row in components if (value := number(row.get(name))) is not None]
         if values:
             metrics["reward" if name == "total" else name] = float(np.mean(values))
     for name in REFERENCE_METRICS:
@@ -118,7 +118,7 @@ def _metrics(snapshot: Snapshot, language: Language) -> dict[str, float]:
     in_language = [script_share(text, language) >= IN_LANGUAGE for text in outputs]
     metrics[f"{language.name.lower()}_share"] = float(np.mean(in_language))
     metrics["mean_length"] = float(np.mean([length(text) for text in outputs]))
-    metrics["scored"] = float(np.mean([_number(row.get("total")) is not None for row in components]))
+    metrics["scored"] = float(np.mean([number(row.get("total")) is not None for row in components]))
     metrics["gated"] = float(np.mean([bool(row.get("gate")) for row in components]))
     return metrics
 
@@ -242,10 +242,10 @@ def sentence_chrf(snapshot: Snapshot) -> list[float | None]:
 
 
 def _totals(snapshot: Snapshot) -> list[float | None]:
-    return [_number(row.get("total")) for row in snapshot.components]
+    return [number(row.get("total")) for row in snapshot.components]
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
