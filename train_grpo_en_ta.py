@@ -9,19 +9,22 @@ translated greedily and compared.
     python train_grpo_en_ta.py --model_id google/gemma-3-4b-it --lr 5e-6
     python train_grpo_en_ta.py --eval_only                         # the untrained model's table, no training
 
-Settings: the fields of RunCfg < a YAML file (--config) < flags. The result lies in `output_dir`.
+Settings: the fields of RunCfg < a YAML file (--config) < flags. The result lies in `output_dir`. The same
+command again continues a run that was stopped or killed, to the same bits.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rl_nmt import config, errors
-from rl_nmt.errors import CannotWrite, ConfigError, MissingService
+from rl_nmt import checkpoints, config, errors, run_folder
+from rl_nmt.errors import ConfigError, MissingService, ResumeRefused
 
 # What the model is asked. It must end in the two cues that rewards_en_ta_dupo.CUES names.
 PROMPT = (
@@ -36,9 +39,15 @@ LICENCES = {  # where the hub's own page may not say it; shown by --download
     "google/gemma-3-1b-it": "Gemma (gated)",
 }
 
+DATA_FIELDS = (  # of RunCfg: what the snapshot in data/ is made from
+    "dataset_name", "dataset_config", "dataset_split", "data_files", "text_field", "num_train_samples",
+    "num_eval_samples", "shuffle_buffer", "min_chars", "max_chars", "seed",
+)  # fmt: skip
+
 ACTIONS = {
     "eval_only": "evaluate the policy on the held-out rows and stop",
     "fresh": "if output_dir is used, start anew in a folder beside it",
+    "force": "resume although model, data, group size or reward have changed",
     "download": "fetch all models into the local cache, sizes and licences first, and stop",
 }
 
@@ -126,8 +135,8 @@ class RunCfg:
     """COMETKiwi checkpoint for quality estimation (gated, non-commercial licence)."""
     backtranslation_model: str = "facebook/nllb-200-distilled-1.3B"
     """NLLB model that translates Tamil back into English."""
-    backtranslation_backend: Literal["transformers", "ctranslate2"] = "transformers"
-    """What runs it; CTranslate2 is faster and gives the same texts in float32."""
+    backtranslation_backend: Literal["transformers", "ctranslate2", "auto"] = "transformers"
+    """What runs it; CTranslate2 is faster, with the same texts in float32; auto: CTranslate2 where it works."""
     backtranslation_beams: int = 4
     """Beams of the deterministic search."""
     reward_device: str = "auto"
@@ -136,7 +145,7 @@ class RunCfg:
     """Precision of the COMET models; the score error of a lower one is measured at load."""
     dual_device: str = "auto"
     """Device of the back-translator."""
-    dual_dtype: Literal["float32", "bfloat16"] = "float32"
+    dual_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     """Precision of the back-translator."""
     reward_offload: bool = False
     """Keep the reward models on the CPU while the policy trains."""
@@ -168,6 +177,8 @@ class RunCfg:
     """Optimizer steps between checkpoints; 0: only the final model."""
     save_total_limit: int = 2
     """Checkpoints kept."""
+    max_hours: float = 0.0
+    """Stop in time to have saved within so many hours of the start, to be resumed; 0: never."""
     use_wandb: bool = True
     """Log to Weights & Biases; offline when there is no login or no server."""
     wandb_project: str = "rl-nmt-en-ta"
@@ -200,6 +211,8 @@ def check(cfg: RunCfg) -> None:
         raise ConfigError(f"lr: {cfg.lr} and temperature: {cfg.temperature} must both be above 0")
     if not 0 < cfg.top_p <= 1 or not cfg.kl_beta >= 0:
         raise ConfigError(f"top_p: {cfg.top_p} must lie in (0, 1], kl_beta: {cfg.kl_beta} must be at least 0")
+    if not cfg.max_hours >= 0:
+        raise ConfigError(f"max_hours: {cfg.max_hours} must be at least 0")
     if not cfg.output_dir.strip():
         raise ConfigError("output_dir is empty: name a folder for the run")
     check_settings(cfg)
@@ -226,23 +239,6 @@ def check(cfg: RunCfg) -> None:
         )
 
 
-def open_run_folder(cfg: RunCfg, fresh: bool) -> Path:
-    """Create the run folder, or one beside it when it is used and `fresh` is set. Raises CannotWrite."""
-    folder = Path(cfg.output_dir).expanduser()
-    try:
-        number = 2
-        while fresh and folder.exists() and any(folder.iterdir()):
-            folder = Path(f"{Path(cfg.output_dir).expanduser()}-{number}")
-            number += 1
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise CannotWrite(f"output_dir: {folder} cannot be written ({error.strerror or error})") from None
-    return folder
-
-
 def require_models(cfg: RunCfg) -> None:
     """Name the first model that cannot be had, within seconds and before anything heavy is imported."""
     from rl_nmt import hub
@@ -262,8 +258,8 @@ def require_reward_models(cfg: RunCfg) -> None:
         hub.require_model("comet_qe_model", cfg.comet_qe_model, "hparams.yaml")
 
 
-def load_data(cfg: RunCfg, folder: Path) -> tuple[list[str], list[dict]]:
-    """Training sentences, and held-out rows {"english", "tamil"?} that share no sentence with them."""
+def load_data(cfg: RunCfg, folder: Path) -> tuple[list[str], list[dict], str]:
+    """Training sentences, held-out rows {"english", "tamil"?} that share none with them, the data's hash."""
     from rl_nmt import corpus
 
     eval_rows: list[dict] = []
@@ -285,7 +281,7 @@ def load_data(cfg: RunCfg, folder: Path) -> tuple[list[str], list[dict]]:
     if not apart:
         print("evaluation without references: on held-out rows of the corpus, by the reward alone", flush=True)
         apart = [{"english": text} for text in data.heldout]
-    return data.train, apart
+    return data.train, apart, data.sha256
 
 
 def make_prompt(english: str) -> str:
@@ -309,40 +305,30 @@ def build_reward(cfg: RunCfg):
     )
 
 
-def setup_wandb(cfg: RunCfg, folder: Path) -> bool:
-    """Start a W&B run if wanted and possible within seconds; never prompts, never uploads code or keys."""
-    from rl_nmt.tracking import choose_wandb_mode
+def setup_wandb(cfg: RunCfg, folder: Path, notes: dict | None = None) -> bool:
+    """Start a W&B run if wanted and possible within seconds, or go on with the one in `notes`.
+
+    Never prompts, never uploads code or keys.
+    """
+    from rl_nmt import tracking
 
     if not cfg.use_wandb:
         return False
     if cfg.wandb_api_key:
         os.environ["WANDB_API_KEY"] = cfg.wandb_api_key
-    mode, reason = choose_wandb_mode(cfg.wandb_mode)
+    mode, reason = tracking.choose_wandb_mode(cfg.wandb_mode)
     print(f"W&B: {mode} ({reason})", flush=True)
     if mode == "disabled":
         return False
-    os.environ.setdefault("WANDB_SILENT", "true")  # TRL's model card asks an offline run for its URL at every save
-    import wandb
-
-    def start(mode: str) -> None:
-        wandb.init(
-            project=cfg.wandb_project, entity=cfg.wandb_entity or None, name=cfg.wandb_run_name or folder.name,
-            mode=mode, dir=str(folder), config=config.to_public_dict(cfg),
-            settings=wandb.Settings(disable_git=True, save_code=False, silent=True, finish_timeout=60),
-        )  # fmt: skip
-
-    try:
-        start(mode)
-    except Exception as error:  # a key the server refuses, a project that may not be written, …
-        print(f"W&B: offline, since {mode} failed ({' '.join(str(error).split())[:200]})", flush=True)
-        mode = "offline"
-        start(mode)
-    if mode == "offline":
-        print(f"W&B: upload later with `wandb sync {wandb.run.dir.removesuffix('/files')}`", flush=True)
+    notes = {} if notes is None else notes
+    notes["wandb_id"] = tracking.start_wandb(
+        mode, folder, notes.get("wandb_id"), project=cfg.wandb_project, entity=cfg.wandb_entity or None,
+        name=cfg.wandb_run_name or folder.name, config=config.to_public_dict(cfg),
+    )  # fmt: skip
     return True
 
 
-def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, reward, train: list[str], wandb_on: bool):
+def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, reward, train: list[str]):
     """GRPOTrainer with everything RunCfg says, explicitly, since several TRL defaults depend on the machine."""
     from datasets import Dataset
     from transformers import PrinterCallback, ProgressCallback
@@ -364,7 +350,7 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
         logging_steps=cfg.logging_steps, save_strategy="steps" if cfg.save_steps else "no",
         save_steps=cfg.save_steps or 1, save_total_limit=cfg.save_total_limit,
         gradient_checkpointing=cfg.gradient_checkpointing, bf16=precision.autocast, fp16=False,
-        use_cpu=precision.device == "cpu", report_to=["wandb"] if wandb_on else [], disable_tqdm=True,
+        use_cpu=precision.device == "cpu", report_to=[], disable_tqdm=True,
         dataloader_pin_memory=precision.device != "cpu",
     )  # fmt: skip
     rows = Dataset.from_list([{"prompt": make_prompt(text), "english": text} for text in train])
@@ -380,26 +366,33 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
     return trainer
 
 
-def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate):
-    """Train from the newest checkpoint of the folder, or from the start; returns the evaluation at the end.
+def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate, resume, notes, started, command):
+    """Train from the checkpoint `resume`, or from the start; returns the evaluation at the end.
 
-    Every step lands in metrics.jsonl, and so do the evaluations `before` (step 0), on the way and at the end.
+    Every step lands in metrics.jsonl, and so do the evaluations `before` (step 0), on the way and at the
+    end. Raises Stopped after a signal or max_hours, with a checkpoint to go on from.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    from rl_nmt.callbacks import PeriodicEvaluation, ProgressLine
+    from rl_nmt.callbacks import GracefulStop, PeriodicEvaluation, ProgressLine
     from wandb_reward_callback import WandbRewardCallback
 
     metrics = WandbRewardCallback(reward, path=folder / "metrics.jsonl")
     trainer.add_callback(metrics)
     trainer.add_callback(PeriodicEvaluation(cfg.eval_steps, lambda: evaluate().metrics, metrics.record))
     trainer.add_callback(ProgressLine(reward, cfg.sample_steps))
-    checkpoint = get_last_checkpoint(folder)
-    if checkpoint:
-        print(f"resuming from {checkpoint}; --fresh starts anew beside it", flush=True)
+    trainer.checkpoints = keeper = checkpoints.Keeper(
+        folder, keep=cfg.save_total_limit, parts={"trainer": trainer, "reward": reward, "metrics": metrics},
+        files=("before.json",), notes=notes,
+    )  # fmt: skip
+    if resume:
+        print(f"resuming from {resume}; --fresh starts anew beside it", flush=True)
+        keeper.restore(resume)
     else:
+        metrics.file.cut_after(-1)  # a start that was killed before its first checkpoint
         metrics.record("eval", 0, before.metrics)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with GracefulStop(trainer.at_cycle_end, cfg.max_hours, started, command) as stop:
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
+    stop.leave(keeper.newest)
     after = evaluate()
     metrics.record("eval", trainer.state.global_step, after.metrics)
     return after
@@ -421,30 +414,66 @@ def save_final(folder: Path, trainer, tokenizer) -> None:
     (final / "prompt.txt").write_text(PROMPT, encoding="utf-8")
 
 
-def earlier_evaluation(cfg: RunCfg, folder: Path, eval_rows: list[dict], reward):
-    """The evaluation before training that a run in this folder has already made, or None.
+def fixed_settings(cfg: RunCfg) -> dict:
+    """The settings under which alone a run can go on, known before anything is loaded."""
+    prompts = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", "1"))
+    names = (*DATA_FIELDS, "group_size", "max_new_tokens", "lora_rank", "lora_alpha")
+    return {name: config.to_public_dict(cfg)[name] for name in names} | {"sequences_per_step": prompts}
 
-    Raises ConfigError when its numbers would not compare with those at the end of this run.
+
+def accept_settings(cfg: RunCfg, folder: Path, resume, force: bool) -> None:
+    """Refuse, within a second, to resume under other settings; with `force` other data are read anew."""
+    if resume is None:
+        return
+    changes = run_folder.require_identity(folder, fixed_settings(cfg), force)
+    if any(change.split(":")[0] in DATA_FIELDS for change in changes):
+        aside = checkpoints.set_aside(folder / "data", "; ".join(changes), prefix="earlier")
+        print(f"the data so far are in {aside}", flush=True)
+
+
+def accept_identity(cfg: RunCfg, folder: Path, resume, force: bool, data_hash: str, reward) -> dict:
+    """The same for what had to be loaded; prints what has changed, and returns what this run is."""
+    from rl_nmt.tracking import finite
+
+    identity = {
+        **fixed_settings(cfg), **run_folder.model_identity(cfg.model_id), "data": data_hash,
+        "reward": finite(reward.signature()["identity"]),
+    }  # fmt: skip
+    if resume:
+        forced = run_folder.require_identity(folder, identity, force)
+        for change in [*forced, *run_folder.harmless_changes(folder, config.to_public_dict(cfg), identity)]:
+            print(f"changed since the last start: {change}", flush=True)
+    return identity
+
+
+def earlier_evaluation(cfg: RunCfg, folder: Path, eval_rows: list[dict], reward, resume, force: bool):
+    """The evaluation before training that a run in this folder has already made, or None to make it.
+
+    Raises ResumeRefused when its numbers would not compare with those at the end of this run.
     """
     from rl_nmt import evaluation
 
+    if resume:
+        resume.put_back("before.json", folder)
     path = folder / "before.json"
     if not path.exists():
         return None
-    before = evaluation.Snapshot.load(path)
     try:
+        before = evaluation.Snapshot.load(path)
         evaluation.require_same_measure(before, eval_rows, reward, cfg.max_new_tokens)
     except ConfigError as error:
-        raise ConfigError(
-            f"output_dir: {folder} holds a run that was begun with other settings ({error}); --fresh starts anew"
+        if resume is None or force:
+            print(f"the start policy is evaluated again: {error}", flush=True)
+            return None
+        raise ResumeRefused(
+            f"{folder} holds a run that was begun with other settings ({error}): set them back, start anew beside it "
+            "with --fresh, or go on all the same with --force"
         ) from None
     return before
 
 
 def finished(folder: Path) -> bool:
     """Has this folder's run ended? Then print its table instead of doing it again."""
-    import json
-
     from rl_nmt.evaluation import print_table
 
     path = folder / "evaluation.json"
@@ -454,12 +483,90 @@ def finished(folder: Path) -> bool:
         table = print_table(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"output_dir: {path} cannot be read ({error}); use --fresh or another folder") from None
+    if not (folder / "report.html").exists():  # killed between the two
+        return False
     print(table)
     print(f"{folder} holds a finished run; --fresh starts anew beside it, --output_dir elsewhere", flush=True)
     return True
 
 
+def load_models(cfg: RunCfg):
+    """(tokenizer, precision, policy, reward), the policy on its device."""
+    from rl_nmt import policy
+
+    policy.prepare_processes()
+    tokenizer = policy.load_tokenizer(cfg.model_id)
+    precision = policy.choose_precision(lora=bool(cfg.lora_rank))
+    print(f"precision: {precision.reason}", flush=True)
+    model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
+    return tokenizer, precision, model, build_reward(cfg)
+
+
+def evaluator(cfg: RunCfg, tokenizer, eval_rows: list[dict], reward):
+    """model → Snapshot of its greedy translations of the held-out rows."""
+    from rl_nmt import evaluation
+
+    return lambda model: evaluation.evaluate(
+        model, tokenizer, eval_rows, make_prompt, reward,
+        max_new_tokens=cfg.max_new_tokens, batch_size=cfg.eval_batch_size,
+    )  # fmt: skip
+
+
+def evaluate_only(cfg: RunCfg, folder: Path) -> None:
+    """Print the table of the policy as it is; nothing is trained."""
+    from rl_nmt import evaluation
+
+    _, eval_rows, _ = load_data(cfg, folder)
+    tokenizer, _, model, reward = load_models(cfg)
+    snapshot = evaluator(cfg, tokenizer, eval_rows, reward)(model)
+    print(evaluation.print_table(evaluation.compare(snapshot, snapshot)), flush=True)
+
+
+def write_results(cfg: RunCfg, folder: Path, before, after) -> None:
+    """samples.jsonl, evaluation.json, the curve and the report; prints the table."""
+    from rl_nmt import evaluation, report
+
+    comparison = evaluation.compare(before, after, seed=cfg.seed)
+    evaluation.write_samples(folder / "samples.jsonl", before, after)
+    evaluation.write_json(folder / "evaluation.json", comparison)
+    report.reward_curve_png(folder / "metrics.jsonl", folder / "reward_curve.png")
+    report.write_report(folder)
+    print(evaluation.print_table(comparison))
+    print(f"model {folder / 'final'}   report {folder / 'report.html'}", flush=True)
+
+
+def run(cfg: RunCfg, folder: Path, resume, force: bool, started: float, command: str) -> None:
+    """The whole run, or what is left of it from the checkpoint `resume`."""
+    from rl_nmt.tracking import finish_wandb
+
+    accept_settings(cfg, folder, resume, force)
+    train, eval_rows, data_hash = load_data(cfg, folder)
+    tokenizer, precision, model, reward = load_models(cfg)
+    evaluate = evaluator(cfg, tokenizer, eval_rows, reward)
+    identity = accept_identity(cfg, folder, resume, force, data_hash, reward)
+    before = earlier_evaluation(cfg, folder, eval_rows, reward, resume, force)
+    run_folder.save_identity(folder, identity, config.to_public_dict(cfg))
+    config.save_resolved(cfg, folder / "resolved_config.yaml")
+    with errors.last_words(command):
+        if before is None:
+            print(f"evaluating the start policy on {len(eval_rows)} held-out rows", flush=True)
+            before = evaluate(model)
+            before.save(folder / "before.json")
+        notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
+        setup_wandb(cfg, folder, notes)
+        try:
+            trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, train)
+            after = run_training(
+                cfg, folder, trainer, reward, before, lambda: evaluate(trainer.model), resume, notes, started, command
+            )
+            save_final(folder, trainer, tokenizer)
+            write_results(cfg, folder, before, after)
+        finally:
+            finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
+
+
 def main(argv: list[str] | None = None) -> int:
+    started = time.monotonic()
     cfg, actions, _ = config.parse(
         RunCfg, sys.argv[1:] if argv is None else argv, ACTIONS, prog="train_grpo_en_ta.py", description=__doc__
     )
@@ -476,43 +583,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
     require_models(cfg)
-    folder = open_run_folder(cfg, actions["fresh"])
-    train, eval_rows = load_data(cfg, folder)
-
-    from rl_nmt import evaluation, policy, report
-
-    policy.prepare_processes()
-    tokenizer = policy.load_tokenizer(cfg.model_id)
-    precision = policy.choose_precision(lora=bool(cfg.lora_rank))
-    print(f"precision: {precision.reason}", flush=True)
-    model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
-    reward = build_reward(cfg)
-
-    def evaluate(current):
-        return evaluation.evaluate(
-            current, tokenizer, eval_rows, make_prompt, reward,
-            max_new_tokens=cfg.max_new_tokens, batch_size=cfg.eval_batch_size,
-        )  # fmt: skip
-
+    folder = run_folder.open_run_folder(cfg.output_dir, actions["fresh"])
     if actions["eval_only"]:
-        print(evaluation.print_table(evaluation.compare(snapshot := evaluate(model), snapshot)), flush=True)
+        evaluate_only(cfg, folder)
         return 0
-    before = earlier_evaluation(cfg, folder, eval_rows, reward)
-    config.save_resolved(cfg, folder / "resolved_config.yaml")
-    if before is None:
-        print(f"evaluating the start policy on {len(eval_rows)} held-out rows", flush=True)
-        before = evaluate(model)
-        before.save(folder / "before.json")
-    trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, train, setup_wandb(cfg, folder))
-    after = run_training(cfg, folder, trainer, reward, before, lambda: evaluate(trainer.model))
-    save_final(folder, trainer, tokenizer)
-    comparison = evaluation.compare(before, after, seed=cfg.seed)
-    evaluation.write_samples(folder / "samples.jsonl", before, after)
-    evaluation.write_json(folder / "evaluation.json", comparison)
-    report.reward_curve_png(folder / "metrics.jsonl", folder / "reward_curve.png")
-    report.write_report(folder)
-    print(evaluation.print_table(comparison))
-    print(f"model {folder / 'final'}   report {folder / 'report.html'}", flush=True)
+    command = run_folder.continue_command(argv, "train_grpo_en_ta.py", folder, actions["fresh"])
+    with run_folder.lock(folder):
+        resume = checkpoints.find(folder, run_folder.is_main_process())
+        run(cfg, folder, resume, actions["force"], started, command)
     return 0
 
 

@@ -7,6 +7,7 @@ W&B gets the same numbers when a run is active. Keys: docs/metrics.md.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,33 @@ class WandbRewardCallback(TrainerCallback):
         self.file = MetricsFile(path) if path else None
         self.averages: dict[str, float] = {}
         self._pending: dict[str, Any] | None = None
+        self._continued: dict[str, Any] | None = None
 
     # Callbacks run on every process, so the reduction over processes does too; only the main one writes.
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.file = self.file or MetricsFile(Path(args.output_dir) / "metrics.jsonl")
-        if state.is_world_process_zero:
-            for row in self.file.cut_after(state.global_step):
+        continued, self._continued = self._continued, None
+        if not state.is_world_process_zero:
+            return
+        rows = self.file.cut_after(state.global_step, continued["rows"] if continued else None)
+        if continued and len(rows) < continued["rows"]:
+            lost = f"{continued['rows'] - len(rows)} rows from before the checkpoint"
+            print(f"warning: {self.file.path} lacks {lost}", file=sys.stderr, flush=True)
+        elif not continued:  # a plain Trainer's checkpoint: the averages are in the rows, as far as they were logged
+            for row in rows:
                 if row.get("kind") == "train":
                     self._average({k[: -len("_ema")]: v for k, v in row.items() if k.endswith("_ema")}, reset=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moving averages, and how many rows were written. Raises OSError when rows cannot be written."""
+        if self.file:
+            self.file.flush()
+        return {"averages": dict(self.averages), "rows": len(self.file.rows()) if self.file else 0}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the averages; rows written after `state` are cut when training begins."""
+        self.averages, self._continued = dict(state["averages"]), state
 
     def on_step_end(self, args, state, control, **kwargs):
         log = _mean_over_processes(dict(self.reward_fn.last_log))
@@ -103,8 +122,6 @@ def _send(values: dict[str, float], step: int) -> None:
     Without `step=`: TRL logs many rows per optimizer step, so W&B's own counter is far ahead and a row
     with an explicit smaller step is dropped silently. `train/global_step` is the axis instead.
     """
-    import sys
-
     wandb = sys.modules.get("wandb")
     if wandb is None or wandb.run is None or not values:
         return

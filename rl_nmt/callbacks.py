@@ -1,11 +1,19 @@
-"""What a person watching a run sees: a progress line, two samples now and then, held-out evaluation."""
+"""What a person watching a run sees and does: a progress line, samples, held-out evaluation, a stop."""
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 
 from transformers import TrainerCallback
+
+from rl_nmt.errors import Stopped
+
+PLANNED_STOP = 75
+MARGIN = 1.1  # a generation cycle may take this much longer than the longest so far
 
 
 class ProgressLine(TrainerCallback):
@@ -72,6 +80,100 @@ class PeriodicEvaluation(TrainerCallback):
             self.record("eval", state.global_step, values)
             shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, (int, float)))
             print(f"held-out at step {state.global_step}: {shown}", flush=True)
+
+
+class GracefulStop(TrainerCallback):
+    """SIGTERM, SIGINT or max_hours: finish the generation cycle, save, stop. A second signal ends at once.
+
+        with GracefulStop(trainer.at_cycle_end, max_hours, command="python …") as stop:
+            trainer.add_callback(stop)
+            trainer.train()
+        stop.leave(keeper.newest)
+
+    Args:
+        at_cycle_end: () → bool, whether a checkpoint made now can be resumed exactly.
+        max_hours: stop before this many hours after `started`, in time for one more save; 0: never. One
+            generation cycle is always done.
+        started: time.monotonic() of the start; default now.
+        command: what to type to go on; printed when a second signal leaves no time for more.
+    """
+
+    def __init__(
+        self, at_cycle_end: Callable[[], bool], max_hours: float = 0.0, started: float | None = None, command: str = ""
+    ):
+        self.at_cycle_end, self.command = at_cycle_end, command
+        now = time.monotonic()
+        self.deadline = (now if started is None else started) + max_hours * 3600 if max_hours else None
+        self.reason, self.exit_code = "", 0
+        self.step = 0
+        self._signal: int | None = None
+        self._handlers: dict[int, object] = {}
+        self._cycle_start = self._save_start = now
+        self._longest_cycle = self._longest_save = 0.0
+
+    def __enter__(self) -> GracefulStop:
+        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._handlers[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def leave(self, newest: int | None) -> None:
+        """After training: raise Stopped when it was a stop that ended it. `newest`: the newest step sealed."""
+        if self.exit_code:
+            kept = f"checkpoint-{newest}" if newest is not None else "no checkpoint"
+            word = "is saved" if newest == self.step else "is the newest: this step could NOT be saved"
+            raise Stopped(f"{self.reason}, after step {self.step}; {kept} {word}", self.exit_code)
+
+    def _receive(self, number, frame) -> None:
+        name = signal.Signals(number).name
+        if self._signal is not None:
+            # os.write, since print may be what was interrupted
+            os.write(2, f"stopped: second {name}\ncontinue with: {self.command}\n".encode())
+            os._exit(128 + number)
+        self._signal = number
+        os.write(2, f"{name}: finishing the generation cycle, then saving; once more stops at once\n".encode())
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._cycle_start = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if not self.at_cycle_end():
+            return
+        self._save_start = now = time.monotonic()
+        self._longest_cycle = max(self._longest_cycle, now - self._cycle_start)
+        self._cycle_start = now
+        late = self.deadline is not None and now + MARGIN * self._longest_cycle + self._longest_save > self.deadline
+        self._decide(state, control, late and state.global_step < state.max_steps)
+        if self.exit_code:
+            control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        self._longest_save = max(self._longest_save, time.monotonic() - self._save_start)
+        self._decide(state, control, False)  # a signal that came during the save need not wait for another cycle
+
+    def _decide(self, state, control, late: bool) -> None:
+        number, late = _agreed(self._signal, late)
+        if number is not None and not self.exit_code:
+            self.reason, self.exit_code = signal.Signals(number).name, 128 + number
+        elif late and not self.exit_code:
+            self.reason, self.exit_code = "max_hours", PLANNED_STOP
+        if self.exit_code:
+            self.step, control.should_training_stop = state.global_step, True
+
+
+def _agreed(number: int | None, late: bool) -> tuple[int | None, bool]:
+    """The same decision on every process: any signal counts, the main process watches the clock."""
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    if PartialState().num_processes == 1:
+        return number, late
+    votes = gather_object([(number, late)])
+    return next((n for n, _ in votes if n is not None), None), votes[0][1]
 
 
 def clock(seconds: float) -> str:

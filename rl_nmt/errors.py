@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 
 class UserError(Exception):
@@ -29,6 +35,12 @@ class RewardRefused(UserError):
     exit_code = 3
 
 
+class ResumeRefused(UserError):
+    """A used run folder cannot be continued, or not with these settings."""
+
+    exit_code = 4
+
+
 class MissingService(UserError):
     """A model, data set or server cannot be reached."""
 
@@ -47,17 +59,72 @@ class CannotWrite(UserError):
     exit_code = 73
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Run a command's `main` and leave the process with the right status and one clear line."""
+class Stopped(BaseException):
+    """The command was asked to stop. No Exception: no `except Exception` on the way may swallow it.
+
+    `exit_code`: 128 + signal, or 75 for a stop that was planned.
+    """
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@contextlib.contextmanager
+def last_words(command: str) -> Iterator[None]:
+    """Whatever ends the block early, the last line on the screen is the command that continues."""
     try:
-        status = main() or 0
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        status = error.exit_code
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr, flush=True)
-        status = 130
-    except BrokenPipeError:  # the reader left, as `head` does: nothing more to say, and nothing to flush at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141  # what a shell shows for SIGPIPE
+        yield
+    except BaseException as error:
+        error.add_note(f"continue with: {command}")
+        raise
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a command's `main` and leave the process with the right status and one clear line.
+
+    Notes of the exception (`last_words`) follow that line; an unforeseen exception keeps its traceback,
+    which ends in them. SIGTERM ends `main` as Ctrl-C does; a second signal ends the process at once.
+    """
+    with _sigterm_raises():
+        try:
+            status = main() or 0
+        except UserError as error:
+            _say(f"error: {' '.join(str(error).split())}", error)
+            status = error.exit_code
+        except Stopped as stop:
+            _say(f"stopped: {stop}", stop)
+            status = stop.exit_code
+        except KeyboardInterrupt as error:
+            _say("error: interrupted", error)
+            status = 130
+        except BrokenPipeError:  # the reader left, as `head` does: nothing more to say, and nothing to flush at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = 141  # what a shell shows for SIGPIPE
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            where = f" {error.filename}" if error.filename else ""
+            _say(f"error: cannot write{where} ({error.strerror}): free space, or write elsewhere", error)
+            status = CannotWrite.exit_code
     sys.exit(status)
+
+
+def _say(line: str, error: BaseException) -> None:
+    print("\n".join([line, *getattr(error, "__notes__", ())]), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def first(signum, frame):
+        signal.signal(signum, lambda *_: os._exit(128 + signum))
+        raise Stopped("SIGTERM", 128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

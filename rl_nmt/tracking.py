@@ -1,16 +1,18 @@
-"""metrics.jsonl, and whether Weights & Biases can be reached."""
+"""metrics.jsonl; and Weights & Biases, which may fail in any way without harm to a run."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 PROBE_SECONDS = 3.0
+FINISH_SECONDS = 60.0  # what an upload may take at the end before it is left to `wandb sync`
 
 
 def finite(value: Any) -> Any:
@@ -27,18 +29,47 @@ def finite(value: Any) -> Any:
 
 
 class MetricsFile:
-    """One JSON object a line, flushed at once, so that a killed run keeps what it logged."""
+    """One JSON object a line, flushed at once, so that a killed run keeps what it logged.
+
+    Rows that cannot be written (a full disk) wait in memory and go out, in order, with the next that can;
+    the first time it says so on standard error.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._waiting: list[str] = []
+        self._warned = False
 
     def append(self, row: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(row), ensure_ascii=False) + "\n")
+        self._waiting.append(json.dumps(finite(row), ensure_ascii=False) + "\n")
+        try:
+            self.flush()
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                print(
+                    f"warning: {self.path} cannot be written ({error.strerror}); its rows wait in memory until it can",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+
+    def flush(self) -> None:
+        """Write the rows that wait. Raises OSError, and leaves no half row behind."""
+        if not self._waiting:
+            return
+        data = "".join(self._waiting).encode("utf-8", "replace")
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except OSError:
+                file.truncate(end)
+                raise
+        self._waiting.clear()
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows; a line cut off by a crash is left out."""
+        """All rows on the disk; a line cut off by a crash is left out."""
         if not self.path.exists():
             return []
         rows = []
@@ -49,9 +80,14 @@ class MetricsFile:
                 continue
         return rows
 
-    def cut_after(self, step: int) -> list[dict[str, Any]]:
-        """Drop the rows past `step` (a resumed run writes them again) and return those kept."""
-        rows = [row for row in self.rows() if row.get("step", 0) <= step]
+    def cut_after(self, step: int, count: int | None = None) -> list[dict[str, Any]]:
+        """Drop the rows past `step`, or past the first `count`, and return those kept; atomic.
+
+        A resumed run writes them again. `count` also drops what was written at `step` itself after its
+        checkpoint: the last evaluation, the end row. Raises OSError.
+        """
+        self._waiting.clear()
+        rows = [row for row in self.rows() if row.get("step", 0) <= step][:count]
         if self.path.exists():
             partial = self.path.with_suffix(".tmp")
             partial.write_text(
@@ -117,3 +153,59 @@ def probe(url: str, seconds: float = PROBE_SECONDS) -> str | None:
     thread.start()
     thread.join(2 * seconds)
     return found[0] or None
+
+
+def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: Any) -> str:
+    """Start a W&B run in "online" or "offline" mode; returns its id, to be given again when the run resumes.
+
+    `options` go to wandb.init (project, entity, name, config). Neither code nor the working tree's diff is
+    uploaded. What the server refuses becomes an offline run, with the command that uploads it.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    def start(mode: str) -> None:
+        wandb.init(
+            mode=mode, dir=str(folder), id=run_id, resume="allow" if run_id else None, **options,
+            settings=wandb.Settings(disable_git=True, save_code=False, silent=True, finish_timeout=FINISH_SECONDS),
+        )  # fmt: skip
+
+    try:
+        start(mode)
+    except Exception as error:  # a key the server refuses, a project that may not be written, …
+        print(f"W&B: offline, since {mode} failed ({' '.join(str(error).split())[:200]})", flush=True)
+        mode = "offline"
+        start(mode)
+    wandb.define_metric("train/global_step")
+    wandb.define_metric("*", step_metric="train/global_step", step_sync=True)
+    if mode == "offline":
+        print(f"W&B: upload later with `{sync_command()}`", flush=True)
+    return wandb.run.id
+
+
+def sync_command() -> str:
+    """How the active W&B run is uploaded by hand."""
+    import wandb
+
+    return f"wandb sync {wandb.run.dir.removesuffix('/files')}"
+
+
+def finish_wandb(exit_code: int = 0, seconds: float = FINISH_SECONDS + 5) -> None:
+    """End the active W&B run, if any, within `seconds`, whatever the server does."""
+    wandb = sys.modules.get("wandb")
+    if wandb is None or getattr(wandb, "run", None) is None:
+        return
+    later, problem = sync_command(), [f"no end after {seconds:g} s"]
+
+    def finish() -> None:
+        try:
+            wandb.finish(exit_code=exit_code)
+            problem[0] = ""
+        except Exception as error:
+            problem[0] = " ".join(str(error).split())[:200]
+
+    thread = threading.Thread(target=finish, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if problem[0]:
+        print(f"warning: W&B did not finish ({problem[0]}); upload later with `{later}`", file=sys.stderr, flush=True)

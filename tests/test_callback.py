@@ -68,11 +68,9 @@ def test_every_step_is_in_the_file(rows):
         assert {"loss", "kl", "grad_norm", "completions/mean_length", *COMPONENTS} <= row.keys()
 
 
-def test_rows_land_in_wandbs_record_beside_trls_own(rows, history):
-    """`wandb.log(row, step=global_step)` would be dropped without a word: TRL has logged some 25 rows by then."""
-    ours = [row for row in history if "train/reward/total_ema" in row]
-    # TRL's profiling rows put W&B's own counter far ahead of the step
-    assert len(ours) == 4 and all(row["_step"] > row["train/global_step"] + 3 for row in ours)
+def test_rows_land_in_wandbs_record(rows, history):
+    """All that TRL logs too, through the one sender that may fail without harm: the Trainer's own is off."""
+    assert len([row for row in history if "train/reward/total_ema" in row]) == 4
     landed = defaultdict(dict)
     for row in history:
         if "train/global_step" in row:
@@ -134,8 +132,9 @@ def test_the_key_typed_into_the_script_goes_nowhere(full_run):
     assert [str(p) for p in files if key in p.read_bytes()] == []
     assert FullRun.KEY not in full_run.done.stdout + full_run.done.stderr
     _, others = wandb_record(full_run.folder)
-    kinds = {record.WhichOneof("record_type") for record in others}
-    assert "config" in kinds
+    (run,) = [record.run for record in others if record.WhichOneof("record_type") == "run"]
+    sent = {item.key for item in run.config.update}
+    assert "lr" in sent and "wandb_api_key" not in sent
     assert not [r for r in others if b"diff.patch" in r.SerializeToString()]
 
 

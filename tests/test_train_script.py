@@ -214,7 +214,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(small, main, tmp_path):
         stdout=log, stderr=log,
     )  # fmt: skip
     folder, deadline = tmp_path / "run", time.monotonic() + 120
-    while not (folder / "checkpoint-4" / "trainer_state.json").exists():
+    while not (folder / "checkpoint-4" / "manifest.json").exists():
         assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log.txt").read_text()
         time.sleep(0.02)
     while not (metrics := MetricsFile(folder / "metrics.jsonl").rows()) or metrics[-1]["step"] < 5:
@@ -225,25 +225,27 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(small, main, tmp_path):
     log.close()
     said = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "W&B: offline (no W&B key in WANDB_API_KEY or netrc" in said
-    newest = max(int(p.name.split("-")[1]) for p in folder.glob("checkpoint-*") if (p / "trainer_state.json").exists())
+    newest = max(int(p.name.split("-")[1]) for p in folder.glob("checkpoint-*") if (p / "manifest.json").exists())
     before, config_text = (folder / "before.json").read_bytes(), (folder / "resolved_config.yaml").read_text()
 
     # what would only be found out when the table is drawn is refused before anything is touched
     def untouched():
-        return {name: data for name, data in tree(folder).items() if not name.startswith("wandb/")}
+        return {name: data for name, data in tree(folder).items() if not name.startswith(("wandb/", ".lock"))}
 
     left = untouched()
-    for change in ({"w_qe": 0.1}, {"max_new_tokens": 20}):
+    for change, said in (
+        ({"w_qe": 0.1}, "reward.w_qe: 0.4 → 0.1"), ({"max_new_tokens": 20}, "max_new_tokens: 24 → 20"),
+        ({"group_size": 8}, "group_size: 4 → 8"), ({"num_train_samples": 16}, "num_train_samples: 24 → 16"),
+    ):  # fmt: skip
         status, _, err = main(*small(max_steps=40, save_steps=2, **change))
-        assert status == 2 and "begun with other settings" in err and "--fresh" in err, err
-    status, _, err = main(*small(max_steps=40, save_steps=2, num_train_samples=16))
-    assert status == 2 and "num_train_samples was 24 and is now 16" in err
+        assert status == 4 and f"begun with other settings ({said})" in err and "--fresh" in err, err
     assert untouched() == left
 
     last = newest + 2
     status, out, err = main(*small(max_steps=last, save_steps=2))
     assert status == 0, err
-    assert f"resuming from {folder}/checkpoint-{newest}; --fresh starts anew beside it" in out
+    assert f"resuming from {folder}/checkpoint-{newest} (step {newest}, 0 min old: " in out
+    assert f"changed since the last start: max_steps: 40 → {last}" in out
     assert "evaluating the start policy" not in out and (folder / "before.json").read_bytes() == before
     rows = [row for row in MetricsFile(folder / "metrics.jsonl").rows() if row["kind"] == "train"]
     assert [row["step"] for row in rows] == list(range(1, last + 1))
@@ -464,7 +466,7 @@ def test_training_sentences_are_not_evaluated_on(tmp_path, tiny_all, capsys):
     changes = {"dataset_name": str(tmp_path / "a.jsonl"), "num_train_samples": 54, "num_eval_samples": 12}
     cfg = script.RunCfg(**settings(tiny_all, tmp_path, tmp_path / "run", **changes))
     (tmp_path / "run").mkdir()
-    train, held_out = script.load_data(cfg, tmp_path / "run")
+    train, held_out, _ = script.load_data(cfg, tmp_path / "run")
     overlap = {english.casefold() for english, _ in PAIRS} & {text.casefold() for text in train}
     assert len(train) == 54 and len(overlap) >= 3
     assert {row["english"] for row in held_out} == {e for e, _ in PAIRS if e.casefold() not in overlap}

@@ -120,7 +120,7 @@ def build(tiny_policy, tmp_path):
         precision = policy.Precision("cpu", dtype, False, "test")
         model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation)
         with torch.random.fork_rng(devices=[]):
-            return script.build_trainer(cfg, tmp_path, model, tokenizer, precision, reward, list(sentences), False)
+            return script.build_trainer(cfg, tmp_path, model, tokenizer, precision, reward, list(sentences))
 
     return make
 

@@ -1,0 +1,326 @@
+"""Checkpoints that count only once they are sealed, and what else a run needs to continue to the same bits.
+
+transformers and TRL write a checkpoint file by file; killed in between, they leave one that cannot be
+resumed, or resumes wrong. Here a checkpoint counts only when `manifest.json`, with the size and SHA-256 of
+every file, has been renamed into place last. A run folder holds
+
+    checkpoint-N/         what the Trainer saved, run_state.json (the rest of the run), manifest.json
+    checkpoints.json      which steps were ever sealed here, and the size of the last one
+    broken-checkpoint-N/  set aside on a start, with WHY.txt
+
+No torch here: an unusable folder is refused before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from rl_nmt.errors import CannotWrite, ResumeRefused
+
+FORMAT = 1
+MANIFEST, STATE, RECORD = "manifest.json", "run_state.json", "checkpoints.json"
+MAX_FAILED_SAVES = 3  # saves in a row that may fail; the last of them stops the run
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+class Stateful(Protocol):
+    """Something whose JSON-able state lies in every checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Broken(Exception):
+    """Why a folder is no valid checkpoint."""
+
+
+@dataclass
+class Checkpoint:
+    """A sealed checkpoint whose every byte was compared with its manifest.
+
+    `state` is run_state.json; `notes` what the run wanted kept (W&B id, gate verdict, …);
+    `set_aside` says what lay in front of it and was moved away, and why.
+    """
+
+    path: Path
+    step: int
+    sealed_at: float
+    state: dict[str, Any]
+    set_aside: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        return self.state["notes"]
+
+    def put_back(self, name: str, run_folder: Path) -> None:
+        """Copy a JSON file that was sealed along back into the run folder, where it is gone or damaged."""
+        try:
+            json.loads((run_folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            if (self.path / name).exists():
+                write_durable(run_folder / name, (self.path / name).read_text(encoding="utf-8"))
+
+    def __str__(self) -> str:
+        minutes = max(0.0, time.time() - self.sealed_at) / 60
+        age = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"
+        why = "; ".join(self.set_aside) or "the newest, every file as it was sealed"
+        return f"{self.path} (step {self.step}, {age} old: {why})"
+
+
+# --- sealing and finding -------------------------------------------------------------------------------
+
+
+def seal(folder: Path, step: int) -> int:
+    """Write the manifest of everything in `folder`; returns the bytes sealed. Raises OSError.
+
+    Every file is on the disk (fsync) before the manifest's name is.
+    """
+    files = {}
+    for path in _files(folder):
+        digest, size = _digest(path, sync=True)
+        files[str(path.relative_to(folder))] = {"bytes": size, "sha256": digest}
+    manifest = {"format": FORMAT, "step": step, "sealed_at": time.time(), "files": files}
+    write_durable(folder / MANIFEST, json.dumps(manifest, indent=1))
+    return sum(entry["bytes"] for entry in files.values())
+
+
+def read(folder: Path) -> Checkpoint:
+    """Compare a checkpoint with its manifest, byte by byte. Raises Broken with the reason."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version, step, sealed_at = manifest["format"], manifest["step"], manifest["sealed_at"]
+        sealed = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except FileNotFoundError:
+        raise Broken(f"no {MANIFEST}: the save was not finished, or it was removed") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Broken(f"{MANIFEST} cannot be read ({type(error).__name__})") from None
+    if version != FORMAT:
+        raise Broken(f"{MANIFEST} has format {version}, this version reads {FORMAT}")
+    if folder.name != f"checkpoint-{step}":
+        raise Broken(f"{MANIFEST} is that of step {step}")
+    try:
+        found = {str(path.relative_to(folder)): path for path in _files(folder)}
+        if extra := sorted(found.keys() - sealed.keys()):
+            raise Broken(f"{extra[0]} was not sealed with it")
+        for name, (size, sha256) in sealed.items():
+            if name not in found:
+                raise Broken(f"{name} is missing")
+            if (there := found[name].stat().st_size) != size:
+                raise Broken(f"{name} has {there} bytes, {size} were sealed")
+            if _digest(found[name])[0] != sha256:
+                raise Broken(f"{name} is not what was sealed (SHA-256)")
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        if not (isinstance(state, dict) and {"parts", "notes"} <= state.keys()):
+            raise Broken(f"{STATE} lacks parts or notes")
+    except OSError as error:
+        raise Broken(f"{error.filename} cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise Broken(f"{STATE} cannot be read") from None
+    return Checkpoint(folder, step, float(sealed_at), state)
+
+
+def find(run_folder: Path, main_process: bool = True) -> Checkpoint | None:
+    """The newest valid checkpoint of a run folder; None when none was ever sealed there.
+
+    Broken ones in front of it are set aside as `broken-checkpoint-N`, with the reason, by the main process.
+    A first save that was killed is no checkpoint yet: it is set aside too, and the run begins again.
+
+    Raises ResumeRefused when checkpoints were sealed and none of them is valid: starting from zero is
+    never decided here. Nothing is touched then.
+    """
+    sealed = _record(run_folder)["sealed"]
+    folders = checkpoint_folders(run_folder)
+    reasons: dict[Path, str] = {}
+    valid = None
+    for folder in folders:
+        try:
+            valid = read(folder)
+            break
+        except Broken as error:
+            reasons[folder] = str(error)
+    if valid is None and (sealed or any((folder / MANIFEST).exists() for folder in folders)):
+        lines = [f"{folder.name}: {reason}" for folder, reason in reasons.items()]
+        gone = [step for step in sealed if run_folder / f"checkpoint-{step}" not in reasons]
+        lines += [f"checkpoint-{step}: sealed here once, gone" for step in gone[-2:]]
+        raise ResumeRefused(
+            f"{run_folder} holds no valid checkpoint ({'; '.join(lines)}): put one back, or start anew beside it "
+            "with --fresh"
+        )
+    moved = []
+    for folder, reason in reasons.items() if main_process else ():
+        aside = set_aside(folder, reason)
+        moved.append(f"{folder.name} is now {aside.name}, since {reason}")
+    if valid is not None:
+        valid.set_aside = moved
+    elif moved:
+        print(f"nothing to resume: {'; '.join(moved)}; training starts at step 0", flush=True)
+    return valid
+
+
+def checkpoint_folders(run_folder: Path) -> list[Path]:
+    """Every `checkpoint-N` of a run folder, newest step first, valid or not."""
+    steps = {}
+    for path in run_folder.glob("checkpoint-*"):
+        if (match := _CHECKPOINT.fullmatch(path.name)) and path.is_dir():
+            steps[path] = int(match[1])
+    return sorted(steps, key=steps.__getitem__, reverse=True)
+
+
+def set_aside(path: Path, reason: str, prefix: str = "broken") -> Path:
+    """Rename `path` to `<prefix>-<name>` with WHY.txt in it; returns the new path. Raises CannotWrite."""
+    target, number = path.with_name(f"{prefix}-{path.name}"), 2
+    while target.exists():
+        target = path.with_name(f"{prefix}-{path.name}-{number}")
+        number += 1
+    try:
+        path.rename(target)
+        (target / "WHY.txt").write_text(reason + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CannotWrite(f"{path} cannot be set aside as {target.name} ({error.strerror})") from error
+    return target
+
+
+def _files(folder: Path) -> list[Path]:
+    """Files of a checkpoint, hidden ones (nothing loads them) and the manifest aside."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and path != folder / MANIFEST and not any(part.startswith(".") for part in parts):
+            found.append(path)
+    return found
+
+
+def _digest(path: Path, sync: bool = False) -> tuple[str, int]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if sync:
+            os.fsync(file.fileno())
+        return digest, file.tell()
+
+
+def write_durable(path: Path, text: str) -> None:
+    """Write beside, fsync, rename: after a crash the old file or the new one, never half of it. Raises OSError."""
+    draft = path.with_name(f".{path.name}.part")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError:  # some file systems cannot; the rename itself is done
+        pass
+    finally:
+        os.close(folder)
+
+
+def _record(run_folder: Path) -> dict[str, Any]:
+    """checkpoints.json, or what a folder without one means: nothing was ever sealed. Raises ResumeRefused."""
+    path = run_folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {"sealed": [int(step) for step in record["sealed"]], "bytes": int(record["bytes"])}
+    except FileNotFoundError:
+        return {"sealed": [], "bytes": 0}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if any((folder / MANIFEST).exists() for folder in checkpoint_folders(run_folder)):
+            return {"sealed": [], "bytes": 0}  # the manifests say the same
+        raise ResumeRefused(
+            f"{path} cannot be read ({type(error).__name__}) and no checkpoint lies beside it: whether this run "
+            "had any is unknown; remove the file to start at step 0, or start anew beside it with --fresh"
+        ) from None
+
+
+# --- keeping -------------------------------------------------------------------------------------------
+
+
+class Keeper:
+    """Seals what the Trainer has saved, keeps the newest `keep`, and carries the rest of the run along.
+
+    Args:
+        folder: the run folder.
+        keep: sealed checkpoints kept; an older one is removed only after a newer one is sealed.
+        parts: name → object with `state_dict` and `load_state_dict`; one without them is left out.
+        files: names of JSON files of the run folder that are copied into every checkpoint.
+        notes: JSON-able values of the run (W&B id, launch gate's verdict); stored as they are at each save.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        keep: int = 2,
+        parts: Mapping[str, Any] | None = None,
+        files: Iterable[str] = (),
+        notes: dict[str, Any] | None = None,
+    ):
+        self.folder, self.keep, self.files = Path(folder), keep, tuple(files)
+        self.parts = {name: part for name, part in (parts or {}).items() if hasattr(part, "load_state_dict")}
+        self.notes = {} if notes is None else notes
+        record = _record(self.folder)
+        self._sealed, self._bytes = record["sealed"], record["bytes"]
+        self.failures = 0
+        self.newest: int | None = None  # the newest step sealed, or resumed from
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Give every part its state back; the Trainer's own is loaded by `train(resume_from_checkpoint=…)`."""
+        self.newest = checkpoint.step
+        for name, state in checkpoint.state["parts"].items():
+            if name in self.parts:
+                self.parts[name].load_state_dict(state)
+
+    def lack_of_room(self) -> str | None:
+        """Why the next save would not fit, judged by the size of the last one; None when it does."""
+        fits = shutil.disk_usage(self.folder).free >= self._bytes
+        return None if fits else f"the last one took {self._bytes:,} bytes"
+
+    def seal(self, step: int) -> None:
+        """Add the run's state to checkpoint-`step`, seal it, and let the oldest go. Raises OSError."""
+        target = self.folder / f"checkpoint-{step}"
+        state = {
+            "step": step,
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            "notes": self.notes,
+        }
+        (target / STATE).write_text(json.dumps(state, ensure_ascii=False, indent=1), encoding="utf-8")
+        for name in self.files:
+            if (self.folder / name).exists():
+                shutil.copyfile(self.folder / name, target / name)
+        self._bytes = seal(target, step)
+        self.newest, self.failures = step, 0
+        self._sealed = [*(earlier for earlier in self._sealed if earlier < step), step]
+        write_durable(self.folder / RECORD, json.dumps({"sealed": self._sealed, "bytes": self._bytes}))
+        self._rotate()
+
+    def discard(self, step: int, reason: str) -> None:
+        """Remove what a failed save left and say so. Raises CannotWrite at the third failure in a row."""
+        target = self.folder / f"checkpoint-{step}"
+        shutil.rmtree(target, ignore_errors=True)
+        self.failures += 1
+        newest = "none is sealed yet" if self.newest is None else f"the newest is checkpoint-{self.newest}"
+        line = f"{target} was not saved ({reason}; {shutil.disk_usage(self.folder).free:,} bytes free): {newest}"
+        if aside := sorted(path.name for path in self.folder.glob("broken-checkpoint-*")):
+            line += f"; {', '.join(aside)} may be removed"
+        if self.failures >= MAX_FAILED_SAVES:
+            raise CannotWrite(f"{line}; {self.failures} saves failed in a row: free space")
+        print(f"warning: {line}; training goes on", file=sys.stderr, flush=True)
+
+    def _rotate(self) -> None:
+        folders = checkpoint_folders(self.folder)
+        kept = [folder for folder in folders if (folder / MANIFEST).exists()][: self.keep]
+        for folder in folders:
+            if folder not in kept:
+                (folder / MANIFEST).unlink(missing_ok=True)  # first: half of it must not look whole
+                shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,200 @@
+"""The folder of a run: who may write in it, and what must stay the same for its run to continue.
+
+`run_identity.json` holds the identity of the run (model, tokenizer, data, group size, reward: a change makes
+what was learnt incomparable) and the settings of its last start (a change is only listed).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from rl_nmt.checkpoints import FORMAT, write_durable
+from rl_nmt.errors import CannotWrite, ResumeRefused
+
+IDENTITY = "run_identity.json"
+WHOLE_FILE = 64 << 20  # fingerprints read larger files in samples
+
+
+def model_identity(name: str) -> dict[str, str]:
+    """{"model": …, "tokenizer": …}: hub name and commit, or hashes of a local folder's files.
+
+    A file above 64 MiB is hashed by its size and 64 evenly spaced MiB: any training changes those.
+    """
+    folder = Path(name).expanduser()
+    if not folder.exists():
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(name, "config.json")
+        commit = Path(cached).parent.name if isinstance(cached, str) else "not cached"
+        return {"model": f"{name}@{commit}", "tokenizer": f"{name}@{commit}"}
+    weights = [p for p in folder.iterdir() if p.name == "config.json" or p.suffix in (".safetensors", ".bin")]
+    words = [p for p in folder.iterdir() if re.match(r"token|special_tokens|added_tokens|chat_template|vocab", p.name)]
+    return {"model": _fingerprint(weights), "tokenizer": _fingerprint(words)}
+
+
+def _fingerprint(paths: list[Path]) -> str:
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        size = path.stat().st_size
+        total.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            if size <= WHOLE_FILE:
+                total.update(file.read())
+                continue
+            for i in range(64):
+                file.seek(i * (size - (1 << 20)) // 63)
+                total.update(file.read(1 << 20))
+    return total.hexdigest()[:16]
+
+
+def identity_changes(run_folder: Path, identity: dict[str, Any]) -> list[str]:
+    """What of `identity` (possibly a part of it) differs from the run's, one "name: old → new" each.
+
+    Raises ResumeRefused when run_identity.json cannot be read; without one nothing differs.
+    """
+    stored = _read_identity(run_folder).get("identity", {})
+    shared = [name for name in identity if name in stored]
+    before, now = (_flat({name: side[name] for name in shared}) for side in (stored, identity))
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [f"{name}: {before.get(name, 'nothing')} → {now.get(name, 'nothing')}" for name in names]
+
+
+def require_identity(run_folder: Path, identity: dict[str, Any], force: bool) -> list[str]:
+    """Refuse to resume under another identity; with `force` return the differences. Raises ResumeRefused."""
+    changes = identity_changes(run_folder, identity)
+    if changes and not force:
+        raise ResumeRefused(
+            f"{run_folder} holds a run that was begun with other settings ({'; '.join(changes)}): set them back, start "
+            "anew beside it with --fresh, or go on all the same with --force"
+        )
+    return changes
+
+
+def harmless_changes(run_folder: Path, settings: dict[str, Any], identity: dict[str, Any]) -> list[str]:
+    """Settings that differ from those of the last start and are no part of the identity."""
+    before = _read_identity(run_folder).get("settings", {})
+    return [
+        f"{name}: {before[name]} → {value}"
+        for name, value in settings.items()
+        if name in before and before[name] != value and name not in identity
+    ]
+
+
+def save_identity(run_folder: Path, identity: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Write run_identity.json. `settings` must hold no secrets (config.to_public_dict). Raises OSError."""
+    stored = {"format": FORMAT, "identity": identity, "settings": settings}
+    write_durable(run_folder / IDENTITY, json.dumps(stored, ensure_ascii=False, indent=1))
+
+
+def _read_identity(run_folder: Path) -> dict[str, Any]:
+    path = run_folder / IDENTITY
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ResumeRefused(
+            f"{path} cannot be read ({type(error).__name__}): remove it to go on without the comparison"
+        ) from None
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as {"a.b": value}, with JSON's types."""
+    if not isinstance(value, dict):
+        return {prefix: json.loads(json.dumps(value))}
+    flat: dict[str, Any] = {}
+    for name, inner in value.items():
+        flat |= _flat(inner, f"{prefix}.{name}" if prefix else str(name))
+    return flat
+
+
+# --- the folder ----------------------------------------------------------------------------------------
+
+
+def open_run_folder(wanted: str | Path, fresh: bool = False) -> Path:
+    """Create the run folder, or one beside it when it is used and `fresh` is set. Raises CannotWrite."""
+    folder = first = Path(wanted).expanduser()
+    number = 2
+    try:
+        while fresh and folder.exists() and any(folder.iterdir()):
+            folder = Path(f"{first}-{number}")
+            number += 1
+        if folder.is_symlink() and not folder.exists():
+            raise FileNotFoundError(None, f"is a link to {os.readlink(folder)}, which is not there")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise CannotWrite(f"output_dir: {folder} cannot be written ({error.strerror or error})") from None
+    return folder
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Keep every other run out of a folder; the kernel lets go of it with the process, however that ends.
+
+    Raises CannotWrite when another process holds it. Where the file system has no locks the run goes on,
+    with a warning. Of several processes of one run only the main one takes it.
+    """
+    if not is_main_process():
+        yield
+        return
+    path = folder / ".lock"
+    file = _locked(path)
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()}\n")
+        file.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is still ours
+        file.close()
+
+
+def _locked(path: Path) -> IO[str]:
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+            file.close()  # its owner removed it while we opened it
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip() or "another process"
+            file.close()
+            raise CannotWrite(
+                f"output_dir: {path.parent} is in use by {who}: wait for it, or name another folder (--fresh, "
+                "--output_dir)"
+            ) from None
+        except OSError as error:
+            where = f"{path.parent} cannot be locked ({error.strerror})"
+            print(f"warning: {where}: start only one run there", file=sys.stderr, flush=True)
+            return file
+
+
+def is_main_process() -> bool:
+    """Of the processes that a launcher such as torchrun started, is this the one that writes?"""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def continue_command(argv: list[str] | None, script: str, folder: Path, fresh: bool) -> str:
+    """What to type to go on with the run in `folder`: the command line as it was, for a shell.
+
+    `argv` are the arguments that `main` was given, None for those of the process. Switches that were meant
+    for one start go; a run that was begun --fresh is named by its folder. Keys are never flags.
+    """
+    words = [*sys.orig_argv] if argv is None else ["python", script, *argv]
+    words = [word for word in words if word not in ("--fresh", "--force")]
+    return shlex.join([*words, "--output_dir", str(folder)] if fresh else words)
