@@ -28,6 +28,7 @@ from rl_nmt.ctranslate2_engine import DTYPES as CT2_DTYPES
 from rl_nmt.ctranslate2_engine import CTranslate2Engine, weights_key
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 from rl_nmt.scorers.base import fetch, full_precision, loading, require_device, versions
+from rl_nmt.scorers.packed import Prepacked, prepacked_works
 from rl_nmt.text import is_blank, safe_unicode
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "model.bin")
@@ -317,6 +318,9 @@ class TransformersEngine:
             first = sorted(info["missing_keys"])[0]
             raise ConfigError(f"{argument}: {folder} lacks {len(info['missing_keys'])} weights, {first} first")
         self.model = model.eval().requires_grad_(False).to(device)
+        self.packed = torch.device(device).type == "cpu" and prepacked_works()
+        if self.packed:
+            _replace_linears(model, torch.nn.Linear, _PackedLinear)
         self.tokenizer, self.beams, self.dtype = tokenizer, beams, dtype
         self.target_id = tokenizer.convert_tokens_to_ids(target)
         self.vocabulary = model.config.vocab_size
@@ -334,7 +338,10 @@ class TransformersEngine:
         return ids, sum(row[-1] != config.eos_token_id for row in ids), padded
 
     def to(self, device: str) -> None:
-        """Move the weights."""
+        """Move the weights; away from where they were loaded torch's own linears take over."""
+        if self.packed and torch.device(device).type != "cpu":
+            _replace_linears(self.model, _PackedLinear, _PackedLinear.plain)
+            self.packed = False
         self.model.to(device)
 
     def _encode(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -358,6 +365,34 @@ class TransformersEngine:
             padded += sum(length - len(row) for row in rows[first:last])
             first = last
         return states, real, padded
+
+
+class _PackedLinear(torch.nn.Module):
+    """A linear layer of the CPU over its weight in oneDNN's layout, twice as fast as torch's own."""
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__()
+        weight, bias = linear.weight, linear.bias
+        bias = weight.new_zeros(len(weight)) if bias is None else bias
+        self.linear = Prepacked(weight, bias, weight.dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)
+
+    def plain(self) -> torch.nn.Linear:
+        """torch's own layer again."""
+        weight = self.linear.weight.to_dense()
+        layer = torch.nn.Linear(weight.shape[1], weight.shape[0], device="meta").requires_grad_(False)
+        layer.weight, layer.bias = (torch.nn.Parameter(x, False) for x in (weight, self.linear.bias))
+        return layer
+
+
+def _replace_linears(model: torch.nn.Module, kind: type, make) -> None:
+    """Put `make(layer)` in the place of every layer of this kind."""
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, kind):
+                setattr(parent, name, make(layer))
 
 
 class _Decoder:

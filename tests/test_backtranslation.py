@@ -33,14 +33,15 @@ def ct2(tiny_nllb):
 
 def _noisy(folder, relative: float):
     """A taught model with Gaussian noise on its matrices: outputs vary from text to text, beams compete."""
-    build_nllb(folder)
-    engine = load_backtranslator(folder).engine
+    from transformers import AutoModelForSeq2SeqLM
+
+    model = AutoModelForSeq2SeqLM.from_pretrained(build_nllb(folder))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        for weight in engine.model.parameters():
+        for weight in model.parameters():
             if weight.dim() > 1:
                 weight.add_(torch.randn_like(weight) * weight.std() * relative)
-    engine.model.save_pretrained(folder)
+    model.save_pretrained(folder)
     return folder
 
 
@@ -93,6 +94,27 @@ def test_equal_to_generating_one_text_at_a_time(confused_nllb, beams, cap):
     model = load_backtranslator(confused_nllb, beams=beams, max_new_tokens=cap)
     assert model(texts) == expected
     assert 0 < model.stats["hit_cap"] < len(texts)  # some are cut, some end by themselves
+
+
+def test_linears_in_their_own_layout_change_nothing(confused_nllb, monkeypatch):
+    texts = [*KNOWN, *scrambled(30)]
+    fast = load_backtranslator(confused_nllb)
+    monkeypatch.setattr(backtranslation, "prepacked_works", lambda: False)
+    plain = load_backtranslator(confused_nllb)
+    kinds = [sum(isinstance(m, torch.nn.Linear) for m in model.engine.model.modules()) for model in (fast, plain)]
+    assert kinds[1] > 30 and (kinds[0] == 0) == fast.engine.packed and not plain.engine.packed
+    expected = plain(texts)
+    assert fast(texts) == expected
+    fast.engine.to("meta")  # as on the way to another device
+    layers = [m for m in fast.engine.model.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(layers) == kinds[1] and not fast.engine.packed
+
+
+def test_a_packed_linear_gives_its_weight_back():
+    layer = torch.nn.Linear(40, 24)
+    again = backtranslation._PackedLinear(layer).plain()
+    assert torch.equal(again.weight, layer.weight) and torch.equal(again.bias, layer.bias)
+    assert not again.weight.requires_grad
 
 
 def test_what_is_computed_is_what_is_needed(confused_nllb, monkeypatch):
