@@ -99,14 +99,15 @@ def _sounded(
                 for p, chain in live.get(i - back, {}).items():
                     for q in (p + 1, p + 2):
                         if q < len(theirs) and ours & theirs[q]:
-                            _longest(here, q, chain.grown(i, small, not excused[i]))
+                            _longest(here, q, chain.grown(small, not excused[i]))
             starts = sorted({p for key in ours for p in places[key][:_STARTS]})
             for p in starts[: 2 * _STARTS]:
-                _longest(here, p, _Chain(i, i, 1, int(small), int(not excused[i])))
+                _longest(here, p, _Chain(i, 1, int(small), int(not excused[i])))
             here = dict(sorted(here.items(), key=lambda item: -item[1].matched)[: 4 * _STARTS])
             for chain in here.values():
                 if chain.counts(len(words)):
-                    copied.update(range(chain.first, chain.last + 1))
+                    copied.update(range(chain.new, i + 1))
+                    chain.new = i + 1
         live[i] = here
         live.pop(i - 2, None)
     return copied
@@ -125,17 +126,21 @@ def _longest(chains: dict[int, _Chain], place: int, chain: _Chain) -> None:
 
 
 class _Chain:
-    """Source words first..last; how many matched, how many of these are function words and content words."""
+    """Neighbouring source words that sound alike: how many, and how many of them are small or content words.
 
-    __slots__ = ("content", "first", "last", "matched", "small")
+    `new` is the first source word of the chain that has not been counted as copied yet.
+    """
 
-    def __init__(self, first: int, last: int, matched: int, small: int, content: int):
-        self.first, self.last, self.matched, self.small, self.content = first, last, matched, small, content
+    __slots__ = ("content", "matched", "new", "small")
 
-    def grown(self, last: int, small: bool, content: bool) -> _Chain:
-        return _Chain(self.first, last, self.matched + 1, self.small + small, self.content + content)
+    def __init__(self, new: int, matched: int, small: int, content: int):
+        self.new, self.matched, self.small, self.content = new, matched, small, content
+
+    def grown(self, small: bool, content: bool) -> _Chain:
+        return _Chain(self.new, self.matched + 1, self.small + small, self.content + content)
 
     def counts(self, words: int) -> bool:
+        """Whether it is a copy and no borrowing; `words` of the whole source, which may be shorter than a chain."""
         if self.small:
             return self.content >= min(_CHAIN, words) and self.matched >= 2
         return self.content >= _LONG_CHAIN

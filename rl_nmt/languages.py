@@ -65,6 +65,9 @@ class Language:
     scales: tuple[tuple[str, int], ...]
     percent: tuple[str, ...]
 
+    def __hash__(self) -> int:  # rows are keys of many look-ups; hashing every field each time would cost more
+        return hash(self.code)
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())

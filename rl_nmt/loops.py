@@ -10,8 +10,7 @@ _SHORT_PERIOD = 3  # phrases of up to three words loop when said three times; lo
 _SENTENCE = 4  # words in a row that no text says again and again
 _REPEATED = 0.25  # share of such runs that are repetitions: a quarter of the text has been said before
 _BLOCK, _FEW = 20, 7  # so few different words in a block of twenty are a loop
-# A piece of one to eight characters five times in a row, with or without spaces: "லாலாலாலாலா", "ha ha ha ha ha".
-_PIECES = re.compile(r"((?:[^\W\d_]|[^\x00-\x7f\s])(?:[^\W\d_]|[^\x00-\x7f\s]|\s){0,7}?)\1{4}")
+_PIECE, _TIMES = 8, 5  # a piece of up to eight characters five times in a row: "லாலாலாலாலா", "ha ha ha ha ha"
 _SIGNS = re.compile(r"([^\w\s])\1{7}")
 _SOURCE_PIECES = re.compile(r"([^\W\d_])\1\1|([^\W\d_]{2,4})[\s,!-]{0,2}\2[\s,!-]{0,2}\2")  # aaah, ha-ha-ha
 _SOURCE_SIGNS = re.compile(r"([^\w\s])\1\1")
@@ -29,9 +28,19 @@ def loops(source: str, source_words: list[Token], output: str, words: list[Token
     for rule in (_circles, _repeats, _poor):
         if rule(said) and not rule(heard):
             return True
-    if _PIECES.search(output) and not _SOURCE_PIECES.search(source.casefold()):
+    if _pieces(output) and not _SOURCE_PIECES.search(source.casefold()):
         return True
     return bool(_SIGNS.search(output)) and not _SOURCE_SIGNS.search(source)
+
+
+def _pieces(text: str) -> bool:
+    for period in range(1, _PIECE + 1):
+        run = 0
+        for i, (a, b) in enumerate(zip(text, text[period:], strict=False)):
+            run = run + 1 if a == b else 0
+            if run >= period * (_TIMES - 1) and any(map(str.isalpha, text[i : i + period])):
+                return True
+    return False
 
 
 def _circles(words: list[str]) -> bool:
