@@ -1,11 +1,18 @@
-"""Look at a reward before trusting it: every component of every sample, back-translations, signature.
+"""Look at a reward before trusting it: every component of every sample, cheats, preferences, signature.
 
     python smoke_test_rewards.py --prompt "The door is open." --tamil "கதவு திறந்திருக்கிறது."
     python smoke_test_rewards.py --file pairs.tsv            # english<TAB>tamil, or JSONL english/tamil
     python smoke_test_rewards.py --samples 4                 # let the policy of the configuration translate
-    python smoke_test_rewards.py --config configs/pocket.yaml --samples 4
+    python smoke_test_rewards.py --attack                    # the launch gate: what do cheats earn?
+    python smoke_test_rewards.py --attack --guards off       # the same for the plain formula
+    python smoke_test_rewards.py --attack --file mine.jsonl --source src --target ref --max_soft_win_share 0.2
+    python smoke_test_rewards.py --pairs preferences.jsonl   # english, chosen, rejected
+    python smoke_test_rewards.py --file outputs.jsonl --source src --target mt --score mqm --rollouts scored.jsonl
 
-Takes --config and every field of the trainer's RunCfg. Exit status 3 when a score is missing.
+Takes --config and every field of the trainer's RunCfg. The attack uses the pairs of --file, else the
+evaluation references of the configuration, else pairs that come with the code. With --score every component
+is compared with human scores; --rollouts keeps the scored rows for `python -m rl_nmt.reward_lab`. Exit
+status 3 when the gate fails or a score is missing.
 """
 
 from __future__ import annotations
@@ -16,8 +23,8 @@ import sys
 from pathlib import Path
 
 import train_grpo_en_ta as trainer
-from rl_nmt import config, errors
-from rl_nmt.errors import ConfigError, RewardRefused
+from rl_nmt import agreement, attacks, config, errors, preferences, reward_lab
+from rl_nmt.errors import CannotWrite, ConfigError, MissingService, RewardRefused
 
 DEMO = [  # a translation and five things that must not beat it
     ("The children went to school.", "குழந்தைகள் பள்ளிக்குச் சென்றனர்."),
@@ -29,32 +36,57 @@ DEMO = [  # a translation and five things that must not beat it
 ]
 
 
-def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """(english, tamil) rows of a TSV or a JSONL file. Raises ConfigError naming the first bad line."""
+def read_pairs(
+    path: Path, source: str = "english", target: str = "tamil", score: str = ""
+) -> list[tuple[str, str, float | None]]:
+    """(source, translation, human score) rows of a TSV or a JSONL file; the score is None where there is none.
+
+    The columns are named as in JSONL or in a TSV's first line; a TSV without such a line has the source and
+    the translation in its first two columns, and no scores. Raises ConfigError naming the first bad line.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # only line feeds: a text may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--file: {path} cannot be read as UTF-8 text ({error})") from None
+    is_json = path.suffix in (".jsonl", ".json")
+    names = [source, target, *([score] if score else [])]
+    columns: list[int] = []
     pairs = []
     for number, line in enumerate(lines, 1):
+        where = f"--file: {path} line {number}"
+        cells = line.removesuffix("\r").split("\t")
+        header = [cell.strip().lower() for cell in cells]
         if not line.strip():
             continue
-        if path.suffix in (".jsonl", ".json"):
-            try:
-                row = json.loads(line)
-                pairs.append((str(row["english"]), str(row["tamil"])))
-            except (ValueError, KeyError, TypeError):
-                raise ConfigError(f"--file: {path} line {number} is no JSON with english and tamil") from None
-        else:
-            cells = line.removesuffix("\r").split("\t")
-            if number == 1 and [cell.strip().lower() for cell in cells] == ["english", "tamil"]:
-                continue
-            if len(cells) < 2:
-                raise ConfigError(f"--file: {path} line {number} has no tab between English and Tamil")
-            pairs.append((cells[0], cells[1]))
+        if number == 1 and not is_json and all(name.lower() in header for name in names):
+            columns = [header.index(name.lower()) for name in names]
+            continue
+        found = _json_cells(line, names, where) if is_json else _tsv_cells(cells, names, columns, where)
+        pairs.append((found[0], found[1], reward_lab.number(found[2], f"{where}: {score}") if score else None))
     if not pairs:
         raise ConfigError(f"--file: {path} holds no pairs")
     return pairs
+
+
+def _json_cells(line: str, names: list[str], where: str) -> list:
+    try:
+        row = json.loads(line)
+        cells = [row[name] for name in names]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        cells = []
+    if not cells or not all(isinstance(cell, str) for cell in cells[:2]):
+        raise ConfigError(
+            f"{where} is no JSON with {' and '.join(names)}: name other columns with --source, --target, --score"
+        )
+    return cells
+
+
+def _tsv_cells(cells: list[str], names: list[str], columns: list[int], where: str) -> list[str]:
+    if not columns and len(names) > 2:
+        raise ConfigError(f"{where}: no first line names the columns {', '.join(names)}, which --score needs")
+    if len(cells) <= max(columns or [1]):
+        raise ConfigError(f"{where} has no tab between English and Tamil: a translation column is needed")
+    return [cells[i] for i in columns or (0, 1)]
 
 
 def sample_policy(cfg, count: int) -> list[tuple[str, str]]:
@@ -83,15 +115,90 @@ def show(rows: list[dict]) -> None:
     """A block per sample: the numbers in one line, the texts below."""
 
     def number(value) -> str:
-        return "   –  " if value is None else f"{value:6.3f}"
+        return f"{'–' if value is None else f'{value:.3f}':>8}"
 
-    print(f"{'total':>6} {'cycle':>6} {'qe':>6} {'script':>6} {'length':>6}  gate")
+    columns = ("total", "cycle", "qe", "script_off", "length_off", "copied", "fidelity_off")
+    print(*(f"{name.removesuffix('_off'):>8}" for name in columns), " gate")
     for row in rows:
-        numbers = [number(row[k]) for k in ("total", "cycle", "qe", "script_off", "length_off")]
-        print(" ".join(numbers), "", row["gate"] or "passes")
+        print(*(number(row[name]) for name in columns), "", row["gate"] or "passes")
         print(f"       english  {row['english']}\n       tamil    {row['output']}")
         if row["backtranslation"] is not None:
             print(f"       back     {row['backtranslation']}")
+
+
+def inspect(reward, own, pairs: list[tuple[str, str, float | None]], cfg) -> None:
+    """Score the pairs; print every sample, or what --score asks for; keep what --rollouts asks for."""
+    sources, outputs = [e for e, _, _ in pairs], [t for _, t, _ in pairs]
+    rows = []
+    for start in range(0, len(pairs), attacks.BATCH):
+        part = slice(start, start + attacks.BATCH)
+        rows += reward.score_components(None, outputs[part], english=sources[part])
+    human = [score for _, _, score in pairs]
+    if own.rollouts:
+        write_rollouts(own.rollouts, rows, {own.score: human} if own.score else {}, cfg)
+        print(f"{len(rows)} scored rows: {own.rollouts}", flush=True)
+    if own.score:
+        passing = [row if row["gate"] is None else {} for row in rows]
+        texts = [{name: value for name, value in row.items() if name != "total"} for row in passing]
+        totals = {"total": [row["total"] for row in rows]}
+        print(agreement.as_text(agreement.table(texts, human, sources, totals), own.score))
+        print(f"gated: {sum(row['gate'] is not None for row in rows)} of {len(rows)}")
+    elif not own.rollouts:
+        show(rows)
+    print(json.dumps(reward.signature(), ensure_ascii=False))
+    missing = sum(row["total"] is None for row in rows)
+    if missing:
+        raise RewardRefused(f"{missing} of {len(rows)} samples have no score; the warnings above say why")
+
+
+def write_rollouts(path: Path, rows: list[dict], columns: dict[str, list], cfg) -> None:
+    """Rows for rl_nmt/reward_lab.py, outputs of one source in one group, and beside them the settings as YAML."""
+    groups: dict[str, int] = {}
+    lines = []
+    for i, row in enumerate(rows):
+        group = groups.setdefault(row["english"], len(groups))
+        line = reward_lab.rollout_row(row, 0, group, **{name: values[i] for name, values in columns.items()})
+        lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    try:
+        path.write_text("".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise CannotWrite(f"--rollouts: {path} cannot be written ({error.strerror or error})") from None
+    config.save_resolved(cfg, path.with_suffix(".yaml"))
+
+
+def attack_pairs(own, cfg, pairs: list[tuple[str, str, float | None]]) -> tuple[list[tuple[str, str]], str]:
+    """The honest pairs of the attack, and where they are from: given, evaluation references, or shipped."""
+    from rl_nmt import corpus
+
+    if pairs:
+        rows = [{"english": english, "tamil": tamil} for english, tamil, _ in pairs]
+        chosen, source = attacks.honest_pairs(rows, cfg.seed, own.num_pairs)
+        if source == attacks.SHIPPED:
+            raise ConfigError("--attack: none of the given pairs has a translation in Tamil script")
+        return chosen, "given pairs"
+    try:
+        rows = corpus.load_eval(cfg.eval_dataset, cfg.eval_file, cfg.num_eval_samples, cfg.seed)
+    except MissingService as error:
+        rows = []
+        print(f"no evaluation references: {error}", flush=True)
+    return attacks.honest_pairs(rows, cfg.seed, own.num_pairs)
+
+
+def attack(reward, own, cfg, pairs: list[tuple[str, str]], source: str) -> None:
+    """The launch gate, with its table. Raises RewardRefused when it fails."""
+    report = attacks.launch_gate(reward, pairs, allowed(own, cfg), cfg.seed, source=source)
+    print(report, flush=True)
+    print(json.dumps(reward.signature(), ensure_ascii=False))
+    if own.report:
+        reward_lab.write_json(own.report, report.as_dict() | {"signature": reward.signature()})
+    attacks.refuse(report)
+
+
+def allowed(own, cfg) -> float:
+    """The bound on soft families: the flag, else the configuration's, else the gate's own."""
+    if own.max_soft_win_share is not None:
+        return own.max_soft_win_share
+    return getattr(cfg, "max_soft_win_share", attacks.MAX_SOFT_WIN_SHARE)
 
 
 class Parser(argparse.ArgumentParser):
@@ -101,32 +208,68 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
+def parser() -> Parser:
+    """The flags of this script alone; all others are RunCfg's."""
+    flags = Parser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--prompt", action="append", help="an English source; repeatable")
+    flags.add_argument("--tamil", action="append", help="its translation; repeatable")
+    flags.add_argument("--file", type=Path, help="pairs to score")
+    flags.add_argument("--source", default="english", help="column of --file with the English")
+    flags.add_argument("--target", default="tamil", help="column of --file with the translation")
+    flags.add_argument("--score", default="", help="column of --file with human scores, more is better")
+    flags.add_argument("--rollouts", type=Path, help="write the scored rows there, for rl_nmt.reward_lab")
+    flags.add_argument("--samples", type=int, default=0, help="sources to let the policy translate")
+    flags.add_argument("--attack", action="store_true", help="run the launch gate")
+    flags.add_argument("--num_pairs", type=int, default=attacks.MAX_PAIRS, help="honest pairs of the attack")
+    flags.add_argument("--max_soft_win_share", type=float, default=None, help="bound on soft families, 0 to 1")
+    flags.add_argument("--report", type=Path, help="write the attack's report there as JSON")
+    flags.add_argument("--pairs", type=Path, help="JSONL of preferences: english, chosen, rejected")
+    return flags
+
+
+def check(own) -> None:
+    """Refuse flags that do not go together. Raises ConfigError."""
+    if len(own.prompt or []) != len(own.tamil or []):
+        raise ConfigError("--prompt and --tamil: give one of each per pair")
+    if own.score and not own.file:
+        raise ConfigError("--score names a column of --file: give that file")
+    if own.attack and own.samples:
+        raise ConfigError("--attack needs honest translations, and --samples are the policy's: give one of the two")
+    if own.attack and (own.rollouts or own.score):
+        raise ConfigError("--attack scores cheats of its own: give --rollouts and --score without it")
+    if own.report and not own.attack:
+        raise ConfigError("--report is the attack's: give --attack too")
+    if own.rollouts and own.rollouts.suffix != ".jsonl":
+        raise ConfigError(f"--rollouts: {own.rollouts} must end in .jsonl; the settings go beside it as .yaml")
+    if own.num_pairs < 1:
+        raise ConfigError(f"--num_pairs: {own.num_pairs} must be at least 1")
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--prompt", action="append", help="an English source; repeatable")
-    parser.add_argument("--tamil", action="append", help="its translation; repeatable")
-    parser.add_argument("--file", type=Path, help="pairs to score")
-    parser.add_argument("--samples", type=int, default=0, help="sources to let the policy translate")
     argv = sys.argv[1:] if argv is None else argv
     if "-h" in argv or "--help" in argv:
         print(__doc__)
         print("Every field of RunCfg is a flag too: python train_grpo_en_ta.py --help")
         return 0
-    own, rest = parser.parse_known_args(argv)
+    own, rest = parser().parse_known_args(argv)
     cfg, _, _ = config.parse(trainer.RunCfg, rest, {}, prog="smoke_test_rewards.py", description=__doc__)
-    if len(own.prompt or []) != len(own.tamil or []):
-        raise ConfigError("--prompt and --tamil: give one of each per pair")
+    check(own)
+    attacks.check_bound(allowed(own, cfg))
     trainer.require_reward_models(cfg)
-    pairs = list(zip(own.prompt or [], own.tamil or [], strict=True))
-    pairs += read_pairs(own.file) if own.file else []
-    pairs += sample_policy(cfg, own.samples) if own.samples else []
+    pairs = [(e, t, None) for e, t in zip(own.prompt or [], own.tamil or [], strict=True)]
+    pairs += read_pairs(own.file, own.source, own.target, own.score) if own.file else []
+    preferred = preferences.read_preferences(own.pairs) if own.pairs else []
+    pairs += [(e, t, None) for e, t in sample_policy(cfg, own.samples)] if own.samples else []
+    honest, source = attack_pairs(own, cfg, pairs) if own.attack else ([], "")
     reward = trainer.build_reward(cfg)
-    rows = reward.score_components(None, [t for _, t in pairs or DEMO], english=[e for e, _ in pairs or DEMO])
-    show(rows)
-    print(json.dumps(reward.signature(), ensure_ascii=False))
-    missing = sum(row["total"] is None for row in rows)
-    if missing:
-        raise RewardRefused(f"{missing} of {len(rows)} samples have no score; the warnings above say why")
+    if preferred:
+        print(preferences.judge(reward, preferred, cfg.seed), flush=True)
+        if not pairs and not own.attack:
+            print(json.dumps(reward.signature(), ensure_ascii=False))
+    if own.attack:
+        attack(reward, own, cfg, honest, source)
+    elif pairs or not preferred:
+        inspect(reward, own, pairs or [(e, t, None) for e, t in DEMO], cfg)
     return 0
 
 

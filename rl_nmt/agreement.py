@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # Components for which less is better; they are negated here, so that more is better in every line.
-PENALTIES = ("copied_share",)
+PENALTIES = ("copied", "copied_share")
 PENALTY_SUFFIX = "_off"
 
 

@@ -12,7 +12,7 @@ from tiny_run import command, flags, settings, write_data
 
 import rewards_en_ta_dupo
 import smoke_test_rewards
-from rl_nmt import errors
+from rl_nmt import errors, reward_lab
 from rl_nmt.errors import ConfigError
 
 
@@ -36,15 +36,15 @@ def smoke(tiny_all, tmp_path, capsys):
 def table(out: str) -> list[list[str]]:
     """The number lines below the head, as words."""
     lines = out.splitlines()
-    assert lines[0].split() == ["total", "cycle", "qe", "script", "length", "gate"]
-    return [line.split() for line in lines[1:-1] if not line.startswith("       ")]
+    assert lines[0].split() == ["total", "cycle", "qe", "script", "length", "copied", "fidelity", "gate"]
+    return [line.split() for line in lines[1:-1] if not re.match(" {7}(english|tamil|back) ", line)]
 
 
 def test_one_pair(smoke):
     status, out, _ = smoke("--prompt", PAIRS[0][0], "--tamil", PAIRS[0][1])
     assert status == 0
-    ((total, cycle, qe, script, length, gate),) = table(out)
-    assert gate == "passes" and (script, length) == ("0.000", "0.000")
+    ((total, cycle, qe, *penalties, gate),) = table(out)
+    assert gate == "passes" and penalties == ["0.000"] * 4
     assert float(total) == pytest.approx(0.6 * float(cycle) + 0.4 * float(qe), abs=2e-3)
     assert f"english  {PAIRS[0][0]}" in out and f"tamil    {PAIRS[0][1]}" in out and f"back     {PAIRS[0][0]}" in out
 
@@ -119,7 +119,7 @@ def test_the_demonstration_ranks_what_it_can(smoke):
     rows = table(out)
     assert status == 0 and len(rows) == len(smoke_test_rewards.DEMO) == 6
     gates = [row[-1] for row in rows]
-    assert gates[:2] == ["passes", "script"] and gates[3] == "empty"
+    assert gates[:2] == ["passes", "copy"] and gates[3:5] == ["empty", "loop"]
     assert float(rows[0][0]) > 0 == float(rows[1][0]) == float(rows[3][0])
 
 
@@ -162,3 +162,144 @@ def test_help_and_the_command_itself(tiny_all, tmp_path):
 def test_reading_pairs_names_the_file():
     with pytest.raises(ConfigError, match=r"--file: .*gone"):
         smoke_test_rewards.read_pairs(smoke_test_rewards.Path("gone.tsv"))
+
+
+# --- columns, scores, rollouts -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"src": "x", "mt": "y", "mqm": "0.5"}\n{"src": "v", "mt": "w", "mqm": null}'),
+        ("a.tsv", "mqm\tmt\tsrc\n0.5\ty\tx\n\tw\tv"),
+    ],
+)
+def test_named_columns(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    found = smoke_test_rewards.read_pairs(tmp_path / name, "src", "mt", "mqm")
+    assert found == [("x", "y", 0.5), ("v", "w", None)]
+    assert smoke_test_rewards.read_pairs(tmp_path / name, "src", "mt") == [("x", "y", None), ("v", "w", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", '{"src": "x", "mt": "y"}', "line 1 is no JSON with src and mt and mqm: name other columns"),
+        ("a.jsonl", '{"src": "x", "mt": null, "mqm": 1}', "line 1 is no JSON with src and mt"),
+        ("a.jsonl", '{"src": "x", "mt": "y", "mqm": "bad"}', "line 1: mqm 'bad' is no number"),
+        ("a.tsv", "x\ty\t0.5", "line 1: no first line names the columns src, mt, mqm, which --score needs"),
+        ("a.tsv", "src\tmt\tmqm\nx\ty", "line 2 has no tab"),
+    ],
+)
+def test_bad_columns(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError) as bad:
+        smoke_test_rewards.read_pairs(tmp_path / name, "src", "mt", "mqm")
+    assert said in str(bad.value)
+
+
+def test_scores_and_rollouts_for_the_lab(smoke, tmp_path, capsys):
+    english, tamil = zip(*PAIRS, strict=True)
+    rows = [{"src": e, "mt": t, "mqm": 1.0} for e, t in PAIRS]
+    rows += [{"src": e, "mt": t, "mqm": 0.2} for e, t in zip(english, tamil[1:] + tamil[:1], strict=True)]
+    rows += [{"src": english[0], "mt": english[0], "mqm": "0"}]
+    (tmp_path / "f.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    kept = tmp_path / "kept.jsonl"
+    status, out, err = smoke(
+        "--file", tmp_path / "f.jsonl", "--source", "src", "--target", "mt", "--score", "mqm", "--rollouts", kept
+    )
+    assert status == 0, err
+    lines = {line.split()[0]: line.split() for line in out.splitlines()}
+    assert lines["total"][1] == "25" and lines["total"][6] == "14"  # rows; pairs of one source
+    saved = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+    assert [row["mqm"] for row in saved] == [1.0] * 12 + [0.2] * 12 + [0.0]
+    assert saved[0]["group"] == saved[12]["group"] == saved[24]["group"] == 0 and saved[1]["group"] == 1
+    gated = sum(row["gate"] is not None for row in saved)  # the copy, and what is far too long or short
+    assert lines["cycle"][1] == str(25 - gated) and lines["gated:"] == ["gated:", str(gated), "of", "25"]
+    assert saved[24]["gate"] == "copy" and saved[24]["total"] == 0.0 and saved[0]["components"]["cycle"] is not None
+    with pytest.raises(SystemExit) as left:
+        errors.run(lambda: reward_lab.main([str(kept), "--set", "w_qe=0.9", "--human", "mqm"]))
+    out, err = capsys.readouterr()
+    assert left.value.code == 0 and "w_qe 0.4 → 0.9" in out and "new total" in out, err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--score", "mqm"], "--score names a column of --file"),
+        (["--attack", "--samples", "2"], "--attack needs honest translations"),
+        (["--attack", "--rollouts", "x.jsonl"], "--attack scores cheats of its own"),
+        (["--report", "x.json"], "--report is the attack's"),
+        (["--rollouts", "x.json"], "must end in .jsonl"),
+        (["--attack", "--num_pairs", "0"], "--num_pairs: 0 must be at least 1"),
+        (["--attack", "--max_soft_win_share", "1.5"], "max_soft_win_share: 1.5 must lie in [0, 1]"),
+        (["--attack", "--prompt", "Hello there.", "--tamil", "Hello there."], "none of the given pairs"),
+        (["--pairs", "gone.jsonl"], "--pairs: gone.jsonl cannot be read"),
+    ],
+)
+def test_flags_that_do_not_go_together(smoke, argv, said):
+    status, out, err = smoke(*argv)
+    assert (status, out) == (2, "") and said in err
+
+
+def test_rollouts_that_cannot_be_written(smoke, tmp_path):
+    status, _, err = smoke("--rollouts", tmp_path / "gone" / "x.jsonl")
+    assert status == 73 and "--rollouts: " in err and "No such file" in err
+
+
+# --- the attack ----------------------------------------------------------------------------------------
+
+
+def test_attack_on_the_evaluation_references(smoke, tmp_path):
+    status, out, err = smoke("--attack", "--max_soft_win_share", "1", "--report", tmp_path / "gate.json")
+    assert status == 0, err
+    assert "6 honest pairs (evaluation references): 0 gated, 0 unscored" in out
+    report = json.loads((tmp_path / "gate.json").read_text(encoding="utf-8"))
+    assert report["passed"] and report["hard_wins"] == 0 and report["signature"]["identity"]["guards"] == "on"
+    assert json.loads(out.splitlines()[-1])["identity"] == report["signature"]["identity"]
+    assert re.search(r"^copied_source +hard +6 +0 +0\.0% +6 +0$", out, re.MULTILINE)
+
+
+def test_attack_refuses_the_plain_formula(smoke):
+    status, out, err = smoke("--attack", "--guards", "off", "--max_soft_win_share", "1")
+    assert status == 3 and "launch gate: REFUSED" in out and '"guards": "off"' in out
+    assert re.search(r"error: launch gate: \w+ wins \d+ of 6 \(hard: 0 allowed\)", err)
+
+
+def test_attack_on_a_file_of_ones_own(smoke, tmp_path):
+    (tmp_path / "m.jsonl").write_text(
+        "".join(json.dumps({"src": e, "ref": t}) + "\n" for e, t in PAIRS), encoding="utf-8"
+    )
+    line = ["--attack", "--file", tmp_path / "m.jsonl", "--source", "src", "--target", "ref"]
+    status, out, err = smoke(*line, "--num_pairs", "5", "--max_soft_win_share", "1")
+    assert status == 0 and "5 honest pairs (given pairs)" in out, err
+    (tmp_path / "e.tsv").write_text("The boy reads a book.\nThe girl drinks water.\n", encoding="utf-8")
+    status, out, err = smoke("--attack", "--file", tmp_path / "e.tsv")
+    assert (status, out) == (2, "") and "line 1 has no tab between English and Tamil: a translation column" in err
+    (tmp_path / "none.jsonl").touch()
+    assert "holds no pairs" in smoke("--attack", "--file", tmp_path / "none.jsonl")[2]
+
+
+@pytest.mark.parametrize("eval_dataset", ["none", "google/wmt24pp"])
+def test_attack_without_references_uses_the_pairs_that_come_with_the_code(smoke, eval_dataset):
+    line = ["--attack", "--num_pairs", "3", "--max_soft_win_share", "1"]
+    status, out, _ = smoke(*line, eval_file="", eval_dataset=eval_dataset)
+    assert status in (0, 3) and "3 honest pairs (pairs that come with the code)" in out
+    assert ("no evaluation references" in out) == (eval_dataset != "none")
+
+
+def test_preferences(smoke, tmp_path):
+    rows = [{"english": e, "chosen": t, "rejected": e} for e, t in PAIRS] + [
+        {"english": PAIRS[0][0], "chosen": PAIRS[0][1], "rejected": PAIRS[0][1]}
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    status, out, err = smoke("--pairs", tmp_path / "p.jsonl")
+    assert status == 0, err
+    assert out.splitlines()[0] == (
+        "preference accuracy 1.000 [1.000, 1.000] of 12 decided; 13 pairs: 12 chosen above rejected, 0 below, "
+        "1 tied, 0 unscored"
+    )
+    assert len(out.splitlines()) == 2 and "identity" in json.loads(out.splitlines()[-1])
+    (tmp_path / "p.jsonl").write_text('{"english": "x", "chosen": "y"}', encoding="utf-8")
+    status, out, err = smoke("--pairs", tmp_path / "p.jsonl")
+    assert (status, out) == (2, "") and "line 1 lacks rejected" in err
