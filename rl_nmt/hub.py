@@ -1,11 +1,14 @@
-"""The Hugging Face hub: is it there, and what to do when it is not. Answers in seconds, not in retries."""
+"""The Hugging Face hub: is it there, and what to do when it is not. Answers in seconds, not in retries.
+
+A hub name may be pinned to a commit, tag or branch: `org/name@revision`. A path that exists beats a hub name.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -41,25 +44,42 @@ def hub_reachable(timeout: float = PROBE_SECONDS) -> bool:
         return False
 
 
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Hub name and the revision it is pinned to; (name, None) without one and for paths.
+
+    >>> split_revision("org/name@v1.2"), split_revision("org/name"), split_revision("./models/a@b")
+    (('org/name', 'v1.2'), ('org/name', None), ('./models/a@b', None))
+    """
+    base, _, revision = name.partition("@")
+    if not revision or base.startswith((".", "/", "~")) or base.count("/") > 1 or Path(name).expanduser().exists():
+        return name, None
+    return base, revision
+
+
 def is_cached(name: str, filename: str = "config.json") -> bool:
-    """Is a file of the hub repository `name` in the local cache?"""
+    """Is a file of the hub repository `name`, or `name@revision`, in the local cache?"""
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(name, filename), str)
+    repository, revision = split_revision(name)
+    return isinstance(try_to_load_from_cache(repository, filename, revision=revision), str)
 
 
 def looks_like_path(name: str) -> bool:
     """Names that can only be meant as a path: absolute, ./ or ../, ~, or with more than one slash."""
+    name = split_revision(name)[0]
     return name.startswith((".", "/", "~")) or name.count("/") != 1
 
 
-def require_model(argument: str, name: str, filename: str = "config.json") -> None:
+def require_model(
+    argument: str, name: str, filename: str = "config.json", reachable: Callable[[], bool] = hub_reachable
+) -> None:
     """Raise unless the model can be loaded: a folder here, in the hub cache, or the hub answers.
 
     Args:
         argument: the setting's name, for the message.
-        name: a local folder or a hub name; a path that exists wins.
+        name: a local folder or a hub name, also with @revision; a path that exists wins.
         filename: a file every such model has, looked up in the cache.
+        reachable: whether the hub answers; asked only when it is needed.
 
     Raises:
         ConfigError: the name is a path that does not exist, or a folder without `filename`.
@@ -72,14 +92,42 @@ def require_model(argument: str, name: str, filename: str = "config.json") -> No
         return
     if looks_like_path(name):
         raise ConfigError(f"{argument}: no such folder: {name}")
+    if name.endswith("@"):
+        raise ConfigError(f"{argument}: {name} names no revision; write org/name@commit, or leave the @ out")
     if is_cached(name, filename):
         return
-    if not hub_reachable():
+    if not reachable():
         why = "HF_HUB_OFFLINE is set" if hub_offline() else "the hub cannot be reached"
         raise MissingService(
             f"{argument}: {name} is not on this machine and {why}. Give a local folder as --{argument}, "
             f"run once with --download on a machine with network, {POCKET_HINT}"
         )
+
+
+def locate(
+    argument: str, name: str, filename: str = "config.json", reachable: Callable[[], bool] = hub_reachable
+) -> str:
+    """Where a model would be loaded from: "folder", "cache" or "hub"; the hub is asked whether it may be fetched.
+
+    Arguments as for `require_model`. Nothing is downloaded; the hub has `PROBE_SECONDS` to answer.
+    Raises ConfigError (a path that is not there) and MissingService (not reachable, gated, unknown).
+    """
+    require_model(argument, name, filename, reachable)
+    if Path(name).expanduser().exists():
+        return "folder"
+    if is_cached(name, filename):
+        return "cache"
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    repository, revision = split_revision(name)
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    try:
+        get_hf_file_metadata(
+            hf_hub_url(repository, filename, revision=revision, endpoint=endpoint), timeout=PROBE_SECONDS
+        )
+    except Exception as error:  # the hub client's own, requests', OSError
+        raise explain(argument, name, error) from error
+    return "hub"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -97,13 +145,18 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 def explain(argument: str, name: str, error: BaseException) -> MissingService:
     """Turn a failed download into the one line that helps: licence to accept, no such name, no network."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     chain = list(causes(error))
+    repository, revision = split_revision(name)
     if any(isinstance(e, GatedRepoError) for e in chain):
         return MissingService(
-            f"{argument}: {name} is gated. Accept its licence at https://huggingface.co/{name} while logged "
+            f"{argument}: {name} is gated. Accept its licence at https://huggingface.co/{repository} while logged "
             "in, then run `hf auth login` here"
+        )
+    if any(isinstance(e, RevisionNotFoundError) for e in chain):
+        return MissingService(
+            f"{argument}: {repository} has no revision {revision}. Take a commit or tag that its page lists"
         )
     if any(isinstance(e, RepositoryNotFoundError) for e in chain):
         return MissingService(
@@ -116,7 +169,7 @@ def download(models: dict[str, str], licences: dict[str, str]) -> None:
     """Fetch every hub model into the cache, sizes and licences printed first.
 
     Args:
-        models: argument name → model name; local folders are skipped.
+        models: argument name → model name, also with @revision; local folders are skipped.
         licences: hub name → licence, shown where the hub itself names none.
 
     Raises:
@@ -133,17 +186,19 @@ def download(models: dict[str, str], licences: dict[str, str]) -> None:
     plan = []
     for argument, name in wanted.items():
         try:
-            info = HfApi().model_info(name, files_metadata=True)
+            repository, revision = split_revision(name)
+            info = HfApi().model_info(repository, revision=revision, files_metadata=True)
         except Exception as error:
             raise explain(argument, name, error) from error
         size = sum(f.size or 0 for f in info.siblings or []) / 2**30
-        licence = (info.card_data.get("license") if info.card_data else None) or licences.get(name, "not stated")
+        licence = (info.card_data.get("license") if info.card_data else None) or licences.get(repository, "not stated")
         gated = ", gated: accept the licence on its page first" if info.gated else ""
         print(f"{argument:24} {name:45} {size:6.1f} GiB  licence {licence}{gated}", flush=True)
         plan.append((argument, name))
     for argument, name in plan:
         try:
-            folder = Path(snapshot_download(name))
+            repository, revision = split_revision(name)
+            folder = Path(snapshot_download(repository, revision=revision))
             print(f"have {name}", flush=True)
             # A COMET checkpoint brings its encoder's weights, but not the tokenizer and configuration.
             if encoder := _encoder_of(folder):

@@ -31,10 +31,34 @@ def online(monkeypatch):
     [
         ("google/gemma-3-1b-it", False), ("Unbabel/wmt22-comet-da", False), ("/models/x", True), ("./x", True),
         ("../x/y", True), ("~/x", True), ("runs/a/final", True), ("gemma", True), (".hidden/x", True),
+        ("google/gemma-3-1b-it@v1", False), ("google/gemma-3-1b-it@refs/pr/3", False), ("./x/y@v1", True),
     ],
 )  # fmt: skip
 def test_what_can_only_be_a_path(name, answer):
     assert hub.looks_like_path(name) is answer
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("a/b", ("a/b", None)), ("a/b@main", ("a/b", "main")), ("a/b@refs/pr/3", ("a/b", "refs/pr/3")),
+        ("a/b@" + "0" * 40, ("a/b", "0" * 40)), ("wikitext@v2", ("wikitext", "v2")), ("a/b@", ("a/b@", None)),
+        ("./a@b", ("./a@b", None)), ("/m/a@b/c", ("/m/a@b/c", None)), ("~/a@b", ("~/a@b", None)),
+        ("a/b/c@d", ("a/b/c@d", None)), ("", ("", None)),
+    ],
+)  # fmt: skip
+def test_a_name_and_its_revision(name, answer):
+    assert hub.split_revision(name) == answer
+
+
+def test_a_folder_with_an_at_sign_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a" / "b@v1").mkdir(parents=True)
+    (tmp_path / "a" / "b@v1" / "config.json").write_text("{}")
+    assert hub.split_revision("a/b@v1") == ("a/b@v1", None)
+    hub.require_model("model_id", "a/b@v1")
+    with pytest.raises(ConfigError, match="names no revision"):
+        hub.require_model("model_id", "google/gemma-3-1b-it@")
 
 
 @pytest.mark.parametrize("value", ["1", "true", "YES", "on"])
@@ -123,11 +147,14 @@ def test_causes_end_even_in_a_circle():
 # --- a hub of our own ----------------------------------------------------------------------------------
 
 
+SHA, TAGGED = "0" * 40, "1" * 40  # the newest commit, and the one that the tag v1 names
+
+
 def small_hub(repositories: dict[str, Path], cards: dict[str, dict], gated: set[str]):
     """Reply function of the part of the hub's HTTP interface that its client uses for models."""
-    sha = "0" * 40
+    revisions = {"main": SHA, SHA: SHA, "v1": TAGGED, TAGGED: TAGGED}
 
-    def info(name: str) -> dict:
+    def info(name: str, sha: str) -> dict:
         files = [p for p in sorted(repositories[name].rglob("*")) if p.is_file()]
         siblings = [{"rfilename": str(p.relative_to(repositories[name])), "size": p.stat().st_size} for p in files]
         return {
@@ -141,8 +168,11 @@ def small_hub(repositories: dict[str, Path], cards: dict[str, dict], gated: set[
         name = "/".join(parts[:2])
         if name not in repositories:
             return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+        sha = revisions.get(parts[3] if len(parts) > 3 else "main")
+        if sha is None:
+            return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
         if path.startswith("/api/models/"):
-            return 200, {"Content-Type": "application/json"}, json.dumps(info(name)).encode()
+            return 200, {"Content-Type": "application/json"}, json.dumps(info(name, sha)).encode()
         file = repositories[name] / "/".join(parts[4:])
         if name in gated:
             return 403, {"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to {name} is restricted"}, b""
@@ -218,3 +248,42 @@ def test_download_without_a_hub_and_with_nothing_to_do(tiny_gemma, online, capsy
     online.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(MissingService, match="--download: the hub cannot be reached"):
         hub.download({"model_id": "acme/gemma"}, {})
+
+
+def test_pinned_revisions_are_fetched_found_again_and_recorded(published, tmp_path):
+    """`org/name@revision`: the download, the cache, the scorer and the translator all take that commit."""
+    code = (
+        "import json, sys\nfrom rl_nmt import hub\n"
+        "from rl_nmt.backtranslation import load_backtranslator\nfrom rl_nmt.scorers.comet import load_comet\n"
+        "hub.download({'comet_qe_model': 'acme/qe@v1', 'backtranslation_model': 'acme/nllb@' + '1' * 40}, {})\n"
+        "da = load_comet('acme/da@v1')\nqe = load_comet('acme/qe@v1')\n"
+        "newest = load_comet('acme/qe')\nnllb = load_backtranslator('acme/nllb@' + '1' * 40, beams=1)\n"
+        "print(json.dumps([m.signature()['identity']['revision'] for m in (da, qe, newest, nllb)]))\n"
+        "print(json.dumps([hub.is_cached(n) for n in ('acme/nllb@v1', 'acme/nllb', 'acme/nllb@v2')]))\n"
+    )
+    with Server(small_hub(published, {}, set())) as server:
+        env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": server.url, "HF_HOME": tmp_path, "HF_HUB_DISABLE_XET": "1"}
+        done = command("-c", code, **env)
+    assert done.returncode == 0, done.stderr
+    revisions, cached = map(json.loads, done.stdout.splitlines()[-2:])
+    assert revisions == [TAGGED, TAGGED, SHA, TAGGED]
+    assert cached == [False, False, False]  # pinned by its commit: no tag was asked for, and main was not fetched
+
+
+def test_where_a_model_would_come_from(published, tmp_path):
+    code = (
+        "import json\nfrom rl_nmt import errors, hub\n"
+        "hub.download({'model_id': 'acme/gemma@v1'}, {})\nanswers = []\n"
+        "for name in ('acme/gemma@v1', 'acme/nllb', 'acme/nllb@v1', 'acme/nllb@v9', 'acme/none', 'acme/qe@v1', '.'):\n"
+        "    try:\n        answers.append(hub.locate('model_id', name, 'config.json' if name != '.' else 'Makefile'))\n"
+        "    except errors.MissingService as error:\n        answers.append(str(error))\n"
+        "print(json.dumps(answers))\n"
+    )
+    with Server(small_hub(published, {}, {"acme/qe"})) as server:
+        env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": server.url, "HF_HOME": tmp_path, "HF_HUB_DISABLE_XET": "1"}
+        done = command("-c", code, **env)
+    assert done.returncode == 0, done.stderr
+    cached, there, pinned, no_revision, unknown, gated, folder = json.loads(done.stdout.splitlines()[-1])
+    assert (cached, there, pinned, folder) == ("cache", "hub", "hub", "folder")
+    assert "acme/nllb has no revision v9" in no_revision and "knows no acme/none" in unknown
+    assert "https://huggingface.co/acme/qe while" in gated  # the licence's page, without the revision

@@ -8,15 +8,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rl_nmt import hub
 from rl_nmt.errors import ConfigError
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def fetch(argument: str, name: str, filename: str, patterns: Sequence[str] | Non
 
     Args:
         argument: the setting that names the model, for messages.
-        name: a path or a hub name; a path that exists wins.
+        name: a path or a hub name, also with @revision; a path that exists wins.
         filename: a file every such model has; decides whether the cache already holds it.
         patterns: globs of the files to download; None takes all of them.
 
@@ -93,7 +96,10 @@ def fetch(argument: str, name: str, filename: str, patterns: Sequence[str] | Non
 
     try:
         cached = hub.is_cached(name, filename)
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=cached))
+        repository, revision = hub.split_revision(name)
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=cached)
+        )
     except Exception as error:  # whatever the hub client raises: requests', its own, OSError
         raise hub.explain(argument, name, error) from error
 
@@ -201,3 +207,44 @@ def full_precision() -> Iterator[None]:
             _precision_users.pop()
             if not _precision_users:
                 torch.set_float32_matmul_precision(found)
+
+
+def isolate(function: Callable[[list[T]], Sequence[V]], items: list[T]) -> tuple[list[V | None], list[Exception]]:
+    """`function(items)`; where it raises, its halves, and so on: a bad item costs itself, not the batch.
+
+    One bad item among N costs 2·ceil(log2 N) further calls, in which every good item is computed once. After
+    twice as many the rest is given up, so that a model that fails on everything is not asked N times.
+
+    Args:
+        function: a batch to one value per item; a wrong number of values counts as raised.
+        items: the batch.
+
+    Returns:
+        Values in order, None for what failed; and the errors of the smallest batches that failed.
+
+    >>> isolate(lambda batch: [1 / x for x in batch], [1, 2, 0, 4])
+    ([1.0, 0.5, None, 0.25], [ZeroDivisionError('division by zero')])
+    """
+    values: list[V | None] = [None] * len(items)
+    errors: list[Exception] = []
+    todo, calls_left = [(0, len(items))], 1 + 4 * max(0, len(items) - 1).bit_length()
+    while todo:
+        first, last = todo.pop(0)
+        calls_left -= 1
+        try:
+            values[first:last] = _as_many(list(function(items[first:last])), last - first)
+        except Exception as error:
+            middle = (first + last) // 2
+            if last - first > 1 and calls_left > 0:
+                todo += [(first, middle), (middle, last)]
+            else:
+                errors.append(error.with_traceback(None))  # a traceback would hold the batch's tensors
+        if calls_left <= 0:
+            break
+    return values, errors
+
+
+def _as_many(values: list[V], count: int) -> list[V]:
+    if len(values) != count:
+        raise ValueError(f"{len(values)} results for {count} items")
+    return values

@@ -1,13 +1,17 @@
 """COMET checkpoints from disk or hub to a COMET class with exactly their weights, offline where possible.
 
 COMET's own loader leaves missing weights at random, resolves encoders against the working directory, fetches
-their files from the hub and runs what a pickle says; this one refuses instead.
+their files from the hub and runs what a pickle says; this one refuses instead. A checkpoint that holds more
+than weights is loaded only when RL_NMT_TRUST_CHECKPOINT names the SHA-256 of the whole file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import os
 import pickle
+import re
 from pathlib import Path
 
 import torch
@@ -17,6 +21,7 @@ from rl_nmt.errors import ConfigError
 from rl_nmt.scorers.base import fetch
 
 CHECKPOINT = "checkpoints/model.ckpt"
+TRUST = "RL_NMT_TRUST_CHECKPOINT"  # SHA-256 of files that may run code when loaded, separated by commas or spaces
 TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model", "vocab.txt")
 # Published checkpoints name their encoder as the hub did before it asked for an owner.
 OWNERS = {"xlm-roberta-base": "FacebookAI", "xlm-roberta-large": "FacebookAI"}
@@ -32,15 +37,13 @@ def checkpoint_file(argument: str, name: str) -> Path:
 
 
 def load_model(argument: str, checkpoint: Path, classes: tuple[str, ...]) -> tuple[torch.nn.Module, str, Path]:
-    """Model on the CPU, its class identifier, and the folder its encoder's tokenizer came from."""
-    import yaml
+    """Model on the CPU, its class identifier, and the folder its encoder's tokenizer came from.
 
+    Raises ConfigError: another class, damaged, incomplete, or more than weights inside (see `TRUST`).
+    """
     root = checkpoint.parents[1]
-    try:
-        described = yaml.load((root / "hparams.yaml").read_text(encoding="utf-8"), Loader=yaml.FullLoader)
-        kind = described["class_identifier"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        raise ConfigError(f"{argument}: {root / 'hparams.yaml'} names no class_identifier") from None
+    described = _hparams(argument, root / "hparams.yaml")
+    kind = described["class_identifier"]
     if kind not in classes:
         raise ConfigError(f"{argument}: {root} holds a {kind}; wanted here: {' or '.join(classes)}")
     weights, hparams = _read(argument, checkpoint)
@@ -52,16 +55,62 @@ def load_model(argument: str, checkpoint: Path, classes: tuple[str, ...]) -> tup
     return _build(argument, checkpoint, kind, hparams, weights), kind, encoder
 
 
-def _read(argument: str, checkpoint: Path) -> tuple[dict, dict]:
-    """state_dict and hyper_parameters of a Lightning checkpoint; nothing in it is executed."""
+def _hparams(argument: str, path: Path) -> dict:
+    """The plain data in hparams.yaml; tags that would build Python objects are refused, but for tuples."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node))
     try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        described = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+        described["class_identifier"]
+    except yaml.constructor.ConstructorError as error:
+        raise ConfigError(
+            f"{argument}: {path} holds more than plain values ({error.problem}); fetch it again"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        raise ConfigError(f"{argument}: {path} names no class_identifier") from None
+    return described
+
+
+def _read(argument: str, checkpoint: Path) -> tuple[dict, dict]:
+    """state_dict and hyper_parameters of a Lightning checkpoint; nothing in it is executed unless trusted."""
+    try:
+        try:
+            stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            stored = _read_trusted(argument, checkpoint, error)
         return stored["state_dict"], stored.get("hyper_parameters", {})
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).strip().split("\n")[0][:120]
         raise ConfigError(
-            f"{argument}: {checkpoint} holds more than weights, or is damaged ({reason}); fetch it again"
+            f"{argument}: {checkpoint} is no checkpoint, or damaged ({_first_line(error)}); fetch it again"
         ) from error
+
+
+def _read_trusted(argument: str, checkpoint: Path, refused: pickle.UnpicklingError) -> dict:
+    """The whole pickle, if its SHA-256 is one that the user trusts. Raises ConfigError with the reason if not.
+
+    Hashed and loaded through one open file: what is put in its place meanwhile is not what is loaded.
+    """
+    with checkpoint.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest in os.environ.get(TRUST, "").lower().replace(",", " ").split():
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=False)
+    raise ConfigError(
+        f"{argument}: {checkpoint} holds more than weights, or is damaged ({_first_line(refused)}). Loading it could "
+        f"run any code. Fetch it again, or, if you trust where this very file comes from, set {TRUST}={digest}"
+    ) from refused
+
+
+def _first_line(error: BaseException) -> str:
+    """What is wrong, without torch's advice to load it all the same."""
+    if named := re.search(r"GLOBAL ([\w.]+\w)", str(error)):
+        return f"it names {named[1]}"
+    lines = [line.strip() for line in str(error).split("\n")]
+    return next((line for line in lines if line.startswith("Unsupported")), lines[0])[:120]
 
 
 def _encoder_folder(argument: str, name: str, root: Path) -> Path:
