@@ -1,0 +1,191 @@
+"""How much faster is a whole pocket training step, and where does it go?
+
+    python -m bench.pocket_step [--pairs 5] [--backend transformers|ctranslate2] [--beams 4]
+    python -m bench.pocket_step --config other.yaml --per_device_batch_size 64      # any field of RunCfg
+
+One training run in the pocket world (built first if need be), as configs/pocket.yaml has it but for saving and
+evaluation: the same trainer, policy and data throughout. Only the reward changes from step to step: ours, or
+the same formula and guards over models used as their own pages show (bench/straightforward.py). Steps come in
+pairs, one of each route, the order exchanged from pair to pair; a pair before the first is not counted. A step
+is everything between the trainer's on_step_begin and on_step_end: sampling, reward, loss, gradients, update.
+
+Prints medians, the median over pairs of straightforward / ours for the step and for its reward, the share of
+each stage, and the largest difference of a reward between the routes on the last step's completions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model is a local folder
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from transformers import TrainerCallback
+
+from bench.measure import machine, say
+from bench.straightforward import use_plain_models
+from rl_nmt.errors import ConfigError, run
+
+ROUTES = ("ours", "straightforward")
+STAGES = ("generate", "guards", "back_translate", "cycle", "qe", "update")
+POCKET = "configs/pocket.yaml"
+
+
+class SwitchingReward:
+    """Two rewards behind one face; `route` names the one that is called."""
+
+    __name__ = "comet_dupo"
+
+    def __init__(self, rewards: dict):
+        self.rewards, self.route = rewards, ROUTES[0]
+        self.evaluating = False
+        self.last_call: tuple = ()
+
+    def __call__(self, prompts, completions, english=None, **columns):
+        self.last_call = (prompts, completions, english)
+        return self.rewards[self.route](prompts, completions, english=english, **columns)
+
+    def difference(self) -> float:
+        """Largest difference between the two on the completions of the last call."""
+        prompts, completions, english = self.last_call
+        one, other = (reward(prompts, completions, english=english) for reward in self.rewards.values())
+        if any((a is None) != (b is None) for a, b in zip(one, other, strict=True)):
+            raise RuntimeError("one route has scored a sample that the other has not")
+        return max(abs(a - b) for a, b in zip(one, other, strict=True) if a is not None)
+
+
+class StepClock(TrainerCallback):
+    """Chooses the route of each step and keeps its seconds and stages in `steps`."""
+
+    def __init__(self, reward: SwitchingReward, order: Sequence[str], device: str):
+        self.reward, self.order, self.device = reward, order, device
+        self.steps: list[dict] = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.reward.route = self.order[state.global_step]
+        self._start = self._now()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps.append({"route": self.reward.route, "seconds": self._now() - self._start})
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.steps and "reward" in (logs or {}):
+            self.steps[-1] |= {name: value for name, value in logs.items() if name.startswith("time/")}
+
+    def _now(self) -> float:
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def step_order(pairs: int) -> list[str]:
+    """A pair to warm up and `pairs` counted ones, every other one reversed."""
+    return [route for number in range(pairs + 1) for route in (ROUTES if number % 2 else ROUTES[::-1])]
+
+
+def train(argv: list[str], pairs: int, folder: Path) -> tuple[list[dict], float, str]:
+    """Run the steps; returns the counted ones in order, the largest reward difference, and the device."""
+    import train_grpo_en_ta as script
+    from rl_nmt import config, policy
+
+    order = step_order(pairs)
+    cfg, _, _ = config.parse(script.RunCfg, argv, {}, "bench.pocket_step", __doc__)
+    cfg.output_dir, cfg.max_steps, cfg.save_steps, cfg.logging_steps = str(folder), len(order), 0, 1
+    cfg.use_wandb = False
+    script.check(cfg)
+    if not (cfg.w_cycle and cfg.w_qe):
+        raise ConfigError(f"w_cycle: {cfg.w_cycle} and w_qe: {cfg.w_qe} must both be above 0 in this bench")
+    rows = script.load_data(cfg, folder)[0]
+    if len(rows) * cfg.group_size < len(order) * cfg.per_device_batch_size * cfg.gradient_accumulation_steps:
+        say("the prompts are fewer than the steps need: some are used twice")
+    policy.prepare_processes()
+    tokenizer = policy.load_tokenizer(cfg.model_id)
+    precision = policy.choose_precision(lora=bool(cfg.lora_rank))
+    model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
+    models = (cfg.comet_da_model, cfg.comet_qe_model, cfg.backtranslation_model)
+    plain = use_plain_models(script.build_reward(cfg), *models, cfg.backtranslation_beams)
+    reward = SwitchingReward({"ours": script.build_reward(cfg), "straightforward": plain})
+    trainer = script.build_trainer(cfg, folder, model, tokenizer, precision, reward, rows)
+    clock = StepClock(reward, order, precision.device)
+    trainer.add_callback(clock)
+    trainer.train()
+    if [step["route"] for step in clock.steps] != order:
+        raise RuntimeError(f"{len(clock.steps)} steps were taken, {len(order)} were wanted")
+    return clock.steps[len(ROUTES) :], reward.difference(), precision.device
+
+
+def summary(steps: list[dict]) -> dict:
+    """Medians and ratios of the counted steps; stage shares of each route, medians over its steps."""
+    by_route = {route: [step for step in steps if step["route"] == route] for route in ROUTES}
+    ours, plain = (by_route[route] for route in ROUTES)  # the k-th of each are pair k
+    result = {"pairs": len(ours)}
+    for key, name in (("seconds", "step"), ("time/reward", "reward")):
+        result |= {f"{name}_seconds_{route}": statistics.median(s[key] for s in by_route[route]) for route in ROUTES}
+        ratio = statistics.median(b[key] / a[key] for a, b in zip(ours, plain, strict=True))
+        result["ratio" if name == "step" else "reward_ratio"] = ratio
+    for route in ROUTES:
+        shares = {
+            stage: statistics.median(step.get(f"time/{stage}", 0.0) / step["seconds"] for step in by_route[route])
+            for stage in STAGES
+        }
+        result[f"stages_{route}"] = shares | {"rest": 1 - sum(shares.values())}
+    return result
+
+
+def lines(found: dict) -> list[str]:
+    """The summary to read."""
+    text = [
+        f"step: ours {found['step_seconds_ours']:.2f} s, straightforward "
+        f"{found['step_seconds_straightforward']:.2f} s, ratio {found['ratio']:.2f} (median of {found['pairs']} pairs)",
+        f"reward: ours {found['reward_seconds_ours']:.3f} s, straightforward "
+        f"{found['reward_seconds_straightforward']:.3f} s, ratio {found['reward_ratio']:.2f}, "
+        f"largest difference {found['max_difference']:.1e}",
+    ]
+    for route in ROUTES:
+        shares = ", ".join(f"{stage} {share:.0%}" for stage, share in found[f"stages_{route}"].items())
+        text.append(f"{route}: {shares}")
+    return text
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--pairs", type=int, default=5, help="counted pairs of steps (default 5)")
+    parser.add_argument("--backend", choices=("transformers", "ctranslate2"), help="of our back-translation")
+    parser.add_argument("--beams", type=int, help="of both routes (default: the configuration's)")
+    parser.add_argument("--threads", type=int, help="threads of torch and CTranslate2 (default: torch's)")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    args, rest = parser.parse_known_args(argv)
+    if args.pairs < 1:
+        parser.error("--pairs must be at least 1")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if "--config" not in rest:
+        rest = ["--config", POCKET, *rest]
+        from pocket.build import HERE, build
+
+        build(HERE / "build" / "seed0")
+    for flag, value in (("--backtranslation_backend", args.backend), ("--backtranslation_beams", args.beams)):
+        rest += [flag, str(value)] if value else []
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        steps, difference, device = train(rest, args.pairs, Path(folder))
+    found = summary(steps) | {"max_difference": difference, "backend": args.backend or "as configured"}
+    print("\n".join([json.dumps(found)] if args.json else lines(found)), flush=True)
+    print(machine(device), file=sys.stderr if args.json else sys.stdout, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,381 @@
+"""How much faster is the reward path than each model used as its page shows, and how close to the bare models?
+
+    python -m bench.reward_throughput                                  # tiny, N = 32: all rows, minutes
+    python -m bench.reward_throughput --shape base --duplicates none --only cycle,qe,xcomet
+    python -m bench.reward_throughput --shape base --only backtranslate
+    python -m bench.reward_throughput --shape large                    # N = 8 on a CPU
+    python -m bench.reward_throughput --shape large --n 64 --device cuda
+
+One process, in turn: every round runs the straightforward route (bench/straightforward.py), each of ours and
+the bare forward passes, on the same checkpoints (bench/shapes.py) and texts (bench/texts.py), every other
+round in reverse order; one round before the first is not counted. Seconds are medians, `ratio` is the median
+over rounds of straightforward / ours.
+
+Rows
+  cycle          COMET-DA of English against its source, src = ref
+  qe             COMETKiwi of (English, Tamil)
+  xcomet         XCOMET of (English, Tamil), spans included
+  backtranslate  NLLB, Tamil → English, beam 4
+  reward         the whole reward call on the three models, per back-translation back-end
+
+`bare` is what the encoder alone takes for the distinct sequences, sorted by length, with torch's own linears in
+float32: the forward passes nobody can do without. `max_difference` is the largest difference of a score from the
+straightforward one; `spearman` the mean rank correlation within groups of 8; `equal` the share of equal texts
+or span lists. `tokens` are the real tokens of the distinct sequences, `tokens_straightforward` those that
+`predict` runs through the encoder, padding and repeats included. `of_matmul` is the encoder's floating-point
+rate over that of a plain float32 torch.matmul here (bf16 and prepacked linears may pass 1).
+
+--json prints one object per row and back-end on standard output, everything else on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import inspect
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model is a local folder
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+
+from bench import shapes, texts
+from bench.measure import Timed, clock, equal_share, machine, matmul_tflops, paired, say, spearman, stage_shares
+from bench.straightforward import MAX_NEW_TOKENS, PlainComet, PlainTranslator, use_plain_models
+from rl_nmt.batching import batches, distinct
+from rl_nmt.errors import ConfigError, UserError, run
+from rl_nmt.scorers.base import Segment, full_precision
+from rl_nmt.scorers.comet import load_comet
+
+BEAMS = 4
+BARE_BUDGET = {"cpu": 2048, "cuda": 16384}  # tokens in one bare forward pass
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One setting of the bench, and its texts."""
+
+    shape: str
+    n: int
+    duplicates: str
+    rounds: int
+    device: str
+    models: Path
+    items: tuple[texts.Item, ...]
+
+    def comet(self, kind: str) -> Path:
+        return shapes.comet(kind, self.shape, self.models)
+
+    def nllb(self) -> Path:
+        return shapes.nllb(self.shape, self.models)
+
+
+# ------------------------------------------------------------------ COMET
+
+
+def cycle(bench: Bench) -> Iterator[dict]:
+    segments = [Segment(item.english, item.back, item.english) for item in bench.items]
+    yield from comet_rows(bench, "cycle", "regression_metric", segments)
+
+
+def qe(bench: Bench) -> Iterator[dict]:
+    segments = [Segment(item.english, item.tamil) for item in bench.items]
+    yield from comet_rows(bench, "qe", "unified_metric", segments)
+
+
+def xcomet(bench: Bench) -> Iterator[dict]:
+    if "xcomet_metric" not in inspect.signature(load_comet).parameters["classes"].default:
+        say("skipped: xcomet: load_comet does not take an xcomet_metric")
+        return
+    segments = [Segment(item.english, item.tamil) for item in bench.items]
+    yield from comet_rows(bench, "xcomet", "xcomet_metric", segments)
+
+
+def comet_rows(bench: Bench, row: str, kind: str, segments: list[Segment]) -> Iterator[dict]:
+    """One object per way of computing linears."""
+    folder = bench.comet(kind)
+    plain = PlainComet(folder, bench.device)
+    scorers = comet_variants(folder, row, bench.device)
+    sequences = distinct_sequences(plain, segments)
+    padded = predict_tokens(plain, segments)
+    sentences, _ = distinct(text for s in segments for text in (s.src, s.mt))
+    routes = {"straightforward": lambda: plain.score(segments)}
+    routes |= {name: lambda scorer=scorer: scorer.score(segments) for name, scorer in scorers.items()}
+    routes["bare"] = bare_forward(plain, sequences, bench.device)
+    routes["tokenise"] = lambda: plain.model.encoder.tokenizer(sentences)
+    timed = paired(routes, bench.rounds, bench.device)
+    encoding = encoder_share(plain, segments, bench.device)
+    tokens = sum(map(len, sequences))
+    tflops = 2 * sum(p.numel() for p in plain.model.encoder.model.encoder.parameters()) * tokens / 1e12
+    matmul = matmul_tflops(bench.device)
+    for name in scorers:
+        seconds, tokenising = timed.median(name), timed.ratio("tokenise", name)
+        yield common(bench, row, name, timed) | agreement(timed.results["straightforward"], timed.results[name]) | {
+            "over_bare": timed.ratio(name, "bare"), "seconds_bare": timed.median("bare"),
+            "tokens": tokens, "tokens_straightforward": padded, "tokens_per_second": tokens / seconds,
+            "tflops": tflops / seconds, "of_matmul": tflops / seconds / matmul,
+            "stages": {"tokenise": tokenising, "model": 1 - tokenising},
+            "stages_straightforward": {"encoder": encoding, "rest": 1 - encoding},
+        }  # fmt: skip
+
+
+def comet_variants(folder: Path, row: str, device: str) -> dict[str, object]:
+    """Our scorer in every way it can compute here: torch's linears, prepacked ones, bfloat16."""
+    known = "linears" in inspect.signature(load_comet).parameters
+    wanted = {"torch": {"linears": "torch"}, "prepacked": {"linears": "prepacked"}} if known else {"torch": {}}
+    scorers = {}
+    for name, options in {**wanted, "bf16": {"dtype": "bfloat16"}}.items():
+        try:
+            scorers[name] = load_comet(folder, device=device, **options)
+        except ConfigError as error:
+            say(f"skipped: {row} {name}: {error}")
+    return scorers
+
+
+def distinct_sequences(plain: PlainComet, segments: list[Segment]) -> list[list[int]]:
+    """Ids of every different sequence that the encoder has to read for `segments`."""
+    model = plain.model
+    if model.hparams.class_identifier == "regression_metric":
+        sentences, _ = distinct(text for s in segments for text in (s.src, s.mt, s.ref))
+        return [model.encoder.prepare_sample([text])["input_ids"][0].tolist() for text in sentences]
+    rows = plain.samples(distinct(segments)[0])
+    return [model.prepare_sample([row], stage="predict")[0]["input_ids"][0].tolist() for row in rows]
+
+
+def predict_tokens(plain: PlainComet, segments: list[Segment], size: int = 8) -> int:
+    """Positions that `predict` runs through the encoder: rows sorted by source length, in batches of `size`."""
+    rows = sorted(plain.samples(segments), key=lambda row: len(row["src"]))
+    total = 0
+    for start in range(0, len(rows), size):
+        batch = plain.model.prepare_sample(rows[start : start + size], stage="predict")
+        for part in [batch] if isinstance(batch, dict) else batch:
+            total += sum(ids.numel() for name, ids in part.items() if name.endswith("input_ids"))
+    return total
+
+
+def bare_forward(plain: PlainComet, sequences: list[list[int]], device: str) -> Callable[[], None]:
+    """The encoder over the distinct sequences in padded batches of similar length, and nothing else."""
+    model = plain.model.encoder.model
+    if device != "cpu":  # predict takes its own copy off the device after every call
+        import copy
+
+        model = copy.deepcopy(model).to(device)
+    inputs = []
+    for batch in batches([len(ids) for ids in sequences], BARE_BUDGET[torch.device(device).type]):
+        rows = [torch.tensor(sequences[i], device=device) for i in batch]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1)  # (B, L)
+        inputs.append((ids, (ids != 1).long()))
+
+    def forward() -> None:
+        with full_precision():
+            for ids, mask in inputs:
+                model(ids, attention_mask=mask)
+
+    return forward
+
+
+def encoder_share(plain: PlainComet, segments: list[Segment], device: str) -> float:
+    """Share of one `predict` that its encoder takes, tokenisation, Trainer, data loader and moves left out."""
+    spent = []
+
+    def before(*_) -> None:
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+        spent.append(-time.perf_counter())
+
+    def after(*_) -> None:
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+        spent[-1] += time.perf_counter()
+
+    hooks = [plain.model.encoder.register_forward_pre_hook(before), plain.model.encoder.register_forward_hook(after)]
+    seconds, _ = clock(lambda: plain.score(segments), device)
+    for hook in hooks:
+        hook.remove()
+    return sum(spent) / seconds
+
+
+def agreement(plain, ours) -> dict:
+    """Largest score difference, mean Spearman within groups of 8 that vary, share of equal span lists."""
+    pairs = list(zip(plain.values, ours.values, strict=True))
+    if any(b is None for _, b in pairs):
+        raise RuntimeError("our route left samples without a score that the straightforward one has scored")
+    result = {"max_difference": max(abs(a - b) for a, b in pairs), "spearman": spearman(plain.values, ours.values)}
+    if plain.spans is not None and ours.spans is not None:
+        equal = [marks(a) == marks(b) for a, b in zip(plain.spans, ours.spans, strict=True)]
+        result["equal"] = sum(equal) / len(equal)
+    return result
+
+
+def marks(spans) -> list[tuple]:
+    return [(span.start, span.end, span.severity) for span in spans]
+
+
+# ------------------------------------------------------------------ back-translation, reward
+
+
+def backtranslate(bench: Bench) -> Iterator[dict]:
+    """transformers and CTranslate2 in float32 and int8, against one padded batch of `generate`."""
+    from rl_nmt.backtranslation import load_backtranslator
+
+    folder = bench.nllb()
+    sentences = [item.tamil for item in bench.items]
+    ours = {}
+    for name, backend, dtype in (
+        ("transformers", "transformers", "float32"), ("ctranslate2", "ctranslate2", "float32"),
+        ("ctranslate2-int8", "ctranslate2", "int8"),
+    ):  # fmt: skip
+        try:
+            ours[name] = load_backtranslator(
+                folder, backend=backend, dtype=dtype, beams=BEAMS, device=bench.device, max_new_tokens=MAX_NEW_TOKENS
+            )
+        except UserError as error:
+            say(f"skipped: backtranslate {name}: {error}")
+    plain = PlainTranslator(folder, bench.device, BEAMS)
+    routes = {"straightforward": lambda: plain(sentences)}
+    routes |= {name: lambda translate=translate: translate(sentences) for name, translate in ours.items()}
+    timed = paired(routes, bench.rounds, bench.device)
+    expected = timed.results["straightforward"]
+    for name, translate in ours.items():
+        found = timed.results[name]
+        tokens = sum(map(len, plain.tokenizer(distinct(found)[0])["input_ids"]))
+        yield common(bench, "backtranslate", name, timed) | {
+            "equal": equal_share(expected, found), "tokens_per_second": tokens / timed.median(name),
+            "stages": engine_share(translate, sentences, bench.device), "stats": translate.stats,
+        }  # fmt: skip
+
+
+def engine_share(translate, sentences: list[str], device: str) -> dict[str, float]:
+    """Share of one call that the search takes; the rest is splitting, tokenising and decoding."""
+    engine, spent = translate.engine, []
+    search = engine.generate
+
+    def timed(*args, **kwargs):
+        seconds, result = clock(lambda: search(*args, **kwargs), device)
+        spent.append(seconds)
+        return result
+
+    engine.generate = timed
+    try:
+        seconds, _ = clock(lambda: translate(sentences), device)
+    finally:
+        del engine.generate
+    return {"search": sum(spent) / seconds, "rest": 1 - sum(spent) / seconds}
+
+
+def reward(bench: Bench) -> Iterator[dict]:
+    """CometDuPOReward per back-end against the same formula over the straightforward models."""
+    from rewards_en_ta_dupo import CometDuPOReward
+
+    models = [str(bench.comet("regression_metric")), str(bench.comet("unified_metric")), str(bench.nllb())]
+    english, tamil = [item.english for item in bench.items], [item.tamil for item in bench.items]
+    settings = {"backtranslation_beams": BEAMS, "reward_device": bench.device, "dual_device": bench.device}
+    rewards = {"straightforward": use_plain_models(CometDuPOReward(*models, **settings), *models, BEAMS)}
+    for backend in ("transformers", "ctranslate2"):
+        try:
+            rewards[backend] = CometDuPOReward(*models, backtranslation_backend=backend, **settings)
+        except UserError as error:
+            say(f"skipped: reward {backend}: {error}")
+    routes = {name: lambda call=call: call(None, tamil, english=english) for name, call in rewards.items()}
+    timed = paired(routes, bench.rounds, bench.device)
+    expected = rewards.pop("straightforward")
+    for name, call in rewards.items():
+        pairs = zip(timed.results["straightforward"], timed.results[name], strict=True)
+        yield common(bench, "reward", name, timed) | {
+            "max_difference": max(abs(a - b) for a, b in pairs),
+            "equal": equal_share(*([row["backtranslation"] for row in r.last_rows] for r in (expected, call))),
+            "gated_share": call.last_log["reward/gated_share"],
+            "stages": stage_shares(call.last_log), "stages_straightforward": stage_shares(expected.last_log),
+        }  # fmt: skip
+
+
+# ------------------------------------------------------------------ output
+
+
+ROWS = {"cycle": cycle, "qe": qe, "xcomet": xcomet, "backtranslate": backtranslate, "reward": reward}
+
+
+def common(bench: Bench, row: str, backend: str, timed: Timed) -> dict:
+    """What every object has."""
+    return {
+        "row": row, "backend": backend, "shape": bench.shape, "n": bench.n, "duplicates": bench.duplicates,
+        "device": bench.device, "rounds": bench.rounds, "ratio": timed.ratio("straightforward", backend),
+        "seconds_ours": timed.median(backend), "seconds_straightforward": timed.median("straightforward"),
+        "max_difference": None,
+    }  # fmt: skip
+
+
+def line(found: dict) -> str:
+    """One object as a line to read."""
+    parts = [
+        f"{found['row']:13} {found['backend']:16} {found['shape']} N={found['n']}",
+        f"{found['seconds_ours']:.3f} s, straightforward {found['seconds_straightforward']:.3f} s",
+        f"ratio {found['ratio']:.2f}",
+    ]
+    if "over_bare" in found:
+        parts.append(f"over bare {found['over_bare']:.2f}")
+        parts.append(f"tokens {found['tokens']} of {found['tokens_straightforward']}")
+        parts.append(f"{found['tokens_per_second']:.0f} tok/s, {found['of_matmul']:.0%} of matmul")
+    if found["max_difference"] is not None:
+        parts.append(f"difference {found['max_difference']:.1e}")
+    for name, form in (("spearman", "{:.4f}"), ("equal", "{:.1%}"), ("gated_share", "{:.1%}")):
+        if found.get(name) is not None:
+            parts.append(f"{name} {form.format(found[name])}")
+    for name in ("stages", "stages_straightforward"):
+        if found.get(name):
+            parts.append(f"{name}: " + ", ".join(f"{stage} {share:.0%}" for stage, share in found[name].items()))
+    return " · ".join(parts)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=shapes.SHAPES, default="tiny", help="sizes of the models (default tiny)")
+    parser.add_argument("--n", type=int, help="samples of a call (default 32; large shapes on a CPU 8)")
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default 5)")
+    parser.add_argument("--duplicates", choices=("real", "none"), default="real", help="repeats within a group")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--only", help=f"rows, separated by commas, of {','.join(ROWS)} (default: all; reward only "
+                        "with tiny models or on a GPU)")  # fmt: skip
+    parser.add_argument("--threads", type=int, help="threads of torch and CTranslate2 (default: torch's)")
+    parser.add_argument("--models", type=Path, default=shapes.MODELS, help="where models are built (bench/build)")
+    parser.add_argument("--json", action="store_true", help="one JSON object per row and back-end")
+    args = parser.parse_args(argv)
+    small = args.shape == "tiny" or args.device != "cpu"
+    names = args.only.split(",") if args.only else [name for name in ROWS if small or name != "reward"]
+    if unknown := [name for name in names if name not in ROWS]:
+        parser.error(f"--only: {unknown[0]} is no row; the rows are {', '.join(ROWS)}")
+    args.n = args.n or (8 if args.shape == "large" and args.device == "cpu" else 32)
+    if args.n < 1 or args.rounds < 1 or (args.threads is not None and args.threads < 1):
+        parser.error("--n, --rounds and --threads must be at least 1")
+    args.rows = names
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    bench = Bench(
+        args.shape, args.n, args.duplicates, args.rounds, args.device, args.models.resolve(),
+        tuple(texts.items(args.n, args.duplicates)),
+    )  # fmt: skip
+    repeats = texts.repeat_share([item.tamil for item in bench.items])
+    words = sorted(len(item.english.split()) for item in bench.items)
+    say(f"{args.n} samples, {words[0]} to {words[-1]} English words, {repeats:.0%} repeat one of their group")
+    for name in args.rows:
+        for found in ROWS[name](bench):
+            print(json.dumps(found) if args.json else line(found), flush=True)
+        gc.collect()
+    print(machine(args.device), file=sys.stderr if args.json else sys.stdout, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,320 @@
+"""Checkpoints with random weights in the true shapes and the real file formats, for the benches.
+
+    python -m bench.shapes [--shape tiny|base|large] [--models DIR]
+
+tiny has the pocket world's sizes; base and large are XLM-R's, with its 250,002 rows of embedding, beside
+NLLB-200 distilled 600M and 1.3B with 256,206. The tokenizers are small ones trained on generated text: their
+ids use the first rows of the embeddings, the rest costs what it costs in the published models.
+
+COMET: random encoders give near-constant scores, so linears are drawn at 1.2/sqrt(fan_in), embeddings at std
+0.5, and the head is rescaled to 0.5 ± 0.15 on bench texts; layers are mixed almost evenly, so that every one
+counts. An equality to 1e-5 then says something.
+
+NLLB: a random translator never ends, and one that is cut off says nothing of routes that sort by length and
+stop early. So one cross-attention is built by hand: position t of the decoder attends to position t of the
+source, and the token found there is mapped to its English partner (`translate_by_word`). Every row thus ends
+after as many tokens as its source has, as different rows do in life, with the cost of the full shape: all
+other weights are random and small in what they add.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import hashlib
+import inspect
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench import texts
+from pocket import formats
+
+HERE = Path(__file__).resolve().parent
+MODELS = HERE / "build"
+SHAPES = ("tiny", "base", "large")
+COMET_KINDS = ("regression_metric", "unified_metric", "xcomet_metric")
+PIECES = 1600  # of the trained tokenizers: 1.6 tokens an English word, 2.2 a Tamil one
+
+
+@dataclass(frozen=True)
+class CometShape:
+    """Sizes of an XLM-R encoder and of COMET's head over it; `rows` of embedding, 0: the tokenizer's."""
+
+    hidden: int
+    layers: int
+    heads: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class NllbShape:
+    """Sizes of an M2M100 model, `layers` in encoder and decoder each; `rows` as in CometShape."""
+
+    hidden: int
+    layers: int
+    heads: int
+    ffn: int
+    rows: int
+
+
+COMET = {
+    "tiny": CometShape(128, 3, 4, 0),
+    "base": CometShape(768, 12, 12, 250_002),  # FacebookAI/xlm-roberta-base
+    "large": CometShape(1024, 24, 16, 250_002),  # FacebookAI/xlm-roberta-large
+}
+NLLB = {
+    "tiny": NllbShape(160, 2, 4, 320, 0),
+    "base": NllbShape(1024, 12, 16, 4096, 256_206),  # facebook/nllb-200-distilled-600M
+    "large": NllbShape(1024, 24, 16, 8192, 256_206),  # facebook/nllb-200-distilled-1.3B
+}
+
+
+def comet(kind: str, shape: str, models: Path = MODELS) -> Path:
+    """The folder of a COMET checkpoint of class `kind`, built once."""
+    return _once(models / f"{kind}-{shape}", lambda folder: _build_comet(folder, kind, COMET[shape]))
+
+
+def nllb(shape: str, models: Path = MODELS) -> Path:
+    """The folder of an NLLB-format Tamil→English model, built once."""
+    return _once(models / f"nllb-{shape}", lambda folder: _build_nllb(folder, NLLB[shape]))
+
+
+def _once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Build into `folder` unless it holds what this code would build."""
+    stamp = folder / "built.json"
+    digest = hashlib.sha256()
+    for source in (HERE / "shapes.py", HERE / "texts.py", Path(formats.__file__)):
+        digest.update(source.read_bytes())
+    wanted = digest.hexdigest()
+    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8"))["key"] == wanted:
+        return folder
+    print(f"building {folder.name}", file=sys.stderr, flush=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.parent == MODELS:
+        (MODELS / ".gitignore").write_text("*\n", encoding="utf-8")
+    draft = folder.with_name(folder.name + ".part")
+    shutil.rmtree(draft, ignore_errors=True)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        build(draft)
+    (draft / "built.json").write_text(json.dumps({"key": wanted}), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+    return folder
+
+
+# ------------------------------------------------------------------ COMET
+
+
+def _build_comet(folder: Path, kind: str, shape: CometShape) -> None:
+    from rl_nmt.scorers.base import loading
+
+    _save_encoder(folder / "encoder", _xlmr_tokenizer(), shape)
+    hparams = _hparams(kind, shape)
+    with loading():
+        from comet.models import str2model
+    accepted = inspect.signature(str2model[kind].__init__).parameters
+    kwargs = {name: value for name, value in hparams.items() if name in accepted}
+    with loading(), contextlib.chdir(folder):  # COMET resolves the encoder's path against the working directory
+        model = str2model[kind](**kwargs, load_pretrained_weights=False, local_files_only=True).eval()
+    _widen(model)
+    _centre(model)
+    formats.save_comet(model, hparams, folder)
+
+
+@functools.cache
+def _xlmr_tokenizer():
+    return formats.xlmr_tokenizer(texts.training_texts(), PIECES)
+
+
+def _save_encoder(folder: Path, tokenizer, shape: CometShape) -> None:
+    from transformers import XLMRobertaConfig
+
+    XLMRobertaConfig(
+        vocab_size=shape.rows or len(tokenizer), hidden_size=shape.hidden, num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads, intermediate_size=4 * shape.hidden, max_position_embeddings=514,
+        type_vocab_size=1, layer_norm_eps=1e-5, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+    ).save_pretrained(folder)  # fmt: skip
+    tokenizer.save_pretrained(folder)
+
+
+def _hparams(kind: str, shape: CometShape) -> dict:
+    """Hyper-parameters as the published checkpoint of the class has them, sizes apart."""
+    hparams = {
+        "class_identifier": kind, "encoder_model": "XLM-RoBERTa", "pretrained_model": "encoder",
+        "layer_transformation": "sparsemax", "layer_norm": False, "hidden_sizes": [3 * shape.hidden, shape.hidden],
+        "activations": "Tanh", "final_activation": None, "dropout": 0.1, "nr_frozen_epochs": 0.3,
+        "keep_embeddings_frozen": True, "batch_size": 4,
+    }  # fmt: skip
+    if kind == "regression_metric":
+        return hparams | {"layer": "mix", "pool": "avg"}
+    joint = {"sent_layer": "mix", "word_layer": shape.layers, "layer_norm": True, "loss_lambda": 0.65}
+    if kind == "unified_metric":
+        joint |= {"input_segments": ["mt", "src"], "word_level_training": False, "error_labels": ["minor", "major"]}
+    else:
+        labels = ["minor", "major", "critical"]
+        joint |= {"input_segments": ["mt", "src", "ref"], "word_level_training": True, "error_labels": labels}
+    return hparams | joint
+
+
+def _widen(model: torch.nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.normal_(0.0, 1.2 / math.sqrt(module.in_features))
+            module.bias.normal_(0.0, 0.1)
+        elif isinstance(module, torch.nn.Embedding):
+            module.weight.normal_(0.0, 0.5)
+    for i, weight in enumerate(model.layerwise_attention.scalar_parameters):
+        weight.fill_(0.002 * i)
+
+
+def _centre(model) -> None:
+    """Scale the head so that bench texts score 0.5 ± 0.15."""
+    rows = [{"src": item.english, "mt": item.back, "ref": item.english} for item in texts.items(24, "none", seed=1)]
+    if not model.requires_references():
+        rows = [{"src": row["src"], "mt": row["mt"]} for row in rows]
+    batch = model.prepare_sample(rows, stage="predict")
+    score = model(**(batch if isinstance(batch, dict) else batch[0])).score
+    head = [module for module in model.estimator.modules() if isinstance(module, torch.nn.Linear)][-1]
+    factor = 0.15 / score.std().item()
+    head.weight.mul_(factor)
+    head.bias.copy_((head.bias - score.mean()) * factor + 0.5)
+
+
+# ------------------------------------------------------------------ NLLB
+
+
+def _build_nllb(folder: Path, shape: NllbShape) -> None:
+    from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGeneration
+
+    folder.mkdir(parents=True)
+    tokenizer = formats.nllb_tokenizer(folder, texts.training_texts(), PIECES)
+    config = M2M100Config(
+        vocab_size=shape.rows or len(tokenizer) + 2, d_model=shape.hidden, encoder_layers=shape.layers,
+        decoder_layers=shape.layers, encoder_attention_heads=shape.heads, decoder_attention_heads=shape.heads,
+        encoder_ffn_dim=shape.ffn, decoder_ffn_dim=shape.ffn, max_position_embeddings=1024, dropout=0.1,
+        encoder_layerdrop=0.0, decoder_layerdrop=0.0, scale_embedding=True, pad_token_id=1, bos_token_id=0,
+        eos_token_id=2, decoder_start_token_id=2,
+    )  # fmt: skip
+    model = M2M100ForConditionalGeneration(config).eval()
+    translate_by_word(model, tokenizer)
+    model.generation_config = GenerationConfig(  # as on the hub
+        bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, max_length=200
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def translate_by_word(model, tokenizer) -> None:
+    """Make a random M2M100 model translate token by token: the k-th source token decides the k-th output token.
+
+    Dimensions are shared out. Some sines and cosines of the position embedding are left to the last decoder
+    layer's cross-attention, whose queries and keys read nothing else: its scores are sums of cos(w·(t − s)),
+    which peak where source position s is decoder position t. The other dimensions hold the tokens, in two
+    halves: a Tamil token has its code in the first, its English partner the same code in the second, and
+    punctuation and </s> in both. The values of that attention are the source's token dimensions, its output
+    exchanges the halves. Rows of the embedding beyond the tokenizer stay 0: no token, but part of the softmax.
+    """
+    config = model.config
+    width, half = config.d_model, config.d_model // 2
+    head = width // config.decoder_attention_heads
+    # Frequencies 10000^(−i / (half − 1)) from 1 down to 0.3: of all ranges this one tells neighbours apart best
+    # without bringing a far position (up to 200) near.
+    waves = torch.linspace(0, (half - 1) * -math.log(0.3) / math.log(10_000), head // 2).round().long()  # (F,)
+    positional = torch.cat([waves, waves + half, torch.tensor([half - 1])])
+    free = torch.tensor(sorted(set(range(width)) - set(positional.tolist())))
+    free = free[torch.randperm(len(free))][: len(free) // 2 * 2]
+    first, second = free.chunk(2)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name.endswith(("out_proj", "fc2")):
+            module.weight.mul_(0.05)
+    scale = (math.log(config.vocab_size) + 5) / math.sqrt(width)  # norm of a token: its logit beats the softmax
+    model.model.shared.weight.copy_(_codes(tokenizer, config.vocab_size, width, first, second, scale))
+    attention = model.model.decoder.layers[-1].encoder_attn
+    _attend_to_own_position(attention, waves, half, head, scale)
+    _exchange_halves(model, attention, tokenizer, first, second, scale)
+
+
+def _codes(tokenizer, rows: int, width: int, first, second, scale: float) -> torch.Tensor:
+    """The embedding (rows, width): norm `scale` per token, halves as `translate_by_word` says."""
+    table = torch.zeros(rows, width)
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    special = set(tokenizer.all_special_ids)
+    codes = torch.randn(len(tokens), len(first))  # (V, M)
+    codes -= codes.mean(1, keepdim=True)
+    codes *= scale / codes.norm(dim=1, keepdim=True)
+    english = {start: [] for start in (True, False)}  # begins a word, or goes on with one
+    for i, token in enumerate(tokens):
+        if i not in special and texts.LATIN.search(token) and not texts.TAMIL.search(token):
+            english[token.startswith("▁")].append(i)
+            table[i, second] = codes[i]
+    english[True].sort(key=lambda i: -len(tokens[i]))  # whole words and short endings, as English has them
+    english[False].sort(key=lambda i: len(tokens[i]))
+    met = {True: 0, False: 0}
+    for i, token in enumerate(tokens):
+        if texts.TAMIL.search(token) and i not in special:
+            start = token.startswith("▁")
+            partner = english[start][met[start] % len(english[start])]
+            met[start] += 1
+            table[i, first] = codes[partner]
+        elif not table[i].any() and i != tokenizer.pad_token_id:
+            table[i, first] = table[i, second] = codes[i] / math.sqrt(2)
+    return table
+
+
+def _attend_to_own_position(attention, waves, half: int, head: int, scale: float) -> None:
+    """Queries and keys of every head: the chosen sines and cosines, less a dimension that is always near 0."""
+    frequencies = 10_000 ** (-waves.double() / (half - 1))
+    margin = (1 - frequencies.cos()).sum().item()  # what the nearest neighbour lacks of the peak
+    # LayerNorm divides by about sqrt(0.5 + scale²): half for the position's sines, scale² for the token.
+    gain = math.sqrt(10 * (0.5 + scale**2) * math.sqrt(head) / margin)
+    for projection in (attention.q_proj, attention.k_proj):
+        projection.weight.zero_()
+        projection.bias.zero_()
+        for start in range(0, projection.out_features, head):
+            for k, wave in enumerate(waves.tolist()):
+                for row, dimension in ((start + 2 * k, wave), (start + 2 * k + 1, wave + half)):
+                    projection.weight[row, dimension] = gain
+                    projection.weight[row, half - 1] = -gain
+
+
+def _exchange_halves(model, attention, tokenizer, first, second, scale: float) -> None:
+    """Values: the token dimensions, less their mean over real text. Output: first half to second and back."""
+    tokenizer.src_lang = "tam_Taml"
+    batch = tokenizer([item.tamil for item in texts.items(16, "none", seed=2)], return_tensors="pt", padding=True)
+    states = model.model.encoder(**batch).last_hidden_state[batch["attention_mask"].bool()]  # (tokens, width)
+    attention.v_proj.weight.zero_()
+    attention.out_proj.weight.zero_()
+    attention.out_proj.bias.zero_()
+    gain = 6 * (0.5 + scale**2) / scale  # the exchanged token is then about 6 times what it is added to
+    for here, there in ((first, second), (second, first)):
+        attention.v_proj.weight[here, here] = 1.0
+        attention.out_proj.weight[there, here] = gain
+    attention.v_proj.bias.zero_()
+    both = torch.cat([first, second])
+    attention.v_proj.bias[both] = -states.mean(0)[both]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder to build into (default bench/build)")
+    args = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    for kind in COMET_KINDS:
+        print(comet(kind, args.shape, args.models))
+    print(nllb(args.shape, args.models))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

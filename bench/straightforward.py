@@ -1,0 +1,120 @@
+"""The straightforward route that the benches compare with: each model used as its own page shows.
+
+COMET as in its README: `load_from_checkpoint`, then `predict(samples, batch_size=8, gpus=1)` for every call,
+gpus=0 on a CPU, without the progress bar. NLLB as on its model card: one padded batch into `generate` with
+the forced target tag, here with 4 beams, decoded with `batch_decode`; length and stopping are the
+checkpoint's defaults but for max_new_tokens, which is that of the other route (256).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from rl_nmt.errors import ConfigError
+from rl_nmt.scorers.base import Scores, Segment, Span, loading
+
+PREDICT_BATCH = 8
+MAX_NEW_TOKENS = 256
+
+
+class PlainComet:
+    """COMET by `predict`. `score` takes and gives what a `rl_nmt.scorers.base.Scorer` does."""
+
+    def __init__(self, folder: Path, device: str = "cpu"):
+        folder = folder.resolve()
+        with loading(), contextlib.chdir(folder):  # the encoder is named relative to the checkpoint
+            import comet
+
+            self.model = comet.load_from_checkpoint(str(folder / "checkpoints" / "model.ckpt"), local_files_only=True)
+        self.device = device
+        self._signature = {"identity": {"model": folder.name, "route": "predict"}, "environment": {}}
+
+    def samples(self, segments: Sequence[Segment]) -> list[dict[str, str]]:
+        """Rows as COMET takes them."""
+        rows = [{"src": s.src, "mt": s.mt, "ref": s.ref} for s in segments]
+        return [{name: text for name, text in row.items() if text is not None} for row in rows]
+
+    def score(self, segments: Sequence[Segment]) -> Scores:
+        """One value per segment, and XCOMET's spans."""
+        with quiet():
+            output = self.model.predict(
+                self.samples(segments), batch_size=PREDICT_BATCH, gpus=int(self.device != "cpu"), progress_bar=False
+            )
+        spans = output.metadata.error_spans if "metadata" in output and "error_spans" in output.metadata else None
+        return Scores(list(output.scores), None if spans is None else [[_span(s) for s in row] for row in spans])
+
+    def to(self, device: str) -> PlainComet:
+        """`predict` moves the model itself, to the device and back at every call."""
+        self.device = device
+        return self
+
+    def signature(self) -> dict[str, dict]:
+        """Says that this is the plain route."""
+        return copy.deepcopy(self._signature)
+
+
+class PlainTranslator:
+    """NLLB by `generate`: N texts → N translations, in one batch."""
+
+    def __init__(self, folder: Path, device: str = "cpu", beams: int = 4):
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, src_lang="tam_Taml")
+        self.model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval().to(device)
+        self.beams, self.name = beams, folder.name
+
+    def __call__(self, texts: Sequence[str]) -> list[str]:
+        """Translations, order kept."""
+        inputs = self.tokenizer(list(texts), return_tensors="pt", padding=True).to(self.model.device)
+        tokens = self.model.generate(
+            **inputs, forced_bos_token_id=self.tokenizer.convert_tokens_to_ids("eng_Latn"), num_beams=self.beams,
+            max_new_tokens=MAX_NEW_TOKENS,
+        )  # fmt: skip
+        return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+
+    def to(self, device: str) -> PlainTranslator:
+        """Move the weights."""
+        self.model.to(device)
+        return self
+
+    def signature(self) -> dict[str, dict]:
+        """Says that this is the plain route."""
+        return {"identity": {"model": self.name, "route": "generate", "beams": self.beams}, "environment": {}}
+
+
+def use_plain_models(reward, da: str | Path, qe: str | Path, nllb: str | Path, beams: int):
+    """The same CometDuPOReward, formula and guards untouched, with its three models on the straightforward route."""
+    if reward.reward_device != reward.dual_device:
+        raise ConfigError(
+            f"dual_device: {reward.dual_device} is not reward_device, {reward.reward_device}; the straightforward "
+            "route knows one device: name the same twice"
+        )
+    reward.da = PlainComet(Path(da), reward.reward_device)
+    reward.qe = PlainComet(Path(qe), reward.reward_device)
+    reward.backtranslator = PlainTranslator(Path(nllb), reward.dual_device, beams)
+    return reward
+
+
+@contextlib.contextmanager
+def quiet():
+    """No Lightning banners and no advice about data loaders."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _span(found: dict) -> Span:
+    return Span(found["start"], found["end"], found["severity"], found["confidence"])
