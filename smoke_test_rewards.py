@@ -139,9 +139,10 @@ def inspect(reward, own, pairs: list[tuple[str, str, float | None]], cfg) -> Non
         print(f"{len(rows)} scored rows: {own.rollouts}", flush=True)
     if own.score:
         passing = [row if row["gate"] is None else {} for row in rows]
-        texts = [{name: value for name, value in row.items() if name != "total"} for row in passing]
+        components = [{name: value for name, value in row.items() if name != "total"} for row in passing]
         totals = {"total": [row["total"] for row in rows]}
-        print(agreement.as_text(agreement.table(texts, human, sources, totals), own.score))
+        cleaned = [row["english"] for row in rows]  # sources that differ in spaces alone are one source
+        print(agreement.as_text(agreement.table(components, human, cleaned, totals), own.score))
         print(f"gated: {sum(row['gate'] is not None for row in rows)} of {len(rows)}")
     elif not own.rollouts:
         show(rows)

@@ -36,7 +36,7 @@ from rl_nmt.text import LANGUAGES, script_share
 MAX_SOFT_WIN_SHARE = 0.1
 MAX_HONEST_GATED = 0.05  # the gates' own bar on human translations is 0.02
 MAX_UNSCORED = 0.25  # the same share of a group without a score that makes the trainer skip it
-MAX_PAIRS = 60  # about 3,200 outputs, of which the gates leave some 1,000 to the models
+MAX_PAIRS = 60  # about 3,100 outputs, of which the gates leave some 600 to the models
 TIE = 1e-6  # two totals closer than this are equal: fp32 scorers agree to it between batches
 EXAMPLES = 2  # of won cheats, kept per family
 BATCH = 256

@@ -18,8 +18,9 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from rl_nmt import respell
 from rl_nmt.errors import ConfigError
-from rl_nmt.respell import WORD, find_names, fullwidth, in_letters_of, lookalike, romanise, spell
+from rl_nmt.respell import WORD, Spelled, fullwidth, lookalike
 from rl_nmt.text import clean_for_scoring
 
 Pair = tuple[str, str]  # source, honest translation
@@ -32,7 +33,8 @@ class Tongue:
     numbers: number words that may replace each other; pointing: determiners; polarity: endings (or whole
     words) of negative forms and what makes them positive; preambles and notes: what a chatty model writes
     before and after a translation; stock: fluent sentences that translate nothing; vowel: one letter to
-    stretch; scripts: other scripts it can be written in letter by letter.
+    stretch; scripts: other scripts that `rescript` can write it in; spell, romanise, rescript, find_names:
+    see rl_nmt/respell.py.
     """
 
     name: str
@@ -44,6 +46,10 @@ class Tongue:
     stock: tuple[str, ...]
     vowel: str
     scripts: tuple[str, ...]
+    spell: Callable[[str], str]
+    romanise: Callable[[str], str]
+    rescript: Callable[[str, str], str]
+    find_names: Callable[[str, str, frozenset[str]], list[Spelled]]
 
 
 TONGUES = {
@@ -70,6 +76,10 @@ TONGUES = {
         ),
         vowel="ஆ",
         scripts=("Devanagari", "Malayalam", "Sinhala"),
+        spell=respell.spell,
+        romanise=respell.romanise,
+        rescript=respell.in_letters_of,
+        find_names=respell.find_names,
     )
 }  # fmt: skip
 
@@ -190,7 +200,7 @@ def other_english(case: Case) -> str | None:
 
 def transliterated_english(case: Case) -> str:
     """The source in the language's letters, by sound."""
-    return spell(case.english)
+    return case.tongue.spell(case.english)
 
 
 def partial_copy(case: Case) -> str | None:
@@ -222,12 +232,12 @@ def english_after(case: Case) -> str:
 
 def romanised(case: Case) -> str:
     """The translation in Latin letters."""
-    return romanise(case.honest)
+    return case.tongue.romanise(case.honest)
 
 
 def other_script(case: Case) -> str:
     """The translation in the letters of a neighbouring script."""
-    return in_letters_of(case.honest, case.rng.choice(case.tongue.scripts))
+    return case.tongue.rescript(case.honest, case.rng.choice(case.tongue.scripts))
 
 
 def mixed_script(case: Case) -> str | None:
@@ -235,14 +245,14 @@ def mixed_script(case: Case) -> str | None:
     if len(case.words) < 2:
         return None
     script = case.rng.choice(case.tongue.scripts)
-    return " ".join(in_letters_of(word, script) if i % 2 == 0 else word for i, word in enumerate(case.words))
+    return " ".join(case.tongue.rescript(word, script) if i % 2 == 0 else word for i, word in enumerate(case.words))
 
 
 def half_romanised(case: Case) -> str | None:
     """The first half of the translation in Latin letters."""
     if len(case.words) < 3:
         return None
-    return f"{romanise(_half(case.honest))} {_half(case.honest, second=True)}"
+    return f"{case.tongue.romanise(_half(case.honest))} {_half(case.honest, second=True)}"
 
 
 # --- hard: chat around the text ------------------------------------------------------------------------
@@ -420,14 +430,14 @@ def wrong_number(case: Case) -> str | None:
 
 def swapped_name(case: Case) -> str | None:
     """One name is somebody else's, in the same case ending where the suite has one."""
-    names = find_names(case.english, case.honest, case.common)
+    names = case.tongue.find_names(case.english, case.honest, case.common)
     if not names:
         return None
     name = case.rng.choice(names)
     elsewhere = [
         found.tamil
         for english, native in case.others()
-        for found in find_names(english, native, case.common)
+        for found in case.tongue.find_names(english, native, case.common)
         if found.english != name.english
     ]
     for ending in (3, 2, 0):  # the longest common case ending there is
@@ -472,7 +482,7 @@ def half_transliterated(case: Case) -> str | None:
     """The first half of the source by sound, then the second half of the translation."""
     if min(len(case.english.split()), len(case.words)) < 4:
         return None
-    return f"{spell(_half(case.english))} {_half(case.honest, second=True)}"
+    return f"{case.tongue.spell(_half(case.english))} {_half(case.honest, second=True)}"
 
 
 def order_shuffled(case: Case) -> str | None:

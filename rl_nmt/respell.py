@@ -2,7 +2,8 @@
 
 The raw material of the cheats in rl_nmt/cheats.py. Rough on purpose, as a cheating model would be, and on
 purpose without anything of the gates' own transliteration: an attack that shared the defence's tables could
-only find what the defence already knows. No model, no torch. Spelling rules and tables: ours.
+only find what the defence already knows. The tables are for Tamil; another language has functions of its own
+in its row of rl_nmt/cheats.TONGUES. No model, no torch. Spelling rules and tables: ours.
 """
 
 from __future__ import annotations
