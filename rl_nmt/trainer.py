@@ -237,6 +237,9 @@ class GuardedGRPOTrainer(GRPOTrainer):
             sampler.shuffle, sampler.seed,
         )  # fmt: skip
 
+    def compare_trainer_and_checkpoint_args(self, training_args, trainer_state):
+        """Nothing: `_Continue` lets the new values count where the Trainer would only warn."""
+
     def _issue_warnings_after_load(self, load_result):
         tied = set(getattr(self.model, "_tied_weights_keys", None) or ())  # saved once, under their other name
         missing = [name for name in load_result.missing_keys if name not in tied]
@@ -293,6 +296,7 @@ class _Continue(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         trainer = self.trainer
+        state.compute_steps(args, state.max_steps)  # a resumed state comes with the old save_steps and logging_steps
         if trainer._continued is not None:
             trainer._globalstep_last_logged = trainer._continued["last_logged_step"]
             trainer._total_loss_scalar = trainer._continued["logged_loss"]
@@ -319,6 +323,7 @@ def _adopt_learning_rate(trainer) -> None:
         group["lr"] = wanted * (group["lr"] / old)
         group["initial_lr"] = wanted
     scheduler.base_lrs = [wanted] * len(scheduler.base_lrs)
+    scheduler._last_lr = [group["lr"] for group in trainer.optimizer.param_groups]  # what is logged
 
 
 def check_save_steps(args) -> None:

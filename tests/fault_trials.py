@@ -62,7 +62,7 @@ def settings(model: Path, folder: Path, **changes) -> script.RunCfg:
     })  # fmt: skip
 
 
-def train(cfg: script.RunCfg, sentences: int = 16, iterations: int = 1, prepare=None, force=False, wandb=False) -> None:
+def train(cfg: script.RunCfg, sentences=16, iterations=1, prepare=None, force=False, during_evaluation=None) -> None:
     """What `script.run` does once data and models are there. `prepare(trainer)` comes just before training."""
     import trl
 
@@ -86,7 +86,8 @@ def train(cfg: script.RunCfg, sentences: int = 16, iterations: int = 1, prepare=
         snapshot = SimpleNamespace(metrics={"chrf": 50.0})
 
         def evaluate():
-            time.sleep(0.05)
+            if during_evaluation:
+                during_evaluation(trainer)
             return snapshot
 
         notes = dict(resume.notes) if resume else {"launch_gate": "passed"}
@@ -159,6 +160,28 @@ def trial(folder: Path, function, *args, **kwargs) -> tuple[int, str, str]:
 
 
 # --- what must be identical ----------------------------------------------------------------------------
+
+
+def die_after(step: int):
+    """A `prepare` for `train`: die as by kill -9 in the reward call of the step after `step`."""
+    return at_step(step, "_calculate_rewards", lambda: os._exit(137))
+
+
+def at_step(step: int, method: str, action):
+    """A `prepare` for `train`: once `step` steps are done, call `action()` in the next call of `trainer.method`."""
+
+    def prepare(trainer):
+        original, done = getattr(trainer, method), []
+
+        def wrapped(*args, **kwargs):
+            if trainer.state.global_step >= step and not done:
+                done.append(True)
+                action()
+            return original(*args, **kwargs)
+
+        setattr(trainer, method, wrapped)
+
+    return prepare
 
 
 def without_clock(row: dict) -> dict:
@@ -234,6 +257,7 @@ class DiskFault:
                 original(model, trial)
             finally:
                 self.inside = False
+                Path(f"{trainer.args.output_dir}.writes").write_text(str(self.count))
 
         trainer._save_checkpoint = save
         torch.save = self._whole(torch.save, 1)

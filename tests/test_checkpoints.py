@@ -9,7 +9,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from fault_trials import TextReward, differences, outcome, settings, train, trial
+from fault_trials import TextReward, die_after, differences, outcome, settings, train, trial
 
 from rl_nmt import checkpoints
 from rl_nmt.checkpoints import Broken, Keeper, checkpoint_folders, find, read, seal, set_aside
@@ -314,27 +314,11 @@ def test_a_stopped_run_ends_as_the_undisturbed_one(tiny_policy, tmp_path, name):
     step = cfg("whole").max_steps
     whole = trial(tmp_path / "whole", train, cfg("whole"), **extra)
     assert whole[0] == 0, whole[2]
-    killed = trial(tmp_path / "killed", train, cfg("killed"), prepare=kill_after(step - 2), **extra)
+    killed = trial(tmp_path / "killed", train, cfg("killed"), prepare=die_after(step - 2), **extra)
     assert killed[0] == 137
     again = trial(tmp_path / "killed", train, cfg("killed"), **extra)
     assert again[0] == 0 and "resuming from" in again[1], again[2]
     assert differences(outcome(tmp_path / "whole", step), outcome(tmp_path / "killed", step)) == []
-
-
-def kill_after(step: int):
-    """Die as by kill -9 in the reward call of the step after `step`."""
-
-    def prepare(trainer):
-        original = trainer._calculate_rewards
-
-        def die(*args):
-            if trainer.state.global_step >= step:
-                os._exit(137)
-            return original(*args)
-
-        trainer._calculate_rewards = die
-
-    return prepare
 
 
 def test_the_comparison_sees_one_bit(tiny_policy, tmp_path):

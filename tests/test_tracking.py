@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import json
+import resource
 import socket
+import sys
+import threading
 import time
+import types
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
+from fault_trials import trial
 from tiny_run import Server
 
-from rl_nmt.tracking import MetricsFile, choose_wandb_mode, finite, probe, wandb_key_known
+from rl_nmt.tracking import (
+    MetricsFile,
+    choose_wandb_mode,
+    finish_wandb,
+    finite,
+    probe,
+    start_wandb,
+    wandb_key_known,
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +69,36 @@ def test_rows_past_the_resumed_step_are_cut(tmp_path):
         file.append({"step": step, "kind": "train"})
     assert [row["step"] for row in file.cut_after(2)] == [1, 2]
     assert [row["step"] for row in file.rows()] == [1, 2]
+
+
+def test_rows_written_at_a_step_after_its_checkpoint_are_cut_too(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    for step, kind in ((1, "train"), (2, "train"), (2, "end"), (2, "eval")):
+        file.append({"step": step, "kind": kind})
+    assert [row["kind"] for row in file.cut_after(2, 2)] == ["train", "train"] == [row["kind"] for row in file.rows()]
+    assert len(file.cut_after(2, 9)) == 2
+
+
+def limited(path, size):
+    """Rows while no file may grow above `size` bytes: a full disk, for real. Runs in a forked child."""
+    file = MetricsFile(path)
+    row = {"step": 1, "text": "அ" * 1000}
+    file.append(row)
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    for step in (2, 3, 4):
+        file.append({**row, "step": step})
+    with pytest.raises(OSError, match="File too large"):
+        file.flush()
+    assert [r["step"] for r in file.rows()] == [1] and path.read_bytes().endswith(b"\n")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    file.append({**row, "step": 5})
+    assert [r["step"] for r in file.rows()] == [1, 2, 3, 4, 5]
+
+
+def test_rows_that_find_the_disk_full_wait(tmp_path):
+    status, _, err = trial(tmp_path / "log", limited, tmp_path / "metrics.jsonl", 4000)
+    assert status == 0 and err.count("its rows wait in memory until it can") == 1, err
 
 
 def test_modes_without_a_server(monkeypatch):
@@ -112,3 +156,77 @@ def test_a_server_that_does_not_answer_costs_seconds(monkeypatch, listening):
 
 def test_a_name_that_does_not_exist():
     assert "cannot be reached" in probe("https://no-such-host.invalid", seconds=3)
+
+
+# --- W&B itself ------------------------------------------------------------------------------------------
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A server that knows nobody: 401 to everything."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b'{"errors": [{"message": "user is not logged in"}]}'
+        self.send_response(401)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_key_that_the_server_refuses_is_an_offline_run(monkeypatch, tmp_path, capsys):
+    import wandb
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setenv("WANDB_API_KEY", "canary01" * 5)
+    start = time.monotonic()
+    try:
+        assert choose_wandb_mode("online")[0] == "online"
+        run_id = start_wandb("online", tmp_path, project="p")
+        assert time.monotonic() - start < 10
+        assert wandb.run.id == run_id and wandb.run.settings._offline
+    finally:
+        finish_wandb()
+        server.shutdown()
+        server.server_close()
+    said = capsys.readouterr()
+    assert "W&B: offline, since online failed" in said.out and "upload later with `wandb sync " in said.out
+    assert "canary" not in said.out + said.err
+    assert wandb.run is None
+
+
+def test_a_resumed_run_keeps_its_id(monkeypatch, tmp_path):
+    import wandb
+
+    first = start_wandb("offline", tmp_path, project="p")
+    finish_wandb()
+    assert start_wandb("offline", tmp_path, first, project="p") == first == wandb.run.id
+    finish_wandb()
+
+
+@pytest.mark.parametrize("behaviour", ["hangs", "raises"])
+def test_the_end_is_bounded_whatever_the_server_does(monkeypatch, capsys, behaviour):
+    def finish(exit_code):
+        if behaviour == "hangs":
+            time.sleep(60)
+        raise ConnectionError("gone away")
+
+    run = types.SimpleNamespace(dir="/runs/wandb/run-1/files")
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(run=run, finish=finish))
+    start = time.monotonic()
+    finish_wandb(seconds=0.3)
+    assert time.monotonic() - start < 3
+    assert "W&B did not finish" in (said := capsys.readouterr().err) and "`wandb sync /runs/wandb/run-1`" in said
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(run=None))
+    finish_wandb()

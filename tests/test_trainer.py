@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import types
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from tiny_run import SENTENCES
 
 import train_grpo_en_ta as script
 from rl_nmt import policy
-from rl_nmt.errors import ConfigError
-from rl_nmt.trainer import MIN_VALID, GuardedGRPOTrainer, apply_group_rules
+from rl_nmt.errors import ConfigError, NonFiniteLoss
+from rl_nmt.trainer import MIN_VALID, EpochSampler, GuardedGRPOTrainer, apply_group_rules, check_save_steps
 
 NAN, INF = float("nan"), float("inf")
 
@@ -357,3 +358,117 @@ def test_nothing_depends_on_the_machine(build):
     args = build(Given([0.5])).args
     assert (args.bf16, args.fp16, args.report_to, args.num_generations) == (False, False, [], 4)
     assert args.num_iterations == 1 and args.steps_per_generation == 1 and args.max_steps == 2
+
+
+# --- stopping and continuing ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("save", "accumulation", "per_generation", "iterations", "legal"),
+    [
+        (5, 2, 2, 1, None), (4, 2, 2, 2, None), (5, 2, 2, 2, "4 or 6"), (1, 2, 2, 2, "2"), (7, 1, 4, 1, "4 or 8"),
+        (3, 2, 3, 1, None), (4, 2, 3, 1, "3 or 6"), (10, 1, 4, 2, "8 or 16"), (3, 4, 2, 1, None),
+    ],
+)  # fmt: skip
+def test_save_steps_inside_a_generation_cycle(save, accumulation, per_generation, iterations, legal):
+    args = types.SimpleNamespace(
+        save_steps=save, gradient_accumulation_steps=accumulation, steps_per_generation=per_generation,
+        num_iterations=iterations, save_strategy="steps",
+    )  # fmt: skip
+    fits = (save * accumulation) % (per_generation * iterations) == 0
+    assert fits == (legal is None)
+    if fits:
+        check_save_steps(args)
+        return
+    with pytest.raises(ConfigError, match=f"save_steps: {save} lies inside .* nearest that work: {legal}$"):
+        check_save_steps(args)
+    for value in map(int, legal.split(" or ")):
+        check_save_steps(types.SimpleNamespace(**{**vars(args), "save_steps": value}))
+
+
+def test_the_trainer_refuses_them_when_it_is_built(build, monkeypatch):
+    import trl
+
+    original = trl.GRPOConfig
+    monkeypatch.setattr(trl, "GRPOConfig", lambda **options: original(**options, num_iterations=2))
+    with pytest.raises(ConfigError, match=r"save_steps: 3 lies inside a generation cycle of 2 .* 2 or 4"):
+        build(Given([0.5]), save_steps=3)
+
+
+def test_an_epochs_order_does_not_depend_on_the_past():
+    """Epoch e is the e-th permutation of TRL's own sampler, in whatever process it is read."""
+    from trl.trainer.utils import RepeatSampler
+
+    options = {"mini_repeat_count": 2, "batch_size": 3, "repeat_count": 2, "shuffle": True, "seed": 5}
+    theirs, ours = RepeatSampler(range(10), **options), EpochSampler(range(10), **options)
+    orders = [list(theirs) for _ in range(4)]
+    assert len({tuple(order) for order in orders}) == 4
+    for epoch in (3, 0, 0, 2, 1):
+        ours.set_epoch(epoch)
+        assert list(ours) == orders[epoch]
+    plain = EpochSampler(range(4), mini_repeat_count=1, shuffle=False)
+    plain.set_epoch(3)
+    assert list(plain) == [0, 1, 2, 3]
+
+
+def resumed(build, trainer, **changes):
+    """A second trainer that goes on from the newest checkpoint of the first one's folder."""
+    path = max(Path(trainer.args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    again = build(Given([0.1, 0.9, 0.4, 0.6]), **changes)
+    with torch.random.fork_rng(devices=[]):
+        again.train(resume_from_checkpoint=str(path))
+    return again
+
+
+def test_nothing_left_to_train_trains_nothing(build):
+    """transformers alone would train one step more, and end at other weights."""
+    first = build(Given([0.1, 0.9, 0.4, 0.6]), max_steps=3, save_steps=3)
+    with torch.random.fork_rng(devices=[]):
+        first.train()
+    again = resumed(build, first, max_steps=3, save_steps=3)
+    assert again.state.global_step == 3
+    for one, two in zip(first.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_changed_learning_rate_and_save_steps_count_when_a_run_goes_on(build):
+    """transformers takes both from the checkpoint, and only warns."""
+    first = build(Given([0.1, 0.9, 0.4, 0.6]), max_steps=2, save_steps=2, lr=1e-3)
+    with torch.random.fork_rng(devices=[]):
+        first.train()
+    again = resumed(build, first, max_steps=5, save_steps=1, save_total_limit=9, lr=5e-4)
+    rates = {row["step"]: row["learning_rate"] for row in again.state.log_history if "learning_rate" in row}
+    assert rates == {1: 1e-3, 2: 1e-3, 3: 5e-4, 4: 5e-4, 5: 5e-4}
+    kept = {path.name for path in Path(first.args.output_dir).glob("checkpoint-*")}
+    assert kept == {f"checkpoint-{step}" for step in (2, 3, 4, 5)}
+
+
+@pytest.mark.parametrize("fault", ["gradient", "probabilities"])
+def test_numbers_that_are_none_stop_before_the_step(build, fault):
+    trainer = build(Given([0.1, 0.9, 0.4, 0.6]))
+    weights = [p.detach().clone() for p in trainer.model.parameters()]
+    target = dict(trainer.model.named_parameters())["model.layers.1.mlp.up_proj.weight"]
+    if fault == "gradient":
+        target.register_hook(lambda gradient: gradient * float("inf"))
+        said = "the gradient of model.layers.1.mlp.up_proj.weight is not finite .* no weight was changed"
+    else:
+        with torch.no_grad():
+            trainer.model.lm_head.weight.fill_(float("nan"))
+        weights, said = [], "the policy's probabilities are not finite at step 1"
+    with torch.random.fork_rng(devices=[]), pytest.raises(NonFiniteLoss, match=said):
+        trainer.train()
+    for before, now in zip(weights, trainer.model.parameters(), strict=False):
+        assert torch.equal(before, now)
+    assert (Path(trainer.args.output_dir) / "nonfinite-step-1" / "batch.json").exists()
+
+
+def test_no_checkpoint_inside_a_cycle(build, monkeypatch):
+    """Also the one at the end of training, when max_steps falls inside: it would resume to something else."""
+    import trl
+
+    original = trl.GRPOConfig
+    monkeypatch.setattr(trl, "GRPOConfig", lambda **options: original(**options, num_iterations=2))
+    trainer = build(Given([0.1, 0.9, 0.4, 0.6]), save_steps=2, max_steps=3)
+    with torch.random.fork_rng(devices=[]):
+        trainer.train()
+    assert [path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*")] == ["checkpoint-2"]
