@@ -19,6 +19,7 @@ from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 from rl_nmt.scorers.base import fingerprint
 
 DTYPES = ("float32", "bfloat16", "int8")
+SLACK = 16  # new tokens beyond the longest source that the common search allows
 
 
 class CTranslate2Engine:
@@ -61,20 +62,33 @@ class CTranslate2Engine:
         self.vocabulary = len(words)
 
     def generate(self, rows: list[list[int]], caps: list[int]) -> tuple[list[list[int]], int, int]:
-        """See `Engine.generate`; no padding is counted, for CTranslate2 takes it out before its linear layers."""
-        results: list = [None] * len(rows)
-        for cap in sorted(set(caps), reverse=True):  # one call per cap; together they keep its workers busy
-            places = [i for i, other in enumerate(caps) if other == cap]
-            pending = self.translator.translate_batch(
-                [self.tokenizer.convert_ids_to_tokens(rows[i]) for i in places],
-                target_prefix=[[self.target]] * len(places), beam_size=self.beams, max_decoding_length=cap,
-                max_input_length=0, return_end_token=True, asynchronous=True,
-            )  # fmt: skip
-            for i, result in zip(places, pending, strict=True):
-                results[i] = result
-        ids = [self.tokenizer.convert_tokens_to_ids(result.result().hypotheses[0]) for result in results]
+        """See `Engine.generate`; no padding is counted, for CTranslate2 takes it out before its linear layers.
+
+        It knows one cap per call, and small calls are slow. So all rows go through one search that is long enough
+        for a translation; only those still running at the end of it, or at their own cap, are searched again,
+        in a call per cap. What ended before is what its own cap would have given.
+        """
+        found: dict[int, list[str]] = {}
+        if len(set(caps)) > 1:
+            common = min(max(caps), len(rows[0]) + SLACK)
+            for i, result in enumerate(self._search(rows, common, self.beams)):
+                if max(map(len, result.hypotheses)) < min(caps[i], common):  # the last of them ended the search
+                    found[i] = result.hypotheses[0]
+        for cap in sorted({cap for i, cap in enumerate(caps) if i not in found}):
+            left = [i for i in range(len(rows)) if i not in found and caps[i] == cap]
+            for i, result in zip(left, self._search([rows[i] for i in left], cap, 1), strict=True):
+                found[i] = result.hypotheses[0]
+        ids = [self.tokenizer.convert_tokens_to_ids(found[i]) for i in range(len(rows))]
         eos = self.tokenizer.eos_token_id
         return ids, sum(not row or row[-1] != eos for row in ids), 0
+
+    def _search(self, rows: list[list[int]], cap: int, hypotheses: int) -> list:
+        """CTranslate2's results for `rows`, each with its `hypotheses` best."""
+        return self.translator.translate_batch(
+            [self.tokenizer.convert_ids_to_tokens(row) for row in rows], target_prefix=[[self.target]] * len(rows),
+            beam_size=self.beams, num_hypotheses=hypotheses, max_decoding_length=cap, max_input_length=0,
+            return_end_token=True,
+        )  # fmt: skip
 
     def to(self, device: str) -> None:
         """Open the model on `device`, unless it is there; a probe shows at once whether its libraries are too.

@@ -87,6 +87,25 @@ def test_missing_ctranslate2_names_the_way_out(tiny_nllb, monkeypatch):
         load_backtranslator(tiny_nllb, backend="ctranslate2")
 
 
+@pytest.mark.parametrize("beams", [1, 4])
+def test_one_search_for_all_gives_what_one_per_cap_gives(folder, beams):
+    """Short caps, so that some rows end before theirs, some at it, and some are cut."""
+    engine = load_backtranslator(folder, backend="ctranslate2", beams=beams).engine
+    encode = engine.tokenizer
+    rows = sorted((encode(f"{a} {b}")["input_ids"] for a in TAMIL for b in ("", *TAMIL[:5])), key=len, reverse=True)
+    calls, search = [], engine._search
+    engine._search = lambda rows, cap, hypotheses: calls.append(len(rows)) or search(rows, cap, hypotheses)
+    mixed = [4 + 3 * (i % 5) for i in range(len(rows))]
+    together, cut, _ = engine.generate(rows, mixed)
+    assert calls[0] == len(rows) and 0 < sum(calls[1:]) < len(rows)  # some are searched again, not all
+    alone = [engine.generate([row], [cap])[0][0] for row, cap in zip(rows, mixed, strict=True)]
+    assert together == alone and len({tuple(row) for row in alone}) > 5
+    assert cut == sum(row[-1] != encode.eos_token_id for row in alone) and 0 < cut < len(rows)
+    calls.clear()
+    engine.generate(rows, [12] * len(rows))
+    assert calls == [len(rows)]
+
+
 def test_int8_is_named_and_knows_what_it_was_taught(folder):
     model = load_backtranslator(folder, backend="ctranslate2", dtype="int8")
     assert model.signature()["identity"]["dtype"] == "int8"
