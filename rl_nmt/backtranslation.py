@@ -117,11 +117,10 @@ def load_backtranslator(
     folder = _model_folder(argument, str(name_or_path))
     with loading():
         tokenizer = _load_tokenizer(argument, folder, source)
+        check_tags(argument, tokenizer, len(tokenizer), source, target)  # before minutes of converting and loading
         engine = _open_engine(backend, argument, folder, tokenizer, target, beams, device, dtype)
     check_tags(argument, tokenizer, engine.vocabulary, source, target)
-    return BackTranslator(
-        str(name_or_path), folder, tokenizer, engine, (source, target), max_new_tokens, token_budget
-    )
+    return BackTranslator(str(name_or_path), folder, tokenizer, engine, (source, target), max_new_tokens, token_budget)
 
 
 def _open_engine(backend: str, *model) -> Engine:
@@ -154,9 +153,7 @@ class BackTranslator:
     def __init__(self, name, folder, tokenizer, engine, tags, max_new_tokens: int, token_budget: int):
         on_hub = not Path(name).expanduser().exists()
         self.name = name if on_hub else folder.resolve().name
-        self.revision = (
-            folder.name if on_hub else None
-        )  # the hub cache calls a snapshot's folder by its commit
+        self.revision = folder.name if on_hub else None  # the hub cache calls a snapshot's folder by its commit
         self.folder, self.tokenizer, self.engine = folder, tokenizer, engine
         self.source, self.target = tags
         self.max_new_tokens, self.token_budget = max_new_tokens, token_budget
@@ -213,9 +210,7 @@ class BackTranslator:
         rows = self.tokenizer(sentences, split_special_tokens=True, verbose=False)["input_ids"]
         limit = self.engine.longest_source
         self.stats["truncated"] = sum(len(row) > limit for row in rows)
-        return [
-            row if len(row) <= limit else [*row[: limit - 1], self.tokenizer.eos_token_id] for row in rows
-        ]
+        return [row if len(row) <= limit else [*row[: limit - 1], self.tokenizer.eos_token_id] for row in rows]
 
 
 def length_cap(source_tokens: int, max_new_tokens: int) -> int:
@@ -421,7 +416,8 @@ class _Decoder:
         first = self.seen.shape[2]
         last = first + k
         if last > self.past[0][0].shape[2]:
-            self.past = [[F.pad(x, (0, 0, 0, GROWTH * k)) for x in pair] for pair in self.past]
+            for pair in self.past:
+                pair[:] = [F.pad(x, (0, 0, 0, GROWTH * k)) for x in pair]
         own = torch.eye(k, dtype=torch.bool, device=self.device).expand(n, k, k)
         self.seen = torch.cat([self.seen, own], dim=2)
         places = self.decoder.embed_positions(tokens.reshape(-1, 1), past_key_values_length=self.steps)
@@ -452,8 +448,8 @@ class _Decoder:
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with these texts only."""
         self.seen, self.mask = self.seen[rows], None if self.mask is None else self.mask[rows]
-        self.past = [[x[rows] for x in pair] for pair in self.past]
-        self.source = [[x[rows] for x in pair] for pair in self.source]
+        for pair in (*self.past, *self.source):  # one layer after the other: never two caches at once
+            pair[:] = [x[rows] for x in pair]
 
     def _attend(self, attention, x: torch.Tensor, past: Sequence[torch.Tensor], mask) -> torch.Tensor:
         mixed = F.scaled_dot_product_attention(self._split(attention.q_proj(x)), *past, attn_mask=mask)

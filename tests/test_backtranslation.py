@@ -375,6 +375,7 @@ def test_auto_keeps_the_precision_it_was_given(tiny_nllb, capfd):
     able = "bfloat16" in ctranslate2.get_supported_compute_types("cpu")
     assert model.engine.backend == ("ctranslate2" if able else "transformers")
     assert model.signature()["identity"]["dtype"] == "bfloat16"
+    assert sum(a == b for a, b in zip(model(list(KNOWN)), KNOWN.values(), strict=True)) >= 10
 
 
 def test_signature_names_what_changes_the_text(tiny_nllb, translator, ct2, tmp_path):
