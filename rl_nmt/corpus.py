@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from rl_nmt.cleaning import clean_document
-from rl_nmt.errors import CannotWrite, ConfigError
+from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 from rl_nmt.evalsets import load_eval
 from rl_nmt.sources import read_rows
+from rl_nmt.streams import StreamBroken
 
 __all__ = ["Corpus", "clean_document", "load_eval", "materialise"]
 
@@ -66,7 +67,7 @@ def materialise(
     A row is held out when a seeded hash of its text says so, in whatever order rows arrive; only a
     source with too few rows for that rule alone is read whole and gives its smallest hashes.
     Raises ConfigError (settings, files, too few rows, another or a changed snapshot), MissingService
-    (hub) and CannotWrite.
+    (hub; says how many rows there are) and CannotWrite.
     """
     request = {key: value for key, value in locals().items() if key != "folder"}
     request["data_files"] = list(data_files)
@@ -103,22 +104,28 @@ def _select(rows: Iterator[Any], request: dict[str, Any]) -> tuple[list[str], li
     seen: set[bytes] = set()
     rejected: Counter[str] = Counter()
     read = held = 0
-    for raw in rows:
-        read += 1
-        text, reason = clean_document(raw, request["min_chars"], request["max_chars"])
-        if text is not None:
-            folded = " ".join(text.casefold().split()).encode()
-            digest = hashlib.sha256(folded).digest()[:16]
-            if digest in seen:
-                reason = "duplicate"
-            else:
-                seen.add(digest)
-                kept[text] = _place(f"{request['seed']}\n".encode() + folded)
-                held += kept[text] < share
-        if reason:
-            rejected[reason] += 1
-        if (held >= held_wanted and len(kept) - held >= wanted) or read >= most:
-            break
+    try:
+        for raw in rows:
+            read += 1
+            text, reason = clean_document(raw, request["min_chars"], request["max_chars"])
+            if text is not None:
+                folded = " ".join(text.casefold().split()).encode()
+                digest = hashlib.sha256(folded).digest()[:16]
+                if digest in seen:
+                    reason = "duplicate"
+                else:
+                    seen.add(digest)
+                    kept[text] = _place(f"{request['seed']}\n".encode() + folded)
+                    held += kept[text] < share
+            if reason:
+                rejected[reason] += 1
+            if (held >= held_wanted and len(kept) - held >= wanted) or read >= most:
+                break
+    except MissingService as error:
+        if not read:
+            raise
+        later = "Run the same command again later" if isinstance(error, StreamBroken) else "Take another source"
+        raise MissingService(f"{error}. {_so_far(request, read, len(kept))}. {later}") from error
     counts = {"read": read, "kept": len(kept), "rejected": dict(rejected.most_common())}
     if len(kept) < wanted + held_wanted:
         raise ConfigError(_too_few(request, counts))
@@ -133,6 +140,12 @@ def _select(rows: Iterator[Any], request: dict[str, Any]) -> tuple[list[str], li
 
 def _place(data: bytes) -> float:
     return int.from_bytes(hashlib.sha256(data).digest()[:7], "big") / 2**56
+
+
+def _so_far(request: dict[str, Any], read: int, kept: int) -> str:
+    wanted, held = request["num_train_samples"], request["num_heldout"]
+    enough = f", enough for num_train_samples {kept - held}" if kept > held else ""
+    return f"{read} rows were read and {kept} of {wanted + held} kept{enough}"
 
 
 def _too_few(request: dict[str, Any], counts: dict[str, Any]) -> str:

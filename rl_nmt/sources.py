@@ -1,12 +1,14 @@
 """Where English rows come from: a hub data set or local files, streamed through one path. No torch.
 
-A path that exists beats a hub name. Local files open no connection and write nothing outside a
-temporary folder; what is wrong with one is said with its name and line.
+A path that exists beats a hub name, which may be pinned (`org/name@commit`). Local files open no connection
+and write nothing outside a temporary folder; what is wrong with one is said with its name and line. A hub
+stream outlives failures of the network (rl_nmt/streams.py).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
 import gzip
 import json
@@ -18,6 +20,7 @@ from typing import Any
 
 from rl_nmt import hub
 from rl_nmt.errors import ConfigError, MissingService, UserError
+from rl_nmt.streams import persistent
 
 FORMATS: dict[str, tuple[str, ...]] = {
     "json": (".json", ".jsonl", ".json.gz", ".jsonl.gz"),
@@ -40,7 +43,8 @@ def read_rows(
 
     A row without a text yields None or what stands there instead. `dataset_config` and `dataset_split`
     matter for hub data sets only. Raises ConfigError (no such file or column, broken or non-UTF-8
-    files, with the line) and MissingService (hub not reachable within seconds, gated, unknown).
+    files, with the line) and MissingService (hub not reachable within seconds, gated, unknown, or failing
+    for longer than streams.RETRY_SECONDS).
     """
     if not dataset_name:
         raise ConfigError("dataset_name is empty: give a path, json | parquet | text, or a hub name")
@@ -50,16 +54,14 @@ def read_rows(
     with quiet_datasets(log=local is None), tempfile.TemporaryDirectory() as scratch:
         try:
             if local is None:
-                stream = _open_hub(dataset_name, dataset_config, dataset_split, data_files)
+                with _own_retries():
+                    yield from _hub_rows(
+                        dataset_name, dataset_config, dataset_split, data_files, text_field, shuffle_buffer, seed
+                    )
             else:
-                stream = _open_local(local, scratch)
-            _check_column(stream, text_field, dataset_name)
-            stream = stream.select_columns([text_field])
-            if shuffle_buffer > 1:
-                # One shard at a time: with more, threads read them, and shutting those down costs 5 s.
-                stream = stream.shuffle(seed=seed, buffer_size=shuffle_buffer, max_buffer_input_shards=1)
-            for row in stream:
-                yield row[text_field]
+                stream = _shuffled(_open_local(local, scratch), dataset_name, text_field, shuffle_buffer, seed)
+                for row in stream:
+                    yield row[text_field]
         except UserError:
             raise
         except Exception as error:  # whatever pyarrow, gzip, fsspec or the hub's client raise
@@ -68,11 +70,30 @@ def read_rows(
             raise ConfigError(what_is_wrong(local, text_field, error)) from error
 
 
+def _hub_rows(name, config, split, data_files, text_field, shuffle_buffer, seed) -> Iterator[Any]:
+    @functools.cache
+    def stream() -> Any:  # opened once, it keeps to the commit that it found
+        return _shuffled(_open_hub(name, config, split, data_files), name, text_field, shuffle_buffer, seed)
+
+    return persistent(name, lambda: (row[text_field] for row in stream()))
+
+
+def _shuffled(stream: Any, name: str, text_field: str, shuffle_buffer: int, seed: int) -> Any:
+    """The text column, in an order that seed and buffer alone decide."""
+    _check_column(stream, text_field, name)
+    stream = stream.select_columns([text_field])
+    if shuffle_buffer > 1:
+        # One shard at a time: with more, threads read them, and shutting those down costs 5 s.
+        stream = stream.shuffle(seed=seed, buffer_size=shuffle_buffer, max_buffer_input_shards=1)
+    return stream
+
+
 def _open_hub(name: str, config: str, split: str, data_files: list[str]) -> Any:
     import datasets
 
+    repository, revision = hub.split_revision(name)
     return datasets.load_dataset(
-        name, config or None, split=split, data_files=data_files or None, streaming=True
+        repository, config or None, split=split, data_files=data_files or None, revision=revision, streaming=True
     )
 
 
@@ -104,6 +125,26 @@ def quiet_datasets(log: bool) -> Iterator[None]:
     finally:
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counts
         datasets.logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _own_retries() -> Iterator[None]:
+    """One attempt a read: `datasets` would sleep up to 20 minutes inside one and say so in its log only."""
+    import datasets
+
+    names = [
+        "STREAMING_READ_MAX_RETRIES", "STREAMING_READ_RETRY_INTERVAL", "STREAMING_OPEN_MAX_RETRIES",
+        "STREAMING_OPEN_RETRY_INTERVAL", "STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL",
+        "STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL",
+    ]  # fmt: skip
+    before = {name: getattr(datasets.config, name) for name in names}
+    for name in names:
+        setattr(datasets.config, name, 1 if name.endswith("MAX_RETRIES") else 0)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(datasets.config, name, value)
 
 
 # --- local files -------------------------------------------------------------------------------------
@@ -262,12 +303,15 @@ def hub_error(argument: str, name: str, error: BaseException) -> UserError:
 
     chain = list(hub.causes(error))
     text = " ".join(str(error).split())[:300]
-    page = f"https://huggingface.co/datasets/{name}"
+    repository, revision = hub.split_revision(name)
+    page = f"https://huggingface.co/datasets/{repository}"
     if any(isinstance(e, GatedRepoError) for e in chain):
         return MissingService(
             f"{argument}: {name} is gated. Accept its licence at {page} while logged in, then run "
             "`hf auth login` here"
         )
+    if revision and any(type(e).__name__ == "RevisionNotFoundError" for e in chain):
+        return MissingService(f"{argument}: {repository} has no revision {revision}: take one that {page} lists")
     if any(isinstance(e, DatasetNotFoundError) for e in chain):
         return MissingService(f"{argument}: no file here and no data set on the hub is called {name}")
     if isinstance(error, ValueError) and ("BuilderConfig" in text or "split" in text.lower()):

@@ -1,0 +1,177 @@
+"""Rows over a network that fails: opened again behind the last row, with back-off, up to a deadline. No torch.
+
+A stream with a shuffle buffer cannot be taken up in the middle. It is read again from its start, which gives
+the same rows in the same order; those already delivered are compared by hash and left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rl_nmt.errors import MissingService, UserError
+from rl_nmt.hub import causes
+
+RETRY_SECONDS = 600.0  # without a new row, whether the stream fails or only drips
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts: doubled each time
+DAMAGED_ATTEMPTS = 3  # a file that ends too early may be cut on the way, or on the server
+_TRANSIENT_STATUS = (408, 425, 429)
+_PERMANENT = ("OfflineModeIsEnabled", "DatasetNotFoundError", "EntryNotFoundError", "LocalEntryNotFoundError")
+_NETWORK = ("RequestException", "ClientError", "RequestError", "TransportError", "HTTPError", "HTTPException")
+
+
+class StreamBroken(MissingService):
+    """The source failed for too long, or is not what it was. `rows`: how many had been delivered."""
+
+    def __init__(self, message: str, rows: int):
+        super().__init__(message)
+        self.rows = rows
+
+
+def persistent(name: str, open_rows: Callable[[], Iterator[Any]], deadline: float | None = None) -> Iterator[Any]:
+    """The rows of `open_rows()`; after a failure of the network it is called again and goes on where it was.
+
+    Args:
+        name: of the source, for messages.
+        open_rows: opens the stream anew; the same rows in the same order each time.
+        deadline: seconds without a new row after which it ends; None takes `RETRY_SECONDS`.
+
+    Raises:
+        StreamBroken: the deadline has passed, or the rows are others than before.
+        Whatever `open_rows` raises that trying again cannot mend.
+    """
+    deadline = RETRY_SECONDS if deadline is None else deadline
+    delivered, count = hashlib.sha256(), 0
+    last, wait, damaged = time.monotonic(), FIRST_WAIT, 0
+    while True:
+        rows, before = _Watched(open_rows), time.monotonic()
+        try:
+            again, left = hashlib.sha256(), count
+            while (row := rows.next(last + deadline - time.monotonic())) is not _END:
+                mark = repr(row).encode("utf-8", "replace")
+                if left:
+                    again.update(mark)
+                    left -= 1
+                    last += time.monotonic() - before  # the clock stands still while old rows come again
+                    before = time.monotonic()
+                    _require_same(name, left or again.digest() == delivered.digest(), count)
+                    continue
+                delivered.update(mark)
+                count += 1
+                last, wait, damaged = time.monotonic(), FIRST_WAIT, 0
+                yield row
+            _require_same(name, not left, count)
+            return
+        except Exception as error:
+            kind = what_failed(error)
+            damaged += kind == "damaged"
+            if kind is None or damaged >= DAMAGED_ATTEMPTS:
+                raise
+            pause = max(wait, _retry_after(error))
+            said = _short(error)
+        finally:
+            rows.stop()
+        if time.monotonic() + pause >= last + deadline:
+            raise StreamBroken(
+                f"dataset_name: {name} has sent no new row for {time.monotonic() - last:.0f} s ({said})", count
+            )
+        print(f"{name}: {said}; trying again in {pause:.0f} s, {count} rows so far", file=sys.stderr, flush=True)
+        time.sleep(pause)
+        wait = min(LONGEST_WAIT, 2 * wait)
+
+
+def what_failed(error: BaseException) -> str | None:
+    """"network" and "damaged" (a file cut short) may be better at the next attempt; None will not.
+
+    >>> what_failed(ConnectionResetError("by peer")), what_failed(EOFError("compressed file")), what_failed(KeyError())
+    ('network', 'damaged', None)
+    """
+    for e in causes(error):
+        if isinstance(e, UserError):
+            return None
+        names = {cls.__name__ for cls in type(e).__mro__}
+        status = getattr(getattr(e, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return "network" if status >= 500 or status in _TRANSIENT_STATUS else None
+        if names & set(_PERMANENT):
+            return None
+        if isinstance(e, (ConnectionError, TimeoutError)) or names & set(_NETWORK):
+            return "network"
+        if isinstance(e, EOFError) or type(e).__module__ in ("gzip", "zlib"):
+            return "damaged"
+    return None
+
+
+def _short(error: BaseException) -> str:
+    """What the server answered, where it did; `datasets` says only that it was disconnected."""
+    answered = next((e for e in causes(error) if getattr(e, "response", None) is not None), error)
+    return f"{type(answered).__name__}: {' '.join(str(answered).split())[:200]}"
+
+
+def _retry_after(error: BaseException) -> float:
+    """Seconds that a server asked to be left alone (Retry-After), 0 when it did not."""
+    for e in causes(error):
+        asked = getattr(getattr(e, "response", None), "headers", None) or {}
+        if str(asked.get("Retry-After", "")).isdigit():
+            return float(asked["Retry-After"])
+    return 0.0
+
+
+def _require_same(name: str, same: bool, count: int) -> None:
+    if not same:
+        raise StreamBroken(f"dataset_name: {name} has changed while it was read: pin it as {name}@COMMIT", count)
+
+
+class _Silent(TimeoutError):
+    """Nothing has come for too long."""
+
+
+_END = object()
+
+
+class _Watched:
+    """An iterator read in a thread of its own, so that a server that drips cannot hold the caller."""
+
+    def __init__(self, open_rows: Callable[[], Iterator[Any]]):
+        self._queue: queue.Queue = queue.Queue(maxsize=64)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._read, args=(open_rows,), daemon=True)
+        self._thread.start()
+
+    def next(self, seconds: float) -> Any:
+        """The next row, `_END`, or what the stream raised. Raises _Silent after `seconds`."""
+        try:
+            row, error = self._queue.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            raise _Silent("it answers too slowly") from None
+        if error is not None:
+            raise error
+        return row
+
+    def stop(self) -> None:
+        """Let the thread end. One that hangs in a read is left behind; it keeps no program alive."""
+        self._stopped.set()
+        self._thread.join(timeout=1.0)
+
+    def _read(self, open_rows: Callable[[], Iterator[Any]]) -> None:
+        try:
+            for row in open_rows():
+                if not self._put((row, None)):
+                    return
+            self._put((_END, None))
+        except BaseException as error:
+            self._put((None, error))
+
+    def _put(self, item: tuple[Any, BaseException | None]) -> bool:
+        while not self._stopped.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
