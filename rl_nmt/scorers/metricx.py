@@ -1,0 +1,260 @@
+"""MetricX-24 hybrid judges, resident: predicted MQM errors from 0 (perfect) to 25, with or without a reference.
+
+Same numbers as google-research/metricx metricx24 (tests: within 1e-5 of its full-logits route), other route:
+of the one decoder step only the first position and one row of the output matrix are computed, so no logits of
+250,112 words exist, and that matrix is not kept in memory at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rl_nmt.batching import distinct
+from rl_nmt.errors import ConfigError
+from rl_nmt.hub import split_revision
+from rl_nmt.memory import TokenBudget, run_batches
+from rl_nmt.scorers.base import (
+    Scores,
+    Segment,
+    fetch,
+    fingerprint,
+    full_precision,
+    loading,
+    require_device,
+    torch_dtype,
+    versions,
+)
+
+SCORE_ID = 250_089  # <extra_id_10> in mT5's vocabulary: its logit is the score
+WORST = 25.0
+MAX_LENGTH = 1536  # tokens of the input, as published
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+MT5_SIZES = {1024: "large", 2048: "xl", 4096: "xxl"}  # d_model → whose tokenizer (all have the same vocabulary)
+TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+FIELDS = re.compile(r"(?<!\S)(?:source|candidate|reference):")  # the words that part the model's input
+
+
+def load_metricx(
+    name_or_path: str | Path,
+    *,
+    tokenizer: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    token_budget: int = 8192,
+    max_length: int = MAX_LENGTH,
+    overlong: str = "truncate",
+    argument: str = "metricx_model",
+) -> MetricXScorer:
+    """Load a MetricX-24 checkpoint once; it stays on `device`.
+
+    Args:
+        name_or_path: a folder or hub name (google/metricx-24-hybrid-{large,xl,xxl}-v2p6, also -bfloat16).
+        tokenizer: folder or hub name of mT5's tokenizer; None takes the checkpoint's own, or google/mt5-* of its
+            size, since the published checkpoints have none.
+        device: "cpu", "cuda" or "cuda:N".
+        dtype: of the weights, "float32" or "bfloat16" (mT5 overflows in float16). The last product, which is the
+            score, is float32 either way.
+        token_budget: most tokens, padding included, that go through the encoder at once.
+        max_length: longest input in tokens, end marker counted.
+        overlong: "truncate" longer inputs at their end, as published, or "skip" them (no score).
+        argument: the setting that names this model, for messages.
+
+    Raises:
+        ConfigError: a path that is not there, another architecture, missing weights, no tokenizer, or a device
+            or dtype that cannot be had.
+        MissingService: the hub cannot be reached.
+    """
+    require_device(argument, device)
+    if dtype == "float16":
+        raise ConfigError(f"{argument}: mT5 overflows in float16; use bfloat16 or float32")
+    kind = torch_dtype(argument, dtype, device)
+    if overlong not in ("truncate", "skip"):
+        raise ConfigError(f"overlong: {overlong!r} is unknown; use truncate or skip")
+    for name, value in (("token_budget", token_budget), ("max_length", max_length)):
+        if value < 2:
+            raise ConfigError(f"{name}: {value} must be at least 2")
+    folder = fetch(argument, str(name_or_path), "config.json", ["*.json", "*.safetensors", "*.bin", "*.model"])
+    with loading():
+        model, row = _load_model(argument, folder, kind)
+        words, words_folder = _load_tokenizer(argument, folder, tokenizer, model.config.d_model)
+    return MetricXScorer(
+        model.to(device), row.to(device), words, folder, words_folder, name_or_path, dtype, token_budget, max_length,
+        overlong == "skip",
+    )  # fmt: skip
+
+
+def _load_model(argument: str, folder: Path, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.Tensor]:
+    """The mT5 without its output matrix, and that matrix's one row (d_model,) in float32, scale included."""
+    from transformers import MT5ForConditionalGeneration
+
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind, tied = described.get("model_type"), described.get("tie_word_embeddings", False)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{argument}: {folder / 'config.json'} is no model description: {error}") from None
+    if kind != "mt5":
+        raise ConfigError(f"{argument}: {folder} holds a {kind!r} model; MetricX-24 is an mT5")
+    try:
+        model, info = MT5ForConditionalGeneration.from_pretrained(
+            str(folder), dtype=dtype, output_loading_info=True, local_files_only=True
+        )
+    except Exception as error:  # transformers, safetensors and torch raise a dozen classes for bad files
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{argument}: {folder} does not load as an mT5 ({reason}); fetch it again") from error
+    shared = (*TIED, "lm_head.weight") if tied else TIED
+    missing = [name for name in info["missing_keys"] if name not in shared]
+    if missing or info["mismatched_keys"]:
+        first = (missing or [str(m) for m in info["mismatched_keys"]])[0]
+        raise ConfigError(f"{argument}: {folder} lacks weights ({first} first): incomplete")
+    # The file decides, not the library: transformers 5 calls every mT5 tied and scales none.
+    weight = (model.shared if tied else model.lm_head).weight
+    if weight.shape[0] <= SCORE_ID:
+        raise ConfigError(f"{argument}: {folder} has {weight.shape[0]} words, MetricX reads number {SCORE_ID}")
+    row = weight[SCORE_ID].detach().float().clone() * (model.config.d_model**-0.5 if tied else 1.0)
+    del model.lm_head  # as large as the embeddings, and never used again
+    return model.eval().requires_grad_(False), row
+
+
+def _load_tokenizer(argument: str, folder: Path, name: str | None, width: int):
+    """mT5's tokenizer and the folder it came from."""
+    from transformers import AutoTokenizer
+
+    if name is None and any((folder / file).is_file() for file in TOKENIZER_FILES):
+        found = folder
+    else:
+        name = name or f"google/mt5-{MT5_SIZES.get(width, 'large')}"
+        wanted = "tokenizer_config.json"
+        found = fetch(f"tokenizer of {argument}", name, wanted, ["*token*.json", "config.json", "*.model"])
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(found), local_files_only=True)
+    except Exception as error:  # tokenizers raises plain Exception for a damaged file
+        raise ConfigError(f"{argument}: no tokenizer loads from {found}: {error}") from error
+    last = tokenizer("x")["input_ids"][-1:]
+    if last != [tokenizer.eos_token_id]:
+        raise ConfigError(f"{argument}: the tokenizer in {found} does not end inputs as mT5's does")
+    return tokenizer, found
+
+
+class MetricXScorer:
+    """A loaded MetricX-24 model; see `load_metricx`. A `Scorer` whose values are errors: lower is better.
+
+    A segment's `ref`, if there is one, is shown to the model; without it the score is quality estimation.
+    `stats` describes the last call: rows, distinct rows, tokens, share of padding, rows that were `overlong`, and
+    rows refused because the translation brings a field word of the input format (`fields`).
+    """
+
+    range = (0.0, WORST)
+    higher_is_better = False
+
+    def __init__(
+        self, model, row: torch.Tensor, tokenizer, folder: Path, words: Path, name, dtype: str, token_budget: int,
+        max_length: int, skip_overlong: bool,
+    ):  # fmt: skip
+        self.model, self.tokenizer, self.dtype = model, tokenizer, dtype
+        self.max_length, self.skip_overlong = max_length, skip_overlong
+        self._row, self._budget = row, TokenBudget(token_budget)
+        on_hub = not Path(name).expanduser().exists()
+        self.name = split_revision(str(name))[0] if on_hub else folder.resolve().name
+        self.revision = folder.name if on_hub else None  # the hub cache calls a snapshot's folder by its commit
+        self._checkpoint = _fingerprints(folder, WEIGHTS)
+        self._words = _fingerprints(words, TOKENIZER_FILES)
+        self.stats: dict[str, float] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return self._row.device
+
+    def to(self, device: str) -> MetricXScorer:
+        """Move the model for good. Raises ConfigError for a device that is not there."""
+        self.model.to(require_device("device", device))
+        self._row = self._row.to(device)
+        return self
+
+    def score(self, segments: Sequence[Segment]) -> Scores:
+        """One value per segment, 0 (perfect) to 25, order kept.
+
+        None where the model gave no finite number, an input was too long (overlong="skip") or too large for the
+        memory, and where a translation contains "source:", "candidate:" or "reference:" as its source does not:
+        behind such a word the model reads the rest as another field, and a policy can write its own reference.
+        """
+        rows, index = distinct(segments)
+        self.stats = {"rows": len(index), "distinct": len(rows), "tokens": 0, "padded": 0, "overlong": 0, "fields": 0}
+        values: list[float | None] = [None] * len(rows)
+        fair = [i for i, row in enumerate(rows) if not _brings_field(row)]
+        self.stats["fields"] = len(rows) - len(fair)
+        inputs = self._inputs([rows[i] for i in fair])
+        kept = [k for k, (_, cut) in enumerate(inputs) if not (cut and self.skip_overlong)]
+        self.stats["overlong"] = sum(cut for _, cut in inputs)
+        if kept:
+            sequences = [inputs[k][0] for k in kept]
+            with full_precision():
+                done, _ = run_batches(
+                    lambda batch: self._scores([sequences[i] for i in batch]), [len(s) for s in sequences],
+                    self._budget, argument=self.name,
+                )  # fmt: skip
+            for batch, scores in done:
+                for i, value in zip(batch, scores, strict=True):
+                    values[fair[kept[i]]] = value if math.isfinite(value) else None
+        self.stats["padded_share"] = 1 - self.stats["tokens"] / max(1, self.stats.pop("padded"))
+        return Scores([values[i] for i in index])
+
+    def signature(self) -> dict[str, dict]:
+        """What makes the number; the same checkpoint at another place keeps its identity but for `model`."""
+        identity = {
+            "model": self.name, "revision": self.revision, "checkpoint": self._checkpoint, "tokenizer": self._words,
+            "class": "metricx24", "dtype": self.dtype, "max_length": self.max_length,
+            "overlong": "skip" if self.skip_overlong else "truncate",
+        }  # fmt: skip
+        return {"identity": identity, "environment": versions("transformers", "tokenizers", "sentencepiece", "torch")}
+
+    def _inputs(self, rows: list[Segment]) -> list[tuple[list[int], bool]]:
+        """Token ids without the end marker (metricx24/predict.py drops it), and whether they were cut."""
+        texts = []
+        for row in rows:
+            text = f"source: {row.src} candidate: {row.mt}"
+            text += "" if row.ref is None else f" reference: {row.ref}"
+            texts.append(text.encode("utf-8", "replace").decode())
+        if not texts:
+            return []
+        whole = self.tokenizer(texts, verbose=False)["input_ids"]
+        keep = self.max_length - 1
+        return [(ids[:-1][:keep], len(ids) - 1 > keep) for ids in whole]
+
+    def _scores(self, sequences: list[list[int]]) -> list[float]:
+        """Scores of one padded batch of token ids."""
+        lengths = torch.tensor([len(s) for s in sequences])
+        longest = int(lengths.max())
+        ids = torch.tensor([s + [0] * (longest - len(s)) for s in sequences], device=self.device)  # (B, L)
+        mask = (torch.arange(longest) < lengths[:, None]).long().to(self.device)  # (B, L)
+        encoded = self.model.encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, d)
+        step = self.model.decoder(
+            input_ids=torch.zeros(len(sequences), 1, dtype=torch.long, device=self.device), use_cache=False,
+            encoder_hidden_states=encoded, encoder_attention_mask=mask,
+        ).last_hidden_state  # fmt: skip  (B, 1, d)
+        logits = step[:, 0].float() @ self._row  # (B,)
+        self.stats["tokens"] += int(lengths.sum())
+        self.stats["padded"] += len(sequences) * longest
+        return logits.clamp(0.0, WORST).tolist()
+
+
+def _brings_field(row: Segment) -> bool:
+    """Does the translation write more field words of the input format than its source?"""
+    return len(FIELDS.findall(row.mt)) > len(FIELDS.findall(row.src))
+
+
+def _fingerprints(folder: Path, files: Sequence[str]) -> str | None:
+    """Fingerprint of the first of `files` that is there; of an index, those of the parts it names as well."""
+    file = next((folder / name for name in files if (folder / name).is_file()), None)
+    if file is None:
+        return None
+    if not file.name.endswith(".index.json"):
+        return fingerprint(file)
+    parts = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
+    return "+".join(fingerprint(folder / part) for part in parts)

@@ -1,0 +1,71 @@
+"""A tiny MetricX-24 checkpoint in the published format: mT5 classes, 250,112 words, the score at one logit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tiny_models import PAIRS
+
+WORDS, SCORE_ID = 250_112, 250_089
+
+
+def mt5_tokenizer(folder: Path):
+    """mT5's format, ids and all, over a small vocabulary: pad 0, </s> 1, <unk> 2; saved in `folder`."""
+    import sentencepiece as spm
+    from transformers import T5Tokenizer, T5TokenizerFast
+
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = [text for pair in PAIRS for text in pair] + ["source: candidate: reference:"] * 3
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts * 4), model_prefix=str(folder / "spiece"), model_type="unigram", vocab_size=240,
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>",
+        normalization_rule_name="nmt_nfkc", num_threads=1, minloglevel=2, hard_vocab_limit=False,
+    )  # fmt: skip
+    model = folder / "spiece.model"
+    slow = T5Tokenizer(str(model), extra_ids=0, legacy=True)
+    slow.save_pretrained(folder)
+    return T5TokenizerFast.from_pretrained(folder, from_slow=True, extra_ids=0)
+
+
+def build_metricx(folder: Path, seed: int = 1, tied: bool = False, tokenizer: bool = True, dtype=None) -> Path:
+    """A random mT5 whose scores over tiny_models.PAIRS and mismatches have mean 10 and deviation 3.
+
+    tied: output matrix = embeddings; tokenizer: also save one; dtype: of the weights on disk.
+    """
+    from transformers import MT5Config, MT5ForConditionalGeneration
+
+    folder.mkdir(parents=True, exist_ok=True)
+    words = mt5_tokenizer(folder if tokenizer else folder.with_name(folder.name + "_words"))
+    config = MT5Config(
+        vocab_size=WORDS, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_decoder_layers=2, num_heads=2,
+        tie_word_embeddings=tied, dropout_rate=0.0, architectures=["MT5ForRegression"],
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = MT5ForConditionalGeneration(config).eval()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear) and module.out_features != WORDS:
+                module.weight.normal_(0.0, 0.7 / module.in_features**0.5)
+        _spread(model, words, tied)
+    model.to(dtype or torch.float32).save_pretrained(folder)
+    if tokenizer:
+        words.save_pretrained(folder)
+    return folder
+
+
+def _spread(model, tokenizer, tied: bool) -> None:
+    """Set the score's row so that the centred hidden state decides: mean 10, deviation about 3."""
+    texts = [f"source: {en} candidate: {ta}" for en, _ in PAIRS for _, ta in (PAIRS[0], PAIRS[3], PAIRS[7])]
+    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    hidden = model(
+        **batch, decoder_input_ids=torch.zeros(len(texts), 1, dtype=torch.long), output_hidden_states=True,
+        use_cache=False,
+    ).decoder_hidden_states[-1][:, 0]  # fmt: skip
+    centre, axes = hidden.mean(0), torch.linalg.svd(hidden - hidden.mean(0)).Vh
+    row = 3.0 * axes[0] / ((hidden - centre) @ axes[0]).std()
+    # A part along the mean that no difference between texts changes carries the constant.
+    flat = centre - ((centre @ axes[:2].T) @ axes[:2])
+    row += (10.0 - centre @ row) * flat / (flat @ centre)
+    weight = model.shared.weight if tied else model.lm_head.weight
+    weight[SCORE_ID] = row * (model.config.d_model**0.5 if tied else 1.0)
