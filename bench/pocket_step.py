@@ -10,7 +10,7 @@ pairs, one of each route, the order exchanged from pair to pair; a pair before t
 is everything between the trainer's on_step_begin and on_step_end: sampling, reward, loss, gradients, update.
 
 Prints medians, the median over pairs of straightforward / ours for the step and for its reward, the share of
-each stage, and the largest difference of a reward between the routes on the last step's completions.
+each stage, and how far the routes agree on the last step's completions.
 """
 
 from __future__ import annotations
@@ -56,13 +56,28 @@ class SwitchingReward:
         self.last_call = (prompts, completions, english)
         return self.rewards[self.route](prompts, completions, english=english, **columns)
 
-    def difference(self) -> float:
-        """Largest difference between the two on the completions of the last call."""
+    def compare(self) -> dict[str, float]:
+        """The two on the completions of the last call; see `agreement`."""
         prompts, completions, english = self.last_call
-        one, other = (reward(prompts, completions, english=english) for reward in self.rewards.values())
-        if any((a is None) != (b is None) for a, b in zip(one, other, strict=True)):
-            raise RuntimeError("one route has scored a sample that the other has not")
-        return max(abs(a - b) for a, b in zip(one, other, strict=True) if a is not None)
+        return agreement(*(r.score_components(prompts, completions, english=english) for r in self.rewards.values()))
+
+
+def agreement(ours: list[dict], plain: list[dict]) -> dict[str, float]:
+    """Share of samples with equal back-translations, and the largest difference of a total: of these, and of all.
+
+    With several beams a model that is unsure may be translated differently: ours stops a search early, as
+    `generate` does not by default.
+    """
+    pairs = list(zip(ours, plain, strict=True))
+    if any((a["total"] is None) != (b["total"] is None) for a, b in pairs):
+        raise RuntimeError("one route has scored a sample that the other has not")
+    equal = [a["backtranslation"] == b["backtranslation"] for a, b in pairs]
+    differences = [abs(a["total"] - b["total"]) if a["total"] is not None else 0.0 for a, b in pairs]
+    return {
+        "equal": sum(equal) / len(equal),
+        "max_difference": max((d for d, same in zip(differences, equal, strict=True) if same), default=0.0),
+        "max_difference_all": max(differences),
+    }
 
 
 class StepClock(TrainerCallback):
@@ -94,8 +109,8 @@ def step_order(pairs: int) -> list[str]:
     return [route for number in range(pairs + 1) for route in (ROUTES if number % 2 else ROUTES[::-1])]
 
 
-def train(argv: list[str], pairs: int, folder: Path) -> tuple[list[dict], float, str]:
-    """Run the steps; returns the counted ones in order, the largest reward difference, and the device."""
+def train(argv: list[str], pairs: int, folder: Path) -> tuple[list[dict], dict, str]:
+    """Run the steps; returns the counted ones in order, how far the routes agree, and the device."""
     import train_grpo_en_ta as script
     from rl_nmt import config, policy
 
@@ -122,7 +137,7 @@ def train(argv: list[str], pairs: int, folder: Path) -> tuple[list[dict], float,
     trainer.train()
     if [step["route"] for step in clock.steps] != order:
         raise RuntimeError(f"{len(clock.steps)} steps were taken, {len(order)} were wanted")
-    return clock.steps[len(ROUTES) :], reward.difference(), precision.device
+    return clock.steps[len(ROUTES) :], reward.compare(), precision.device
 
 
 def summary(steps: list[dict]) -> dict:
@@ -150,7 +165,8 @@ def lines(found: dict) -> list[str]:
         f"{found['step_seconds_straightforward']:.2f} s, ratio {found['ratio']:.2f} (median of {found['pairs']} pairs)",
         f"reward: ours {found['reward_seconds_ours']:.3f} s, straightforward "
         f"{found['reward_seconds_straightforward']:.3f} s, ratio {found['reward_ratio']:.2f}, "
-        f"largest difference {found['max_difference']:.1e}",
+        f"largest difference {found['max_difference']:.1e} over the {found['equal']:.1%} of samples with equal "
+        f"back-translations, {found['max_difference_all']:.1e} over all",
     ]
     for route in ROUTES:
         shares = ", ".join(f"{stage} {share:.0%}" for stage, share in found[f"stages_{route}"].items())
@@ -180,8 +196,8 @@ def main(argv: list[str] | None = None) -> int:
     for flag, value in (("--backtranslation_backend", args.backend), ("--backtranslation_beams", args.beams)):
         rest += [flag, str(value)] if value else []
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-        steps, difference, device = train(rest, args.pairs, Path(folder))
-    found = summary(steps) | {"max_difference": difference, "backend": args.backend or "as configured"}
+        steps, agreed, device = train(rest, args.pairs, Path(folder))
+    found = summary(steps) | agreed | {"backend": args.backend or "as configured"}
     print("\n".join([json.dumps(found)] if args.json else lines(found)), flush=True)
     print(machine(device), file=sys.stderr if args.json else sys.stdout, flush=True)
     return 0

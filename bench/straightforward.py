@@ -3,7 +3,8 @@
 COMET as in its README: `load_from_checkpoint`, then `predict(samples, batch_size=8, gpus=1)` for every call,
 gpus=0 on a CPU, without the progress bar. NLLB as on its model card: one padded batch into `generate` with
 the forced target tag, here with 4 beams, decoded with `batch_decode`; length and stopping are the
-checkpoint's defaults but for max_new_tokens, which is that of the other route (256).
+checkpoint's defaults but for max_new_tokens, which is that of the other route (256); so the search is not
+stopped early, and an unsure model may keep another text than ours does.
 """
 
 from __future__ import annotations

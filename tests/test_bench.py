@@ -161,6 +161,18 @@ def test_step_summary_by_hand():
     assert found["stages_ours"]["generate"] == 0.25 and found["stages_ours"]["rest"] == 0.75
 
 
+def test_route_agreement_by_hand():
+    def row(back, total):
+        return {"backtranslation": back, "total": total}
+
+    ours = [row("a", 0.5), row("b", 0.25), row(None, 0.0), row("d", None)]
+    plain = [row("a", 0.625), row("c", 0.75), row(None, 0.0), row("d", None)]
+    found = pocket_step.agreement(ours, plain)
+    assert found == {"equal": 0.75, "max_difference": 0.125, "max_difference_all": 0.5}
+    with pytest.raises(RuntimeError, match="other has not"):
+        pocket_step.agreement([row("a", None)], [row("a", 0.5)])
+
+
 def test_the_machine_line_names_no_host():
     import platform
 
