@@ -47,6 +47,7 @@ DATA_FIELDS = (  # of RunCfg: what the snapshot in data/ is made from
 ACTIONS = {
     "eval_only": "evaluate the policy on the held-out rows and stop",
     "fresh": "if output_dir is used, start anew in a folder beside it",
+    "skip_launch_gate": "train although cheats may earn what translations earn; it is logged",
     "force": "resume although model, data, group size or reward have changed",
     "download": "fetch all models into the local cache, sizes and licences first, and stop",
 }
@@ -165,6 +166,12 @@ class RunCfg:
     """Natural-log distance from it that costs nothing; ratio 1 and tolerance 0 give |log ratio|."""
     guards: Literal["on", "off"] = "on"
     """Gate outputs that are no translation; off is the plain formula."""
+    max_soft_win_share: float = 0.1
+    """Launch gate: mean share of wins that cheats which could pass for translations may have."""
+    judge_model: str = ""
+    """COMET checkpoint outside the reward, to watch it and choose best/ where held-out rows have no references."""
+    on_divergence: Literal["warn", "stop"] = "warn"
+    """What to do when the reward rises while the score outside it falls."""
 
     # Output and tracking
     output_dir: str = "runs/gemma3_1b_en_ta"
@@ -177,6 +184,8 @@ class RunCfg:
     """Optimizer steps between checkpoints; 0: only the final model."""
     save_total_limit: int = 2
     """Checkpoints kept."""
+    save_rollouts: bool = False
+    """Keep every sample with its components in rollouts.jsonl, for the reward lab."""
     max_hours: float = 0.0
     """Stop in time to have saved within so many hours of the start, to be resumed; 0: never."""
     use_wandb: bool = True
@@ -196,6 +205,7 @@ class RunCfg:
 def check(cfg: RunCfg) -> None:
     """Refuse what cannot work, before anything is loaded. Raises ConfigError."""
     from rewards_en_ta_dupo import check_settings
+    from rl_nmt.attacks import check_bound
 
     for name in (
         "num_train_samples", "shuffle_buffer", "min_chars", "max_chars", "num_eval_samples", "eval_batch_size",
@@ -213,6 +223,7 @@ def check(cfg: RunCfg) -> None:
         raise ConfigError(f"top_p: {cfg.top_p} must lie in (0, 1], kl_beta: {cfg.kl_beta} must be at least 0")
     if not cfg.max_hours >= 0:
         raise ConfigError(f"max_hours: {cfg.max_hours} must be at least 0")
+    check_bound(cfg.max_soft_win_share)
     if not cfg.output_dir.strip():
         raise ConfigError("output_dir is empty: name a folder for the run")
     check_settings(cfg)
@@ -245,6 +256,8 @@ def require_models(cfg: RunCfg) -> None:
 
     hub.require_model("model_id", cfg.model_id)
     require_reward_models(cfg)
+    if cfg.judge_model:
+        hub.require_model("judge_model", cfg.judge_model, "hparams.yaml")
 
 
 def require_reward_models(cfg: RunCfg) -> None:
@@ -366,36 +379,97 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
     return trainer
 
 
-def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate, resume, notes, started, command):
+def launch(cfg: RunCfg, reward, eval_rows: list[dict], notes: dict, skip: bool) -> None:
+    """Train only on a reward that cheats cannot win; asked once per run. Raises RewardRefused."""
+    from rl_nmt.attacks import require_launch
+
+    if skip:
+        print("launch gate: skipped by --skip_launch_gate", flush=True)
+        notes["launch_gate"] = {"passed": None, "reasons": ["skipped by --skip_launch_gate"]}
+    elif "launch_gate" not in notes:
+        notes["launch_gate"] = require_launch(reward, eval_rows, cfg.max_soft_win_share, cfg.seed)
+
+
+def noise_floor(reward, before) -> float:
+    """Spread of rewards below which a group is a tie: the scorers' jitter on the start policy's own outputs."""
+    from rl_nmt.noise import measure_jitter
+
+    floor = measure_jitter(reward, before.sources[:64], before.outputs[:64])
+    print(f"noise floor: {floor:.1e}; a group whose rewards spread less is a tie", flush=True)
+    return floor
+
+
+def build_watch(cfg: RunCfg, eval_rows: list[dict]):
+    """Watches the held-out rows with a score that the reward does not contain: chrF++, or `judge_model`."""
+    from rl_nmt.watch import Watch, choose_independent
+
+    judge = None
+    if cfg.judge_model and not any(row.get("tamil") for row in eval_rows):
+        from rl_nmt.policy import choose_device
+        from rl_nmt.scorers.comet import load_comet
+
+        judge = load_comet(
+            cfg.judge_model, device=choose_device(cfg.reward_device, "reward_device"), argument="judge_model",
+            classes=("unified_metric", "referenceless_regression_metric", "xcomet_metric"),
+        )  # fmt: skip
+    name, score = choose_independent(eval_rows, judge)
+    print(f"score outside the reward: {name or 'none: nobody watches it; give eval_file or judge_model'}", flush=True)
+    return Watch(name, score, [row["english"] for row in eval_rows])
+
+
+def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate, watch, resume, notes, started, command):
     """Train from the checkpoint `resume`, or from the start; returns the evaluation at the end.
 
     Every step lands in metrics.jsonl, and so do the evaluations `before` (step 0), on the way and at the
     end. Raises Stopped after a signal or max_hours, with a checkpoint to go on from.
     """
-    from rl_nmt.callbacks import GracefulStop, PeriodicEvaluation, ProgressLine
+    from rl_nmt.callbacks import GracefulStop, HeldOut, ProgressLine, Rollouts
+    from rl_nmt.watch import self_bleu
     from wandb_reward_callback import WandbRewardCallback
 
+    def repeats():
+        rows = reward.last_rows
+        return self_bleu([row["english"] for row in rows], [row["output"] for row in rows])
+
     metrics = WandbRewardCallback(reward, path=folder / "metrics.jsonl")
+    held_out = HeldOut(
+        cfg.eval_steps, evaluate, metrics.record, watch, lambda: save_best(folder, trainer), repeats,
+        cfg.on_divergence == "stop",
+    )  # fmt: skip
     trainer.add_callback(metrics)
-    trainer.add_callback(PeriodicEvaluation(cfg.eval_steps, lambda: evaluate().metrics, metrics.record))
+    trainer.add_callback(held_out)
     trainer.add_callback(ProgressLine(reward, cfg.sample_steps))
+    if cfg.save_rollouts:
+        trainer.add_callback(Rollouts(reward, folder / "rollouts.jsonl"))
     trainer.checkpoints = keeper = checkpoints.Keeper(
-        folder, keep=cfg.save_total_limit, parts={"trainer": trainer, "reward": reward, "metrics": metrics},
+        folder, keep=cfg.save_total_limit,
+        parts={"trainer": trainer, "reward": reward, "metrics": metrics, "watch": watch},
         files=("before.json",), notes=notes,
     )  # fmt: skip
     if resume:
         print(f"resuming from {resume}; --fresh starts anew beside it", flush=True)
         keeper.restore(resume)
     else:
+        trainer.noise_floor = noise_floor(reward, before)
         metrics.file.cut_after(-1)  # a start that was killed before its first checkpoint
-        metrics.record("eval", 0, before.metrics)
+        held_out.take(0, before)
     with GracefulStop(trainer.at_cycle_end, cfg.max_hours, started, command) as stop:
         trainer.add_callback(stop)
         trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
     stop.leave(keeper.newest)
     after = evaluate()
-    metrics.record("eval", trainer.state.global_step, after.metrics)
+    held_out.take(trainer.state.global_step, after)
     return after
+
+
+def save_best(folder: Path, trainer) -> None:
+    """best/: the present weights, or with LoRA the adapter alone (merged at the end); replaced in one go."""
+    from rl_nmt.checkpoints import replace_folder
+
+    with replace_folder(folder / "best") as draft:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(draft)
+        trainer.processing_class.save_pretrained(draft)
+        (draft / "prompt.txt").write_text(PROMPT, encoding="utf-8")
 
 
 def save_final(folder: Path, trainer, tokenizer) -> None:
@@ -412,6 +486,25 @@ def save_final(folder: Path, trainer, tokenizer) -> None:
     model.save_pretrained(final)
     tokenizer.save_pretrained(final)
     (final / "prompt.txt").write_text(PROMPT, encoding="utf-8")
+
+
+def finish_best(cfg: RunCfg, folder: Path, tokenizer, precision) -> None:
+    """Make best/ load with plain transformers like final/: adapters merged into the start policy, both stops."""
+    from rl_nmt import policy
+    from rl_nmt.checkpoints import replace_folder
+
+    best = folder / "best"
+    if (best / "adapter_config.json").exists():
+        from peft import PeftModel
+
+        base = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation)
+        merged = PeftModel.from_pretrained(base, best).merge_and_unload()
+        with replace_folder(best) as draft:
+            merged.save_pretrained(draft)
+            tokenizer.save_pretrained(draft)
+            (draft / "prompt.txt").write_text(PROMPT, encoding="utf-8")
+    if best.exists():
+        policy.generation_defaults(tokenizer).save_pretrained(best)
 
 
 def fixed_settings(cfg: RunCfg) -> dict:
@@ -522,11 +615,13 @@ def evaluate_only(cfg: RunCfg, folder: Path) -> None:
     print(evaluation.print_table(evaluation.compare(snapshot, snapshot)), flush=True)
 
 
-def write_results(cfg: RunCfg, folder: Path, before, after) -> None:
+def write_results(cfg: RunCfg, folder: Path, before, after, watch, notes: dict) -> None:
     """samples.jsonl, evaluation.json, the curve and the report; prints the table."""
     from rl_nmt import evaluation, report
 
     comparison = evaluation.compare(before, after, seed=cfg.seed)
+    comparison["best"] = watch.choice()
+    comparison["launch_gate"] = {k: v for k, v in notes["launch_gate"].items() if k != "families"}
     evaluation.write_samples(folder / "samples.jsonl", before, after)
     evaluation.write_json(folder / "evaluation.json", comparison)
     report.reward_curve_png(folder / "metrics.jsonl", folder / "reward_curve.png")
@@ -535,7 +630,7 @@ def write_results(cfg: RunCfg, folder: Path, before, after) -> None:
     print(f"model {folder / 'final'}   report {folder / 'report.html'}", flush=True)
 
 
-def run(cfg: RunCfg, folder: Path, resume, force: bool, started: float, command: str) -> None:
+def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started: float, command: str) -> None:
     """The whole run, or what is left of it from the checkpoint `resume`."""
     from rl_nmt.tracking import finish_wandb
 
@@ -553,14 +648,18 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, started: float, command:
             before = evaluate(model)
             before.save(folder / "before.json")
         notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
+        launch(cfg, reward, eval_rows, notes, skip_gate)
+        watch = build_watch(cfg, eval_rows)
         setup_wandb(cfg, folder, notes)
         try:
             trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, train)
             after = run_training(
-                cfg, folder, trainer, reward, before, lambda: evaluate(trainer.model), resume, notes, started, command
-            )
+                cfg, folder, trainer, reward, before, lambda: evaluate(trainer.model), watch, resume, notes, started,
+                command,
+            )  # fmt: skip
             save_final(folder, trainer, tokenizer)
-            write_results(cfg, folder, before, after)
+            finish_best(cfg, folder, tokenizer, precision)
+            write_results(cfg, folder, before, after, watch, notes)
         finally:
             finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
 
@@ -590,7 +689,7 @@ def main(argv: list[str] | None = None) -> int:
     command = run_folder.continue_command(argv, "train_grpo_en_ta.py", folder, actions["fresh"])
     with run_folder.lock(folder):
         resume = checkpoints.find(folder, run_folder.is_main_process())
-        run(cfg, folder, resume, actions["force"], started, command)
+        run(cfg, folder, resume, actions["force"], actions["skip_launch_gate"], started, command)
     return 0
 
 

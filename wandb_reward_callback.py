@@ -109,7 +109,7 @@ class WandbRewardCallback(TrainerCallback):
 
     def _average(self, log: dict[str, float], reset: bool = False) -> dict[str, float]:
         for key, value in log.items():
-            if value is None or key.startswith("time/"):
+            if value is None or key.startswith(("time/", "backtranslation/", "cycle/", "qe/")):  # seconds and work
                 continue
             past = value if reset else self.averages.get(key, value)
             self.averages[key] = self.ema * past + (1 - self.ema) * value

@@ -130,11 +130,17 @@ class GateReport:
         }  # fmt: skip
 
     def __str__(self) -> str:
+        return self.table(everything=True)
+
+    def table(self, everything: bool) -> str:
+        """All families, or only those that won too much, and the verdict."""
         lines = [f"{'family':<24}{'kind':<6}{'n':>5}{'won':>5}{'share':>8}{'gated':>7}{'unscored':>10}"]
         for family in self.families:
             share = "–" if family.share is None else f"{family.share:.1%}"
             kind = "hard" if family.hard else "soft"
             mark = "  ←" if (family.wins if family.hard else family in self.above_bound) else ""
+            if not (mark or everything):
+                continue
             lines.append(
                 f"{family.name:<24}{kind:<6}{family.n:>5}{family.wins:>5}{share:>8}{family.gated:>7}"
                 f"{family.unscored:>10}{mark}"
@@ -276,14 +282,14 @@ def require_launch(
     *,
     language: str = "ta",
 ) -> dict[str, Any]:
-    """Run the launch gate on the evaluation references, or on the shipped pairs, and print its table.
+    """Run the launch gate on the evaluation references, or on the shipped pairs, and print what it found.
 
     Returns the report as plain values, to be logged. Raises RewardRefused (exit status 3) that names the
     families which won, and ConfigError for a bad bound.
     """
     pairs, source = honest_pairs(eval_rows, seed, language=language)
     report = launch_gate(reward, pairs, max_soft_win_share, seed, language=language, source=source)
-    print(report, flush=True)
+    print(report.table(everything=not report.passed), flush=True)
     refuse(report)
     return report.as_dict()
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from transformers import TrainerCallback
 
 from rl_nmt.errors import Stopped
+from rl_nmt.evaluation import Snapshot
+from rl_nmt.reward_lab import rollout_row
+from rl_nmt.tracking import MetricsFile
+from rl_nmt.watch import Watch
 
 PLANNED_STOP = 75
 MARGIN = 1.1  # a generation cycle may take this much longer than the longest so far
@@ -60,26 +66,79 @@ class ProgressLine(TrainerCallback):
             print(f"    {row['english']}\n    → {row['output']}{back}\n      [{total}{reason}]", flush=True)
 
 
-class PeriodicEvaluation(TrainerCallback):
-    """Greedy decoding of the held-out rows every `eval_steps` optimizer steps.
+class HeldOut(TrainerCallback):
+    """The held-out evaluations of a run: at the start, every `eval_steps` optimizer steps, and at the end.
 
     Args:
-        eval_steps: 0 evaluates never.
-        evaluate: () → dict of scalars.
+        eval_steps: 0 evaluates at start and end alone.
+        evaluate: () → Snapshot.
         record: called with (kind, step, values), e.g. WandbRewardCallback.record.
+        watch: a `rl_nmt.watch.Watch`; its warning is printed, loudly and once.
+        save_best: () → None, called when the present model is the best so far by the independent score.
+        diverse: () → float | None, how much the samples of a group say the same; recorded as `self_bleu`.
+        stop_on_divergence: end the run, resumable, when the alarm rings.
     """
 
-    def __init__(self, eval_steps: int, evaluate: Callable[[], dict], record: Callable[[str, int, dict], None]):
-        self.eval_steps, self.evaluate, self.record = eval_steps, evaluate, record
+    def __init__(
+        self, eval_steps: int, evaluate: Callable[[], Snapshot], record: Callable[[str, int, dict], None], watch: Watch,
+        save_best: Callable[[], None], diverse: Callable[[], float | None] = lambda: None,
+        stop_on_divergence: bool = False,
+    ):  # fmt: skip
+        self.eval_steps, self.evaluate, self.record, self.watch = eval_steps, evaluate, record, watch
+        self.save_best, self.diverse, self.stop_on_divergence = save_best, diverse, stop_on_divergence
+
+    def take(self, step: int, snapshot: Snapshot) -> bool:
+        """Record an evaluation and look at it; True when the alarm rang just now."""
+        values, repeats = dict(snapshot.metrics), self.diverse()
+        if repeats is not None:
+            values["self_bleu"] = repeats
+        self.record("eval", step, values)
+        if warning := self.watch.look(step, snapshot):
+            print(warning, file=sys.stderr, flush=True)
+        if step and self.watch.is_best(step):
+            self.save_best()
+        return bool(warning)
 
     def on_step_end(self, args, state, control, **kwargs):
         if not self.eval_steps or state.global_step % self.eval_steps or state.global_step == state.max_steps:
             return
-        values = self.evaluate()
+        snapshot = self.evaluate()
+        if not state.is_world_process_zero:
+            return
+        rang = self.take(state.global_step, snapshot)
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in snapshot.metrics.items() if isinstance(v, (int, float)))
+        print(f"held-out at step {state.global_step}: {shown}", flush=True)
+        if rang and self.stop_on_divergence:
+            control.should_save = control.should_training_stop = True
+
+
+class Rollouts(TrainerCallback):
+    """Every training sample with its components, one line each, for `python -m rl_nmt.reward_lab`.
+
+    Args:
+        reward_fn: has `last_rows`, the rows of the last training call.
+        path: rollouts.jsonl; a resumed run drops what lies past its checkpoint.
+    """
+
+    def __init__(self, reward_fn, path: Path):
+        self.reward_fn, self.file = reward_fn, MetricsFile(path)
+        self._seen: list | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            self.record("eval", state.global_step, values)
-            shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items() if isinstance(v, (int, float)))
-            print(f"held-out at step {state.global_step}: {shown}", flush=True)
+            self.file.cut_after(state.global_step)
+        self._seen = self.reward_fn.last_rows
+
+    def on_step_end(self, args, state, control, **kwargs):
+        rows = self.reward_fn.last_rows
+        if not state.is_world_process_zero or rows is self._seen:  # the same generation, used for another update
+            return
+        self._seen = rows
+        group, source = -1, None
+        for row in rows:
+            if row["english"] != source:
+                group, source = group + 1, row["english"]
+            self.file.append(rollout_row(row, state.global_step, group))
 
 
 class GracefulStop(TrainerCallback):

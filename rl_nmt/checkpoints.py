@@ -13,6 +13,7 @@ No torch here: an unusable folder is refused before anything heavy is imported.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -189,6 +190,22 @@ def set_aside(path: Path, reason: str, prefix: str = "broken") -> Path:
     except OSError as error:
         raise CannotWrite(f"{path} cannot be set aside as {target.name} ({error.strerror})") from error
     return target
+
+
+@contextlib.contextmanager
+def replace_folder(target: Path) -> Iterator[Path]:
+    """A draft to write into, which takes the place of `target` when the block ends well. Raises CannotWrite."""
+    draft = target.with_name(f".{target.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+    except OSError as error:
+        raise CannotWrite(f"{target}: cannot write ({error.strerror or error}); free space there") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _files(folder: Path) -> list[Path]:

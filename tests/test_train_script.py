@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -88,6 +89,77 @@ def test_evaluation_json_has_the_keys_of_the_contract(full_run):
     assert {"reward", "chrf", "bleu"} <= result["signature"].keys()
     samples = [json.loads(line) for line in (full_run.folder / "samples.jsonl").open(encoding="utf-8")]
     assert {"source", "before", "after", "after_backtranslation", "before_scores", "after_scores"} <= samples[0].keys()
+
+
+def test_the_launch_gate_the_watch_and_the_choice_are_in_the_record(full_run):
+    result = json.loads((full_run.folder / "evaluation.json").read_text(encoding="utf-8"))
+    gate, best = result["launch_gate"], result["best"]
+    assert gate["passed"] is True and gate["hard_wins"] == 0 and gate["source"] == "evaluation references"
+    assert best["by"] == "chrF++" and best["step"] in (0, 2, 4)
+    assert set(best["reported"]) == {"start", "best", "last", "best by reward"}
+    assert (full_run.folder / "best").exists() == (best["step"] > 0)
+    out = full_run.done.stdout
+    assert "launch gate: passed" in out and "score outside the reward: chrF++" in out
+    floor = float(re.search(r"^noise floor: (\S+);", out, re.MULTILINE)[1])
+    assert 0 <= floor < 1e-5
+    state = json.loads((full_run.folder / "checkpoint-4" / "run_state.json").read_text(encoding="utf-8"))
+    assert state["parts"]["trainer"]["noise_floor"] == pytest.approx(floor, rel=0.1)
+    assert [look[0] for look in state["parts"]["watch"]["looks"]] == [0, 2]
+    assert state["notes"]["launch_gate"]["passed"] is True
+
+
+def test_rollouts_hold_every_sample_and_the_lab_reads_them(full_run, capsys):
+    from rl_nmt import reward_lab
+
+    rows = [json.loads(line) for line in (full_run.folder / "rollouts.jsonl").open(encoding="utf-8")]
+    assert len(rows) == 4 * 8 and sorted({row["step"] for row in rows}) == [1, 2, 3, 4]
+    assert all(len([r for r in rows if (r["step"], r["group"]) == (2, g)]) == 4 for g in (0, 1))
+    trained = [
+        json.loads(line)["reward/total"]
+        for line in (full_run.folder / "metrics.jsonl").open(encoding="utf-8")
+        if json.loads(line)["kind"] == "train"
+    ]
+    totals = [[r["total"] for r in rows if r["step"] == step] for step in (1, 2, 3, 4)]
+    assert [sum(t) / len(t) for t in totals] == pytest.approx(trained)
+    assert reward_lab.main([str(full_run.folder / "rollouts.jsonl"), "--set", "w_qe=0.9"]) == 0
+    assert "flip" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_reward_that_cheats_can_win_is_not_trained_on(small, tmp_path, main, skip):
+    line = small(guards="off", max_steps=1, save_steps=1)
+    status, out, err = main(*line, *(["--skip_launch_gate"] if skip else []))
+    if not skip:
+        assert status == 3 and "launch gate" in err and "hard: 0 allowed" in err
+        assert not list((tmp_path / "run").glob("checkpoint-*"))
+        return
+    assert status == 0 and "launch gate: skipped" in out
+    result = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
+    assert result["launch_gate"]["passed"] is None
+
+
+def test_best_of_a_lora_run_loads_with_plain_transformers(tiny_policy, tmp_path):
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = policy.load_tokenizer(str(tiny_policy))
+    precision = policy.Precision("cpu", torch.float32, False, "")
+    base = policy.load_policy(str(tiny_policy), tokenizer, precision)
+    model = get_peft_model(base, policy.lora_config(4, 8))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    trainer = SimpleNamespace(
+        model=model, processing_class=tokenizer, accelerator=SimpleNamespace(unwrap_model=lambda m: m)
+    )
+    script.save_best(tmp_path, trainer)
+    cfg = script.RunCfg(model_id=str(tiny_policy), attn_implementation="eager")
+    script.finish_best(cfg, tmp_path, tokenizer, precision)
+    ids = tokenizer(script.make_prompt(PAIRS[0][0]), return_tensors="pt")
+    with torch.no_grad():
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "best")(**ids).logits
+        assert torch.allclose(merged, model.eval()(**ids).logits, atol=1e-5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best"]
 
 
 def test_the_resolved_configuration_reads_back_as_it_was(full_run):

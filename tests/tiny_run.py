@@ -60,6 +60,7 @@ def settings(models: dict[str, Path], data: Path, output: Path, **changes) -> di
         "comet_da_model": str(models["da"]), "comet_qe_model": str(models["qe"]),
         "backtranslation_model": str(models["nllb"]), "backtranslation_beams": 1,
         "output_dir": str(output), "save_steps": 2, "sample_steps": 2, "use_wandb": False,
+        "max_soft_win_share": 1.0,  # these scorers are random: their opinion of soft cheats means nothing
     } | changes  # fmt: skip
 
 
@@ -148,7 +149,7 @@ class FullRun:
         )
         assert typed != text
         script.write_text(typed, encoding="utf-8")
-        self.settings = settings(models, folder, self.folder, eval_steps=2, use_wandb=True)
+        self.settings = settings(models, folder, self.folder, eval_steps=2, use_wandb=True, save_rollouts=True)
         self.config = folder / "tiny.yaml"
         self.config.write_text(json.dumps(self.settings), encoding="utf-8")  # JSON is YAML
         self.done = command(script, "--config", self.config, cwd=folder, WANDB_BASE_URL="http://127.0.0.1:9")
