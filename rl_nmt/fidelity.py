@@ -18,7 +18,7 @@ from functools import lru_cache
 from rl_nmt.languages import ENGLISH
 from rl_nmt.text import Language, clean_for_scoring
 from rl_nmt.tokens import LITERAL, Token, fold, kept, own, tokenize, without_literals
-from rl_nmt.translit import initials, neighbourhood, skeletons
+from rl_nmt.translit import LOOSE, initials, neighbourhood, skeletons
 
 WEIGHTS = {"number": 1.0, "percent": 1.0, "url": 1.0, "email": 1.0, "placeholder": 1.0, "code": 1.0}
 WEIGHTS |= {"acronym": 0.5, "name": 0.5}
@@ -162,19 +162,18 @@ def _digit(char: str) -> str:
 
 
 def _names(tokens: list[Token], language: Language) -> Iterator[list[Token]]:
-    """Runs of names: kept words with a capital that are not commonly translated; acronyms alone."""
+    """Runs of kept words with a capital, unless all of them are commonly translated."""
     flags = kept(tokens, language)
     run: list[Token] = []
     for token, stays in zip(tokens, flags, strict=True):
         named = stays and token.kind == "word" and own(token, language) and token.text[:1].isupper()
-        named = named and token.key not in language.common_capitals and token.key not in language.function_words
-        if named and len(token.text) > 1:
+        if named and token.key not in language.function_words and len(token.text) > 1:
             run.append(token)
             continue
-        if run:
+        if any(t.key not in language.common_capitals for t in run):
             yield run
         run = []
-    if run:
+    if any(t.key not in language.common_capitals for t in run):
         yield run
 
 
@@ -204,7 +203,8 @@ class _Output:
 
     def calls(self, name: list[Token], source_language: Language, acronym: bool) -> bool:
         """Whether one word of the name is there, in its letters or by its sound; or all of it run together."""
-        words = [word for token in name for word in _bare(token.key, source_language)]
+        telling = [token for token in name if token.key not in source_language.common_capitals]
+        words = [word for token in telling for word in _bare(token.key, source_language)]
         if any(word in self.words for word in words):
             return True
         if acronym:
@@ -224,7 +224,7 @@ class _Output:
         if self._sounds is None:
             self._sounds = _beginnings(self._said, self.language)
         skeleton = skeleton[:_NAME]
-        if len(skeleton) < _LOOSE:
+        if len(skeleton) < LOOSE:
             return bool(skeleton) and (f"{skeleton}$" in self._sounds or skeleton in self._sounds)
         return not neighbourhood(skeleton).isdisjoint(self._sounds)
 
@@ -235,7 +235,6 @@ def _bare(key: str, language: Language) -> list[str]:
 
 
 _NAME = 6  # classes of a name that are compared; what follows may be an ending
-_LOOSE = 4  # from so many classes on an edit is allowed: shorter words meet by chance
 
 
 def _beginnings(said: list[Token], language: Language) -> set[str]:
@@ -247,6 +246,6 @@ def _beginnings(said: list[Token], language: Language) -> set[str]:
         for skeleton in skeletons(token.key, language):
             for end in range(1, min(len(skeleton), _NAME) + 1):
                 found.add(f"{skeleton[:end]}$")
-                if end >= _LOOSE:
+                if end >= LOOSE:
                     found |= neighbourhood(skeleton[:end])
     return found

@@ -22,9 +22,8 @@ from rl_nmt.text import (
     clean_for_scoring,
     is_blank,
     length,
-    log_length_ratio,
-    safe_unicode,
     script_share,
+    without_invisible,
 )
 from rl_nmt.tokens import LITERAL, Token, kept, own, tokenize
 
@@ -108,7 +107,7 @@ def verdict(
     clean_source, clean_output = clean_for_scoring(source), clean_for_scoring(output)
     source_words = tokenize(clean_source, source_language)
     words = tokenize(clean_output, language)
-    lines = [line for line in map(clean_for_scoring, safe_unicode(output).splitlines()) if line]
+    lines = [line for line in map(clean_for_scoring, without_invisible(output).splitlines()) if line]
     if _echo(clean_source, lines, words, source_words, language, source_language, prompt):
         return "echo"
     if _preamble(clean_source, source, lines, clean_output, language, source_language):
@@ -140,7 +139,7 @@ _CHAT_TOKENS = re.compile(
 
 def _control(source: str, output: str) -> bool:
     return any(
-        not _found(pattern, safe_unicode(output)) <= _found(pattern, safe_unicode(source))
+        not _found(pattern, without_invisible(output)) <= _found(pattern, without_invisible(source))
         for pattern in (CONTROL_PATTERN, _CHAT_TOKENS)
     )
 
@@ -238,8 +237,8 @@ def _opener(source: str, output: str, language: Language, source_language: Langu
         return False
     if source_language.ranges != language.ranges and any(_opens(output, p) for p in source_language.openers):
         return True
-    signs = {output[len(phrase) : len(phrase) + 1] for phrase in language.openers if output.startswith(phrase)}
-    return any(sign in signs and sign not in source for sign in "!:")
+    heads = [phrase for phrase in language.openers if output.startswith((f"{phrase}!", f"{phrase}:"))]
+    return any(output[len(head)] not in source and len(output) > len(head) + 2 for head in heads)
 
 
 def _opens(text: str, phrase: str) -> bool:
@@ -298,10 +297,14 @@ def _glued(words: list[Token], foreign: list[bool]) -> bool:
 _SLACK = 12  # code points by which a short text may differ freely: "Yes." is one word in any language
 
 
-def _impossible_length(source: str, output: str, language: Language) -> bool:
+def _log_distance(source: str, output: str, language: Language) -> float:
     expected = language.expected_length_ratio * length(source)
+    return math.log((length(output) + _SLACK) / (expected + _SLACK))
+
+
+def _impossible_length(source: str, output: str, language: Language) -> bool:
     low, high = language.length_limits
-    return not low <= math.log((length(output) + _SLACK) / (expected + _SLACK)) <= high
+    return not low <= _log_distance(source, output, language) <= high
 
 
 _ENDS = ".!?…।॥\"”'’»)]}:"
@@ -319,7 +322,7 @@ def _truncated(source: str, output: str, words: list[Token], language: Language)
         return False
     if words[-1].key in language.unfinished:
         return True
-    return log_length_ratio(source, output) - math.log(language.expected_length_ratio) < _SHORT
+    return _log_distance(source, output, language) < _SHORT
 
 
 if __name__ == "__main__":

@@ -23,12 +23,14 @@ class Language:
         NFC code points.
     Sound
         `sounds` spells graphemes in the nine classes of rl_nmt.translit (alternatives separated by `|`);
-        `vowels` are the letters that open a syllable on their own; `virama` is the sign that takes a consonant's
-        inherent vowel away ("" in an alphabet); `letter_names` are the sounds of its letters' names, as in acronyms.
+        `vowels` are the letters that open a syllable on their own; `virama` is the sign that takes a
+        consonant's inherent vowel away ("" in an alphabet); `letter_names` are the sounds of its letters'
+        names, as in acronyms.
     Words
-        `function_words` are never borrowed by another language; `abbreviations` end in a full stop that ends
-        no sentence; `unfinished` words end no sentence; `common_capitals` are written with a capital and
-        yet translated; `name_endings` are those of plurals and peoples, which another language replaces.
+        `function_words` are never borrowed by another language; `connectors` hold the words of a name
+        together; `abbreviations` end in a full stop that ends no sentence; `unfinished` words end no
+        sentence; `common_capitals` are written with a capital and yet translated; `name_endings` are those
+        of plurals and peoples, which another language replaces.
     Talk about the translation
         `labels` name a language as a prompt does ("Tamil:"); `meta` are stems of words that speak of
         translating, `meta_topics` stems in a source that explain them; `openers` are the first words of a
@@ -51,6 +53,7 @@ class Language:
     virama: str
     letter_names: tuple[tuple[str, str], ...]
     function_words: frozenset[str]
+    connectors: frozenset[str]
     abbreviations: frozenset[str]
     unfinished: frozenset[str]
     common_capitals: frozenset[str]
@@ -105,7 +108,8 @@ TAMIL = Language(
     function_words=_words(
         "ஒரு இந்த அந்த எந்த என்று என மற்றும் அல்லது ஆனால் அது இது அவர் அவள் அவன் நான் நீ நாம் நாங்கள் மிக"
     ),
-    abbreviations=_words("திரு திருமதி டாக்டர் பேரா கி.மு கி.பி"),
+    connectors=frozenset(),
+    abbreviations=_words("திரு திருமதி டாக்டர் பேரா கி மு பி"),
     unfinished=_words("மற்றும் அல்லது ஒரு ஓர் இந்த அந்த எந்த"),
     common_capitals=frozenset(),
     name_endings=(),
@@ -113,7 +117,7 @@ TAMIL = Language(
     meta=("மொழிபெயர்ப்ப", "மொழிபெயர்த்த", "மொழியாக்க", "தமிழாக்க"),
     meta_topics=("மொழிபெயர்", "தமிழ்", "மொழி"),
     openers=("நிச்சயமாக", "கண்டிப்பாக", "சரி", "இதோ", "வணக்கம்"),
-    notes=("குறிப்பு", "விளக்கம்", "உச்சரிப்பு", "பொருள்", "விருப்பம்"),
+    notes=("குறிப்பு", "விளக்கம்", "உச்சரிப்பு", "விருப்பம்"),
     note_topics=("குறிப்பு", "விளக்கம்"),
     number_words=_values(
         "பூஜ்ஜிய=0 பூச்சிய=0 ஒன்ற=1 ஒரு=1 ஓர்=1 முதல=1 இரண்ட=2 இருவர்=2 மூன்ற=3 மூவர்=3 நான்க=4 நால்வர்=4 "
@@ -166,7 +170,8 @@ ENGLISH = Language(
         "other own same some such through under until while like don't doesn't didn't isn't wasn't can't won't it's "
         "i'm i've he's she's that's you're they're we're says said"
     ),
-    abbreviations=_words("mr mrs ms dr prof st jr sr vs etc e.g i.e inc ltd co no gen sen rep gov rev u.s u.k a.m p.m"),
+    connectors=_words("of and the for de la du van von bin al"),
+    abbreviations=_words("mr mrs ms dr prof st jr sr vs etc inc ltd co no gen sen rep gov rev"),
     unfinished=_words("a an the and or of with for by to"),
     common_capitals=_words(
         "monday tuesday wednesday thursday friday saturday sunday spring summer autumn winter mr mrs ms dr sir lord "
@@ -189,8 +194,8 @@ ENGLISH = Language(
     ),
     openers=(
         "sure", "certainly", "okay", "ok", "absolutely", "here", "here's", "of course", "the translation",
-        "translation", "translated", "in tamil", "in english", "answer", "output", "great", "hello", "i'd", "i can",
-        "i'm sorry",
+        "translation", "translated", "in tamil", "in english", "answer", "output", "great", "hello", "hi", "greetings",
+        "welcome", "good", "yes", "i'd", "i can", "i'm sorry",
     ),
     notes=(
         "note", "explanation", "pronunciation", "transliteration", "literal", "alternative", "option", "breakdown",
@@ -198,7 +203,7 @@ ENGLISH = Language(
     ),
     note_topics=(
         "note", "noting", "notic", "expla", "descri", "pronounc", "mean", "comment", "caption", "option", "choice",
-        "interpret", "statement", "definition", "hint", "clue", "reference", "remark", "substance", "good",
+        "interpret", "statement", "definition", "hint", "clue", "reference", "remark", "prefer", "wish",
     ),
     number_words=_values(
         "zero=0 one=1 first=1 two=2 second=2 three=3 third=3 four=4 five=5 fifth=5 six=6 seven=7 eight=8 nine=9 "

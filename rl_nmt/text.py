@@ -117,10 +117,20 @@ def clean_for_scoring(s: str) -> str:
     >>> clean_for_scoring("  <bos>வணக்\\u200bகம்\\u200d !\\n<end_of_turn>")
     'வணக்கம் !'
     """
+    return " ".join(strip_control_tokens(without_invisible(s)).split())
+
+
+def without_invisible(s: str) -> str:
+    """Return the text in NFC without invisible characters; control tokens and line breaks stay.
+
+    ZWJ and ZWNJ survive where `clean_for_scoring` says.
+
+    >>> without_invisible("க\\u200b\\ufeffக\\n<b\\u2060os>")
+    'கக\\n<bos>'
+    """
     s = _INVISIBLE.sub("", safe_unicode(s))
     s = _JOINERS.sub(_legal_joiner, s)
-    s = unicodedata.normalize("NFC", s)  # what was removed may have stood between a letter and its mark
-    return " ".join(strip_control_tokens(s).split())
+    return unicodedata.normalize("NFC", s)  # what was removed may have stood between a letter and its mark
 
 
 def _legal_joiner(match: re.Match[str]) -> str:

@@ -63,7 +63,7 @@ def tokenize(s: str, language: Language) -> list[Token]:
         head, kind = _literal_head(chunk)
         if kind:
             tokens.append(Token(head, fold(head), kind, "", initial))
-            initial, chunk = False, chunk[len(head) :]
+            initial, chunk = initial and kind == "placeholder", chunk[len(head) :]
         for text, script in _runs(chunk):
             if script == "SYMBOL":
                 ends = text[-1] in _SENTENCE_END or text[0] in ".!?"
@@ -77,7 +77,7 @@ def tokenize(s: str, language: Language) -> list[Token]:
 
 
 def _abbreviates(token: Token, language: Language) -> bool:
-    return token.key in language.abbreviations or (len(token.text) == 1 and token.text.isupper())
+    return token.key in language.abbreviations or (token.kind == "word" and len(token.text) == 1)
 
 
 def _chunks(s: str) -> Iterator[str]:
@@ -198,9 +198,10 @@ def fold(s: str) -> str:
 def kept(tokens: list[Token], language: Language) -> list[bool]:
     """Say for each token of a source whether a translation may keep it as it is.
 
-    Kept are numbers and LITERAL kinds; acronyms; words with a capital inside a sentence, or at its start
-    when a capitalised word follows or the same word has one elsewhere; small words between two of these
-    ("Marks and Spencer"); a short word right after a number ("10 kph"); words outside the language's script.
+    Kept are numbers and LITERAL kinds; words with a capital beyond their first letter (NASA, iPhone); words
+    with a capital inside a sentence, or at its start when a capitalised word follows or the same word has
+    one elsewhere; connectors between two of these ("Marks and Spencer"); a short word right after a number
+    ("10 kph"); words outside the language's script.
     In a text set in capitals or title case, capitals say nothing and only what is left counts.
     """
     capitals_tell = not _titled(tokens, language)
@@ -212,7 +213,7 @@ def kept(tokens: list[Token], language: Language) -> list[bool]:
         if before.kind == "number" and after.kind == "word" and len(after.text) <= 4 and after.text.islower():
             flags[i + 1] = flags[i + 1] or after.key not in language.function_words
     for i in range(1, len(tokens) - 1):
-        if tokens[i].key in language.function_words and flags[i - 1] and flags[i + 1]:
+        if tokens[i].key in language.connectors and flags[i - 1] and flags[i + 1]:
             flags[i] = all(t.kind == "word" and t.text[:1].isupper() for t in (tokens[i - 1], tokens[i + 1]))
     return flags
 
@@ -224,8 +225,10 @@ def _stays(token: Token, language: Language, capitals_tell: bool, inside: set[st
         return True
     if not capitals_tell:
         return False
-    acronym = len(token.text) > 1 and token.text.isupper() and token.key not in language.function_words
-    return acronym or token.key in inside
+    if token.key in language.function_words:
+        return False
+    brand = not token.text[1:].islower() and any(map(str.isupper, token.text[1:]))  # NASA, iPhone, McDonald
+    return brand or token.key in inside
 
 
 def _capital(token: Token, language: Language) -> bool:
@@ -234,7 +237,10 @@ def _capital(token: Token, language: Language) -> bool:
 
 def _titled(tokens: list[Token], language: Language) -> bool:
     """Whether (nearly) all words that need no capital have one: a headline, or capitals throughout."""
-    words = [t for t in tokens if t.kind == "word" and t.key not in language.function_words and len(t.text) > 1]
+    words = [t for t in tokens if t.kind == "word" and len(t.text) > 1]
+    if len(words) > 1 and all(t.text.isupper() for t in words):
+        return True
+    words = [t for t in words if t.key not in language.function_words]
     capitals = sum(t.text[:1].isupper() for t in words)
     return len(words) >= 4 and len(words) - capitals <= len(words) // 10
 

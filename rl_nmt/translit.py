@@ -15,6 +15,7 @@ from rl_nmt.languages import Language
 
 _JOINERS = "\u200c\u200d"
 _MAX_WORD = 64  # letters; no longer word is kept in memory
+LOOSE = 4  # from so many classes on an edit is allowed: shorter words would meet by chance
 MAX_SKELETON = 10  # classes kept of a word; the rest of a longer word says nothing new
 
 
@@ -70,8 +71,8 @@ def _append(done: list[str], sounds: str, adjacent: bool) -> list[str]:
 
 @lru_cache(maxsize=65536)
 def neighbourhood(skeleton: str) -> frozenset[str]:
-    """Return the skeleton and, from three classes on, what is left of it without any one class."""
-    if len(skeleton) < 3:
+    """Return the skeleton and, from LOOSE classes on, what is left of it without any one class."""
+    if len(skeleton) < LOOSE:
         return frozenset((skeleton,))
     return frozenset((skeleton, *(skeleton[:i] + skeleton[i + 1 :] for i in range(len(skeleton)))))
 

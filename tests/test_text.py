@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 import unicodedata
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rl_nmt.errors import ConfigError
 from rl_nmt.text import (
     CONTROL_PATTERN,
     CONTROL_TOKENS,
@@ -20,12 +22,14 @@ from rl_nmt.text import (
     is_blank,
     latin_share,
     length,
+    length_off,
     log_length_ratio,
     neutralise_control_tokens,
     restore_control_tokens,
     safe_unicode,
     script_share,
     strip_control_tokens,
+    without_invisible,
 )
 
 # Text in which control tokens, their look-alikes and the characters of our rules come up often.
@@ -242,3 +246,49 @@ def test_rules_are_linear(unit):
         return best
 
     assert seconds(40_000) < 12 * seconds(10_000) + 0.05  # quadratic would be 16 times
+
+
+def test_without_invisible_keeps_lines_and_tokens():
+    assert without_invisible("a\u200b\n<b\u2060os>\ufeff க்\u200dஷ\u200d") == "a\n<bos> க்\u200dஷ"
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "expected", "tolerance", "off"),
+    [
+        (100, 117, 1.17, 0.45, 0.0),  # the expected length
+        (100, 160, 1.17, 0.45, 0.0),  # ln(160/117) = 0.313: inside
+        (100, 80, 1.17, 0.45, 0.0),  # ln(80/117) = -0.380: inside
+        (100, 200, 1.17, 0.45, (0.536143 - 0.45) ** 2 / 0.45),  # ln(200/117), just outside: quadratic
+        (100, 40, 1.17, 0.45, 1.073294 - 0.45 - 0.1125),  # ln(40/117), far outside: linear
+        (100, 50, 1.0, 0.0, 0.693147),  # the plain log ratio
+        (50, 100, 1.0, 0.0, 0.693147),
+        (100, 100, 2.0, 0.0, 0.693147),
+        (10, 0, 1.0, 0.0, 2.302585),  # blank counts as one character
+        (0, 0, 1.0, 0.0, 0.0),
+    ],
+)
+def test_length_off(source, output, expected, tolerance, off):
+    assert length_off("a" * source, "க" * output, TAMIL, expected, tolerance) == pytest.approx(off, abs=1e-5)
+
+
+def test_length_off_takes_the_languages_band():
+    assert length_off("a" * 100, "க" * 200, TAMIL) == length_off("a" * 100, "க" * 200, ENGLISH, 1.17, 0.45) > 0
+
+
+def test_length_off_has_no_kink():
+    """Slope over ln(length), from values alone: it never jumps, neither at the band's edge nor further out."""
+    lengths = [round(1000 * math.exp(0.3 + i / 100)) for i in range(80)]
+    points = [(math.log(n / 1000), length_off("a" * 1000, "க" * n, TAMIL, 1.0, 0.45)) for n in lengths]
+    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(points)]
+    assert slopes[0] == 0.0 and slopes[-1] == pytest.approx(1.0)
+    assert all(-1e-9 <= b - a < 0.07 for a, b in pairwise(slopes))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"expected_ratio": 0.0}, "expected_ratio is 0.0"), ({"expected_ratio": math.nan}, "expected_ratio is nan"),
+     ({"tolerance": -0.1}, "tolerance is -0.1"), ({"tolerance": math.inf}, "tolerance is inf")],
+)  # fmt: skip
+def test_length_off_refuses(options, named):
+    with pytest.raises(ConfigError, match=named):
+        length_off("a", "b", TAMIL, **options)
