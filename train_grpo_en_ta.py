@@ -443,7 +443,7 @@ def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate, w
         trainer.add_callback(Rollouts(reward, folder / "rollouts.jsonl"))
     trainer.checkpoints = keeper = checkpoints.Keeper(
         folder, keep=cfg.save_total_limit,
-        parts={"trainer": trainer, "reward": reward, "metrics": metrics, "watch": watch},
+        parts={"trainer": trainer, "reward": reward, "metrics": metrics, "watch": watch, "held_out": held_out},
         files=("before.json",), notes=notes,
     )  # fmt: skip
     if resume:

@@ -86,10 +86,20 @@ class HeldOut(TrainerCallback):
     ):  # fmt: skip
         self.eval_steps, self.evaluate, self.record, self.watch = eval_steps, evaluate, record, watch
         self.save_best, self.diverse, self.stop_on_divergence = save_best, diverse, stop_on_divergence
+        self._repeats: float | None = None
+
+    def state_dict(self) -> dict:
+        """What the last samples said the same: a run that resumes after its last step has none of them."""
+        return {"self_bleu": self.diverse()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict()`'s answer."""
+        self._repeats = state["self_bleu"]
 
     def take(self, step: int, snapshot: Snapshot) -> bool:
         """Record an evaluation and look at it; True when the alarm rang just now."""
         values, repeats = dict(snapshot.metrics), self.diverse()
+        repeats = self._repeats if repeats is None else repeats
         if repeats is not None:
             values["self_bleu"] = repeats
         self.record("eval", step, values)
@@ -143,6 +153,8 @@ class Rollouts(TrainerCallback):
 
 class GracefulStop(TrainerCallback):
     """SIGTERM, SIGINT or max_hours: finish the generation cycle, save, stop. A second signal ends at once.
+
+    Added last, it also makes another callback's `should_training_stop` a stop that can be resumed.
 
         with GracefulStop(trainer.at_cycle_end, max_hours, command="python …") as stop:
             trainer.add_callback(stop)
@@ -206,32 +218,33 @@ class GracefulStop(TrainerCallback):
         self._longest_cycle = max(self._longest_cycle, now - self._cycle_start)
         self._cycle_start = now
         late = self.deadline is not None and now + MARGIN * self._longest_cycle + self._longest_save > self.deadline
-        self._decide(state, control, late and state.global_step < state.max_steps)
+        early = control.should_training_stop  # another callback's wish, if there is something left to train
+        self._decide(state, control, "max_hours" if late else "training was ended early" if early else "")
         if self.exit_code:
             control.should_save = True
 
     def on_save(self, args, state, control, **kwargs):
         self._longest_save = max(self._longest_save, time.monotonic() - self._save_start)
-        self._decide(state, control, False)  # a signal that came during the save need not wait for another cycle
+        self._decide(state, control, "")  # a signal that came during the save need not wait for another cycle
 
-    def _decide(self, state, control, late: bool) -> None:
-        number, late = _agreed(self._signal, late)
-        if number is not None and not self.exit_code:
+    def _decide(self, state, control, planned: str) -> None:
+        number, planned = _agreed(self._signal, planned if state.global_step < state.max_steps else "")
+        if not self.exit_code and number is not None:
             self.reason, self.exit_code = signal.Signals(number).name, 128 + number
-        elif late and not self.exit_code:
-            self.reason, self.exit_code = "max_hours", PLANNED_STOP
+        elif not self.exit_code and planned:
+            self.reason, self.exit_code = planned, PLANNED_STOP
         if self.exit_code:
             self.step, control.should_training_stop = state.global_step, True
 
 
-def _agreed(number: int | None, late: bool) -> tuple[int | None, bool]:
-    """The same decision on every process: any signal counts, the main process watches the clock."""
+def _agreed(number: int | None, planned: str) -> tuple[int | None, str]:
+    """The same decision on every process: any signal counts, the rest is the main process's to say."""
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
     if PartialState().num_processes == 1:
-        return number, late
-    votes = gather_object([(number, late)])
+        return number, planned
+    votes = gather_object([(number, planned)])
     return next((n for n, _ in votes if n is not None), None), votes[0][1]
 
 

@@ -17,7 +17,6 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from tiny_run import SENTENCES
@@ -26,8 +25,10 @@ import train_grpo_en_ta as script
 import wandb_reward_callback  # noqa: F401  heavy ones here, once, and not in every child
 from rl_nmt import checkpoints, errors, policy, run_folder
 from rl_nmt import trainer as _heavy  # noqa: F401
+from rl_nmt.evaluation import Snapshot
 from rl_nmt.text import TAMIL, script_share
 from rl_nmt.tracking import MetricsFile
+from rl_nmt.watch import Watch
 
 CLOCK = ("time/", "memory/", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 
@@ -40,11 +41,21 @@ class TextReward:
     def __init__(self):
         self.last_log, self.last_eval_log, self.last_rows, self.seen = {}, {}, [], 0
 
-    def __call__(self, prompts, completions, **columns):
+    def __call__(self, prompts, completions, english=None, **columns):
         self.seen += len(completions)
-        totals = [script_share(text, TAMIL) - 0.01 * (len(text) % 17) for text in completions]
+        self.last_rows = self.score_components(prompts, completions, english=english)
+        totals = [row["total"] for row in self.last_rows]
         self.last_log = {"reward/total": sum(totals) / len(totals), "reward/seen": float(self.seen)}
         return totals
+
+    def score_components(self, prompts, completions, english):
+        return [
+            {"english": source, "output": text, "gate": None, "total": script_share(text, TAMIL) - len(text) % 17 / 100}
+            for source, text in zip(english, completions, strict=True)
+        ]
+
+    def signature(self):
+        return {"identity": {"reward": "text/1"}, "environment": {}}
 
     def state_dict(self):
         return {"seen": self.seen}
@@ -58,7 +69,8 @@ def settings(model: Path, folder: Path, **changes) -> script.RunCfg:
     return script.RunCfg(**{
         "model_id": str(model), "attn_implementation": "eager", "lora_rank": 0, "kl_beta": 0.05, "group_size": 4,
         "per_device_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 6, "max_new_tokens": 8, "lr": 1e-3,
-        "warmup_steps": 3, "save_steps": 2, "sample_steps": 0, "output_dir": str(folder), "use_wandb": False, **changes,
+        "warmup_steps": 3, "save_steps": 2, "sample_steps": 0, "eval_steps": 3, "save_rollouts": True,
+        "output_dir": str(folder), "use_wandb": False, **changes,
     })  # fmt: skip
 
 
@@ -73,8 +85,7 @@ def train(cfg: script.RunCfg, sentences=16, iterations=1, prepare=None, force=Fa
         precision = policy.Precision("cpu", torch.float32, False, "test")
         model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation)
         reward, original = TextReward(), trl.GRPOConfig
-        signature = SimpleNamespace(signature=lambda: {"identity": {"reward": "text/1"}})
-        identity = script.accept_identity(cfg, folder, resume, force, "data", signature)
+        identity = script.accept_identity(cfg, folder, resume, force, "data", reward)
         run_folder.save_identity(folder, identity, script.config.to_public_dict(cfg))
         trl.GRPOConfig = lambda **options: original(**options, num_iterations=iterations)
         try:
@@ -83,21 +94,25 @@ def train(cfg: script.RunCfg, sentences=16, iterations=1, prepare=None, force=Fa
             trl.GRPOConfig = original
         if prepare:
             prepare(trainer)
-        snapshot = SimpleNamespace(metrics={"chrf": 50.0})
+        texts = SENTENCES[:4]
+        watch = Watch("weights", lambda snapshot: [snapshot.metrics["weight"]] * len(texts), texts)
 
         def evaluate():
+            """Scores that depend on the weights, so that best/ moves as they do."""
             if during_evaluation:
                 during_evaluation(trainer)
-            return snapshot
+            weight = max(float(p.abs().sum()) for p in trainer.model.parameters() if p.requires_grad)
+            rows = [{"total": weight % 1.0} for _ in texts]
+            return Snapshot(texts, [None] * 4, ["அ"] * 4, rows, {"weight": weight % 1.0})
 
         notes = dict(resume.notes) if resume else {"launch_gate": "passed"}
         (folder / "before.json").exists() or (folder / "before.json").write_text('{"start": 1}')
         command = "python train_grpo_en_ta.py"
         with errors.last_words(command):
             script.run_training(
-                cfg, folder, trainer, reward, snapshot, evaluate, resume, notes, time.monotonic(), command
+                cfg, folder, trainer, reward, evaluate(), evaluate, watch, resume, notes, time.monotonic(), command
             )
-        (folder / "done").write_text(json.dumps({"notes": notes, "seen": reward.seen}))
+        (folder / "done").write_text(json.dumps({"notes": notes, "seen": reward.seen, "best": watch.choice()}))
 
 
 # --- forked trials -------------------------------------------------------------------------------------
@@ -208,6 +223,8 @@ def outcome(folder: Path, step: int) -> dict:
         "trainer": history,
         "metrics": [without_clock(row) for row in MetricsFile(folder / "metrics.jsonl").rows()],
         "done": (folder / "done").read_text(),
+        "rollouts": MetricsFile(folder / "rollouts.jsonl").rows(),
+        "best": {p.name: p.read_bytes() for p in (folder / "best").glob("*.safetensors")},
     }
 
 
