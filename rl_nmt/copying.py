@@ -117,7 +117,11 @@ def _keys(token: Token, language: Language) -> frozenset[str]:
     """Look-up keys of a word's sound; a number is its own key, so that it does not break a chain."""
     if token.kind == "number":
         return frozenset((token.key,))
-    return keys(token.key, language) if token.kind == "word" else frozenset()
+    if token.kind != "word":
+        return frozenset()
+    spoken = token.text.casefold().replace("'", "").replace("’", "")  # "that's" as it sounds
+    found = keys(token.key, language)
+    return found | keys(spoken, language) if len(spoken) > len(token.key) else found
 
 
 def _longest(chains: dict[int, _Chain], place: int, chain: _Chain) -> None:

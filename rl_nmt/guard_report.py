@@ -24,7 +24,7 @@ from rl_nmt.guards import REASONS, verdict
 from rl_nmt.languages import LANGUAGES, Language
 from rl_nmt.text import length_off, script_share
 
-QUANTILES = (0.5, 0.95, 0.99, 1.0)
+QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99, 1.0)  # penalties are read at the upper end, fidelity at the lower
 
 
 @dataclass(frozen=True)
@@ -214,9 +214,9 @@ def _distributions(values: dict[str, list[float | None]]) -> list[str]:
 def _against_people(rows, reasons, values) -> list[str]:
     middle = median(row.score for row in rows)
     gated = [row.score for row, reason in zip(rows, reasons, strict=True) if reason]
-    below = sum(score < middle for score in gated)
+    below, level = sum(score < middle for score in gated), sum(score == middle for score in gated)
     share = f"{below / len(gated):.1%}" if gated else "–"
-    lines = [f"gated rows below the median score {middle:g}: {below} of {len(gated)} ({share})", ""]
+    lines = [f"gated rows below the median score {middle:g}: {below} of {len(gated)} ({share}), {level} at it", ""]
     lines.append(f"{'against people':<14}{'rows':>7}{'tau-b':>9}{'pairs':>8}{'right':>9}{'tied':>9}")
     for name, column in values.items():
         known = [(row, value) for row, value in zip(rows, column, strict=True) if value is not None]

@@ -182,7 +182,7 @@ def _runs(keys: list[str]) -> set[tuple[str, ...]]:
 _MARKDOWN = re.compile(r"\*\*|```|~~~|^#{1,6}\s|^>\s|\\(?:boxed|text|begin)\b|\|\s*-{3,}|^[*•]\s|^\d{1,2}[.)]\s", re.M)
 _HTML = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,10}(?:\s[^<>]{0,200})?/?>")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`", "”": "”", "(": ")", "[": "]", "{": "}"}
-_QUOTE = re.compile("^[\"'“”‘’«„([{`]|[\"'“”’»)\\]}`]$")  # at an end of the source: half of it may be cited
+_QUOTE_MARKS, _BRACKETS = "\"'“”‘’«»„`", "()[]{}"
 _COLON = re.compile(r"[^:：\n]{1,80}[:：]")
 _SENTENCES = re.compile(r"[.!?…:;]+(?=\s|$)")
 
@@ -195,7 +195,7 @@ def _preamble(source, raw_source, lines, output, language, source_language) -> b
         return True
     if any(not _found(pattern, text) <= _found(pattern, raw_source) for pattern in (_MARKDOWN, _HTML)):
         return True
-    if _wrapped(output) and not _QUOTE.search(source.rstrip(".!?")):
+    if _wrapped(output, source):
         return True
     folded = output.casefold()
     for row in (language, source_language):
@@ -215,9 +215,12 @@ def _head(source: str) -> str:
     return label[0] if label else ""
 
 
-def _wrapped(text: str) -> bool:
-    text = text.rstrip(".!? ")
-    return len(text) > 2 and _QUOTES.get(text[0]) == text[-1] and text[-1] not in text[1:-1]
+def _wrapped(output: str, source: str) -> bool:
+    """Quotes or brackets around the whole, where the source has none at either end (half of it may be cited)."""
+    output, ends = output.rstrip(".!? "), source[:1] + source.rstrip(".!? ")[-1:]
+    if len(output) < 3 or _QUOTES.get(output[0]) != output[-1] or output[-1] in output[1:-1]:
+        return False
+    return not set(ends) & set(_QUOTE_MARKS if output[0] in _QUOTE_MARKS else _BRACKETS)
 
 
 def _mentions(text: str, stems: tuple[str, ...]) -> bool:

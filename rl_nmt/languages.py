@@ -117,7 +117,7 @@ TAMIL = Language(
     meta=("மொழிபெயர்ப்ப", "மொழிபெயர்த்த", "மொழியாக்க", "தமிழாக்க"),
     meta_topics=("மொழிபெயர்", "தமிழ்", "மொழி"),
     openers=("நிச்சயமாக", "கண்டிப்பாக", "சரி", "இதோ", "வணக்கம்"),
-    notes=("குறிப்பு", "விளக்கம்", "உச்சரிப்பு", "விருப்பம்"),
+    notes=("குறிப்பு", "விளக்கம்", "உச்சரிப்பு"),
     note_topics=("குறிப்பு", "விளக்கம்"),
     number_words=_values(
         "பூஜ்ஜிய=0 பூச்சிய=0 ஒன்ற=1 ஒரு=1 ஓர்=1 முதல=1 இரண்ட=2 இருவர்=2 மூன்ற=3 மூவர்=3 நான்க=4 நால்வர்=4 "
@@ -203,7 +203,7 @@ ENGLISH = Language(
     ),
     note_topics=(
         "note", "noting", "notic", "expla", "descri", "pronounc", "mean", "comment", "caption", "option", "choice",
-        "interpret", "statement", "definition", "hint", "clue", "reference", "remark", "prefer", "wish",
+        "interpret", "statement", "definition", "hint", "clue", "reference", "remark",
     ),
     number_words=_values(
         "zero=0 one=1 first=1 two=2 second=2 three=3 third=3 four=4 five=5 fifth=5 six=6 seven=7 eight=8 nine=9 "

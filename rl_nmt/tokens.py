@@ -240,6 +240,9 @@ def _titled(tokens: list[Token], language: Language) -> bool:
     words = [t for t in tokens if t.kind == "word" and len(t.text) > 1]
     if len(words) > 1 and all(t.text.isupper() for t in words):
         return True
+    if len(words) > 2 and all(t.text[0].isupper() for t in words):
+        if any(t.key in language.function_words and not t.initial for t in words):
+            return True  # small words need a capital nowhere else
     words = [t for t in words if t.key not in language.function_words]
     capitals = sum(t.text[:1].isupper() for t in words)
     return len(words) >= 4 and len(words) - capitals <= len(words) // 10

@@ -25,6 +25,7 @@ COPIES = [
     ("The children went to school yesterday.", "தஹெ ச்ஹில்ட்ரென் வென்ட் டொ ஸ்ச்ஹூல் யெஸ்டெர்டய்."),
     ("I will call you after the meeting.", "ஐ வில் கால் யூ ஆஃப்டர் தி மீட்டிங்."),
     ("Thank you", "தேங்க் யூ"),
+    ("That's what happened.", "தட்ஸ் வாட் ஹாப்பென்ட்."),
     # both at once
     ("The boy reads a book.", "சிறுவன் புத்தகம் படிக்கிறான். The boy reads a book."),
 ]

@@ -114,7 +114,7 @@ def test_report_counts():
 def test_report_against_people():
     rows = [Row(SOURCE, HONEST, 0.9), Row(SOURCE, HONEST, 0.8), Row(SOURCE, COPY, 0.1), Row(SOURCE, EMPTY, 0.85)]
     text = report(rows, TAMIL, ENGLISH, examples=1)
-    assert "gated rows below the median score 0.825: 1 of 2 (50.0%)" in text
+    assert "gated rows below the median score 0.825: 1 of 2 (50.0%), 0 at it" in text
     assert f"    {COPY}" in text and f"    {HONEST}" not in text
     lines = table(text)
     # copied 0, 0, 1, 0: of six pairs the three with the copy are right, the others tied

@@ -58,6 +58,7 @@ def test_sentences_open_after_an_end_but_not_after_an_abbreviation():
         ("the NASA iPhone costs 10 kg or 25 C", ["NASA", "iPhone", "10", "kg", "25", "C"]),
         ("10 of the boys", ["10"]),
         ("Local Council Approves New Budget", []),  # title case
+        ("It Did Not Go Well", []),
         ("THE SHOP IS CLOSED", []),
         ("write a@b.org about {x} and சென்னை", ["a@b.org", "{x}", "சென்னை"]),
         ("I think that It Is so", []),
