@@ -1,0 +1,380 @@
+"""Many questions to one OpenAI-compatible chat endpoint, within a deadline. No torch.
+
+An answer is text or the reason why there is none. Retried is only what may pass by itself (connection, 408, 425,
+429, 5xx), with Retry-After obeyed; a server that is down costs a handful of calls (circuit breaker), and one call
+of `ask` never lasts longer than its deadline, whatever the server does. Source: ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import os
+import random
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from rl_nmt.errors import ConfigError, MissingService
+
+RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+UNSUPPORTED = frozenset({400, 422})  # what servers say to a response_format they do not know
+FINAL = frozenset({401, 402, 403, 404, 405, 407, 410})  # as true for the next question as for this one
+MAX_BODY = 4 << 20  # bytes of one reply; a longer one is no answer
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds before the first retry, and at most before any
+
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`text` of a complete answer, or None and the `failure` in one word; `form`: "json" or "text" as asked."""
+
+    text: str | None
+    failure: str | None = None
+    form: str = "text"
+
+
+class _Failed(Exception):
+    """One request that gave no answer. `outage`: the server, not the question, is the reason."""
+
+    def __init__(self, reason: str, *, retry: bool = False, outage: bool = False, pause: float | None = None):
+        super().__init__(reason)
+        self.reason, self.retry, self.outage, self.pause = reason, retry, outage, pause
+
+
+class ChatEndpoint:
+    """An OpenAI-compatible endpoint and the model to ask there.
+
+    Args:
+        url: the API's base, as http://host:8000/v1; its /chat/completions may be written out.
+        model: the name the endpoint knows the model by.
+        api_key_env: name of the environment variable that holds the key; None sends none. The key is kept nowhere
+            but in the HTTP client's header.
+        body: further fields of every request (temperature, max_tokens …).
+        concurrency: most requests under way at once.
+        timeout: seconds for one request, its whole reply included.
+        deadline: seconds for one call of `ask`, retries included.
+        retries: further attempts per question.
+        breaker: failures of the server in a row after which it counts as down. The next call of `ask` tries one
+            question first.
+        argument: the setting that names the endpoint, for messages.
+
+    Raises:
+        ConfigError: a malformed address or limit, or a key variable that is not set.
+    """
+
+    def __init__(
+        self, url: str, model: str, *, api_key_env: str | None = None, body: Mapping[str, Any] | None = None,
+        concurrency: int = 8, timeout: float = 60.0, deadline: float = 180.0, retries: int = 3, breaker: int = 8,
+        argument: str = "endpoint",
+    ):  # fmt: skip
+        self.argument, self.model, self.api_key_env = argument, model, api_key_env
+        self.url = _completions_url(argument, url)
+        limits = {"concurrency": concurrency, "timeout": timeout, "deadline": deadline, "breaker": breaker}
+        for name, value in limits.items():
+            if not value > 0:
+                raise ConfigError(f"{argument}: {name} is {value}; it must be above 0")
+        if not model:
+            raise ConfigError(f"{argument}: name the model to ask")
+        self.concurrency, self.timeout, self.deadline = concurrency, timeout, deadline
+        self.retries, self.breaker = max(0, retries), breaker
+        self.body = dict(body or {})
+        self.stats: Counter[str] = Counter()
+        self._failures, self._resume_at = 0, 0.0
+        self._random = random.Random()  # pauses only: the global generator must stay as it is
+        self._background: _Background | None = None
+        self._key()
+
+    def __repr__(self) -> str:
+        return f"ChatEndpoint({self.url!r}, {self.model!r}, api_key_env={self.api_key_env!r})"
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_background": None}  # neither the client nor the key in it is pickled
+
+    @property
+    def down(self) -> bool:
+        """Has the circuit breaker opened?"""
+        return self._failures >= self.breaker
+
+    def ask(self, questions: Sequence[Sequence[tuple[str, Messages, Mapping | None]]]) -> list[Answer]:
+        """One answer per question, in order, after at most `deadline` seconds.
+
+        A question is a list of forms (name, messages, response_format), best first: where the server refuses a
+        form with 400 or 422, the next one is asked.
+        """
+        self.stats = Counter()
+        return self._run(self._ask(questions)) if questions else []
+
+    def close(self) -> None:
+        """Close connections and the background thread; the next call opens them again."""
+        if self._background is not None:
+            self._background.close()
+            self._background = None
+
+    # ------------------------------------------------------------------ one call
+
+    def _run(self, work: Coroutine) -> Any:
+        if self._background is None or self._background.pid != os.getpid():  # a fork has no threads
+            self._background = _Background(self._client)
+        return self._background.run(work)
+
+    def _client(self) -> httpx.AsyncClient:
+        key = self._key()
+        return httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=self.timeout,
+            limits=httpx.Limits(max_connections=self.concurrency), follow_redirects=False,
+            trust_env=not _is_loopback(urlsplit(self.url).hostname),  # no proxy between us and ourselves
+        )  # fmt: skip
+
+    def _key(self) -> str | None:
+        if self.api_key_env is None:
+            return None
+        name = self.api_key_env
+        key = os.environ.get(name, "").strip()
+        if not key and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):  # perhaps a key: not repeated
+            raise ConfigError(f"{self.argument}: api_key_env takes the name of an environment variable, never a key")
+        if not key:
+            raise ConfigError(f"{self.argument}: the environment variable {name} is not set; export the key in it")
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise ConfigError(f"{self.argument}: {name} holds more than a key (spaces or control characters)")
+        return key
+
+    async def _ask(self, questions) -> list[Answer]:
+        end = time.monotonic() + self.deadline
+        self._resume_at = 0.0
+        gate = asyncio.Semaphore(self.concurrency)
+        answers: list[Answer | None] = [None] * len(questions)
+        first = 0
+        if self.down:  # is it back? One question tells
+            self._failures = self.breaker - 1
+            answers[0] = await self._within(self._one(questions[0], gate, end), end)
+            first = 1
+        tasks = [asyncio.create_task(self._one(question, gate, end)) for question in questions[first:]]
+        if tasks:
+            await asyncio.wait(tasks, timeout=max(0.0, end - time.monotonic()))
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for i, task in enumerate(tasks, first):
+            answers[i] = Answer(None, "deadline") if task.cancelled() else task.result()
+        return answers
+
+    @staticmethod
+    async def _within(work: Coroutine, end: float) -> Answer:
+        try:
+            return await asyncio.wait_for(work, max(0.0, end - time.monotonic()))
+        except TimeoutError:
+            return Answer(None, "deadline")
+
+    async def _one(self, forms, gate: asyncio.Semaphore, end: float) -> Answer:
+        """Ask one question in its forms, with retries, until it is answered or will not be."""
+        attempt, form = 0, 0
+        while True:
+            name, messages, response_format = forms[form]
+            try:
+                async with gate:
+                    await self._wait_for_turn(end)
+                    text = await self._post(messages, response_format)
+                self._failures = 0
+                return Answer(text, None, name)
+            except _Failed as failed:
+                self._count(failed)
+                if failed.reason in ("http_400", "http_422") and form + 1 < len(forms):
+                    form += 1
+                    continue
+                pause = failed.pause
+                if pause is None:
+                    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt) * self._random.uniform(0.5, 1.0)
+                late = time.monotonic() + pause >= end
+                if not failed.retry or self.down or attempt >= self.retries or late:
+                    return Answer(None, failed.reason, name)
+                attempt += 1
+                self.stats["retries"] += 1
+                if failed.reason == "http_429":  # the limit is everybody's
+                    self._resume_at = max(self._resume_at, time.monotonic() + pause)
+            await asyncio.sleep(pause)
+
+    async def _wait_for_turn(self, end: float) -> None:
+        """Raise when the server has been found down; sleep out a rate limit."""
+        while (wait := self._resume_at - time.monotonic()) > 0 and not self.down:
+            if time.monotonic() + wait >= end:
+                raise _Failed("http_429")
+            await asyncio.sleep(wait)
+        if self.down:
+            raise _Failed("breaker_open")
+
+    def _count(self, failed: _Failed) -> None:
+        if failed.reason == "breaker_open":
+            return
+        if failed.outage:
+            self._failures += 1
+        elif failed.reason.startswith("http_") and int(failed.reason[5:]) in FINAL:
+            self._failures = self.breaker
+        else:
+            self._failures = 0  # it answers, if not what was hoped for
+
+    async def _post(self, messages: Messages, response_format: Mapping | None) -> str:
+        """One request to the text of its answer; raises _Failed."""
+        body = {"model": self.model, "messages": list(messages)} | self.body
+        if response_format is not None:
+            body["response_format"] = response_format
+        self.stats["calls"] += 1
+        client = self._background.client
+        try:
+            async with asyncio.timeout(self.timeout), client.stream("POST", self.url, json=body) as reply:
+                _check_status(reply)
+                raw = bytearray()
+                async for chunk in reply.aiter_bytes():
+                    raw += chunk
+                    if len(raw) > MAX_BODY:
+                        raise _Failed("too_long")
+        except (TimeoutError, httpx.TimeoutException):
+            raise _Failed("timeout", retry=True, outage=True) from None
+        except httpx.DecodingError:
+            raise _Failed("not_json", outage=True) from None
+        except (httpx.TransportError, OSError):  # from None: requests carry the key in their headers
+            raise _Failed("connection", retry=True, outage=True) from None
+        except httpx.HTTPError:
+            raise _Failed("protocol", outage=True) from None
+        return read_completion(bytes(raw))
+
+    # ------------------------------------------------------------------ at the start
+
+    def check(self, forms: Sequence[tuple[str, Messages, Mapping | None]]) -> Answer:
+        """Ask one question, and raise where the endpoint cannot be used at all.
+
+        Raises:
+            ConfigError: the key is refused, or model or path are unknown there.
+            MissingService: no connection, or what answers is no chat endpoint.
+        """
+        answer = self._run(self._within(self._one(forms, asyncio.Semaphore(1), time.monotonic() + self.deadline),
+                                        time.monotonic() + self.deadline))  # fmt: skip
+        where, reason = f"{self.argument}: {self.url}", answer.failure or ""
+        if reason in ("http_401", "http_403"):
+            name = f"the key in {self.api_key_env}" if self.api_key_env else "requests without a key (api_key_env)"
+            raise ConfigError(f"{where} refuses {name} ({reason[5:]})")
+        if reason in ("http_404", "http_405"):
+            raise ConfigError(f"{where} knows no model {self.model!r}, or is no base of an OpenAI-compatible API")
+        if reason in ("not_json", "html", "protocol") or reason.startswith("http_3"):
+            raise MissingService(
+                f"{where} answers, but not as an OpenAI-compatible API ({reason}); give its base, as http://host:8000/v1"
+            )
+        if reason in ("connection", "timeout", "deadline") or reason.startswith("http_5"):
+            raise MissingService(f"{where} cannot be reached ({reason}): start the server, or turn this scorer off")
+        return answer
+
+
+def _check_status(reply: httpx.Response) -> None:
+    status = reply.status_code
+    if status in RETRIED:
+        raise _Failed(f"http_{status}", retry=True, outage=status != 429, pause=_retry_after(reply.headers))
+    if status != 200:
+        raise _Failed(f"http_{status}", outage=status >= 500 or 300 <= status < 400)
+    if "html" in reply.headers.get("content-type", "").lower():
+        raise _Failed("html", outage=True)
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds a Retry-After header asks for (RFC 9110: a number or a date); None without a usable one."""
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def read_completion(raw: bytes) -> str:
+    """The text of a chat completion that ended by itself; raises _Failed naming what it is instead."""
+    try:
+        reply = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise _Failed("not_json", outage=True) from None
+    if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
+        raise _Failed("no_choices")
+    if not reply["choices"] or not isinstance(reply["choices"][0], dict):
+        raise _Failed("no_choices")
+    choice = reply["choices"][0]
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise _Failed("no_message")
+    if message.get("refusal"):
+        raise _Failed("refusal")
+    if choice.get("finish_reason") != "stop":
+        known = ("length", "content_filter", "tool_calls")
+        raise _Failed(f"finish_{choice['finish_reason']}" if choice.get("finish_reason") in known else "finish_other")
+    return _text(message.get("content"))
+
+
+def _text(content: object) -> str:
+    if isinstance(content, list):  # parts
+        if not all(isinstance(part, dict) for part in content):
+            raise _Failed("no_content")
+        if any(part.get("type") == "refusal" for part in content):
+            raise _Failed("refusal")
+        if not all(part.get("type") == "text" and isinstance(part.get("text"), str) for part in content):
+            raise _Failed("no_content")
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str) or not content.strip():
+        raise _Failed("no_content")
+    return content
+
+
+def _completions_url(argument: str, url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        port_is_fine = parts.port is None or parts.port > 0
+    except ValueError:
+        parts, port_is_fine = urlsplit(""), False
+    if parts.username or parts.password or parts.query or parts.fragment:
+        # Not repeated here: such parts hold keys.
+        raise ConfigError(f"{argument}: give the address without user, password or query; keys go into a variable")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
+        raise ConfigError(f"{argument}: {url!r} is no address of an API; give its base, as http://host:8000/v1")
+    base = url.rstrip("/")
+    return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+class _Background:
+    """An event loop on its own thread, so that callers may have one running or not, and its HTTP client."""
+
+    def __init__(self, client):
+        self.pid = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, name="chat-endpoint", daemon=True)
+        self.thread.start()
+        self.client: httpx.AsyncClient = client()
+
+    def run(self, work: Coroutine) -> Any:
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        if self.pid == os.getpid() and self.thread.is_alive():
+            self.run(self.client.aclose())
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self.thread.join(5)
+            self.loop.close()
