@@ -6,6 +6,7 @@ of the request) makes it fail. FAILURES must never become a number; VARIANTS are
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
@@ -225,10 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        try:
-            self.judge.answer(self, body)
-        except OSError:  # the client has left
-            self.close_connection = True
+        self.judge.answer(self, body)
 
     def send(self, status: int, body: bytes, headers: dict | None = None) -> None:
         self.send_response(status)
@@ -238,11 +236,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):  # the client has left
+            super().handle()
+
     def finish(self) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError):  # closed on purpose
             super().finish()
-        except (OSError, ValueError):  # closed on purpose
-            pass
 
     def log_message(self, *_) -> None:
         pass

@@ -168,8 +168,6 @@ def parse(form: str, reply: str, code: str) -> list[MqmError]:
 
 def _bare(reply: str) -> str:
     text = re.sub(r"\A(?:\s*<(think|thinking)>.*?</\1>)+", "", reply, flags=re.DOTALL).strip()
-    if re.search(r"</?think(?:ing)?>", text):
-        raise Unparsable("open_think")
     fenced = re.fullmatch(r"```[a-zA-Z]*\s(.*)```", text, flags=re.DOTALL)
     return fenced[1].strip() if fenced else text
 
