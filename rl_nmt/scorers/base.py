@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rl_nmt import hub
 from rl_nmt.errors import ConfigError
@@ -209,6 +210,50 @@ def full_precision() -> Iterator[None]:
                 torch.set_float32_matmul_precision(found)
 
 
+def ask(argument: str, function: Callable[[list], Any], items: list, limits: tuple[float, float] | None) -> list:
+    """One model's answers to `items`, None where there is none to be trusted: never a made-up number, never a raise.
+
+    Args:
+        argument: the setting that names the model, for the warning on standard error.
+        function: items to `Scores`, or to a sequence with one answer per item; see `isolate` for what happens
+            when it raises or gives another number of answers.
+        items: what it is asked.
+        limits: the scorer's `range`: answers are then finite numbers no further outside than its width (COMET's
+            own leave [0, 1] by hundredths); numbers as text and truth values are none. None: answers are texts.
+    """
+
+    def answers(batch: list) -> list:
+        result = function(batch)
+        return list(result.values) if isinstance(result, Scores) else list(result)
+
+    values, errors = isolate(answers, items)
+    sound = [_text(v) if limits is None else _number(v, *limits) for v in values]
+    lost = sum(value is None for value in sound)
+    if errors:
+        first = f"{type(errors[0]).__name__}: {' '.join(str(errors[0]).split())[:200]}"
+        print(f"warning: {argument} failed on {lost} of {len(items)} ({first})", file=sys.stderr, flush=True)
+    elif odd := [v for v, kept in zip(values, sound, strict=True) if kept is None and v is not None]:
+        shown = f"{type(odd[0]).__name__} {str(odd[0])[:40]}"
+        print(f"warning: {argument} gave {len(odd)} answers that are none ({shown})", file=sys.stderr, flush=True)
+    return sound
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: Any, low: float, high: float) -> float | None:
+    """A plain float, or None for what is no sound score."""
+    if isinstance(value, (bool, str, bytes)) or value is None or type(value).__name__ in ("bool_", "bool"):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    margin = high - low
+    return number if low - margin <= number <= high + margin else None  # NaN is in no interval
+
+
 def isolate(function: Callable[[list[T]], Sequence[V]], items: list[T]) -> tuple[list[V | None], list[Exception]]:
     """`function(items)`; where it raises, its halves, and so on: a bad item costs itself, not the batch.
 
@@ -227,7 +272,7 @@ def isolate(function: Callable[[list[T]], Sequence[V]], items: list[T]) -> tuple
     """
     values: list[V | None] = [None] * len(items)
     errors: list[Exception] = []
-    todo, calls_left = [(0, len(items))], 1 + 4 * max(0, len(items) - 1).bit_length()
+    todo, calls_left = [(0, len(items))] if items else [], 1 + 4 * max(0, len(items) - 1).bit_length()
     while todo:
         first, last = todo.pop(0)
         calls_left -= 1

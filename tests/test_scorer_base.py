@@ -1,0 +1,98 @@
+"""What every judge shares: answers that are none, and batches halved until the bad item is alone."""
+
+from __future__ import annotations
+
+import doctest
+
+import numpy as np
+import pytest
+import torch
+
+from rl_nmt.scorers import base
+from rl_nmt.scorers.base import Scores, ask, isolate
+
+UNIT = (0.0, 1.0)
+
+
+def test_docstrings():
+    assert doctest.testmod(base).failed == 0
+
+
+@pytest.mark.parametrize("value", [0.5, 0, 1, -0.03, 1.04, -1.0, 2.0, np.float32(0.25), torch.tensor(0.75)])
+def test_numbers_are_kept_as_floats(value, capsys):
+    (kept,) = ask("comet_da_model", lambda batch: [value], ["a"], UNIT)
+    assert type(kept) is float and kept == float(value) and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), -float("inf"), 1e30, 2.01, -1.01, "0.5", b"0.5", True, False, np.bool_(True), [0.5],
+     {}, object(), torch.tensor([0.1, 0.2]), np.float32("nan"), 10**400, 1j],
+)  # fmt: skip
+def test_what_is_no_score_is_none_and_is_said(value, capsys):
+    assert ask("comet_da_model", lambda batch: [0.5, value, 0.25], ["a", "b", "c"], UNIT) == [0.5, None, 0.25]
+    assert "warning: comet_da_model gave 1 answers that are none (" in capsys.readouterr().err
+
+
+def test_none_is_an_answer_and_no_warning(capsys):
+    assert ask("x", lambda batch: Scores([None, 0.5]), ["a", "b"], UNIT) == [None, 0.5]
+    assert capsys.readouterr().err == ""
+
+
+def test_the_range_is_the_scorers_own():
+    assert ask("x", lambda batch: [24.0, 60.0], ["a", "b"], (0.0, 25.0)) == [24.0, None]  # MetricX
+
+
+def test_a_translators_answers_are_texts():
+    assert ask("x", lambda batch: ["one", None, 3.0, True, ""], list("abcde"), None) == ["one", None, None, None, ""]
+
+
+class Model:
+    """Answers with each item's number; fails on batches with a bad item; counts calls and items."""
+
+    def __init__(self, bad):
+        self.bad, self.calls, self.done = set(bad), 0, []
+
+    def __call__(self, batch):
+        self.calls += 1
+        if self.bad & set(batch):
+            raise RuntimeError("the card fell off the bus")
+        self.done += batch
+        return [i / 1000 for i in batch]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 64, 100])
+@pytest.mark.parametrize("where", [0, 0.5, 1])
+def test_one_bad_item_costs_itself_and_few_calls(count, where, capsys):
+    bad = int(where * (count - 1))
+    model = Model([bad])
+    values = ask("comet_qe_model", model, list(range(count)), UNIT)
+    assert values == [None if i == bad else i / 1000 for i in range(count)]
+    assert model.calls <= 1 + 2 * (count - 1).bit_length()
+    assert sorted(model.done) == [i for i in range(count) if i != bad]  # each good one once
+    assert f"comet_qe_model failed on 1 of {count} (RuntimeError: the card" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bad", [(0, 63), (0, 1), (31, 32), (5, 40)])
+def test_two_bad_items_cost_themselves(bad):
+    model = Model(bad)
+    assert [i for i, v in enumerate(isolate(model, list(range(64)))[0]) if v is None] == list(bad)
+
+
+@pytest.mark.parametrize("count", [1, 2, 64, 1000])
+def test_a_dead_model_is_not_asked_for_ever(count):
+    model = Model(range(count))
+    values, errors = isolate(model, list(range(count)))
+    assert values == [None] * count and model.calls <= 1 + 4 * (count - 1).bit_length() and errors
+    assert all(error.__traceback__ is None for error in errors)
+
+
+def test_a_wrong_number_of_answers_is_no_answer(capsys):
+    for answers in ([0.1], [0.1] * 5, []):
+        assert ask("x", lambda batch, a=answers: a if len(batch) > 1 else [], ["a", "b", "c"], UNIT) == [None] * 3
+    assert "results for" in capsys.readouterr().err
+
+
+def test_nothing_is_asked_of_nobody():
+    model = Model([])
+    assert ask("x", model, [], UNIT) == [] and model.calls == 0
