@@ -178,11 +178,11 @@ class CometDuPOReward:
 
     # ------------------------------------------------------------------ the formula
 
-    def _text_components(self, english: str, completion: str) -> dict[str, Any]:
+    def _text_components(self, source: str, completion: str) -> dict[str, Any]:
         """Everything that needs no model; see `score_components`."""
-        output = clean_for_scoring(completion)
+        english, output = clean_for_scoring(source), clean_for_scoring(completion)
         guarded = self.guards == "on"
-        reason = verdict(english, completion, self.language) if guarded else None
+        reason = verdict(source, completion, self.language) if guarded else None  # as written: tokens are evidence
         kept = fidelity(english, output, self.language) if guarded and reason is None else None
         return {
             "english": english,
@@ -227,7 +227,7 @@ class CometDuPOReward:
             english = [read_source(prompt, CUES) for prompt in prompts]
         if len(english) != len(completions):
             raise ConfigError(f"{len(completions)} completions but {len(english)} English sources")
-        return [clean_for_scoring(text) for text in english]
+        return list(english)
 
     def _score(self, sources, completions) -> tuple[list[dict[str, Any]], dict[str, float]]:
         start = time.perf_counter()

@@ -298,8 +298,8 @@ def explanation_native(case: Case) -> str:
 
 
 def quoted_whole(case: Case) -> str | None:
-    """Quotation marks around the whole of it, where the source has none."""
-    if re.search(r"[\"“”«»‘]|(?:^|\s)'", case.english):
+    """Quotation marks around the whole of it, where neither source nor translation has any."""
+    if re.search(r"[\"“”«»‘’]|(?:^|\s)'|'(?:\s|$)", case.english) or re.search(r"[\"“”«»‘’']", case.honest):
         return None
     return case.rng.choice(["“{}”", '"{}"', "«{}»"]).format(case.honest)
 

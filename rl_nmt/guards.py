@@ -22,7 +22,6 @@ from rl_nmt.text import (
     clean_for_scoring,
     is_blank,
     length,
-    script_share,
     without_invisible,
 )
 from rl_nmt.tokens import LITERAL, Token, kept, own, tokenize
@@ -31,38 +30,10 @@ REASONS = (
     "empty", "control", "echo", "preamble", "copy", "script", "glued", "loop", "length", "truncated",
 )  # fmt: skip
 
-MIN_SCRIPT_SHARE = 0.5  # below it most letters are foreign: not a sentence of the language (ours)
 MAX_COPIED = 1 / 3  # share of the source's content that a translation may repeat
 MAX_FOREIGN = 0.2  # share of letters that are foreign and not the source's to keep
 MAX_THIRD_SCRIPT = 3  # letters of a script that neither language is written in
 GLUED = 2  # foreign words in a row at an end of the output; one more in the middle
-
-
-def gate(output: str, language: Language) -> str | None:
-    """Return the reason why `output` is no translation into `language`, or None when it passes.
-
-    `output` is cleaned text (rl_nmt.text.clean_for_scoring). Reasons: "empty" (nothing visible) and
-    "script" (fewer than half of the letters belong to the language's script; an output without any
-    letter counts as that too), "loop" (a word three times in a row; reduplication says it twice).
-
-    >>> from rl_nmt.text import TAMIL
-    >>> gate("நான் வந்தேன்.", TAMIL) is None
-    True
-    >>> gate("I came.", TAMIL)
-    'script'
-    >>> gate("", TAMIL)
-    'empty'
-    >>> gate("மெல்ல மெல்ல வந்தான்.", TAMIL), gate("ஒரு ஒரு ஒரு வீடு.", TAMIL)
-    (None, 'loop')
-    """
-    if is_blank(output):
-        return "empty"
-    if script_share(output, language) < MIN_SCRIPT_SHARE:
-        return "script"
-    words = output.casefold().split()
-    if any(a == b == c for a, b, c in zip(words, words[1:], words[2:], strict=False)):
-        return "loop"
-    return None
 
 
 def verdict(

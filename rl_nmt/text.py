@@ -184,7 +184,7 @@ def _is_letter(char: str) -> bool:
     return not _within(ord(char), _SCRIPTLESS_MARKS)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=4096)
 def _within(code: int, ranges: tuple[Range, ...]) -> bool:
     return any(low <= code <= high for low, high in ranges)
 

@@ -168,7 +168,7 @@ def _runs(chunk: str) -> Iterator[tuple[str, str]]:
         yield chunk[start:], current
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def script_of(char: str) -> str | None:
     """First word of a letter's Unicode name, "" for a digit, SYMBOL for the rest, None for scriptless marks."""
     category = unicodedata.category(char)

@@ -35,7 +35,7 @@ def skeletons(word: str, language: Language) -> tuple[str, ...]:
     return _skeletons(word[:_MAX_WORD], language)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def _skeletons(word: str, language: Language) -> tuple[str, ...]:
     table, longest = _table(language)
     if word[:1] and word[0] in language.vowels:
@@ -69,7 +69,7 @@ def _append(done: list[str], sounds: str, adjacent: bool) -> list[str]:
     return [*done, *sounds]
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def neighbourhood(skeleton: str) -> frozenset[str]:
     """Return the skeleton and, from LOOSE classes on, what is left of it without any one class."""
     if len(skeleton) < LOOSE:
@@ -87,7 +87,7 @@ def keys(word: str, language: Language) -> frozenset[str]:
     return _keys(word[:_MAX_WORD], language)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4096)
 def _keys(word: str, language: Language) -> frozenset[str]:
     return frozenset().union(*(neighbourhood(skeleton) for skeleton in _skeletons(word, language) if skeleton))
 

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import PAIRS, build_nllb
 
-from rl_nmt import backtranslation
-from rl_nmt.backtranslation import check_tags, length_cap, load_backtranslator, split_sentences, top_log_probs
+from rl_nmt import nllb_engine
+from rl_nmt.backtranslation import check_tags, length_cap, load_backtranslator, split_sentences
 from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.nllb_engine import top_log_probs
 from rl_nmt.text import is_blank
 
 KNOWN = dict((ta, en) for en, ta in PAIRS)
@@ -99,7 +100,7 @@ def test_equal_to_generating_one_text_at_a_time(confused_nllb, beams, cap):
 def test_linears_in_their_own_layout_change_nothing(confused_nllb, monkeypatch):
     texts = [*KNOWN, *scrambled(30)]
     fast = load_backtranslator(confused_nllb)
-    monkeypatch.setattr(backtranslation, "prepacked_works", lambda: False)
+    monkeypatch.setattr(nllb_engine, "prepacked_works", lambda: False)
     plain = load_backtranslator(confused_nllb)
     kinds = [sum(isinstance(m, torch.nn.Linear) for m in model.engine.model.modules()) for model in (fast, plain)]
     assert kinds[1] > 30 and (kinds[0] == 0) == fast.engine.packed and not plain.engine.packed
@@ -112,7 +113,7 @@ def test_linears_in_their_own_layout_change_nothing(confused_nllb, monkeypatch):
 
 def test_a_packed_linear_gives_its_weight_back():
     layer = torch.nn.Linear(40, 24)
-    again = backtranslation._PackedLinear(layer).plain()
+    again = nllb_engine._PackedLinear(layer).plain()
     assert torch.equal(again.weight, layer.weight) and torch.equal(again.bias, layer.bias)
     assert not again.weight.requires_grad
 
@@ -125,10 +126,10 @@ def test_what_is_computed_is_what_is_needed(confused_nllb, monkeypatch):
     texts = [" ".join(rng.choices(words, k=rng.randint(5, 60))) for _ in range(32)]
     encoded, decoded = [], []
     encoder = model.engine.model.get_encoder()
-    real, step = encoder.forward, backtranslation._Decoder.step
+    real, step = encoder.forward, nllb_engine._Decoder.step
     monkeypatch.setattr(encoder, "forward", lambda **kw: encoded.append(kw["attention_mask"]) or real(**kw))
     monkeypatch.setattr(
-        backtranslation._Decoder, "step", lambda self, ids: decoded.append(ids.shape) or step(self, ids)
+        nllb_engine._Decoder, "step", lambda self, ids: decoded.append(ids.shape) or step(self, ids)
     )
     model(texts + texts[:9])
     assert sum(len(mask) for mask in encoded) == len(texts)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NO_TORCH = ("text", "prompts", "config", "guards", "errors")
 NO_TORCH += ("hub", "cleaning", "sources", "evalsets", "corpus")
 NO_TORCH += ("languages", "tokens", "translit", "copying", "fidelity", "loops", "decides", "noise", "checkpoints")
-NO_TORCH += ("attacks", "cheats", "respell", "agreement", "preferences", "reward_lab")
+NO_TORCH += ("attacks", "cheats", "respell", "agreement", "preferences", "reward_lab", "guard_report")
 HEAVY = {"torch", "transformers", "trl"}
 SKIPPED = {".venv", ".git", "runs", "build", "__pycache__", ".ci"}
 
