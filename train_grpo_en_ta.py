@@ -451,7 +451,7 @@ def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate, w
         keeper.restore(resume)
     else:
         trainer.noise_floor = noise_floor(reward, before)
-        metrics.file.cut_after(-1)  # a start that was killed before its first checkpoint
+        metrics.begin_anew()
         held_out.take(0, before)
     with GracefulStop(trainer.at_cycle_end, cfg.max_hours, started, command) as stop:
         trainer.add_callback(stop)
@@ -646,7 +646,8 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
         if before is None:
             print(f"evaluating the start policy on {len(eval_rows)} held-out rows", flush=True)
             before = evaluate(model)
-            before.save(folder / "before.json")
+            if run_folder.is_main_process():
+                before.save(folder / "before.json")
         notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
         launch(cfg, reward, eval_rows, notes, skip_gate)
         watch = build_watch(cfg, eval_rows)

@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from rl_nmt.run_folder import is_main_process
 from rl_nmt.tracking import MetricsFile
 
 
@@ -56,6 +57,11 @@ class WandbRewardCallback(TrainerCallback):
                 if row.get("kind") == "train":
                     self._average({k[: -len("_ema")]: v for k, v in row.items() if k.endswith("_ema")}, reset=True)
 
+    def begin_anew(self) -> None:
+        """Remove the rows of a start that ended before its first checkpoint."""
+        if self.file and is_main_process():
+            self.file.cut_after(-1)
+
     def state_dict(self) -> dict[str, Any]:
         """Moving averages, and how many rows were written. Raises OSError when rows cannot be written."""
         if self.file:
@@ -96,8 +102,13 @@ class WandbRewardCallback(TrainerCallback):
         self._flush()
 
     def record(self, kind: str, step: int, values: dict[str, Any], already_logged: frozenset | set = frozenset()):
-        """Write one row of `kind` ("train", "eval", "end") to the file and, when a run is active, to W&B."""
+        """Write one row of `kind` ("train", "eval", "end") to the file and, when a run is active, to W&B.
+
+        Of several processes the main one writes.
+        """
         assert self.file is not None, "record() before training began: pass path="
+        if not is_main_process():
+            return
         self.file.append({"step": step, "kind": kind, **values})
         numbers = {k: v for k, v in values.items() if isinstance(v, (int, float)) and k not in already_logged}
         _send({f"{kind}/{key}": value for key, value in numbers.items()}, step)

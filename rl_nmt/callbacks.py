@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from rl_nmt.errors import Stopped
 from rl_nmt.evaluation import Snapshot
 from rl_nmt.reward_lab import rollout_row
+from rl_nmt.run_folder import is_main_process
 from rl_nmt.tracking import MetricsFile
 from rl_nmt.watch import Watch
 
@@ -105,7 +106,7 @@ class HeldOut(TrainerCallback):
         self.record("eval", step, values)
         if warning := self.watch.look(step, snapshot):
             print(warning, file=sys.stderr, flush=True)
-        if step and self.watch.is_best(step):
+        if step and self.watch.is_best(step) and is_main_process():
             self.save_best()
         return bool(warning)
 

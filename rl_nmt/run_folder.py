@@ -91,7 +91,12 @@ def harmless_changes(run_folder: Path, settings: dict[str, Any], identity: dict[
 
 
 def save_identity(run_folder: Path, identity: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Write run_identity.json. `settings` must hold no secrets (config.to_public_dict). Raises OSError."""
+    """Write run_identity.json, by the main process. `settings` must hold no secrets (config.to_public_dict).
+
+    Raises OSError.
+    """
+    if not is_main_process():
+        return
     stored = {"format": FORMAT, "identity": identity, "settings": settings}
     write_durable(run_folder / IDENTITY, json.dumps(stored, ensure_ascii=False, indent=1))
 

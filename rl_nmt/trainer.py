@@ -274,6 +274,8 @@ class GuardedGRPOTrainer(GRPOTrainer):
                     failure = _short(error)
             if failure is not None:
                 keeper.discard(step, failure)
+        elif failure is None:
+            keeper.newest = step
 
     def _first(self, failure: str | None) -> str | None:
         """The first failure of any process; also waits until all have written their part."""

@@ -101,7 +101,7 @@ def train(cfg: script.RunCfg, sentences=16, iterations=1, prepare=None, force=Fa
             """Scores that depend on the weights, so that best/ moves as they do."""
             if during_evaluation:
                 during_evaluation(trainer)
-            weight = max(float(p.abs().sum()) for p in trainer.model.parameters() if p.requires_grad)
+            weight = max(float(p.detach().abs().sum()) for p in trainer.model.parameters() if p.requires_grad)
             rows = [{"total": weight % 1.0} for _ in texts]
             return Snapshot(texts, [None] * 4, ["அ"] * 4, rows, {"weight": weight % 1.0})
 

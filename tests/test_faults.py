@@ -23,6 +23,7 @@ from fault_trials import DiskFault, Trial, at_step, die_after, differences, outc
 from test_checkpoints import flip
 from tiny_run import ROOT, command, environment, flags, write_data
 from tiny_run import settings as script_settings
+from transformers import TrainerCallback
 
 from rl_nmt.tracking import MetricsFile
 
@@ -275,6 +276,18 @@ def test_max_hours_stops_in_time_and_resumable(go, tmp_path, undisturbed):
     status, out, _ = go()
     assert status == 0 and "changed since the last start: max_hours: 1e-09 → 0.0" in out
     assert differences(undisturbed, outcome(tmp_path / "run", LAST)) == []
+
+
+def test_a_stop_by_another_callback_can_be_resumed(go):
+    """The divergence alarm ends training so."""
+
+    class Alarm(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop |= state.global_step == 3
+
+    status, _, err = go(prepare=lambda trainer: trainer.add_callback(Alarm()))
+    assert status == 75
+    assert err.splitlines()[-2:] == ["stopped: training was ended early, after step 3; checkpoint-3 is saved", COMMAND]
 
 
 # --- disk and numbers ----------------------------------------------------------------------------------

@@ -329,6 +329,24 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(small, main, tmp_path):
     )
 
 
+@pytest.mark.slow
+def test_force_goes_on_under_other_settings(small, main, tmp_path):
+    """Other data are read anew beside the old, and the start policy is measured again with the new reward."""
+    folder = tmp_path / "run"
+    assert main(*small(max_steps=2))[0] == 0
+    start = json.loads((folder / "before.json").read_text(encoding="utf-8"))["signature"]["reward"]["identity"]["w_qe"]
+    (folder / "evaluation.json").unlink()
+    status, out, err = main(*small(max_steps=3, num_train_samples=16, w_qe=0.1), "--force")
+    assert status == 0, err
+    for change in ("reward.w_qe: 0.4 → 0.1", "num_train_samples: 24 → 16", "max_steps: 2 → 3"):
+        assert f"changed since the last start: {change}" in out
+    assert "the start policy is evaluated again" in out and "step 3/3" in out and "step 2/3" not in out
+    assert "num_train_samples: 24 → 16" in (folder / "earlier-data" / "WHY.txt").read_text(encoding="utf-8")
+    assert len((folder / "data" / "train.jsonl").read_text().splitlines()) == 16
+    again = json.loads((folder / "before.json").read_text(encoding="utf-8"))["signature"]["reward"]["identity"]["w_qe"]
+    assert (start, again) == (0.4, 0.1)
+
+
 # --- help ----------------------------------------------------------------------------------------------
 
 
@@ -410,6 +428,7 @@ SETTINGS = [
     (["--lora_rank", "-1"], 2, "lora_rank: -1 must be at least 0"),
     (["--save_total_limit", "0"], 2, "save_total_limit: 0"),
     (["--max_steps", "-1"], 2, "max_steps: -1"),
+    (["--max_hours", "-1"], 2, "max_hours: -1.0 must be at least 0"),
     (["--min_chars", "50", "--max_chars", "10"], 2, "min_chars: 50 is above max_chars: 10"),
     (["--lr", "0"], 2, "lr: 0"),
     (["--lr", "nan"], 2, "lr is 'nan', must be a finite number"),
