@@ -334,11 +334,13 @@ def setup_wandb(cfg: RunCfg, folder: Path, notes: dict | None = None) -> bool:
     if mode == "disabled":
         return False
     notes = {} if notes is None else notes
-    notes["wandb_id"] = tracking.start_wandb(
+    run_id = tracking.start_wandb(
         mode, folder, notes.get("wandb_id"), project=cfg.wandb_project, entity=cfg.wandb_entity or None,
         name=cfg.wandb_run_name or folder.name, config=config.to_public_dict(cfg),
     )  # fmt: skip
-    return True
+    if run_id:
+        notes["wandb_id"] = run_id
+    return bool(run_id)
 
 
 def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, reward, train: list[str]):

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
@@ -107,7 +108,24 @@ def run(main: Callable[[], int | None]) -> None:
             where = f" {error.filename}" if error.filename else ""
             _say(f"error: cannot write{where} ({error.strerror}): free space, or write elsewhere", error)
             status = CannotWrite.exit_code
+        except Exception:
+            if not _hanging:
+                raise
+            traceback.print_exc()
+            status = 1
+    if _hanging:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
+
+
+_hanging: list[str] = []
+
+
+def leave_behind(what: str) -> None:
+    """Tell `run` that something (a W&B server) answers no more: the process must end without waiting for it."""
+    _hanging.append(what)
 
 
 def _say(line: str, error: BaseException) -> None:

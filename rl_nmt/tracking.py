@@ -7,11 +7,16 @@ import math
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rl_nmt.errors import leave_behind
+
 PROBE_SECONDS = 3.0
+INIT_SECONDS = 30.0
+SILENT = "no answer"
 FINISH_SECONDS = 60.0  # what an upload may take at the end before it is left to `wandb sync`
 
 
@@ -155,11 +160,12 @@ def probe(url: str, seconds: float = PROBE_SECONDS) -> str | None:
     return found[0] or None
 
 
-def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: Any) -> str:
+def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: Any) -> str | None:
     """Start a W&B run in "online" or "offline" mode; returns its id, to be given again when the run resumes.
 
     `options` go to wandb.init (project, entity, name, config). Neither code nor the working tree's diff is
-    uploaded. What the server refuses becomes an offline run, with the command that uploads it.
+    uploaded. What the server refuses becomes an offline run, with the command that uploads it. A server that
+    fell silent after the probe would block wandb.init for ever: after INIT_SECONDS the answer is None.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
@@ -170,10 +176,12 @@ def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: A
             settings=wandb.Settings(disable_git=True, save_code=False, silent=True, finish_timeout=FINISH_SECONDS),
         )  # fmt: skip
 
-    try:
-        start(mode)
-    except Exception as error:  # a key the server refuses, a project that may not be written, …
-        print(f"W&B: offline, since {mode} failed ({' '.join(str(error).split())[:200]})", flush=True)
+    problem = _within(INIT_SECONDS, lambda: start(mode))
+    if problem == SILENT:
+        print(f"W&B: off, since it did not start within {INIT_SECONDS:g} s; metrics.jsonl has all rows", flush=True)
+        return None
+    if problem:  # a key the server refuses, a project that may not be written, …
+        print(f"W&B: offline, since {mode} failed ({problem})", flush=True)
         mode = "offline"
         start(mode)
     wandb.define_metric("train/global_step")
@@ -181,6 +189,25 @@ def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: A
     if mode == "offline":
         print(f"W&B: upload later with `{sync_command()}`", flush=True)
     return wandb.run.id
+
+
+def _within(seconds: float, work: Callable[[], None]) -> str:
+    """Do `work` in a thread: "" when it is done in time, SILENT when not, else what it raised."""
+    outcome = [SILENT]
+
+    def attempt() -> None:
+        try:
+            work()
+            outcome[0] = ""
+        except Exception as error:
+            outcome[0] = " ".join(str(error).split())[:200] or type(error).__name__
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if outcome[0] == SILENT:
+        leave_behind("W&B")  # its threads would keep the process from ending
+    return outcome[0]
 
 
 def sync_command() -> str:
@@ -195,17 +222,6 @@ def finish_wandb(exit_code: int = 0, seconds: float = FINISH_SECONDS + 5) -> Non
     wandb = sys.modules.get("wandb")
     if wandb is None or getattr(wandb, "run", None) is None:
         return
-    later, problem = sync_command(), [f"no end after {seconds:g} s"]
-
-    def finish() -> None:
-        try:
-            wandb.finish(exit_code=exit_code)
-            problem[0] = ""
-        except Exception as error:
-            problem[0] = " ".join(str(error).split())[:200]
-
-    thread = threading.Thread(target=finish, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if problem[0]:
-        print(f"warning: W&B did not finish ({problem[0]}); upload later with `{later}`", file=sys.stderr, flush=True)
+    later = sync_command()
+    if problem := _within(seconds, lambda: wandb.finish(exit_code=exit_code)):
+        print(f"warning: W&B did not finish ({problem}); upload later with `{later}`", file=sys.stderr, flush=True)

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 from fault_trials import trial
-from tiny_run import Server
+from tiny_run import Server, command
 
+from rl_nmt import errors
 from rl_nmt.tracking import (
     MetricsFile,
     choose_wandb_mode,
@@ -186,6 +187,7 @@ class Refusing(BaseHTTPRequestHandler):
 def test_a_key_that_the_server_refuses_is_an_offline_run(monkeypatch, tmp_path, capsys):
     import wandb
 
+    wandb.teardown()  # what it has read of the environment stays for the life of a process
     server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
@@ -200,10 +202,31 @@ def test_a_key_that_the_server_refuses_is_an_offline_run(monkeypatch, tmp_path, 
         finish_wandb()
         server.shutdown()
         server.server_close()
+        wandb.teardown()
     said = capsys.readouterr()
     assert "W&B: offline, since online failed" in said.out and "upload later with `wandb sync " in said.out
     assert "canary" not in said.out + said.err
     assert wandb.run is None
+
+
+def test_a_server_that_falls_silent_after_the_probe_holds_nobody_up(tmp_path):
+    """wandb.init would wait for ever, and so would the end of the process: it is left behind."""
+    code = (
+        "import sys, pathlib; from rl_nmt import errors, tracking\n"
+        "tracking.INIT_SECONDS = 2\n"
+        "def main():\n"
+        "    assert tracking.start_wandb('online', pathlib.Path(sys.argv[1]), project='p') is None\n"
+        "    tracking.finish_wandb()\n"
+        "    raise errors.CannotWrite('the end')\n"
+        "errors.run(main)"
+    )
+    with socket.socket() as quiet:
+        quiet.bind(("127.0.0.1", 0))
+        quiet.listen()
+        url = f"http://127.0.0.1:{quiet.getsockname()[1]}"
+        done = command("-c", code, tmp_path, timeout=60, WANDB_BASE_URL=url, WANDB_API_KEY="canary01" * 5)
+    assert done.returncode == 73 and done.stderr == "error: the end\n", done.stderr
+    assert "W&B: off, since it did not start within 2 s; metrics.jsonl has all rows" in done.stdout
 
 
 def test_a_resumed_run_keeps_its_id(monkeypatch, tmp_path):
@@ -222,6 +245,7 @@ def test_the_end_is_bounded_whatever_the_server_does(monkeypatch, capsys, behavi
             time.sleep(60)
         raise ConnectionError("gone away")
 
+    monkeypatch.setattr(errors, "_hanging", [])
     run = types.SimpleNamespace(dir="/runs/wandb/run-1/files")
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(run=run, finish=finish))
     start = time.monotonic()
