@@ -40,4 +40,4 @@ curve:  # the picture in the README: seed 0 of `make bench`
 	cp runs/pocket_seeds/seed0/reward_curve.png docs/pocket_curve.png
 
 clean:
-	rm -rf $(VENV) pocket/build runs
+	rm -rf $(VENV) .venv-t5 pocket/build bench/build runs

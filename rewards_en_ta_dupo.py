@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -260,7 +259,7 @@ class CometDuPOReward:
 
     def _quality(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
         start = time.perf_counter()
-        values = self._safely("comet_qe_model", self.qe.score, [(r["english"], r["output"]) for r in alive])
+        values = self._safely("comet_qe_model", self.qe, [(r["english"], r["output"]) for r in alive])
         for row, value in zip(alive, values, strict=True):
             row["qe"] = value
         times["time/qe"] = time.perf_counter() - start
@@ -276,26 +275,17 @@ class CometDuPOReward:
                 row["backtranslation"] = clean_for_scoring(back)
                 done.append(row)
         triples = [(r["english"], r["backtranslation"], r["english"]) for r in done]
-        for row, value in zip(done, self._safely("comet_da_model", self.da.score, triples), strict=True):
+        for row, value in zip(done, self._safely("comet_da_model", self.da, triples), strict=True):
             row["cycle"] = value
         times["time/cycle"] = time.perf_counter() - start
 
-    def _safely(self, argument: str, function, items: list) -> list:
-        """Call one model on all items; a failure, a wrong length or a non-finite value becomes None."""
-        from rl_nmt.scorers.base import Scores, Segment
+    def _safely(self, argument: str, model, items: list) -> list:
+        """What one model says to each item, None where it fails: see `rl_nmt.scorers.base.ask`."""
+        from rl_nmt.scorers.base import Segment, ask
 
-        if items and isinstance(items[0], tuple):
-            items = [Segment(*item) for item in items]
-        try:
-            result = function(items)
-        except Exception as error:  # a dead scorer must cost its samples, never the run or a fake number
-            print(f"warning: {argument} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            return [None] * len(items)
-        values = list(result.values) if isinstance(result, Scores) else list(result)
-        if len(values) != len(items):
-            print(f"warning: {argument} returned {len(values)} results for {len(items)}", file=sys.stderr)
-            return [None] * len(items)
-        return [None if not isinstance(v, (str, type(None))) and not math.isfinite(v) else v for v in values]
+        if model is self.backtranslator:
+            return ask(argument, model, items, None)
+        return ask(argument, model.score, [Segment(*item) for item in items], getattr(model, "range", (0.0, 1.0)))
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], english: Sequence[str] | None = None, **columns

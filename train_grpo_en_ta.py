@@ -15,6 +15,7 @@ command again continues a run that was stopped or killed, to the same bits.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -49,6 +50,8 @@ ACTIONS = {
     "fresh": "if output_dir is used, start anew in a folder beside it",
     "skip_launch_gate": "train although cheats may earn what translations earn; it is logged",
     "force": "resume although model, data, group size or reward have changed",
+    "doctor": "say in seconds what is missing here and whether a run would fit; the exit status is go or no-go",
+    "dry_step": "with --doctor: load everything and time two real steps, in a folder that is thrown away",
     "download": "fetch all models into the local cache, sizes and licences first, and stop",
 }
 
@@ -667,11 +670,40 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
             finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
 
 
+def dry_step(cfg: RunCfg) -> None:
+    """Print what a step of this configuration takes here: two real ones on as few sentences as they need."""
+    import tempfile
+
+    from rl_nmt.callbacks import clock
+    from rl_nmt.doctor import dry_step_seconds
+
+    per_step = cfg.per_device_batch_size * cfg.gradient_accumulation_steps // cfg.group_size
+    few = dataclasses.replace(cfg, num_train_samples=2 * per_step, max_steps=2, save_steps=0)
+    with tempfile.TemporaryDirectory() as place:
+        train, _, _ = load_data(few, Path(place))
+        tokenizer, precision, model, reward = load_models(few)
+        trainer = build_trainer(few, Path(place), model, tokenizer, precision, reward, train)
+        first, second = dry_step_seconds(trainer)
+    steps = cfg.max_steps or cfg.num_train_samples // per_step
+    left = clock(steps * second)
+    print(f"dry step: {first:.1f} s, the second {second:.1f} s: about {left} for {steps} steps", flush=True)
+
+
 def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     cfg, actions, _ = config.parse(
         RunCfg, sys.argv[1:] if argv is None else argv, ACTIONS, prog="train_grpo_en_ta.py", description=__doc__
     )
+    if actions["doctor"]:
+        from rl_nmt import doctor
+
+        findings = doctor.diagnose(cfg, cfg.output_dir, check)
+        print(doctor.table(findings), flush=True)
+        if actions["dry_step"] and not doctor.exit_code(findings):
+            dry_step(cfg)
+        return doctor.exit_code(findings)
+    if actions["dry_step"]:
+        raise ConfigError("--dry_step belongs to --doctor: give both")
     check(cfg)
     if actions["download"]:
         from rl_nmt import hub

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Protocol
 
 from rl_nmt import hub
-from rl_nmt.batching import batches, distinct, restore
+from rl_nmt.batching import distinct, restore
 from rl_nmt.ctranslate2_engine import DTYPES as CT2_DTYPES
 from rl_nmt.ctranslate2_engine import CTranslate2Engine, weights_key
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
+from rl_nmt.memory import TokenBudget, run_batches
 from rl_nmt.nllb_engine import TransformersEngine
 from rl_nmt.scorers.base import fetch, loading, require_device, versions
 from rl_nmt.text import is_blank, safe_unicode
@@ -82,7 +83,7 @@ def load_backtranslator(
         dtype: "float32" or "bfloat16" (then a translation may depend on its batch); ctranslate2 also takes
             "int8".
         max_new_tokens: most tokens of one sentence's translation, its language tag included.
-        token_budget: most source tokens, padding included, in one batch.
+        token_budget: most source tokens, padding included, in one batch; less where memory runs out.
         argument: the setting that names this model, for messages.
 
     Raises:
@@ -142,15 +143,27 @@ class BackTranslator:
 
     def __init__(self, name, folder, tokenizer, engine, tags, max_new_tokens: int, token_budget: int):
         on_hub = not Path(name).expanduser().exists()
-        self.name = name if on_hub else folder.resolve().name
+        self.name = hub.split_revision(name)[0] if on_hub else folder.resolve().name
         self.revision = folder.name if on_hub else None  # the hub cache calls a snapshot's folder by its commit
         self.folder, self.tokenizer, self.engine = folder, tokenizer, engine
         self.source, self.target = tags
-        self.max_new_tokens, self.token_budget = max_new_tokens, token_budget
+        self.max_new_tokens, self._budget = max_new_tokens, TokenBudget(token_budget)
         self.stats: dict[str, float] = {}
 
-    def __call__(self, texts: Sequence[str]) -> list[str]:
-        """Translations of `texts`; equal texts share one, and batch mates do not change it (float32)."""
+    @property
+    def token_budget(self) -> int:
+        """Most source tokens at once while memory lasts."""
+        return self._budget.full
+
+    @token_budget.setter
+    def token_budget(self, tokens: int) -> None:
+        self._budget = TokenBudget(tokens)
+
+    def __call__(self, texts: Sequence[str]) -> list[str | None]:
+        """Translations of `texts`; equal texts share one, and batch mates do not change it (float32).
+
+        None for a text with a sentence that does not fit into memory even alone.
+        """
         start = time.perf_counter()
         whole, index = distinct("" if is_blank(text) else safe_unicode(text) for text in texts)
         parts = [split_sentences(text) for text in whole]
@@ -161,7 +174,8 @@ class BackTranslator:
         }  # fmt: skip
         translated = self._translate(sentences)
         at = iter(place)
-        joined = [" ".join(filter(None, (translated[next(at)] for _ in part))) for part in parts]
+        whole = [[translated[next(at)] for _ in part] for part in parts]
+        joined = [None if None in done else " ".join(filter(None, done)) for done in whole]
         self.stats["seconds"] = time.perf_counter() - start
         return [joined[i] for i in index]
 
@@ -179,19 +193,21 @@ class BackTranslator:
         }  # fmt: skip
         return {"identity": identity, "environment": versions("transformers", "ctranslate2", "torch")}
 
-    def _translate(self, sentences: list[str]) -> list[str]:
-        """Distinct sentences, in batches of similar length."""
+    def _translate(self, sentences: list[str]) -> list[str | None]:
+        """Distinct sentences, in batches of similar length; None for one that does not fit alone."""
         rows = self._encode(sentences)
         caps = [length_cap(len(row), self.max_new_tokens) for row in rows]
         self.stats["tokens"] = sum(map(len, rows))
-        order, outputs = [], []
-        for batch in batches([len(row) for row in rows], self.token_budget):
+
+        def translate(batch: list[int]) -> list[str]:
             ids, cut, padded = self.engine.generate([rows[i] for i in batch], [caps[i] for i in batch])
             self.stats["hit_cap"] += cut
             self.stats["padded"] += padded
-            outputs += self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-            order += batch
-        return [text.strip() for text in restore(order, outputs)]
+            return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+        done, lost = run_batches(translate, [len(row) for row in rows], self._budget, argument=self.name)
+        order = [i for batch, _ in done for i in batch] + lost
+        return restore(order, [text for _, texts in done for text in texts] + [None] * len(lost))
 
     def _encode(self, sentences: list[str]) -> list[list[int]]:
         """Ids `[source tag] text </s>` per sentence; control tokens written in the text stay text."""
@@ -294,7 +310,7 @@ def _load_tokenizer(argument: str, folder: Path, source: str):
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, src_lang=source)
+        tokenizer = AutoTokenizer.from_pretrained(folder, src_lang=source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{argument}: {folder} has no tokenizer that loads: {reason}") from error

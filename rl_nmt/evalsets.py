@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_nmt.errors import ConfigError, UserError
+from rl_nmt.hub import split_revision
 from rl_nmt.sources import hub_error, quiet_datasets, require_hub
 from rl_nmt.text import is_blank, safe_unicode
 
@@ -30,8 +31,8 @@ def load_eval(eval_dataset: str, eval_file: str, num_eval_samples: int, seed: in
     """Return up to num_eval_samples rows {"english", "tamil"?}, chosen by a seeded hash, in file order.
 
     `eval_file` (TSV english<TAB>tamil, or JSONL) wins over `eval_dataset`, which is a path too, a name
-    in HUB_SETS, or none. Which rows are chosen does not depend on their order. Raises ConfigError (bad
-    file, unknown name) and MissingService (hub not reachable within seconds, gated).
+    in HUB_SETS (also name@revision), or none. Which rows are chosen does not depend on their order. Raises
+    ConfigError (bad file, unknown name) and MissingService (hub not reachable within seconds, gated).
     """
     if num_eval_samples < 1 and (eval_file or eval_dataset not in ("", "none")):
         raise ConfigError(f"num_eval_samples is {num_eval_samples}: give 1 or more, or eval_dataset none")
@@ -41,7 +42,7 @@ def load_eval(eval_dataset: str, eval_file: str, num_eval_samples: int, seed: in
         return []
     elif Path(eval_dataset).expanduser().is_file():
         rows = _read_file(Path(eval_dataset).expanduser(), "eval_dataset")
-    elif eval_dataset in HUB_SETS:
+    elif split_revision(eval_dataset)[0] in HUB_SETS:
         rows = _read_hub(eval_dataset)
     else:
         raise ConfigError(
@@ -137,11 +138,12 @@ def _parse_json(line: str, where: str, number: int) -> Row | None:
 
 def _read_hub(name: str) -> list[Row]:
     require_hub("eval_dataset", name)
+    repository, _ = split_revision(name)
     try:
         with quiet_datasets(log=True):
-            if name == "google/wmt24pp":
+            if repository == "google/wmt24pp":
                 return from_wmt24pp(_load(name, "en-ta_IN"))
-            if name == "openlanguagedata/flores_plus":
+            if repository == "openlanguagedata/flores_plus":
                 return from_flores(_load(name, "eng_Latn", "devtest"), _load(name, "tam_Taml", "devtest"))
             return from_in22(_load(name), name)
     except UserError:
@@ -153,7 +155,8 @@ def _read_hub(name: str) -> list[Row]:
 def _load(name: str, config: str | None = None, split: str | None = None) -> Iterable[dict[str, Any]]:
     import datasets
 
-    loaded = datasets.load_dataset(name, config, split=split)
+    repository, revision = split_revision(name)
+    loaded = datasets.load_dataset(repository, config, split=split, revision=revision)
     return loaded if split else next(iter(loaded.values()))  # sets with one split name it differently
 
 

@@ -39,7 +39,7 @@ class TransformersEngine:
 
         try:
             model, info = AutoModelForSeq2SeqLM.from_pretrained(
-                folder, dtype=getattr(torch, dtype), output_loading_info=True
+                folder, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ConfigError(f"{argument}: {folder} holds no translation model that loads: {error}") from error

@@ -73,8 +73,11 @@ def load_tokenizer(model_id: str):
     from transformers import AutoTokenizer
 
     hub.require_model("model_id", model_id)
+    name, revision = hub.split_revision(model_id)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_id, padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, revision=revision, padding_side="left", trust_remote_code=False
+        )
     except Exception as error:  # tokenizers raises plain Exception for a damaged file
         if Path(model_id).exists():
             raise ConfigError(f"model_id: {model_id} has no tokenizer that loads: {error}") from error
@@ -124,13 +127,15 @@ def load_policy(model_id: str, tokenizer, precision: Precision, attn_implementat
     from transformers import AutoConfig, Gemma3ForCausalLM
 
     hub.require_model("model_id", model_id)
+    name, revision = hub.split_revision(model_id)
     try:
-        kind = AutoConfig.from_pretrained(model_id).model_type
+        kind = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False).model_type
         if kind not in TEXT_MODEL_TYPES:
             raise ConfigError(f"model_id: {model_id} is a {kind!r} model; this trainer is for Gemma 3")
         model, info = Gemma3ForCausalLM.from_pretrained(
-            model_id, dtype=precision.weights, attn_implementation=attn_implementation, output_loading_info=True
-        )
+            name, revision=revision, dtype=precision.weights, attn_implementation=attn_implementation,
+            output_loading_info=True,
+        )  # fmt: skip
     except UserError:
         raise
     except Exception as error:  # transformers, safetensors and torch raise a dozen classes for bad files

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from rl_nmt.checkpoints import FORMAT, write_durable
 from rl_nmt.errors import CannotWrite, ResumeRefused
+from rl_nmt.hub import split_revision
 
 IDENTITY = "run_identity.json"
 WHOLE_FILE = 64 << 20  # fingerprints read larger files in samples
@@ -34,7 +35,8 @@ def model_identity(name: str) -> dict[str, str]:
     if not folder.exists():
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(name, "config.json")
+        name, revision = split_revision(name)
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
         commit = Path(cached).parent.name if isinstance(cached, str) else "not cached"
         return {"model": f"{name}@{commit}", "tokenizer": f"{name}@{commit}"}
     weights = [p for p in folder.iterdir() if p.name == "config.json" or p.suffix in (".safetensors", ".bin")]

@@ -16,9 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 NO_TORCH = ("text", "prompts", "config", "guards", "errors")
 NO_TORCH += ("hub", "cleaning", "sources", "evalsets", "corpus")
 NO_TORCH += ("languages", "tokens", "translit", "copying", "fidelity", "loops", "decides", "noise", "checkpoints")
-NO_TORCH += ("attacks", "cheats", "respell", "agreement", "preferences", "reward_lab", "guard_report")
+NO_TORCH += ("attacks", "cheats", "respell", "agreement", "preferences", "reward_lab", "guard_report", "run_folder")
+NO_TORCH += ("scorers.chat_endpoint", "scorers.mqm_form")
+NO_TORCH += ("streams", "memory", "footprint")
 HEAVY = {"torch", "transformers", "trl"}
-SKIPPED = {".venv", ".git", "runs", "build", "__pycache__", ".ci"}
+SKIPPED = {".venv", ".venv-t5", ".git", "runs", "build", "__pycache__", ".ci"}
 
 
 def modules(root: Path) -> dict[str, Path]:

@@ -260,13 +260,22 @@ def test_pinned_revisions_are_fetched_found_again_and_recorded(published, tmp_pa
         "newest = load_comet('acme/qe')\nnllb = load_backtranslator('acme/nllb@' + '1' * 40, beams=1)\n"
         "print(json.dumps([m.signature()['identity']['revision'] for m in (da, qe, newest, nllb)]))\n"
         "print(json.dumps([hub.is_cached(n) for n in ('acme/nllb@v1', 'acme/nllb', 'acme/nllb@v2')]))\n"
+        "hub.download({'model_id': 'acme/gemma@v1'}, {})\nprint(json.dumps([da.name, nllb.name]))\n"
     )
     with Server(small_hub(published, {}, set())) as server:
         env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": server.url, "HF_HOME": tmp_path, "HF_HUB_DISABLE_XET": "1"}
         done = command("-c", code, **env)
     assert done.returncode == 0, done.stderr
-    revisions, cached = map(json.loads, done.stdout.splitlines()[-2:])
+    revisions, cached, names = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    assert names == ["acme/da", "acme/nllb"]  # a commit has one identity, however it was named
     assert revisions == [TAGGED, TAGGED, SHA, TAGGED]
+    code = (
+        "from rl_nmt import policy, run_folder\ntokenizer = policy.load_tokenizer('acme/gemma@v1')\n"
+        "policy.load_policy('acme/gemma@v1', tokenizer, policy.choose_precision(True))\n"
+        "print(run_folder.model_identity('acme/gemma@v1')['model'])\n"
+    )
+    done = command("-c", code, HF_HOME=tmp_path)
+    assert done.stdout.splitlines()[-1:] == [f"acme/gemma@{TAGGED}"], done.stderr
     assert cached == [False, False, False]  # pinned by its commit: no tag was asked for, and main was not fetched
 
 

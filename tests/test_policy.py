@@ -264,3 +264,26 @@ def test_hub_names_without_a_hub(tokenizer):
     for load in (policy.load_tokenizer, lambda name: policy.load_policy(name, tokenizer, FP32)):
         with pytest.raises(MissingService, match="acme/no-such-model is not on this machine"):
             load("acme/no-such-model")
+
+
+@pytest.mark.parametrize("kind", ["evil", "gemma3_text"])
+def test_code_in_a_model_folder_is_never_run_nor_asked_about(tiny_gemma, tmp_path, monkeypatch, kind):
+    """transformers would ask whether to run it, and a yes on the terminal would do."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_gemma, folder)
+    code = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
+    code += "class C:\n    pass\n"
+    (folder / "evil.py").write_text(code)
+    config = json.loads((folder / "config.json").read_text())
+    hooks = {name: "evil.C" for name in ("AutoConfig", "AutoModel", "AutoModelForCausalLM")}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": kind, "auto_map": hooks}))
+    described = json.loads((folder / "tokenizer_config.json").read_text())
+    described["auto_map"] = {"AutoTokenizer": ["evil.C", "evil.C"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    try:
+        tokenizer = policy.load_tokenizer(str(folder))
+        policy.load_policy(str(folder), tokenizer, policy.Precision("cpu", torch.float32, False, ""))
+    except ConfigError:
+        assert kind == "evil"
+    assert not (tmp_path / "ran").exists()

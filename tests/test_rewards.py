@@ -479,10 +479,12 @@ def test_numpy_numbers_are_numbers_and_numpy_nan_is_not(fresh):
     assert reward([], TAMIL[:3], english=ENGLISH[:3]) == [None, *[pytest.approx(v, abs=1e-6) for v in expected[1:]]]
 
 
-def test_huge_values_stay_in_range(fresh):
+def test_what_is_no_score_costs_its_sample_alone(fresh):
     reward = fresh()
-    reward.da = Faulty(reward.da, at(0, 1e30))
-    assert max(reward([], TAMIL[:3], english=ENGLISH[:3])) <= 1.0
+    expected, real = reward([], TAMIL[:3], english=ENGLISH[:3]), reward.da
+    for value in (1e30, "0.5", True):
+        reward.da = Faulty(real, at(0, value))
+        assert reward([], TAMIL[:3], english=ENGLISH[:3]) == [None, *expected[1:]]
 
 
 def test_three_dead_calls_stop_the_run(fresh):

@@ -108,6 +108,14 @@ def test_the_launch_gate_the_watch_and_the_choice_are_in_the_record(full_run):
     assert state["notes"]["launch_gate"]["passed"] is True
 
 
+def test_the_doctors_dry_step_times_real_steps_and_leaves_nothing(small, tmp_path, main):
+    assert main(*small(), "--dry_step")[0] == 2
+    status, out, err = main(*small(max_steps=0), "--doctor", "--dry_step")
+    assert status == 0, out + err
+    assert re.search(r"^dry step: \d+\.\d s, the second \d+\.\d s: about \d+:\d\d for 12 steps$", out, re.MULTILINE)
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
+
+
 def test_rollouts_hold_every_sample_and_the_lab_reads_them(full_run, capsys):
     from rl_nmt import reward_lab
 
@@ -146,9 +154,10 @@ def test_best_of_a_lora_run_loads_with_plain_transformers(tiny_policy, tmp_path)
     precision = policy.Precision("cpu", torch.float32, False, "")
     base = policy.load_policy(str(tiny_policy), tokenizer, precision)
     model = get_peft_model(base, policy.lora_config(4, 8))
+    draw = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.05)
+            torch.nn.init.normal_(weight, std=0.02, generator=draw)
     trainer = SimpleNamespace(
         model=model, processing_class=tokenizer, accelerator=SimpleNamespace(unwrap_model=lambda m: m)
     )
@@ -158,7 +167,9 @@ def test_best_of_a_lora_run_loads_with_plain_transformers(tiny_policy, tmp_path)
     ids = tokenizer(script.make_prompt(PAIRS[0][0]), return_tensors="pt")
     with torch.no_grad():
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "best")(**ids).logits
-        assert torch.allclose(merged, model.eval()(**ids).logits, atol=1e-5)
+        assert torch.allclose(merged, model.eval()(**ids).logits, atol=1e-4)  # sums in another order
+        with model.disable_adapter():
+            assert not torch.allclose(merged, model(**ids).logits, atol=1e-2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best"]
 
 
@@ -610,3 +621,11 @@ def test_a_comparison_is_possible_only_on_the_same_measure(tmp_path):
     for changed in (([{"english": "b", "tamil": "அ"}], 8), ([{"english": "a"}], 8), (rows, 9)):
         with pytest.raises(errors.ConfigError):
             evaluation.require_same_measure(before, changed[0], Reward(), changed[1])
+
+
+def test_the_doctor_says_go_and_writes_nothing_or_no_go_with_its_worst_status(small, main, tmp_path):
+    status, out, err = main(*small(), "--doctor")
+    assert (status, err) == (0, "") and out.splitlines()[-1].startswith("go") and not (tmp_path / "run").exists()
+    status, out, _ = main(*small(group_size=3, comet_qe_model="acme/none"), "--doctor")
+    assert status == 69 and "comet_qe_model" in out and "nearest that work" in out
+    assert out.splitlines()[-1].startswith("no-go: 3 to mend")  # settings, the model, batches

@@ -8,14 +8,16 @@ stays on its device, each distinct sentence is tokenised and encoded once, and n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from rl_nmt.batching import batches, distinct
+from rl_nmt.batching import distinct
 from rl_nmt.errors import ConfigError
+from rl_nmt.hub import split_revision
+from rl_nmt.memory import TokenBudget, run_batches
 from rl_nmt.scorers import packed
 from rl_nmt.scorers.base import (
     Scores,
@@ -62,7 +64,7 @@ def load_comet(
             whose score error is measured at load and stands in the signature.
         linears: "torch", "prepacked" (weights in oneDNN's layout: faster on a CPU, at twice their memory),
             or "auto": prepacked on a CPU where it passes its self-test.
-        token_budget: most tokens that go through the encoder at once.
+        token_budget: most tokens that go through the encoder at once; less where memory runs out.
         argument: the setting that names this model, for messages.
         classes: class identifiers accepted in this place.
 
@@ -101,10 +103,10 @@ class CometScorer:
         if token_budget < 1:
             raise ConfigError(f"token_budget: {token_budget} must be at least 1")
         self.model = model.eval().requires_grad_(False)  # COMET builds its models in train mode
-        self.kind, self.dtype, self.token_budget = kind, dtype, token_budget
+        self.kind, self.dtype, self._budget = kind, dtype, TokenBudget(token_budget)
         root = checkpoint.parents[1]
         on_hub = not Path(name).expanduser().exists()
-        self.name = str(name) if on_hub else root.resolve().name
+        self.name = split_revision(str(name))[0] if on_hub else root.resolve().name
         self.revision = root.name if on_hub else None  # the hub cache calls a snapshot's folder by its commit
         self._checkpoint = fingerprint(checkpoint)
         self._tokenizer = next(
@@ -114,6 +116,15 @@ class CometScorer:
         self._linears = linears
         self._use(dtype)
         self.dtype_error = self._measure_error() if dtype != "float32" else 0.0
+
+    @property
+    def token_budget(self) -> int:
+        """Most tokens at once while memory lasts."""
+        return self._budget.full
+
+    @token_budget.setter
+    def token_budget(self, tokens: int) -> None:
+        self._budget = TokenBudget(tokens)
 
     @property
     def needs_reference(self) -> bool:
@@ -132,7 +143,8 @@ class CometScorer:
         return self
 
     def score(self, segments: Sequence[Segment]) -> Scores:
-        """One value per segment, about 0 to 1, order kept; None where the model gave no finite number.
+        """One value per segment, about 0 to 1, order kept; None where the model gave no finite number, or where the
+        segment did not fit into memory even alone.
 
         An empty translation gets the ordinary score COMET gives it. XCOMET: also the spans, [] for none.
 
@@ -259,7 +271,8 @@ class CometScorer:
         scores = torch.full((len(rows),), float("nan"), device=self._device)
         if there:
             first = self._in_batches([sequences[i] for i in there], lambda pack, _: self._pooled(pack, "cls"))
-            scores[there] = self.model.estimator(first).view(-1)
+            # What did not fit is NaN; infinite it also spoils the mean over a segment's other sequences.
+            scores[there] = self.model.estimator(first).view(-1).nan_to_num(nan=float("inf"))
         return scores
 
     def _xcomet(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]]]:
@@ -270,7 +283,7 @@ class CometScorer:
         regression, tagged = [], []
         for sequences in parts:
             there = [i for i, sequence in enumerate(sequences) if sequence is not None]
-            pieces = self._in_batches([sequences[i] for i in there], self._scored_and_tagged) if there else []
+            pieces = self._in_batches([sequences[i] for i in there], self._scored_and_tagged, self._untagged)
             full, tags = torch.full((len(rows),), float("nan"), device=self._device), [None] * len(rows)
             for i, (score, probabilities) in zip(there, pieces, strict=True):
                 full[i], tags[i] = score, probabilities
@@ -297,6 +310,11 @@ class CometScorer:
         scores = self.model.estimator(mixed[pack.starts]).view(-1)
         probabilities = self.model.hidden2tag(word).softmax(-1).split(pack.lengths)
         return list(zip(scores, probabilities, strict=True))
+
+    def _untagged(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same for a sequence that did not fit: no score, no error marked."""
+        probabilities = torch.zeros(length, self.model.hidden2tag.out_features, device=self._device)
+        return torch.tensor(float("nan"), device=self._device), probabilities
 
     def _decode(self, probabilities: torch.Tensor, offsets: list[tuple[int, int]]) -> list[Span]:
         """Runs of error labels as spans, as UnifiedMetric.decode: the first label gives a run its severity, its
@@ -356,34 +374,33 @@ class CometScorer:
         special = 1 + self.model.encoder.size_separator * (1 + len(others))
         return joined[:longest] if len(first) + sum(map(len, others)) > longest - special else joined
 
-    def _in_batches(self, sequences: list[list[int]], run) -> torch.Tensor | list:
-        """`run(pack, batch)` over length-sorted batches within the token budget, results in input order."""
-        pieces, order = [], []
-        for batch in self._batches([len(s) for s in sequences]):
+    def _in_batches(
+        self, sequences: list[list[int]], run: Callable, without: Callable | None = None
+    ) -> torch.Tensor | list:
+        """`run(pack, batch)` over length-sorted batches within the token budget, results in input order.
+
+        A sequence that does not fit alone gets `without(length)`, or an embedding of NaN.
+        """
+
+        def encode(batch: list[int]):
             pack = self.encoder.pack([sequences[i] for i in batch])
+            result = run(pack, batch)
             self.stats["encoded"] += len(batch)
             self.stats["tokens"] += sum(pack.lengths)
             self.stats["padded"] += pack.padded
-            pieces.append(run(pack, batch))
-            order += batch
-        inverse = _inverse(order)
-        if isinstance(pieces[0], torch.Tensor):
-            return torch.cat(pieces)[inverse]
-        flat = [item for piece in pieces for item in piece]
+            return result
+
+        lengths = [len(s) for s in sequences]
+        done, lost = run_batches(encode, lengths, self._budget, _unpadded, self.name)
+        inverse = _inverse([i for batch, _ in done for i in batch] + lost)
+        if without is None:
+            return torch.cat([*(result for _, result in done), self._nothing(len(lost))])[inverse]
+        flat = [item for _, result in done for item in result] + [without(lengths[i]) for i in lost]
         return [flat[i] for i in inverse.tolist()]
 
-    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Indices, longest first, in batches of at most `token_budget` tokens; nothing is padded."""
-        batch: list[int] = []
-        tokens = 0
-        for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            if batch and tokens + lengths[i] > self.token_budget:
-                yield batch
-                batch, tokens = [], 0
-            batch.append(i)
-            tokens += lengths[i]
-        if batch:
-            yield batch
+    def _nothing(self, count: int) -> torch.Tensor:
+        """Sentence embeddings (count, H) of what could not be encoded."""
+        return torch.full((count, self.model.encoder.output_units), float("nan"), device=self._device)
 
     # ------------------------------------------------------------------ hidden states to sentences
 
@@ -435,16 +452,18 @@ class CometScorer:
         """Sentence embeddings (U, H) of distinct texts."""
         inputs = self.model.encoder.prepare_sample(texts)
         lengths = inputs["attention_mask"].sum(1).tolist()
-        pieces, order = [], []
-        for batch in batches(lengths, self.token_budget):
+
+        def embed(batch: list[int]) -> torch.Tensor:
             tensors = self._cut(inputs, batch)
-            pieces.append(self.model.get_sentence_embedding(tensors["input_ids"], tensors["attention_mask"]))
-            order += batch
-        return torch.cat(pieces)[_inverse(order)]
+            return self.model.get_sentence_embedding(tensors["input_ids"], tensors["attention_mask"])
+
+        done, lost = run_batches(embed, lengths, self._budget, argument=self.name)
+        embeddings = torch.cat([*(result for _, result in done), self._nothing(len(lost))])
+        return embeddings[_inverse([i for batch, _ in done for i in batch] + lost)]
 
     def _joint_padded(self, rows: list[Segment]) -> torch.Tensor:
         """Scores (N,) of unified models over another encoder."""
-        scores = torch.empty(len(rows), device=self._device)
+        scores = torch.full((len(rows),), float("nan"), device=self._device)
         for with_ref in (False, True):
             chosen = [i for i, row in enumerate(rows) if (row.ref is not None) == with_ref]
             if not chosen:
@@ -455,9 +474,12 @@ class CometScorer:
                 [{k: getattr(rows[i], k) for k in keys} for i in chosen], stage="predict"
             )
             lengths = torch.stack([part["attention_mask"].sum(1) for part in inputs]).amax(0).tolist()
-            for batch in batches(lengths, self.token_budget):
-                parts = [self.model(**self._cut(part, batch)).score for part in inputs]
-                scores[[chosen[i] for i in batch]] = torch.stack(parts).mean(0).float()
+
+            def score(batch: list[int], inputs=inputs) -> torch.Tensor:
+                return torch.stack([self.model(**self._cut(part, batch)).score for part in inputs]).mean(0).float()
+
+            for batch, result in run_batches(score, lengths, self._budget, argument=self.name)[0]:
+                scores[[chosen[i] for i in batch]] = result
         return scores
 
     def _cut(self, inputs: dict, batch: list[int]) -> dict[str, torch.Tensor]:
@@ -481,6 +503,19 @@ def _normalised(hidden: torch.Tensor, pack: packed.Pack) -> torch.Tensor:
 
     centred = hidden - per_sequence(hidden.sum(1))
     return centred / torch.sqrt(per_sequence(centred.square().sum(1)) + 1e-12)
+
+
+def _unpadded(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Indices, longest first, in batches of at most `token_budget` tokens; nothing is padded."""
+    result: list[list[int]] = []
+    tokens = 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not result or tokens + lengths[i] > token_budget:
+            result.append([])
+            tokens = 0
+        result[-1].append(i)
+        tokens += lengths[i]
+    return result
 
 
 def _inverse(order: list[int]) -> torch.Tensor:
