@@ -18,6 +18,8 @@ import torch
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 from rl_nmt.scorers.base import fingerprint
 
+WORKERS = 4  # at most: each reads all weights for its share of the batch
+SMALLEST = 4  # rows that are worth a worker
 DTYPES = ("float32", "bfloat16", "int8")
 SLACK = 16  # new tokens beyond the longest source that the common search allows
 
@@ -87,7 +89,7 @@ class CTranslate2Engine:
         return self.translator.translate_batch(
             [self.tokenizer.convert_ids_to_tokens(row) for row in rows], target_prefix=[[self.target]] * len(rows),
             beam_size=self.beams, num_hypotheses=hypotheses, max_decoding_length=cap, max_input_length=0,
-            return_end_token=True,
+            return_end_token=True, max_batch_size=max(SMALLEST, -(-len(rows) // self.workers)),
         )  # fmt: skip
 
     def to(self, device: str) -> None:
@@ -103,11 +105,15 @@ class CTranslate2Engine:
 
         kind, index = _split(device)
         try:
-            # Threads: its own default of 4 would fight with torch for the cores.
+            # On a CPU workers that share the batch, not threads that share a matrix: those meet at a barrier at
+            # every step, where torch's idle threads still spin.
+            threads = torch.get_num_threads()
+            self.workers = min(threads, WORKERS) if kind == "cpu" else 1
             self.translator = ctranslate2.Translator(
                 str(self.folder), device=kind, device_index=index, compute_type=self.dtype,
-                inter_threads=1, intra_threads=torch.get_num_threads(),
+                inter_threads=self.workers, intra_threads=max(1, threads // self.workers),
             )  # fmt: skip
+            torch.set_num_threads(threads)  # it has set the process's OpenMP threads to its own
             self.translator.translate_batch([["</s>"]], target_prefix=[[self.target]], max_decoding_length=2)
         except (RuntimeError, ValueError) as error:
             self.device = None

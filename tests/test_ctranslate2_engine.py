@@ -12,6 +12,7 @@ import tempfile
 
 import ctranslate2
 import pytest
+import torch
 from tiny_models import PAIRS, build_nllb
 
 from rl_nmt.backtranslation import load_backtranslator
@@ -166,3 +167,15 @@ def test_a_device_that_ctranslate2_does_not_see_is_refused(folder):
     tokenizer = load_backtranslator(folder).tokenizer
     with pytest.raises(ConfigError, match=r"cuda:99.*use transformers"):
         CTranslate2Engine("model", folder, tokenizer, "eng_Latn", 4, "cuda:99", "float32")
+
+
+def test_torchs_threads_are_left_alone(tiny_nllb):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        translator = load_backtranslator(tiny_nllb, backend="ctranslate2")
+        assert torch.get_num_threads() == 3
+        translator([tamil for _, tamil in PAIRS])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
