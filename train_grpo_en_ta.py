@@ -677,7 +677,8 @@ def dry_step(cfg: RunCfg) -> None:
     from rl_nmt.callbacks import clock
     from rl_nmt.doctor import dry_step_seconds
 
-    per_step = cfg.per_device_batch_size * cfg.gradient_accumulation_steps // cfg.group_size
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    per_step = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * processes // cfg.group_size
     few = dataclasses.replace(cfg, num_train_samples=2 * per_step, max_steps=2, save_steps=0)
     with tempfile.TemporaryDirectory() as place:
         train, _, _ = load_data(few, Path(place))
@@ -708,10 +709,11 @@ def main(argv: list[str] | None = None) -> int:
     if actions["download"]:
         from rl_nmt import hub
 
-        hub.download(
-            {n: getattr(cfg, n) for n in ("model_id", "comet_da_model", "comet_qe_model", "backtranslation_model")},
-            LICENCES,
-        )
+        names = ["model_id"]
+        names += ["comet_da_model", "backtranslation_model"] if cfg.w_cycle else []
+        names += ["comet_qe_model"] if cfg.w_qe else []
+        names += ["judge_model"] if cfg.judge_model else []
+        hub.download({name: getattr(cfg, name) for name in names}, LICENCES)
         return 0
     if not actions["eval_only"] and not actions["fresh"] and finished(Path(cfg.output_dir).expanduser()):
         return 0

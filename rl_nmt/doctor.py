@@ -260,6 +260,8 @@ def _models(settings: Any) -> list[tuple[str, str, str]]:
         models.append(("backtranslation_model", settings.backtranslation_model, "config.json"))
     if settings.w_qe:
         models.append(("comet_qe_model", settings.comet_qe_model, "hparams.yaml"))
+    if getattr(settings, "judge_model", ""):
+        models.append(("judge_model", settings.judge_model, "hparams.yaml"))
     return models
 
 

@@ -1,4 +1,4 @@
-"""A hub whose network fails in nine ways: rows identical to the undisturbed ones, or a line that says how many."""
+"""A hub whose network fails in fourteen ways: rows identical to the undisturbed ones, or a line that says how many."""
 
 from __future__ import annotations
 
