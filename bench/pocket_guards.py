@@ -26,6 +26,8 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
+from bench.pocket_seeds import world_flags
+
 RUNS = Path("runs/pocket_guards")
 COPIED_SOURCES = 0.3
 COPY_LESSONS = 0.75  # of a lesson about such a source: the rest translates, so that a sample can find the way out
@@ -93,11 +95,7 @@ def one(seed: int, variant: str, steps: int) -> int:
     world = build(Path(f"pocket/build/seed{seed}"), seed)
     start = world / "policy" if variant == "best" else taught_to_copy(world, seed)
     argv = ["--config", "configs/pocket.yaml", "--seed", str(seed), "--output_dir", str(RUNS / f"{variant}{seed}")]
-    for flag, part in (
-        ("dataset_name", "c4"), ("eval_file", "heldout.jsonl"), ("comet_da_model", "comet_da"),
-        ("comet_qe_model", "comet_qe"), ("backtranslation_model", "nllb"),
-    ):  # fmt: skip
-        argv += [f"--{flag}", str(world / part)]
+    argv += world_flags(world)
     # The question here is what training does with these settings; the launch gate would refuse two of them.
     argv += ["--model_id", str(start), "--max_steps", str(steps), "--skip_launch_gate", *VARIANTS[variant]]
     return trainer.main(argv)

@@ -47,17 +47,24 @@ def one(seed: int, control: bool, steps: int) -> int:
 
     world = build(Path(f"pocket/build/seed{seed}"), seed)
     argv = ["--config", "configs/pocket.yaml", "--seed", str(seed), "--output_dir", str(folder(seed, control))]
-    for flag, part in (
-        ("model_id", "policy"), ("dataset_name", "c4"), ("eval_file", "heldout.jsonl"), ("comet_da_model", "comet_da"),
-        ("comet_qe_model", "comet_qe"), ("backtranslation_model", "nllb"),
-    ):  # fmt: skip
-        argv += [f"--{flag}", str(world / part)]
+    argv += ["--model_id", str(world / "policy"), *world_flags(world)]
     if steps:
         argv += ["--max_steps", str(steps)]
     if control:
         plain = trainer.build_reward
         trainer.build_reward = lambda cfg: Shuffled(plain(cfg), seed)
     return trainer.main(argv)
+
+
+def world_flags(world: Path) -> list[str]:
+    """The flags that name a pocket world's data and reward models."""
+    flags = []
+    for flag, part in (
+        ("dataset_name", "c4"), ("eval_file", "heldout.jsonl"), ("comet_da_model", "comet_da"),
+        ("comet_qe_model", "comet_qe"), ("backtranslation_model", "nllb"),
+    ):  # fmt: skip
+        flags += [f"--{flag}", str(world / part)]
+    return flags
 
 
 def folder(seed: int, control: bool) -> Path:

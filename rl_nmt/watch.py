@@ -175,7 +175,7 @@ def self_bleu(sources: Sequence[str], outputs: Sequence[str], groups: int = SELF
     """Mean BLEU (0–100) of each sample against its group's others: 100 says that the group says one thing.
 
     Groups are the samples of one source; the first `groups` of at least two are taken. None without any.
-    Texygen (arXiv 1802.01886) names the measure.
+    The name and idea of the measure are those of the Texygen benchmark.
     """
     from sacrebleu.metrics import BLEU
 
