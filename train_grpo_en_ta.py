@@ -16,7 +16,6 @@ command again continues a run that was stopped or killed, to the same bits.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from rl_nmt import checkpoints, config, errors, run_folder
-from rl_nmt.errors import ConfigError, MissingService, ResumeRefused
+from rl_nmt.errors import ConfigError, MissingService
 
 # What the model is asked. It must end in the two cues that rewards_en_ta_dupo.CUES names.
 PROMPT = (
@@ -395,121 +394,27 @@ def launch(cfg: RunCfg, reward, eval_rows: list[dict], notes: dict, skip: bool) 
         notes["launch_gate"] = require_launch(reward, eval_rows, cfg.max_soft_win_share, cfg.seed)
 
 
-def noise_floor(reward, before) -> float:
-    """Spread of rewards below which a group is a tie: the scorers' jitter on the start policy's own outputs."""
-    from rl_nmt.noise import measure_jitter
+def schedule(cfg: RunCfg):
+    """What happens while it trains, as `rl_nmt.training` calls it."""
+    from rl_nmt.training import Schedule
 
-    floor = measure_jitter(reward, before.sources[:64], before.outputs[:64])
-    print(f"noise floor: {floor:.1e}; a group whose rewards spread less is a tie", flush=True)
-    return floor
-
-
-def build_watch(cfg: RunCfg, eval_rows: list[dict]):
-    """Watches the held-out rows with a score that the reward does not contain: chrF++, or `judge_model`."""
-    from rl_nmt.watch import Watch, choose_independent
-
-    judge = None
-    if cfg.judge_model and not any(row.get("tamil") for row in eval_rows):
-        from rl_nmt.policy import choose_device
-        from rl_nmt.scorers.comet import load_comet
-
-        judge = load_comet(
-            cfg.judge_model, device=choose_device(cfg.reward_device, "reward_device"), argument="judge_model",
-            classes=("unified_metric", "referenceless_regression_metric", "xcomet_metric"),
-        )  # fmt: skip
-    name, score = choose_independent(eval_rows, judge)
-    print(f"score outside the reward: {name or 'none: nobody watches it; give eval_file or judge_model'}", flush=True)
-    return Watch(name, score, [row["english"] for row in eval_rows])
+    return Schedule(
+        cfg.eval_steps, cfg.sample_steps, cfg.save_total_limit, cfg.max_hours, cfg.on_divergence == "stop"
+    )
 
 
 def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate, watch, resume, notes, started, command):
-    """Train from the checkpoint `resume`, or from the start; returns the evaluation at the end.
-
-    Every step lands in metrics.jsonl, and so do the evaluations `before` (step 0), on the way and at the
-    end. Raises Stopped after a signal or max_hours, with a checkpoint to go on from.
-    """
-    from rl_nmt.callbacks import GracefulStop, HeldOut, ProgressLine, Rollouts
-    from rl_nmt.watch import self_bleu
+    """Train from the checkpoint `resume`, or from the start; returns the evaluation at the end. See training.train."""
+    from rl_nmt import export, training
+    from rl_nmt.callbacks import Rollouts
     from wandb_reward_callback import WandbRewardCallback
 
-    def repeats():
-        rows = reward.last_rows
-        return self_bleu([row["english"] for row in rows], [row["output"] for row in rows])
-
-    metrics = WandbRewardCallback(reward, path=folder / "metrics.jsonl")
-    held_out = HeldOut(
-        cfg.eval_steps, evaluate, metrics.record, watch, lambda: save_best(folder, trainer), repeats,
-        cfg.on_divergence == "stop",
+    return training.train(
+        folder, trainer, reward, before, evaluate, watch,
+        WandbRewardCallback(reward, path=folder / "metrics.jsonl"), schedule(cfg), resume=resume, notes=notes,
+        save_best=lambda: export.save_best(folder, trainer, PROMPT), started=started, command=command,
+        callbacks=[Rollouts(reward, folder / "rollouts.jsonl")] if cfg.save_rollouts else [],
     )  # fmt: skip
-    trainer.add_callback(metrics)
-    trainer.add_callback(held_out)
-    trainer.add_callback(ProgressLine(reward, cfg.sample_steps))
-    if cfg.save_rollouts:
-        trainer.add_callback(Rollouts(reward, folder / "rollouts.jsonl"))
-    trainer.checkpoints = keeper = checkpoints.Keeper(
-        folder, keep=cfg.save_total_limit,
-        parts={"trainer": trainer, "reward": reward, "metrics": metrics, "watch": watch, "held_out": held_out},
-        files=("before.json",), notes=notes,
-    )  # fmt: skip
-    if resume:
-        print(f"resuming from {resume}; --fresh starts anew beside it", flush=True)
-        keeper.restore(resume)
-    else:
-        trainer.noise_floor = noise_floor(reward, before)
-        metrics.begin_anew()
-        held_out.take(0, before)
-    with GracefulStop(trainer.at_cycle_end, cfg.max_hours, started, command) as stop:
-        trainer.add_callback(stop)
-        trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
-    stop.leave(keeper.newest)
-    after = evaluate()
-    held_out.take(trainer.state.global_step, after)
-    return after
-
-
-def save_best(folder: Path, trainer) -> None:
-    """best/: the present weights, or with LoRA the adapter alone (merged at the end); replaced in one go."""
-    from rl_nmt.checkpoints import replace_folder
-
-    with replace_folder(folder / "best") as draft:
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(draft)
-        trainer.processing_class.save_pretrained(draft)
-        (draft / "prompt.txt").write_text(PROMPT, encoding="utf-8")
-
-
-def save_final(folder: Path, trainer, tokenizer) -> None:
-    """Write final/: a model that plain transformers loads, the prompt, and the LoRA adapter if there is one."""
-    from rl_nmt import policy
-
-    final = folder / "final"
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        model.save_pretrained(final / "adapter")
-        model = model.merge_and_unload()
-    model.generation_config = policy.generation_defaults(tokenizer)  # both stops, for whoever loads it plainly
-    model.config.eos_token_id = policy.stop_ids(tokenizer)
-    model.save_pretrained(final)
-    tokenizer.save_pretrained(final)
-    (final / "prompt.txt").write_text(PROMPT, encoding="utf-8")
-
-
-def finish_best(cfg: RunCfg, folder: Path, tokenizer, precision) -> None:
-    """Make best/ load with plain transformers like final/: adapters merged into the start policy, both stops."""
-    from rl_nmt import policy
-    from rl_nmt.checkpoints import replace_folder
-
-    best = folder / "best"
-    if (best / "adapter_config.json").exists():
-        from peft import PeftModel
-
-        base = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation)
-        merged = PeftModel.from_pretrained(base, best).merge_and_unload()
-        with replace_folder(best) as draft:
-            merged.save_pretrained(draft)
-            tokenizer.save_pretrained(draft)
-            (draft / "prompt.txt").write_text(PROMPT, encoding="utf-8")
-    if best.exists():
-        policy.generation_defaults(tokenizer).save_pretrained(best)
 
 
 def fixed_settings(cfg: RunCfg) -> dict:
@@ -519,73 +424,14 @@ def fixed_settings(cfg: RunCfg) -> dict:
     return {name: config.to_public_dict(cfg)[name] for name in names} | {"sequences_per_step": prompts}
 
 
-def accept_settings(cfg: RunCfg, folder: Path, resume, force: bool) -> None:
-    """Refuse, within a second, to resume under other settings; with `force` other data are read anew."""
-    if resume is None:
-        return
-    changes = run_folder.require_identity(folder, fixed_settings(cfg), force)
-    if any(change.split(":")[0] in DATA_FIELDS for change in changes):
-        aside = checkpoints.set_aside(folder / "data", "; ".join(changes), prefix="earlier")
-        print(f"the data so far are in {aside}", flush=True)
-
-
-def accept_identity(cfg: RunCfg, folder: Path, resume, force: bool, data_hash: str, reward) -> dict:
-    """The same for what had to be loaded; prints what has changed, and returns what this run is."""
+def identity_of(cfg: RunCfg, data_hash: str, reward) -> dict:
+    """What a run is: settings, model, data and reward that must stay the same for it to go on."""
     from rl_nmt.tracking import finite
 
-    identity = {
+    return {
         **fixed_settings(cfg), **run_folder.model_identity(cfg.model_id), "data": data_hash,
         "reward": finite(reward.signature()["identity"]),
     }  # fmt: skip
-    if resume:
-        forced = run_folder.require_identity(folder, identity, force)
-        for change in [*forced, *run_folder.harmless_changes(folder, config.to_public_dict(cfg), identity)]:
-            print(f"changed since the last start: {change}", flush=True)
-    return identity
-
-
-def earlier_evaluation(cfg: RunCfg, folder: Path, eval_rows: list[dict], reward, resume, force: bool):
-    """The evaluation before training that a run in this folder has already made, or None to make it.
-
-    Raises ResumeRefused when its numbers would not compare with those at the end of this run.
-    """
-    from rl_nmt import evaluation
-
-    if resume:
-        resume.put_back("before.json", folder)
-    path = folder / "before.json"
-    if not path.exists():
-        return None
-    try:
-        before = evaluation.Snapshot.load(path)
-        evaluation.require_same_measure(before, eval_rows, reward, cfg.max_new_tokens)
-    except ConfigError as error:
-        if resume is None or force:
-            print(f"the start policy is evaluated again: {error}", flush=True)
-            return None
-        raise ResumeRefused(
-            f"{folder} holds a run that was begun with other settings ({error}): set them back, start anew beside it "
-            "with --fresh, or go on all the same with --force"
-        ) from None
-    return before
-
-
-def finished(folder: Path) -> bool:
-    """Has this folder's run ended? Then print its table instead of doing it again."""
-    from rl_nmt.evaluation import print_table
-
-    path = folder / "evaluation.json"
-    if not path.exists():
-        return False
-    try:
-        table = print_table(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"output_dir: {path} cannot be read ({error}); use --fresh or another folder") from None
-    if not (folder / "report.html").exists():  # killed between the two
-        return False
-    print(table)
-    print(f"{folder} holds a finished run; --fresh starts anew beside it, --output_dir elsewhere", flush=True)
-    return True
 
 
 def load_models(cfg: RunCfg):
@@ -620,32 +466,19 @@ def evaluate_only(cfg: RunCfg, folder: Path) -> None:
     print(evaluation.print_table(evaluation.compare(snapshot, snapshot)), flush=True)
 
 
-def write_results(cfg: RunCfg, folder: Path, before, after, watch, notes: dict) -> None:
-    """samples.jsonl, evaluation.json, the curve and the report; prints the table."""
-    from rl_nmt import evaluation, report
-
-    comparison = evaluation.compare(before, after, seed=cfg.seed)
-    comparison["best"] = watch.choice()
-    comparison["launch_gate"] = {k: v for k, v in notes["launch_gate"].items() if k != "families"}
-    evaluation.write_samples(folder / "samples.jsonl", before, after)
-    evaluation.write_json(folder / "evaluation.json", comparison)
-    report.reward_curve_png(folder / "metrics.jsonl", folder / "reward_curve.png")
-    report.write_report(folder)
-    print(evaluation.print_table(comparison))
-    print(f"model {folder / 'final'}   report {folder / 'report.html'}", flush=True)
-
-
 def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started: float, command: str) -> None:
     """The whole run, or what is left of it from the checkpoint `resume`."""
+    from rl_nmt import export, policy, training
     from rl_nmt.tracking import finish_wandb
 
-    accept_settings(cfg, folder, resume, force)
+    training.accept_settings(folder, fixed_settings(cfg), DATA_FIELDS, resume, force)
     train, eval_rows, data_hash = load_data(cfg, folder)
     tokenizer, precision, model, reward = load_models(cfg)
     evaluate = evaluator(cfg, tokenizer, eval_rows, reward)
-    identity = accept_identity(cfg, folder, resume, force, data_hash, reward)
-    before = earlier_evaluation(cfg, folder, eval_rows, reward, resume, force)
-    run_folder.save_identity(folder, identity, config.to_public_dict(cfg))
+    identity, public = identity_of(cfg, data_hash, reward), config.to_public_dict(cfg)
+    training.accept_identity(folder, identity, public, resume, force)
+    before = training.earlier_evaluation(folder, eval_rows, reward, cfg.max_new_tokens, resume, force)
+    run_folder.save_identity(folder, identity, public)
     config.save_resolved(cfg, folder / "resolved_config.yaml")
     with errors.last_words(command):
         if before is None:
@@ -655,7 +488,7 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
                 before.save(folder / "before.json")
         notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
         launch(cfg, reward, eval_rows, notes, skip_gate)
-        watch = build_watch(cfg, eval_rows)
+        watch = training.build_watch(eval_rows, cfg.judge_model, cfg.reward_device)
         setup_wandb(cfg, folder, notes)
         try:
             trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, train)
@@ -663,9 +496,12 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
                 cfg, folder, trainer, reward, before, lambda: evaluate(trainer.model), watch, resume, notes, started,
                 command,
             )  # fmt: skip
-            save_final(folder, trainer, tokenizer)
-            finish_best(cfg, folder, tokenizer, precision)
-            write_results(cfg, folder, before, after, watch, notes)
+            export.save_final(folder, trainer, tokenizer, PROMPT)
+            best = export.finish_best(
+                folder, tokenizer, watch.choice(),
+                lambda: policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation),
+            )  # fmt: skip
+            training.write_results(folder, before, after, best, notes, cfg.seed)
         finally:
             finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
 
@@ -715,8 +551,11 @@ def main(argv: list[str] | None = None) -> int:
         names += ["judge_model"] if cfg.judge_model else []
         hub.download({name: getattr(cfg, name) for name in names}, LICENCES)
         return 0
-    if not actions["eval_only"] and not actions["fresh"] and finished(Path(cfg.output_dir).expanduser()):
-        return 0
+    if not actions["eval_only"] and not actions["fresh"]:
+        from rl_nmt.training import finished
+
+        if finished(Path(cfg.output_dir).expanduser()):
+            return 0
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
     require_models(cfg)
     folder = run_folder.open_run_folder(cfg.output_dir, actions["fresh"])

@@ -23,7 +23,7 @@ from tiny_run import SENTENCES
 
 import train_grpo_en_ta as script
 import wandb_reward_callback  # noqa: F401  heavy ones here, once, and not in every child
-from rl_nmt import checkpoints, errors, policy, run_folder
+from rl_nmt import checkpoints, errors, policy, run_folder, training
 from rl_nmt import trainer as _heavy  # noqa: F401
 from rl_nmt.evaluation import Snapshot
 from rl_nmt.text import TAMIL, script_share
@@ -85,8 +85,9 @@ def train(cfg: script.RunCfg, sentences=16, iterations=1, prepare=None, force=Fa
         precision = policy.Precision("cpu", torch.float32, False, "test")
         model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation)
         reward, original = TextReward(), trl.GRPOConfig
-        identity = script.accept_identity(cfg, folder, resume, force, "data", reward)
-        run_folder.save_identity(folder, identity, script.config.to_public_dict(cfg))
+        identity, public = script.identity_of(cfg, "data", reward), script.config.to_public_dict(cfg)
+        training.accept_identity(folder, identity, public, resume, force)
+        run_folder.save_identity(folder, identity, public)
         trl.GRPOConfig = lambda **options: original(**options, num_iterations=iterations)
         try:
             trainer = script.build_trainer(cfg, folder, model, tokenizer, precision, reward, SENTENCES[:sentences])

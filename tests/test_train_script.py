@@ -20,7 +20,7 @@ from tiny_models import PAIRS
 from tiny_run import ROOT, SENTENCES, command, environment, flags, settings, tree, write_data
 
 import train_grpo_en_ta as script
-from rl_nmt import config, errors, evaluation, policy, translate
+from rl_nmt import config, errors, evaluation, export, policy, translate
 from rl_nmt.tracking import MetricsFile
 
 NOISE = "Warning|WARNING|Encoder model frozen|mtime|Traceback|new PAD/BOS/EOS|Could not estimate|Fetching|it/s"
@@ -159,11 +159,16 @@ def test_best_of_a_lora_run_loads_with_plain_transformers(tiny_policy, tmp_path)
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.02, generator=draw)
     trainer = SimpleNamespace(
-        model=model, processing_class=tokenizer, accelerator=SimpleNamespace(unwrap_model=lambda m: m)
-    )
-    script.save_best(tmp_path, trainer)
-    cfg = script.RunCfg(model_id=str(tiny_policy), attn_implementation="eager")
-    script.finish_best(cfg, tmp_path, tokenizer, precision)
+        model=model, processing_class=tokenizer, accelerator=SimpleNamespace(unwrap_model=lambda m: m),
+        state=SimpleNamespace(global_step=5),
+    )  # fmt: skip
+    export.save_best(tmp_path, trainer, script.PROMPT)
+    choice = {"step": 5, "by": "chrF++"}
+
+    def load_start():
+        return policy.load_policy(str(tiny_policy), tokenizer, precision)
+
+    assert export.finish_best(tmp_path, tokenizer, choice, load_start) == choice
     ids = tokenizer(script.make_prompt(PAIRS[0][0]), return_tensors="pt")
     with torch.no_grad():
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "best")(**ids).logits
