@@ -1,8 +1,11 @@
-"""A flat dataclass ← YAML file ← flags, strictly. No torch.
+"""A dataclass, flat or in sections ← YAML file ← flags, strictly. No torch.
 
 One converter serves file and command line, so a value means the same in both: `guards: off` is the
 word off, `lr: 1e-5` a number, and a wrong type or an unknown name ends in the same single line. tyro
 draws `--help` from the dataclass and the sentence under (or behind) each of its fields.
+
+A field whose type is a dataclass is a section, to any depth: a nested mapping in YAML, a dotted name
+everywhere else (`--rl.lr 1e-6`).
 """
 
 from __future__ import annotations
@@ -32,10 +35,12 @@ def parse(
 ) -> tuple[Cfg, dict[str, bool], Path | None]:
     """Build a `cls` from its defaults, then `--config FILE`, then the flags in `argv`.
 
-    `cls` is a dataclass whose fields are str, int, float, bool, Literal of strings or tuple[str, ...]
-    and all have defaults. Fields take values (`--use_wandb False`, `--data_files a b`, `--lr=1e-5`);
-    `-` and `_` are equal; of a flag given twice the last counts. `actions` maps bare switches to their
-    help. Fields with metadata {"secret": True} are refused in file and flags.
+    `cls` is a dataclass whose fields are str, int, float, bool, Literal of strings, tuple[str, ...],
+    tuple[int, ...] or sections, which are such dataclasses again; all have defaults. Fields take values
+    (`--use_wandb False`, `--data_files a b`, `--rl.lr=1e-5`); `-` and `_` are equal; of a flag given twice
+    the last counts. `actions` maps bare switches to their help. Fields with metadata {"secret": True} are
+    refused in file and flags; with a further {"in_file": WARNING} the file may hold them, and WARNING is
+    printed: a flag would show in the process list and in the command that continues a run.
 
     Returns the instance, which actions were given, and the file that was read. `--help` prints every
     field with its sentence and default and leaves with status 0. Raises ConfigError (exit status 2).
@@ -46,17 +51,19 @@ def parse(
         sys.exit(0)
     flags, given, config_path = _split_argv(cls, argv, actions)
     values = _read_yaml(cls, config_path, actions) if config_path else {}
-    kinds = _kinds(cls)
-    values |= {name: _convert(tokens, kinds[name], f"--{name}") for name, tokens in flags.items()}
-    return cls(**values), {name: name in given for name in actions}, config_path
+    settings = _settings(cls)
+    values |= {name: _convert(tokens, settings[name].kind, f"--{name}") for name, tokens in flags.items()}
+    return cls(**_arguments(cls, values)), {name: name in given for name in actions}, config_path
 
 
 def to_public_dict(cfg: Any) -> dict[str, Any]:
-    """Return field name → value without secret fields, tuples as lists: ready for YAML, JSON, trackers."""
+    """Return field name → value without secret fields, tuples as lists, sections as dicts: ready for YAML, JSON."""
     public = {}
     for field in dataclasses.fields(cfg):
         if not field.metadata.get("secret"):
             value = getattr(cfg, field.name)
+            if dataclasses.is_dataclass(value):
+                value = to_public_dict(value)
             public[field.name] = list(value) if isinstance(value, tuple) else value
     return public
 
@@ -85,7 +92,15 @@ def save_resolved(cfg: Any, path: str | Path) -> None:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """Return field name → the string under the field, else the comment behind it; '' where neither is."""
+    """Return dotted name → the string under the field, else the comment behind it; '' where neither is."""
+    docs = _own_docs(cls)
+    for name, kind in typing.get_type_hints(cls).items():
+        if name in docs and dataclasses.is_dataclass(kind):
+            docs |= {f"{name}.{below}": text for below, text in field_docs(kind).items()}
+    return docs
+
+
+def _own_docs(cls: type) -> dict[str, str]:
     docs = {field.name: "" for field in dataclasses.fields(cls)}
     for owner in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(owner):
@@ -112,18 +127,12 @@ def print_help(cls: type, actions: dict[str, str], prog: str, description: str) 
     """Print every public field with its sentence and default, `--config` and the actions."""
     import tyro
 
-    docs, kinds = field_docs(cls), _kinds(cls)
     rows: list[tuple[str, Any, Any]] = [
         ("config", Annotated[str, tyro.conf.arg(help="YAML file of fields, read before the flags.")], "")
     ]
     for name, text in actions.items():
         rows.append((name, Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=text)], False))
-    for field in _public_fields(cls):
-        kind = Annotated[kinds[field.name], tyro.conf.FlagConversionOff, tyro.conf.arg(help=docs[field.name])]
-        rows.append((field.name, kind, _default(field)))
-    shown = dataclasses.make_dataclass(
-        cls.__name__, [(name, kind, dataclasses.field(default=default)) for name, kind, default in rows]
-    )
+    shown = _shown(cls, None, rows)
     try:
         with contextlib.suppress(SystemExit):
             tyro.cli(shown, prog=prog, description=description, args=["--help"], use_underscores=True)
@@ -132,16 +141,71 @@ def print_help(cls: type, actions: dict[str, str], prog: str, description: str) 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _shown(cls: type, base: Any, first: list[tuple[str, Any, Any]]) -> type:
+    """A copy of `cls` for tyro: secrets out, sentences in, defaults those of `base` (None: the class's own)."""
+    import tyro
+
+    docs, kinds = _own_docs(cls), typing.get_type_hints(cls)
+    fields = [(name, kind, dataclasses.field(default=default)) for name, kind, default in first]
+    for field in dataclasses.fields(cls):
+        if not field.init or field.metadata.get("secret"):
+            continue
+        kind, default = kinds[field.name], _default(field) if base is None else getattr(base, field.name)
+        if dataclasses.is_dataclass(kind):
+            inner = _shown(kind, default, [])
+            kind = Annotated[inner, tyro.conf.arg(help=docs[field.name])]
+            fields.append((field.name, kind, dataclasses.field(default_factory=inner)))
+        else:
+            kind = Annotated[kind, tyro.conf.FlagConversionOff, tyro.conf.arg(help=docs[field.name])]
+            fields.append((field.name, kind, dataclasses.field(default=default)))
+    return dataclasses.make_dataclass(cls.__name__, fields)
+
+
 def _default(field: dataclasses.Field) -> Any:
     return field.default if field.default is not dataclasses.MISSING else field.default_factory()
 
 
-def _public_fields(cls: type) -> list[dataclasses.Field]:
-    return [field for field in dataclasses.fields(cls) if field.init and not field.metadata.get("secret")]
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    """One field, wherever it stands: `owner` is the dataclass it belongs to."""
+
+    owner: type
+    field: dataclasses.Field
+    kind: Any
+
+    @property
+    def is_section(self) -> bool:
+        return dataclasses.is_dataclass(self.kind)
+
+    @property
+    def is_secret(self) -> bool:
+        return bool(self.field.metadata.get("secret"))
 
 
-def _kinds(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+def _settings(cls: type, prefix: str = "") -> dict[str, _Setting]:
+    """Dotted name → every field that may be set, sections and secrets too, in reading order."""
+    kinds = typing.get_type_hints(cls)
+    found: dict[str, _Setting] = {}
+    for field in dataclasses.fields(cls):
+        if field.init:
+            setting = found[prefix + field.name] = _Setting(cls, field, kinds[field.name])
+            if setting.is_section:
+                found |= _settings(setting.kind, f"{prefix}{field.name}.")
+    return found
+
+
+def _arguments(base: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments from dotted names; what a section is not given stays as in `base` (class or instance)."""
+    arguments = {name: value for name, value in values.items() if "." not in name}
+    below: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        head, _, rest = name.partition(".")
+        if rest:
+            below.setdefault(head, {})[rest] = value
+    for head, inner in below.items():
+        whole = _default(base.__dataclass_fields__[head]) if isinstance(base, type) else getattr(base, head)
+        arguments[head] = dataclasses.replace(whole, **_arguments(whole, inner))
+    return arguments
 
 
 def _plain(name: str) -> str:
@@ -151,28 +215,51 @@ def _plain(name: str) -> str:
 # --- names -----------------------------------------------------------------------------------------
 
 
-def _check_name(cls: type, name: str, shown: str, extra: tuple[str, ...] = ()) -> None:
+def _check_name(
+    settings: dict[str, _Setting], name: str, shown: str, extra: tuple[str, ...] = (), in_file: bool = False
+) -> None:
     """Raise ConfigError unless `name` is a field that may be set from outside; `shown` names the place."""
-    public = [field.name for field in _public_fields(cls)]
-    if name in public:
+    setting = settings.get(name)
+    if setting is None:
+        raise ConfigError(f"unknown {shown}: {_way_out(settings, name, extra)}")
+    if not setting.is_secret:
         return
-    for field in dataclasses.fields(cls):
-        if field.name == name and field.metadata.get("secret"):
-            variable = field.metadata.get("env", name.upper())
-            raise ConfigError(
-                f"{shown} is a secret and is not accepted here: set the environment variable {variable} "
-                f"instead, or type it into the field {name} of {cls.__name__} for local use"
-            )
-    near = difflib.get_close_matches(name, [*public, *extra], n=1, cutoff=0.5)
-    way_out = f"did you mean {near[0]}?" if near else "--help lists every name"
-    raise ConfigError(f"unknown {shown}: {way_out}")
+    field, owner = setting.field, setting.owner
+    if "in_file" not in field.metadata:
+        variable = field.metadata.get("env", field.name.upper())
+        raise ConfigError(
+            f"{shown} is a secret and is not accepted here: set the environment variable {variable} "
+            f"instead, or type it into the field {field.name} of {owner.__name__} for local use"
+        )
+    if not in_file:
+        raise ConfigError(f"{shown} is a secret and would be seen in the process list: {field.metadata['in_file']}")
+    print(f"warning: {shown} is a secret: {field.metadata['in_file']}", file=sys.stderr, flush=True)
+
+
+def _way_out(settings: dict[str, _Setting], name: str, extra: tuple[str, ...]) -> str:
+    """The nearest name: the same one in another section, one like it in its own section, one like it anywhere."""
+    public = [known for known, setting in settings.items() if not setting.is_secret]
+    section, _, own = name.rpartition(".")
+    same = [known for known in public if known.rpartition(".")[2] == own and "." in known]
+    beside = {known.rpartition(".")[2]: known for known in public if known.rpartition(".")[0] == section}
+    beside |= {known: known for known in extra if not section}
+    near = difflib.get_close_matches(own, beside, n=1, cutoff=0.5)
+    found = same or [beside[word] for word in near] or difflib.get_close_matches(name, public, n=1, cutoff=0.5)
+    return f"did you mean {' or '.join(found[:3])}?" if found else "--help lists every name"
+
+
+def _require_field(settings: dict[str, _Setting], name: str, shown: str, way: str) -> None:
+    """Raise ConfigError where `name` is a section: it has no value of its own; `way` says how to set a field."""
+    if settings[name].is_section:
+        first = next(known for known in settings if known.startswith(f"{name}."))
+        raise ConfigError(f"{shown} is a section and has no value of its own: {way.format(first)}")
 
 
 def _split_argv(
     cls: type, argv: list[str], actions: dict[str, str]
 ) -> tuple[dict[str, list[str]], set[str], Path | None]:
     """Sort tokens into field → its value tokens, the actions given, and the --config file."""
-    kinds = _kinds(cls)
+    settings = _settings(cls)
     flags: dict[str, list[str]] = {}
     given: set[str] = set()
     configs: list[str] = []
@@ -189,8 +276,9 @@ def _split_argv(
             given.add(name)
             continue
         if name != "config":
-            _check_name(cls, name, f"flag {flag}", ("config", *actions))
-        many = name != "config" and typing.get_origin(kinds[name]) is tuple
+            _check_name(settings, name, f"flag {flag}", ("config", *actions))
+            _require_field(settings, name, f"flag {flag}", "set one of its fields, as --{} VALUE")
+        many = name != "config" and typing.get_origin(settings[name].kind) is tuple
         values = [inline] if equals else []
         while rest and not rest[0].startswith("--") and (many or not values):
             values.append(rest.pop(0))
@@ -211,7 +299,8 @@ def _split_argv(
 def _convert(values: list[str], kind: Any, shown: str) -> Any:
     """Turn the words given for one field into its type, or raise ConfigError naming `shown`."""
     if typing.get_origin(kind) is tuple:
-        return tuple(values)
+        item = typing.get_args(kind)[0]
+        return tuple(_convert([value], item, shown) for value in values)
     text = values[0]
     if kind is str:
         return text
@@ -244,19 +333,39 @@ def _short(text: str, width: int = 60) -> str:
 
 
 def _read_yaml(cls: type, path: Path, actions: dict[str, str]) -> dict[str, Any]:
-    """Read field → value from a flat YAML mapping, or raise ConfigError naming the file and the line."""
+    """Read dotted name → value from nested YAML mappings, or raise ConfigError naming the file and the line."""
     values: dict[str, Any] = {}
-    kinds = _kinds(cls)
-    for key, value in _compose(path):
-        name, line = _plain(key.value), key.start_mark.line + 1
-        shown = f"key {key.value!r} in {path}, line {line}"
+    settings, seen = _settings(cls), set()
+    todo = [("", key, value) for key, value in reversed(_compose(path))]  # the first of the file last
+    while todo:
+        prefix, key, value = todo.pop()
+        name, line = prefix + _plain(key.value), key.start_mark.line + 1
+        shown = f"key {prefix + key.value!r} in {path}, line {line}"
         if name in actions or name == "config":
             raise ConfigError(f"{shown}, is no field: pass --{name} on the command line")
-        _check_name(cls, name, shown)
-        if name in values:
+        if "." in key.value and name in settings:
+            raise ConfigError(f"{shown}, has a dot: write {name.partition('.')[0]}: and the rest below it, indented")
+        _check_name(settings, name, shown, in_file=True)
+        if name in seen:
             raise ConfigError(f"{shown}, stands there twice: keep one")
-        values[name] = _convert(_words(value, kinds[name], shown), kinds[name], shown)
+        seen.add(name)
+        if settings[name].is_section:
+            if value.tag != _TAG + "map":
+                _require_field(settings, name, f"{shown},", "write its fields below it, indented, as {}")
+            _check_keys(path, value)
+            todo += [(f"{name}.", *pair) for pair in reversed(value.value)]
+        else:
+            kind = settings[name].kind
+            values[name] = _convert(_words(value, kind, shown), kind, shown)
     return values
+
+
+def _check_keys(path: Path, node: Any) -> None:
+    import yaml
+
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigError(f"--config {path}, line {key.start_mark.line + 1}: a key must be a plain name")
 
 
 def _compose(path: Path) -> list[tuple[Any, Any]]:
@@ -279,9 +388,7 @@ def _compose(path: Path) -> list[tuple[Any, Any]]:
         raise ConfigError(f"--config {path}{where} is not valid YAML: {problem}") from error
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"--config {path} is not a mapping: write one 'field: value' per line")
-    for key, _ in root.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise ConfigError(f"--config {path}, line {key.start_mark.line + 1}: a key must be a plain name")
+    _check_keys(path, root)
     return root.value
 
 
@@ -297,5 +404,6 @@ def _words(node: Any, kind: Any, shown: str) -> list[str]:
     if many and isinstance(node, yaml.SequenceNode):
         if all(isinstance(item, yaml.ScalarNode) and item.tag in _YAML_SCALARS for item in node.value):
             return [item.value for item in node.value]
-    what = "a list of texts" if many else "a single value"
+    items = "whole numbers" if many and typing.get_args(kind)[0] is int else "texts"
+    what = f"a list of {items}" if many else "a single value"
     raise ConfigError(f"{shown}, must be {what}")

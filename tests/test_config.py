@@ -348,3 +348,200 @@ def test_a_reader_that_leaves_ends_a_command_without_a_traceback():
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "141"
     assert done.stderr == ""
+
+
+# --- sections ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Judge:
+    """A section of a section."""
+
+    enabled: bool = True
+    """Ask it."""
+    weight: float = 1.0
+    """Share in the reward."""
+
+
+@dataclass
+class Reward:
+    """A section."""
+
+    guards: Literal["on", "off"] = "on"
+    """Gates before scores."""
+    metricx: Judge = field(default_factory=Judge)
+    """The regression judge."""
+    xcomet: Judge = field(default_factory=lambda: Judge(weight=0.5))
+    """The span judge."""
+
+
+@dataclass
+class Rl:
+    """Another section."""
+
+    lr: float = 1e-6  # step size
+    updates: int = 0
+    """Optimizer steps."""
+
+
+@dataclass
+class Misc:
+    """With secrets of both kinds."""
+
+    gpu_ids: tuple[int, ...] = ()
+    """Devices."""
+    token: str = field(default="", repr=False, metadata={"secret": True, "in_file": "name a variable in token_env"})
+    """Token."""
+    api_key: str = field(default="", repr=False, metadata={"secret": True, "env": "API_KEY"})
+    """Key."""
+
+
+@dataclass
+class Nested:
+    """A configuration in sections."""
+
+    reward: Reward = field(default_factory=Reward)
+    """What an output is worth."""
+    rl: Rl = field(default_factory=Rl)
+    """The optimizer."""
+    misc: Misc = field(default_factory=Misc)
+    """The rest."""
+    name: str = "run"
+    """A field beside sections."""
+
+
+NESTED_FILE = """
+reward:
+  guards: off
+  xcomet: {enabled: false}
+rl:
+  lr: 2e-6
+misc:
+  gpu-ids: [0, 3]
+"""
+
+
+def nested_refusal(*argv) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(*argv, cls=Nested)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 300
+    return message
+
+
+def test_sections_then_file_then_flags(tmp_path):
+    file = write(tmp_path / "x.yaml", NESTED_FILE)
+    cfg, actions, _ = parse("--config", file, "--rl.lr", "3e-6", "--reward.metricx.enabled=False", cls=Nested)
+    wanted = Nested()
+    wanted.reward.guards, wanted.rl.lr, wanted.misc.gpu_ids = "off", 3e-6, (0, 3)
+    wanted.reward.xcomet, wanted.reward.metricx.enabled = Judge(False, 0.5), False
+    assert cfg == wanted and actions["eval_only"] is False
+    assert Nested().reward.metricx.enabled  # nothing is shared between instances
+
+
+@pytest.mark.parametrize(
+    ("argv", "value"),
+    [
+        (["--misc.gpu_ids", "0", "1"], (0, 1)),
+        (["--misc.gpu-ids", "2", "--name", "x"], (2,)),
+        (["--misc.gpu_ids"], ()),
+        (["--misc.gpu_ids=1", "0"], (1, 0)),
+    ],
+)
+def test_tuples_of_numbers(argv, value):
+    assert parse(*argv, cls=Nested)[0].misc.gpu_ids == value
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["--rl.leraning", "1"], ["--rl.leraning", "did you mean rl.lr?"]),
+        (["--rl.qqq", "1"], ["--rl.qqq", "--help"]),
+        (["--rl.updats", "1"], ["--rl.updats", "did you mean rl.updates?"]),
+        (["--lr", "1"], ["--lr", "did you mean rl.lr?"]),
+        (["--weight", "1"], ["did you mean reward.metricx.weight or reward.xcomet.weight?"]),
+        (["--reward.metrix.enabled", "1"], ["did you mean reward.metricx.enabled"]),
+        (["--rwd.guards", "on"], ["did you mean reward.guards?"]),
+        (["--nmae", "x"], ["did you mean name?"]),
+        (["--evalonly"], ["did you mean eval_only?"]),
+        (["--rl", "1"], ["--rl is a section", "--rl.lr VALUE"]),
+        (["--reward.xcomet", "1"], ["--reward.xcomet is a section", "--reward.xcomet.enabled VALUE"]),
+        (["--name.x", "1"], ["unknown flag --name.x"]),
+        (["--rl.", "1"], ["unknown flag --rl."]),
+        (["--.lr", "1"], ["unknown flag --.lr", "rl.lr?"]),
+        (["--misc.gpu_ids", "0", "one"], ["--misc.gpu_ids", "'one'", "whole number"]),
+        (["--misc.token", "canary"], ["--misc.token is a secret", "token_env"]),
+        (["--misc.api_key", "canary"], ["--misc.api_key is a secret", "API_KEY", "api_key of Misc"]),
+    ],
+)
+def test_bad_flags_of_sections(argv, parts):
+    message = nested_refusal(*argv)
+    assert all(part in message for part in parts) and "canary" not in message, message
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("name: a\nrl:\n  lr: 1\n  updats: 3", ["'rl.updats'", "line 4", "rl.updates?"]),
+        ("rewrd:\n  guards: on", ["'rewrd'", "line 1", "did you mean reward?"]),
+        ("lr: 1", ["'lr'", "line 1", "did you mean rl.lr?"]),
+        ("rl: 3", ["'rl'", "line 1", "is a section", "as rl.lr"]),
+        ("rl:", ["'rl'", "is a section"]),
+        ("rl: [lr]", ["is a section"]),
+        ("rl:\n  lr: {a: 1}", ["'rl.lr'", "line 2", "single value"]),
+        ("rl:\n  lr: fast", ["'rl.lr'", "line 2", "'fast'", "finite number"]),
+        ("rl.lr: 1", ["'rl.lr'", "write rl:"]),
+        ("reward:\n  xcomet.weight: 1", ["'reward.xcomet.weight'", "write reward:"]),
+        ("rl: {lr: 1}\nrl: {updates: 1}", ["'rl'", "line 2", "twice"]),
+        ("rl: {lr: 1, lr: 2}", ["'rl.lr'", "twice"]),
+        ("rl: {? [a] : b}", ["line 1", "plain name"]),
+        ("misc: {gpu_ids: [0, x]}", ["'misc.gpu_ids'", "'x'", "whole number"]),
+        ("misc: {gpu_ids: [[0]]}", ["list of whole numbers"]),
+        ("misc: {api_key: canary}", ["'misc.api_key'", "API_KEY"]),
+        ("eval_only: true", ["--eval_only", "command line"]),
+        ("rl: &a {rl: *a}", ["'rl.rl'", "unknown"]),
+    ],
+)
+def test_bad_files_of_sections(tmp_path, text, parts):
+    message = nested_refusal("--config", write(tmp_path / "x.yaml", text))
+    assert "x.yaml" in message and "canary" not in message
+    assert all(part in message for part in parts), message
+
+
+def test_an_empty_mapping_changes_nothing(tmp_path):
+    assert parse("--config", write(tmp_path / "x.yaml", "rl: {}\nname: run"), cls=Nested)[0] == Nested()
+
+
+def test_a_secret_that_a_file_may_hold_is_warned_about_and_never_written(tmp_path, capsys):
+    file = write(tmp_path / "x.yaml", "misc:\n  token: canary")
+    cfg, _, _ = parse("--config", file, cls=Nested)
+    said = capsys.readouterr().err
+    assert cfg.misc.token == "canary"
+    assert said.startswith("warning: key 'misc.token'") and "token_env" in said and "canary" not in said
+    config.save_resolved(cfg, tmp_path / "c.yaml")
+    assert "canary" not in (tmp_path / "c.yaml").read_text() + repr(cfg) + str(config.to_public_dict(cfg))
+
+
+@given(texts, st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.lists(st.integers()))
+def test_sections_are_read_back(tmp_path_factory, text, number, truth, ids):
+    path = tmp_path_factory.mktemp("cfg") / "resolved_config.yaml"
+    cfg = Nested(Reward("off", Judge(truth, number)), Rl(number), Misc(tuple(ids)), text)
+    config.save_resolved(cfg, path)
+    assert parse("--config", str(path), cls=Nested)[0] == cfg
+    public = config.to_public_dict(cfg)
+    assert public["reward"]["metricx"] == {"enabled": truth, "weight": number}
+    assert public["misc"] == {"gpu_ids": ids}
+
+
+def test_help_of_sections(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help", cls=Nested)
+    shown = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
+    docs = config.field_docs(Nested)
+    assert docs["reward.xcomet.weight"] == "Share in the reward." and docs["rl.lr"] == "step size"
+    for name in ("reward.guards", "reward.metricx.enabled", "reward.xcomet.weight", "rl.lr", "misc.gpu_ids", "name"):
+        assert f"--{name} " in shown and docs[name] in shown, name
+    assert "Share in the reward. (default: 0.5)" in shown  # the section's own default
+    assert "token" not in shown and "api_key" not in shown
+    for name in ("reward", "rl", "misc"):
+        assert docs[name] in shown
