@@ -244,7 +244,7 @@ def _way_out(settings: dict[str, _Setting], name: str, extra: tuple[str, ...]) -
     beside = {known.rpartition(".")[2]: known for known in public if known.rpartition(".")[0] == section}
     beside |= {known: known for known in extra if not section}
     near = difflib.get_close_matches(own, beside, n=1, cutoff=0.5)
-    found = same or [beside[word] for word in near] or difflib.get_close_matches(name, public, n=1, cutoff=0.5)
+    found = same or [beside[word] for word in near] or difflib.get_close_matches(name, public, n=1, cutoff=0.6)
     return f"did you mean {' or '.join(found[:3])}?" if found else "--help lists every name"
 
 
