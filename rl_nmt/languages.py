@@ -2,11 +2,19 @@
 
 Rows are data; no rule elsewhere has a language written into its code. Stems are matched at the start of
 a word, so that inflected forms count too.
+
+Tamil and English have rows of their own, measured and with word lists. The other target languages of WMT24++
+(Deutsch et al. 2025) have generic ones: script, a rough length ratio with wide limits, and no list that could
+fire on a translation. Rules that need words (fidelity of names, sound-alikes) say nothing about them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+import re
+from dataclasses import dataclass, replace
+
+from rl_nmt.errors import ConfigError
 
 Range = tuple[int, int]
 
@@ -37,6 +45,9 @@ class Language:
         chat answer; `notes` are stems of words that open an explanation, `note_topics` their excuse.
     Numbers
         `number_words` and `scales` give stems and values, `percent` the words for per cent.
+    Habits
+        `end_marks`: sentences end in a mark, so that one without it may be cut off. `max_copied`: share of a
+        source's content letters that a translation may repeat; more where both write cognates alike.
     """
 
     code: str
@@ -67,6 +78,8 @@ class Language:
     number_words: tuple[tuple[str, int], ...]
     scales: tuple[tuple[str, int], ...]
     percent: tuple[str, ...]
+    end_marks: bool = True
+    max_copied: float = 1 / 3
 
     def __hash__(self) -> int:  # rows are keys of many look-ups; hashing every field each time would cost more
         return hash(self.code)
@@ -214,4 +227,168 @@ ENGLISH = Language(
     percent=("%", "percent", "per cent", "pc"),
 )  # fmt: skip
 
-LANGUAGES: dict[str, Language] = {language.code: language for language in (TAMIL, ENGLISH)}
+# --- the other languages of WMT24++ --------------------------------------------------------------------
+
+# Unicode blocks of a script's letters and marks; Han also where Japanese writes it.
+_HAN: tuple[Range, ...] = ((0x3005, 0x3007), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
+_CYRILLIC: tuple[Range, ...] = (
+    (0x02BC, 0x02BC), (0x0400, 0x052F), (0x1C80, 0x1C8F), (0x2DE0, 0x2DFF), (0xA640, 0xA69F),
+)  # fmt: skip
+_RANGES: dict[str, tuple[Range, ...]] = {
+    "Latin": _LATIN,
+    "Greek": ((0x0370, 0x03FF), (0x1F00, 0x1FFF)),
+    "Cyrillic": _CYRILLIC,  # with the modifier apostrophe of Ukrainian
+    "Cyrillic or Latin": _CYRILLIC + _LATIN,  # Serbian is written in both
+    "Hebrew": ((0x0590, 0x05FF), (0xFB1D, 0xFB4F)),
+    "Arabic": ((0x0600, 0x06FF), (0x0750, 0x077F), (0x0870, 0x08FF), (0xFB50, 0xFDFF), (0xFE70, 0xFEFC)),
+    "Devanagari": ((0x0900, 0x097F), (0xA8E0, 0xA8FF)),
+    "Bengali": ((0x0980, 0x09FF),),
+    "Gurmukhi": ((0x0A00, 0x0A7F),),
+    "Gujarati": ((0x0A80, 0x0AFF),),
+    "Telugu": ((0x0C00, 0x0C7F),),
+    "Kannada": ((0x0C80, 0x0CFF),),
+    "Malayalam": ((0x0D00, 0x0D7F),),
+    "Thai": ((0x0E00, 0x0E7F),),
+    "Hangul": ((0x1100, 0x11FF), (0x3130, 0x318F), (0xA960, 0xA97F), (0xAC00, 0xD7FF)),
+    "Han": (*_HAN, (0x3100, 0x312F)),
+    "Japanese": (*_HAN, (0x3040, 0x30FF), (0x31F0, 0x31FF)),
+}
+# Code points over those of the English source. Rough: alphabets and syllabic alphabets lie near one, scripts that
+# write a syllable or a word in one character far below it. Not measured here, so the limits are wide (a factor of
+# 3.3 either way): they refuse what is no translation at any ratio.
+_RATIOS = {"Han": 0.33, "Japanese": 0.48, "Hangul": 0.52, "Hebrew": 0.85, "Arabic": 0.95}
+_WIDE, _TOLERANCE = (-1.2, 1.2), 0.7
+_COGNATES = 0.8  # "La situation est importante pour la population." repeats 72 % of its source
+_UNMARKED = ("th",)
+
+# code | name | script | NLLB | what a label may call the language or a translation, in its own words
+_GENERIC = """
+ar | Arabic | Arabic | arb_Arab | العربية, الترجمة
+bg | Bulgarian | Cyrillic | bul_Cyrl | български, превод
+bn | Bengali | Bengali | ben_Beng | বাংলা, অনুবাদ
+ca | Catalan | Latin | cat_Latn | català, traducció
+cs | Czech | Latin | ces_Latn | čeština, česky, překlad
+da | Danish | Latin | dan_Latn | dansk, oversættelse
+de | German | Latin | deu_Latn | deutsch, übersetzung
+el | Greek | Greek | ell_Grek | ελληνικά, μετάφραση
+es | Spanish | Latin | spa_Latn | español, traducción
+et | Estonian | Latin | est_Latn | eesti keeles, tõlge
+fa | Persian | Arabic | pes_Arab | فارسی, ترجمه
+fi | Finnish | Latin | fin_Latn | suomeksi, käännös
+fil | Filipino | Latin | tgl_Latn | tagalog, salin
+fr | French | Latin | fra_Latn | français, traduction
+gu | Gujarati | Gujarati | guj_Gujr | ગુજરાતી, અનુવાદ
+he | Hebrew | Hebrew | heb_Hebr | עברית, תרגום
+hi | Hindi | Devanagari | hin_Deva | हिन्दी, हिंदी, अनुवाद
+hr | Croatian | Latin | hrv_Latn | hrvatski, prijevod
+hu | Hungarian | Latin | hun_Latn | magyarul, fordítás
+id | Indonesian | Latin | ind_Latn | bahasa indonesia, terjemahan
+is | Icelandic | Latin | isl_Latn | íslenska, þýðing
+it | Italian | Latin | ita_Latn | italiano, traduzione
+ja | Japanese | Japanese | jpn_Jpan | 日本語, 翻訳
+kn | Kannada | Kannada | kan_Knda | ಕನ್ನಡ, ಅನುವಾದ
+ko | Korean | Hangul | kor_Hang | 한국어, 번역
+lt | Lithuanian | Latin | lit_Latn | lietuviškai, vertimas
+lv | Latvian | Latin | lvs_Latn | latviski, tulkojums
+ml | Malayalam | Malayalam | mal_Mlym | മലയാളം, വിവർത്തനം
+mr | Marathi | Devanagari | mar_Deva | मराठी, भाषांतर
+nl | Dutch | Latin | nld_Latn | nederlands, vertaling
+no | Norwegian | Latin | nob_Latn | norsk, oversettelse
+pa | Punjabi | Gurmukhi | pan_Guru | ਪੰਜਾਬੀ, ਅਨੁਵਾਦ
+pl | Polish | Latin | pol_Latn | po polsku, tłumaczenie
+pt | Portuguese | Latin | por_Latn | português, tradução
+ro | Romanian | Latin | ron_Latn | română, traducere
+ru | Russian | Cyrillic | rus_Cyrl | по-русски, перевод
+sk | Slovak | Latin | slk_Latn | slovenčina, preklad
+sl | Slovenian | Latin | slv_Latn | slovenščina, prevod
+sr | Serbian | Cyrillic or Latin | srp_Cyrl | српски, srpski, превод, prevod
+sv | Swedish | Latin | swe_Latn | svenska, översättning
+sw | Swahili | Latin | swh_Latn | kiswahili, tafsiri
+te | Telugu | Telugu | tel_Telu | తెలుగు, అనువాదం
+th | Thai | Thai | tha_Thai | ภาษาไทย, คำแปล
+tr | Turkish | Latin | tur_Latn | türkçe, çeviri
+uk | Ukrainian | Cyrillic | ukr_Cyrl | українською, переклад
+ur | Urdu | Arabic | urd_Arab | اردو, ترجمہ
+vi | Vietnamese | Latin | vie_Latn | tiếng việt, bản dịch
+zh | Chinese | Han | zho_Hans | 中文, 翻译, 翻譯, 译文, 譯文
+zu | Zulu | Latin | zul_Latn | isizulu, ukuhumusha
+"""
+
+
+def _generic(line: str) -> Language:
+    """The row of a language of which only script and size are known."""
+    code, name, script, nllb, own = (cell.strip() for cell in line.split("|"))
+    latin = "Latin" in script
+    return Language(
+        code=code, name=name, script=script, ranges=_RANGES[script], nllb=nllb,
+        expected_length_ratio=_RATIOS.get(script, 1.05), length_tolerance=_TOLERANCE, length_limits=_WIDE,
+        digits="0123456789", sounds=(), vowels="", virama="", letter_names=(), function_words=frozenset(),
+        connectors=frozenset(), abbreviations=frozenset(), unfinished=frozenset(), common_capitals=frozenset(),
+        name_endings=(), labels=(name.lower(), *own.split(", ")), meta=(), meta_topics=(), openers=(),
+        notes=("translator's note",),  # an empty list would match every word with a colon
+        note_topics=(), number_words=(), scales=(), percent=("%",), end_marks=code not in _UNMARKED,
+        max_copied=_COGNATES if latin else 1 / 3,
+    )  # fmt: skip
+
+
+LANGUAGES: dict[str, Language] = {row.code: row for row in (TAMIL, ENGLISH, *map(_generic, _GENERIC.split("\n")[1:-1]))}
+LANGUAGES["ar_EG"] = replace(LANGUAGES["ar"], code="ar_EG", nllb="arz_Arab")
+LANGUAGES["zh_TW"] = replace(LANGUAGES["zh"], code="zh_TW", nllb="zho_Hant")
+
+# The 55 target languages of WMT24++ by the names of its configurations (en-…); a bare code means the first of them.
+WMT24PP: tuple[str, ...] = tuple(
+    "ar_EG ar_SA bg_BG bn_IN ca_ES cs_CZ da_DK de_DE el_GR es_MX et_EE fa_IR fi_FI fil_PH fr_FR fr_CA gu_IN he_IL "
+    "hi_IN hr_HR hu_HU id_ID is_IS it_IT ja_JP kn_IN ko_KR lt_LT lv_LV ml_IN mr_IN nl_NL no_NO pa_IN pl_PL pt_BR "
+    "pt_PT ro_RO ru_RU sk_SK sl_SI sr_RS sv_SE sw_KE sw_TZ ta_IN te_IN th_TH tr_TR uk_UA ur_PK vi_VN zh_CN zh_TW "
+    "zu_ZA".split()
+)
+
+
+def language(code: str, argument: str = "language") -> Language:
+    """Return the row for a language code, with or without a region, in any of the usual spellings.
+
+    A region without a row of its own takes its language's. Raises ConfigError, naming `argument`, for a code that is
+    not in the table.
+
+    >>> [language(code).name for code in ("ko", "ko_KR", "ta-in", "ZH_tw")], language("zh_TW").nllb
+    (['Korean', 'Korean', 'Tamil', 'Chinese'], 'zho_Hant')
+    """
+    base, region = _parts(code, argument)
+    return LANGUAGES.get(f"{base}_{region}") or LANGUAGES[base]
+
+
+def bcp47(code: str, argument: str = "language") -> str:
+    """Return the code as prompts write it: `ko-KR`, or `ko` where no region was given. Raises as `language`.
+
+    >>> bcp47("ko_kr"), bcp47("TA"), bcp47("fil-PH")
+    ('ko-KR', 'ta', 'fil-PH')
+    """
+    base, region = _parts(code, argument)
+    return f"{base}-{region}" if region else base
+
+
+def wmt24pp_code(code: str, argument: str = "target_lang") -> str:
+    """Return WMT24++'s code of a target language: of a bare code the first region. Raises ConfigError for others.
+
+    >>> wmt24pp_code("ta"), wmt24pp_code("zh-TW"), wmt24pp_code("pt")
+    ('ta_IN', 'zh_TW', 'pt_BR')
+    """
+    base, region = _parts(code, argument)
+    found = [known for known in WMT24PP if known.split("_")[0] == base and region in ("", known.split("_")[1])]
+    if not found:
+        near = [known for known in WMT24PP if known.split("_")[0] == base]
+        way_out = f"it has {' and '.join(near)}" if near else f"it has {', '.join(WMT24PP)}"
+        raise ConfigError(f"{argument}: WMT24++ has no {code}: {way_out}")
+    return found[0]
+
+
+def _parts(code: str, argument: str) -> tuple[str, str]:
+    """(language, region or "") of a code whose language is in the table."""
+    found = re.fullmatch(r"([A-Za-z]{2,3})(?:[-_]([A-Za-z]{2}))?", code.strip())
+    if found and found[1].lower() in LANGUAGES:
+        return found[1].lower(), (found[2] or "").upper()
+    names = {row.name.lower(): row.code for row in LANGUAGES.values() if "_" not in row.code}
+    word = re.split("[-_]", code.strip().lower())[0]
+    near = difflib.get_close_matches(word, [*names, *names.values()], n=1, cutoff=0.75)
+    hint = f"did you mean {names.get(near[0], near[0])}?" if near else f"use one of {', '.join(sorted(names.values()))}"
+    raise ConfigError(f"{argument}: {code!r} is no language of the table: {hint}")
