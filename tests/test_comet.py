@@ -237,6 +237,34 @@ def test_without_the_private_operators_torchs_own_linears_are_used(tiny_comet_da
     assert scorer.linears == "torch" and scorer.score(rows()[:5]).values == expected
     with pytest.raises(ConfigError, match="prepacked is not to be had"):
         load_comet(tiny_comet_da, linears="prepacked")
+    with pytest.raises(ConfigError, match="overlong: 'cut'"):
+        load_comet(tiny_comet_da, overlong="cut")
+
+
+@pytest.mark.parametrize(
+    "kind, most", [("regression_metric", 508), ("unified_metric", 508), ("xcomet_metric", 508)]
+)
+def test_segments_longer_than_the_encoder_reads_are_skipped_where_asked(tmp_path, kind, most):
+    """512 tokens: <s> mt </s></s> src </s> together, or each text with <s> … </s> cut at 510 as COMET cuts it."""
+    folder = build_comet(tmp_path / "m", kind=kind, **({} if kind == "regression_metric" else {"layer_norm": False}))
+    skipping, cutting = load_comet(folder, overlong="skip"), load_comet(folder)
+    encode = skipping.model.encoder.tokenizer
+    word = next(w for w in ("மழை", "door", "a") if len(encode(w, add_special_tokens=False)["input_ids"]) == 1)
+
+    def of(tokens: int) -> Segment:
+        other = "" if kind == "regression_metric" else " ".join([word] * 200)
+        mt = " ".join([word] * (tokens - (200 if other else 0)))
+        return Segment(other, mt, "" if kind == "regression_metric" else None)
+
+    short, fits, over = Segment("a", "b", "a"), of(most), of(most + 1)
+    segments = [short, over, fits] if kind == "regression_metric" else [Segment("a", "b"), over, fits]
+    found = skipping.score(segments)
+    assert found.values[1] is None and found.values[::2] == pytest.approx(cutting.score(segments).values[::2])
+    assert cutting.score([over]).values[0] is not None
+    if kind == "xcomet_metric":
+        assert found.spans[1] is None and found.spans[2] is not None
+    assert skipping.signature()["identity"]["overlong"] == "skip"
+    assert "overlong" not in cutting.signature()["identity"]  # the default keeps the identity of earlier runs
 
 
 def test_nothing_to_score(da, qe):

@@ -52,6 +52,7 @@ def load_comet(
     dtype: str = "float32",
     linears: str = "auto",
     token_budget: int = 8192,
+    overlong: str = "truncate",
     argument: str = "comet_model",
     classes: Sequence[str] = CLASSES,
 ) -> CometScorer:
@@ -65,6 +66,8 @@ def load_comet(
         linears: "torch", "prepacked" (weights in oneDNN's layout: faster on a CPU, at twice their memory),
             or "auto": prepacked on a CPU where it passes its self-test.
         token_budget: most tokens that go through the encoder at once; less where memory runs out.
+        overlong: "truncate" texts that are longer than the encoder reads (512 tokens, for unified models and
+            XCOMET of all texts together), as COMET does, or "skip" such segments (no score).
         argument: the setting that names this model, for messages.
         classes: class identifiers accepted in this place.
 
@@ -79,12 +82,16 @@ def load_comet(
         raise ConfigError(f"linears: {linears!r} is unknown; use auto, torch or prepacked")
     if linears == "prepacked" and (torch.device(device).type != "cpu" or not packed.prepacked_works()):
         raise ConfigError(f"linears: prepacked is not to be had on {device} here; use auto or torch")
+    if overlong not in ("truncate", "skip"):
+        raise ConfigError(f"overlong: {overlong!r} is unknown; use truncate or skip")
     checkpoint = checkpoint_file(argument, str(name_or_path))
     with loading():
         model, kind, encoder = load_model(argument, checkpoint, tuple(classes))
     if kind == "xcomet_metric" and not packed.supported(model.encoder.model):
         raise ConfigError(f"{argument}: {checkpoint} has an encoder that XCOMET was never published with")
-    return CometScorer(model.to(device), kind, checkpoint, encoder, name_or_path, dtype, linears, token_budget)
+    return CometScorer(
+        model.to(device), kind, checkpoint, encoder, name_or_path, dtype, linears, token_budget, overlong == "skip"
+    )
 
 
 class CometScorer:
@@ -98,12 +105,14 @@ class CometScorer:
     higher_is_better = True
 
     def __init__(
-        self, model, kind: str, checkpoint: Path, encoder: Path, name, dtype: str, linears: str, token_budget: int
-    ):
+        self, model, kind: str, checkpoint: Path, encoder: Path, name, dtype: str, linears: str, token_budget: int,
+        skip_overlong: bool = False,
+    ):  # fmt: skip
         if token_budget < 1:
             raise ConfigError(f"token_budget: {token_budget} must be at least 1")
         self.model = model.eval().requires_grad_(False)  # COMET builds its models in train mode
         self.kind, self.dtype, self._budget = kind, dtype, TokenBudget(token_budget)
+        self.skip_overlong = skip_overlong
         root = checkpoint.parents[1]
         on_hub = not Path(name).expanduser().exists()
         self.name = split_revision(str(name))[0] if on_hub else root.resolve().name
@@ -153,11 +162,16 @@ class CometScorer:
         """
         rows, index = distinct(self._readable(i, segment) for i, segment in enumerate(segments))
         self.stats = {"rows": len(index), "distinct": len(rows), "encoded": 0, "tokens": 0, "padded": 0}
-        values, spans = [], None
-        if rows:
+        read = [i for i, row in enumerate(rows) if not (self.skip_overlong and self._overlong(row))]
+        values: list[float | None] = [None] * len(rows)
+        spans: list[list[Span] | None] | None = [None] * len(rows) if self.kind == "xcomet_metric" else None
+        if read:
             with full_precision():
-                scored, spans = self._score(rows)
-            values = [value if math.isfinite(value) else None for value in scored.float().tolist()]
+                scored, marked = self._score([rows[i] for i in read])
+            for k, (i, value) in enumerate(zip(read, scored.float().tolist(), strict=True)):
+                values[i] = value if math.isfinite(value) else None
+                if spans is not None and values[i] is not None:
+                    spans[i] = marked[k]
         self.stats["padded_share"] = 1 - self.stats["tokens"] / max(1, self.stats.pop("padded"))
         return Scores([values[i] for i in index], None if spans is None else [spans[i] for i in index])
 
@@ -170,6 +184,7 @@ class CometScorer:
             "model": self.name, "revision": self.revision, "checkpoint": self._checkpoint,
             "tokenizer": self._tokenizer, "class": self.kind, "dtype": self.dtype,
         }  # fmt: skip
+        identity |= {"overlong": "skip"} if self.skip_overlong else {}
         environment = versions("unbabel-comet", "transformers", "torch") | {"linears": self.linears}
         if self.dtype != "float32":
             environment["dtype_error"] = f"{self.dtype_error:.1e}"
@@ -339,6 +354,16 @@ class CometScorer:
         """Ids as COMET's own encoder makes them: cut at its maximum less two."""
         encoder = self.model.encoder
         return encoder.tokenizer(texts, truncation=True, max_length=encoder.max_positions - 2)
+
+    def _overlong(self, row: Segment) -> bool:
+        """Would something of this segment be cut?"""
+        encoder, texts = self.model.encoder, [text for text in (row.mt, row.src, row.ref) if text is not None]
+        bare = encoder.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        lengths = [len(ids) for ids in bare]
+        room = encoder.max_positions - 2 - encoder.tokenizer.num_special_tokens_to_add()
+        if self.kind not in JOINT:
+            return max(lengths) > room
+        return max(lengths) > room or sum(lengths) + 2 * len(texts) > encoder.max_positions  # as _join
 
     def _sequences(self, rows: list[Segment]) -> list[list[list[int] | None]]:
         """The input sequences of joint models per row: [mt src], or [mt src], [mt ref], [mt src ref].
