@@ -1,0 +1,167 @@
+"""Which model goes to which GPU: one pure function from settings and a count of devices. No torch.
+
+The policy's processes come first, one GPU each; scorers are kept off them as long as there are GPUs left. A judge
+behind an endpoint takes none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rl_nmt.errors import ConfigError
+
+POLICY, REFERENCE = "model.policy_gpu_ids", "model.reference_gpu_ids"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where everything is.
+
+    policy: the GPU of each process in the order of local ranks, or ["cpu"]. scorers: name → "cpu" or "cuda:N".
+    warnings: what shares a GPU. GPUs are numbered as in the settings; `renumbered` gives the numbers that a process
+    sees once CUDA_VISIBLE_DEVICES is `visible_devices`.
+    """
+
+    policy: list[int | str]
+    scorers: dict[str, str]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def order(self) -> list[int]:
+        """GPUs in use, the policy's first: rank r of any launcher takes the r-th GPU it sees."""
+        ids = [i for i in self.policy if isinstance(i, int)]
+        return ids + sorted({int(name[5:]) for name in self.scorers.values() if name != "cpu"} - set(ids))
+
+    def visible_devices(self, inherited: str | None = None) -> str | None:
+        """The value CUDA_VISIBLE_DEVICES needs before CUDA is first used, None where it can stay as it is.
+
+        `inherited` is its present value, which the settings' numbers count along.
+
+        >>> Placement([2], {"metricx": "cuda:0"}).visible_devices(), Placement([0], {"m": "cuda:1"}).visible_devices()
+        ('2,0', None)
+        >>> Placement([1], {}).visible_devices("4,6")
+        '6'
+        """
+        if self.order == list(range(len(self.order))):
+            return None
+        names = inherited.split(",") if inherited else [str(i) for i in range(max(self.order) + 1)]
+        return ",".join(names[i].strip() for i in self.order)
+
+    def renumbered(self) -> Placement:
+        """The same placement in the numbers of a process that sees only `order`.
+
+        >>> Placement([2], {"metricx": "cuda:0", "xcomet": "cpu"}).renumbered()
+        Placement(policy=[0], scorers={'metricx': 'cuda:1', 'xcomet': 'cpu'}, warnings=[])
+        """
+        seen = {gpu: i for i, gpu in enumerate(self.order)}
+        scorers = {name: at if at == "cpu" else f"cuda:{seen[int(at[5:])]}" for name, at in self.scorers.items()}
+        return Placement([seen[i] if isinstance(i, int) else i for i in self.policy], scorers, self.warnings)
+
+
+def place(
+    device_count: int,
+    *,
+    scorers: Mapping[str, str],
+    policy_gpu_ids: Sequence[int] = (),
+    reference_gpu_ids: Sequence[int] = (),
+    processes: int = 1,
+) -> Placement:
+    """Give every model its device.
+
+    Args:
+        device_count: GPUs that are visible; 0 puts everything on the CPU.
+        scorers: name → wanted device, "auto", "cpu" or "cuda:N", of the scorers that are models and enabled.
+        policy_gpu_ids: one GPU per process, in the order of ranks; () takes the first that no scorer wants.
+        reference_gpu_ids: the policy's, or ().
+        processes: of this machine, as the launcher started them.
+
+    Automatic scorers get a GPU of their own, else share one that the policy does not use, else the policy's first;
+    what is shared stands in `warnings`.
+
+    Raises:
+        ConfigError: ids that are not there, twice, or used by policy and scorer both; more policy GPUs than
+            processes or the reverse; a reference model on other GPUs.
+    """
+    check_ids(policy_gpu_ids, reference_gpu_ids, scorers)
+    _check_present(device_count, policy_gpu_ids, scorers)
+    if device_count == 0:
+        return Placement(["cpu"], dict.fromkeys(scorers, "cpu"))
+    policy = list(policy_gpu_ids) or _automatic(device_count, scorers, processes)
+    if len(policy) != processes:
+        raise ConfigError(
+            f"{POLICY}: {_ids(policy)} {'is one GPU' if len(policy) == 1 else f'are {len(policy)} GPUs'}, but "
+            f"{processes} process{'es run' if processes > 1 else ' runs'} here: one process per GPU, as `accelerate "
+            f"launch --num_processes {len(policy)} -m recipes.translategemma.train …` starts them"
+        )
+    placed = {name: at for name, at in scorers.items() if at != "auto"}
+    for name, at in scorers.items():
+        if at == "auto":
+            placed[name] = f"cuda:{_emptiest(device_count, policy, placed)}"
+    placed = {name: placed[name] for name in scorers}
+    return Placement([*policy], placed, _shared(policy, placed))
+
+
+def check_ids(policy_gpu_ids: Sequence[int], reference_gpu_ids: Sequence[int], scorers: Mapping[str, str]) -> None:
+    """Refuse what no number of GPUs makes possible; see `place`. Raises ConfigError naming both settings."""
+    for name, ids in ((POLICY, policy_gpu_ids), (REFERENCE, reference_gpu_ids)):
+        if any(i < 0 for i in ids) or len(set(ids)) < len(ids):
+            raise ConfigError(f"{name}: {_ids(ids)}: give each GPU once, counted from 0")
+    if reference_gpu_ids and set(reference_gpu_ids) != set(policy_gpu_ids):
+        raise ConfigError(
+            f"{REFERENCE}: {_ids(reference_gpu_ids)} are not {POLICY} ({_ids(policy_gpu_ids) or 'automatic'}): TRL "
+            "keeps the reference model beside the policy, on the same GPUs; leave it empty"
+        )
+    for name, wanted in scorers.items():
+        if not re.fullmatch(r"auto|cpu|cuda:[0-9]+", wanted):
+            raise ConfigError(f"reward.{name}.device: {wanted!r} is no device; use auto, cpu or cuda:N")
+        if wanted in {f"cuda:{i}" for i in policy_gpu_ids}:
+            raise ConfigError(
+                f"{POLICY} ({_ids(policy_gpu_ids)}) and reward.{name}.device ({wanted}) overlap: give them different "
+                "GPUs, or leave one of them to be placed automatically"
+            )
+
+
+def _check_present(device_count: int, policy_gpu_ids: Sequence[int], scorers: Mapping[str, str]) -> None:
+    there = f"{device_count} GPU{'' if device_count == 1 else 's'} can be seen here"
+    for gpu in policy_gpu_ids:
+        if gpu >= device_count:
+            raise ConfigError(f"{POLICY}: there is no GPU {gpu} ({there}): leave it empty, or give ids below")
+    for name, wanted in scorers.items():
+        if wanted.startswith("cuda:") and int(wanted[5:]) >= device_count:
+            raise ConfigError(f"reward.{name}.device: there is no {wanted} ({there}): use auto or cpu")
+
+
+def _automatic(device_count: int, scorers: Mapping[str, str], processes: int) -> list[int]:
+    """The first GPUs that no scorer claims, and claimed ones where these do not suffice."""
+    if processes > device_count:
+        raise ConfigError(
+            f"{POLICY}: {processes} processes run here and {device_count} GPUs can be seen: one process per GPU, so "
+            f"launch with --num_processes {device_count} or fewer"
+        )
+    return sorted(range(device_count), key=lambda i: f"cuda:{i}" in scorers.values())[:processes]
+
+
+def _emptiest(device_count: int, policy: Sequence[int], placed: Mapping[str, str]) -> int:
+    free = [i for i in range(device_count) if i not in policy] or [policy[0]]
+    load = Counter(placed.values())
+    return min(free, key=lambda i: (load[f"cuda:{i}"], i))
+
+
+def _shared(policy: Sequence[int], placed: Mapping[str, str]) -> list[str]:
+    on: dict[str, list[str]] = {f"cuda:{i}": ["policy"] for i in policy}
+    for name, at in placed.items():
+        if at != "cpu":
+            on.setdefault(at, []).append(name)
+    return [
+        f"{' and '.join(names)} share {at}: if memory runs out, give {names[-1]} another device (reward."
+        f"{names[-1]}.device)"
+        for at, names in on.items()
+        if len(names) > 1
+    ]
+
+
+def _ids(ids: Sequence[int]) -> str:
+    return ", ".join(map(str, ids))
