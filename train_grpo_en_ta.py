@@ -44,6 +44,8 @@ DATA_FIELDS = (  # of RunCfg: what the snapshot in data/ is made from
     "num_eval_samples", "shuffle_buffer", "min_chars", "max_chars", "seed",
 )  # fmt: skip
 
+FAMILIES = ("gemma3",)  # the turns of PROMPT are Gemma's; other chat models: recipes/translategemma
+
 ACTIONS = {
     "eval_only": "evaluate the policy on the held-out rows and stop",
     "fresh": "if output_dir is used, start anew in a folder beside it",
@@ -351,7 +353,7 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
     from transformers import PrinterCallback, ProgressCallback
     from trl import GRPOConfig
 
-    from rl_nmt.policy import END_OF_TURN, lora_config, losing_combination, make_reference_loadable
+    from rl_nmt.policy import lora_config, losing_combination, make_reference_loadable, stop_ids
     from rl_nmt.trainer import GuardedGRPOTrainer
 
     if cfg.kl_beta and not cfg.lora_rank:
@@ -377,7 +379,7 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
     )  # fmt: skip
     if warning := losing_combination(trainer.model):
         print(warning, file=sys.stderr, flush=True)
-    assert tokenizer.convert_tokens_to_ids(END_OF_TURN) in trainer.eos_token_ids
+    assert set(stop_ids(tokenizer)) <= set(trainer.eos_token_ids)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
@@ -439,11 +441,11 @@ def load_models(cfg: RunCfg):
     from rl_nmt import policy
 
     policy.prepare_processes()
-    tokenizer = policy.load_tokenizer(cfg.model_id)
+    tokenizer = policy.load_tokenizer(cfg.model_id, FAMILIES)
     precision = policy.choose_precision(lora=bool(cfg.lora_rank))
     print(f"precision: {precision.reason}", flush=True)
-    model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
-    return tokenizer, precision, model, build_reward(cfg)
+    model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation, FAMILIES)
+    return tokenizer, precision, model.to(precision.device), build_reward(cfg)
 
 
 def evaluator(cfg: RunCfg, tokenizer, eval_rows: list[dict], reward):

@@ -1,19 +1,19 @@
-"""The policy: tokenizer and Gemma3ForCausalLM, device and precision chosen once, with the reason printed."""
+"""The policy: tokenizer and causal chat model, device and precision chosen once, with the reason printed."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from rl_nmt import hub
+from rl_nmt import hub, prompts
 from rl_nmt.errors import ConfigError, UserError
 
-END_OF_TURN = "<end_of_turn>"
-TEXT_MODEL_TYPES = ("gemma3_text", "gemma3")
+FAMILIES = {"gemma3": ("Gemma 3", ("gemma3_text", "gemma3"))}  # family: its name, its values of model_type
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,14 @@ def choose_precision(lora: bool) -> Precision:
     return Precision("cuda", torch.float32, True, f"{name}: fp32 weights under bf16 autocast")
 
 
-def load_tokenizer(model_id: str):
-    """The policy's tokenizer: left-padded, pad = eos, and with Gemma's turn tokens as single ids.
+def load_tokenizer(model_id: str, families: Sequence[str] = ()):
+    """The policy's tokenizer: left-padded, pad = eos, with the tokens at which the model's turns end.
 
-    Raises ConfigError when the folder has no tokenizer or it is not one of Gemma's chat format.
+    `families`: those of `FAMILIES` that are accepted; none for any chat model.
+
+    Raises:
+        ConfigError: no tokenizer, none of a chat model, or none of these families.
+        MissingService: gated, unknown or unreachable on the hub.
     """
     from transformers import AutoTokenizer
 
@@ -82,15 +86,33 @@ def load_tokenizer(model_id: str):
         if Path(model_id).exists():
             raise ConfigError(f"model_id: {model_id} has no tokenizer that loads: {error}") from error
         raise hub.explain("model_id", model_id, error) from error
-    if tokenizer.convert_tokens_to_ids(END_OF_TURN) in (None, tokenizer.unk_token_id):
-        raise ConfigError(f"model_id: the tokenizer of {model_id} has no {END_OF_TURN}: not a Gemma chat model")
+    if not prompts.is_gemma(tokenizer):
+        if "gemma3" in families:
+            raise ConfigError(f"model_id: the tokenizer of {model_id} has no <end_of_turn>: not a Gemma chat model")
+        prompts.chat_prompt(tokenizer, "a")  # refuses what is no chat model
+        tokenizer.further_stops = _declared_stops(name, revision)
+    if tokenizer.eos_token is None:
+        raise ConfigError(f"model_id: the tokenizer of {model_id} has no eos token: nothing would end a text")
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
+def _declared_stops(name: str, revision: str | None) -> list[int]:
+    """The ids at which the checkpoint's own generation settings stop; [] where it has none."""
+    from transformers import GenerationConfig
+
+    try:
+        ids = GenerationConfig.from_pretrained(name, revision=revision).eos_token_id
+    except (OSError, ValueError):
+        return []
+    return [ids] if isinstance(ids, int) else list(ids or [])
+
+
 def stop_ids(tokenizer) -> list[int]:
-    """Ids that end a turn: <end_of_turn> and <eos>, in this order."""
-    return [tokenizer.convert_tokens_to_ids(END_OF_TURN), tokenizer.eos_token_id]
+    """Ids that end a turn: the end-of-turn token, eos, then whatever else the checkpoint declares."""
+    turn = prompts.end_of_turn(tokenizer)
+    ids = [] if turn is None else [tokenizer.convert_tokens_to_ids(turn)]
+    return list(dict.fromkeys([*ids, tokenizer.eos_token_id, *getattr(tokenizer, "further_stops", [])]))
 
 
 def generation_defaults(tokenizer):
@@ -114,27 +136,25 @@ def fix_base_model(model) -> None:
         type(model).base_model = property(lambda self: self.model)
 
 
-def load_policy(model_id: str, tokenizer, precision: Precision, attn_implementation: str = "eager"):
-    """Gemma3ForCausalLM (the text part also of a multimodal checkpoint), ready for TRL.
+def load_policy(
+    model_id: str, tokenizer, precision: Precision, attn_implementation: str = "eager", families: Sequence[str] = ()
+):
+    """The causal chat model (of a multimodal Gemma 3 checkpoint the text part), ready for TRL.
 
-    Stops at <end_of_turn> and <eos>; sampling settings that ship with the checkpoint (top_k, top_p) are
-    reset, so that what the trainer is told is what it does.
+    Stops at `stop_ids`; sampling settings that ship with the checkpoint (top_k, top_p) are reset, so that
+    what the trainer is told is what it does. `families`: those of `FAMILIES` that are accepted; none for
+    any causal model that this version of transformers knows.
 
     Raises:
         ConfigError: another architecture, or weights that do not fit the class.
         MissingService: gated, unknown or unreachable on the hub.
     """
-    from transformers import AutoConfig, Gemma3ForCausalLM
-
     hub.require_model("model_id", model_id)
     name, revision = hub.split_revision(model_id)
     try:
-        kind = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False).model_type
-        if kind not in TEXT_MODEL_TYPES:
-            raise ConfigError(f"model_id: {model_id} is a {kind!r} model; this trainer is for Gemma 3")
-        model, info = Gemma3ForCausalLM.from_pretrained(
+        model, info = _model_class(model_id, name, revision, families).from_pretrained(
             name, revision=revision, dtype=precision.weights, attn_implementation=attn_implementation,
-            output_loading_info=True,
+            output_loading_info=True, trust_remote_code=False,
         )  # fmt: skip
     except UserError:
         raise
@@ -147,11 +167,28 @@ def load_policy(model_id: str, tokenizer, precision: Precision, attn_implementat
         raise ConfigError(f"model_id: {model_id} lacks {len(missing)} weights, {missing[0]} first")
     fix_base_model(model)
     model.generation_config = generation_defaults(tokenizer)
-    # One id, as in the tokenizer: the Trainer compares these two, and would rewrite both with a warning.
+    # One id each, as in the tokenizer: the Trainer compares these, and would rewrite them with a warning.
     model.config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.bos_token_id = tokenizer.bos_token_id
     model.warnings_issued["estimate_tokens"] = True  # TRL's batches have no input_ids to count operations by
     return model
+
+
+def _model_class(model_id: str, name: str, revision: str | None, families: Sequence[str]):
+    """What loads the checkpoint. Raises ConfigError for another family, or what is no causal language model."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, Gemma3ForCausalLM
+
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    kind = config.model_type
+    if families and not any(kind in FAMILIES[family][1] for family in families):
+        known = " or ".join(FAMILIES[family][0] for family in families)
+        raise ConfigError(f"model_id: {model_id} is a {kind!r} model; this trainer is for {known}")
+    if kind in FAMILIES["gemma3"][1]:
+        return Gemma3ForCausalLM  # for a multimodal checkpoint AutoModelForCausalLM would keep the vision tower
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(f"model_id: {model_id} is a {kind!r} model, which is no causal language model")
+    return AutoModelForCausalLM
 
 
 def make_reference_loadable(model, tokenizer, folder: Path) -> None:

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from rl_nmt.errors import CannotWrite, ConfigError, run
-from rl_nmt.prompts import fill, gemma_prompt
+from rl_nmt.prompts import chat_prompt, fill
 
 CHUNK = 64  # batches between two signs of life on the screen
 
@@ -32,7 +32,7 @@ def translate(
     from rl_nmt.generate import generate
 
     wanted = [i for i, line in enumerate(lines) if line.strip()]
-    prompts = [gemma_prompt(fill(template, lines[i])) for i in wanted]
+    prompts = [chat_prompt(tokenizer, fill(template, lines[i])) for i in wanted]
     answers = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
     output = [""] * len(lines)
     for i, answer in zip(wanted, answers, strict=True):

@@ -9,11 +9,12 @@ import pytest
 import torch
 import transformers
 from safetensors import safe_open
-from tiny_models import PAIRS
+from tiny_models import PAIRS, PROMPT
+from tiny_qwen import tiny_qwen
 
 from rl_nmt import policy
 from rl_nmt.errors import ConfigError, MissingService
-from rl_nmt.policy import END_OF_TURN, Precision
+from rl_nmt.policy import Precision
 
 FP32 = Precision("cpu", torch.float32, False, "test")
 
@@ -120,7 +121,7 @@ def test_tokenizer_pads_left_with_eos_and_knows_turns(tokenizer):
     assert tokenizer.padding_side == "left" and tokenizer.pad_token_id == tokenizer.eos_token_id == 1
     stops = policy.stop_ids(tokenizer)
     assert tokenizer.convert_ids_to_tokens(stops) == ["<end_of_turn>", "<eos>"]
-    assert tokenizer(END_OF_TURN, add_special_tokens=False).input_ids == stops[:1]
+    assert tokenizer("<end_of_turn>", add_special_tokens=False).input_ids == stops[:1]
 
 
 def test_a_loaded_policy_stops_and_samples_as_it_is_told(tiny_gemma, tokenizer):
@@ -203,6 +204,74 @@ def test_only_the_losing_combination_warns(tiny_gemma, tokenizer):
     assert policy.losing_combination(get_peft_model(base, policy.lora_config(4, 8))) is None
 
 
+# --- other chat models ---------------------------------------------------------------------------------
+
+
+def test_a_chatml_model_stops_where_its_checkpoint_says(tmp_path):
+    folder = tiny_qwen()
+    tokenizer = policy.load_tokenizer(str(folder))
+    assert tokenizer.convert_ids_to_tokens(policy.stop_ids(tokenizer)) == ["<|im_end|>", "<|endoftext|>"]
+    assert tokenizer.padding_side == "left" and tokenizer.pad_token_id == tokenizer.eos_token_id
+    model = policy.load_policy(str(folder), tokenizer, FP32)
+    assert type(model) is transformers.Qwen3ForCausalLM and model.base_model is model.model
+    assert model.generation_config.eos_token_id == policy.stop_ids(tokenizer)
+    assert (model.generation_config.do_sample, model.generation_config.top_k) == (False, 50)  # 20 in the checkpoint
+    copied = shutil.copytree(folder, tmp_path / "model")
+    (copied / "generation_config.json").unlink()
+    alone = policy.load_tokenizer(str(copied))
+    assert policy.stop_ids(alone) == [alone.convert_tokens_to_ids("<|im_end|>")]
+
+
+def test_a_trainer_for_gemma_refuses_others():
+    folder = str(tiny_qwen())
+    with pytest.raises(ConfigError, match=f"the tokenizer of {folder} has no <end_of_turn>: not a Gemma chat model"):
+        policy.load_tokenizer(folder, families=("gemma3",))
+    tokenizer = policy.load_tokenizer(folder)
+    with pytest.raises(ConfigError, match="is a 'qwen3' model; this trainer is for Gemma 3"):
+        policy.load_policy(folder, tokenizer, FP32, families=("gemma3",))
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_a_chatml_model_is_trained_by_grpo(tmp_path, capsys, lora):
+    """Two steps, KL against the start policy: both stops end a completion, and nothing is rewritten with a warning."""
+    from datasets import Dataset
+    from trl import GRPOConfig
+
+    from rl_nmt.prompts import chat_prompt
+    from rl_nmt.trainer import GuardedGRPOTrainer
+
+    tokenizer = policy.load_tokenizer(str(tiny_qwen()))
+    model = policy.load_policy(str(tiny_qwen()), tokenizer, FP32)
+    if not lora:
+        policy.make_reference_loadable(model, tokenizer, tmp_path / "start_policy")
+    seen = []
+
+    def reward(prompts, completions, completion_ids, **_):
+        seen.extend(zip(completions, completion_ids, strict=True))
+        return [len(text) / 100 for text in completions]
+
+    args = GRPOConfig(
+        output_dir=str(tmp_path), num_generations=4, per_device_train_batch_size=8, max_completion_length=40, beta=0.02,
+        max_steps=2, learning_rate=1e-3, temperature=1.3, bf16=False, use_cpu=True, report_to=[], disable_tqdm=True,
+        save_strategy="no", logging_strategy="no",
+    )  # fmt: skip
+    rows = Dataset.from_list([{"prompt": chat_prompt(tokenizer, PROMPT.format(english=en))} for en, _ in PAIRS])
+    with torch.random.fork_rng():
+        trainer = GuardedGRPOTrainer(
+            model=model, reward_funcs=reward, args=args, train_dataset=rows, processing_class=tokenizer,
+            peft_config=policy.lora_config(lora, 8),
+        )  # fmt: skip
+        assert set(policy.stop_ids(tokenizer)) == set(trainer.eos_token_ids)
+        trained = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+        trainer.train()
+    assert all(not torch.equal(p, trained[name]) for name, p in trainer.model.named_parameters() if name in trained)
+    stops = set(policy.stop_ids(tokenizer))
+    ended = [ids for _, ids in seen if ids[-1] in stops]
+    assert len(seen) == 16 and len(ended) > 8 and not any(stops & set(ids[:-1]) for ids in ended)
+    assert not any("<|" in text for text, _ in seen)
+    assert "new PAD/BOS/EOS" not in "".join(capsys.readouterr())
+
+
 # --- what does not load --------------------------------------------------------------------------------
 
 
@@ -237,7 +306,7 @@ def set_json(name, **values):
 def test_broken_models_are_one_clear_error(tiny_gemma, tokenizer, tmp_path, change, said):
     folder = broken(tiny_gemma, tmp_path / "model", change)
     with pytest.raises(ConfigError, match=said) as caught:
-        policy.load_policy(folder, tokenizer, FP32)
+        policy.load_policy(folder, tokenizer, FP32, families=("gemma3",))
     assert str(caught.value).startswith("model_id: ") and folder in str(caught.value)
 
 
@@ -257,7 +326,14 @@ def test_broken_tokenizers_are_one_clear_error(tiny_gemma, tmp_path, change):
 
 def test_a_tokenizer_without_turns_is_refused(tiny_nllb):
     with pytest.raises(ConfigError, match="has no <end_of_turn>: not a Gemma chat model"):
+        policy.load_tokenizer(str(tiny_nllb), families=("gemma3",))
+    with pytest.raises(ConfigError, match="model_id: its tokenizer has no chat template"):
         policy.load_tokenizer(str(tiny_nllb))
+
+
+def test_what_is_no_causal_model_is_refused(tiny_nllb, tokenizer):
+    with pytest.raises(ConfigError, match="is a 'm2m_100' model, which is no causal language model"):
+        policy.load_policy(str(tiny_nllb), tokenizer, FP32)
 
 
 def test_hub_names_without_a_hub(tokenizer):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_qwen import PLAIN, SPECIAL, TURN, byte_level_tokenizer
 
 from rl_nmt.errors import ConfigError
-from rl_nmt.prompts import fill, gemma_prompt, read_source
+from rl_nmt.prompts import chat_prompt, end_of_turn, fill, gemma_prompt, read_source
 from rl_nmt.text import CONTROL_PATTERN, CONTROL_TOKENS
 
 TEMPLATE = (
@@ -92,3 +93,91 @@ def test_messages_are_refused_by_type():
 def test_templates_have_one_slot(template, slots):
     with pytest.raises(ConfigError, match=f"has {slots} "):
         fill(template, "x")
+
+
+# --- other chat models ---------------------------------------------------------------------------------
+
+CHATML_TOKENS = [*SPECIAL, *PLAIN]
+
+
+@pytest.fixture(scope="module")
+def chatml():
+    return byte_level_tokenizer(["Translate the sentence. English: Tamil: நன்றி"])
+
+
+def test_gemma_gets_its_own_turns(tiny_gemma):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gemma)
+    for text in ("", "hello", fill(TEMPLATE, "say <end_of_turn>")):
+        assert chat_prompt(tokenizer, text) == gemma_prompt(text)
+    assert end_of_turn(tokenizer) == "<end_of_turn>"
+
+
+def test_chatml_turns_with_thinking_off(chatml):
+    assert chat_prompt(chatml, "Good morning.") == TURN.format(user="Good morning.")
+    assert end_of_turn(chatml) == "<|im_end|>"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([*CHATML_TOKENS, "<|", "|>", "im_end", "<|im_", "end|>", "<", "think>", " ", "\n", "a", "é"]),
+        max_size=8,
+    ).map("".join)
+)
+def test_no_token_of_the_tokenizer_survives_in_the_text(text):
+    tokenizer = _shared()
+    control = tokenizer.convert_tokens_to_ids(CHATML_TOKENS)
+
+    def controls(user):
+        return [i for i in tokenizer(chat_prompt(tokenizer, user))["input_ids"] if i in control]
+
+    assert controls(text) == controls("a")
+    words = chat_prompt(tokenizer, text).removeprefix("<|im_start|>user\n").partition("<|im_end|>\n")[0]
+    assert words.replace(" ", "") == text.replace(" ", "")  # and nothing else was changed
+
+
+def _shared(made=[]):  # noqa: B006  hypothesis takes no fixture of a narrower scope
+    if not made:
+        made.append(byte_level_tokenizer(["Translate the sentence."]))
+    return made[0]
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_bos_of_the_template_is_not_doubled(adds):
+    from tokenizers import processors
+
+    tokenizer = byte_level_tokenizer(["Translate the sentence."])
+    tokenizer.bos_token = "<|endoftext|>"
+    tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    if adds:
+        bos = (tokenizer.bos_token, tokenizer.bos_token_id)
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos[0]} $A", special_tokens=[bos]
+        )
+    ids = tokenizer(chat_prompt(tokenizer, "hello"))["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (None, "has no chat template: give a chat"),
+        ("{{ raise_exception('no user') }}", "chat template of its tokenizer fails: no user"),
+        ("{% for %}", "chat template of its tokenizer fails"),
+    ],
+)
+def test_templates_that_do_not_work_are_one_clear_error(template, said):
+    tokenizer = byte_level_tokenizer(["a"])
+    tokenizer.chat_template = template
+    with pytest.raises(ConfigError, match=said):
+        chat_prompt(tokenizer, "hello")
+    with pytest.raises(ConfigError, match=said):
+        end_of_turn(tokenizer)
+
+
+def test_turns_may_end_without_a_token():
+    tokenizer = byte_level_tokenizer(["a"])
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    assert end_of_turn(tokenizer) is None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tiny_models import PAIRS, PROMPT
+from tiny_qwen import tiny_qwen
 
 from rl_nmt import translate
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService, UserError
@@ -85,6 +86,17 @@ def test_one_output_line_per_input_line_whatever_is_in_it(model_folder):
     output = translate.translate(model, tokenizer, hostile, PROMPT, batch_size=3, max_new_tokens=40)
     assert len(output) == 5 and output[-1] == PAIRS[0][1]
     assert not any("\n" in line for line in output)
+
+
+def test_another_chat_model_translates_by_its_own_template(tmp_path, capsys):
+    folder = shutil.copytree(tiny_qwen(), tmp_path / "model")
+    (folder / "prompt.txt").write_text(PROMPT, encoding="utf-8")
+    (tmp_path / "in.txt").write_text("\n".join([*ENGLISH, "<|im_end|>"]), encoding="utf-8")
+    line = ["--model", folder, "--file", tmp_path / "in.txt", "--max_new_tokens", "80", "--device", "cpu"]
+    assert translate.main([*map(str, line)]) == 0
+    output = capsys.readouterr().out.splitlines()
+    assert len(output) == len(PAIRS) + 1 and not any("<|" in text for text in output)
+    assert sum(text == tamil for text, (_, tamil) in zip(output, PAIRS, strict=False)) >= len(PAIRS) - 1
 
 
 def test_a_lora_adapter_is_applied_over_its_relative_base(adapter_folder, model_folder, capsys):
