@@ -259,6 +259,13 @@ def completion_rewards(
     "no error". `token_advantages` leaves such rows out.
     """
     text, ranges = offsets(ids)
+    return judged_rewards(text, ranges, mt, spans, credit)
+
+
+def judged_rewards(
+    text: str, ranges: Sequence[Range], mt: str, spans: Sequence[Span] | None, credit: SpanCredit
+) -> list[float]:
+    """`completion_rewards` of a completion whose `text` and token `ranges` are known already."""
     if spans is None:
         return [float("nan")] * len(ranges)
     try:
