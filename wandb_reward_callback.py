@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from rl_nmt.processes import gathered
 from rl_nmt.run_folder import is_main_process
 from rl_nmt.tracking import MetricsFile
 
@@ -145,12 +146,9 @@ def _send(values: dict[str, float], step: int) -> None:
 
 
 def _mean_over_processes(log: dict[str, float]) -> dict[str, float]:
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-
-    if PartialState().num_processes == 1:
+    logs = gathered([log])
+    if len(logs) == 1:
         return log
-    logs = gather_object([log])
     return {
         key: sum(values) / len(values)
         for key in sorted({k for each in logs for k in each})

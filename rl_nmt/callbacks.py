@@ -12,6 +12,7 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
+from rl_nmt import processes
 from rl_nmt.errors import Stopped
 from rl_nmt.evaluation import Snapshot
 from rl_nmt.reward_lab import rollout_row
@@ -70,12 +71,15 @@ class ProgressLine(TrainerCallback):
 class HeldOut(TrainerCallback):
     """The held-out evaluations of a run: at the start, every `eval_steps` optimizer steps, and at the end.
 
+    Of several processes the main one records, watches and decides for all.
+
     Args:
         eval_steps: 0 evaluates at start and end alone.
         evaluate: () → Snapshot.
         record: called with (kind, step, values), e.g. WandbRewardCallback.record.
         watch: a `rl_nmt.watch.Watch`; its warning is printed, loudly and once.
-        save_best: () → None, called when the present model is the best so far by the independent score.
+        save_best: () → None, called when the present model is the best so far by the independent score; on every
+            process, since to gather sharded weights takes all of them: only the main one may write.
         diverse: () → float | None, how much the samples of a group say the same; recorded as `self_bleu`.
         stop_on_divergence: end the run, resumable, when the alarm rings.
     """
@@ -98,7 +102,14 @@ class HeldOut(TrainerCallback):
         self._repeats = state["self_bleu"]
 
     def take(self, step: int, snapshot: Snapshot) -> bool:
-        """Record an evaluation and look at it; True when the alarm rang just now."""
+        """Record an evaluation and look at it; True when the alarm rang just now. Collective."""
+        rang, best = processes.broadcast(self._look(step, snapshot) if is_main_process() else None)
+        if step and best:
+            self.save_best()
+        return rang
+
+    def _look(self, step: int, snapshot: Snapshot) -> tuple[bool, bool]:
+        """(did the alarm ring just now, is this the best so far)"""
         values, repeats = dict(snapshot.metrics), self.diverse()
         repeats = self._repeats if repeats is None else repeats
         if repeats is not None:
@@ -106,19 +117,16 @@ class HeldOut(TrainerCallback):
         self.record("eval", step, values)
         if warning := self.watch.look(step, snapshot):
             print(warning, file=sys.stderr, flush=True)
-        if step and self.watch.is_best(step) and is_main_process():
-            self.save_best()
-        return bool(warning)
+        return bool(warning), self.watch.is_best(step)
 
     def on_step_end(self, args, state, control, **kwargs):
         if not self.eval_steps or state.global_step % self.eval_steps or state.global_step == state.max_steps:
             return
         snapshot = self.evaluate()
-        if not state.is_world_process_zero:
-            return
         rang = self.take(state.global_step, snapshot)
-        shown = "  ".join(f"{k} {v:.4g}" for k, v in snapshot.metrics.items() if isinstance(v, (int, float)))
-        print(f"held-out at step {state.global_step}: {shown}", flush=True)
+        if state.is_world_process_zero:
+            shown = "  ".join(f"{k} {v:.4g}" for k, v in snapshot.metrics.items() if isinstance(v, (int, float)))
+            print(f"held-out at step {state.global_step}: {shown}", flush=True)
         if rang and self.stop_on_divergence:
             control.should_save = control.should_training_stop = True
 
@@ -240,12 +248,7 @@ class GracefulStop(TrainerCallback):
 
 def _agreed(number: int | None, planned: str) -> tuple[int | None, str]:
     """The same decision on every process: any signal counts, the rest is the main process's to say."""
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-
-    if PartialState().num_processes == 1:
-        return number, planned
-    votes = gather_object([(number, planned)])
+    votes = processes.gathered([(number, planned)])
     return next((n for n, _ in votes if n is not None), None), votes[0][1]
 
 

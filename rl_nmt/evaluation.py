@@ -27,6 +27,7 @@ from rl_nmt.text import TAMIL, Language, length, safe_unicode, script_share
 from rl_nmt.tracking import finite
 
 RESAMPLES = 1000
+SCORED_TOGETHER = 64  # rows in a call of the reward: with their neighbours scores change in the last digits
 IN_LANGUAGE = 0.5  # an output counts as Tamil when at least this share of its letters is
 REFERENCE_METRICS = ("chrf", "bleu")
 TEXTS = ("english", "output", "backtranslation")  # of a component row; samples.jsonl names them itself
@@ -79,17 +80,21 @@ def evaluate(
     component, "chrf" (chrF++) and "bleu" (both 0 to 100, over the rows with a reference; absent without
     any), "<language>_share" (share of outputs in the language), "mean_length" (code points), "scored"
     and "gated" (shares of outputs). Raises ConfigError when there are no rows.
+
+    Of several processes each generates and scores its share, and all get the same Snapshot: that of one process,
+    since batches do not depend on how many there are. Collective; `score_components` is called equally often on
+    each, on some with nothing.
     """
-    from rl_nmt.generate import generate
+    from rl_nmt.generate import generate_together
 
     if not rows:
         raise ConfigError("evaluation rows: there are none; give eval_file, eval_dataset or held-out rows")
     sources = [row["english"] for row in rows]
     references = [row.get(language.name.lower()) for row in rows]
     prompts = [make_prompt(source) for source in sources]
-    answers = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    outputs = [safe_unicode(answer[0]) for answer in answers]
-    components = reward_fn.score_components(prompts, outputs, english=sources)
+    answers = generate_together(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    outputs = [safe_unicode(answer) for answer in answers]
+    components = _score_together(reward_fn, prompts, outputs, sources)
     snapshot = Snapshot(sources, references, outputs, finite(components), {})
     snapshot.metrics = _metrics(snapshot, language)
     snapshot.signature = {
@@ -100,6 +105,21 @@ def evaluate(
         if name in snapshot.metrics:
             snapshot.signature[name] = _sacrebleu_signature(name, snapshot)
     return snapshot
+
+
+def _score_together(reward_fn, prompts: list[str], outputs: list[str], sources: list[str]) -> list[dict[str, Any]]:
+    """The reward's rows, in order; blocks of SCORED_TOGETHER rows are shared out over the processes."""
+    from rl_nmt import processes
+
+    count = processes.count()
+    starts = range(0, len(outputs), SCORED_TOGETHER)
+    own = []
+    for turn in range(0, len(starts), count):  # a process without a block takes part with nothing
+        start = SCORED_TOGETHER * (turn + processes.rank())
+        block = slice(start, start + SCORED_TOGETHER)
+        rows = reward_fn.score_components(prompts[block], outputs[block], english=sources[block])
+        own += [(start + i, row) for i, row in enumerate(rows)]
+    return [row for _, row in sorted(processes.gathered(own), key=lambda placed: placed[0])]
 
 
 def _metrics(snapshot: Snapshot, language: Language) -> dict[str, float]:

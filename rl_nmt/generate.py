@@ -7,7 +7,9 @@ from contextlib import contextmanager
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 
+from rl_nmt import processes
 from rl_nmt.errors import ConfigError
 from rl_nmt.policy import stop_ids
 
@@ -57,6 +59,7 @@ def generate(
     temperature: float = 1.0,
     top_p: float = 1.0,
     num_return_sequences: int = 1,
+    part: tuple[int, int] = (0, 1),
 ) -> list[list[str]]:
     """`num_return_sequences` completions for each prompt, in the order of `prompts`.
 
@@ -64,7 +67,8 @@ def generate(
     sequences, so a prompt sampled 8 times takes 8 places. A completion ends at `<end_of_turn>`, `<eos>`
     or after `max_new_tokens` tokens, and comes back decoded without special tokens and stripped; it may
     be empty. Greedy decoding leaves the random state alone. The model may be a PEFT model, in training
-    mode, with gradients enabled: all of that is as before afterwards.
+    mode, with gradients enabled: all of that is as before afterwards. Of all batches only every `part[1]`-th
+    from `part[0]` on is generated; the prompts of the others get no completion.
 
     Raises ConfigError for sizes that are not positive or several greedy sequences of one prompt.
     """
@@ -86,15 +90,29 @@ def generate(
     # Longest first: where memory is short, the first batch says so.
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]), reverse=True)
     step = max(1, batch_size // num_return_sequences)
+    batches = [order[start : start + step] for start in range(0, len(order), step)]
+    own = batches[part[0] :: part[1]]
+    if is_deepspeed_zero3_enabled() and len(own) < len(batches[:: part[1]]):
+        own = [*own, batches[0]]  # every process holds a part of each weight: none may be idle
     answers: list[list[str]] = [[] for _ in prompts]
     with inference(model):
-        for start in range(0, len(order), step):
-            rows = order[start : start + step]
+        for rows in own:
             new = _generate_batch(model, [encoded[i] for i in rows], settings)  # (rows * n, new tokens)
             texts = [_decode(tokenizer, ids, stops) for ids in new.tolist()]
             for place, i in enumerate(rows):
                 answers[i] = texts[place * num_return_sequences : (place + 1) * num_return_sequences]
     return answers
+
+
+def generate_together(model, tokenizer, prompts: list[str], *, max_new_tokens: int, batch_size: int = 16) -> list[str]:
+    """One greedy completion of each prompt, the batches shared out over the processes of the run. Collective.
+
+    Every process passes the same and gets all. The batches are those of one process, and so are the texts.
+    """
+    part = processes.rank(), processes.count()
+    own = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, part=part)
+    found = {i: texts[0] for i, texts in processes.gathered(list(enumerate(own))) if texts}
+    return [found[i] for i in range(len(prompts))]
 
 
 def _check(max_new_tokens: int, batch_size: int, do_sample: bool, num_return_sequences: int) -> None:
