@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rl_nmt.scorers import base
-from rl_nmt.scorers.base import Scores, ask, isolate
+from rl_nmt.scorers.base import Scores, Segment, Span, ask, ask_spans, isolate
 
 UNIT = (0.0, 1.0)
 
@@ -96,3 +96,51 @@ def test_a_wrong_number_of_answers_is_no_answer(capsys):
 def test_nothing_is_asked_of_nobody():
     model = Model([])
     assert ask("x", model, [], UNIT) == [] and model.calls == 0
+
+
+class Marker:
+    """A scorer with given answers per translation; an exception among them is raised."""
+
+    range, higher_is_better, name = (0.0, 25.0), False, "marker"
+
+    def __init__(self, answers, collective=False):
+        self.answers, self.calls = answers, 0
+        if collective:
+            self.collective = True
+
+    def score(self, segments):
+        self.calls += 1
+        found = [self.answers[s.mt] for s in segments]
+        for answer in found:
+            if isinstance(answer, Exception):
+                raise answer
+        return Scores([value for value, _ in found], [spans for _, spans in found])
+
+
+def test_spans_come_with_their_values_and_a_bad_segment_costs_itself(capsys):
+    good = [Span(0, 2, "major", 0.9)]
+    scorer = Marker({"abc": (1.0, good), "d": (float("nan"), []), "boom": RuntimeError("no"), "ef": (2.0, [])})
+    values, spans = ask_spans("reward.xcomet", scorer, [Segment("s", mt) for mt in ("abc", "d", "boom", "ef")])
+    assert values == [1.0, None, None, 2.0] and spans == [good, None, None, []]
+    assert "warning: reward.xcomet failed on 2 of 4 (RuntimeError: no)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("span", [Span(0, 4, "major", 0.5), Span(-1, 2, "major", 0.5), Span(0, 1, "major", 1.5)])
+def test_spans_outside_their_text_are_not_used(span, capsys):
+    scorer = Marker({"abc": (1.0, [span]), "de": (2.0, [])})
+    assert ask_spans("x", scorer, [Segment("s", "abc"), Segment("s", "de")]) == ([1.0, 2.0], [None, []])
+    assert "marked 1 outputs outside their text" in capsys.readouterr().err
+
+
+def test_a_scorer_without_spans_gives_none():
+    class Plain(Marker):
+        def score(self, segments):
+            return Scores([1.0] * len(segments))
+
+    assert ask_spans("x", Plain({}), [Segment("s", "a")] * 2) == ([1.0, 1.0], [None, None])
+
+
+def test_a_collective_scorer_is_asked_exactly_once():
+    scorer = Marker({}, collective=True)
+    assert ask_spans("x", scorer, []) == ([], []) and scorer.calls == 1
+    assert ask_spans("x", Marker({}), []) == ([], [])

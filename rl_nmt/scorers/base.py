@@ -228,14 +228,54 @@ def ask(argument: str, function: Callable[[list], Any], items: list, limits: tup
 
     values, errors = isolate(answers, items)
     sound = [_text(v) if limits is None else _number(v, *limits) for v in values]
+    _warn(argument, values, sound, errors)
+    return sound
+
+
+def ask_spans(
+    argument: str, scorer: Scorer, segments: Sequence[Segment]
+) -> tuple[list[float | None], list[list[Span] | None]]:
+    """A scorer's values as `ask` gives them, and its spans; None for both where there is no sound value.
+
+    Spans that are none of their translation (outside it, a confidence outside [0, 1]) are None, and counted in a
+    warning. A scorer without spans gives None for all. A scorer with the attribute `collective` (one that several
+    processes share) is called exactly once, also without any segments, and sees to its failures itself.
+    """
+
+    def pairs(batch: list[Segment]) -> list[tuple[Any, Any]]:
+        result = scorer.score(batch)
+        return list(zip(result.values, result.spans or [None] * len(result.values), strict=True))
+
+    segments = list(segments)
+    if getattr(scorer, "collective", False):
+        found, errors = _as_many(pairs(segments), len(segments)), []
+    else:
+        found, errors = isolate(pairs, segments)
+    values = [None if pair is None else pair[0] for pair in found]
+    sound = [_number(v, *scorer.range) for v in values]
+    _warn(argument, values, sound, errors)
+    spans = [
+        None if value is None or pair[1] is None or not all(_inside(span, segment.mt) for span in pair[1]) else pair[1]
+        for value, pair, segment in zip(sound, found, segments, strict=True)
+    ]
+    odd = sum(s is None and v is not None and p[1] is not None for s, v, p in zip(spans, sound, found, strict=True))
+    if odd:
+        print(f"warning: {argument} marked {odd} outputs outside their text: not used", file=sys.stderr, flush=True)
+    return sound, spans
+
+
+def _inside(span: Span, mt: str) -> bool:
+    return 0 <= span.start <= span.end <= len(mt) and 0.0 <= span.confidence <= 1.0 + 1e-6
+
+
+def _warn(argument: str, values: list, sound: list, errors: list[Exception]) -> None:
     lost = sum(value is None for value in sound)
     if errors:
         first = f"{type(errors[0]).__name__}: {' '.join(str(errors[0]).split())[:200]}"
-        print(f"warning: {argument} failed on {lost} of {len(items)} ({first})", file=sys.stderr, flush=True)
+        print(f"warning: {argument} failed on {lost} of {len(sound)} ({first})", file=sys.stderr, flush=True)
     elif odd := [v for v, kept in zip(values, sound, strict=True) if kept is None and v is not None]:
         shown = f"{type(odd[0]).__name__} {str(odd[0])[:40]}"
         print(f"warning: {argument} gave {len(odd)} answers that are none ({shown})", file=sys.stderr, flush=True)
-    return sound
 
 
 def _text(value: Any) -> str | None:

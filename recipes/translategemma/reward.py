@@ -1,0 +1,280 @@
+"""What a translation is worth to this recipe: `EnsembleReward`, a sequence reward and error spans.
+
+    total = w_metricx * (offset - MetricX) + s_xcomet * XCOMET + s_mqm * MQM          per completion
+    spans = XCOMET's and the judge's error spans                                       per token (rl_nmt/credit.py)
+
+MetricX-24 without reference: predicted MQM error, 0 (perfect) to 25. XCOMET without reference: 0 to 1. MQM: the
+judge's score, -25 to 0 (perfect). A scorer's sequence weight of 0 leaves its score out of the total; its spans
+count all the same. The form is TranslateGemma's (arXiv 2601.09012), which takes its sequence reward from MetricX
+and its spans from an AutoMQM of its own.
+
+An output that is no translation (rl_nmt/guards.py) is worth one point less than the worst that the formula can
+give, so that nothing gated ever outranks what passes; it costs no model time and has no spans. A scorer that
+failed leaves None: in the total TRL then leaves the sample out, in the spans the trainer does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from rl_nmt import decides
+from rl_nmt.credit import SpanCredit
+from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.guards import verdict
+from rl_nmt.languages import Language
+from rl_nmt.scorers.base import Scorer, Segment, Span, ask_spans
+from rl_nmt.text import clean_for_scoring, length, script_share
+
+GATED_BELOW = 1.0  # points under the lowest total that a passing output can have
+MAX_DEAD_CALLS = 10  # calls in a row without a single score before the run is stopped
+SEVERITIES = ("minor", "major", "critical")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One judge of the ensemble.
+
+    Args:
+        scorer: loaded, or reached through a worker or an endpoint.
+        weight: of its score in the total; 0 leaves it out.
+        turn: raw score → what the weight multiplies (5 − score for MetricX), higher is better.
+        span_weight: factor of its token rewards; 0 ignores its spans.
+        credit: how its spans become token rewards.
+        beside: whether it may be asked while the others are (a judge over HTTP).
+    """
+
+    scorer: Scorer
+    weight: float = 1.0
+    turn: Callable[[float], float] = float
+    span_weight: float = 0.0
+    credit: SpanCredit = field(default_factory=SpanCredit)
+    beside: bool = False
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest contribution to the total."""
+        ends = sorted(self.weight * self.turn(end) for end in self.scorer.range)
+        return ends[0], ends[1]
+
+    def worth(self, value: float) -> float:
+        """Contribution of a raw score, within `bounds`: XCOMET may leave [0, 1] by hundredths."""
+        low, high = self.bounds
+        return min(high, max(low, self.weight * self.turn(value)))
+
+
+class EnsembleReward:
+    """Sequence rewards as TRL calls them, and spans for `TokenCreditTrainer`; see the module.
+
+    Args:
+        parts: name → Part; at least one with a weight other than 0.
+        language: of the translations.
+        guards: "on" | "off": gate what is no translation.
+
+    After a call `last_rows` has one dict per completion: english (the source), output (cleaned), gate, total, each
+    part's raw score under its name, `spans` {name: list[Span] | None} and counts of them. `credits` names the parts
+    whose spans count: {name: (span_weight, SpanCredit)}.
+
+    Raises ConfigError for an ensemble whose total would never change.
+    """
+
+    __name__ = "translategemma"
+
+    def __init__(self, parts: Mapping[str, Part], language: Language, guards: str = "on"):
+        if not any(part.weight for part in parts.values()):
+            raise ConfigError("reward: no scorer has a weight in the sequence reward; give one of them some")
+        self.parts, self.language, self.guards = dict(parts), language, guards
+        self.credits = {name: (p.span_weight, p.credit) for name, p in self.parts.items() if p.span_weight}
+        self.lowest = sum(part.bounds[0] for part in self.parts.values())
+        self.last_log: dict[str, float] = {}
+        self.last_eval_log: dict[str, float] = {}
+        self.last_rows: list[dict[str, Any]] = []
+        self.evaluating = False  # set by the trainer: an evaluation call must not overwrite last_log
+        self.calls = self._dead_calls = 0
+
+    # ------------------------------------------------------------------ scoring
+
+    def score_components(
+        self, prompts: Sequence[str] | None, completions: Sequence[str], english: Sequence[str], **_
+    ) -> list[dict[str, Any]]:
+        """One row per completion, in order, ready for JSON: spans as [start, end, severity, confidence, category]."""
+        rows, _ = self._score(english, completions)
+        for row in rows:
+            row["spans"] = {
+                name: None if spans is None else [[s.start, s.end, s.severity, s.confidence, s.category] for s in spans]
+                for name, spans in row["spans"].items()
+            }
+        return rows
+
+    def _score(self, sources: Sequence[str], completions: Sequence[str]) -> tuple[list[dict[str, Any]], dict]:
+        if len(sources) != len(completions):
+            raise ConfigError(f"{len(completions)} completions but {len(sources)} sources")
+        start = time.perf_counter()
+        rows = [self._text_row(s, c) for s, c in zip(sources, completions, strict=True)]
+        times = {"time/guards": time.perf_counter() - start}
+        alive = [row for row in rows if row["gate"] is None]
+        segments = [Segment(row["english"], row["output"]) for row in alive]
+        beside = [name for name, part in self.parts.items() if part.beside]
+        # Also without anything to score: a scorer that several processes share is asked by all of them together.
+        with ThreadPoolExecutor(max(1, len(beside))) as pool:
+            waiting = [pool.submit(self._ask, name, segments, alive, times) for name in beside]
+            for name in self.parts:
+                if name not in beside:
+                    self._ask(name, segments, alive, times)
+            for answer in waiting:
+                answer.result()
+        for row in rows:
+            row["total"] = self._total(row)
+        return rows, times
+
+    def _text_row(self, source: str, completion: str) -> dict[str, Any]:
+        english, output = clean_for_scoring(source), clean_for_scoring(completion)
+        return {
+            "english": english,
+            "output": output,
+            "gate": verdict(source, completion, self.language) if self.guards == "on" else None,
+            "script_off": 1.0 - script_share(output, self.language),
+            "length": length(output),
+            "backtranslation": None,
+            "spans": {},
+            **dict.fromkeys(self.parts),
+        }
+
+    def _ask(self, name: str, segments: list[Segment], alive: list[dict[str, Any]], times: dict[str, float]) -> None:
+        start = time.perf_counter()
+        values, spans = ask_spans(name, self.parts[name].scorer, segments)
+        for row, value, found in zip(alive, values, spans, strict=True):
+            row[name] = value
+            if name in self.credits:
+                row["spans"][name] = found
+                if found is not None:
+                    row[f"{name}_errors"] = len(found)
+        times[f"time/{name}"] = time.perf_counter() - start
+
+    def _total(self, row: dict[str, Any]) -> float | None:
+        if row["gate"] is not None:
+            return self.lowest - GATED_BELOW
+        total = 0.0
+        for name, part in self.parts.items():
+            if part.weight:
+                if row[name] is None:
+                    return None
+                total += part.worth(row[name])
+        return total
+
+    # ------------------------------------------------------------------ what TRL calls
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], english: Sequence[str], **columns
+    ) -> list[float | None]:
+        """Totals, one per completion, None where a score is missing; fills `last_rows` and `last_log`."""
+        rows, times = self._score(english, completions)
+        log = {**self._summary(rows), **times, **self._machine_log()}
+        self.last_rows = rows
+        if self.evaluating:
+            self.last_eval_log = log
+        else:
+            self.last_log = log
+            self.calls += 1
+        if log_metric := columns.get("log_metric"):
+            for name, value in log.items():
+                log_metric(name, value)
+        self._stop_if_dead(rows)
+        return [row["total"] for row in rows]
+
+    def _summary(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+        """Scalars of one call; the names are in this recipe's README. Empty batch: empty dict."""
+        if not rows:
+            return {}
+
+        def mean(values) -> float | None:
+            values = [float(v) for v in values if v is not None]
+            return sum(values) / len(values) if values else None
+
+        passing = [row for row in rows if row["gate"] is None]
+        log: dict[str, float | None] = {
+            "reward/total": mean(r["total"] for r in rows),
+            "reward/script_off": mean(r["script_off"] for r in passing),
+            "reward/gated_share": mean(r["gate"] is not None for r in rows),
+            "reward/missing_share": mean(r["total"] is None for r in rows),
+            "reward/length": mean(r["length"] for r in rows),
+            "reward/distinct_share": len({(r["english"], r["output"]) for r in rows}) / len(rows),
+        }
+        totals, groups = [row["total"] for row in rows], [row["english"] for row in rows]
+        for name, part in self.parts.items():
+            log[f"reward/{name}"] = mean(r[name] for r in passing)
+            if part.weight:
+                log[f"rank/{name}"] = decides.rank_correlation(
+                    totals, [None if r[name] is None else part.worth(r[name]) for r in rows], groups
+                )
+            if name in self.credits:
+                marked = [r["spans"][name] for r in passing if r["spans"].get(name) is not None]
+                log[f"spans/{name}"] = mean(len(spans) for spans in marked)
+                for severity in SEVERITIES:
+                    log[f"spans/{name}/{severity}"] = mean(sum(s.severity == severity for s in m) for m in marked)
+                log[f"spans/{name}/missing_share"] = mean(r["spans"].get(name) is None for r in passing)
+        for reason in sorted({r["gate"] for r in rows if r["gate"]}):
+            log[f"reward/gate/{reason}"] = mean(r["gate"] == reason for r in rows)
+        worth = {n: [self._worth(n, r) for r in rows] for n, p in self.parts.items() if p.weight}
+        log |= {f"decides/{name}": share for name, share in decides.shares(totals, worth, groups).items()}
+        return {key: value for key, value in log.items() if value is not None}
+
+    def _worth(self, name: str, row: dict[str, Any]) -> float | None:
+        return None if row["gate"] is not None or row["total"] is None else self.parts[name].worth(row[name])
+
+    def _machine_log(self) -> dict[str, float]:
+        """Work of the scorers: distinct rows, rows from memory, padding, calls, retries, failures."""
+        wanted = ("distinct", "remembered", "encoded", "padded_share", "calls", "retries", "failed", "restarts", "lost")
+        return {
+            f"{part}/{name}": float(stats[name])
+            for part in self.parts
+            for stats in (getattr(self.parts[part].scorer, "stats", {}),)
+            for name in wanted
+            if name in stats
+        }
+
+    def _stop_if_dead(self, rows: list[dict[str, Any]]) -> None:
+        dead = bool(rows) and all(row["total"] is None for row in rows)
+        self._dead_calls = self._dead_calls + 1 if dead else 0
+        if self._dead_calls >= MAX_DEAD_CALLS:
+            raise MissingService(
+                f"reward: no sample could be scored in {MAX_DEAD_CALLS} calls in a row; the warnings above "
+                "name the scorer that failed"
+            )
+
+    # ------------------------------------------------------------------ identity and state
+
+    def state_dict(self) -> dict[str, int]:
+        """What a resumed run continues from; JSON."""
+        return {"calls": self.calls, "dead_calls": self._dead_calls}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from `state_dict()`'s answer."""
+        self.calls, self._dead_calls = int(state["calls"]), int(state["dead_calls"])
+
+    def signature(self) -> dict[str, dict[str, Any]]:
+        """What makes the number: `identity` (a change makes rewards incomparable), `environment`."""
+        identity: dict[str, Any] = {
+            "reward": "translategemma/1", "language": self.language.code, "guards": self.guards,
+        }  # fmt: skip
+        environment: dict[str, Any] = {}
+        for name, part in self.parts.items():
+            signature = part.scorer.signature()
+            identity[name] = {
+                **signature["identity"], "weight": part.weight, "bounds": list(part.bounds),
+                "span_weight": part.span_weight,
+                "credit": {"weights": dict(part.credit.weights), "overlap": part.credit.overlap,
+                           "use_confidence": part.credit.use_confidence, "combine": part.credit.combine,
+                           "scale": part.credit.scale},
+            }  # fmt: skip
+            environment[name] = signature["environment"]
+        return {"identity": identity, "environment": environment}
+
+
+def spans_of(row: Mapping[str, Any], name: str) -> list[Span] | None:
+    """The spans of one judge in a row of `score_components`, as `Span`s again."""
+    found = row["spans"].get(name)
+    return None if found is None else [Span(*fields) for fields in found]
