@@ -1,0 +1,278 @@
+"""What settings of a TranslateGemma-style run cannot work, said in one line before anything is loaded. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.translategemma.placement import check_ids
+from rl_nmt.errors import ConfigError
+from rl_nmt.hub import split_revision
+from rl_nmt.languages import ENGLISH, bcp47, language, wmt24pp_code
+
+if TYPE_CHECKING:
+    from recipes.translategemma.settings import DataCfg, MqmCfg, TranslateGemmaCfg
+
+WMT24PP = "google/wmt24pp"
+AT_LEAST_ONE = (
+    "model.lora_alpha", "generation.max_new_tokens", "generation.eval_batch_size", "reward.mqm.concurrency",
+    "rl.prompts_per_update", "rl.micro_batch_size", "rl.iterations", "logging.save_total_limit",
+    "logging.logging_steps",
+)  # fmt: skip
+AT_LEAST_ZERO = (
+    "model.lora_rank", "data.eval_sampling_count", "data.max_train_samples", "generation.top_k", "reward.cache_size",
+    "reward.metricx.weight", "reward.xcomet.weight", "reward.xcomet.sentence_weight", "reward.mqm.weight",
+    "reward.mqm.sentence_weight", "rl.group_coefficient", "rl.clip_high", "rl.kl", "rl.warmup_steps", "rl.updates",
+    "rl.eval_every", "rl.save_every", "rl.max_hours", "rl.seed", "logging.sample_steps",
+)  # fmt: skip
+ABOVE_ZERO = (
+    "generation.temperature", "rl.lr", "rl.clip", "reward.xcomet.scale", "reward.mqm.scale", "reward.mqm.timeout",
+    "reward.mqm.deadline",
+)  # fmt: skip
+
+
+def check(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.environ) -> None:
+    """Refuse what cannot work, before anything is loaded; reads files only to tell train_file from eval_file.
+
+    `environ`: WORLD_SIZE and the variables that the settings name. Raises ConfigError, one line naming the settings.
+    """
+    _check_ranges(cfg)
+    _check_languages(cfg.data)
+    _check_data(cfg.data)
+    _check_scorers(cfg, environ)
+    check_ids(cfg.model.policy_gpu_ids, cfg.model.reference_gpu_ids, scorer_devices(cfg))
+    accumulation_steps(cfg, int(environ.get("WORLD_SIZE", "1")))
+    _check_folder(cfg)
+    name = cfg.misc.huggingface_token_env
+    if name and not environ.get(name):
+        raise ConfigError(f"misc.huggingface_token_env: the environment variable {name} is not set: export it, or "
+                          "leave the setting empty to use your login")  # fmt: skip
+
+
+def value_of(cfg: TranslateGemmaCfg, name: str) -> Any:
+    """The value of a dotted name, as `rl.lr`."""
+    for part in name.split("."):
+        cfg = getattr(cfg, part)
+    return cfg
+
+
+def scorer_devices(cfg: TranslateGemmaCfg) -> dict[str, str]:
+    """Name → wanted device of the enabled scorers that are models, as `placement.place` takes them."""
+    scorers = {"metricx": cfg.reward.metricx, "xcomet": cfg.reward.xcomet}
+    return {name: scorer.device for name, scorer in scorers.items() if scorer.enabled}
+
+
+def accumulation_steps(cfg: TranslateGemmaCfg, processes: int) -> int:
+    """Forward and backward passes per process and update. Raises ConfigError where they do not divide the update."""
+    sequences = cfg.rl.prompts_per_update * cfg.generation.num_samples_per_prompt
+    size = cfg.rl.micro_batch_size
+    if sequences % (size * processes):
+        legal = [n for n in range(1, sequences + 1) if sequences % (n * processes) == 0]
+        nearest = sorted(sorted(legal, key=lambda n: abs(n - size))[:2])
+        way_out = (
+            f"micro_batch_size that work: {' or '.join(map(str, nearest))}" if nearest
+            else f"make rl.prompts_per_update a multiple of {processes}"
+        )  # fmt: skip
+        raise ConfigError(
+            f"rl.micro_batch_size: rl.prompts_per_update {cfg.rl.prompts_per_update} × "
+            f"generation.num_samples_per_prompt {cfg.generation.num_samples_per_prompt} = {sequences} sequences are no "
+            f"multiple of {size} × {processes} processes; {way_out}"
+        )
+    return sequences // (size * processes)
+
+
+def checkpoint_folder(cfg: TranslateGemmaCfg) -> Path | None:
+    """The folder of logging.resume_from_checkpoint, a path or a name inside output_dir; None where none is named."""
+    wanted = cfg.logging.resume_from_checkpoint
+    if not wanted:
+        return None
+    path, inside = Path(wanted).expanduser(), Path(cfg.logging.output_dir).expanduser() / wanted
+    return inside if not path.is_dir() and inside.is_dir() else path
+
+
+def check_rows(cfg: TranslateGemmaCfg, rows: int) -> None:
+    """Refuse training rows that do not fill one update: TRL would train on none of them. Raises ConfigError."""
+    if rows < cfg.rl.prompts_per_update:
+        raise ConfigError(
+            f"rl.prompts_per_update: {rows} training rows do not fill one update of {cfg.rl.prompts_per_update} "
+            "prompts; give more rows or lower it"
+        )
+
+
+def hub_environment(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Variables that make the hub's libraries keep to the settings; to be set before they are first imported.
+
+    The result may hold the token: never print it.
+    """
+    wanted = {}
+    if cfg.misc.huggingface_cache_dir:
+        folder = Path(cfg.misc.huggingface_cache_dir).expanduser().absolute()
+        wanted |= {"HF_HUB_CACHE": str(folder / "hub"), "HF_DATASETS_CACHE": str(folder / "datasets")}
+    token = environ.get(cfg.misc.huggingface_token_env or "") or cfg.misc.huggingface_token
+    return wanted | ({"HF_TOKEN": token} if token else {})
+
+
+def _check_ranges(cfg: TranslateGemmaCfg) -> None:
+    for names, holds, what in (
+        (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
+        (AT_LEAST_ZERO, lambda value: value >= 0, "at least 0"),
+        (ABOVE_ZERO, lambda value: value > 0, "above 0"),
+    ):
+        for name in names:
+            if not holds(value_of(cfg, name)):
+                raise ConfigError(f"{name}: {value_of(cfg, name)} must be {what}")
+    if not 0 < cfg.generation.top_p <= 1:
+        raise ConfigError(f"generation.top_p: {cfg.generation.top_p} must lie in (0, 1]")
+    group = cfg.generation.num_samples_per_prompt
+    if group < 2:
+        raise ConfigError(
+            f"generation.num_samples_per_prompt: {group}: a group of one has nothing to be compared with; use 2–16"
+        )
+    if not 0 <= cfg.data.eval_sampling_ratio < 1:
+        raise ConfigError(f"data.eval_sampling_ratio: {cfg.data.eval_sampling_ratio} must lie in [0, 1)")
+    if cfg.reward.metricx.max_length < 2:
+        raise ConfigError(f"reward.metricx.max_length: {cfg.reward.metricx.max_length} must be at least 2")
+    if not 0 <= cfg.reward.max_soft_win_share <= 1:
+        raise ConfigError(f"reward.max_soft_win_share: {cfg.reward.max_soft_win_share} must lie in [0, 1]")
+    if cfg.rl.clip >= 1:
+        raise ConfigError(f"rl.clip: {cfg.rl.clip} must lie in (0, 1)")
+    if 0 < cfg.rl.clip_high < cfg.rl.clip:
+        raise ConfigError(f"rl.clip_high: {cfg.rl.clip_high} is below rl.clip {cfg.rl.clip}; 0 takes the same")
+
+
+def _check_languages(data: DataCfg) -> None:
+    source, target = language(data.source_lang, "data.source_lang"), language(data.target_lang, "data.target_lang")
+    if source.name == target.name:
+        raise ConfigError(
+            f"data.target_lang: {data.target_lang} is the source language ({data.source_lang}); give another"
+        )
+    if target is ENGLISH:  # rows keep every source under "english", where its reference would stand
+        raise ConfigError(f"data.target_lang: {data.target_lang}: this recipe does not translate into English")
+    if split_revision(data.hf_dataset_name)[0] == WMT24PP:
+        if bcp47(data.source_lang).split("-")[0] != "en":
+            raise ConfigError(f"data.source_lang: {WMT24PP} translates from en, not from {data.source_lang}")
+        wmt24pp_code(data.target_lang, "data.target_lang")
+
+
+def _check_data(data: DataCfg) -> None:
+    if bool(data.train_file) == bool(data.hf_dataset_name):
+        what = "both are given" if data.train_file else "neither is given"
+        raise ConfigError(
+            f"data.train_file and data.hf_dataset_name: {what}: give one, as --data.train_file rows.jsonl or "
+            f"--data.hf_dataset_name {WMT24PP}"
+        )
+    if data.train_file and data.hf_eval_split:
+        raise ConfigError("data.hf_eval_split: there is no split beside data.train_file: give data.eval_file instead")
+    if data.eval_file and data.hf_eval_split:
+        raise ConfigError("data.eval_file and data.hf_eval_split: two sets of held-out rows: leave one out")
+    if data.hf_eval_split and data.hf_eval_split == data.hf_train_split:
+        raise ConfigError(
+            f"data.hf_eval_split: {data.hf_eval_split} is data.hf_train_split too: leave it empty, and rows are held "
+            "out by data.eval_sampling_count or data.eval_sampling_ratio"
+        )
+    if not (data.eval_file or data.hf_eval_split or data.eval_sampling_count or data.eval_sampling_ratio):
+        raise ConfigError(
+            "data.eval_sampling_ratio: no row is held out: give data.eval_file, data.hf_eval_split, "
+            "data.eval_sampling_count or data.eval_sampling_ratio"
+        )
+    for name, file in (("train_file", data.train_file), ("eval_file", data.eval_file)):
+        if file and not Path(file).expanduser().is_file():
+            raise ConfigError(f"data.{name}: no such file: {file}")
+    if data.train_file and data.eval_file and _same_content(data.train_file, data.eval_file):
+        raise ConfigError(
+            f"data.eval_file: {data.eval_file} holds what data.train_file {data.train_file} holds: evaluate on other "
+            "rows, or leave it empty and some are held out"
+        )
+
+
+def _same_content(first: str, second: str) -> bool:
+    paths = [Path(name).expanduser() for name in (first, second)]
+    try:
+        if paths[0].samefile(paths[1]):
+            return True
+        if paths[0].stat().st_size != paths[1].stat().st_size:
+            return False
+        digests = set()
+        for path in paths:
+            with path.open("rb") as file:
+                digests.add(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise ConfigError(f"data: {error.filename or first} cannot be read: {error.strerror}") from error
+    return len(digests) == 1
+
+
+def _check_scorers(cfg: TranslateGemmaCfg, environ: Mapping[str, str]) -> None:
+    reward = cfg.reward
+    metricx, xcomet, mqm = reward.metricx, reward.xcomet, reward.mqm
+    if not (metricx.enabled or xcomet.enabled or mqm.enabled):
+        raise ConfigError("reward: no scorer is enabled: set reward.metricx.enabled, reward.xcomet.enabled or "
+                          "reward.mqm.enabled True")  # fmt: skip
+    whole = [metricx.enabled and metricx.weight, *(s.enabled and s.sentence_weight for s in (xcomet, mqm))]
+    if not any(whole):
+        raise ConfigError(
+            "reward: no enabled scorer has a weight in the sequence reward: set reward.metricx.weight, "
+            "reward.xcomet.sentence_weight or reward.mqm.sentence_weight above 0"
+        )
+    if cfg.rl.credit == "token" and not any(s.enabled and s.weight for s in (xcomet, mqm)):
+        raise ConfigError(
+            "rl.credit: token needs error spans: enable reward.xcomet or reward.mqm with a weight above 0, or set "
+            "rl.credit sequence"
+        )
+    for name, value in _severities(cfg):
+        if value > 0:
+            raise ConfigError(f"{name}: {value} would reward an error: give 0 or less")
+    for name, scorer in (("metricx", metricx), ("xcomet", xcomet)):
+        if scorer.enabled and not scorer.model_name_or_path.strip():
+            raise ConfigError(f"reward.{name}.model_name_or_path is empty: give a checkpoint, or disable the scorer")
+    if mqm.enabled:
+        _check_judge(mqm, environ)
+
+
+def _severities(cfg: TranslateGemmaCfg) -> Iterator[tuple[str, float]]:
+    for scorer in ("xcomet", "mqm"):
+        for severity in ("minor", "major", "critical"):
+            name = f"reward.{scorer}.{severity}"
+            yield name, value_of(cfg, name)
+
+
+def _check_judge(mqm: MqmCfg, environ: Mapping[str, str]) -> None:
+    if not mqm.endpoint.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"reward.mqm.endpoint: {mqm.endpoint!r} is no address: give the base of an OpenAI-compatible API, as "
+            "http://localhost:8000/v1"
+        )
+    if not mqm.model.strip():
+        raise ConfigError("reward.mqm.model is empty: give the endpoint's name for the model")
+    if mqm.api_key_env and not environ.get(mqm.api_key_env):
+        raise ConfigError(
+            f"reward.mqm.api_key_env: the environment variable {mqm.api_key_env} is not set: export it with the key"
+        )
+    if mqm.deadline < mqm.timeout:
+        raise ConfigError(
+            f"reward.mqm.deadline: {mqm.deadline} s for a step is less than reward.mqm.timeout {mqm.timeout} s for one "
+            "request: raise the one or lower the other"
+        )
+
+
+def _check_folder(cfg: TranslateGemmaCfg) -> None:
+    logging = cfg.logging
+    if not logging.output_dir.strip():
+        raise ConfigError("logging.output_dir is empty: name a folder for the run")
+    wanted = logging.resume_from_checkpoint
+    if wanted and logging.auto_resume:
+        raise ConfigError(
+            f"logging.resume_from_checkpoint: {wanted} is asked for, while logging.auto_resume takes the newest: add "
+            "--logging.auto_resume False"
+        )
+    if wanted and not checkpoint_folder(cfg).is_dir():
+        raise ConfigError(
+            f"logging.resume_from_checkpoint: no such folder: {wanted}, also not in logging.output_dir "
+            f"{logging.output_dir}"
+        )
+    if logging.save_only_best and not cfg.rl.eval_every:
+        raise ConfigError(
+            "logging.save_only_best: the best is found by evaluations: set rl.eval_every to 1 or more"
+        )

@@ -1,0 +1,399 @@
+"""Rows to train on and rows to hold out, from files or from the hub → a snapshot in the run folder. No torch.
+
+Read once, with hashes: a resumed run reads the same rows without network, and a snapshot that was changed is
+refused. Which rows are held out depends on their ids and the seed alone, not on their order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.translategemma.checks import WMT24PP
+from rl_nmt.errors import CannotWrite, ConfigError, UserError
+from rl_nmt.hub import split_revision
+from rl_nmt.languages import Language, language, wmt24pp_code
+from rl_nmt.sources import hub_error, quiet_datasets, require_hub
+from rl_nmt.text import is_blank, safe_unicode, strip_control_tokens
+
+if TYPE_CHECKING:
+    from recipes.translategemma.settings import DataCfg
+
+Row = dict[str, str]  # "id", "english" (the source, whatever its language), and under the target's name a reference
+Record = tuple[str, dict[str, Any]]  # where it stands ("line 3"), and what stands there
+
+FORMATS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
+SNAPSHOT = ("train.jsonl", "heldout.jsonl")
+# Shows nothing and changes tokens; joiners stay, where Indic and Arabic spelling needs them.
+_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What `load` found: disjoint rows, a hash over both lists, and how many rows fell out for which reason."""
+
+    train: list[Row]
+    heldout: list[Row]
+    sha256: str
+    counts: dict[str, int]
+
+
+def load(cfg: DataCfg, folder: str | Path, seed: int) -> Data:
+    """Read, clean and split the rows, or read the snapshot in `folder`/data back.
+
+    Sources are distinct and shared by no two lists: of equal ones the first stays, and a training row whose source is
+    held out goes. `seed` chooses the rows of max_train_samples.
+
+    Raises:
+        ConfigError: a file or field that is not there, a row that cannot be read (with its line), no rows left, or a
+            snapshot of other settings or with changed files.
+        MissingService: the hub cannot be reached within seconds, or refuses.
+        CannotWrite: the snapshot cannot be written.
+    """
+    place = Path(folder) / "data"
+    request = {**dataclasses.asdict(cfg), "seed": seed}
+    if (place / "data.json").exists():
+        return _reuse(place, request)
+    source, target = language(cfg.source_lang, "data.source_lang"), language(cfg.target_lang, "data.target_lang")
+    counts: Counter[str] = Counter()
+    name = cfg.train_file or cfg.hf_dataset_name
+    train = _rows(_train_records(cfg), name, cfg, (source, target), counts)
+    if cfg.eval_file:
+        heldout = _rows(_read_file(cfg.eval_file, "data.eval_file"), cfg.eval_file, cfg, (source, target), Counter())
+    elif cfg.hf_eval_split:
+        records = _read_hub(cfg, cfg.hf_eval_split, "data.hf_eval_split")
+        heldout = _rows(records, f"{name} {cfg.hf_eval_split}", cfg, (source, target), Counter())
+    else:
+        heldout = hold_out(train, cfg.eval_sampling_count, cfg.eval_sampling_ratio, cfg.eval_sampling_seed)
+        ids = {row["id"] for row in heldout}
+        train = [row for row in train if row["id"] not in ids]
+    train = _apart(train, heldout, counts)
+    if cfg.max_train_samples and len(train) > cfg.max_train_samples:
+        counts["over max_train_samples"] = len(train) - cfg.max_train_samples
+        train = _smallest(train, cfg.max_train_samples, f"train {seed}")
+    if not train:
+        raise ConfigError(f"data: no row of {name} is left to train on ({_said(counts)}): give more rows")
+    data = _seal(place, request, train, heldout, dict(counts))
+    print(f"data: {len(train)} rows to train on, {len(heldout)} held out, sha256 {data.sha256[:12]}", flush=True)
+    if counts:
+        print(f"data: rows left out of the training rows: {_said(counts)}", flush=True)
+    return data
+
+
+def hold_out(rows: list[Row], count: int, ratio: float, seed: int) -> list[Row]:
+    """The rows to evaluate on, in their order: `count` smallest hashes of (seed, id), or those below `ratio`.
+
+    With a ratio a row's fate does not depend on the others; at least one row is held out. Raises ConfigError where
+    nothing would be left to train on.
+    """
+    if count >= len(rows) and count:
+        raise ConfigError(
+            f"data.eval_sampling_count: {count} rows to hold out of {len(rows)} leave none to train on: lower it"
+        )
+    if count:
+        return _smallest(rows, count, str(seed))
+    return [row for row in rows if _place(str(seed), row["id"]) < ratio] or _smallest(rows, 1, str(seed))
+
+
+def _smallest(rows: list[Row], count: int, seed: str) -> list[Row]:
+    chosen = {row["id"] for row in sorted(rows, key=lambda row: _place(seed, row["id"]))[:count]}
+    return [row for row in rows if row["id"] in chosen]
+
+
+def _place(seed: str, key: str) -> float:
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{key}".encode()).digest()[:7], "big") / 2**56
+
+
+def _apart(train: list[Row], heldout: list[Row], counts: Counter[str]) -> list[Row]:
+    """Training rows whose source is not held out."""
+    seen = {_folded(row["english"]) for row in heldout}
+    apart = [row for row in train if _folded(row["english"]) not in seen]
+    if len(apart) < len(train):
+        counts["held out too"] = len(train) - len(apart)
+    return apart
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _said(counts: Counter[str]) -> str:
+    return ", ".join(f"{number} {reason}" for reason, number in counts.items()) or "none fell out"
+
+
+# ---------------------------------------------------------------------- records to rows
+
+
+def _rows(
+    records: list[Record], name: str, cfg: DataCfg, pair: tuple[Language, Language], counts: Counter[str]
+) -> list[Row]:
+    """Clean rows with distinct sources and ids; `counts` says what fell out."""
+    records = [(where, _flat(record)) for where, record in records]
+    if not records:
+        raise ConfigError(f"{name} holds no row: give a file or split with rows")
+    kept = [(w, r) for w, r in records if not (r.get("is_bad_source") or r.get("domain") == "canary")]
+    if len(kept) < len(records):
+        counts["marked as bad source"] += len(records) - len(kept)
+    source, target, key = _fields(kept, name, cfg, pair)
+    rows: list[Row] = []
+    ids: dict[str, str] = {}
+    seen: set[str] = set()
+    for where, record in kept:
+        text = _text(record, source, name, where)
+        if is_blank(text):
+            counts["without a source"] += 1
+            continue
+        if _folded(text) in seen:
+            counts["duplicate"] += 1
+            continue
+        seen.add(_folded(text))
+        row = {"id": _id(record, key, text, name, where), "english": text}
+        if row["id"] in ids:
+            raise ConfigError(
+                f"{name}, {where}: id_field {key}: {row['id']!r} stands in {ids[row['id']]} too: name a column whose "
+                "values are unique"
+            )
+        ids[row["id"]] = where
+        reference = _text(record, target, name, where) if target else ""
+        rows.append(row if is_blank(reference) else {**row, pair[1].name.lower(): reference})
+    if not rows:
+        raise ConfigError(f"{name} holds no row with a source in {source!r}: give another file or data.source_field")
+    return rows
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with its pair of translations ({"translation": {"en": …, "ta": …}}) beside its other fields."""
+    inner = record.get("translation")
+    return {**record, **inner} if isinstance(inner, dict) else record
+
+
+def _fields(
+    records: list[Record], name: str, cfg: DataCfg, pair: tuple[Language, Language]
+) -> tuple[str, str | None, str | None]:
+    """Columns of source, reference and id; the latter two None where there are none."""
+    first = records[0][1] if records else {}
+    there = ", ".join(map(str, first)) or "nothing"
+    for argument, field in (("id_field", cfg.id_field), ("source_field", cfg.source_field),
+                            ("target_field", cfg.target_field)):  # fmt: skip
+        if field and field not in first:
+            raise ConfigError(f"data.{argument}: {name} has no column {field!r} ({records[0][0]} has {there})")
+    folded = {str(column).lower().replace("-", "_"): column for column in first}
+
+    def find(side: Language, code: str, *words: str) -> str | None:
+        names = (side.name.lower(), code.lower().replace("-", "_"), side.code.lower(), *words)
+        return next((folded[word] for word in names if word in folded), None)
+
+    source = cfg.source_field or find(pair[0], cfg.source_lang, "source", "src", "text", "sentence")
+    if source is None:
+        raise ConfigError(
+            f"{name}: none of its columns ({there}) is known to hold the {pair[0].name} source: name it in "
+            "data.source_field"
+        )
+    target = cfg.target_field or find(pair[1], cfg.target_lang, "target", "tgt", "reference", "ref")
+    automatic = "id" if all(record.get("id") is not None for _, record in records) else ""
+    values = [str(record["id"]) for _, record in records] if automatic and not cfg.id_field else []
+    return source, target, cfg.id_field or (automatic if len(set(values)) == len(records) else None)
+
+
+def _text(record: dict[str, Any], field: str, name: str, where: str) -> str:
+    """One clean line: NFC, no control tokens, nothing invisible; "" where there is none."""
+    value = record.get(field)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ConfigError(f"{name}, {where}: {field!r} is {type(value).__name__}, must be a text")
+    return " ".join(strip_control_tokens(_INVISIBLE.sub("", safe_unicode(value))).split())
+
+
+def _id(record: dict[str, Any], field: str | None, text: str, name: str, where: str) -> str:
+    if field is None:
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+    if record.get(field) is None:
+        raise ConfigError(f"{name}, {where}: there is no id in {field!r}: fill it, or leave data.id_field out")
+    return safe_unicode(str(record[field]))
+
+
+# ---------------------------------------------------------------------- where records come from
+
+
+def _train_records(cfg: DataCfg) -> list[Record]:
+    if cfg.train_file:
+        return _read_file(cfg.train_file, "data.train_file")
+    if Path(cfg.hf_dataset_name).expanduser().is_file():
+        if cfg.hf_eval_split:
+            raise ConfigError(f"data.hf_eval_split: {cfg.hf_dataset_name} is a file without splits: give data.eval_file")
+        return _read_file(cfg.hf_dataset_name, "data.hf_dataset_name")
+    return _read_hub(cfg, cfg.hf_train_split, "data.hf_train_split")
+
+
+def _read_hub(cfg: DataCfg, split: str, argument: str) -> list[Record]:
+    """A split of a data set on the hub, or of a local folder of files."""
+    import datasets
+
+    name, config = cfg.hf_dataset_name, cfg.hf_dataset_config_name
+    repository, revision = split_revision(name)
+    local = Path(name).expanduser()
+    if not local.is_dir():
+        require_hub("data.hf_dataset_name", name)
+        if repository == WMT24PP and not config:
+            config = f"en-{wmt24pp_code(cfg.target_lang, 'data.target_lang')}"
+    with quiet_datasets(log=not local.is_dir()), tempfile.TemporaryDirectory() as scratch:
+        try:
+            if local.is_dir():
+                rows = datasets.load_dataset(str(local), config or None, split=split, cache_dir=scratch).to_list()
+            else:
+                rows = datasets.load_dataset(repository, config or None, split=split, revision=revision).to_list()
+        except UserError:
+            raise
+        except Exception as error:  # whatever pyarrow, fsspec or the hub's client raise
+            raise _explained(cfg, split, argument, local, error) from error
+    return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
+
+
+def _explained(cfg: DataCfg, split: str, argument: str, local: Path, error: Exception) -> UserError:
+    text = " ".join(str(error).split())[:200]
+    if isinstance(error, ValueError) and "split" in text.lower():
+        return ConfigError(f"{argument}: {cfg.hf_dataset_name} has no split {split!r} ({text})")
+    if isinstance(error, ValueError) and "BuilderConfig" in text:
+        return ConfigError(f"data.hf_dataset_config_name: {cfg.hf_dataset_config_name!r} does not fit ({text})")
+    if not local.is_dir():
+        return hub_error("data.hf_dataset_name", cfg.hf_dataset_name, error)
+    for file in sorted(p for p in local.rglob("*") if p.name.lower().endswith(FORMATS)):
+        try:
+            _read_file(str(file), "data.hf_dataset_name")
+        except ConfigError as problem:
+            return problem
+    return ConfigError(f"data.hf_dataset_name: the folder {local} cannot be read ({type(error).__name__}: {text})")
+
+
+def _read_file(file: str, argument: str) -> list[Record]:
+    """The rows of a JSONL, JSON (an array, or {"data": [...]}) or Parquet file. Raises ConfigError with the line."""
+    path = Path(file).expanduser()
+    if not path.name.lower().endswith(FORMATS):
+        raise ConfigError(f"{argument} {file}: give a file that ends in {', '.join(FORMATS)}")
+    try:
+        if path.name.lower().endswith(".parquet"):
+            return _parquet(path, argument)
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.name.lower().endswith(".gz") else data
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ConfigError(f"{argument} {file} is no whole gzip file: fetch it again") from error
+    except OSError as error:
+        raise ConfigError(f"{argument} {file} cannot be read: {error.strerror or error}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{argument} {file}, line {line} is not UTF-8: save it as UTF-8") from error
+    return _json(text, f"{argument} {file}")
+
+
+def _json(text: str, name: str) -> list[Record]:
+    """One value for the whole file, else one object per line."""
+    rows = None
+    try:
+        whole = json.loads(text)
+        rows = whole.get("data", [whole]) if isinstance(whole, dict) else whole
+    except (ValueError, RecursionError) as error:
+        if text.lstrip()[:1] == "[":
+            line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+            raise ConfigError(f"{name}{line} is not valid JSON ({getattr(error, 'msg', error)})") from error
+    if rows is not None:
+        if not isinstance(rows, list):
+            raise ConfigError(f'{name}: write an array of objects, {{"data": [...]}}, or one object per line')
+        found: Iterable[tuple[str, Any]] = ((f"row {number}", row) for number, row in enumerate(rows, 1))
+    else:
+        lines = enumerate(text.split("\n"), 1)
+        found = ((f"line {number}", _line(line, name, number)) for number, line in lines if line.strip())
+    records = []
+    for where, row in found:
+        if not isinstance(row, dict):
+            raise ConfigError(f'{name}, {where} is no JSON object: write {{"source": "…", "target": "…"}}')
+        records.append((where, row))
+    return records
+
+
+def _line(line: str, name: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name}, line {number} is not valid JSON ({getattr(error, 'msg', error)})") from error
+
+
+def _parquet(path: Path, argument: str) -> list[Record]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (ValueError, pyarrow.ArrowException) as error:
+        problem = " ".join(str(error).split())[:160]
+        raise ConfigError(f"{argument} {path} is no whole Parquet file ({problem}): fetch it again") from error
+    return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
+
+
+# ---------------------------------------------------------------------- on disk
+
+
+def _seal(place: Path, request: dict[str, Any], train: list[Row], heldout: list[Row], counts: dict[str, int]) -> Data:
+    """Write both lists and their hashes beside the folder and rename them into place together."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
+        try:
+            hashes = {}
+            for name, rows in zip(SNAPSHOT, (train, heldout), strict=True):
+                lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+                (stage / name).write_bytes(lines)
+                hashes[name] = hashlib.sha256(lines).hexdigest()
+            seal = {"request": request, "sha256": hashes, "counts": counts}
+            (stage / "data.json").write_text(json.dumps(seal, indent=1, ensure_ascii=False), encoding="utf-8")
+            stage.chmod(0o755)
+            os.replace(stage, place)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+    except OSError as error:
+        if (place / "data.json").exists():  # another process was faster
+            return _reuse(place, request)
+        raise CannotWrite(f"cannot write {place}: {error.strerror}: name another logging.output_dir") from error
+    return Data(train, heldout, _combined(hashes), counts)
+
+
+def _combined(hashes: dict[str, str]) -> str:
+    return hashlib.sha256("".join(hashes[name] for name in SNAPSHOT).encode()).hexdigest()
+
+
+def _reuse(place: Path, request: dict[str, Any]) -> Data:
+    """Read a sealed snapshot back, or say in which way it is not the one that is asked for."""
+    elsewhere = "name another logging.output_dir, or remove the folder to read the rows anew"
+    try:
+        seal = json.loads((place / "data.json").read_text(encoding="utf-8"))
+        before, hashes, counts = seal["request"], {name: seal["sha256"][name] for name in SNAPSHOT}, seal["counts"]
+        different = [name for name in request if before.get(name) != request[name]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{place / 'data.json'} cannot be read: {elsewhere}") from error
+    if different:
+        changes = ", ".join(f"{n} was {before.get(n)!r} and is now {request[n]!r}" for n in different)
+        raise ConfigError(f"{place} holds the data of other settings: {changes}: {elsewhere}")
+    lists = []
+    for name in SNAPSHOT:
+        try:
+            data = (place / name).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{place / name} cannot be read: {error.strerror}: {elsewhere}") from error
+        if hashlib.sha256(data).hexdigest() != hashes[name]:
+            raise ConfigError(f"{place / name} was changed since it was written (SHA-256): {elsewhere}")
+        lists.append([json.loads(line) for line in data.decode().split("\n") if line])
+    return Data(lists[0], lists[1], _combined(hashes), counts)
