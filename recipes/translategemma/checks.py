@@ -12,6 +12,7 @@ from recipes.translategemma.placement import check_ids
 from rl_nmt.errors import ConfigError
 from rl_nmt.hub import split_revision
 from rl_nmt.languages import ENGLISH, bcp47, language, wmt24pp_code
+from rl_nmt.prompts import SLOT
 
 if TYPE_CHECKING:
     from recipes.translategemma.settings import DataCfg, MqmCfg, TranslateGemmaCfg
@@ -131,6 +132,8 @@ def _check_ranges(cfg: TranslateGemmaCfg) -> None:
         raise ConfigError(
             f"generation.num_samples_per_prompt: {group}: a group of one has nothing to be compared with; use 2–16"
         )
+    if cfg.generation.prompt and cfg.generation.prompt.count(SLOT) != 1:
+        raise ConfigError(f"generation.prompt: it must hold {SLOT} once, where the source goes")
     if not 0 <= cfg.data.eval_sampling_ratio < 1:
         raise ConfigError(f"data.eval_sampling_ratio: {cfg.data.eval_sampling_ratio} must lie in [0, 1)")
     if cfg.reward.metricx.max_length < 2:
@@ -178,6 +181,7 @@ def _check_data(data: DataCfg) -> None:
             "data.eval_sampling_ratio: no row is held out: give data.eval_file, data.hf_eval_split, "
             "data.eval_sampling_count or data.eval_sampling_ratio"
         )
+    _check_documents(data)
     for name, file in (("train_file", data.train_file), ("eval_file", data.eval_file)):
         if file and not Path(file).expanduser().is_file():
             raise ConfigError(f"data.{name}: no such file: {file}")
@@ -186,6 +190,18 @@ def _check_data(data: DataCfg) -> None:
             f"data.eval_file: {data.eval_file} holds what data.train_file {data.train_file} holds: evaluate on other "
             "rows, or leave it empty and some are held out"
         )
+
+
+def _check_documents(data: DataCfg) -> None:
+    size = data.document_chars
+    if size and not (len(size) == 2 and 1 <= size[0] <= size[1]):
+        raise ConfigError(
+            f"data.document_chars: {' '.join(map(str, size))}: give the fewest and the most characters, as 20 300"
+        )
+    if size and language(data.source_lang) is not ENGLISH:
+        raise ConfigError(f"data.document_chars: documents are cut in English, not in {data.source_lang}: leave it out")
+    if size and (data.target_field or split_revision(data.hf_dataset_name)[0] == WMT24PP):
+        raise ConfigError("data.document_chars: a document that is cut no longer fits its reference: leave it out")
 
 
 def _same_content(first: str, second: str) -> bool:

@@ -6,35 +6,28 @@ refused. Which rows are held out depends on their ids and the seed alone, not on
 
 from __future__ import annotations
 
-import dataclasses
-import gzip
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-import zlib
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.translategemma.checks import WMT24PP
-from rl_nmt.errors import CannotWrite, ConfigError, UserError
-from rl_nmt.hub import split_revision
-from rl_nmt.languages import Language, language, wmt24pp_code
-from rl_nmt.sources import hub_error, quiet_datasets, require_hub
+from recipes.translategemma.records import Record, read_file, read_hub, train_records
+from rl_nmt.cleaning import clean_document
+from rl_nmt.config import to_public_dict
+from rl_nmt.errors import CannotWrite, ConfigError
+from rl_nmt.languages import Language, language
 from rl_nmt.text import is_blank, safe_unicode, strip_control_tokens
 
 if TYPE_CHECKING:
     from recipes.translategemma.settings import DataCfg
 
 Row = dict[str, str]  # "id", "english" (the source, whatever its language), and under the target's name a reference
-Record = tuple[str, dict[str, Any]]  # where it stands ("line 3"), and what stands there
-
-FORMATS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 SNAPSHOT = ("train.jsonl", "heldout.jsonl")
 # Shows nothing and changes tokens; joiners stay, where Indic and Arabic spelling needs them.
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
@@ -63,17 +56,17 @@ def load(cfg: DataCfg, folder: str | Path, seed: int) -> Data:
         CannotWrite: the snapshot cannot be written.
     """
     place = Path(folder) / "data"
-    request = {**dataclasses.asdict(cfg), "seed": seed}
+    request = to_public_dict(cfg) | {"seed": seed}
     if (place / "data.json").exists():
         return _reuse(place, request)
     source, target = language(cfg.source_lang, "data.source_lang"), language(cfg.target_lang, "data.target_lang")
     counts: Counter[str] = Counter()
     name = cfg.train_file or cfg.hf_dataset_name
-    train = _rows(_train_records(cfg), name, cfg, (source, target), counts)
+    train = _rows(train_records(cfg), name, cfg, (source, target), counts, cfg.document_chars)
     if cfg.eval_file:
-        heldout = _rows(_read_file(cfg.eval_file, "data.eval_file"), cfg.eval_file, cfg, (source, target), Counter())
+        heldout = _rows(read_file(cfg.eval_file, "data.eval_file"), cfg.eval_file, cfg, (source, target), Counter())
     elif cfg.hf_eval_split:
-        records = _read_hub(cfg, cfg.hf_eval_split, "data.hf_eval_split")
+        records = read_hub(cfg, cfg.hf_eval_split, "data.hf_eval_split")
         heldout = _rows(records, f"{name} {cfg.hf_eval_split}", cfg, (source, target), Counter())
     else:
         heldout = hold_out(train, cfg.eval_sampling_count, cfg.eval_sampling_ratio, cfg.eval_sampling_seed)
@@ -137,8 +130,9 @@ def _said(counts: Counter[str]) -> str:
 
 
 def _rows(
-    records: list[Record], name: str, cfg: DataCfg, pair: tuple[Language, Language], counts: Counter[str]
-) -> list[Row]:
+    records: list[Record], name: str, cfg: DataCfg, pair: tuple[Language, Language], counts: Counter[str],
+    document_chars: tuple[int, ...] = (),
+) -> list[Row]:  # fmt: skip
     """Clean rows with distinct sources and ids; `counts` says what fell out."""
     records = [(where, _flat(record)) for where, record in records]
     if not records:
@@ -152,8 +146,13 @@ def _rows(
     seen: set[str] = set()
     for where, record in kept:
         text = _text(record, source, name, where)
+        if document_chars and text:
+            passage, reason = clean_document(record[source], *document_chars)
+            text = _text({source: passage}, source, name, where)
+        else:
+            reason = ""
         if is_blank(text):
-            counts["without a source"] += 1
+            counts[reason or "without a source"] += 1
             continue
         if _folded(text) in seen:
             counts["duplicate"] += 1
@@ -166,7 +165,7 @@ def _rows(
                 "values are unique"
             )
         ids[row["id"]] = where
-        reference = _text(record, target, name, where) if target else ""
+        reference = _text(record, target, name, where) if target and not document_chars else ""
         rows.append(row if is_blank(reference) else {**row, pair[1].name.lower(): reference})
     if not rows:
         raise ConfigError(f"{name} holds no row with a source in {source!r}: give another file or data.source_field")
@@ -223,125 +222,6 @@ def _id(record: dict[str, Any], field: str | None, text: str, name: str, where: 
     if record.get(field) is None:
         raise ConfigError(f"{name}, {where}: there is no id in {field!r}: fill it, or leave data.id_field out")
     return safe_unicode(str(record[field]))
-
-
-# ---------------------------------------------------------------------- where records come from
-
-
-def _train_records(cfg: DataCfg) -> list[Record]:
-    if cfg.train_file:
-        return _read_file(cfg.train_file, "data.train_file")
-    if Path(cfg.hf_dataset_name).expanduser().is_file():
-        if cfg.hf_eval_split:
-            raise ConfigError(f"data.hf_eval_split: {cfg.hf_dataset_name} is a file without splits: give data.eval_file")
-        return _read_file(cfg.hf_dataset_name, "data.hf_dataset_name")
-    return _read_hub(cfg, cfg.hf_train_split, "data.hf_train_split")
-
-
-def _read_hub(cfg: DataCfg, split: str, argument: str) -> list[Record]:
-    """A split of a data set on the hub, or of a local folder of files."""
-    import datasets
-
-    name, config = cfg.hf_dataset_name, cfg.hf_dataset_config_name
-    repository, revision = split_revision(name)
-    local = Path(name).expanduser()
-    if not local.is_dir():
-        require_hub("data.hf_dataset_name", name)
-        if repository == WMT24PP and not config:
-            config = f"en-{wmt24pp_code(cfg.target_lang, 'data.target_lang')}"
-    with quiet_datasets(log=not local.is_dir()), tempfile.TemporaryDirectory() as scratch:
-        try:
-            if local.is_dir():
-                rows = datasets.load_dataset(str(local), config or None, split=split, cache_dir=scratch).to_list()
-            else:
-                rows = datasets.load_dataset(repository, config or None, split=split, revision=revision).to_list()
-        except UserError:
-            raise
-        except Exception as error:  # whatever pyarrow, fsspec or the hub's client raise
-            raise _explained(cfg, split, argument, local, error) from error
-    return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
-
-
-def _explained(cfg: DataCfg, split: str, argument: str, local: Path, error: Exception) -> UserError:
-    text = " ".join(str(error).split())[:200]
-    if isinstance(error, ValueError) and "split" in text.lower():
-        return ConfigError(f"{argument}: {cfg.hf_dataset_name} has no split {split!r} ({text})")
-    if isinstance(error, ValueError) and "BuilderConfig" in text:
-        return ConfigError(f"data.hf_dataset_config_name: {cfg.hf_dataset_config_name!r} does not fit ({text})")
-    if not local.is_dir():
-        return hub_error("data.hf_dataset_name", cfg.hf_dataset_name, error)
-    for file in sorted(p for p in local.rglob("*") if p.name.lower().endswith(FORMATS)):
-        try:
-            _read_file(str(file), "data.hf_dataset_name")
-        except ConfigError as problem:
-            return problem
-    return ConfigError(f"data.hf_dataset_name: the folder {local} cannot be read ({type(error).__name__}: {text})")
-
-
-def _read_file(file: str, argument: str) -> list[Record]:
-    """The rows of a JSONL, JSON (an array, or {"data": [...]}) or Parquet file. Raises ConfigError with the line."""
-    path = Path(file).expanduser()
-    if not path.name.lower().endswith(FORMATS):
-        raise ConfigError(f"{argument} {file}: give a file that ends in {', '.join(FORMATS)}")
-    try:
-        if path.name.lower().endswith(".parquet"):
-            return _parquet(path, argument)
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.name.lower().endswith(".gz") else data
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ConfigError(f"{argument} {file} is no whole gzip file: fetch it again") from error
-    except OSError as error:
-        raise ConfigError(f"{argument} {file} cannot be read: {error.strerror or error}") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ConfigError(f"{argument} {file}, line {line} is not UTF-8: save it as UTF-8") from error
-    return _json(text, f"{argument} {file}")
-
-
-def _json(text: str, name: str) -> list[Record]:
-    """One value for the whole file, else one object per line."""
-    rows = None
-    try:
-        whole = json.loads(text)
-        rows = whole.get("data", [whole]) if isinstance(whole, dict) else whole
-    except (ValueError, RecursionError) as error:
-        if text.lstrip()[:1] == "[":
-            line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-            raise ConfigError(f"{name}{line} is not valid JSON ({getattr(error, 'msg', error)})") from error
-    if rows is not None:
-        if not isinstance(rows, list):
-            raise ConfigError(f'{name}: write an array of objects, {{"data": [...]}}, or one object per line')
-        found: Iterable[tuple[str, Any]] = ((f"row {number}", row) for number, row in enumerate(rows, 1))
-    else:
-        lines = enumerate(text.split("\n"), 1)
-        found = ((f"line {number}", _line(line, name, number)) for number, line in lines if line.strip())
-    records = []
-    for where, row in found:
-        if not isinstance(row, dict):
-            raise ConfigError(f'{name}, {where} is no JSON object: write {{"source": "…", "target": "…"}}')
-        records.append((where, row))
-    return records
-
-
-def _line(line: str, name: str, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{name}, line {number} is not valid JSON ({getattr(error, 'msg', error)})") from error
-
-
-def _parquet(path: Path, argument: str) -> list[Record]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (ValueError, pyarrow.ArrowException) as error:
-        problem = " ".join(str(error).split())[:160]
-        raise ConfigError(f"{argument} {path} is no whole Parquet file ({problem}): fetch it again") from error
-    return [(f"row {number}", row) for number, row in enumerate(rows, 1)]
 
 
 # ---------------------------------------------------------------------- on disk

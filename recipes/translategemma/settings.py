@@ -11,6 +11,7 @@ from recipes.translategemma.checks import check_rows as check_rows
 from recipes.translategemma.checks import checkpoint_folder as checkpoint_folder
 from recipes.translategemma.checks import hub_environment as hub_environment
 from recipes.translategemma.checks import scorer_devices as scorer_devices
+from recipes.translategemma.checks import value_of as value_of
 
 
 @dataclass
@@ -65,6 +66,9 @@ class DataCfg:
     """Code of the source language, as en or en_US."""
     target_lang: str = "ta"
     """Code of the target language, as ta, ko_KR or zh-TW."""
+    document_chars: tuple[int, ...] = ()
+    """Two numbers, as 20 300: rows are English web documents, and their first clean sentences of so many characters
+    are the source; empty: rows are taken as they are."""
     max_train_samples: int = 0
     """Training rows to keep, chosen by hash; 0: all."""
 
@@ -83,6 +87,9 @@ class GenerationCfg:
     """Sample among so many tokens; 0 is off."""
     max_new_tokens: int = 512
     """Longest completion in tokens."""
+    prompt: str = ""
+    """What the model is asked, with the slot {english} for the source, whatever its language; empty: what
+    TranslateGemma is asked."""
     eval_batch_size: int = 16
     """Prompts decoded together in evaluation."""
 
