@@ -78,8 +78,7 @@ class HeldOut(TrainerCallback):
         evaluate: () → Snapshot.
         record: called with (kind, step, values), e.g. WandbRewardCallback.record.
         watch: a `rl_nmt.watch.Watch`; its warning is printed, loudly and once.
-        save_best: () → None, called when the present model is the best so far by the independent score; on every
-            process, since to gather sharded weights takes all of them: only the main one may write.
+        save_best: () → None, called when the present model is the best so far by the independent score.
         diverse: () → float | None, how much the samples of a group say the same; recorded as `self_bleu`.
         stop_on_divergence: end the run, resumable, when the alarm rings.
     """
@@ -104,7 +103,7 @@ class HeldOut(TrainerCallback):
     def take(self, step: int, snapshot: Snapshot) -> bool:
         """Record an evaluation and look at it; True when the alarm rang just now. Collective."""
         rang, best = processes.broadcast(self._look(step, snapshot) if is_main_process() else None)
-        if step and best:
+        if step and best and is_main_process():
             self.save_best()
         return rang
 

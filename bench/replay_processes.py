@@ -1,0 +1,235 @@
+"""Is the gradient of several processes that of one? The same recorded samples, replayed through TRL's rollout_func.
+
+    python -m bench.replay_processes [--processes 2]
+    python -m bench.replay_processes --config other.yaml --per_device_batch_size 24     # any field of RunCfg
+
+One process samples one generation batch in the pocket world (built first if need be) and scores it with the
+configured reward. Then one process, and --processes of them under torchrun, take one step on these samples from the
+same start: each gets its part of the batch, so that groups may be split over processes; 31 prompts by default, of
+which the middle one is. Compared are the gradients of all weights as the optimizer would get them, before
+clipping. kl_beta is 0: at the first step the policy is its own reference.
+
+Prints ‖g_n − g_1‖ / ‖g_1‖ over all weights, and the largest difference of one weight's gradient in units of the
+largest one. Exit status 1 where the first is above 1e-5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model is a local folder
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from transformers import TrainerCallback
+
+from bench.measure import machine, say
+from rl_nmt import processes
+from rl_nmt.errors import ConfigError, run
+
+BAR = 1e-5
+POCKET = ["--config", "configs/pocket.yaml", "--per_device_batch_size", "248"]
+ROLLOUTS, ROOT = "rollouts.pt", Path(__file__).resolve().parent.parent
+
+
+class Recorder:
+    """A reward that keeps what it was asked and what it said."""
+
+    __name__ = "recorder"
+
+    def __init__(self, reward):
+        self.reward = reward
+        self.rows: list[dict] = []
+
+    def __call__(self, prompts, completions, english=None, completion_ids=None, **columns):
+        totals = self.reward(prompts, completions, english=english)
+        for prompt, ids, total in zip(prompts, completion_ids, totals, strict=True):
+            self.rows.append({"prompt": prompt, "ids": list(ids), "total": total})
+        return totals
+
+
+class Replay:
+    """The recorded completions as TRL's rollout_func, and the recorded rewards as its reward function.
+
+    TRL gives every process its part of the batch, in the order of the processes.
+    """
+
+    __name__ = "replay"
+
+    def __init__(self, rows: list[dict]):
+        self.rows = rows
+
+    def part(self, prompts: list[str]) -> list[dict]:
+        """This process's rows. Raises RuntimeError where they are not those of these prompts."""
+        start = processes.rank() * len(prompts)
+        rows = self.rows[start : start + len(prompts)]
+        if [row["prompt"] for row in rows] != list(prompts):
+            raise RuntimeError("the prompts come in another order than they were recorded in")
+        return rows
+
+    def rollout(self, prompts, trainer) -> dict:
+        rows = self.part(prompts)
+        encoded = trainer.processing_class(prompts)["input_ids"]
+        return {"prompt_ids": encoded, "completion_ids": [row["ids"] for row in rows], "logprobs": None}
+
+    def __call__(self, prompts, completions, **columns):
+        return [row["total"] for row in self.part(prompts)]
+
+
+class OneGradient(TrainerCallback):
+    """Keeps the gradients of the first step."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        parameters = getattr(model, "module", model).named_parameters()
+        self.gradients = {name: p.grad.detach().clone() for name, p in parameters if p.grad is not None}
+
+
+def settings(argv: list[str], folder: Path, count: int):
+    """The RunCfg of one step, its batch divided over these `count` processes. Raises ConfigError."""
+    import train_grpo_en_ta as script
+    from rl_nmt import config
+
+    cfg, _, _ = config.parse(script.RunCfg, argv, {}, "bench.replay_processes", __doc__)
+    cfg.output_dir, cfg.max_steps, cfg.save_steps, cfg.kl_beta, cfg.use_wandb = str(folder), 1, 0, 0.0, False
+    require_parts(cfg, count)
+    cfg.per_device_batch_size //= count
+    script.check(cfg)
+    return cfg
+
+
+def require_parts(cfg, count: int) -> None:
+    """Refuse a batch that does not divide by `count`. Raises ConfigError."""
+    if cfg.per_device_batch_size % count:
+        raise ConfigError(f"per_device_batch_size: {cfg.per_device_batch_size} does not divide by {count} processes")
+
+
+def one_step(cfg, sentences: list[str], reward, rollout_func=None) -> dict[str, torch.Tensor]:
+    """Gradients of the first step from the configured policy, name → tensor; on every process the same."""
+    import train_grpo_en_ta as script
+    from rl_nmt import policy
+
+    tokenizer = policy.load_tokenizer(cfg.model_id)
+    precision = policy.choose_precision(lora=bool(cfg.lora_rank))
+    model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
+    trainer = script.build_trainer(cfg, Path(cfg.output_dir), model, tokenizer, precision, reward, sentences)
+    trainer.rollout_func = rollout_func
+    trainer.args.max_grad_norm = 0.0
+    keep = OneGradient()
+    trainer.add_callback(keep)
+    trainer.train()
+    return keep.gradients
+
+
+def record(argv: list[str], folder: Path) -> None:
+    """Sample and score one generation batch in this one process; rollouts.pt."""
+    import train_grpo_en_ta as script
+
+    cfg = settings(argv, folder / "record", 1)
+    sentences = script.load_data(cfg, folder / "record")[0]
+    recorder = Recorder(script.build_reward(cfg))
+    one_step(cfg, sentences, recorder)
+    torch.save({"sentences": sentences, "rows": recorder.rows}, folder / ROLLOUTS)
+
+
+def replay(argv: list[str], folder: Path) -> None:
+    """Take one step on rollouts.pt in as many processes as there are; gradient-<processes>.pt."""
+    processes.start()
+    count = processes.count()
+    cfg = settings(argv, folder / f"replay{count}", count)
+    recorded = torch.load(folder / ROLLOUTS, weights_only=True)
+    player = Replay(recorded["rows"])
+    gradients = one_step(cfg, recorded["sentences"], player, player.rollout)
+    if processes.rank() == 0:
+        torch.save(gradients, folder / f"gradient-{count}.pt")
+
+
+def difference(one: dict[str, torch.Tensor], several: dict[str, torch.Tensor]) -> dict[str, float]:
+    """How far apart two gradients are: see the module. Raises RuntimeError for other weights, or no gradient."""
+    if one.keys() != several.keys():
+        raise RuntimeError("the gradients are not of the same weights")
+    first, other = (torch.cat([side[name].double().flatten() for name in one]) for side in (one, several))  # (W,)
+    if not first.norm() > 0:
+        raise RuntimeError("the gradient is zero: nothing is compared (rewards without a difference?)")
+    apart = other - first
+    return {
+        "relative_difference": float(apart.norm() / first.norm()),
+        "largest_difference": float(apart.abs().max() / first.abs().max()),
+        "norm": float(first.norm()),
+        "weights": len(first),
+    }
+
+
+def compare(folder: Path, count: int) -> dict[str, float]:
+    """`difference` of the two replays in `folder`, and what was replayed."""
+    one, several = (torch.load(folder / f"gradient-{n}.pt", weights_only=True) for n in (1, count))
+    rows = torch.load(folder / ROLLOUTS, weights_only=True)["rows"]
+    rewards = {row["total"] for row in rows}
+    return difference(one, several) | {"processes": count, "samples": len(rows), "distinct_rewards": len(rewards)}
+
+
+def launch(stage: str, count: int, folder: Path, argv: list[str]) -> None:
+    """This module's `stage` in `count` processes under torchrun, one thread each. Raises RuntimeError."""
+    line = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "--module",
+        "bench.replay_processes", "--stage", stage, "--folder", str(folder), *argv,
+    ]  # fmt: skip
+    env = os.environ | {"OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
+    done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, encoding="utf-8")
+    if done.returncode:
+        raise RuntimeError(f"{stage} in {count} processes ended with {done.returncode}:\n{done.stderr[-3000:]}")
+
+
+def lines(found: dict) -> list[str]:
+    """The result to read."""
+    return [
+        f"{found['samples']:.0f} samples with {found['distinct_rewards']:.0f} different rewards, "
+        f"{found['weights']:,} weights, gradient norm {found['norm']:.3e}",
+        f"{found['processes']:.0f} processes against one: relative difference {found['relative_difference']:.1e} "
+        f"(bar {BAR:.0e}), largest of one weight {found['largest_difference']:.1e}",
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--processes", type=int, default=2, help="compared with one (default 2)")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--stage", choices=("record", "replay"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args, rest = parser.parse_known_args(argv)
+    if args.processes < 2:
+        parser.error("--processes must be at least 2")
+    if args.stage:
+        {"record": record, "replay": replay}[args.stage](rest, args.folder)
+        return 0
+    if "--config" not in rest:
+        rest = [*POCKET, *rest]
+        from pocket.build import HERE, build
+
+        with contextlib.redirect_stdout(sys.stderr):
+            build(HERE / "build" / "seed0")
+    require_parts(settings(rest, Path(), 1), args.processes)  # before anything runs
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        for stage, count in (("record", 1), ("replay", 1), ("replay", args.processes)):
+            say(f"{stage}: {count} process{'es' if count > 1 else ''}")
+            launch(stage, count, folder, rest)
+        found = compare(folder, args.processes)
+    print("\n".join([json.dumps(found)] if args.json else lines(found)), flush=True)
+    print(machine("cpu"), file=sys.stderr if args.json else sys.stdout, flush=True)
+    good = math.isfinite(found["relative_difference"]) and found["relative_difference"] <= BAR
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    run(main)
