@@ -32,13 +32,6 @@ PROMPT = (
     "\n\nEnglish: {english}\nTamil:"
 )
 
-LICENCES = {  # where the hub's own page may not say it; shown by --download
-    "Unbabel/wmt22-comet-da": "Apache-2.0",
-    "Unbabel/wmt22-cometkiwi-da": "CC-BY-NC-SA-4.0 (gated)",
-    "facebook/nllb-200-distilled-1.3B": "CC-BY-NC-4.0",
-    "google/gemma-3-1b-it": "Gemma (gated)",
-}
-
 DATA_FIELDS = (  # of RunCfg: what the snapshot in data/ is made from
     "dataset_name", "dataset_config", "dataset_split", "data_files", "text_field", "num_train_samples",
     "num_eval_samples", "shuffle_buffer", "min_chars", "max_chars", "seed",
@@ -190,6 +183,8 @@ class RunCfg:
     """Checkpoints kept."""
     save_rollouts: bool = False
     """Keep every sample with its components in rollouts.jsonl, for the reward lab."""
+    push_to: str = ""
+    """Hub repository that final/ is pushed to at the end, made private, with the token in HF_TOKEN; empty: none."""
     max_hours: float = 0.0
     """Stop in time to have saved within so many hours of the start, to be resumed; 0: never."""
     use_wandb: bool = True
@@ -273,6 +268,19 @@ def require_reward_models(cfg: RunCfg) -> None:
         hub.require_model("backtranslation_model", cfg.backtranslation_model)
     if cfg.w_qe:
         hub.require_model("comet_qe_model", cfg.comet_qe_model, "hparams.yaml")
+
+
+def download(cfg: RunCfg) -> None:
+    """Fetch every model that the weights of the reward ask for, sizes and licences first."""
+    from rl_nmt import hub
+    from rl_nmt.model_card import licence
+
+    names = ["model_id"]
+    names += ["comet_da_model", "backtranslation_model"] if cfg.w_cycle else []
+    names += ["comet_qe_model"] if cfg.w_qe else []
+    names += ["judge_model"] if cfg.judge_model else []
+    models = {name: getattr(cfg, name) for name in names}
+    hub.download(models, {m.partition("@")[0]: licence(m) or "not stated" for m in models.values()})
 
 
 def load_data(cfg: RunCfg, folder: Path) -> tuple[list[str], list[dict], str]:
@@ -499,13 +507,30 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
                 command,
             )  # fmt: skip
             export.save_final(folder, trainer, tokenizer, PROMPT)
-            best = export.finish_best(
-                folder, tokenizer, watch.choice(),
-                lambda: policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation),
-            )  # fmt: skip
-            training.write_results(folder, before, after, best, notes, cfg.seed)
+            if run_folder.is_main_process():
+                best = export.finish_best(
+                    folder, tokenizer, watch.choice(),
+                    lambda: policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation),
+                )  # fmt: skip
+                training.write_results(folder, before, after, best, notes, cfg.seed)
+                publish(cfg, folder, {"rows": len(train), "sha256": data_hash})
         finally:
             finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
+
+
+def publish(cfg: RunCfg, folder: Path, data: dict) -> None:
+    """The model cards, and final/ to the hub where that is asked for."""
+    from rl_nmt import export
+
+    names = ("lora_rank", "lora_alpha", "lr", "kl_beta", "group_size", "per_device_batch_size",
+             "gradient_accumulation_steps", "max_steps", "temperature", "top_p", "max_new_tokens", "loss_type",
+             "w_cycle", "w_qe", "guards", "seed")  # fmt: skip
+    export.write_cards(
+        folder, base_model=cfg.model_id, data={"name": cfg.dataset_name, **data},
+        settings={name: getattr(cfg, name) for name in names}, prompt=PROMPT,
+    )  # fmt: skip
+    if cfg.push_to:
+        export.push(folder / "final", cfg.push_to)
 
 
 def dry_step(cfg: RunCfg) -> None:
@@ -545,20 +570,20 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError("--dry_step belongs to --doctor: give both")
     check(cfg)
     if actions["download"]:
-        from rl_nmt import hub
-
-        names = ["model_id"]
-        names += ["comet_da_model", "backtranslation_model"] if cfg.w_cycle else []
-        names += ["comet_qe_model"] if cfg.w_qe else []
-        names += ["judge_model"] if cfg.judge_model else []
-        hub.download({name: getattr(cfg, name) for name in names}, LICENCES)
+        download(cfg)
         return 0
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
+    if cfg.push_to and not actions["eval_only"]:
+        from rl_nmt import export
+
+        export.require_push(cfg.push_to)
     if not actions["eval_only"] and not actions["fresh"]:
         from rl_nmt.training import finished
 
-        if finished(Path(cfg.output_dir).expanduser()):
+        if finished(folder := Path(cfg.output_dir).expanduser()):
+            if cfg.push_to:
+                export.push(folder / "final", cfg.push_to)
             return 0
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
     require_models(cfg)
     folder = run_folder.open_run_folder(cfg.output_dir, actions["fresh"])
     if actions["eval_only"]:
