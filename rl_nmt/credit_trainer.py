@@ -17,16 +17,16 @@ A scorer that gave none leaves the completion without a token reward, and so out
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from transformers import TrainerCallback
 from trl.models.utils import disable_gradient_checkpointing
 
+from rl_nmt import processes
 from rl_nmt.credit import Range, SpanCredit, TokenOffsets, judged_rewards, stack_rows, token_advantages
 from rl_nmt.errors import ConfigError
 from rl_nmt.reward_lab import rollout_row
@@ -147,7 +147,7 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
 
         token_ids, offsets ([start, end) in `text`, the completion as decoded), token_rewards (null: not judged),
         advantages, old_logps and ref_logps (nats, at the sampling temperature; ref_logps null without a
-        reference); `spans` are over `completion`, the cleaned text.
+        reference); `spans` are [start, end, severity, confidence, category] over `completion`, the cleaned text.
         """
         old, reference = out.get("old_per_token_logps"), out.get("ref_per_token_logps")
         old = self._sampling_logps(out) if old is None else old
@@ -159,14 +159,16 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
         lines = []
         for i, (row, ids, seen) in enumerate(zip(self.reward_funcs[0].last_rows, self._sampled, judged, strict=True)):
             n = len(ids)
-            spans = {scorer: own and [asdict(span) for span in own] for scorer, own in (row.get("spans") or {}).items()}
+            spans = {
+                scorer: own and [astuple(span) for span in own] for scorer, own in (row.get("spans") or {}).items()
+            }
             lines.append(rollout_row(
                 row, step, groups + (first + i) // self.num_generations, text=seen.text, spans=spans,
                 token_ids=list(map(int, ids)), offsets=[list(r) for r in seen.ranges],
                 token_rewards=seen.rewards, advantages=_short(advantages[i, :n]), old_logps=_short(old[i, :n]),
                 ref_logps=None if reference is None else _short(reference[i, :n]),
             ))  # fmt: skip
-        lines = gather_object(lines)
+        lines = processes.gathered(lines)
         self._groups = (step, groups + len(lines) // self.num_generations)
         if self.accelerator.is_main_process:
             for line in lines:

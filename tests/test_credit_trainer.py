@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import random
 import shutil
 import statistics
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from process_trials import Processes
 from tiny_models import PAIRS
 from tiny_run import SENTENCES
 
@@ -480,8 +483,8 @@ def test_rollouts_hold_what_the_update_saw(make, tmp_path, beta):
         assert row["completion"] == clean_for_scoring(row["text"])
         assert "".join(row["text"][a:b] for a, b in row["offsets"]) == row["text"]
         if row["text"] == row["completion"]:
-            spans = [(span["start"], span["end"]) for span in row["spans"]["judge"]]
-            hits = [sum(start < b and a < end for start, end in spans) for a, b in row["offsets"]]
+            spans = row["spans"]["judge"]
+            hits = [sum(start < b and a < end for start, end, *_ in spans) for a, b in row["offsets"]]
             assert row["token_rewards"] == [-5.0 * n for n in hits]
     assert any(any(row["token_rewards"]) for row in rows)
     # log-probabilities of sampling time, from the plain logits of the start policy
@@ -514,6 +517,19 @@ def test_asking_for_rollouts_changes_no_bit(make, tmp_path, options, steps, grou
     assert same(without, kept)
     found = [(row["step"], row["group"]) for row in read(path)]
     assert found == [(step, group) for step in steps for group in range(groups) for _ in range(4)]
+
+
+def test_rollouts_leave_the_random_state_alone(make, tmp_path):
+    """A policy with dropout draws in every forward pass, also in the one that the rollouts cost."""
+
+    def run(rollouts):
+        trainer = make(Reward(), rollouts=rollouts, max_steps=2)
+        for module in trainer.model.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.5
+        return train(trainer)
+
+    assert same(run(None), run(tmp_path / "r.jsonl"))
 
 
 def test_rollouts_without_credit_show_trls_advantages(make, tmp_path):
@@ -558,6 +574,71 @@ def test_a_sealed_checkpoint_goes_on_to_the_same_bits(make, tmp_path):
     ]
 
 
+# --- two processes -------------------------------------------------------------------------------------
+
+
+def recorded(tokenizer, count: int = 12) -> list[list[int]]:
+    """The same completions in every process: words of PAIRS, 1 to 9 tokens and the stop."""
+    rng, turn = random.Random(0), policy.stop_ids(tokenizer)[0]
+    ids = [i for _, tamil in PAIRS for i in tokenizer(tamil, add_special_tokens=False).input_ids]
+    return [[*rng.choices(ids, k=rng.randint(1, 9)), turn] for _ in range(count)]
+
+
+def one_update(model: Path, folder: Path, credit: TokenCredit) -> dict:
+    """One step of plain gradient descent on the recorded completions, of which each process has its share.
+
+    The second of three groups lies on both of two processes; a reward is missing, a judge fails, a gate closes.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    reward = Reward(
+        total=lambda output: None if len(output) % 11 == 3 else len(output) % 7 / 7,
+        spans=lambda output: None if len(output) % 9 == 4 else marks("கி")(output) + marks("ர்", "minor")(output),
+        gate=lambda output: "length" if len(output) < 14 else None,
+    )
+    extra = {"credit": credit, "rollouts": folder / "r.jsonl"}
+    options = {"max_steps": 1, "per_device_train_batch_size": 12 // count, "optim": "sgd", "learning_rate": 0.1}
+    trainer = build(TokenCreditTrainer, model, folder, reward, extra, **options)
+    share = slice(
+        12 // count * trainer.accelerator.process_index, 12 // count * (trainer.accelerator.process_index + 1)
+    )
+    trainer._generate_single_turn = lambda *_: (recorded(trainer.processing_class)[share], None)
+    batches, original = [], trainer._generate_and_score_completions
+    trainer._generate_and_score_completions = lambda inputs: batches.append(original(inputs)) or dict(batches[-1])
+    train(trainer)
+    (logged,) = (row for row in trainer.state.log_history if "loss" in row)
+    return {
+        "advantages": real(batches[0]),
+        "logged": {k: v for k, v in logged.items() if k.startswith(("token/", "groups/"))},
+        "weights": [p.numpy() for p in weights(trainer)], "processes": trainer.accelerator.num_processes,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("credit", [TokenCredit(group_coefficient=0.5), TokenCredit(normalise=False)])
+def test_two_processes_are_as_one(tiny_policy, tmp_path, credit):
+    """Mean and deviation over the tokens of both, the same gradient, the same rows in the same order."""
+    whole = one_update(tiny_policy, tmp_path / "one", credit)
+    halves = Processes(tmp_path / "two", [0, 1], one_update, tiny_policy, tmp_path / "two", credit).results()
+    assert [whole["processes"], *(half["processes"] for half in halves)] == [1, 2, 2]
+    assert 0 < whole["logged"]["token/unjudged_share"] < 0.5 and 0 < whole["logged"]["groups/missing_share"] < 0.5
+    assert whole["logged"]["token/within_share"] > 0.01
+    together = halves[0]["advantages"] + halves[1]["advantages"]
+    for one, two in zip(whole["advantages"], together, strict=True):
+        assert two == pytest.approx(one, abs=1e-5)
+    for half in halves:
+        assert half["logged"] == pytest.approx(whole["logged"], abs=1e-6)
+        for one, two in zip(whole["weights"], half["weights"], strict=True):
+            assert np.abs(one - two).max() < 1e-6
+    start = weights(build(TokenCreditTrainer, tiny_policy, tmp_path / "start", Reward()))
+    assert max(np.abs(one - p.numpy()).max() for one, p in zip(whole["weights"], start, strict=True)) > 1e-3
+    rows = [read(tmp_path / name / "r.jsonl") for name in ("one", "two")]
+    for one, two in zip(*rows, strict=True):
+        assert {k: v for k, v in one.items() if k not in ("advantages", "old_logps")} == {
+            k: v for k, v in two.items() if k not in ("advantages", "old_logps")
+        }
+        assert two["old_logps"] == pytest.approx(one["old_logps"], abs=1e-4)  # other padding
+    assert [row["group"] for row in rows[1]] == [0] * 4 + [1] * 4 + [2] * 4 and any(row["gate"] for row in rows[1])
+
+
 # --- the pure parts ------------------------------------------------------------------------------------
 
 
@@ -584,11 +665,11 @@ def test_a_gated_row_needs_no_spans():
 
 def test_metrics_of_two_processes_are_those_of_one():
     """Sums add up: of all rows at once, or of two halves."""
-    random = torch.Generator().manual_seed(0)
-    tokens = torch.randint(-5, 1, (8, 6), generator=random).float()
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(-5, 1, (8, 6), generator=generator).float()
     tokens[3] = NAN
     mask = torch.arange(6) < torch.tensor([6, 2, 0, 4, 5, 1, 3, 6])[:, None]
-    sequence = torch.randn(8, generator=random)
+    sequence = torch.randn(8, generator=generator)
     advantages = token_advantages(sequence, tokens, mask)
     spans, counted = [1, 2, None, 0, 3, 0, None, 1], tokens.isfinite().all(1)
 
