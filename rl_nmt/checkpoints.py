@@ -5,6 +5,7 @@ resumed, or resumes wrong. Here a checkpoint counts only when `manifest.json`, w
 every file, has been renamed into place last. A run folder holds
 
     checkpoint-N/         what the Trainer saved, run_state.json (the rest of the run), manifest.json
+    resume_latest         on request: a link to the newest, or the only one there is
     checkpoints.json      which steps were ever sealed here, and the size of the last one
     broken-checkpoint-N/  set aside on a start, with WHY.txt
 
@@ -30,6 +31,7 @@ from rl_nmt.errors import CannotWrite, ResumeRefused
 
 FORMAT = 1
 MANIFEST, STATE, RECORD = "manifest.json", "run_state.json", "checkpoints.json"
+LATEST = "resume_latest"
 MAX_FAILED_SAVES = 3  # saves in a row that may fail; the last of them stops the run
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -108,7 +110,7 @@ def read(folder: Path) -> Checkpoint:
         raise Broken(f"{MANIFEST} cannot be read ({type(error).__name__})") from None
     if version != FORMAT:
         raise Broken(f"{MANIFEST} has format {version}, this version reads {FORMAT}")
-    if folder.name != f"checkpoint-{step}":
+    if folder.name not in (f"checkpoint-{step}", LATEST):
         raise Broken(f"{MANIFEST} is that of step {step}")
     try:
         found = {str(path.relative_to(folder)): path for path in _files(folder)}
@@ -169,13 +171,40 @@ def find(run_folder: Path, main_process: bool = True) -> Checkpoint | None:
     return valid
 
 
+def named(path: Path) -> Checkpoint:
+    """The checkpoint in this folder, whatever came after it; later ones beside it are set aside.
+
+    Raises ResumeRefused when it is no valid checkpoint.
+    """
+    path = path.resolve()
+    try:
+        checkpoint = read(path)
+    except Broken as error:
+        raise ResumeRefused(f"{path} is no checkpoint to continue from ({error}): name another") from None
+    for folder in checkpoint_folders(path.parent):
+        if folder != path and _step_of(folder) > checkpoint.step:
+            reason = f"later than {path.name}, from which the run was continued by name"
+            aside = set_aside(folder, reason, prefix="abandoned")
+            checkpoint.set_aside.append(f"{folder.name} is now {aside.name}")
+    return checkpoint
+
+
 def checkpoint_folders(run_folder: Path) -> list[Path]:
-    """Every `checkpoint-N` of a run folder, newest step first, valid or not."""
-    steps = {}
-    for path in run_folder.glob("checkpoint-*"):
-        if (match := _CHECKPOINT.fullmatch(path.name)) and path.is_dir():
-            steps[path] = int(match[1])
-    return sorted(steps, key=steps.__getitem__, reverse=True)
+    """Every `checkpoint-N` of a run folder, newest step first, valid or not; `resume_latest` where it is no link."""
+    found = [p for p in run_folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(p.name) and p.is_dir()]
+    latest = run_folder / LATEST
+    found += [latest] if latest.is_dir() and not latest.is_symlink() else []
+    return sorted(found, key=_step_of, reverse=True)
+
+
+def _step_of(folder: Path) -> int:
+    """The step in its name, or of `resume_latest` the one in its manifest; -1 where that cannot be read."""
+    if match := _CHECKPOINT.fullmatch(folder.name):
+        return int(match[1])
+    try:
+        return int(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -1
 
 
 def set_aside(path: Path, reason: str, prefix: str = "broken") -> Path:
@@ -272,6 +301,8 @@ class Keeper:
         parts: name → object with `state_dict` and `load_state_dict`; one without them is left out.
         files: names of JSON files of the run folder that are copied into every checkpoint.
         notes: JSON-able values of the run (W&B id, launch gate's verdict); stored as they are at each save.
+        latest: "link" keeps a link `resume_latest` to the newest; "only" keeps no other checkpoint than
+            `resume_latest`, swapped in once it is sealed.
     """
 
     def __init__(
@@ -282,7 +313,9 @@ class Keeper:
         parts: Mapping[str, Any] | None = None,
         files: Iterable[str] = (),
         notes: dict[str, Any] | None = None,
+        latest: str = "",
     ):
+        self.latest = latest
         self.folder, self.keep, self.files = Path(folder), keep, tuple(files)
         self.parts = {name: part for name, part in (parts or {}).items() if hasattr(part, "load_state_dict")}
         self.notes = {} if notes is None else notes
@@ -319,7 +352,32 @@ class Keeper:
         self.newest, self.failures = step, 0
         self._sealed = [*(earlier for earlier in self._sealed if earlier < step), step]
         write_durable(self.folder / RECORD, json.dumps({"sealed": self._sealed, "bytes": self._bytes}))
+        self._publish(target)
         self._rotate()
+
+    def _publish(self, target: Path) -> None:
+        """Let `resume_latest` be what was just sealed. Killed on the way, the sealed folder is found by its number."""
+        latest, draft = self.folder / LATEST, self.folder / f".{LATEST}.part"
+        if not self.latest:
+            return
+        if draft.is_symlink():
+            draft.unlink()
+        shutil.rmtree(draft, ignore_errors=True)
+        if self.latest == "link":
+            if latest.is_dir() and not latest.is_symlink():
+                latest.rename(draft)  # of a start that kept no other
+            else:
+                draft.symlink_to(target.name)
+                os.replace(draft, latest)
+                return
+            latest.symlink_to(target.name)
+        else:
+            if latest.is_symlink():
+                latest.unlink()
+            elif latest.exists():
+                latest.rename(draft)
+            target.rename(latest)
+        shutil.rmtree(draft, ignore_errors=True)
 
     def discard(self, step: int, reason: str) -> None:
         """Remove what a failed save left and say so. Raises CannotWrite at the third failure in a row."""
@@ -336,7 +394,8 @@ class Keeper:
 
     def _rotate(self) -> None:
         folders = checkpoint_folders(self.folder)
-        kept = [folder for folder in folders if (folder / MANIFEST).exists()][: self.keep]
+        kept = [folder for folder in folders if (folder / MANIFEST).exists()]
+        kept = kept[: 1 if self.latest == "only" else self.keep]
         for folder in folders:
             if folder not in kept:
                 (folder / MANIFEST).unlink(missing_ok=True)  # first: half of it must not look whole

@@ -316,7 +316,13 @@ def short_signature(signature: dict[str, Any]) -> str:
 
 
 def write_samples(path: Path | str, before: Snapshot, after: Snapshot) -> None:
-    """samples.jsonl: source, reference (if any), and per side output, back-translation and scores."""
+    """samples.jsonl: one of `sample_rows` per line."""
+    rows = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in sample_rows(before, after)]
+    write_atomic(path, "".join(rows))
+
+
+def sample_rows(before: Snapshot, after: Snapshot) -> list[dict[str, Any]]:
+    """Source, reference (if any), and per side output, back-translation and scores, per held-out row; JSON."""
     chrf = {"before": sentence_chrf(before), "after": sentence_chrf(after)}
     rows = []
     for i, source in enumerate(before.sources):
@@ -331,8 +337,8 @@ def write_samples(path: Path | str, before: Snapshot, after: Snapshot) -> None:
             if chrf[side][i] is not None:
                 scores["chrf"] = chrf[side][i]
             row[f"{side}_scores"] = scores
-        rows.append(json.dumps(finite(row), ensure_ascii=False, allow_nan=False) + "\n")
-    write_atomic(path, "".join(rows))
+        rows.append(finite(row))
+    return rows
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_nmt.evaluation import REFERENCE_METRICS, label, write_atomic
+from rl_nmt.run_folder import USUAL_FILES, FileNames
 from rl_nmt.text import TAMIL, Language, safe_unicode
 
 INK, MUTED, ACCENT, SECOND = "#1c2430", "#9aa5b1", "#0f766e", "#c2410c"
@@ -33,7 +34,8 @@ CURVES = (
 FIRST_SETTINGS = (
     "model_id", "dataset_name", "num_train_samples", "max_steps", "group_size", "temperature", "lr",
     "kl_beta", "loss_type", "lora_rank", "comet_da_model", "comet_qe_model", "backtranslation_model",
-    "w_cycle", "w_qe", "guards", "seed",
+    "w_cycle", "w_qe", "guards", "seed", "model.policy_name_or_path", "data.train_file", "data.hf_dataset_name",
+    "rl.credit", "rl.updates", "rl.lr", "rl.kl", "generation.num_samples_per_prompt",
 )  # fmt: skip
 
 
@@ -116,23 +118,27 @@ def _panel(axes, metrics, key: str, name: str, ema: float) -> None:
         axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center", color=MUTED)
 
 
-def write_report(run_folder: Path | str, language: Language = TAMIL) -> Path:
+def write_report(
+    run_folder: Path | str, language: Language = TAMIL, names: FileNames = USUAL_FILES, source: str = "English"
+) -> Path:
     """Write `run_folder`/report.html from whatever the folder already holds; returns its path.
 
-    Parts that are missing are named on the page. Raises CannotWrite.
+    Of samples of several steps the last ones are shown. Parts that are missing are named on the page.
+
+    Raises CannotWrite.
     """
     folder = Path(run_folder)
     comparison = _read_json(folder / "evaluation.json")
     sections = [
-        _curves(read_metrics(folder / "metrics.jsonl")),
+        _curves(read_metrics(folder / names.metrics)),
         _table(comparison),
-        _samples(list(_read_jsonl(folder / "samples.jsonl")), language.code),
-        _settings(_read_yaml(folder / "resolved_config.yaml")),
+        _samples(_last(list(_read_jsonl(folder / names.samples))), language.code),
+        _settings(_flat(_read_yaml(folder / "resolved_config.yaml"))),
         _signature(comparison.get("signature", {})),
     ]
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     page = PAGE.format(
-        title=f"English → {language.name}, before and after",
+        title=f"{source} → {language.name}, before and after",
         run=escape(folder.resolve().name),
         style=style,
         lead=_lead(comparison),
@@ -141,6 +147,20 @@ def write_report(run_folder: Path | str, language: Language = TAMIL) -> Path:
     path = folder / "report.html"
     write_atomic(path, page)
     return path
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings in sections as dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _last(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the last step; rows without steps are all of one."""
+    steps = [row["step"] if isinstance(row.get("step"), int) else 0 for row in rows]
+    return [row for row, step in zip(rows, steps, strict=True) if step == max(steps)]
 
 
 def text(value: Any, language: str = "") -> str:

@@ -15,6 +15,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +24,18 @@ from rl_nmt.errors import CannotWrite, ResumeRefused
 from rl_nmt.hub import split_revision
 
 IDENTITY = "run_identity.json"
+
+
+@dataclass(frozen=True)
+class FileNames:
+    """What a recipe calls the files whose rows have the same form in all of them."""
+
+    metrics: str = "metrics.jsonl"
+    rollouts: str = "rollouts.jsonl"
+    samples: str = "samples.jsonl"
+
+
+USUAL_FILES = FileNames()
 WHOLE_FILE = 64 << 20  # fingerprints read larger files in samples
 
 
@@ -196,12 +209,14 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def continue_command(argv: list[str] | None, script: str, folder: Path, fresh: bool) -> str:
+def continue_command(
+    argv: list[str] | None, script: str, folder: Path, fresh: bool, flag: str = "--output_dir"
+) -> str:
     """What to type to go on with the run in `folder`: the command line as it was, for a shell.
 
     `argv` are the arguments that `main` was given, None for those of the process. Switches that were meant
-    for one start go; a run that was begun --fresh is named by its folder. Keys are never flags.
+    for one start go; a run that was begun --fresh is named by its folder, with `flag`. Keys are never flags.
     """
     words = [*sys.orig_argv] if argv is None else ["python", script, *argv]
     words = [word for word in words if word not in ("--fresh", "--force")]
-    return shlex.join([*words, "--output_dir", str(folder)] if fresh else words)
+    return shlex.join([*words, flag, str(folder)] if fresh else words)

@@ -16,6 +16,7 @@ from rl_nmt import checkpoints, run_folder
 from rl_nmt.checkpoints import Checkpoint
 from rl_nmt.errors import ConfigError, ResumeRefused
 from rl_nmt.languages import TAMIL, Language
+from rl_nmt.run_folder import USUAL_FILES, FileNames
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Schedule:
     save_total_limit: int = 2
     max_hours: float = 0.0
     stop_on_divergence: bool = False
+    latest: str = ""  # of the checkpoints: see checkpoints.Keeper
 
 
 # ---------------------------------------------------------------------- may this folder's run go on?
@@ -181,7 +183,7 @@ def train(
     trainer.checkpoints = keeper = checkpoints.Keeper(
         folder, keep=schedule.save_total_limit,
         parts={"trainer": trainer, "reward": reward, "metrics": metrics, "watch": watch, "held_out": held_out},
-        files=("before.json",), notes=notes,
+        files=("before.json",), notes=notes, latest=schedule.latest,
     )  # fmt: skip
     if resume:
         print(f"resuming from {resume}; --fresh starts anew beside it", flush=True)
@@ -199,12 +201,40 @@ def train(
     return after
 
 
-def write_results(
-    folder: Path, before, after, best: dict[str, Any], notes: dict[str, Any], seed: int, language: Language = TAMIL
-) -> None:
-    """samples.jsonl, evaluation.json, the curve and the report; prints the table.
+class EvalOutputs:
+    """Every evaluation's outputs beside the start policy's in one JSONL file: rows of samples.jsonl with their step.
 
-    `best` is what `watch.choice()` says, `notes["launch_gate"]` what the launch gate found, if it was asked.
+    Args:
+        path: the file; rows past the step from which a run continues are cut.
+        before: Snapshot of the start policy.
+        resumed_at: that step, 0 for a new run.
+    """
+
+    def __init__(self, path: Path, before, resumed_at: int = 0):
+        from rl_nmt.tracking import MetricsFile
+
+        self.before, self.file = before, MetricsFile(path)
+        if run_folder.is_main_process():
+            self.file.cut_after(resumed_at)
+
+    def take(self, step: int, snapshot) -> None:
+        """Add an evaluation, once per step; the main process writes."""
+        from rl_nmt.evaluation import sample_rows
+
+        if run_folder.is_main_process():
+            self.file.cut_after(step - 1)
+            for row in sample_rows(self.before, snapshot):
+                self.file.append({"step": step, **row})
+
+
+def write_results(
+    folder: Path, before, after, best: dict[str, Any], notes: dict[str, Any], seed: int, language: Language = TAMIL,
+    names: FileNames = USUAL_FILES, source: str = "English",
+) -> None:  # fmt: skip
+    """Samples, evaluation.json, the curve and the report; prints the table.
+
+    `best` is what `watch.choice()` says, `notes["launch_gate"]` what the launch gate found, if it was asked. A
+    file of samples under another name than samples.jsonl is `EvalOutputs`' and is left as it is.
     """
     from rl_nmt import evaluation, report
 
@@ -212,9 +242,10 @@ def write_results(
     comparison["best"] = best
     if "launch_gate" in notes:
         comparison["launch_gate"] = {k: v for k, v in notes["launch_gate"].items() if k != "families"}
-    evaluation.write_samples(folder / "samples.jsonl", before, after)
+    if names == USUAL_FILES:
+        evaluation.write_samples(folder / names.samples, before, after)
     evaluation.write_json(folder / "evaluation.json", comparison)
-    report.reward_curve_png(folder / "metrics.jsonl", folder / "reward_curve.png")
-    report.write_report(folder, language)
+    report.reward_curve_png(folder / names.metrics, folder / "reward_curve.png")
+    report.write_report(folder, language, names, source)
     print(evaluation.print_table(comparison))
     print(f"model {folder / 'final'}   report {folder / 'report.html'}", flush=True)

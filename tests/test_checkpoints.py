@@ -6,13 +6,14 @@ import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from fault_trials import TextReward, die_after, differences, outcome, settings, train, trial
 
 from rl_nmt import checkpoints
-from rl_nmt.checkpoints import Broken, Keeper, checkpoint_folders, find, read, seal, set_aside
+from rl_nmt.checkpoints import Broken, Keeper, checkpoint_folders, find, named, read, seal, set_aside
 from rl_nmt.errors import CannotWrite, ResumeRefused
 
 STATE = {"step": 0, "parts": {}, "notes": {"id": "a1"}}
@@ -335,3 +336,80 @@ def test_the_comparison_sees_one_bit(tiny_policy, tmp_path):
 
 def test_a_reward_without_state_is_left_out():
     assert Keeper("/nowhere", parts={"reward": object(), "text": TextReward()}).parts.keys() == {"text"}
+
+
+# --- resume_latest, and checkpoints by name ------------------------------------------------------------
+
+
+def _save(folder: Path, keeper: Keeper, step: int) -> None:
+    target = folder / f"checkpoint-{step}"
+    target.mkdir()
+    (target / "weights.bin").write_text(f"weights of {step}")
+    keeper.seal(step)
+
+
+def test_a_link_names_the_newest(tmp_path):
+    keeper = Keeper(tmp_path, keep=2, latest="link")
+    for step in (10, 20, 30):
+        _save(tmp_path, keeper, step)
+    assert os.readlink(tmp_path / "resume_latest") == "checkpoint-30"
+    assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-20", "checkpoint-30"]
+    assert find(tmp_path).path.name == "checkpoint-30"
+
+
+def test_only_the_latest_is_kept_and_found(tmp_path):
+    keeper = Keeper(tmp_path, keep=2, latest="only")
+    for step in (10, 20):
+        _save(tmp_path, keeper, step)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints.json", "resume_latest"]
+    found = find(tmp_path)
+    assert found.step == 20 and (found.path / "weights.bin").read_text() == "weights of 20"
+    again = Keeper(tmp_path, keep=2, latest="only")
+    again.restore(found)
+    _save(tmp_path, again, 30)
+    assert find(tmp_path).step == 30
+
+
+@pytest.mark.parametrize("killed_after", ["seal", "first rename"])
+def test_killed_while_it_is_swapped_the_sealed_one_is_found(tmp_path, killed_after, monkeypatch):
+    keeper = Keeper(tmp_path, keep=1, latest="only")
+    _save(tmp_path, keeper, 10)
+    real, left = Path.rename, {"seal": 0, "first rename": 1}[killed_after]
+
+    def rename(self, target):
+        nonlocal left
+        if left == 0:
+            raise KeyboardInterrupt
+        left -= 1
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        _save(tmp_path, keeper, 20)
+    monkeypatch.undo()
+    assert find(tmp_path).step == 20
+    _save(tmp_path, Keeper(tmp_path, keep=1, latest="only"), 30)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["resume_latest"]
+    assert find(tmp_path).step == 30
+
+
+def test_a_damaged_latest_is_set_aside_or_refused(tmp_path):
+    keeper = Keeper(tmp_path, keep=1, latest="only")
+    _save(tmp_path, keeper, 10)
+    (tmp_path / "resume_latest" / "weights.bin").write_text("weights of 1?")
+    with pytest.raises(ResumeRefused, match=r"resume_latest: weights\.bin"):
+        find(tmp_path)
+
+
+def test_a_named_checkpoint_counts_whatever_came_after(tmp_path):
+    keeper = Keeper(tmp_path, keep=5, latest="link")
+    for step in (10, 20, 30):
+        _save(tmp_path, keeper, step)
+    found = named(tmp_path / "checkpoint-10")
+    assert found.step == 10 and len(found.set_aside) == 2
+    assert sorted(p.name for p in tmp_path.glob("*checkpoint-*")) == [
+        "abandoned-checkpoint-20", "abandoned-checkpoint-30", "checkpoint-10",
+    ]  # fmt: skip
+    assert find(tmp_path).step == 10
+    with pytest.raises(ResumeRefused, match="no checkpoint to continue from"):
+        named(tmp_path)

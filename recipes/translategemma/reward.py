@@ -73,6 +73,8 @@ class EnsembleReward:
         parts: name → Part; at least one with a weight other than 0.
         language: of the translations.
         guards: "on" | "off": gate what is no translation.
+        memories: name → `Remembered` of the parts that have one in this process; carried along in checkpoints, so
+            that a resumed run repeats every bit.
 
     After a call `last_rows` has one dict per completion: english (the source), output (cleaned), gate, total, each
     part's raw score under its name, `spans` {name: list[Span] | None} and counts of them. `credits` names the parts
@@ -83,10 +85,14 @@ class EnsembleReward:
 
     __name__ = "translategemma"
 
-    def __init__(self, parts: Mapping[str, Part], language: Language, guards: str = "on"):
+    def __init__(
+        self, parts: Mapping[str, Part], language: Language, guards: str = "on",
+        memories: Mapping[str, Any] | None = None,
+    ):  # fmt: skip
         if not any(part.weight for part in parts.values()):
             raise ConfigError("reward: no scorer has a weight in the sequence reward; give one of them some")
         self.parts, self.language, self.guards = dict(parts), language, guards
+        self.memories = {} if memories is None else memories
         self.credits = {name: (p.span_weight, p.credit) for name, p in self.parts.items() if p.span_weight}
         self.lowest = sum(part.bounds[0] for part in self.parts.values())
         self.last_log: dict[str, float] = {}
@@ -247,13 +253,17 @@ class EnsembleReward:
 
     # ------------------------------------------------------------------ identity and state
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """What a resumed run continues from; JSON."""
-        return {"calls": self.calls, "dead_calls": self._dead_calls}
+        memories = {name: memory.state_dict() for name, memory in self.memories.items()}
+        return {"calls": self.calls, "dead_calls": self._dead_calls, "memories": memories}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`'s answer."""
         self.calls, self._dead_calls = int(state["calls"]), int(state["dead_calls"])
+        for name, memory in self.memories.items():
+            if name in state["memories"]:
+                memory.load_state_dict(state["memories"][name])
 
     def signature(self) -> dict[str, dict[str, Any]]:
         """What makes the number: `identity` (a change makes rewards incomparable), `environment`."""

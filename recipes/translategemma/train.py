@@ -1,0 +1,452 @@
+"""TranslateGemma-style reinforcement learning: a metric ensemble with credit per token, for any language pair.
+
+Sources (JSONL, JSON, Parquet or the hub) → TranslateGemma's prompt → the policy samples G completions each →
+MetricX-24 scores them as a whole, XCOMET or an MQM judge marks error spans (reward.py) → every token gets the
+sequence reward plus the rewards of the spans it lies in (rl_nmt/credit.py) → TRL's GRPO loss.
+
+    python -m recipes.translategemma.train --config recipes/translategemma/configs/pocket.yaml
+    python -m recipes.translategemma.train --config … --eval_only             # the table of the start policy alone
+    python -m recipes.translategemma.train --config … --rl.credit sequence    # any setting is a flag
+    accelerate launch --config_file configs/accelerate/zero3_8gpu.yaml -m recipes.translategemma.train --config …
+
+Settings: settings.py < a YAML file in sections (--config) < flags. The same command again continues a run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from recipes.translategemma import settings
+from recipes.translategemma.settings import TranslateGemmaCfg, accumulation_steps, check, hub_environment
+from rl_nmt import checkpoints, config, errors, processes, run_folder
+from rl_nmt.errors import ConfigError
+from rl_nmt.languages import bcp47, language
+from rl_nmt.run_folder import FileNames
+
+# The prompt that TranslateGemma's models are trained with (its technical report, arXiv 2601.09012).
+PROMPT = (
+    "You are a professional {source} ({source_code}) to {target} ({target_code}) translator. Your goal is to "
+    "accurately convey the meaning and nuances of the original {source} text while adhering to {target} grammar, "
+    "vocabulary, and cultural sensitivities.\nProduce only the {target} translation, without any additional "
+    "explanations or commentary. Please translate the following {source} text into {target}:\n\n\n"
+)
+
+FILES = FileNames(metrics="train_log.jsonl", rollouts="train_rollouts.jsonl", samples="eval_outputs.jsonl")
+
+ACTIONS = {
+    "eval_only": "evaluate the policy on the held-out rows and stop",
+    "fresh": "if output_dir is used, start anew in a folder beside it",
+    "skip_launch_gate": "train although cheats may earn what translations earn; it is logged",
+    "force": "resume although model, data, group size or reward have changed",
+}
+
+FIXED = (  # settings under which alone a run can go on
+    "generation.num_samples_per_prompt", "generation.max_new_tokens", "generation.prompt", "model.lora_rank",
+    "model.lora_alpha", "rl.prompts_per_update", "rl.credit", "rl.normalise", "rl.group_coefficient", "rl.iterations",
+)  # fmt: skip
+
+
+def prompt_template(cfg: TranslateGemmaCfg) -> str:
+    """What the model is asked, with the slot {english} for the source, whatever its language."""
+    if cfg.generation.prompt:
+        return cfg.generation.prompt
+    source, target = cfg.data.source_lang, cfg.data.target_lang
+    words = PROMPT.format(
+        source=language(source).name, source_code=bcp47(source), target=language(target).name,
+        target_code=bcp47(target),
+    )  # fmt: skip
+    return words + "{english}"
+
+
+def prompt_maker(cfg: TranslateGemmaCfg, tokenizer) -> Callable[[str], str]:
+    """source → the user's turn in the policy's own chat format."""
+    from rl_nmt.prompts import chat_prompt, fill
+
+    template = prompt_template(cfg)
+    return lambda source: chat_prompt(tokenizer, fill(template, source))
+
+
+# ---------------------------------------------------------------------- scorers
+
+
+def build_reward(cfg: TranslateGemmaCfg, placed: dict[str, str]):
+    """The ensemble as the configuration wants it; `placed` says where its models go ("cpu", "cuda:N")."""
+    from recipes.translategemma.reward import EnsembleReward, Part
+    from rl_nmt.credit import SpanCredit
+
+    wanted, parts, memories = cfg.reward, {}, {}
+
+    def credit(of) -> SpanCredit:
+        weights = {"minor": of.minor, "major": of.major, "critical": of.critical}
+        return SpanCredit(weights, of.overlap, getattr(of, "use_confidence", False), of.combine, of.scale)
+
+    if wanted.metricx.enabled:
+        options = {
+            "name_or_path": wanted.metricx.model_name_or_path,
+            "tokenizer": wanted.metricx.tokenizer_name_or_path or None, "dtype": wanted.metricx.dtype,
+            "max_length": wanted.metricx.max_length, "overlong": wanted.overlong,
+        }  # fmt: skip
+        scorer = resident(
+            "metricx", "rl_nmt.scorers.metricx:load_metricx", options, placed["metricx"], cfg, memories
+        )
+        parts["metricx"] = Part(scorer, wanted.metricx.weight, Below(wanted.metricx.offset))
+    if wanted.xcomet.enabled:
+        options = {
+            "name_or_path": wanted.xcomet.model_name_or_path, "dtype": wanted.xcomet.dtype, "overlong": wanted.overlong,
+            "classes": ["xcomet_metric"],
+        }  # fmt: skip
+        scorer = resident("xcomet", "rl_nmt.scorers.comet:load_comet", options, placed["xcomet"], cfg, memories)
+        parts["xcomet"] = Part(
+            scorer, wanted.xcomet.sentence_weight, span_weight=wanted.xcomet.weight, credit=credit(wanted.xcomet)
+        )
+    if wanted.mqm.enabled:
+        parts["mqm"] = Part(
+            judge(cfg), wanted.mqm.sentence_weight, span_weight=wanted.mqm.weight, credit=credit(wanted.mqm),
+            beside=True,
+        )  # fmt: skip
+    return EnsembleReward(parts, language(cfg.data.target_lang), wanted.guards, memories)
+
+
+class Below:
+    """offset − score, as MetricX's error becomes a reward."""
+
+    def __init__(self, offset: float):
+        self.offset = offset
+
+    def __call__(self, raw: float) -> float:
+        return self.offset - raw
+
+
+def resident(name: str, factory: str, options: dict, device: str, cfg: TranslateGemmaCfg, memories: dict):
+    """A scorer that is a model: in this process or a worker, with a memory, once per machine for all processes."""
+    from rl_nmt.scorers.remembered import Remembered
+    from rl_nmt.scorers.shared import Shared
+    from rl_nmt.scorers.worker import load_in_worker
+
+    python = getattr(cfg.reward, name).python_executable
+
+    def load():
+        if python:
+            gpu = device.removeprefix("cuda:") if device.startswith("cuda:") else None
+            seen = {"device": "cpu" if gpu is None else "cuda"}
+            where = _visible(gpu) if gpu is not None else ""
+            scorer = load_in_worker(
+                factory, options | seen, python_executable=python, gpu=where,
+                argument=f"reward.{name}.python_executable",
+            )  # fmt: skip
+        else:
+            module, function = factory.split(":")
+            loader = getattr(__import__(module, fromlist=[function]), function)
+            scorer = loader(**options, device=device, argument=f"reward.{name}.model_name_or_path")
+        if cfg.reward.cache_size:
+            memories[name] = scorer = Remembered(scorer, cfg.reward.cache_size)
+        return scorer
+
+    return Shared(load) if processes.count() > 1 else load()
+
+
+def _visible(gpu: str) -> str:
+    """What the worker's CUDA_VISIBLE_DEVICES must be for it to see this process's GPU of that number."""
+    inherited = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return inherited.split(",")[int(gpu)].strip() if inherited else gpu
+
+
+def judge(cfg: TranslateGemmaCfg):
+    """The MQM judge behind its endpoint; asked one question now, to see that it can judge."""
+    from rl_nmt.scorers.gemba_mqm import load_gemba_mqm
+
+    mqm = cfg.reward.mqm
+    return load_gemba_mqm(
+        mqm.endpoint, mqm.model, source_language=language(cfg.data.source_lang).name,
+        target_language=language(cfg.data.target_lang).name, api_key_env=mqm.api_key_env or None, form=mqm.form,
+        concurrency=mqm.concurrency, timeout=mqm.timeout, deadline=mqm.deadline, argument="reward.mqm.endpoint",
+        cache_size=max(1, cfg.reward.cache_size), check=run_folder.is_main_process(),
+    )  # fmt: skip
+
+
+def require_models(cfg: TranslateGemmaCfg) -> None:
+    """Name the first model that cannot be had, within seconds and before anything heavy is imported."""
+    from rl_nmt import hub
+
+    hub.require_model("model.policy_name_or_path", cfg.model.policy_name_or_path)
+    if cfg.reward.metricx.enabled:
+        hub.require_model("reward.metricx.model_name_or_path", cfg.reward.metricx.model_name_or_path)
+    if cfg.reward.xcomet.enabled:
+        hub.require_model("reward.xcomet.model_name_or_path", cfg.reward.xcomet.model_name_or_path, "hparams.yaml")
+    if cfg.misc.judge_model:
+        hub.require_model("misc.judge_model", cfg.misc.judge_model, "hparams.yaml")
+
+
+# ---------------------------------------------------------------------- policy and trainer
+
+
+def place_models(cfg: TranslateGemmaCfg) -> dict[str, str]:
+    """Where the scorers go, printed with what shares a GPU; hides the GPUs from this process that it must not use.
+
+    Comes before CUDA is first used: the policy's GPU becomes the first that the process sees.
+    """
+    import torch
+
+    from recipes.translategemma.placement import place
+
+    count = torch.cuda.device_count() if cfg.misc.device != "cpu" and torch.cuda.is_available() else 0
+    if cfg.misc.device == "cuda" and not count:
+        raise ConfigError("misc.device: cuda is not to be had here; use auto or cpu")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes.count())))
+    placement = place(
+        count, scorers=settings.scorer_devices(cfg), policy_gpu_ids=cfg.model.policy_gpu_ids,
+        reference_gpu_ids=cfg.model.reference_gpu_ids, processes=here,
+    )  # fmt: skip
+    if count:
+        visible = placement.visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES"))
+        if visible is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    elif cfg.misc.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    for warning in placement.warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    policy = ", ".join(f"cuda:{i}" if isinstance(i, int) else i for i in placement.policy)
+    print("placement: policy " + "  ".join([policy, *(f"{n} {at}" for n, at in placement.scorers.items())]), flush=True)
+    return placement.renumbered().scorers
+
+
+def load_policy(cfg: TranslateGemmaCfg):
+    """(tokenizer, precision, policy on its device)."""
+    from rl_nmt import policy
+
+    policy.prepare_processes()
+    tokenizer = policy.load_tokenizer(cfg.model.policy_name_or_path)
+    precision = policy.choose_precision(lora=bool(cfg.model.lora_rank))
+    print(f"precision: {precision.reason}", flush=True)
+    return tokenizer, precision, start_policy(cfg, tokenizer, precision).to(precision.device)
+
+
+def start_policy(cfg: TranslateGemmaCfg, tokenizer, precision):
+    from rl_nmt import policy
+
+    return policy.load_policy(cfg.model.policy_name_or_path, tokenizer, precision, cfg.model.attn_implementation)
+
+
+def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precision, reward, rows: list[dict]):
+    """TRL's trainer with advantages per token; every setting explicit, as TRL's defaults depend on the machine."""
+    from datasets import Dataset
+    from transformers import PrinterCallback, ProgressCallback
+    from trl import GRPOConfig
+
+    from rl_nmt.credit_trainer import TokenCredit, TokenCreditTrainer
+    from rl_nmt.policy import lora_config, losing_combination, make_reference_loadable
+
+    rl, gen, log = cfg.rl, cfg.generation, cfg.logging
+    if rl.kl and not cfg.model.lora_rank:
+        processes.from_main(lambda: make_reference_loadable(model, tokenizer, folder / "start_policy"))
+        model.config._name_or_path = str(folder / "start_policy")
+    args = GRPOConfig(
+        output_dir=str(folder), num_generations=gen.num_samples_per_prompt, max_completion_length=gen.max_new_tokens,
+        temperature=gen.temperature, top_p=gen.top_p, top_k=gen.top_k, learning_rate=rl.lr, beta=rl.kl,
+        epsilon=rl.clip, epsilon_high=rl.clip_high or None, num_iterations=rl.iterations, loss_type=rl.loss_type,
+        lr_scheduler_type="constant_with_warmup", warmup_steps=rl.warmup_steps, optim=rl.optimizer,
+        per_device_train_batch_size=rl.micro_batch_size,
+        gradient_accumulation_steps=accumulation_steps(cfg, processes.count()), scale_rewards="group",
+        max_steps=rl.updates or -1, num_train_epochs=1, seed=rl.seed, data_seed=rl.seed,
+        logging_steps=log.logging_steps, save_strategy="steps" if rl.save_every else "no",
+        save_steps=rl.save_every or 1, save_total_limit=log.save_total_limit,
+        gradient_checkpointing=cfg.model.gradient_checkpointing,
+        bf16=precision.autocast, fp16=False, use_cpu=precision.device == "cpu", report_to=[], disable_tqdm=True,
+        dataloader_pin_memory=precision.device != "cpu",
+    )  # fmt: skip
+    make_prompt = prompt_maker(cfg, tokenizer)
+    trainer = TokenCreditTrainer(
+        model=model, reward_funcs=reward, args=args, processing_class=tokenizer,
+        train_dataset=Dataset.from_list([{"prompt": make_prompt(r["english"]), "english": r["english"]} for r in rows]),
+        peft_config=lora_config(cfg.model.lora_rank, cfg.model.lora_alpha),
+        credit=TokenCredit(rl.normalise, rl.group_coefficient, rl.credit),
+        rollouts=folder / FILES.rollouts if log.save_rollouts else None,
+    )  # fmt: skip
+    if warning := losing_combination(trainer.model):
+        print(warning, file=sys.stderr, flush=True)
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+# ---------------------------------------------------------------------- the run
+
+
+def launch(cfg: TranslateGemmaCfg, reward, rows: list[dict], notes: dict, skip: bool) -> None:
+    """Train only on a reward that cheats cannot win; asked once per run. Raises RewardRefused."""
+    from rl_nmt.attacks import LANGUAGES, require_launch
+
+    code = bcp47(cfg.data.target_lang).split("-")[0]
+    if "launch_gate" in notes:
+        return
+    if skip or code not in LANGUAGES:
+        why = "skipped by --skip_launch_gate" if skip else f"no cheats are known for {language(code).name}: not asked"
+        print(f"launch gate: {why}", flush=True)
+        notes["launch_gate"] = {"passed": None, "reasons": [why]}
+    else:
+        notes["launch_gate"] = require_launch(reward, rows, cfg.reward.max_soft_win_share, cfg.rl.seed, language=code)
+
+
+def setup_wandb(cfg: TranslateGemmaCfg, folder: Path, notes: dict) -> None:
+    """Start a W&B run if wanted and possible within seconds, or go on with the one in `notes`; no keys, no code."""
+    from rl_nmt import tracking
+
+    log = cfg.logging
+    if not log.use_wandb or not run_folder.is_main_process():
+        return
+    mode, reason = tracking.choose_wandb_mode(log.wandb_mode)
+    print(f"W&B: {mode} ({reason})", flush=True)
+    if mode != "disabled":
+        run_id = tracking.start_wandb(
+            mode, folder, notes.get("wandb_id"), project=log.wandb_project, entity=log.wandb_entity or None,
+            name=log.wandb_run_name or folder.name, config=config.to_public_dict(cfg),
+        )  # fmt: skip
+        notes |= {"wandb_id": run_id} if run_id else {}
+
+
+def identity_of(cfg: TranslateGemmaCfg, data_hash: str, reward) -> dict:
+    """What a run is: what must stay the same for it to go on."""
+    from rl_nmt.tracking import finite
+
+    fixed = {name: settings.value_of(cfg, name) for name in FIXED}
+    return {
+        **fixed, **run_folder.model_identity(cfg.model.policy_name_or_path), "data": data_hash,
+        "reward": finite(reward.signature()["identity"]),
+    }  # fmt: skip
+
+
+def evaluator(cfg: TranslateGemmaCfg, tokenizer, rows: list[dict], reward) -> Callable:
+    """model → Snapshot of its greedy translations of the held-out rows."""
+    from rl_nmt import evaluation
+
+    make_prompt = prompt_maker(cfg, tokenizer)
+    return lambda model: evaluation.evaluate(
+        model, tokenizer, rows, make_prompt, reward, max_new_tokens=cfg.generation.max_new_tokens,
+        language=language(cfg.data.target_lang), batch_size=cfg.generation.eval_batch_size,
+    )  # fmt: skip
+
+
+def schedule(cfg: TranslateGemmaCfg):
+    from rl_nmt.training import Schedule
+
+    log = cfg.logging
+    return Schedule(
+        cfg.rl.eval_every, log.sample_steps, log.save_total_limit, cfg.rl.max_hours, cfg.misc.on_divergence == "stop",
+        latest="only" if log.save_only_best else "link",
+    )  # fmt: skip
+
+
+def run(
+    cfg: TranslateGemmaCfg, folder: Path, resume, actions: dict[str, bool], placed: dict[str, str], started: float,
+    command: str,
+) -> None:  # fmt: skip
+    """The whole run, or what is left of it from the checkpoint `resume`."""
+    from recipes.translategemma import data
+    from rl_nmt import export, training
+    from rl_nmt.tracking import finish_wandb
+    from wandb_reward_callback import WandbRewardCallback
+
+    target, template = language(cfg.data.target_lang), prompt_template(cfg)
+    rows = processes.from_main(lambda: data.load(cfg.data, folder, cfg.rl.seed))
+    settings.check_rows(cfg, len(rows.train))
+    reward = build_reward(cfg, placed)
+    tokenizer, precision, model = load_policy(cfg)
+    evaluate = evaluator(cfg, tokenizer, rows.heldout, reward)
+    if actions["eval_only"]:
+        return evaluate_only(folder, evaluate(model))
+    identity, public = identity_of(cfg, rows.sha256, reward), config.to_public_dict(cfg)
+    training.accept_identity(folder, identity, public, resume, actions["force"])
+    before = training.earlier_evaluation(
+        folder, rows.heldout, reward, cfg.generation.max_new_tokens, resume, actions["force"], target
+    )
+    run_folder.save_identity(folder, identity, public)
+    if run_folder.is_main_process():
+        config.save_resolved(cfg, folder / "resolved_config.yaml")
+    with errors.last_words(command), processes.together():
+        if before is None:
+            print(f"evaluating the start policy on {len(rows.heldout)} held-out rows", flush=True)
+            before = evaluate(model)
+            if run_folder.is_main_process():
+                before.save(folder / "before.json")
+        notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
+        launch(cfg, reward, rows.heldout, notes, actions["skip_launch_gate"])
+        watch = training.build_watch(rows.heldout, cfg.misc.judge_model, placed.get("xcomet", "auto"), target)
+        setup_wandb(cfg, folder, notes)
+        try:
+            trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, rows.train)
+            outputs = training.EvalOutputs(folder / FILES.samples, before, resume.step if resume else 0)
+
+            def look():
+                """The held-out translations of the present policy; those of the last evaluation are always kept."""
+                step, snapshot = trainer.state.global_step, evaluate(trainer.model)
+                if cfg.logging.save_eval_outputs or step == trainer.state.max_steps:
+                    outputs.take(step, snapshot)
+                return snapshot
+
+            after = training.train(
+                folder, trainer, reward, before, look, watch, WandbRewardCallback(reward, path=folder / FILES.metrics),
+                schedule(cfg), resume=resume, notes=notes, started=started, command=command,
+                save_best=lambda: export.save_best(folder, trainer, template),
+            )  # fmt: skip
+            export.save_final(folder, trainer, tokenizer, template)
+            best = export.finish_best(
+                folder, tokenizer, watch.choice(), lambda: start_policy(cfg, tokenizer, precision)
+            )
+            if run_folder.is_main_process():
+                source = language(cfg.data.source_lang).name
+                training.write_results(folder, before, after, best, notes, cfg.rl.seed, target, FILES, source)
+        finally:
+            finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
+
+
+def evaluate_only(folder: Path, snapshot) -> None:
+    """Print the table of the policy as it is and keep its outputs; nothing is trained."""
+    from rl_nmt import evaluation, training
+
+    training.EvalOutputs(folder / FILES.samples, snapshot).take(0, snapshot)
+    print(evaluation.print_table(evaluation.compare(snapshot, snapshot)), flush=True)
+
+
+def find_resume(cfg: TranslateGemmaCfg, folder: Path):
+    """The checkpoint to go on from: the newest valid one, the one that is named, or None. Raises ResumeRefused."""
+    named = cfg.logging.resume_from_checkpoint
+    if named:
+        return checkpoints.named(settings.checkpoint_folder(cfg))
+    return checkpoints.find(folder, run_folder.is_main_process()) if cfg.logging.auto_resume else None
+
+
+def main(argv: list[str] | None = None) -> int:
+    started = time.monotonic()
+    cfg, actions, _ = config.parse(
+        TranslateGemmaCfg, sys.argv[1:] if argv is None else argv, ACTIONS,
+        prog="python -m recipes.translategemma.train", description=__doc__,
+    )  # fmt: skip
+    check(cfg)
+    processes.mute_others()
+    fresh = actions["fresh"] or not (cfg.logging.auto_resume or cfg.logging.resume_from_checkpoint)
+    if not actions["eval_only"] and not fresh:
+        from rl_nmt.training import finished
+
+        if finished(Path(cfg.logging.output_dir).expanduser()):
+            return 0
+    os.environ.update(hub_environment(cfg))
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
+    require_models(cfg)
+    placed = place_models(cfg)
+    processes.start()
+    folder = processes.from_main(lambda: run_folder.open_run_folder(cfg.logging.output_dir, fresh))
+    command = run_folder.continue_command(
+        argv, "-m recipes.translategemma.train", folder, fresh, "--logging.output_dir"
+    )
+    with run_folder.lock(folder):
+        resume = None if actions["eval_only"] else processes.from_main(lambda: find_resume(cfg, folder))
+        run(cfg, folder, resume, actions, placed, started, command)
+    return 0
+
+
+if __name__ == "__main__":
+    errors.run(main)
