@@ -104,7 +104,9 @@ def _json(text: str, name: str) -> list[Record]:
     rows = None
     try:
         whole = json.loads(text)
-        rows = whole.get("data", [whole]) if isinstance(whole, dict) else whole
+        if isinstance(whole, dict) and "data" not in whole:
+            return [("line 1", whole)]
+        rows = whole["data"] if isinstance(whole, dict) else whole
     except (ValueError, RecursionError) as error:
         if text.lstrip()[:1] == "[":
             line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
