@@ -96,6 +96,17 @@ def test_a_missing_answer_that_comes_later_is_remembered():
     assert len(inner.asked) == 2
 
 
+def test_values_of_a_call_in_which_the_spans_failed_are_asked_again():
+    inner = Letters()
+    scorer = Remembered(inner)
+    scorer.score(segments("a"))
+    inner.with_spans = False
+    assert scorer.score(segments("bx", "a")) == Scores([4.0, 5.0], [None, []])
+    inner.with_spans = True
+    assert scorer.score(segments("bx")) == Scores([4.0], [[Span(1, 2, "minor", 0.5, "x")]])
+    assert inner.asked == [["a"], ["bx"], ["bx"]]
+
+
 def test_without_spans_there_are_none():
     scorer = Remembered(Letters(with_spans=False))
     for _ in range(2):
@@ -156,6 +167,15 @@ def test_errors_pass_and_leave_nothing_behind(capsys):
     inner.score = lambda rows: Scores([1.0, 2.0], [[]])
     with pytest.raises(ValueError, match="for 2 segments"):
         scorer.score(segments("d", "e"))
+
+
+def test_a_scorer_shared_by_processes_is_called_every_time():
+    """The others wait for this process's call, whether it has something to ask or not."""
+    inner = Letters()
+    inner.collective = True
+    scorer = Remembered(inner)
+    assert [scorer.score(segments("a")).values for _ in range(2)] == [[5.0]] * 2
+    assert scorer.collective and inner.asked == [["a"], []]
 
 
 def test_it_is_the_scorer_in_all_else():

@@ -21,8 +21,9 @@ Answer = tuple[float, tuple[Span, ...] | None]
 class Remembered:
     """`scorer` with a memory of (src, mt, ref) → value and spans. A `Scorer` with the same signature.
 
-    Only sound answers are kept: a segment that got None, a number that is not finite, or no spans where others got
-    some, is asked again. The least recently used go first. What the class does not have itself (needs_reference,
+    Only sound answers are kept: a segment that got None, a number that is not finite, or no spans from a scorer that
+    gives some, is asked again. The least recently used go first. A scorer that several processes share (`collective`) is
+    called once per call also when there is nothing to ask. What the class does not have itself (needs_reference,
     close, …) is the scorer's.
 
     `stats`: the scorer's own of this call, over the segments it was really asked for, with `rows` of the whole
@@ -44,6 +45,7 @@ class Remembered:
             raise ConfigError(f"size: {size} segments cannot be remembered; give at least 1, or use the scorer alone")
         self.scorer, self.size = scorer, size
         self._memory: OrderedDict[Segment, Answer] = OrderedDict()
+        self._marks = False  # has the scorer given spans?
         self.stats: dict[str, float] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -73,15 +75,17 @@ class Remembered:
         known = [self._memory.get(row) for row in rows]
         new = [i for i, answer in enumerate(known) if answer is None]
         self.stats = {}
-        asked = self.scorer.score([rows[i] for i in new]) if new or not rows else Scores([])
+        call = new or not rows or getattr(self.scorer, "collective", False)  # that one waits for every process's call
+        asked = self.scorer.score([rows[i] for i in new]) if call else Scores([])
         if len(asked.values) != len(new) or (asked.spans is not None and len(asked.spans) != len(new)):
             raise ValueError(f"{self.name}: {len(asked.values)} results for {len(new)} segments")
         values = [None if answer is None else answer[0] for answer in known]
         spans = [None if answer is None or answer[1] is None else answer[1] for answer in known]
         found: list[list[Span] | None] = [None] * len(new) if asked.spans is None else asked.spans
+        self._marks |= asked.spans is not None
         for i, value, marked in zip(new, asked.values, found, strict=True):
             values[i], spans[i] = value, marked
-            if asked.spans is None or marked is not None:
+            if marked is not None or not self._marks:
                 self._keep(rows[i], value, marked)
         self._refresh(rows)
         inner = dict(getattr(self.scorer, "stats", {})) if new else {}
@@ -113,6 +117,7 @@ class Remembered:
         self._memory.clear()
         for src, mt, ref, value, spans in state["memory"][-self.size :]:
             marked = None if spans is None else tuple(Span(*fields) for fields in spans)
+            self._marks |= marked is not None
             self._memory[Segment(src, mt, ref)] = (value, marked)
 
     def _keep(self, row: Segment, value: Any, spans: Sequence[Span] | None) -> None:
