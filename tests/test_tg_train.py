@@ -1,0 +1,112 @@
+"""python -m recipes.translategemma.train as its user meets it: whole runs on tiny models."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import tg_run
+import yaml
+
+from rl_nmt.tracking import MetricsFile
+
+
+@pytest.fixture(scope="module")
+def models(tiny_policy, tmp_path_factory):
+    return {"policy": tiny_policy, **tg_run.judges(tmp_path_factory.mktemp("judges"))}
+
+
+@pytest.fixture(scope="module")
+def finished(models, tmp_path_factory):
+    """(folder of a finished run, its config, the process)."""
+    work = tmp_path_factory.mktemp("tg")
+    tg_run.write_rows(work)
+    config = tg_run.write_config(work / "c.yaml", tg_run.sections(models, work, work / "run"))
+    done = tg_run.run(config)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return work / "run", config, done
+
+
+def rows(path) -> list[dict]:
+    return MetricsFile(path).rows()
+
+
+def test_the_run_folder_bears_the_names_of_the_recipe(finished):
+    folder, _, _ = finished
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        "train_log.jsonl", "train_rollouts.jsonl", "eval_outputs.jsonl", "resolved_config.yaml", "data", "final",
+        "evaluation.json", "report.html", "checkpoint-2", "checkpoint-4", "resume_latest",
+    } <= names  # fmt: skip
+    assert not {"metrics.jsonl", "rollouts.jsonl", "samples.jsonl"} & names
+
+
+def test_every_update_and_every_evaluation_is_logged(finished):
+    log = rows(finished[0] / "train_log.jsonl")
+    train = [row for row in log if row["kind"] == "train"]
+    assert [row["step"] for row in train] == [1, 2, 3, 4]
+    assert [row["step"] for row in log if row["kind"] == "eval"] == [0, 2, 4]
+    for row in train:
+        for key in ("reward/metricx", "reward/xcomet", "spans/xcomet", "token/reward_mean", "kl", "time/xcomet"):
+            assert math.isfinite(row[key]), key
+
+
+def test_rollouts_keep_log_probs_offsets_and_token_rewards(finished):
+    found = rows(finished[0] / "train_rollouts.jsonl")
+    assert len(found) == 4 * 8
+    spanned = 0
+    for row in found:
+        n = len(row["token_ids"])
+        columns = ("offsets", "token_rewards", "advantages", "old_logps", "ref_logps")
+        assert n and all(len(row[name]) == n for name in columns)
+        spanned += any(row["token_rewards"])
+        assert row["gate"] is None or not any(row["token_rewards"])
+    assert spanned
+
+
+def test_eval_outputs_have_each_evaluation_beside_the_start(finished):
+    found = rows(finished[0] / "eval_outputs.jsonl")
+    assert [row["step"] for row in found] == [2] * 6 + [4] * 6
+    assert all({"source", "reference", "before", "after", "after_scores"} <= row.keys() for row in found)
+    table = json.loads((finished[0] / "evaluation.json").read_text(encoding="utf-8"))
+    assert {"metricx", "xcomet", "xcomet_errors", "chrf"} <= table["after"].keys()
+    assert "MetricX" in (finished[0] / "report.html").read_text(encoding="utf-8") or table
+
+
+def test_the_same_command_again_prints_the_table(finished):
+    done = tg_run.run(finished[1])
+    assert done.returncode == 0 and "holds a finished run" in done.stdout
+
+
+def test_the_resolved_configuration_is_the_one_that_ran(finished):
+    resolved = yaml.safe_load((finished[0] / "resolved_config.yaml").read_text(encoding="utf-8"))
+    assert resolved["rl"]["updates"] == 4 and resolved["reward"]["xcomet"]["overlap"] == "any"
+    assert "huggingface_token" not in resolved["misc"]
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(finished, models, tmp_path):
+    """Stopped after two updates by max_hours, then the same command again."""
+    tg_run.write_rows(tmp_path)
+    values = tg_run.sections(models, tmp_path, tmp_path / "run")
+    config = tg_run.write_config(tmp_path / "c.yaml", values)
+    stopped = tg_run.run(config, "--rl.max_hours", "1e-9")
+    assert stopped.returncode == 75, stopped.stderr
+    assert "checkpoint-" in stopped.stderr
+    resumed = tg_run.run(config)
+    assert resumed.returncode == 0 and "resuming from" in resumed.stdout, resumed.stderr
+    whole = finished[0]
+    assert (tmp_path / "run" / "final" / "model.safetensors").read_bytes() == (
+        whole / "final" / "model.safetensors"
+    ).read_bytes()
+    assert rows(tmp_path / "run" / "train_rollouts.jsonl") == rows(whole / "train_rollouts.jsonl")
+
+
+def test_eval_only_trains_nothing(models, tmp_path):
+    tg_run.write_rows(tmp_path)
+    config = tg_run.write_config(tmp_path / "c.yaml", tg_run.sections(models, tmp_path, tmp_path / "run"))
+    done = tg_run.run(config, "--eval-only")
+    assert done.returncode == 0, done.stderr
+    assert "metricx" in done.stdout and "chrF++" in done.stdout
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    assert {row["step"] for row in rows(tmp_path / "run" / "eval_outputs.jsonl")} == {0}
