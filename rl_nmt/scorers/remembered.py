@@ -22,9 +22,9 @@ class Remembered:
     """`scorer` with a memory of (src, mt, ref) → value and spans. A `Scorer` with the same signature.
 
     Only sound answers are kept: a segment that got None, a number that is not finite, or no spans from a scorer that
-    gives some, is asked again. The least recently used go first. A scorer that several processes share (`collective`) is
-    called once per call also when there is nothing to ask. What the class does not have itself (needs_reference,
-    close, …) is the scorer's.
+    gives some, is asked again. The least recently used go first. A scorer that several processes share
+    (`collective`) is called once per call also when there is nothing to ask. What the class does not have itself
+    (needs_reference, close, …) is the scorer's.
 
     `stats`: the scorer's own of this call, over the segments it was really asked for, with `rows` of the whole
     call and `remembered`, those of them answered from memory. A call that is answered from memory alone has these
