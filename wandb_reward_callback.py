@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from rl_nmt.processes import gathered
+from rl_nmt import processes
 from rl_nmt.run_folder import is_main_process
 from rl_nmt.tracking import MetricsFile
 
@@ -22,7 +22,8 @@ class WandbRewardCallback(TrainerCallback):
     """Log a reward's components next to the trainer's metrics.
 
     Args:
-        reward_fn: has `last_log` and `last_eval_log`, dicts of scalars.
+        reward_fn: has `last_log` and `last_eval_log`, dicts of scalars; `summarise(rows)`, if it has that, makes
+            the former's scalars out of `last_rows`, and is asked where several processes have a part of them each.
         log_every: write a row every so many optimizer steps.
         ema: weight of the past in the moving average, 0 ≤ ema < 1; the average starts at the first value.
         path: the JSONL file; default `<output_dir>/metrics.jsonl`.
@@ -74,7 +75,7 @@ class WandbRewardCallback(TrainerCallback):
         self.averages, self._continued = dict(state["averages"]), state
 
     def on_step_end(self, args, state, control, **kwargs):
-        log = _mean_over_processes(dict(self.reward_fn.last_log))
+        log = _over_processes(self.reward_fn)
         if not state.is_world_process_zero:
             return
         averages = self._average(log)
@@ -145,12 +146,19 @@ def _send(values: dict[str, float], step: int) -> None:
             print(f"warning: W&B refused a row ({error}); metrics.jsonl has everything", file=sys.stderr, flush=True)
 
 
-def _mean_over_processes(log: dict[str, float]) -> dict[str, float]:
-    logs = gathered([log])
-    if len(logs) == 1:
-        return log
-    return {
+def _over_processes(reward_fn) -> dict[str, float]:
+    """`last_log` of all processes as one: what its rows say is said of all rows, the rest (seconds, work) is a mean.
+
+    A reward without `summarise(rows)` has means of everything.
+    """
+    if processes.count() == 1:
+        return dict(reward_fn.last_log)
+    logs = processes.gathered([reward_fn.last_log])
+    log = {
         key: sum(values) / len(values)
         for key in sorted({k for each in logs for k in each})
         if (values := [each[key] for each in logs if each.get(key) is not None])
     }
+    if hasattr(reward_fn, "summarise"):
+        log |= reward_fn.summarise(processes.gathered(reward_fn.last_rows))
+    return log

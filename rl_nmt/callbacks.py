@@ -78,8 +78,10 @@ class HeldOut(TrainerCallback):
         evaluate: () → Snapshot.
         record: called with (kind, step, values), e.g. WandbRewardCallback.record.
         watch: a `rl_nmt.watch.Watch`; its warning is printed, loudly and once.
-        save_best: () → None, called when the present model is the best so far by the independent score.
-        diverse: () → float | None, how much the samples of a group say the same; recorded as `self_bleu`.
+        save_best: () → None, called when the present model is the best so far by the independent score; on every
+            process, since gathering sharded weights takes all of them.
+        diverse: () → float | None, how much the samples of a group say the same; recorded as `self_bleu`. Of
+            several processes it is asked on the main one, of its own samples.
         stop_on_divergence: end the run, resumable, when the alarm rings.
     """
 
@@ -103,7 +105,7 @@ class HeldOut(TrainerCallback):
     def take(self, step: int, snapshot: Snapshot) -> bool:
         """Record an evaluation and look at it; True when the alarm rang just now. Collective."""
         rang, best = processes.broadcast(self._look(step, snapshot) if is_main_process() else None)
-        if step and best and is_main_process():
+        if step and best:
             self.save_best()
         return rang
 
@@ -133,6 +135,8 @@ class HeldOut(TrainerCallback):
 class Rollouts(TrainerCallback):
     """Every training sample with its components, one line each, for `python -m rl_nmt.reward_lab`.
 
+    Those of all processes, in the order of the groups, wherever TRL has split them.
+
     Args:
         reward_fn: has `last_rows`, the rows of the last training call.
         path: rollouts.jsonl; a resumed run drops what lies past its checkpoint.
@@ -148,10 +152,12 @@ class Rollouts(TrainerCallback):
         self._seen = self.reward_fn.last_rows
 
     def on_step_end(self, args, state, control, **kwargs):
-        rows = self.reward_fn.last_rows
-        if not state.is_world_process_zero or rows is self._seen:  # the same generation, used for another update
+        own = self.reward_fn.last_rows
+        if own is self._seen:  # the same generation, used for another update
             return
-        self._seen = rows
+        self._seen, rows = own, processes.gathered(own)
+        if not state.is_world_process_zero:
+            return
         group, source = -1, None
         for row in rows:
             if row["english"] != source:

@@ -64,6 +64,7 @@ def start() -> None:
         )
     if not gpus:
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else accelerate would start them apart from each other
+        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # its own "cpu:0" is none that torch.load can load to
     from accelerate import PartialState
 
     PartialState(cpu=not gpus, timeout=TIMEOUT)
@@ -138,10 +139,13 @@ def together() -> Iterator[None]:
     except Exception as error:
         if count() == 1 or isinstance(error, LostProcess) or not is_loss(error):
             raise
-        raise LostProcess(
+        lost = LostProcess(
             f"process {rank()} of {count()} cannot go on: another process of this run has ended or does not answer "
             "(its own message says why; without one it was killed, often for memory)"
-        ) from error
+        )
+        for note in getattr(error, "__notes__", ()):
+            lost.add_note(note)
+        raise lost from error
 
 
 def is_loss(error: BaseException) -> bool:

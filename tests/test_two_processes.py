@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 
+import fault_trials
+import pytest
+import test_replay_processes
 import torch
 from process_trials import Processes
 from tiny_models import PAIRS
 
+from bench import replay_processes
 from rl_nmt import evaluation, generate, policy, processes
+from rl_nmt.tracking import MetricsFile
 
 # --- held-out evaluation -------------------------------------------------------------------------------
 
@@ -69,3 +75,139 @@ def test_no_process_is_idle_while_others_generate_with_sharded_weights(tiny_poli
     ((alone, _),) = Processes(tmp_path / "1", [0], _generate_under_zero3, str(tiny_policy), prompts).results()
     told = Processes(tmp_path / "2", [0, 1], _generate_under_zero3, str(tiny_policy), prompts).results()
     assert told == [(alone, 2), (alone, 2)] and len(set(alone)) > 2  # three batches for two: the second has one extra
+
+
+# --- groups --------------------------------------------------------------------------------------------
+
+
+def _advantages(line, folder):
+    """Advantages of this process's recorded samples, and what the trainer logs about all groups."""
+    from rl_nmt.trainer import GuardedGRPOTrainer
+
+    found, logged = [], {}
+    original = GuardedGRPOTrainer._generate_and_score_completions
+
+    def keep(self, inputs):
+        self.noise_floor = 1e-3
+        out = original(self, inputs)
+        found.extend(out["advantages"].tolist())
+        logged.update({name: values[-1] for name, values in self._metrics["train"].items() if name[:6] == "groups"})
+        return out
+
+    GuardedGRPOTrainer._generate_and_score_completions = keep
+    replay_processes.replay(line, folder)
+    return found, logged
+
+
+def test_groups_that_are_split_over_processes_obey_the_rules_as_one(tiny_all, tmp_path):
+    """Three groups of four over four processes of three samples: each group is split.
+
+    By its part alone the first would be a tie on both processes, the second would be ranked where its scores are,
+    and the third would be ranked by noise.
+    """
+    totals = [1.0, 1.0, 1.0, 0.0, 0.2, 0.9, None, None, 0.5, 0.5004, 0.5, 0.5002]
+    line = test_replay_processes.argv(tiny_all, tmp_path)
+    Processes(tmp_path / "record", [0], replay_processes.record, line, tmp_path).results(120)
+    recorded = torch.load(tmp_path / replay_processes.ROLLOUTS, weights_only=True)
+    for row, total in zip(recorded["rows"], totals, strict=True):
+        row["total"] = total
+    torch.save(recorded, tmp_path / replay_processes.ROLLOUTS)
+    told = Processes(tmp_path / "four", [0, 1, 2, 3], _advantages, line, tmp_path).results(120)
+    by_hand = [0.25 / 0.5001] * 3 + [-0.75 / 0.5001] + [0.0] * 8  # mean 0.75, deviation 0.5, TRL adds 1e-4
+    assert [value for each in told for value in each[0]] == pytest.approx(by_hand, abs=1e-6)
+    for _, logged in told:
+        assert logged == pytest.approx({
+            "groups/skipped_share": 1 / 3, "groups/tied_share": 1 / 3, "groups/missing_share": 2 / 12,
+        })  # fmt: skip
+
+
+# --- a run ---------------------------------------------------------------------------------------------
+
+
+def _train(cfg, prepare=None):
+    processes.start()
+    processes.mute_others()
+    print(f"process {processes.rank()}")
+    with processes.together():
+        fault_trials.train(cfg, prepare=prepare)
+
+
+def _die_in_the_second(step):
+    """kill -9 of process 1 in the reward call after this step."""
+    original = fault_trials.die_after(step)
+    return lambda trainer: original(trainer) if processes.rank() == 1 else None
+
+
+def _settings(model, folder):
+    """Six samples per process and step: of three groups of four the middle one is split."""
+    return fault_trials.settings(
+        model, folder, per_device_batch_size=2, gradient_accumulation_steps=3, kl_beta=0.0
+    )
+
+
+def _state(folder):
+    """Everything that a run has come to, but for clock readings, and each process's random state."""
+    last = folder / "checkpoint-6"
+    random = {path.name: torch.load(path, weights_only=False) for path in sorted(last.glob("rng_state*"))}
+    return {
+        "weights": (last / "model.safetensors").read_bytes(),
+        "optimizer": torch.load(last / "optimizer.pt", weights_only=True),
+        "random": random,
+        "metrics": [fault_trials.without_clock(row) for row in MetricsFile(folder / "metrics.jsonl").rows()],
+        "rollouts": MetricsFile(folder / "rollouts.jsonl").rows(),
+        "best": (folder / "best" / "model.safetensors").read_bytes(),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_policy, tmp_path_factory):
+    """(the group, the folder) of a run of six steps in two processes, never interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    group = Processes(folder.with_name("group"), [0, 1], _train, _settings(tiny_policy, folder))
+    group.results(120)
+    return group, folder
+
+
+def test_the_main_process_alone_prints_and_writes(whole):
+    group, folder = whole
+    main, other = (trial.out.read_text() for trial in group.trials)
+    assert main.startswith("process 0\n") and main.count("step 6/6") == 1 and "held-out at step 3" in main
+    assert other == ""
+    rows = MetricsFile(folder / "metrics.jsonl").rows()
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [0, 3, 6]
+    assert {path.name for path in (folder / "checkpoint-6").glob("rng*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+
+
+def test_the_samples_of_all_processes_are_kept_in_whole_groups(whole):
+    rollouts = MetricsFile(whole[1] / "rollouts.jsonl").rows()
+    assert [row["step"] for row in rollouts] == [step for step in range(1, 7) for _ in range(12)]
+    assert [row["group"] for row in rollouts] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2] * 6
+    for start in range(0, len(rollouts), 4):
+        assert len({row["english"] for row in rollouts[start : start + 4]}) == 1
+
+
+def test_logs_are_about_the_samples_of_all_processes(whole):
+    metrics = [row for row in MetricsFile(whole[1] / "metrics.jsonl").rows() if row["kind"] == "train"]
+    rollouts = MetricsFile(whole[1] / "rollouts.jsonl").rows()
+    for row, start in zip(metrics, range(0, 72, 12), strict=True):
+        totals = [sample["total"] for sample in rollouts[start : start + 12]]
+        assert row["reward/total"] == pytest.approx(sum(totals) / 12)
+        assert row["reward"] == pytest.approx(sum(totals) / 12, abs=1e-5)  # TRL's own, which is float32
+        lengths = {len(set(totals[:6])), len(set(totals[6:]))}
+        assert lengths != {1}
+
+
+def test_a_run_that_lost_a_process_goes_on_to_the_same_bits(whole, tiny_policy, tmp_path):
+    folder = tmp_path / "run"
+    cfg = _settings(tiny_policy, folder)
+    start = time.monotonic()
+    (status, _, error), (died, _, _) = Processes(tmp_path / "a", [0, 1], _train, cfg, _die_in_the_second(5)).wait(120)
+    assert (status, died) == (69, 137) and time.monotonic() - start < 60
+    assert "error: process 0 of 2 cannot go on: another process of this run has ended" in error
+    assert error.splitlines()[-1].startswith("continue with: ")
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    group = Processes(tmp_path / "b", [0, 1], _train, cfg)
+    group.results(120)
+    assert "resuming from" in group.trials[0].out.read_text()
+    assert fault_trials.differences(_state(folder), _state(whole[1])) == []
