@@ -27,6 +27,7 @@ T = TypeVar("T")
 TIMEOUT = timedelta(hours=1)  # the longest that others wait for one that works alone: reading data, scoring for all
 
 _objects: Any = None  # the group that Python objects go through
+_alone = False  # inside `from_main`, where the others only wait
 
 
 class LostProcess(MissingService):
@@ -72,7 +73,7 @@ def start() -> None:
 
 def gathered(rows: list[T]) -> list[T]:
     """The rows of all processes, those of the main one first, on every process. Collective."""
-    if count() == 1:
+    if _one():
         return rows
     from torch import distributed
 
@@ -83,7 +84,7 @@ def gathered(rows: list[T]) -> list[T]:
 
 def broadcast(value: T) -> T:
     """The main process's value, on every process; what the others pass is dropped. Collective."""
-    if count() == 1:
+    if _one():
         return value
     from torch import distributed
 
@@ -95,16 +96,21 @@ def broadcast(value: T) -> T:
 def from_main(function: Callable[[], T]) -> T:
     """Let the main process alone call `function`; every process gets its result, or raises what it raised.
 
-    On the others such an exception has the attribute `elsewhere`, so that it is told once. Collective.
+    On the others such an exception has the attribute `elsewhere`, so that it is told once. Collective; what
+    `function` itself calls here is done as by one process alone.
     """
-    if count() == 1:
+    global _alone
+    if _one():
         return function()
     result, error = None, None
     if is_main_process():
+        _alone = True
         try:
             result = function()
         except Exception as raised:
             error = raised
+        finally:
+            _alone = False
     result, told = broadcast((result, sendable(error)))
     if error is not None:
         raise error
@@ -204,6 +210,10 @@ def machine_group() -> tuple[Any, list[int]]:
             found = group, ranks
     assert found is not None
     return found
+
+
+def _one() -> bool:
+    return _alone or count() == 1
 
 
 def _group() -> Any:

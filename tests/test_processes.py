@@ -46,6 +46,9 @@ def _exchange():
         "broadcast": processes.broadcast({"from": processes.rank()}),
         "from_main": processes.from_main(lambda: calls.append(1) or os.getpid()),
         "calls": len(calls),
+        "nested": processes.from_main(
+            lambda: (processes.from_main(lambda: processes.rank()), processes.gathered([7]), processes.broadcast(8))
+        ),
     }
     for name, error in (("user", ConfigError("lr: 0 is wrong")), ("odd", Odd(1, 2))):
 
@@ -69,6 +72,7 @@ def test_three_processes_agree(tmp_path):
     assert all(each["broadcast"] == {"from": 0} for each in told)
     assert [each["from_main"] for each in told] == [group.trials[0].pid] * 3
     assert [each["calls"] for each in told] == [1, 0, 0]
+    assert [each["nested"] for each in told] == [(0, [7], 8)] * 3
     assert [each["user"] for each in told] == [("ConfigError", "lr: 0 is wrong", i > 0) for i in range(3)]
     assert told[0]["odd"] == ("Odd", "1 and 2", False)
     assert told[1]["odd"] == told[2]["odd"] == ("RuntimeError", "Odd: 1 and 2", True)
