@@ -30,7 +30,6 @@ REASONS = (
     "empty", "control", "echo", "preamble", "copy", "script", "glued", "loop", "length", "truncated",
 )  # fmt: skip
 
-MAX_COPIED = 1 / 3  # share of the source's content that a translation may repeat
 MAX_FOREIGN = 0.2  # share of letters that are foreign and not the source's to keep
 MAX_THIRD_SCRIPT = 3  # letters of a script that neither language is written in
 GLUED = 2  # foreign words in a row at an end of the output; one more in the middle
@@ -55,7 +54,8 @@ def verdict(
         "echo"       a label of the prompt ("Tamil:", "user") or a run of its words;
         "preamble"   talk about the translation before or after it, more lines than the source has
                      sentences, markdown, HTML or quotes around the whole;
-        "copy"       more than a third of the source repeated, in either script;
+        "copy"       more than a third of the source repeated, in either script (more where both share one and
+                     write cognates alike: Language.max_copied);
         "script"     foreign letters, or no letter of the language;
         "glued"      foreign words before, after or amid the translation;
         "loop"       words, phrases or characters in circles;
@@ -84,7 +84,7 @@ def verdict(
     if _preamble(clean_source, source, lines, clean_output, language, source_language):
         return "preamble"
     excused = kept(source_words, source_language)
-    if copied_of(source_words, excused, words, language, source_language) > MAX_COPIED:
+    if copied_of(source_words, excused, words, language, source_language) > language.max_copied:
         return "copy"
     foreign = _foreign(source_words, excused, words, language)
     if _wrong_script(source_words, words, foreign, language):
@@ -153,7 +153,8 @@ def _runs(keys: list[str]) -> set[tuple[str, ...]]:
 _MARKDOWN = re.compile(r"\*\*|```|~~~|^#{1,6}\s|^>\s|\\(?:boxed|text|begin)\b|\|\s*-{3,}|^[*•]\s|^\d{1,2}[.)]\s", re.M)
 _HTML = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,10}(?:\s[^<>]{0,200})?/?>")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`", "”": "”", "(": ")", "[": "]", "{": "}"}
-_QUOTE_MARKS, _BRACKETS = "\"'“”‘’«»„`", "()[]{}"
+_QUOTES |= {"「": "」", "『": "』"}
+_QUOTE_MARKS, _BRACKETS = "\"'“”‘’«»„`「」『』", "()[]{}"
 _COLON = re.compile(r"[^:：\n]{1,80}[:：]")
 _SENTENCES = re.compile(r"[.!?…:;]+(?=\s|$)")
 
@@ -281,8 +282,8 @@ def _impossible_length(source: str, output: str, language: Language) -> bool:
     return not low <= _log_distance(source, output, language) <= high
 
 
-_ENDS = ".!?…।॥\"”'’»)]}:"
-_OPEN_ENDS = ",;-–—(/[{“‘«&"
+_ENDS = ".!?…।॥\"”'’»)]}:。！？｡؟۔」』】》）："
+_OPEN_ENDS = ",;-–—(/[{“‘«&，、；「『【《（،؛"
 _SHORT = -0.25  # log distance below the expected ratio from which a missing end mark is a cut
 
 
@@ -292,7 +293,7 @@ def _truncated(source: str, output: str, words: list[Token], language: Language)
         return False
     if output[-1] in _OPEN_ENDS:
         return True
-    if output[-1] in _ENDS or not words:
+    if output[-1] in _ENDS or not words or not language.end_marks:
         return False
     if words[-1].key in language.unfinished:
         return True

@@ -120,6 +120,12 @@ TRANSLATIONS = [
     ("zh", 'He said: "I will not come back."', "他说：“我不会回来了。”"),
     ("zh", "The committee will publish its final report on Monday, after months of delay.",
      "在推迟数月之后，委员会将于周一发布最终报告。"),
+    ("zh", "Although the weather was bad the whole week, we nevertheless had a wonderful time at the seaside.",
+     "虽然整周天气不好，我们在海边仍玩得很开心。"),
+    ("th", "The rain has stopped.", "ฝนหยุดตกแล้ว"),
+    ("de", "The hotel restaurant was closed.", "Das Hotelrestaurant war geschlossen."),
+    ("de", "We met in Berlin in April.", "Wir trafen uns im April in Berlin."),
+    ("fr", "The situation is important for the population.", "La situation est importante pour la population."),
     ("ja", "We ate ramen at a restaurant in Tokyo.", "私たちは東京のレストランでラーメンを食べました。"),
     ("ar", "Where are you going?", "إلى أين تذهب؟"),
     ("sr", "The rain has stopped.", "Kiša je prestala."),
@@ -144,6 +150,9 @@ def test_no_rule_fires_on_a_translation(code, source, translation):
         ("zh", "雨" * 60, "loop"),
         ("ja", "雨がやんだ。the rain has stopped", "copy"),
         ("ru", "Dozhd prekratilsya.", "script"),
+        ("zh", "雨停了，", "truncated"),
+        ("ja", "「雨がやみました。」", "preamble"),
+        ("de", "Der Regen The rain has stopped.", "copy"),
     ],
 )
 def test_what_is_no_translation_is_caught(code, output, reason):

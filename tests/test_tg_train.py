@@ -110,3 +110,83 @@ def test_eval_only_trains_nothing(models, tmp_path):
     assert "metricx" in done.stdout and "chrF++" in done.stdout
     assert not list((tmp_path / "run").glob("checkpoint-*"))
     assert {row["step"] for row in rows(tmp_path / "run" / "eval_outputs.jsonl")} == {0}
+
+
+def test_two_processes_train_one_policy_with_one_copy_of_each_judge(finished, models, tmp_path):
+    """torchrun and gloo over the same code path: one log, one set of rollouts, every group whole."""
+    tg_run.write_rows(tmp_path)
+    values = tg_run.sections(models, tmp_path, tmp_path / "run")
+    values["rl"] |= {"micro_batch_size": 4, "updates": 2}
+    config = tg_run.write_config(tmp_path / "c.yaml", values)
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", *tg_run.MODULE)
+    done = tg_run.command(*launcher, "--config", config)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 1/2") == 1
+    folder = tmp_path / "run"
+    rollouts = rows(folder / "train_rollouts.jsonl")
+    assert [row["step"] for row in rollouts] == [1] * 8 + [2] * 8
+    groups = {(row["step"], row["group"]): set() for row in rollouts}
+    for row in rollouts:
+        groups[row["step"], row["group"]].add(row["english"])
+    assert len(groups) == 4 and all(len(sources) == 1 for sources in groups.values())
+    before, whole = (json.loads((f / "before.json").read_text(encoding="utf-8")) for f in (folder, finished[0]))
+    assert before["outputs"] == whole["outputs"]  # the start policy is the same, whoever translates which row
+    assert [row["step"] for row in rows(folder / "train_log.jsonl") if row["kind"] == "train"] == [1, 2]
+
+
+# ---------------------------------------------------------------------- refused, before the policy is loaded
+
+
+def refused(config, *flags, status=2, **env) -> str:
+    """The one line that the command ends with."""
+    done = tg_run.run(config, *flags, **env)
+    assert done.returncode == status, done.stderr
+    assert "precision:" not in done.stdout and "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def config(models, tmp_path):
+    tg_run.write_rows(tmp_path)
+    return tg_run.write_config(tmp_path / "c.yaml", tg_run.sections(models, tmp_path, tmp_path / "run"))
+
+
+def test_an_endpoint_that_answers_html_is_refused(config):
+    from judge_server import HTML
+    from tiny_run import Server
+
+    with Server(lambda method, path: (200, {"Content-Type": "text/html"}, HTML)) as server:
+        flags = ("--reward.mqm.enabled", "True", "--reward.mqm.endpoint", server.url, "--reward.mqm.model", "judge")
+        said = refused(config, *flags, status=69)
+    assert "reward.mqm.endpoint" in said
+
+
+def test_a_scorer_environment_without_the_package_is_refused(config, tmp_path):
+    """A Python that runs, but has nothing installed."""
+    import subprocess
+    import sys
+
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    python = str(tmp_path / "bare" / "bin" / "python")
+    said = refused(config, "--reward.xcomet.python_executable", python)
+    assert "reward.xcomet.python_executable" in said and "torch" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--rl.lrr", "1"), "rl.lr"),
+        (("--optim.lr", "1"), "optim"),
+        (("--reward.mqm.enabled", "True", "--reward.mqm.endpoint", "http://x/v1", "--reward.mqm.model", "m",
+          "--reward.mqm.api_key_env", "NO_SUCH_KEY"), "NO_SUCH_KEY"),
+        (("--model.policy_gpu_ids", "0", "--reward.xcomet.device", "cuda:0"), "overlap"),
+        (("--reward.metricx.model_name_or_path", "/nowhere/metricx"), "reward.metricx.model_name_or_path"),
+        (("--rl.micro_batch_size", "3"), "micro_batch_size"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_one_line(config, flags, named):
+    assert named in refused(config, *flags)
+
+
+def test_evaluating_on_the_training_rows_is_refused(config, tmp_path):
+    assert "data.eval_file" in refused(config, "--data.eval_file", tmp_path / "train.jsonl")

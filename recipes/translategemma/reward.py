@@ -25,7 +25,7 @@ from rl_nmt import decides
 from rl_nmt.credit import SpanCredit
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.guards import verdict
-from rl_nmt.languages import Language
+from rl_nmt.languages import ENGLISH, Language
 from rl_nmt.scorers.base import Scorer, Segment, Span, ask_spans
 from rl_nmt.text import clean_for_scoring, length, script_share
 
@@ -71,7 +71,7 @@ class EnsembleReward:
 
     Args:
         parts: name → Part; at least one with a weight other than 0.
-        language: of the translations.
+        language, source: of the translations and of what they translate.
         guards: "on" | "off": gate what is no translation.
         memories: name → `Remembered` of the parts that have one in this process; carried along in checkpoints, so
             that a resumed run repeats every bit.
@@ -86,12 +86,12 @@ class EnsembleReward:
     __name__ = "translategemma"
 
     def __init__(
-        self, parts: Mapping[str, Part], language: Language, guards: str = "on",
+        self, parts: Mapping[str, Part], language: Language, source: Language = ENGLISH, guards: str = "on",
         memories: Mapping[str, Any] | None = None,
     ):  # fmt: skip
         if not any(part.weight for part in parts.values()):
             raise ConfigError("reward: no scorer has a weight in the sequence reward; give one of them some")
-        self.parts, self.language, self.guards = dict(parts), language, guards
+        self.parts, self.language, self.source, self.guards = dict(parts), language, source, guards
         self.memories = {} if memories is None else memories
         self.credits = {name: (p.span_weight, p.credit) for name, p in self.parts.items() if p.span_weight}
         self.lowest = sum(part.bounds[0] for part in self.parts.values())
@@ -141,7 +141,7 @@ class EnsembleReward:
         return {
             "english": english,
             "output": output,
-            "gate": verdict(source, completion, self.language) if self.guards == "on" else None,
+            "gate": verdict(source, completion, self.language, self.source) if self.guards == "on" else None,
             "script_off": 1.0 - script_share(output, self.language),
             "length": length(output),
             "backtranslation": None,
@@ -178,7 +178,7 @@ class EnsembleReward:
     ) -> list[float | None]:
         """Totals, one per completion, None where a score is missing; fills `last_rows` and `last_log`."""
         rows, times = self._score(english, completions)
-        log = {**self._summary(rows), **times, **self._machine_log()}
+        log = {**self._summary(rows), **times, **self._machine_log(any(row["gate"] is None for row in rows))}
         self.last_rows = rows
         if self.evaluating:
             self.last_eval_log = log
@@ -231,12 +231,15 @@ class EnsembleReward:
     def _worth(self, name: str, row: dict[str, Any]) -> float | None:
         return None if row["gate"] is not None or row["total"] is None else self.parts[name].worth(row[name])
 
-    def _machine_log(self) -> dict[str, float]:
-        """Work of the scorers: distinct rows, rows from memory, padding, calls, retries, failures."""
+    def _machine_log(self, asked: bool) -> dict[str, float]:
+        """Work of the scorers: distinct rows, rows from memory, padding, calls, retries, failures.
+
+        Where nothing was asked their stats are those of another call.
+        """
         wanted = ("distinct", "remembered", "encoded", "padded_share", "calls", "retries", "failed", "restarts", "lost")
         return {
             f"{part}/{name}": float(stats[name])
-            for part in self.parts
+            for part in (self.parts if asked else ())
             for stats in (getattr(self.parts[part].scorer, "stats", {}),)
             for name in wanted
             if name in stats
@@ -268,7 +271,7 @@ class EnsembleReward:
     def signature(self) -> dict[str, dict[str, Any]]:
         """What makes the number: `identity` (a change makes rewards incomparable), `environment`."""
         identity: dict[str, Any] = {
-            "reward": "translategemma/1", "language": self.language.code, "guards": self.guards,
+            "reward": "translategemma/1", "languages": [self.source.code, self.language.code], "guards": self.guards,
         }  # fmt: skip
         environment: dict[str, Any] = {}
         for name, part in self.parts.items():

@@ -108,7 +108,8 @@ def build_reward(cfg: TranslateGemmaCfg, placed: dict[str, str]):
             judge(cfg), wanted.mqm.sentence_weight, span_weight=wanted.mqm.weight, credit=credit(wanted.mqm),
             beside=True,
         )  # fmt: skip
-    return EnsembleReward(parts, language(cfg.data.target_lang), wanted.guards, memories)
+    source, target = language(cfg.data.source_lang), language(cfg.data.target_lang)
+    return EnsembleReward(parts, target, source, wanted.guards, memories)
 
 
 class Below:
@@ -256,7 +257,7 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precis
         save_steps=rl.save_every or 1, save_total_limit=log.save_total_limit,
         gradient_checkpointing=cfg.model.gradient_checkpointing,
         bf16=precision.autocast, fp16=False, use_cpu=precision.device == "cpu", report_to=[], disable_tqdm=True,
-        dataloader_pin_memory=precision.device != "cpu",
+        dataloader_pin_memory=precision.device != "cpu", ddp_find_unused_parameters=False,
     )  # fmt: skip
     make_prompt = prompt_maker(cfg, tokenizer)
     trainer = TokenCreditTrainer(
@@ -278,12 +279,13 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precis
 
 def launch(cfg: TranslateGemmaCfg, reward, rows: list[dict], notes: dict, skip: bool) -> None:
     """Train only on a reward that cheats cannot win; asked once per run. Raises RewardRefused."""
-    from rl_nmt.attacks import LANGUAGES, require_launch
+    from rl_nmt.attacks import require_launch
+    from rl_nmt.cheats import TONGUES
 
     code = bcp47(cfg.data.target_lang).split("-")[0]
     if "launch_gate" in notes:
         return
-    if skip or code not in LANGUAGES:
+    if skip or code not in TONGUES:
         why = "skipped by --skip_launch_gate" if skip else f"no cheats are known for {language(code).name}: not asked"
         print(f"launch gate: {why}", flush=True)
         notes["launch_gate"] = {"passed": None, "reasons": [why]}
