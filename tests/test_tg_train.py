@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 import tg_run
 import yaml
+from judge_server import HTML, JudgeServer
 
 from rl_nmt.tracking import MetricsFile
 
@@ -134,6 +136,48 @@ def test_two_processes_train_one_policy_with_one_copy_of_each_judge(finished, mo
     assert [row["step"] for row in rows(folder / "train_log.jsonl") if row["kind"] == "train"] == [1, 2]
 
 
+def test_a_named_checkpoint_is_gone_on_from_whatever_came_after(finished, models, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder, symlinks=True)
+    (tmp_path / "train.jsonl").write_bytes((finished[1].parent / "train.jsonl").read_bytes())
+    (tmp_path / "heldout.jsonl").write_bytes((finished[1].parent / "heldout.jsonl").read_bytes())
+    values = tg_run.sections(models, finished[1].parent, folder)
+    values["logging"] |= {"auto_resume": False, "resume_from_checkpoint": "checkpoint-2", "save_only_best": True}
+    done = tg_run.run(tg_run.write_config(tmp_path / "c.yaml", values))
+    assert done.returncode == 0, done.stderr
+    assert "resuming from" in done.stdout and "checkpoint-2 (step 2" in done.stdout
+    assert "step 3/4" in done.stdout and "step 2/4" not in done.stdout
+    names = {path.name for path in folder.iterdir()}
+    # only best and resume_latest are kept; what had come after step 2 was set aside, not removed
+    assert "resume_latest" in names and not any(name.startswith("checkpoint-") for name in names)
+    assert "abandoned-checkpoint-4" in names
+    latest = json.loads((folder / "resume_latest" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert latest["global_step"] == 4
+    for name in ("final/model.safetensors", "train_rollouts.jsonl"):
+        assert (folder / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+def test_a_judge_that_dies_costs_its_groups_and_not_the_run(models, tmp_path):
+    """64 completions, one judge, gone after it was asked whether it can judge."""
+    tg_run.write_rows(tmp_path)
+    values = tg_run.sections(models, tmp_path, tmp_path / "run")
+    with JudgeServer(lambda src, mt: [], mode=lambda number: "status_503" if number else "plain") as server:
+        values["reward"] = {"guards": "off", "metricx": {"enabled": False}, "xcomet": {"enabled": False}, "mqm": {
+            "enabled": True, "endpoint": server.url, "model": "judge", "sentence_weight": 1.0, "timeout": 5,
+            "deadline": 5,
+        }}  # fmt: skip
+        values["generation"]["num_samples_per_prompt"] = 8
+        values["rl"] |= {"prompts_per_update": 8, "micro_batch_size": 64, "updates": 2}
+        done = tg_run.run(tg_run.write_config(tmp_path / "c.yaml", values), "--skip_launch_gate")
+    assert done.returncode == 0, done.stderr
+    steps = [row for row in rows(tmp_path / "run" / "train_log.jsonl") if row["kind"] == "train"]
+    assert [row["groups/skipped_share"] for row in steps] == [1.0, 1.0]
+    assert [row["token/unjudged_share"] for row in steps] == [1.0, 1.0]
+    assert all(row["time/mqm"] < 6 and row["mqm/calls"] < 64 for row in steps)
+    start, final = (tmp_path / "run" / name / "model.safetensors" for name in ("start_policy", "final"))
+    assert start.read_bytes() == final.read_bytes()  # nothing was learnt from nothing
+
+
 # ---------------------------------------------------------------------- refused, before the policy is loaded
 
 
@@ -152,7 +196,6 @@ def config(models, tmp_path):
 
 
 def test_an_endpoint_that_answers_html_is_refused(config):
-    from judge_server import HTML
     from tiny_run import Server
 
     with Server(lambda method, path: (200, {"Content-Type": "text/html"}, HTML)) as server:

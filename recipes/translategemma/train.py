@@ -429,8 +429,9 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     check(cfg)
     processes.mute_others()
-    fresh = actions["fresh"] or not (cfg.logging.auto_resume or cfg.logging.resume_from_checkpoint)
-    if not actions["eval_only"] and not fresh:
+    named = cfg.logging.resume_from_checkpoint
+    fresh = actions["fresh"] or not (cfg.logging.auto_resume or named)
+    if not (actions["eval_only"] or fresh or named):
         from rl_nmt.training import finished
 
         if finished(Path(cfg.logging.output_dir).expanduser()):
