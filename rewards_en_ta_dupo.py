@@ -66,6 +66,8 @@ class CometDuPOReward:
         backtranslation_backend: "transformers", "ctranslate2", or "auto" (ctranslate2 where it works).
         backtranslation_beams: beams of the deterministic search.
         reward_offload: keep the models on the CPU between calls.
+        scorer_python: Python of another environment, in which the COMET models run, each in a process of its own
+            with the same scores; "" runs them in this one.
 
     Raises:
         ConfigError: a bad weight, an unknown `normalize`, a checkpoint of the wrong class.
@@ -96,6 +98,7 @@ class CometDuPOReward:
         backtranslation_backend: str = "transformers",
         backtranslation_beams: int = 4,
         reward_offload: bool = False,
+        scorer_python: str = "",
     ):
         self._settings = {k: v for k, v in locals().items() if k != "self"}
         self.language = TAMIL
@@ -118,13 +121,13 @@ class CometDuPOReward:
         self.evaluating = False  # set by the trainer: an evaluation call must not overwrite last_log
         self._dead_calls = 0
         self._load(
-            comet_da_model, comet_qe_model, backtranslation_model, backtranslation_backend,
-            backtranslation_beams, reward_device, reward_dtype, dual_device, dual_dtype,
+            backtranslation_model, backtranslation_backend, backtranslation_beams, reward_device, dual_device,
+            dual_dtype,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ set-up
 
-    def _load(self, da, qe, bt, backend, beams, reward_device, reward_dtype, dual_device, dual_dtype) -> None:
+    def _load(self, backtranslation_model, backend, beams, reward_device, dual_device, dual_dtype) -> None:
         from rl_nmt.policy import choose_device
 
         self.reward_device = choose_device(reward_device, "reward_device")
@@ -134,24 +137,37 @@ class CometDuPOReward:
             from rl_nmt.backtranslation import load_backtranslator
 
             self.backtranslator = load_backtranslator(
-                bt, source=self.language.nllb, target="eng_Latn", backend=backend, beams=beams,
+                backtranslation_model, source=self.language.nllb, target="eng_Latn", backend=backend, beams=beams,
                 device=self.dual_device, dtype=dual_dtype,
             )  # fmt: skip
-        from rl_nmt.scorers.comet import load_comet
-
-        if self.w_cycle:
-            self.da = load_comet(
-                da, device=self.reward_device, dtype=reward_dtype, argument="comet_da_model",
-                classes=("regression_metric",),
-            )  # fmt: skip
+            self.da = self._load_comet("comet_da_model", "regression_metric")
         if self.w_qe:
-            self.qe = load_comet(
-                qe, device=self.reward_device, dtype=reward_dtype, argument="comet_qe_model",
-                classes=("unified_metric", "referenceless_regression_metric", "xcomet_metric"),
-            )  # fmt: skip
+            self.qe = self._load_comet(
+                "comet_qe_model", "unified_metric", "referenceless_regression_metric", "xcomet_metric"
+            )
         self._warm_up()
         if self.reward_offload:
             self._place("cpu", "cpu")
+
+    def _load_comet(self, argument: str, *classes: str):
+        """The COMET model of this setting, in this process or behind a worker in the environment of scorer_python."""
+        name, python = self._settings[argument], self._settings["scorer_python"]
+        options = {
+            "device": self.reward_device, "dtype": self._settings["reward_dtype"], "argument": argument,
+            "classes": classes,
+            # Offloaded it lies on the CPU without computing there: nothing is prepared for that each time.
+            "linears": "torch" if self.reward_offload and self.reward_device != "cpu" else "auto",
+        }  # fmt: skip
+        if not python:
+            from rl_nmt.scorers.comet import load_comet
+
+            return load_comet(name, **options)
+        from rl_nmt.scorers.worker import load_in_worker
+
+        return load_in_worker(
+            "rl_nmt.scorers.comet:load_comet", {"name_or_path": str(name), **options}, python_executable=python,
+            argument="scorer_python",
+        )  # fmt: skip
 
     def _warm_up(self) -> None:
         """One call of each model, so that the first timed step pays for no lazy loading and a broken one shows now."""
@@ -233,12 +249,14 @@ class CometDuPOReward:
         rows = [self._text_components(s, c) for s, c in zip(sources, completions, strict=True)]
         alive = [row for row in rows if row["gate"] is None]
         times = {"time/guards": time.perf_counter() - start}
-        if self.reward_offload:
-            self._place(self.reward_device, self.dual_device)
-        if alive:
-            self._judge(alive, times)
-        if self.reward_offload:
-            self._place("cpu", "cpu")
+        try:
+            if self.reward_offload and alive:
+                self._place(self.reward_device, self.dual_device)
+            if alive:
+                self._judge(alive, times)
+        finally:  # also when a scorer has to stop the run: what is saved then may need the room
+            if self.reward_offload and alive:
+                self._place("cpu", "cpu")
         for row in rows:
             row["total"] = combine(row, self)
         return rows, times

@@ -111,6 +111,8 @@ class RunCfg:
     """Peak learning rate: constant after a short warm-up (about 1e-5 for LoRA, 1e-6 for all weights)."""
     warmup_steps: int = 10
     """Optimizer steps of linear warm-up."""
+    optimizer: Literal["adamw_torch_fused", "adamw_torch", "adamw_bnb_8bit"] = "adamw_torch_fused"
+    """AdamW with fp32 moments, or with 8-bit ones (needs bitsandbytes and a CUDA device)."""
     kl_beta: float = 0.02
     """Weight of the KL penalty against the start policy; 0 loads no reference."""
     per_device_batch_size: int = 1
@@ -125,6 +127,16 @@ class RunCfg:
     """Divide advantages by the spread of rewards in the group, in the batch, or not at all."""
     seed: int = 42
     """Seeds data order, sampling and adapters."""
+    use_vllm: bool = False
+    """Sample through vLLM (requirements-vllm.txt; COMET then through scorer_python)."""
+    vllm_mode: Literal["colocate", "server"] = "colocate"
+    """An engine beside the policy on each GPU, or one server that `trl vllm-serve` has started."""
+    vllm_server_host: str = "127.0.0.1"
+    """Where that server is."""
+    vllm_server_port: int = 8000
+    """Its port."""
+    vllm_gpu_memory_utilization: float = 0.3
+    """Share of a GPU's memory for the engine beside the policy."""
 
     # Reward
     comet_da_model: str = "Unbabel/wmt22-comet-da"
@@ -145,6 +157,8 @@ class RunCfg:
     """Device of the back-translator."""
     dual_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     """Precision of the back-translator."""
+    scorer_python: str = ""
+    """Python of another environment that COMET runs in, as .venv/bin/python; empty: in this process."""
     reward_offload: bool = False
     """Keep the reward models on the CPU while the policy trains."""
     w_cycle: float = 0.6
@@ -204,6 +218,7 @@ class RunCfg:
 def check(cfg: RunCfg) -> None:
     """Refuse what cannot work, before anything is loaded. Raises ConfigError."""
     from rewards_en_ta_dupo import check_settings
+    from rl_nmt import vllm_setup
     from rl_nmt.attacks import check_bound
 
     for name in (
@@ -223,6 +238,7 @@ def check(cfg: RunCfg) -> None:
     if not cfg.max_hours >= 0:
         raise ConfigError(f"max_hours: {cfg.max_hours} must be at least 0")
     check_bound(cfg.max_soft_win_share)
+    vllm_setup.check_settings(cfg.vllm_mode, cfg.vllm_server_port, cfg.vllm_gpu_memory_utilization)
     if not cfg.output_dir.strip():
         raise ConfigError("output_dir is empty: name a folder for the run")
     check_settings(cfg)
@@ -247,6 +263,30 @@ def check(cfg: RunCfg) -> None:
             f"num_train_samples: {cfg.num_train_samples} prompts do not fill one step of "
             f"{sequences // cfg.group_size}; raise it or lower gradient_accumulation_steps"
         )
+
+
+def require_environment(cfg: RunCfg) -> None:
+    """Refuse, within seconds, what this machine lacks: packages, another Python, a server. Raises as they do."""
+    from importlib.util import find_spec
+
+    from rl_nmt import interpreters, vllm_setup
+
+    if cfg.scorer_python:
+        interpreters.require_python("scorer_python", cfg.scorer_python, ("comet", "torch", "transformers"))
+    elif find_spec("comet") is None:
+        raise ConfigError(
+            "scorer_python: there is no COMET in this environment: give one that has it (--scorer_python "
+            ".venv/bin/python), or pip install -r requirements.txt"
+        )
+    if cfg.use_vllm:
+        vllm_setup.require_vllm(cfg.vllm_mode, cfg.vllm_server_host, cfg.vllm_server_port, cfg.model_id)
+    if cfg.optimizer.startswith("adamw_bnb"):
+        if find_spec("bitsandbytes") is None:
+            raise ConfigError(f"optimizer: {cfg.optimizer} needs bitsandbytes: install it, or --optimizer adamw_torch")
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(f"optimizer: {cfg.optimizer} needs a CUDA device: --optimizer adamw_torch")
 
 
 def require_models(cfg: RunCfg) -> None:
@@ -323,7 +363,7 @@ def build_reward(cfg: RunCfg):
     names = (
         "w_cycle", "w_qe", "penalty_weight_script", "penalty_weight_lenratio", "penalty_weight_fidelity",
         "expected_length_ratio", "length_tolerance", "guards", "reward_device", "reward_dtype", "dual_device",
-        "dual_dtype", "backtranslation_backend", "backtranslation_beams", "reward_offload",
+        "dual_dtype", "backtranslation_backend", "backtranslation_beams", "reward_offload", "scorer_python",
     )  # fmt: skip
     return CometDuPOReward(
         cfg.comet_da_model, cfg.comet_qe_model, cfg.backtranslation_model, **{n: getattr(cfg, n) for n in names}
@@ -355,6 +395,15 @@ def setup_wandb(cfg: RunCfg, folder: Path, notes: dict | None = None) -> bool:
     return bool(run_id)
 
 
+def sampling_engine(cfg: RunCfg) -> dict:
+    """What GRPOConfig is told about vLLM; nothing without it."""
+    if not cfg.use_vllm:
+        return {}
+    names = ("use_vllm", "vllm_mode", "vllm_server_host", "vllm_server_port", "vllm_gpu_memory_utilization")
+    longest = 4 * cfg.max_chars + 100 + cfg.max_new_tokens  # a character is at most four byte tokens
+    return {name: getattr(cfg, name) for name in names} | {"vllm_max_model_length": longest}
+
+
 def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, reward, train: list[str]):
     """GRPOTrainer with everything RunCfg says, explicitly, since several TRL defaults depend on the machine."""
     from datasets import Dataset
@@ -364,7 +413,7 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
     from rl_nmt.policy import lora_config, losing_combination, make_reference_loadable, stop_ids
     from rl_nmt.trainer import GuardedGRPOTrainer
 
-    if cfg.kl_beta and not cfg.lora_rank:
+    if (cfg.kl_beta and not cfg.lora_rank) or (cfg.use_vllm and cfg.vllm_mode == "colocate"):
         make_reference_loadable(policy, tokenizer, folder / "start_policy")
     args = GRPOConfig(
         output_dir=str(folder), num_generations=cfg.group_size, max_completion_length=cfg.max_new_tokens,
@@ -378,7 +427,7 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
         save_steps=cfg.save_steps or 1, save_total_limit=cfg.save_total_limit,
         gradient_checkpointing=cfg.gradient_checkpointing, bf16=precision.autocast, fp16=False,
         use_cpu=precision.device == "cpu", report_to=[], disable_tqdm=True,
-        dataloader_pin_memory=precision.device != "cpu",
+        dataloader_pin_memory=precision.device != "cpu", optim=cfg.optimizer, **sampling_engine(cfg),
     )  # fmt: skip
     rows = Dataset.from_list([{"prompt": make_prompt(text), "english": text} for text in train])
     trainer = GuardedGRPOTrainer(
@@ -561,7 +610,7 @@ def main(argv: list[str] | None = None) -> int:
     if actions["doctor"]:
         from rl_nmt import doctor
 
-        findings = doctor.diagnose(cfg, cfg.output_dir, check)
+        findings = doctor.diagnose(cfg, cfg.output_dir, check, environment=require_environment)
         print(doctor.table(findings), flush=True)
         if actions["dry_step"] and not doctor.exit_code(findings):
             dry_step(cfg)
@@ -584,6 +633,7 @@ def main(argv: list[str] | None = None) -> int:
             if cfg.push_to:
                 export.push(folder / "final", cfg.push_to)
             return 0
+    require_environment(cfg)
     require_models(cfg)
     folder = run_folder.open_run_folder(cfg.output_dir, actions["fresh"])
     if actions["eval_only"]:

@@ -28,7 +28,9 @@ from rl_nmt.footprint import GIB, Shape
 JOINT_TOKENS = 512  # what COMETKiwi and XCOMET read of translation and source together
 CHARACTERS_PER_TOKEN = 3.0  # assumed for XLM-R, English and Tamil alike, on the safe side
 TIGHT, TOO_MUCH = 0.85, 1.1  # estimated over free memory: a warning, a no-go
-TESTED = {"torch": "2.13.0", "transformers": "4.57.6", "trl": "1.16.0", "unbabel-comet": "2.2.7"}
+TESTED = {  # in the environment with COMET, or in the one without it (requirements-transformers5.txt)
+    "torch": ("2.13.0",), "transformers": ("4.57.6", "5.23.0"), "trl": ("1.16.0",), "unbabel-comet": ("2.2.7",),
+}  # fmt: skip
 REQUIRED = (
     "torch", "transformers", "trl", "accelerate", "datasets", "unbabel-comet", "sacrebleu", "sentencepiece", "tyro",
     "PyYAML", "matplotlib",
@@ -87,6 +89,8 @@ def diagnose(
     folder: str | Path,
     check: Callable[[Any], None] | None = None,
     machine: Machine | None = None,
+    *,
+    environment: Callable[[Any], None] | None = None,
 ) -> list[Finding]:
     """Everything that could stop or spoil a run with these settings in this folder.
 
@@ -95,6 +99,7 @@ def diagnose(
         folder: the run folder; need not exist.
         check: the recipe's own check of its settings; what it raises as UserError becomes a finding.
         machine: None looks at this one.
+        environment: the recipe's own check of what its settings need here (packages, servers, another Python).
 
     Returns:
         Findings in the order of the table; what is the user's to mend is in them, never raised.
@@ -109,7 +114,8 @@ def diagnose(
         machine = look() if machine is None else machine
         models = footprint.shapes(settings)
         findings = [
-            *_configuration(settings, check),
+            *_asked("settings", settings, check),
+            *_asked("environment", settings, environment),
             *version_findings(machine, settings),
             *device_findings(machine, settings),
             *(place.result() for place in places),
@@ -171,14 +177,14 @@ def _ram_free() -> int:
 # --- settings, versions, devices ---------------------------------------------------------------------
 
 
-def _configuration(settings: Any, check: Callable[[Any], None] | None) -> list[Finding]:
+def _asked(what: str, settings: Any, check: Callable[[Any], None] | None) -> list[Finding]:
     if check is None:
         return []
     try:
         check(settings)
     except UserError as error:
-        return [_failed("settings", error)]
-    return [Finding("ok", "settings", "valid")]
+        return [_failed(what, error)]
+    return [Finding("ok", what, "valid" if what == "settings" else "has what the settings ask for")]
 
 
 def _failed(what: str, error: UserError) -> Finding:
@@ -199,7 +205,9 @@ def version_findings(machine: Machine, settings: Any) -> list[Finding]:
                     "use Python 3.11 or 3.12", ConfigError.exit_code)
         )  # fmt: skip
     packages = machine.packages
-    needed = [*REQUIRED, *(["peft"] if settings.lora_rank else []), *(["wandb"] if settings.use_wandb else [])]
+    elsewhere = ("unbabel-comet",) if getattr(settings, "scorer_python", "") else ()
+    needed = [name for name in REQUIRED if name not in elsewhere]
+    needed += [*(["peft"] if settings.lora_rank else []), *(["wandb"] if settings.use_wandb else [])]
     needed += ["ctranslate2"] if settings.backtranslation_backend == "ctranslate2" else []
     missing = [name for name in needed if name.lower() not in packages]
     if missing or machine.torch_problem:
@@ -213,12 +221,12 @@ def version_findings(machine: Machine, settings: Any) -> list[Finding]:
             found.append(
                 Finding("fail", "packages", pair, "pip install -r requirements.txt", MissingService.exit_code)
             )
-    other = [f"{n} {packages[n]} (tested: {v})" for n, v in TESTED.items() if n in packages and packages[n] != v
-             and packages[n].split("+")[0] != v]  # fmt: skip
+    other = [f"{n} {packages[n]} (tested: {', '.join(v)})" for n, v in TESTED.items()
+             if n in packages and packages[n].split("+")[0] not in v]  # fmt: skip
     if other:
         found.append(Finding("warn", "packages", ", ".join(other), "pip install -r requirements.txt"))
     if not found:
-        shown = ", ".join(f"{name} {packages[name]}" for name in TESTED)
+        shown = ", ".join(f"{name} {packages[name]}" for name in TESTED if name in packages)
         found.append(Finding("ok", "versions", f"Python {python}, {shown}"))
     return found
 

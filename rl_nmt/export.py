@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rl_nmt import hub
+from rl_nmt import hub, processes
 from rl_nmt.checkpoints import replace_folder
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.languages import TAMIL, Language
@@ -149,7 +148,7 @@ def finish_best(folder: Path, tokenizer, choice: dict, load_start: Callable) -> 
     if (best / "adapter_config.json").exists():
         from peft import PeftModel
 
-        with _unsharded():
+        with processes.outside_zero3():
             model = PeftModel.from_pretrained(load_start(), best)
         with replace_folder(best) as draft:
             for name in (PROMPT_FILE, CHOSEN):
@@ -165,19 +164,6 @@ def _chosen_step(best: Path) -> int | None:
         return int(json.loads((best / CHOSEN).read_text(encoding="utf-8"))["step"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-@contextmanager
-def _unsharded() -> Iterator[None]:
-    """Inside, from_pretrained loads whole weights also in a ZeRO-3 run, where transformers would split them."""
-    from transformers.integrations import deepspeed
-
-    kept = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = kept
 
 
 # ---------------------------------------------------------------------- cards

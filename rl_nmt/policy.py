@@ -10,10 +10,13 @@ from pathlib import Path
 
 import torch
 
-from rl_nmt import hub, prompts
+from rl_nmt import hub, processes, prompts
 from rl_nmt.errors import ConfigError, UserError
 
 FAMILIES = {"gemma3": ("Gemma 3", ("gemma3_text", "gemma3"))}  # family: its name, its values of model_type
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+# The text part of google/gemma-3-4b-it and larger, in the layouts of transformers 4 and 5.
+TEXT_PART = {r"^(model\.)?language_model\.(model\.)?": "model."}
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,9 @@ def load_tokenizer(model_id: str, families: Sequence[str] = ()):
 
     hub.require_model("model_id", model_id)
     name, revision = hub.split_revision(model_id)
+    if Path(name).is_dir() and not any((Path(name) / file).exists() for file in VOCABULARIES):
+        # transformers 5 would make up an empty one
+        raise ConfigError(f"model_id: {model_id} has no tokenizer that loads: none of {', '.join(VOCABULARIES)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name, revision=revision, padding_side="left", trust_remote_code=False
@@ -152,9 +158,10 @@ def load_policy(
     hub.require_model("model_id", model_id)
     name, revision = hub.split_revision(model_id)
     try:
-        model, info = _model_class(model_id, name, revision, families).from_pretrained(
+        cls, options = _model_class(model_id, name, revision, families)
+        model, info = cls.from_pretrained(
             name, revision=revision, dtype=precision.weights, attn_implementation=attn_implementation,
-            output_loading_info=True, trust_remote_code=False,
+            output_loading_info=True, trust_remote_code=False, **options,
         )  # fmt: skip
     except UserError:
         raise
@@ -171,12 +178,13 @@ def load_policy(
     model.config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.bos_token_id = tokenizer.bos_token_id
-    model.warnings_issued["estimate_tokens"] = True  # TRL's batches have no input_ids to count operations by
+    if hasattr(model, "warnings_issued"):  # gone in transformers 5
+        model.warnings_issued["estimate_tokens"] = True  # TRL's batches have no input_ids to count operations by
     return model
 
 
 def _model_class(model_id: str, name: str, revision: str | None, families: Sequence[str]):
-    """What loads the checkpoint. Raises ConfigError for another family, or what is no causal language model."""
+    """What loads the checkpoint, with further options for it. Raises ConfigError for what is not taken here."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, Gemma3ForCausalLM
 
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
@@ -185,21 +193,28 @@ def _model_class(model_id: str, name: str, revision: str | None, families: Seque
         known = " or ".join(FAMILIES[family][0] for family in families)
         raise ConfigError(f"model_id: {model_id} is a {kind!r} model; this trainer is for {known}")
     if kind in FAMILIES["gemma3"][1]:
-        return Gemma3ForCausalLM  # for a multimodal checkpoint AutoModelForCausalLM would keep the vision tower
+        # Of a multimodal checkpoint AutoModelForCausalLM would keep the vision tower. transformers 4 finds the text
+        # part by this class's prefix, 5 has to be told.
+        finds = kind == "gemma3_text" or Gemma3ForCausalLM.base_model_prefix == "language_model"
+        return Gemma3ForCausalLM, {} if finds else {"key_mapping": TEXT_PART}
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ConfigError(f"model_id: {model_id} is a {kind!r} model, which is no causal language model")
-    return AutoModelForCausalLM
+    return AutoModelForCausalLM, {}
 
 
 def make_reference_loadable(model, tokenizer, folder: Path) -> None:
     """Save the text-only start policy and name it as the model's origin.
 
-    With KL and without LoRA, TRL rebuilds the reference from `config._name_or_path`; from a multimodal
-    checkpoint that would be another class, with its vision tower.
+    With KL and without LoRA, TRL rebuilds the reference from `config._name_or_path`, and so does vLLM its
+    engine; from a multimodal checkpoint that would be another class, with its vision tower. Collective.
     """
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    model.config._name_or_path = str(folder)
+
+    def save() -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    processes.from_main(save)
+    model.config._name_or_path = model.name_or_path = str(folder)
 
 
 def lora_config(rank: int, alpha: int):

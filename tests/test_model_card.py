@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 import yaml
-from tiny_models import PROMPT
+from tiny_models import PAIRS, PROMPT
 
 from rl_nmt import model_card
 from rl_nmt.languages import TAMIL
@@ -138,13 +138,15 @@ def test_paths_of_this_machine_stay_here(path):
     assert "/me" not in text and "./" not in text.replace('folder := "."', "") and "~" not in text
 
 
-def test_the_example_runs(tiny_policy, tmp_path, monkeypatch, capsys):
-    folder = shutil.copytree(tiny_policy, tmp_path / "final")
-    (folder / "prompt.txt").write_text("Say {english}", encoding="utf-8")
+def test_the_example_runs(tiny_gemma, tmp_path, monkeypatch, capsys):
+    """On a sentence that the tiny model knows by heart."""
+    english, tamil = PAIRS[0]
+    folder = shutil.copytree(tiny_gemma, tmp_path / "final")
+    (folder / "prompt.txt").write_text(PROMPT, encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", card(), re.DOTALL)[1]
     monkeypatch.chdir(folder)
-    exec(compile(code, "card", "exec"), {})
-    assert len(capsys.readouterr().out.strip()) > 0
+    exec(compile(code.replace("The rain has stopped.", english), "card", "exec"), {})
+    assert capsys.readouterr().out.strip() == tamil
 
 
 def test_docstring_examples_run():

@@ -130,7 +130,7 @@ def test_a_loaded_policy_stops_and_samples_as_it_is_told(tiny_gemma, tokenizer):
     # the checkpoint ships top_k 64 and top_p 0.95, as Gemma's own does
     shipped = json.loads((tiny_gemma / "generation_config.json").read_text())
     assert shipped["top_k"] == 64 and model.generation_config.top_k != 64
-    assert model.generation_config.top_p == 1.0 and not model.generation_config.do_sample
+    assert model.generation_config.top_p in (1.0, None) and not model.generation_config.do_sample
     assert model.base_model is model.model and model.dtype == torch.float32
     assert (
         policy.load_policy(str(tiny_gemma), tokenizer, Precision("cpu", torch.bfloat16, True, "")).dtype
@@ -215,7 +215,7 @@ def test_a_chatml_model_stops_where_its_checkpoint_says(tmp_path):
     model = policy.load_policy(str(folder), tokenizer, FP32)
     assert type(model) is transformers.Qwen3ForCausalLM and model.base_model is model.model
     assert model.generation_config.eos_token_id == policy.stop_ids(tokenizer)
-    assert (model.generation_config.do_sample, model.generation_config.top_k) == (False, 50)  # 20 in the checkpoint
+    assert not model.generation_config.do_sample and model.generation_config.top_k != 20  # as in the checkpoint
     copied = shutil.copytree(folder, tmp_path / "model")
     (copied / "generation_config.json").unlink()
     alone = policy.load_tokenizer(str(copied))

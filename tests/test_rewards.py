@@ -371,6 +371,71 @@ def test_offloading_changes_no_number(reward, fresh):
     assert fresh(reward_offload=True)([], TAMIL, english=ENGLISH) == reward([], TAMIL, english=ENGLISH)
 
 
+@pytest.fixture
+def places(monkeypatch):
+    """Where every model is: `to` of the three kinds of models notes the device, and moves nothing (none is here)."""
+    from rl_nmt.backtranslation import BackTranslator
+    from rl_nmt.scorers.comet import CometScorer
+
+    where = {}
+    for kind in (BackTranslator, CometScorer):
+        monkeypatch.setattr(kind, "to", lambda self, device: where.__setitem__(id(self), device))
+    return where
+
+
+def test_offloaded_models_are_on_the_card_only_while_they_score(fresh, places):
+    """Judges and back-translator alike; and the policy has the card to itself before and after."""
+    reward = fresh(reward_offload=True)
+    models = {"da": reward.da, "qe": reward.qe, "back": reward.backtranslator}
+    reward.reward_device, reward.dual_device = "cuda:0", "cuda:1"  # as on a machine that has them
+
+    def now() -> dict[str, str]:
+        return {name: places[id(model)] for name, model in models.items()}
+
+    away = dict.fromkeys(models, "cpu")
+    assert now() == away
+    during = []
+    for name, method in (("da", "score"), ("qe", "score")):
+        real = getattr(models[name], method)
+        setattr(models[name], method, lambda rows, real=real: (during.append(now()), real(rows))[1])
+    for call in (reward, reward.score_components):
+        call([], TAMIL, english=ENGLISH)
+        assert now() == away
+    assert during == [{"da": "cuda:0", "qe": "cuda:0", "back": "cuda:1"}] * 4
+    moves = list(places.items())
+    reward([], [""] * len(ENGLISH), english=ENGLISH)  # all gated: nothing has to come
+    assert list(places.items()) == moves and len(during) == 4
+
+    def broken(rows):
+        raise KeyboardInterrupt
+
+    models["qe"].score = broken
+    with pytest.raises(KeyboardInterrupt):
+        reward([], TAMIL, english=ENGLISH)
+    assert now() == away
+
+
+def test_in_another_python_the_scores_are_the_same(reward, fresh, tmp_path):
+    """Each COMET model in a process of its own, here of the same environment; pickled, it starts them again."""
+    import sys
+
+    other = fresh(scorer_python=sys.executable)
+    try:
+        assert type(other.da).__name__ == type(other.qe).__name__ == "WorkerScorer"
+        assert other([], TAMIL, english=ENGLISH) == reward([], TAMIL, english=ENGLISH)
+        assert other.signature()["identity"] == reward.signature()["identity"]
+        assert other.signature()["environment"]["qe"]["python"]
+        assert other._settings["scorer_python"] == sys.executable
+    finally:
+        other.da.close()
+        other.qe.close()
+
+
+def test_another_python_that_is_none_is_refused(fresh, tmp_path):
+    with pytest.raises(ConfigError, match="scorer_python: /gone/python is no program"):
+        fresh(scorer_python="/gone/python")
+
+
 # --- what is logged ------------------------------------------------------------------------------------
 
 

@@ -422,6 +422,27 @@ def test_too_few_prompts_for_one_step(main):
     assert status == 2 and "num_train_samples: 7 prompts do not fill one step of 8" in err
 
 
+def test_what_grpo_is_told_of_vllm():
+    from trl import GRPOConfig
+
+    cfg = script.RunCfg(use_vllm=True, vllm_mode="server", vllm_server_host="node7", vllm_server_port=8123)
+    told = script.sampling_engine(cfg)
+    assert told == {
+        "use_vllm": True, "vllm_mode": "server", "vllm_server_host": "node7", "vllm_server_port": 8123,
+        "vllm_gpu_memory_utilization": 0.3, "vllm_max_model_length": 4 * 300 + 100 + 256,
+    }  # fmt: skip
+    assert set(told) <= {f.name for f in dataclasses.fields(GRPOConfig)}
+    assert script.sampling_engine(script.RunCfg()) == {}
+
+
+def test_the_longest_prompt_fits_what_vllm_is_told(tiny_policy):
+    tokenizer = policy.load_tokenizer(str(tiny_policy))
+    for text in ("\U0001f642" * 20, "x" * 80):
+        prompt = tokenizer(script.make_prompt(text)).input_ids
+        cfg = script.RunCfg(use_vllm=True, max_chars=len(text), max_new_tokens=1)
+        assert len(prompt) <= script.sampling_engine(cfg)["vllm_max_model_length"]
+
+
 # --- bad input -----------------------------------------------------------------------------------------
 
 SETTINGS = [
@@ -447,6 +468,14 @@ SETTINGS = [
     (["--w_cycle", "0", "--w_qe", "0"], 2, "both 0"),
     (["--expected_length_ratio", "0"], 2, "expected_length_ratio: 0.0 must be above 0"),
     (["--output_dir", " "], 2, "output_dir is empty"),
+    (["--scorer_python", "/gone/bin/python"], 2, "scorer_python: /gone/bin/python is no program that can be run"),
+    (["--scorer_python", "/bin/ls"], 2, "scorer_python: /bin/ls is no Python"),
+    (["--use_vllm", "True"], 2, "use_vllm: vLLM is not installed"),
+    (["--vllm_mode", "beside"], 2, "vllm_mode"),
+    (["--vllm_server_port", "0"], 2, "vllm_server_port: 0 is no port"),
+    (["--vllm_gpu_memory_utilization", "1.5"], 2, "vllm_gpu_memory_utilization: 1.5 must lie in (0, 1)"),
+    (["--optimizer", "adamw_bnb_8bit"], 2, "optimizer: adamw_bnb_8bit needs bitsandbytes"),
+    (["--push_to", "me/tamil"], 2, "push_to: HF_TOKEN is not set"),
     (["--use_wandb", "maybe"], 2, "must be True or False"),
     (["--groupsize", "4"], 2, "did you mean group_size?"),
     (["--wandb_api_key", "canary-key"], 2, "WANDB_API_KEY"),
@@ -459,7 +488,8 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("argv", "status", "said"), SETTINGS, ids=[" ".join(case[0]) for case in SETTINGS])
-def test_bad_settings_are_one_line(small, main, tmp_path, argv, status, said):
+def test_bad_settings_are_one_line(small, main, tmp_path, argv, status, said, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
     found, out, err = main(*small(), *argv)
     assert (found, out) == (status, "") and said in err
     assert err.startswith("error: ") and err.count("\n") == 1 and "canary" not in err
