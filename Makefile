@@ -1,5 +1,6 @@
 # make train   build the pocket world once, then train on it (two CPU cores, no GPU)
 # make test    the tests: offline, under ten minutes on two cores
+# make translategemma   the recipe with token credit, on the pocket world and small MetricX and XCOMET twins
 # make smoke   look at the pocket reward
 # make pocket  only build the pocket models
 # make bench   three seeds and a control run: the table in docs/LOG.md
@@ -10,13 +11,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: train test smoke pocket bench curve clean
+.PHONY: train test smoke pocket translategemma bench curve clean
 
 train: pocket
 	$(RUN) train_grpo_en_ta.py --config configs/pocket.yaml
 
 pocket: $(VENV)
 	$(RUN) -m pocket.build
+
+translategemma: pocket
+	$(RUN) -m pocket.twins.build
+	$(RUN) -m recipes.translategemma.train --config recipes/translategemma/configs/pocket.yaml
 
 test: $(VENV)
 	$(RUN) -m pytest
