@@ -211,7 +211,9 @@ class GracefulStop(TrainerCallback):
         if self.exit_code:
             kept = f"checkpoint-{newest}" if newest is not None else "no checkpoint"
             word = "is saved" if newest == self.step else "is the newest: this step could NOT be saved"
-            raise Stopped(f"{self.reason}, after step {self.step}; {kept} {word}", self.exit_code)
+            stop = Stopped(f"{self.reason}, after step {self.step}; {kept} {word}", self.exit_code)
+            stop.elsewhere = not is_main_process()  # all have agreed on it, one says it
+            raise stop
 
     def _receive(self, number, frame) -> None:
         name = signal.Signals(number).name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import time
 
 import fault_trials
@@ -211,3 +212,13 @@ def test_a_run_that_lost_a_process_goes_on_to_the_same_bits(whole, tiny_policy, 
     group.results(120)
     assert "resuming from" in group.trials[0].out.read_text()
     assert fault_trials.differences(_state(folder), _state(whole[1])) == []
+
+
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tiny_policy, tmp_path):
+    cfg = _settings(tiny_policy, tmp_path / "run")
+    signalled = fault_trials.at_step(2, "_calculate_rewards", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    group = Processes(tmp_path / "a", [0, 1], _train, cfg, lambda t: signalled(t) if processes.rank() == 1 else None)
+    ends = group.wait(120)
+    assert [status for status, _, _ in ends] == [143, 143]
+    assert "SIGTERM, after step 3; checkpoint-3 is saved" in ends[0][2]
+    assert (tmp_path / "run" / "checkpoint-3" / "manifest.json").exists()
