@@ -71,9 +71,14 @@ def start() -> None:
     PartialState(cpu=not gpus, timeout=TIMEOUT)
 
 
+def alone() -> bool:
+    """Is there one process, or does the main one something for all just now? Then nothing is collective."""
+    return _alone or count() == 1
+
+
 def gathered(rows: list[T]) -> list[T]:
     """The rows of all processes, those of the main one first, on every process. Collective."""
-    if _one():
+    if alone():
         return rows
     from torch import distributed
 
@@ -84,7 +89,7 @@ def gathered(rows: list[T]) -> list[T]:
 
 def broadcast(value: T) -> T:
     """The main process's value, on every process; what the others pass is dropped. Collective."""
-    if _one():
+    if alone():
         return value
     from torch import distributed
 
@@ -100,7 +105,7 @@ def from_main(function: Callable[[], T]) -> T:
     `function` itself calls here is done as by one process alone.
     """
     global _alone
-    if _one():
+    if alone():
         return function()
     result, error = None, None
     if is_main_process():
@@ -210,10 +215,6 @@ def machine_group() -> tuple[Any, list[int]]:
             found = group, ranks
     assert found is not None
     return found
-
-
-def _one() -> bool:
-    return _alone or count() == 1
 
 
 def _group() -> Any:

@@ -44,7 +44,7 @@ def test_alone_it_is_the_scorer_itself(tmp_path):
     inner = Counting(tmp_path)
     shared = Shared(lambda: inner)
     assert (shared.name, shared.range, shared.higher_is_better) == ("faulty", (0.0, 100.0), True)
-    assert shared.owner and shared.signature() == inner.signature()
+    assert shared.owner and not shared.collective and shared.signature() == inner.signature()
     assert shared.score(segments(["ab", "ab"])) == Scores([2.0, 2.0], [span("ab"), span("ab")])
     assert inner.batches == [["ab", "ab"]] and shared.stats == inner.stats
     with pytest.raises(ValueError, match="cannot score bad"):
@@ -128,6 +128,20 @@ def test_a_segment_that_fails_costs_itself_alone(tmp_path):
         "warning: faulty failed on 1 of 1 (ValueError: cannot score bad)",
     ]
     assert group.trials[1].err.read_text() == ""
+
+
+def _score_for_all(folder):
+    from rl_nmt import processes
+
+    shared = Shared(lambda: Counting(folder))
+    first = shared.score(segments("a")).values, shared.collective
+    by_main = processes.from_main(lambda: (shared.score(segments(["bb"])).values, shared.collective))
+    return first, by_main, shared.score(segments(["ccc"])).values
+
+
+def test_the_main_process_may_ask_alone_for_all(tmp_path):
+    told = Processes(tmp_path / "group", [0, 1], _score_for_all, tmp_path).results(30)
+    assert told == [(([1.0], True), ([2.0], False), [3.0])] * 2
 
 
 def _load_badly():

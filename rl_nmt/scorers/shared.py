@@ -7,7 +7,8 @@ The process that comes first on its machine has the model; the others hand it wh
 segment is judged once, however many processes ask for it.
 
 **Collective.** Every process of the machine must call equally often, also when it has nothing to ask: then with
-no segments. With one process it is the model itself.
+no segments. With one process, and for what the main process does for all (`processes.from_main`), it is the model
+itself.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ BackTranslator = Callable[[list[str]], list[str]]
 class _OncePerMachine:
     """The model lives in one process; `_ask` is how all of them use it, `_on_owner` how they have something done."""
 
-    collective = True  # to be called by every process of the machine, with nothing too
-
     def __init__(self, load: Callable[[], Any], told: Sequence[str]):
         self._model: Any = None
         self._group, ranks = processes.machine_group() if processes.count() > 1 else (None, [processes.rank()])
@@ -43,6 +42,11 @@ class _OncePerMachine:
             return {name: getattr(self._model, name) for name in told} | {"signature": self._model.signature()}
 
         self._told = self._on_owner(describe)
+
+    @property
+    def collective(self) -> bool:
+        """Must every process of the machine call now, with nothing too? Not one by itself (processes.from_main)."""
+        return self._group is not None and not processes.alone()
 
     def signature(self) -> dict[str, dict]:
         """The model's own: where it runs makes no number."""
@@ -124,7 +128,7 @@ class Shared(_OncePerMachine):
 
     def score(self, segments: Sequence[Segment]) -> Scores:
         """Raw values and spans of this process's segments, in order; see `Scorer.score`. Collective."""
-        if self._group is None:
+        if not self.collective:
             scores = self._model.score(segments)
             self.stats = dict(getattr(self._model, "stats", {}))
             return scores
@@ -145,7 +149,7 @@ class SharedTranslator(_OncePerMachine):
 
     def __call__(self, texts: list[str]) -> list[str | None]:
         """One translation per text, in order; None where the model failed on it. Collective."""
-        if self._group is None:
+        if not self.collective:
             translations = self._model(texts)
             self.stats = dict(getattr(self._model, "stats", {}))
             return translations
