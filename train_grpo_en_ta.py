@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rl_nmt import checkpoints, config, errors, run_folder
+from rl_nmt import checkpoints, config, errors, processes, run_folder
 from rl_nmt.errors import ConfigError, MissingService
 
 # What the model is asked. It must end in the two cues that rewards_en_ta_dupo.CUES names.
@@ -246,17 +246,16 @@ def check(cfg: RunCfg) -> None:
         raise ConfigError(f"min_chars: {cfg.min_chars} is above max_chars: {cfg.max_chars}")
     if cfg.group_size < 2:
         raise ConfigError(f"group_size: {cfg.group_size}: a group of one has nothing to be compared with; use 2–16")
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    sequences = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * processes
+    unit = cfg.per_device_batch_size * processes.count()
+    sequences = cfg.gradient_accumulation_steps * unit
     if sequences % cfg.group_size:
-        unit = cfg.per_device_batch_size * processes
         legal = [a for a in range(1, 4 * cfg.gradient_accumulation_steps + 8 * cfg.group_size)
                  if a * unit % cfg.group_size == 0]  # fmt: skip
         nearest = sorted(sorted(legal, key=lambda a: abs(a - cfg.gradient_accumulation_steps))[:2])
         raise ConfigError(
             f"gradient_accumulation_steps: per_device_batch_size {cfg.per_device_batch_size} × "
-            f"{cfg.gradient_accumulation_steps} × {processes} processes = {sequences} sequences are no multiple of "
-            f"group_size {cfg.group_size}; nearest that work: {' or '.join(map(str, nearest))}"
+            f"{cfg.gradient_accumulation_steps} × {processes.count()} processes = {sequences} sequences are no "
+            f"multiple of group_size {cfg.group_size}; nearest that work: {' or '.join(map(str, nearest))}"
         )
     if cfg.num_train_samples < sequences // cfg.group_size:
         raise ConfigError(
@@ -377,7 +376,7 @@ def setup_wandb(cfg: RunCfg, folder: Path, notes: dict | None = None) -> bool:
     """
     from rl_nmt import tracking
 
-    if not cfg.use_wandb:
+    if not cfg.use_wandb or not run_folder.is_main_process():
         return False
     if cfg.wandb_api_key:
         os.environ["WANDB_API_KEY"] = cfg.wandb_api_key
@@ -427,7 +426,8 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
         save_steps=cfg.save_steps or 1, save_total_limit=cfg.save_total_limit,
         gradient_checkpointing=cfg.gradient_checkpointing, bf16=precision.autocast, fp16=False,
         use_cpu=precision.device == "cpu", report_to=[], disable_tqdm=True,
-        dataloader_pin_memory=precision.device != "cpu", optim=cfg.optimizer, **sampling_engine(cfg),
+        dataloader_pin_memory=precision.device != "cpu", ddp_find_unused_parameters=False,
+        optim=cfg.optimizer, **sampling_engine(cfg),
     )  # fmt: skip
     rows = Dataset.from_list([{"prompt": make_prompt(text), "english": text} for text in train])
     trainer = GuardedGRPOTrainer(
@@ -450,7 +450,9 @@ def launch(cfg: RunCfg, reward, eval_rows: list[dict], notes: dict, skip: bool) 
         print("launch gate: skipped by --skip_launch_gate", flush=True)
         notes["launch_gate"] = {"passed": None, "reasons": ["skipped by --skip_launch_gate"]}
     elif "launch_gate" not in notes:
-        notes["launch_gate"] = require_launch(reward, eval_rows, cfg.max_soft_win_share, cfg.seed)
+        notes["launch_gate"] = processes.from_main(
+            lambda: require_launch(reward, eval_rows, cfg.max_soft_win_share, cfg.seed)
+        )
 
 
 def schedule(cfg: RunCfg):
@@ -478,7 +480,7 @@ def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate, w
 
 def fixed_settings(cfg: RunCfg) -> dict:
     """The settings under which alone a run can go on, known before anything is loaded."""
-    prompts = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", "1"))
+    prompts = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * processes.count()
     names = (*DATA_FIELDS, "group_size", "max_new_tokens", "lora_rank", "lora_alpha")
     return {name: config.to_public_dict(cfg)[name] for name in names} | {"sequences_per_step": prompts}
 
@@ -519,7 +521,7 @@ def evaluate_only(cfg: RunCfg, folder: Path) -> None:
     """Print the table of the policy as it is; nothing is trained."""
     from rl_nmt import evaluation
 
-    _, eval_rows, _ = load_data(cfg, folder)
+    _, eval_rows, _ = processes.from_main(lambda: load_data(cfg, folder))
     tokenizer, _, model, reward = load_models(cfg)
     snapshot = evaluator(cfg, tokenizer, eval_rows, reward)(model)
     print(evaluation.print_table(evaluation.compare(snapshot, snapshot)), flush=True)
@@ -530,16 +532,17 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
     from rl_nmt import export, policy, training
     from rl_nmt.tracking import finish_wandb
 
-    training.accept_settings(folder, fixed_settings(cfg), DATA_FIELDS, resume, force)
-    train, eval_rows, data_hash = load_data(cfg, folder)
+    processes.from_main(lambda: training.accept_settings(folder, fixed_settings(cfg), DATA_FIELDS, resume, force))
+    train, eval_rows, data_hash = processes.from_main(lambda: load_data(cfg, folder))
     tokenizer, precision, model, reward = load_models(cfg)
     evaluate = evaluator(cfg, tokenizer, eval_rows, reward)
     identity, public = identity_of(cfg, data_hash, reward), config.to_public_dict(cfg)
     training.accept_identity(folder, identity, public, resume, force)
     before = training.earlier_evaluation(folder, eval_rows, reward, cfg.max_new_tokens, resume, force)
     run_folder.save_identity(folder, identity, public)
-    config.save_resolved(cfg, folder / "resolved_config.yaml")
-    with errors.last_words(command):
+    if run_folder.is_main_process():
+        config.save_resolved(cfg, folder / "resolved_config.yaml")
+    with errors.last_words(command), processes.together():
         if before is None:
             print(f"evaluating the start policy on {len(eval_rows)} held-out rows", flush=True)
             before = evaluate(model)
@@ -589,8 +592,7 @@ def dry_step(cfg: RunCfg) -> None:
     from rl_nmt.callbacks import clock
     from rl_nmt.doctor import dry_step_seconds
 
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    per_step = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * processes // cfg.group_size
+    per_step = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * processes.count() // cfg.group_size
     few = dataclasses.replace(cfg, num_train_samples=2 * per_step, max_steps=2, save_steps=0)
     with tempfile.TemporaryDirectory() as place:
         train, _, _ = load_data(few, Path(place))
@@ -607,6 +609,7 @@ def main(argv: list[str] | None = None) -> int:
     cfg, actions, _ = config.parse(
         RunCfg, sys.argv[1:] if argv is None else argv, ACTIONS, prog="train_grpo_en_ta.py", description=__doc__
     )
+    processes.mute_others()
     if actions["doctor"]:
         from rl_nmt import doctor
 
@@ -622,7 +625,8 @@ def main(argv: list[str] | None = None) -> int:
         download(cfg)
         return 0
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
-    if cfg.push_to and not actions["eval_only"]:
+    pushes = cfg.push_to and not actions["eval_only"] and run_folder.is_main_process()
+    if pushes:
         from rl_nmt import export
 
         export.require_push(cfg.push_to)
@@ -630,18 +634,19 @@ def main(argv: list[str] | None = None) -> int:
         from rl_nmt.training import finished
 
         if finished(folder := Path(cfg.output_dir).expanduser()):
-            if cfg.push_to:
+            if pushes:
                 export.push(folder / "final", cfg.push_to)
             return 0
     require_environment(cfg)
     require_models(cfg)
-    folder = run_folder.open_run_folder(cfg.output_dir, actions["fresh"])
+    processes.start()  # refuses more of them than there are GPUs
+    folder = processes.from_main(lambda: run_folder.open_run_folder(cfg.output_dir, actions["fresh"]))
     if actions["eval_only"]:
         evaluate_only(cfg, folder)
         return 0
     command = run_folder.continue_command(argv, "train_grpo_en_ta.py", folder, actions["fresh"])
     with run_folder.lock(folder):
-        resume = checkpoints.find(folder, run_folder.is_main_process())
+        resume = processes.from_main(lambda: checkpoints.find(folder))
         run(cfg, folder, resume, actions["force"], actions["skip_launch_gate"], started, command)
     return 0
 
