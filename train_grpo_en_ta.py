@@ -160,7 +160,9 @@ class RunCfg:
     scorer_python: str = ""
     """Python of another environment that COMET runs in, as .venv/bin/python; empty: in this process."""
     reward_offload: bool = False
-    """Keep the reward models on the CPU while the policy trains."""
+    """Keep the reward models on the CPU while the policy trains; judge_model always."""
+    reward_models: Literal["each", "shared"] = "each"
+    """Of several processes each loads its own reward models, or one per machine does for all of them."""
     w_cycle: float = 0.6
     """Weight of the cycle term."""
     w_qe: float = 0.4
@@ -363,6 +365,7 @@ def build_reward(cfg: RunCfg):
         "w_cycle", "w_qe", "penalty_weight_script", "penalty_weight_lenratio", "penalty_weight_fidelity",
         "expected_length_ratio", "length_tolerance", "guards", "reward_device", "reward_dtype", "dual_device",
         "dual_dtype", "backtranslation_backend", "backtranslation_beams", "reward_offload", "scorer_python",
+        "reward_models",
     )  # fmt: skip
     return CometDuPOReward(
         cfg.comet_da_model, cfg.comet_qe_model, cfg.backtranslation_model, **{n: getattr(cfg, n) for n in names}
@@ -550,7 +553,7 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
                 before.save(folder / "before.json")
         notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
         launch(cfg, reward, eval_rows, notes, skip_gate)
-        watch = training.build_watch(eval_rows, cfg.judge_model, cfg.reward_device)
+        watch = training.build_watch(eval_rows, cfg.judge_model, "cpu" if cfg.reward_offload else cfg.reward_device)
         setup_wandb(cfg, folder, notes)
         try:
             trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, train)

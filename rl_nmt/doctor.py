@@ -357,7 +357,8 @@ def memory_findings(settings: Any, machine: Machine, models: Mapping[str, Shape 
         return [Finding("warn", "memory", "not estimated: the size of model_id is not known without its config.json")]
     unknown = [name for name, shape in models.items() if shape is None]
     found = []
-    for device, need in footprint.memory_needs(settings, models, len(machine.gpus), _bf16(machine)).items():
+    size = machine.gpus[0].total if machine.gpus else 0
+    for device, need in footprint.memory_needs(settings, models, len(machine.gpus), _bf16(machine), size).items():
         free = machine.ram_free if device == "cpu" else machine.gpus[int(device[5:])].free
         parts = " + ".join(f"{name} {_gib(size)}" for name, size in need.resident.items())
         stage = max(need.passing, key=need.passing.get, default="")

@@ -19,7 +19,7 @@ from typing import Any
 from rl_nmt import hub, processes
 from rl_nmt.checkpoints import replace_folder
 from rl_nmt.errors import ConfigError, MissingService
-from rl_nmt.languages import TAMIL, Language
+from rl_nmt.languages import ENGLISH, TAMIL, Language
 from rl_nmt.model_card import model_card
 from rl_nmt.run_folder import is_main_process
 
@@ -171,7 +171,7 @@ def _chosen_step(best: Path) -> int | None:
 
 def write_cards(
     folder: Path, *, base_model: str, data: Mapping[str, Any], settings: Mapping[str, Any], prompt: str,
-    language: Language = TAMIL,
+    language: Language = TAMIL, source: Language = ENGLISH,
 ) -> None:
     """README.md in final/ and best/, from the run's evaluation.json; see `rl_nmt.model_card.model_card`.
 
@@ -188,7 +188,7 @@ def write_cards(
         if (folder / name / "config.json").exists():
             card = model_card(
                 comparison, base_model=base_model, data=data, settings=settings, prompt=prompt, language=language,
-                best=name == "best",
+                source=source, best=name == "best",
             )  # fmt: skip
             write_atomic(folder / name / CARD, card)
 

@@ -17,7 +17,7 @@ from rl_nmt import hub
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.6 * GIB)  # what a process holds on a GPU before its first tensor (ours, rounded up)
-ADAM = 8  # two fp32 moments per trained parameter
+ADAM, ADAM_8BIT = 8.0, 2 + 8 / 256  # bytes per trained parameter: two fp32 moments; two of a byte, fp32 scale per 256
 LOGIT_TILE = (4096, 32768)  # TRL 1.16, trl/kernels/chunked_logprob.py: most tokens × vocabulary entries at once
 COMET_TOKENS = 8192  # rl_nmt/scorers/comet.py, most tokens encoded at once
 NLLB_TOKENS = 4096  # rl_nmt/backtranslation.py, most source tokens in one batch
@@ -37,6 +37,11 @@ KNOWN: dict[str, dict[str, Any]] = {
                                       "num_attention_heads": 4, "num_key_value_heads": 1},
     "google/gemma-3-4b-it": _GEMMA | {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
                                       "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208},
+    "google/gemma-3-12b-it": _GEMMA | {"hidden_size": 3840, "intermediate_size": 15360, "num_hidden_layers": 48,
+                                       "num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 262208},
+    "google/gemma-3-27b-it": _GEMMA | {"hidden_size": 5376, "intermediate_size": 21504, "num_hidden_layers": 62,
+                                       "num_attention_heads": 32, "num_key_value_heads": 16, "vocab_size": 262208,
+                                       "head_dim": 128},
     "facebook/nllb-200-distilled-600M": _NLLB | {"encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096,
                                                  "encoder_layers": 12, "decoder_layers": 12},
     "facebook/nllb-200-distilled-1.3B": _NLLB,
@@ -153,13 +158,14 @@ def policy_need(shape: Shape, settings: Any, cuda: bool, bf16: bool) -> Need:
     elif settings.kl_beta:
         need.resident["reference"] = 4 * shape.parameters
     need.resident["gradients"] = 4 * trained
-    need.resident["optimizer"] = ADAM * trained
+    need.resident["optimizer"] = int(moments(settings) * trained)
     if cuda:
         need.resident["CUDA"] = CUDA_CONTEXT
     length = prompt_tokens(settings) + settings.max_new_tokens
     keys = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
     sequences = settings.per_device_batch_size * settings.gradient_accumulation_steps
-    need.passing["generation"] = sequences * (length * keys * value + 3 * 4 * config["vocab_size"])
+    if not getattr(settings, "use_vllm", False):  # its engine has its share, or a card of its own
+        need.passing["generation"] = sequences * (length * keys * value + 3 * 4 * config["vocab_size"])
     tokens = settings.per_device_batch_size * length
     # Log-probs of the sampled tokens come tile by tile, so that full logits never exist in the update; all
     # weights trained, the head's gradient is made apart before it is added.
@@ -169,6 +175,11 @@ def policy_need(shape: Shape, settings: Any, cuda: bool, bf16: bool) -> Need:
         head += 2 * shape.parameters if bf16 else 0  # autocast's copies of the weights
     need.passing["update"] = head + activations(config, tokens, value, settings.gradient_checkpointing)
     return need
+
+
+def moments(settings: Any) -> float:
+    """Bytes of optimizer state per trained parameter."""
+    return ADAM_8BIT if getattr(settings, "optimizer", "").endswith("8bit") else ADAM
 
 
 def activations(config: Mapping[str, Any], tokens: int, value: int, checkpointing: bool) -> int:
@@ -210,21 +221,26 @@ def comet_need(shape: Shape, dtype: str, cuda: bool) -> tuple[int, int]:
 
 
 def shapes(settings: Any) -> dict[str, Shape | None]:
-    """Name → shape of the models that these settings load: policy, and NLLB, comet_da, comet_qe where weighed."""
+    """Name → shape of the models that these settings load: policy; NLLB, comet_da, comet_qe where weighed; judge."""
     models = {"policy": model_shape(settings.model_id)}
     if settings.w_cycle:
         models["NLLB"] = model_shape(settings.backtranslation_model)
         models["comet_da"] = model_shape(settings.comet_da_model)
     if settings.w_qe:
         models["comet_qe"] = model_shape(settings.comet_qe_model)
+    if getattr(settings, "judge_model", ""):
+        models["judge"] = model_shape(settings.judge_model)
     return models
 
 
-def memory_needs(settings: Any, models: Mapping[str, Shape | None], gpus: int, bf16: bool) -> dict[str, Need]:
+def memory_needs(
+    settings: Any, models: Mapping[str, Shape | None], gpus: int, bf16: bool, gpu_bytes: int = 0
+) -> dict[str, Need]:
     """Device ("cuda:N" or "cpu") → what it has to hold; the policy's first.
 
     `models` as `shapes` gives them, the policy known; one of unknown size counts nothing. `gpus`: how many there
-    are. A device that is not there is the CPU, as when the models are loaded.
+    are. A device that is not there is the CPU, as when the models are loaded. `gpu_bytes`: the memory of a GPU, of
+    which vLLM takes its share. With `scorer_python` each COMET model has a process, and so a CUDA context, of its own.
     """
 
     def place(wanted: str) -> str:
@@ -233,15 +249,22 @@ def memory_needs(settings: Any, models: Mapping[str, Shape | None], gpus: int, b
 
     home = place("auto")
     needs = {home: policy_need(models["policy"], settings, home != "cpu", bf16)}
+    if getattr(settings, "use_vllm", False) and settings.vllm_mode == "colocate":
+        needs[home].resident["vLLM"] = int(settings.vllm_gpu_memory_utilization * gpu_bytes)
+    apart = bool(getattr(settings, "scorer_python", ""))
     for name, shape in models.items():
         if name == "policy" or shape is None:
             continue
         device = place(settings.dual_device if name == "NLLB" else settings.reward_device)
+        if name == "judge" and settings.reward_offload:  # it looks only at evaluations
+            device = "cpu"
         if name == "NLLB":
             weights, work = translator_need(shape, settings.dual_dtype, settings.backtranslation_beams)
         else:
             weights, work = comet_need(shape, settings.reward_dtype, device != "cpu")
         need = needs.setdefault(device, Need({"CUDA": CUDA_CONTEXT} if device != "cpu" else {}))
+        if apart and name.startswith("comet") and device != "cpu":
+            need.resident[f"{name}'s process"] = CUDA_CONTEXT
         if settings.reward_offload and device != "cpu":  # all of them move there for every call
             needs.setdefault("cpu", Need()).resident[name] = weights
             need.offloaded += weights
@@ -259,7 +282,7 @@ def checkpoint_bytes(shape: Shape, settings: Any) -> int:
     trained = shape.parameters
     if settings.lora_rank:
         trained = lora_parameters(shape.config, settings.lora_rank)
-    return (4 + ADAM) * trained + 2_000_000
+    return int((4 + moments(settings)) * trained) + 2_000_000
 
 
 def run_bytes(shape: Shape, settings: Any, bf16: bool) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from rl_nmt.languages import TAMIL, Language
+from rl_nmt.languages import ENGLISH, TAMIL, Language
 
 # Licences of the models named in this repository, as their pages state them; names are patterns.
 LICENCES = {
@@ -47,9 +47,9 @@ def on_hub(name: str) -> bool:
 
 def model_card(
     comparison: Mapping[str, Any], *, base_model: str, data: Mapping[str, Any], settings: Mapping[str, Any],
-    prompt: str, language: Language = TAMIL, best: bool = False,
+    prompt: str, language: Language = TAMIL, source: Language = ENGLISH, best: bool = False,
 ) -> str:
-    """The card as Markdown with the hub's YAML head; English is the source language.
+    """The card as Markdown with the hub's YAML head.
 
     Args:
         comparison: evaluation.json, as `rl_nmt.evaluation.compare` makes it; its reward signature names the
@@ -57,8 +57,8 @@ def model_card(
         base_model: hub name, also with @revision, or local folder of the start policy.
         data: {"name": hub name or file, "rows": sentences trained on, "sha256": their hash}.
         settings: name → value of what a reader would want to know, in this order.
-        prompt: what the model was asked, with the slot {english}.
-        language: of the translations.
+        prompt: what the model was asked, with the slot {english} for the source.
+        language: of the translations; source: of what is translated.
         best: the weights of the chosen evaluation, not of the last step.
     """
     from rl_nmt.evaluation import short_signature
@@ -68,15 +68,16 @@ def model_card(
     scorers = {name: part for name, part in identity.items() if isinstance(part, dict) and "model" in part}
     base = base_model if on_hub(base_model) else PurePath(base_model).name
     text = [
-        _head(base_model, scorers, language),
-        f"# {base.partition('@')[0].rpartition('/')[2]} for English → {language.name}",
+        _head(base_model, scorers, source, language),
+        f"# {base.partition('@')[0].rpartition('/')[2]} for {source.name} → {language.name}",
         f"Trained with GRPO from {_name(base)}, with a reward that reads no reference translation.",
         "## Use",
         _usage(),
         "The words it was trained with are in `prompt.txt`:",
         "```text\n" + prompt.strip("\n") + "\n```",
         "## Training",
-        f"Data: {_name(str(data['name']))}, {data['rows']} English sentences, sha256 `{str(data['sha256'])[:12]}`.",
+        f"Data: {_name(str(data['name']))}, {data['rows']} {source.name} sentences, "
+        f"sha256 `{str(data['sha256'])[:12]}`.",
         _table(("setting", "value"), settings.items()),
         "## Reward",
         f"Signature `{short_signature(comparison['signature']['reward']).split()[0]}`: equal signatures mean "
@@ -93,10 +94,10 @@ def model_card(
     return "\n\n".join(part for part in text if part) + "\n"
 
 
-def _head(base_model: str, scorers: Mapping[str, Any], language: Language) -> str:
+def _head(base_model: str, scorers: Mapping[str, Any], source: Language, language: Language) -> str:
     import yaml
 
-    head: dict[str, Any] = {"language": ["en", language.code]}
+    head: dict[str, Any] = {"language": [source.code, language.code]}
     if on_hub(base_model):
         head |= {"base_model": base_model.partition("@")[0], "base_model_relation": "finetune"}
     head |= {"library_name": "transformers", "pipeline_tag": "translation", "tags": ["translation", "grpo", "trl"]}

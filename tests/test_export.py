@@ -50,11 +50,12 @@ def lora(folder: str, weights=torch.float32):
 
     tokenizer = policy.load_tokenizer(folder)
     base = policy.load_policy(folder, tokenizer, policy.Precision("cpu", weights, False, ""))
-    model = get_peft_model(base, policy.lora_config(4, 8)).eval()
-    draw = torch.Generator().manual_seed(0)
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.1, generator=draw)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = get_peft_model(base, policy.lora_config(4, 8)).eval()
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.02)
     return parts(model, tokenizer)
 
 

@@ -223,6 +223,56 @@ def test_stages_do_not_add_up_and_offloaded_models_come_together():
     assert Need().peak == 0
 
 
+def test_eight_bit_moments_are_a_quarter():
+    full = footprint.policy_need(GEMMA_1B, cfg(lora_rank=0), True, True)
+    small = footprint.policy_need(GEMMA_1B, cfg(lora_rank=0, optimizer="adamw_bnb_8bit"), True, True)
+    n = GEMMA_1B.parameters
+    assert full.resident["optimizer"] == 8 * n
+    assert small.resident["optimizer"] == pytest.approx(2 * n + 2 * 4 * n / 256, abs=1)  # a scale for every 256
+    saved = footprint.checkpoint_bytes(GEMMA_1B, cfg(lora_rank=0)) - footprint.checkpoint_bytes(
+        GEMMA_1B, cfg(lora_rank=0, optimizer="adamw_bnb_8bit")
+    )
+    assert saved == full.resident["optimizer"] - small.resident["optimizer"]
+
+
+def test_vllm_takes_its_share_and_no_generation_of_ours_is_counted():
+    card = 80 * 10**9
+    beside = footprint.memory_needs(
+        cfg(use_vllm=True, vllm_mode="colocate", vllm_gpu_memory_utilization=0.3), models(), 1, True, card
+    )["cuda:0"]
+    assert beside.resident["vLLM"] == 24 * 10**9 and "generation" not in beside.passing
+    apart = footprint.memory_needs(
+        cfg(use_vllm=True, vllm_mode="server", vllm_gpu_memory_utilization=0.3), models(), 1, True, card
+    )["cuda:0"]
+    assert "vLLM" not in apart.resident and "generation" not in apart.passing
+
+
+def test_a_scorer_in_its_own_process_has_a_context_of_its_own():
+    here = footprint.memory_needs(cfg(), models(), 1, True)["cuda:0"].resident
+    apart = footprint.memory_needs(cfg(scorer_python="python"), models(), 1, True)["cuda:0"].resident
+    assert apart.items() - here.items() == {("comet_da's process", int(0.6 * GIB))}  # comet_qe's size is not known
+    assert footprint.memory_needs(cfg(scorer_python="python"), models(), 0, True)["cpu"].resident.keys() == (
+        footprint.memory_needs(cfg(), models(), 0, True)["cpu"].resident.keys()
+    )
+
+
+def test_the_judge_is_counted_and_looks_from_the_cpu_where_others_are_offloaded():
+    judged = models() | {"judge": small(3 * 10**8)}
+    here = footprint.memory_needs(cfg(judge_model="x"), judged, 1, True)
+    assert here["cuda:0"].resident["judge"] == 4 * 3 * 10**8
+    away = footprint.memory_needs(cfg(judge_model="x", reward_offload=True), judged, 1, True)
+    linears = 24 * (4 * 1024**2 + 2 * 1024 * 4096)
+    assert away["cpu"].resident["judge"] == 4 * 3 * 10**8 + 4 * linears  # prepacked: its linear layers are there twice
+    assert "judge" not in away["cuda:0"].resident
+    settings = SimpleNamespace(model_id="x", w_cycle=0.0, w_qe=0.0, judge_model="Unbabel/wmt22-cometkiwi-da")
+    assert list(footprint.shapes(settings)) == ["policy", "judge"]
+
+
+@pytest.mark.parametrize(("name", "billions"), [("4b", 3.88), ("12b", 11.77), ("27b", 27.01)])
+def test_the_published_sizes_of_gemmas_text_part(name, billions):
+    assert model_shape(f"google/gemma-3-{name}-it").parameters / 1e9 == pytest.approx(billions, abs=0.01)
+
+
 # --- files ---------------------------------------------------------------------------------------------
 
 

@@ -71,6 +71,9 @@ def test_languages_that_yaml_would_take_for_something_else():
 
     norwegian = replace(TAMIL, code="no", name="Norwegian")
     assert yaml.safe_load(card(language=norwegian).split("---")[1])["language"] == ["en", "no"]
+    other = card(language=norwegian, source=TAMIL)
+    assert yaml.safe_load(other.split("---")[1])["language"] == ["ta", "no"]
+    assert "for Tamil → Norwegian" in other and "2000 Tamil sentences" in other
 
 
 def test_it_says_what_the_model_was_made_from():
