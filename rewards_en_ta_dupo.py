@@ -33,12 +33,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from rl_nmt import decides
+from rl_nmt import decides, processes
 from rl_nmt.copying import copied_share
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.fidelity import fidelity
 from rl_nmt.guards import verdict
 from rl_nmt.prompts import read_source
+from rl_nmt.scorers.shared import Shared, SharedTranslator
 from rl_nmt.text import TAMIL, clean_for_scoring, length, length_off, script_share
 
 CUES = "English: {english}\nTamil:"  # how every prompt of this project ends; the source is read from it
@@ -66,6 +67,8 @@ class CometDuPOReward:
         backtranslation_backend: "transformers", "ctranslate2", or "auto" (ctranslate2 where it works).
         backtranslation_beams: beams of the deterministic search.
         reward_offload: keep the models on the CPU between calls.
+        reward_models: "each" of several processes has its own, or they are "shared": loaded once per machine, and
+            then every process must call this reward equally often, also with nothing.
         scorer_python: Python of another environment, in which the COMET models run, each in a process of its own
             with the same scores; "" runs them in this one.
 
@@ -99,6 +102,7 @@ class CometDuPOReward:
         backtranslation_beams: int = 4,
         reward_offload: bool = False,
         scorer_python: str = "",
+        reward_models: str = "each",
     ):
         self._settings = {k: v for k, v in locals().items() if k != "self"}
         self.language = TAMIL
@@ -130,16 +134,18 @@ class CometDuPOReward:
     def _load(self, backtranslation_model, backend, beams, reward_device, dual_device, dual_dtype) -> None:
         from rl_nmt.policy import choose_device
 
+        self.shared = self._settings["reward_models"] == "shared" and processes.count() > 1
         self.reward_device = choose_device(reward_device, "reward_device")
         self.dual_device = choose_device(dual_device, "dual_device")
         self.backtranslator = self.da = self.qe = None
         if self.w_cycle:
             from rl_nmt.backtranslation import load_backtranslator
 
-            self.backtranslator = load_backtranslator(
-                backtranslation_model, source=self.language.nllb, target="eng_Latn", backend=backend, beams=beams,
-                device=self.dual_device, dtype=dual_dtype,
+            load = functools.partial(
+                load_backtranslator, backtranslation_model, source=self.language.nllb, target="eng_Latn",
+                backend=backend, beams=beams, device=self.dual_device, dtype=dual_dtype,
             )  # fmt: skip
+            self.backtranslator = SharedTranslator(load) if self.shared else load()
             self.da = self._load_comet("comet_da_model", "regression_metric")
         if self.w_qe:
             self.qe = self._load_comet(
@@ -161,13 +167,15 @@ class CometDuPOReward:
         if not python:
             from rl_nmt.scorers.comet import load_comet
 
-            return load_comet(name, **options)
-        from rl_nmt.scorers.worker import load_in_worker
+            load = functools.partial(load_comet, name, **options)
+        else:
+            from rl_nmt.scorers.worker import load_in_worker
 
-        return load_in_worker(
-            "rl_nmt.scorers.comet:load_comet", {"name_or_path": str(name), **options}, python_executable=python,
-            argument="scorer_python",
-        )  # fmt: skip
+            load = functools.partial(
+                load_in_worker, "rl_nmt.scorers.comet:load_comet", {"name_or_path": str(name), **options},
+                python_executable=python, argument="scorer_python",
+            )  # fmt: skip
+        return Shared(load) if self.shared else load()
 
     def _warm_up(self) -> None:
         """One call of each model, so that the first timed step pays for no lazy loading and a broken one shows now."""
@@ -249,13 +257,14 @@ class CometDuPOReward:
         rows = [self._text_components(s, c) for s, c in zip(sources, completions, strict=True)]
         alive = [row for row in rows if row["gate"] is None]
         times = {"time/guards": time.perf_counter() - start}
+        asked = bool(alive) or self.shared  # other processes may have something to ask
         try:
-            if self.reward_offload and alive:
+            if self.reward_offload and asked:
                 self._place(self.reward_device, self.dual_device)
-            if alive:
+            if asked:
                 self._judge(alive, times)
         finally:  # also when a scorer has to stop the run: what is saved then may need the room
-            if self.reward_offload and alive:
+            if self.reward_offload and asked:
                 self._place("cpu", "cpu")
         for row in rows:
             row["total"] = combine(row, self)
@@ -314,7 +323,7 @@ class CometDuPOReward:
         also go to TRL's `log_metric` and `log_extra` when it passes them.
         """
         rows, times = self._score(self._sources(prompts, completions, english), completions)
-        log = {**summarise(rows, self), **times, **self._machine_log(rows)}
+        log = {**self.summarise(rows), **times, **self._machine_log(rows)}
         self.last_rows = rows
         if self.evaluating:
             self.last_eval_log = log
@@ -329,6 +338,10 @@ class CometDuPOReward:
                 log_extra(name, [row[name] for row in rows])
         self._stop_if_dead(rows)
         return [row["total"] for row in rows]
+
+    def summarise(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+        """Scalars of these rows of `score_components`; the names are documented in docs/metrics.md."""
+        return summarise(rows, self)
 
     def _machine_log(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         """How much work the models had: distinct texts, cut and runaway back-translations, padding."""

@@ -94,7 +94,7 @@ def interval(seeds: list[int]) -> tuple[float, float, float]:
 
 def table(seeds: list[int]) -> str:
     lines = [
-        "| credit | seed | chrF++ before | after | errors per sentence before | after | other's final chrF++ at update |",
+        "| credit | seed | chrF++ before | after | errors per sentence before | after | other's chrF++ at update |",
         "|---|---|---|---|---|---|---|",
     ]
     for seed in seeds:

@@ -217,6 +217,20 @@ def continue_command(
     `argv` are the arguments that `main` was given, None for those of the process. Switches that were meant
     for one start go; a run that was begun --fresh is named by its folder, with `flag`. Keys are never flags.
     """
-    words = [*sys.orig_argv] if argv is None else ["python", script, *argv]
+    words = (_launched() or [*sys.orig_argv]) if argv is None else ["python", script, *argv]
     words = [word for word in words if word not in ("--fresh", "--force")]
     return shlex.join([*words, flag, str(folder)] if fresh else words)
+
+
+def _launched() -> list[str] | None:
+    """The launcher's command line (torchrun, accelerate launch), which started this as one of several processes."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return None
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_text(encoding="utf-8").split("\0")[:-1]
+    except (OSError, ValueError):
+        words = []
+    if sys.argv[1:] and words[-len(sys.argv) + 1 :] == sys.argv[1:]:
+        return words
+    line = [word for word in sys.orig_argv[1:] if word != "-u"]
+    return ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1"), *line]

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 from trl import GRPOTrainer
@@ -25,6 +24,7 @@ from trl.trainer.utils import RepeatSampler
 
 from rl_nmt.checkpoints import Keeper
 from rl_nmt.errors import ConfigError, NonFiniteLoss
+from rl_nmt.processes import gathered
 
 MIN_VALID = 0.75  # share of a group that must have a score, else the group is skipped (ours)
 SAVE_FAILURES = (OSError, RuntimeError, SafetensorError)  # what a full disk is to Python, torch and safetensors
@@ -107,6 +107,7 @@ class GuardedGRPOTrainer(GRPOTrainer):
         check_save_steps(self.args)
         self._stage_seconds = self._update_seconds = 0.0
         self._unlogged_loss = torch.tensor(0.0)  # the Trainer's running sum of losses since the last log
+        self._unlogged_losses: list[float] = []  # those of all processes, at the last save
         self._continued: dict[str, Any] | None = None
         self._batch: dict[str, Any] = {}
         self.add_callback(_Continue(self))
@@ -177,7 +178,8 @@ class GuardedGRPOTrainer(GRPOTrainer):
 
     def _lost(self, problem: str) -> str:
         step = self.state.global_step + 1
-        folder = Path(self.args.output_dir) / f"nonfinite-step-{step}"
+        which = f"-process-{self.accelerator.process_index}" if self.accelerator.process_index else ""
+        folder = Path(self.args.output_dir) / f"nonfinite-step-{step}{which}"
         try:
             self._leave_batch(folder, problem)
             left = f"the batch and the settings are in {folder}"
@@ -212,7 +214,7 @@ class GuardedGRPOTrainer(GRPOTrainer):
         """What transformers and TRL leave out of a checkpoint; floats survive JSON exactly."""
         return {
             "noise_floor": self.noise_floor,
-            "unlogged_loss": float(self._unlogged_loss),
+            "unlogged_losses": self._unlogged_losses or [float(self._unlogged_loss)],
             "unlogged_metrics": {
                 mode: {name: [float(value) for value in values] for name, values in metrics.items()}
                 for mode, metrics in self._metrics.items()
@@ -224,7 +226,10 @@ class GuardedGRPOTrainer(GRPOTrainer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Taken up when training begins, since the Trainer resets its counters there."""
         self.noise_floor = state["noise_floor"]
-        self._continued = state
+        losses = state["unlogged_losses"]  # one per process; their mean where there are now more or fewer
+        same = len(losses) == self.accelerator.num_processes
+        own = losses[self.accelerator.process_index] if same else sum(losses) / len(losses)
+        self._continued = {**state, "unlogged_loss": own}
 
     def get_train_dataloader(self):
         self._train_batch_size = self.args.train_batch_size  # the Trainer would take the checkpoint's
@@ -258,6 +263,7 @@ class GuardedGRPOTrainer(GRPOTrainer):
         keeper, step = self.checkpoints, self.state.global_step
         if keeper is None:
             return super()._save_checkpoint(model, trial)
+        self._unlogged_losses = gathered([float(self._unlogged_loss)])
         failure = keeper.lack_of_room() if self.args.should_save else None
         failure = self._first(failure)
         if failure is None:
@@ -279,9 +285,7 @@ class GuardedGRPOTrainer(GRPOTrainer):
 
     def _first(self, failure: str | None) -> str | None:
         """The first failure of any process; also waits until all have written their part."""
-        if self.accelerator.num_processes == 1:
-            return failure
-        return next((f for f in gather_object([failure]) if f is not None), None)
+        return next((f for f in gathered([failure]) if f is not None), None)
 
     def _rotate_checkpoints(self, use_mtime=False, output_dir=None):
         # By step, not by the clock: a resumed or copied run folder has other times. A keeper rotates by itself,

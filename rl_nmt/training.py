@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl_nmt import checkpoints, run_folder
+from rl_nmt import checkpoints, processes, run_folder
 from rl_nmt.checkpoints import Checkpoint
 from rl_nmt.errors import ConfigError, ResumeRefused
 from rl_nmt.languages import TAMIL, Language
@@ -130,7 +130,7 @@ def build_watch(rows: Sequence[dict], judge_model: str, device: str, language: L
     from rl_nmt.watch import Watch, choose_independent
 
     judge, reference = None, language.name.lower()
-    if judge_model and not any(row.get(reference) for row in rows):
+    if judge_model and not any(row.get(reference) for row in rows) and run_folder.is_main_process():  # who looks
         from rl_nmt.policy import choose_device
         from rl_nmt.scorers.comet import load_comet
 
@@ -189,7 +189,7 @@ def train(
         print(f"resuming from {resume}; --fresh starts anew beside it", flush=True)
         keeper.restore(resume)
     else:
-        trainer.noise_floor = noise_floor(reward, before)
+        trainer.noise_floor = processes.from_main(lambda: noise_floor(reward, before))
         metrics.begin_anew()
         held_out.take(0, before)
     with GracefulStop(trainer.at_cycle_end, schedule.max_hours, started, command) as stop:

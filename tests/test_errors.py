@@ -41,6 +41,12 @@ def test_success(capsys):
     assert ended(capsys, lambda: None) == (0, "") and ended(capsys, lambda: 5) == (5, "")
 
 
+def test_what_the_main_process_tells_is_not_told_by_the_others(capsys):
+    error = errors.ConfigError("lr: 0")
+    error.elsewhere = True
+    assert ended(capsys, raising(error)) == (2, "")
+
+
 def test_a_stop(capsys):
     assert ended(capsys, raising(errors.Stopped("max_hours", 75))) == (75, "stopped: max_hours\n")
     assert ended(capsys, raising(KeyboardInterrupt())) == (130, "error: interrupted\n")

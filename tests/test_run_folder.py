@@ -217,6 +217,15 @@ def test_the_command_as_it_was_typed(tmp_path, monkeypatch):
     assert continue_command(None, "t.py", tmp_path, False) == "python3 -u train.py --config x.yaml"
 
 
+def test_the_command_of_one_of_several_processes_begins_with_its_launcher(tmp_path, monkeypatch):
+    """Here no launcher is the parent: the processes are as many again on this machine."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", "x.yaml"])
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "-u", "train.py", "--force", "--config", "x.yaml"])
+    assert continue_command(None, "t.py", tmp_path, False) == "torchrun --nproc_per_node 2 train.py --config x.yaml"
+
+
 def test_nothing_secret_is_written(tmp_path):
     import train_grpo_en_ta as script
 

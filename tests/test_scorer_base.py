@@ -144,3 +144,25 @@ def test_a_collective_scorer_is_asked_exactly_once():
     scorer = Marker({}, collective=True)
     assert ask_spans("x", scorer, []) == ([], []) and scorer.calls == 1
     assert ask_spans("x", Marker({}), []) == ([], [])
+
+
+def test_a_model_that_several_processes_share_is_called_exactly_once():
+    """Also with nothing to ask; and not again for its halves, which the others would not ask for."""
+
+    class Shared:
+        collective = True
+
+        def __init__(self):
+            self.calls = []
+
+        def score(self, batch):
+            self.calls.append(list(batch))
+            return Scores([None if item == "bad" else 0.5 for item in batch])
+
+        __call__ = score
+
+    shared = Shared()
+    assert ask("x", shared.score, [], UNIT) == [] and ask("x", shared, ["a", "bad"], UNIT) == [0.5, None]
+    assert shared.calls == [[], ["a", "bad"]]
+    with pytest.raises(ValueError, match="0 results for 1 items"):
+        ask("x", type("Odd", (Shared,), {"score": lambda self, batch: Scores([])})().score, ["a"], UNIT)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
+import shlex
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import fault_trials
 import pytest
 import test_replay_processes
+import tiny_run
 import torch
 from process_trials import Processes
 from tiny_models import PAIRS
@@ -122,6 +129,35 @@ def test_groups_that_are_split_over_processes_obey_the_rules_as_one(tiny_all, tm
         })  # fmt: skip
 
 
+# --- reward models of one machine ----------------------------------------------------------------------
+
+
+def _rewards(models, batches, how):
+    from rewards_en_ta_dupo import CometDuPOReward
+
+    reward = CometDuPOReward(models["da"], models["qe"], models["nllb"], backtranslation_beams=1, reward_models=how)
+    loaded = [part is not None for part in (getattr(reward.qe, "_model", reward.qe), reward.da)]
+    english, tamil = zip(*batches[processes.rank()], strict=True)
+    totals = [reward(None, list(tamil), english=list(english)) for _ in range(2)]
+    return totals, loaded, reward.signature(), reward.last_log
+
+
+def test_shared_reward_models_give_what_those_of_each_process_give(tiny_all, tmp_path):
+    """In the second process every output is gated: it has nothing to ask, and must come by all the same."""
+    models = {name: str(path) for name, path in tiny_all.items()}
+    batches = [PAIRS[:5], [(english, english) for english, _ in PAIRS[5:8]], PAIRS[3:8]]
+    told = {
+        how: Processes(tmp_path / how, [0, 1, 2], _rewards, models, batches, how).results(120)
+        for how in ("each", "shared")
+    }
+    assert [loaded for _, (loaded, _), _, _ in told["shared"]] == [True, False, False]
+    assert told["shared"][1][0] == [[0.0] * 3] * 2
+    for each, shared in zip(told["each"], told["shared"], strict=True):
+        for ours, theirs in zip(each[0], shared[0], strict=True):
+            assert theirs == pytest.approx(ours, abs=1e-5) and None not in theirs
+        assert each[2] == shared[2]
+
+
 # --- a run ---------------------------------------------------------------------------------------------
 
 
@@ -222,3 +258,92 @@ def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tiny_policy, tmp_pa
     assert [status for status, _, _ in ends] == [143, 143]
     assert "SIGTERM, after step 3; checkpoint-3 is saved" in ends[0][2]
     assert (tmp_path / "run" / "checkpoint-3" / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_losses_not_logged_yet_are_those_of_each_process(tiny_policy, tmp_path):
+    """Logged at steps 3 and 6, saved at 4: each process's own loss of step 4 belongs to the mean at 6."""
+    rows = []
+    for name, deaths in (("whole", ()), ("resumed", (5,))):
+        cfg = dataclasses.replace(_settings(tiny_policy, tmp_path / name), logging_steps=3)
+        for step in deaths:
+            Processes(tmp_path / f"{name}-dies", [0, 1], _train, cfg, _die_in_the_second(step)).wait(120)
+        Processes(tmp_path / f"{name}-ends", [0, 1], _train, cfg).results(120)
+        rows.append([fault_trials.without_clock(r) for r in MetricsFile(tmp_path / name / "metrics.jsonl").rows()])
+    assert rows[0] == rows[1] and sum("loss" in row for row in rows[0]) == 2
+
+
+# --- the script, under torchrun ------------------------------------------------------------------------
+
+
+def _torchrun(models, folder, **changes) -> list[str]:
+    """The command of a run of the script in two processes: six samples each per step."""
+    tiny_run.write_data(folder)
+    changes = {"per_device_batch_size": 2, "gradient_accumulation_steps": 3, "eval_steps": 2} | changes
+    settings = tiny_run.settings(models, folder, folder / "run", **changes)
+    (folder / "tiny.yaml").write_text(json.dumps(settings))
+    return [
+        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train_grpo_en_ta.py", "--config",
+        str(folder / "tiny.yaml"),
+    ]  # fmt: skip
+
+
+def _child(parent: int, rank: int) -> int:
+    """The process that torchrun has started with this rank."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            ours = int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent
+            if ours and f"RANK={rank}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                return int(folder.name)
+    raise AssertionError(f"torchrun has no process {rank}")
+
+
+@pytest.mark.slow
+def test_the_script_in_two_processes_with_shared_reward_models(tiny_all, tmp_path):
+    done = tiny_run.command(*_torchrun(tiny_all, tmp_path, reward_models="shared", save_rollouts=True))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 4/4") == done.stdout.count("launch gate: passed") == 1
+    assert done.stdout.count("held-out, 6 rows") == 1
+    folder = tmp_path / "run"
+    assert {"final", "evaluation.json", "report.html", "resolved_config.yaml"} <= {p.name for p in folder.iterdir()}
+    rollouts = MetricsFile(folder / "rollouts.jsonl").rows()
+    metrics = [row for row in MetricsFile(folder / "metrics.jsonl").rows() if row["kind"] == "train"]
+    assert len(rollouts) == 48 and len(metrics) == 4
+    for row, start in zip(metrics, range(0, 48, 12), strict=True):
+        samples = rollouts[start : start + 12]
+        cycles = [s["components"]["cycle"] for s in samples if s["gate"] is None]
+        assert row["reward/gated_share"] == pytest.approx(sum(s["gate"] is not None for s in samples) / 12)
+        assert row.get("reward/cycle") == (pytest.approx(sum(cycles) / len(cycles)) if cycles else None)
+    again = tiny_run.command(*_torchrun(tiny_all, tmp_path, reward_models="shared", save_rollouts=True))
+    assert again.returncode == 0 and "holds a finished run" in again.stdout and again.stdout.count("before") == 1
+
+
+@pytest.mark.slow
+def test_kill_9_of_one_process_takes_the_job_down_with_a_word(tiny_all, tmp_path):
+    command = [sys.executable, *_torchrun(tiny_all, tmp_path, max_steps=1000, save_steps=2, eval_steps=0)]
+    log, metrics = tmp_path / "log.txt", tmp_path / "run" / "metrics.jsonl"
+    with log.open("w") as out:
+        job = subprocess.Popen(command, cwd=tiny_run.ROOT, env=tiny_run.environment(), stdout=out, stderr=out)
+    try:
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and '"step": 3,' in metrics.read_text()):
+            assert job.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        main, other = _child(job.pid, 0), _child(job.pid, 1)
+        os.kill(other, signal.SIGKILL)
+        start = time.monotonic()
+        assert job.wait(60) != 0
+        took = time.monotonic() - start
+    finally:
+        job.kill()
+        job.wait()
+    said = log.read_text()
+    print(f"down after {took:.1f} s")
+    assert not Path(f"/proc/{main}").exists()
+    assert "error: process 0 of 2 cannot go on: another process of this run has ended" in said
+    assert "Signal 9 (SIGKILL)" in said  # torchrun's own word for the other
+    (line,) = [line for line in said.splitlines() if line.startswith("continue with: ")]
+    words = shlex.split(line.removeprefix("continue with: "))
+    assert words == command  # the launcher included
+    done = tiny_run.command(*words[1:], "--max_steps", "6")
+    assert done.returncode == 0 and "resuming from" in done.stdout, done.stderr

@@ -178,7 +178,7 @@ class EnsembleReward:
     ) -> list[float | None]:
         """Totals, one per completion, None where a score is missing; fills `last_rows` and `last_log`."""
         rows, times = self._score(english, completions)
-        log = {**self._summary(rows), **times, **self._machine_log(any(row["gate"] is None for row in rows))}
+        log = {**self.summarise(rows), **times, **self._machine_log(any(row["gate"] is None for row in rows))}
         self.last_rows = rows
         if self.evaluating:
             self.last_eval_log = log
@@ -191,7 +191,7 @@ class EnsembleReward:
         self._stop_if_dead(rows)
         return [row["total"] for row in rows]
 
-    def _summary(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+    def summarise(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         """Scalars of one call; the names are in this recipe's README. Empty batch: empty dict."""
         if not rows:
             return {}

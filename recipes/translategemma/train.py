@@ -290,7 +290,9 @@ def launch(cfg: TranslateGemmaCfg, reward, rows: list[dict], notes: dict, skip: 
         print(f"launch gate: {why}", flush=True)
         notes["launch_gate"] = {"passed": None, "reasons": [why]}
     else:
-        notes["launch_gate"] = require_launch(reward, rows, cfg.reward.max_soft_win_share, cfg.rl.seed, language=code)
+        notes["launch_gate"] = processes.from_main(
+            lambda: require_launch(reward, rows, cfg.reward.max_soft_win_share, cfg.rl.seed, language=code)
+        )
 
 
 def setup_wandb(cfg: TranslateGemmaCfg, folder: Path, notes: dict) -> None:

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from rl_nmt import hub
+from rl_nmt import hub, processes
 from rl_nmt.errors import ConfigError
 
 T = TypeVar("T")
@@ -174,7 +174,7 @@ def loading() -> Iterator[None]:
     comet_level = comet.level
     comet.setLevel(logging.WARNING)  # it tells at INFO that its encoder is frozen
     try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), processes.outside_zero3():
             warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
             yield
     finally:
@@ -216,7 +216,8 @@ def ask(argument: str, function: Callable[[list], Any], items: list, limits: tup
     Args:
         argument: the setting that names the model, for the warning on standard error.
         function: items to `Scores`, or to a sequence with one answer per item; see `isolate` for what happens
-            when it raises or gives another number of answers.
+            when it raises or gives another number of answers. A model with the attribute `collective` (one that
+            several processes share), or its method, is called exactly once, also with nothing.
         items: what it is asked.
         limits: the scorer's `range`: answers are then finite numbers no further outside than its width (COMET's
             own leave [0, 1] by hundredths); numbers as text and truth values are none. None: answers are texts.
@@ -226,7 +227,10 @@ def ask(argument: str, function: Callable[[list], Any], items: list, limits: tup
         result = function(batch)
         return list(result.values) if isinstance(result, Scores) else list(result)
 
-    values, errors = isolate(answers, items)
+    if getattr(getattr(function, "__self__", function), "collective", False):
+        values, errors = _as_many(answers(items), len(items)), []
+    else:
+        values, errors = isolate(answers, items)
     sound = [_text(v) if limits is None else _number(v, *limits) for v in values]
     _warn(argument, values, sound, errors)
     return sound
