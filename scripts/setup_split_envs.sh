@@ -8,6 +8,7 @@
 #   scripts/setup_split_envs.sh [FOLDER]     put both environments there instead of the repository
 #   PYTHON=/path/to/python3.11               the Python to make them with
 #   ONLY=.venv-t5                            make only this one
+#   ONLY=.venv-vllm                          a third, asked for by name alone: .venv-t5 with vLLM (needs CUDA GPUs)
 #
 # An environment that is complete and not older than its requirements is left as it is.
 set -euo pipefail
@@ -47,3 +48,6 @@ python=$(find_python)
 mkdir -p "$folder"
 make_environment .venv requirements.txt 'import comet, trl, datasets'
 make_environment .venv-t5 requirements-transformers5.txt 'import trl, datasets, peft, httpx'
+if [[ ${ONLY:-} == .venv-vllm ]]; then
+    make_environment .venv-vllm requirements-vllm.txt 'import vllm, trl, datasets, peft, httpx'
+fi

@@ -50,6 +50,15 @@ def test_complete_environments_are_left_alone(tmp_path):
     assert (done.returncode, done.stdout) == (0, ".venv-t5: up to date\n")
 
 
+def test_the_one_with_vllm_is_made_only_when_asked_for(tmp_path):
+    for name in (".venv", ".venv-t5", ".venv-vllm"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "installed").touch()
+    assert ".venv-vllm" not in run(str(tmp_path), PYTHON=sys.executable).stdout
+    done = run(str(tmp_path), PYTHON=sys.executable, ONLY=".venv-vllm")
+    assert (done.returncode, done.stdout) == (0, ".venv-vllm: up to date\n")
+
+
 def test_no_usable_python_is_one_line(tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "dirname").symlink_to(shutil.which("dirname"))
