@@ -553,7 +553,10 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
                 before.save(folder / "before.json")
         notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
         launch(cfg, reward, eval_rows, notes, skip_gate)
-        watch = training.build_watch(eval_rows, cfg.judge_model, "cpu" if cfg.reward_offload else cfg.reward_device)
+        watch = training.build_watch(
+            eval_rows, cfg.judge_model, "cpu" if cfg.reward_offload else cfg.reward_device,
+            scorer_python=cfg.scorer_python,
+        )  # fmt: skip
         setup_wandb(cfg, folder, notes)
         try:
             trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, train)

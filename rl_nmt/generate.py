@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import transformers
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -13,14 +14,16 @@ from rl_nmt import processes
 from rl_nmt.errors import ConfigError
 from rl_nmt.policy import stop_ids
 
+TRANSFORMERS_4 = transformers.__version__.startswith("4.")  # 5 takes only gaps from the model's own settings
+
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
-    """Token ids of each prompt with exactly one BOS in front, whatever the tokenizer's settings are."""
+    """Token ids of each prompt, with exactly one BOS in front where the tokenizer adds any."""
     if not prompts:
         return []
     rows = tokenizer(prompts, add_special_tokens=True, padding=False, truncation=False)["input_ids"]
     bos = tokenizer.bos_token_id
-    if bos is None:
+    if bos is None or tokenizer("a")["input_ids"][0] != bos:  # TRL adds none either
         return [list(row) for row in rows]
     encoded = []
     for row in rows:
@@ -140,7 +143,7 @@ def _generate_batch(model: PreTrainedModel, rows: list[list[int]], settings) -> 
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         generation_config=settings,
-        use_model_defaults=False,
+        **({"use_model_defaults": False} if TRANSFORMERS_4 else {}),
     )
     return out[:, width:]
 

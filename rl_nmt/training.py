@@ -121,23 +121,32 @@ def noise_floor(reward, before) -> float:
     return floor
 
 
-def build_watch(rows: Sequence[dict], judge_model: str, device: str, language: Language = TAMIL):
+def build_watch(
+    rows: Sequence[dict], judge_model: str, device: str, language: Language = TAMIL, scorer_python: str = ""
+):
     """Watches the held-out rows with a score that the reward does not contain: chrF++, or `judge_model`.
 
-    `device` is where the judge goes, "auto" for CUDA if there is one; it is loaded only where no row has a
-    reference.
+    `device` is where the judge goes, "auto" for CUDA if there is one, `scorer_python` the Python of another
+    environment to run it in; it is loaded only where no row has a reference.
     """
     from rl_nmt.watch import Watch, choose_independent
 
     judge, reference = None, language.name.lower()
     if judge_model and not any(row.get(reference) for row in rows) and run_folder.is_main_process():  # who looks
         from rl_nmt.policy import choose_device
-        from rl_nmt.scorers.comet import load_comet
+        options = {
+            "name_or_path": judge_model, "device": choose_device(device, "reward_device"), "argument": "judge_model",
+            "classes": ("unified_metric", "referenceless_regression_metric", "xcomet_metric"),
+        }  # fmt: skip
+        if scorer_python:
+            from rl_nmt.scorers.worker import load_in_worker
 
-        judge = load_comet(
-            judge_model, device=choose_device(device, "reward_device"), argument="judge_model",
-            classes=("unified_metric", "referenceless_regression_metric", "xcomet_metric"),
-        )  # fmt: skip
+            factory = "rl_nmt.scorers.comet:load_comet"
+            judge = load_in_worker(factory, options, python_executable=scorer_python, argument="scorer_python")
+        else:
+            from rl_nmt.scorers.comet import load_comet
+
+            judge = load_comet(**options)
     name, score = choose_independent(rows, judge, reference)
     print(f"score outside the reward: {name or 'none: nobody watches it; give eval_file or judge_model'}", flush=True)
     return Watch(name, score, [row["english"] for row in rows])

@@ -49,6 +49,13 @@ FIXED = (  # settings under which alone a run can go on
     "model.lora_alpha", "rl.prompts_per_update", "rl.credit", "rl.normalise", "rl.group_coefficient", "rl.iterations",
 )  # fmt: skip
 
+TOLD = (  # settings in the model card
+    "model.lora_rank", "generation.num_samples_per_prompt", "generation.temperature", "rl.credit", "rl.normalise",
+    "rl.group_coefficient", "rl.prompts_per_update", "rl.updates", "rl.lr", "rl.kl", "rl.loss_type", "rl.seed",
+    "reward.guards", "reward.metricx.weight", "reward.xcomet.weight", "reward.xcomet.sentence_weight",
+    "reward.mqm.weight", "reward.mqm.sentence_weight",
+)  # fmt: skip
+
 
 def prompt_template(cfg: TranslateGemmaCfg) -> str:
     """What the model is asked, with the slot {english} for the source, whatever its language."""
@@ -403,6 +410,12 @@ def run(
             if run_folder.is_main_process():
                 source = language(cfg.data.source_lang).name
                 training.write_results(folder, before, after, best, notes, cfg.rl.seed, target, FILES, source)
+                export.write_cards(
+                    folder, base_model=cfg.model.policy_name_or_path, prompt=template, language=target,
+                    source=language(cfg.data.source_lang), settings={n: settings.value_of(cfg, n) for n in TOLD},
+                    data={"name": cfg.data.train_file or cfg.data.hf_dataset_name, "rows": len(rows.train),
+                          "sha256": rows.sha256},
+                )  # fmt: skip
         finally:
             finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
 

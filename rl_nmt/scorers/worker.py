@@ -88,7 +88,7 @@ def load_in_worker(
 
 def _executable(argument: str, name: str | None) -> str:
     """An absolute path; symbolic links stay, since a virtual environment is known by the link."""
-    found = shutil.which(str(Path(name).expanduser())) if name else sys.executable
+    found = shutil.which(os.path.expanduser(name)) if name else sys.executable
     if not found:
         raise ConfigError(f"{argument}: {name} is no program that can be run; give an environment's bin/python")
     return os.path.abspath(found)

@@ -112,6 +112,9 @@ def serve(receive: Callable[[], dict | None], send: Callable[[dict], None]) -> N
                 answer["stats"] = {k: v for k, v in stats.items() if math.isfinite(v)}
             elif "to" in message:
                 scorer.to(message["to"])
+                torch = sys.modules.get("torch")
+                if torch is not None and torch.cuda.is_available():
+                    torch.cuda.empty_cache()  # else an offloaded model's memory stays this process's
         except Exception as error:  # of a scorer of any kind: the trainer decides
             answer["error"] = complaint(error)
         try:
