@@ -251,3 +251,17 @@ def test_the_document_mentions_every_bench():
     scripts = {path.stem for path in (ROOT / "bench").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
     assert scripts >= {"reward_throughput", "pocket_step", "memory", "pocket_seeds"}
     assert {name for name in scripts if f"bench.{name}" not in document} == set()
+
+
+def test_train_step(tmp_path, capsys):
+    """Two lines of a sweep: the forced lengths are written, the stages add up, the reward is that of recorded texts."""
+    from bench import train_step
+
+    line = ["--group_sizes", "2", "4", "--lengths", "6", "--prompts", "2", "--steps", "1", "--beams", "1"]
+    assert train_step.main([*line, "--models", str(tmp_path), "--json"]) == 0
+    found = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
+    assert [(row["group_size"], row["completions"]) for row in found] == [(2, 4), (4, 8)]
+    for row in found:
+        parts = row["time/generate"] + row["time/reward"] + row["time/update"]
+        assert 0.8 * row["seconds"] < parts <= 1.02 * row["seconds"] and 0 < row["reward_share"] < 1
+        assert row["per_completion"] == pytest.approx(row["seconds"] / row["completions"])

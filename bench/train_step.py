@@ -1,0 +1,216 @@
+"""What one GRPO step costs, stage by stage, on random weights of true shapes; by group size and length.
+
+    python -m bench.train_step                                            # pocket sizes, a CPU, seconds
+    python -m bench.train_step --group_sizes 2 4 8 16 --lengths 16 32     # the sweep
+    python -m bench.train_step --shape gemma3_1b --reward large --prompts 8 --group_sizes 8 --lengths 160   # a GPU
+    python -m bench.train_step --shape gemma3_1b --reward large --lora_rank 16 --offload
+
+The policy is random: it is made to write exactly `--lengths` tokens, and the reward is given recorded Tamil of the
+bench texts instead, so that neither side depends on what random weights say. One trainer per line, the product's own;
+the first step warms up, `--steps` more are counted. Prints per line the median seconds of a step and of its stages, the
+share of the reward, seconds per completion, and on a GPU the peak memory of sampling, reward and update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model is a local folder
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from transformers import TrainerCallback
+
+from bench import shapes, texts
+from bench.measure import machine
+from rl_nmt.errors import run
+
+GROUP = 8  # of bench.texts: so many recorded outputs belong to one source
+
+
+@dataclass(frozen=True)
+class PolicyShape:
+    """Sizes of a Gemma 3 text model; `rows` of embedding, 0: the tokenizer's."""
+
+    hidden: int
+    layers: int
+    heads: int
+    head_dim: int
+    ffn: int
+    rows: int
+
+
+POLICY = {
+    "tiny": PolicyShape(128, 4, 4, 32, 256, 0),
+    "gemma3_1b": PolicyShape(1152, 26, 4, 256, 6912, 262_144),  # google/gemma-3-1b-it
+    "gemma3_4b": PolicyShape(2560, 34, 8, 256, 10_240, 262_208),  # the text part of google/gemma-3-4b-it
+}
+
+
+def policy(shape: str, models: Path = shapes.MODELS) -> Path:
+    """The folder of a random policy in Gemma's format, built once."""
+    return shapes._once(models / f"policy-{shape}", lambda folder: _build_policy(folder, POLICY[shape]))
+
+
+def _build_policy(folder: Path, shape: PolicyShape) -> None:
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    from pocket import formats
+    from train_grpo_en_ta import PROMPT
+
+    folder.mkdir(parents=True)
+    tokenizer = formats.gemma_tokenizer(folder, [*texts.training_texts(), *[PROMPT, "user", "model"] * 50], 1600)
+    stops = [1, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
+    config = Gemma3TextConfig(
+        vocab_size=shape.rows or len(tokenizer), hidden_size=shape.hidden, intermediate_size=shape.ffn,
+        num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
+        num_key_value_heads=max(1, shape.heads // 4), head_dim=shape.head_dim, query_pre_attn_scalar=shape.head_dim,
+        sliding_window=512, max_position_embeddings=4096, pad_token_id=0, eos_token_id=stops, bos_token_id=2,
+    )  # fmt: skip
+    Gemma3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+class Recorded:
+    """A reward that is asked about recorded outputs, whatever the policy wrote; notes memory peaks."""
+
+    __name__ = "comet_dupo"
+
+    def __init__(self, reward, device: str):
+        self.__dict__.update(reward=reward, device=device, peaks={})  # past __setattr__
+
+    def __getattr__(self, name):
+        return getattr(self.reward, name)
+
+    def __setattr__(self, name, value):
+        setattr(self.reward, name, value)
+
+    def __call__(self, prompts, completions, english=None, **columns):
+        found = texts.items(len(completions))
+        note_peak(self.peaks, "sampling", self.device)
+        totals = self.reward(
+            [None] * len(found), [item.tamil for item in found], english=[item.english for item in found], **columns
+        )
+        note_peak(self.peaks, "reward", self.device)
+        return totals
+
+
+def note_peak(peaks: dict[str, float], stage: str, device: str) -> None:
+    """The most memory since the last note, GiB, kept under `stage` where it is more than before."""
+    if device != "cpu":
+        peaks[stage] = max(peaks.get(stage, 0.0), torch.cuda.max_memory_allocated() / 2**30)
+        torch.cuda.reset_peak_memory_stats()
+
+
+class Clock(TrainerCallback):
+    """Seconds of every step, with what the trainer logs of its stages."""
+
+    def __init__(self, reward: Recorded):
+        self.reward, self.steps = reward, []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.start = self._now()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps.append({"seconds": self._now() - self.start})
+        note_peak(self.reward.peaks, "update", self.reward.device)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.steps and "reward" in (logs or {}):
+            self.steps[-1] |= {name: value for name, value in logs.items() if name.startswith("time/")}
+
+    def _now(self) -> float:
+        if self.reward.device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def measure(args, group: int, length: int, folder: Path) -> dict:
+    """One line: `args.steps` counted steps of `args.prompts` prompts with `group` samples of `length` tokens each."""
+    import train_grpo_en_ta as script
+    from rl_nmt import policy as policies
+
+    batch = min(args.batch, args.prompts * group)
+    cfg = script.RunCfg(
+        model_id=str(policy(args.shape, args.models)), lora_rank=args.lora_rank, attn_implementation="eager",
+        group_size=group, max_new_tokens=length, per_device_batch_size=batch,
+        gradient_accumulation_steps=args.prompts * group // batch, max_steps=args.steps + 1, save_steps=0,
+        comet_da_model=str(shapes.comet("regression_metric", args.reward, args.models)),
+        comet_qe_model=str(shapes.comet("unified_metric", args.reward, args.models)),
+        backtranslation_model=str(shapes.nllb(args.reward, args.models)), backtranslation_beams=args.beams,
+        reward_offload=args.offload, reward_dtype=args.reward_dtype, dual_dtype=args.reward_dtype,
+        output_dir=str(folder), use_wandb=False, num_train_samples=args.prompts * (args.steps + 1),
+    )  # fmt: skip
+    tokenizer = policies.load_tokenizer(cfg.model_id)
+    precision = policies.choose_precision(lora=bool(cfg.lora_rank))
+    model = policies.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
+    reward = Recorded(script.build_reward(cfg), precision.device)
+    sources = list(dict.fromkeys(item.english for item in texts.items(GROUP * cfg.num_train_samples)))
+    trainer = script.build_trainer(cfg, folder, model, tokenizer, precision, reward, sources)
+    trainer.generation_config.min_new_tokens = length  # to the last token, whatever is sampled
+    clock = Clock(reward)
+    trainer.add_callback(clock)
+    trainer.train()
+    counted = clock.steps[1:]
+    stages = {
+        name: statistics.median(step.get(name, 0.0) for step in counted)
+        for name in ("time/generate", "time/back_translate", "time/cycle", "time/qe", "time/reward", "time/update")
+    }
+    seconds = statistics.median(step["seconds"] for step in counted)
+    return {
+        "group_size": group, "length": length, "completions": args.prompts * group, "seconds": seconds,
+        "per_completion": seconds / (args.prompts * group), "reward_share": stages["time/reward"] / seconds,
+        **stages, "peak_gib": {stage: round(peak, 2) for stage, peak in reward.peaks.items()},
+    }  # fmt: skip
+
+
+def line(found: dict) -> str:
+    stages = "  ".join(
+        f"{name.removeprefix('time/')} {found[name]:.3f}" for name in found if name.startswith("time/")
+    )
+    peaks = "".join(f"  {stage} {peak:.2f} GiB" for stage, peak in found["peak_gib"].items())
+    return (
+        f"G {found['group_size']:>3}  tokens {found['length']:>4}  step {found['seconds']:.3f} s  "
+        f"per completion {1000 * found['per_completion']:.1f} ms  reward {found['reward_share']:.0%}  [{stages}]{peaks}"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=POLICY, default="tiny", help="of the policy")
+    parser.add_argument("--reward", choices=shapes.SHAPES, default="tiny", help="of COMET (twice) and NLLB")
+    parser.add_argument("--prompts", type=int, default=8, help="per step (default 8)")
+    parser.add_argument("--group_sizes", type=int, nargs="+", default=[8])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[32], help="completion tokens, forced")
+    parser.add_argument("--batch", type=int, default=64, help="most sequences in one forward and backward pass")
+    parser.add_argument("--steps", type=int, default=3, help="counted, after one that is not (default 3)")
+    parser.add_argument("--beams", type=int, default=4)
+    parser.add_argument("--lora_rank", type=int, default=0)
+    parser.add_argument("--offload", action="store_true", help="reward models leave the card between calls")
+    parser.add_argument("--reward_dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--models", type=Path, default=shapes.MODELS, help="where the checkpoints are built")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    args = parser.parse_args(argv)
+    if min(args.prompts, args.steps, *args.group_sizes, *args.lengths) < 1:
+        parser.error("sizes must be at least 1")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for group in args.group_sizes:
+        for length in args.lengths:
+            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+                found = measure(args, group, length, Path(folder))
+            print(json.dumps(found) if args.json else line(found), flush=True)
+    print(machine(device), file=sys.stderr if args.json else sys.stdout, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
