@@ -1,17 +1,23 @@
-"""Token-level credit against sequence-level reward in the pocket: same start, same budget, same judges.
+"""Token-level credit against sequence-level reward in the pocket: same start, same budget, same sequence reward.
 
-    python -m bench.pocket_credit [--seeds 0 1 2] [--updates N] [-- FLAGS of the recipe]
+    python -m bench.pocket_credit [--seeds 0 1 2] [--arms token judge] [--updates N] [-- FLAGS of the recipe]
 
-Both runs of a seed follow recipes/translategemma/configs/pocket.yaml; `sequence` differs in `rl.credit` alone, so the
-error spans are marked there too and change nothing. Held-out chrF++ and errors per sentence (counted against the
-references by the rules of the pocket world, not by a judge), before and after; the difference between the two
+All runs of a seed follow recipes/translategemma/configs/pocket.yaml and have the same sequence reward:
+
+  sequence   rl.credit sequence: error spans are marked and change nothing
+  token      rl.credit token: XCOMET's spans, as the twin marks them
+  judge      rl.credit token: the spans of the judge over loopback, which knows the errors exactly
+
+Held-out chrF++ and errors per sentence (counted against the
+references by the rules of the pocket world, not by a model), before and after; the difference of each to `sequence`
 with its 95 % interval (rows drawn in pairs, each seed's by itself, mean over seeds); and the first evaluation at
-which each reaches the other's final score. Writes runs/pocket_credit/table.md.
+which it reaches the final score of `sequence`. Writes runs/pocket_credit/table.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -23,7 +29,15 @@ from rl_nmt.evaluation import Snapshot, bootstrap_scores
 
 RUNS = Path("runs/pocket_credit")
 CONFIG = "recipes/translategemma/configs/pocket.yaml"
-LEVELS = ("token", "sequence")
+ARMS = {
+    "sequence": ["--rl.credit", "sequence"],
+    "token": ["--rl.credit", "token"],
+    "judge": [
+        "--rl.credit", "token", "--reward.xcomet.weight", "0", "--reward.mqm.enabled", "True",
+        "--reward.mqm.weight", "1", "--reward.mqm.sentence_weight", "0", "--reward.mqm.scale", "0.1", "--reward.mqm.model", "judge",
+        "--reward.mqm.endpoint",
+    ],
+}  # fmt: skip
 
 
 def world_flags(seed: int) -> list[str]:
@@ -39,23 +53,29 @@ def world_flags(seed: int) -> list[str]:
     ]  # fmt: skip
 
 
-def folder(seed: int, level: str) -> Path:
-    return RUNS / f"{level}{seed}"
+def folder(seed: int, arm: str) -> Path:
+    return RUNS / f"{arm}{seed}"
 
 
-def train(seed: int, level: str, more: list[str]) -> None:
+def train(seed: int, arm: str, more: list[str]) -> None:
     """One run as a user starts it; a finished one is left as it is."""
+    from pocket.twins.judge import serve
+
     subprocess.run([sys.executable, "-m", "pocket.twins.build", "--seed", str(seed)], check=True)
-    subprocess.run(
-        [sys.executable, "-m", "recipes.translategemma.train", "--config", CONFIG, *world_flags(seed), "--rl.credit",
-         level, "--logging.output_dir", str(folder(seed, level)), *more],
-        check=True,
-    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        flags = list(ARMS[arm])
+        if arm == "judge":
+            flags.append(stack.enter_context(serve(Path(f"pocket/build/twins-seed{seed}"))).url)
+        subprocess.run(
+            [sys.executable, "-m", "recipes.translategemma.train", "--config", CONFIG, *world_flags(seed), *flags,
+             "--logging.output_dir", str(folder(seed, arm)), *more],
+            check=True,
+        )  # fmt: skip
 
 
-def outputs(seed: int, level: str, side: str = "after") -> Snapshot:
+def outputs(seed: int, arm: str, side: str = "after") -> Snapshot:
     """What the start policy (`before`) or the trained one made of the held-out rows."""
-    lines = (folder(seed, level) / "eval_outputs.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder(seed, arm) / "eval_outputs.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     rows = [row for row in rows if row["step"] == rows[-1]["step"]]
     return Snapshot(
@@ -70,9 +90,9 @@ def errors_per_sentence(snapshot: Snapshot) -> float:
     return float(np.mean([len(find_errors(*row)) for row in pairs]))
 
 
-def evaluations(seed: int, level: str) -> list[tuple[int, float]]:
+def evaluations(seed: int, arm: str) -> list[tuple[int, float]]:
     """(update, held-out chrF++) of every evaluation."""
-    lines = (folder(seed, level) / "train_log.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder(seed, arm) / "train_log.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return [(row["step"], row["chrf"]) for row in rows if row["kind"] == "eval"]
 
@@ -81,47 +101,55 @@ def reached(looks: list[tuple[int, float]], score: float) -> str:
     return next((str(step) for step, value in looks if value >= score), f"not in {looks[-1][0]}")
 
 
-def interval(seeds: list[int]) -> tuple[float, float, float]:
-    """(mean, lower, upper) of token − sequence in corpus chrF++: 95 %, rows resampled, mean over seeds."""
+def interval(seeds: list[int], arm: str) -> tuple[float, float, float]:
+    """(mean, lower, upper) of arm − sequence in corpus chrF++: 95 %, rows resampled, mean over seeds."""
     draws, observed = [], []
     for seed in seeds:
-        one, other = (outputs(seed, level) for level in LEVELS)
+        one, other = (outputs(seed, name) for name in (arm, "sequence"))
         draws.append(bootstrap_scores("chrf", one, seed) - bootstrap_scores("chrf", other, seed))
-        observed.append(evaluations(seed, "token")[-1][1] - evaluations(seed, "sequence")[-1][1])
+        observed.append(evaluations(seed, arm)[-1][1] - evaluations(seed, "sequence")[-1][1])
     low, high = np.percentile(np.mean(draws, axis=0), [2.5, 97.5])
     return float(np.mean(observed)), float(low), float(high)
 
 
-def table(seeds: list[int]) -> str:
+def table(seeds: list[int], arms: list[str]) -> str:
     lines = [
-        "| credit | seed | chrF++ before | after | errors per sentence before | after | other's chrF++ at update |",
+        "| credit | seed | chrF++ before | after | errors per sentence before | after | sequence's chrF++ at update |",
         "|---|---|---|---|---|---|---|",
     ]
     for seed in seeds:
-        for level, other in (LEVELS, LEVELS[::-1]):
-            looks = evaluations(seed, level)
-            before, after = (errors_per_sentence(outputs(seed, level, side)) for side in ("before", "after"))
-            goal = reached(looks, evaluations(seed, other)[-1][1])
+        goal = evaluations(seed, "sequence")[-1][1]
+        for arm in arms:
+            looks = evaluations(seed, arm)
+            before, after = (errors_per_sentence(outputs(seed, arm, side)) for side in ("before", "after"))
             lines.append(
-                f"| {level} | {seed} | {looks[0][1]:.1f} | {looks[-1][1]:.1f} | {before:.2f} | {after:.2f} | {goal} |"
+                f"| {arm} | {seed} | {looks[0][1]:.1f} | {looks[-1][1]:.1f} | {before:.2f} | {after:.2f} | "
+                f"{reached(looks, goal)} |"
             )
-    mean, low, high = interval(seeds)
-    lines += ["", f"token − sequence, mean over seeds: {mean:+.2f} chrF++, 95 % interval [{low:+.2f}, {high:+.2f}]"]
+    lines.append("")
+    for arm in arms:
+        if arm != "sequence":
+            mean, low, high = interval(seeds, arm)
+            lines.append(
+                f"{arm} − sequence, mean over seeds: {mean:+.2f} chrF++, 95 % interval [{low:+.2f}, {high:+.2f}]"
+            )
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--updates", type=int, default=0, help="0: as in the configuration")
-    parser.add_argument("more", nargs="*", help="after --, flags of the recipe for both runs")
+    parser.add_argument("more", nargs="*", help="after --, flags of the recipe for all runs")
     args = parser.parse_args()
+    arms = list(dict.fromkeys(["sequence", *args.arms]))  # what the others are compared with
     more = [*(["--rl.updates", str(args.updates)] if args.updates else []), *args.more]
     for seed in args.seeds:
-        for level in LEVELS:
-            train(seed, level, more)
+        for arm in arms:
+            train(seed, arm, more)
     RUNS.mkdir(parents=True, exist_ok=True)
-    text = table(args.seeds)
+    text = table(args.seeds, arms)
     (RUNS / "table.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
