@@ -34,8 +34,8 @@ ARMS = {
     "token": ["--rl.credit", "token"],
     "judge": [
         "--rl.credit", "token", "--reward.xcomet.weight", "0", "--reward.mqm.enabled", "True",
-        "--reward.mqm.weight", "1", "--reward.mqm.sentence_weight", "0", "--reward.mqm.scale", "0.1", "--reward.mqm.model", "judge",
-        "--reward.mqm.endpoint",
+        "--reward.mqm.weight", "1", "--reward.mqm.sentence_weight", "0", "--reward.mqm.scale", "0.1",
+        "--reward.mqm.model", "judge", "--reward.mqm.endpoint",
     ],
 }  # fmt: skip
 
