@@ -18,12 +18,12 @@ TRANSFORMERS_4 = transformers.__version__.startswith("4.")  # 5 takes only gaps 
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
-    """Token ids of each prompt, with exactly one BOS in front where the tokenizer adds any."""
+    """Token ids of each prompt with exactly one BOS in front, whatever the tokenizer's settings are."""
     if not prompts:
         return []
     rows = tokenizer(prompts, add_special_tokens=True, padding=False, truncation=False)["input_ids"]
     bos = tokenizer.bos_token_id
-    if bos is None or tokenizer("a")["input_ids"][0] != bos:  # TRL adds none either
+    if bos is None:
         return [list(row) for row in rows]
     encoded = []
     for row in rows:
