@@ -422,7 +422,8 @@ def test_in_another_python_the_scores_are_the_same(reward, fresh, tmp_path):
     other = fresh(scorer_python=sys.executable)
     try:
         assert type(other.da).__name__ == type(other.qe).__name__ == "WorkerScorer"
-        assert other([], TAMIL, english=ENGLISH) == reward([], TAMIL, english=ENGLISH)
+        # another process may sum with another number of threads
+        assert other([], TAMIL, english=ENGLISH) == pytest.approx(reward([], TAMIL, english=ENGLISH), abs=1e-6)
         assert other.signature()["identity"] == reward.signature()["identity"]
         assert other.signature()["environment"]["qe"]["python"]
         assert other._settings["scorer_python"] == sys.executable

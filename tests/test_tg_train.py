@@ -136,6 +136,7 @@ def test_two_processes_train_one_policy_with_one_copy_of_each_judge(finished, mo
     assert [row["step"] for row in rows(folder / "train_log.jsonl") if row["kind"] == "train"] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_named_checkpoint_is_gone_on_from_whatever_came_after(finished, models, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder, symlinks=True)
@@ -157,6 +158,7 @@ def test_a_named_checkpoint_is_gone_on_from_whatever_came_after(finished, models
         assert (folder / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_judge_that_dies_costs_its_groups_and_not_the_run(models, tmp_path):
     """64 completions, one judge, gone after it was asked whether it can judge."""
     tg_run.write_rows(tmp_path)

@@ -17,6 +17,7 @@ def world(tmp_path, tiny_comet_da, tiny_comet_qe):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_scores_are_identical_and_the_difference_is_that_of_the_pairs(world, capsys):
     assert worker_overhead.main(["--world", str(world), "--rounds", "2", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
@@ -27,6 +28,7 @@ def test_scores_are_identical_and_the_difference_is_that_of_the_pairs(world, cap
         assert row["calls"]["64"]["here_ms"] > row["calls"]["1"]["here_ms"]
 
 
+@pytest.mark.slow
 def test_a_score_that_differs_is_the_exit_status(world, monkeypatch, capsys):
     compare = worker_overhead.compare
     monkeypatch.setattr(worker_overhead, "SIZES", (1,))
