@@ -10,11 +10,11 @@ from judge_server import JudgeServer, error
 from tiny_metricx import build_metricx
 from tiny_models import PAIRS, build_comet
 
-from recipes.translategemma.reward import MAX_DEAD_CALLS, EnsembleReward, Part, spans_of
+from recipes.translategemma.reward import MAX_DEAD_CALLS, EnsembleReward, Part
 from rl_nmt.credit import SpanCredit
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.languages import TAMIL
-from rl_nmt.scorers.base import Scores, Segment
+from rl_nmt.scorers.base import Scores, Segment, Span
 from rl_nmt.scorers.comet import load_comet
 from rl_nmt.scorers.gemba_mqm import load_gemba_mqm
 from rl_nmt.scorers.metricx import load_metricx
@@ -69,7 +69,7 @@ def test_evaluation_rows_are_json_and_lead_back_to_spans(reward):
     rows = reward.score_components(None, TAMIL_TEXTS, english=ENGLISH)
     assert json.loads(json.dumps(rows)) == rows
     reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
-    assert [spans_of(row, "xcomet") for row in rows] == [row["spans"]["xcomet"] for row in reward.last_rows]
+    assert [[Span(*fields) for fields in row["spans"]["xcomet"]] for row in rows] == [row["spans"]["xcomet"] for row in reward.last_rows]
     assert [row["xcomet_errors"] for row in rows] == [len(row["spans"]["xcomet"]) for row in rows]
 
 

@@ -26,7 +26,7 @@ from rl_nmt.credit import SpanCredit
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.guards import verdict
 from rl_nmt.languages import ENGLISH, Language
-from rl_nmt.scorers.base import Scorer, Segment, Span, ask_spans
+from rl_nmt.scorers.base import Scorer, Segment, ask_spans
 from rl_nmt.text import clean_for_scoring, length, script_share
 
 GATED_BELOW = 1.0  # points under the lowest total that a passing output can have
@@ -285,9 +285,3 @@ class EnsembleReward:
             }  # fmt: skip
             environment[name] = signature["environment"]
         return {"identity": identity, "environment": environment}
-
-
-def spans_of(row: Mapping[str, Any], name: str) -> list[Span] | None:
-    """The spans of one judge in a row of `score_components`, as `Span`s again."""
-    found = row["spans"].get(name)
-    return None if found is None else [Span(*fields) for fields in found]
