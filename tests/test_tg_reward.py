@@ -69,7 +69,8 @@ def test_evaluation_rows_are_json_and_lead_back_to_spans(reward):
     rows = reward.score_components(None, TAMIL_TEXTS, english=ENGLISH)
     assert json.loads(json.dumps(rows)) == rows
     reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
-    assert [[Span(*fields) for fields in row["spans"]["xcomet"]] for row in rows] == [row["spans"]["xcomet"] for row in reward.last_rows]
+    read_back = [[Span(*fields) for fields in row["spans"]["xcomet"]] for row in rows]
+    assert read_back == [row["spans"]["xcomet"] for row in reward.last_rows]
     assert [row["xcomet_errors"] for row in rows] == [len(row["spans"]["xcomet"]) for row in rows]
 
 
