@@ -8,9 +8,6 @@ and are sealed into a folder together with the request that made them. Evaluatio
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -21,12 +18,11 @@ from typing import Any
 from rl_nmt.cleaning import clean_document
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 from rl_nmt.evalsets import load_eval
+from rl_nmt.snapshot import Sealed, Snapshot
 from rl_nmt.sources import read_rows
 from rl_nmt.streams import StreamBroken
 
 __all__ = ["Corpus", "clean_document", "load_eval", "materialise"]
-
-_SNAPSHOT = ("train.jsonl", "heldout.jsonl")
 
 
 @dataclass
@@ -73,8 +69,9 @@ def materialise(
     request["data_files"] = list(data_files)
     folder = Path(folder)
     _check_sizes(request)
-    if (folder / "data.json").exists():
-        return _reuse(folder, request)
+    snapshot = Snapshot(folder, request, "output_dir", asked="another request", again="stream")
+    if snapshot.exists:
+        return _corpus(folder, snapshot.read())
     _check_writable(folder)
     source = ("dataset_name", "dataset_config", "dataset_split", "data_files", "text_field", "shuffle_buffer")
     rows = read_rows(**{name: request[name] for name in source}, seed=seed)
@@ -82,7 +79,13 @@ def materialise(
         train, heldout, counts = _select(rows, request)
     finally:
         rows.close()
-    return _seal(folder, request, train, heldout, counts)
+    rows_of = [[{"english": text} for text in texts] for texts in (train, heldout)]
+    return _corpus(folder, snapshot.write(*rows_of, counts))
+
+
+def _corpus(folder: Path, sealed: Sealed) -> Corpus:
+    train, heldout = ([row["english"] for row in rows] for rows in (sealed.train, sealed.heldout))
+    return Corpus(train, heldout, sealed.sha256, folder, sealed.counts)
 
 
 def _check_sizes(request: dict[str, Any]) -> None:
@@ -158,9 +161,6 @@ def _too_few(request: dict[str, Any], counts: dict[str, Any]) -> str:
     )
 
 
-# --- on disk -----------------------------------------------------------------------------------------
-
-
 def _check_writable(folder: Path) -> None:
     """Refuse before a long stream what would fail after it."""
     if folder.is_dir() and any(folder.iterdir()):
@@ -174,58 +174,3 @@ def _check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise CannotWrite(f"cannot write in {parent}: {error.strerror}: name another output_dir") from error
-
-
-def _seal(
-    folder: Path, request: dict[str, Any], train: list[str], heldout: list[str], counts: dict[str, Any]
-) -> Corpus:
-    """Write the three files beside the folder and rename them into place together."""
-    place = folder.resolve()  # a link to an empty folder stays a link
-    try:
-        stage = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
-        try:
-            hashes = {}
-            for name, texts in zip(_SNAPSHOT, (train, heldout), strict=True):
-                lines = "".join(json.dumps({"english": text}, ensure_ascii=False) + "\n" for text in texts)
-                (stage / name).write_bytes(lines.encode())
-                hashes[name] = hashlib.sha256(lines.encode()).hexdigest()
-            seal = {"request": request, "sha256": hashes, "counts": counts}
-            (stage / "data.json").write_text(json.dumps(seal, indent=1, ensure_ascii=False), encoding="utf-8")
-            stage.chmod(0o755)
-            os.replace(stage, place)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
-    except OSError as error:
-        if (folder / "data.json").exists():  # another process was faster
-            return _reuse(folder, request)
-        raise CannotWrite(f"cannot write {folder}: {error.strerror}: name another output_dir") from error
-    return Corpus(train, heldout, _combined(hashes), folder, counts)
-
-
-def _combined(hashes: dict[str, str]) -> str:
-    return hashlib.sha256("".join(hashes[name] for name in _SNAPSHOT).encode()).hexdigest()
-
-
-def _reuse(folder: Path, request: dict[str, Any]) -> Corpus:
-    """Read a sealed snapshot back, or say in which way it is not the one that is asked for."""
-    elsewhere = "name another output_dir, or remove the folder to stream anew"
-    try:
-        seal = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-        before, hashes, counts = seal["request"], seal["sha256"], seal["counts"]
-        different = [name for name in request if before.get(name) != request[name]]
-        hashes = {name: hashes[name] for name in _SNAPSHOT}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{folder / 'data.json'} cannot be read: {elsewhere}") from error
-    if different:
-        changes = ", ".join(f"{n} was {before.get(n)!r} and is now {request[n]!r}" for n in different)
-        raise ConfigError(f"{folder} holds the data of another request: {changes}: {elsewhere}")
-    splits = []
-    for name in _SNAPSHOT:
-        try:
-            data = (folder / name).read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{folder / name} cannot be read: {error.strerror}: {elsewhere}") from error
-        if hashlib.sha256(data).hexdigest() != hashes[name]:
-            raise ConfigError(f"{folder / name} was changed since it was written (SHA-256): {elsewhere}")
-        splits.append([json.loads(line)["english"] for line in data.decode().split("\n") if line])
-    return Corpus(splits[0], splits[1], _combined(hashes), folder, counts)

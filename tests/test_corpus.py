@@ -178,29 +178,6 @@ def test_another_request_is_refused_by_name(shards, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("train.jsonl", b'{"english": "Another sentence stands here."}\n', "SHA-256"),
-        ("heldout.jsonl", b"", "SHA-256"),
-        ("train.jsonl", None, "cannot be read"),
-        ("data.json", b"{", "cannot be read"),
-        ("data.json", b"[]", "cannot be read"),
-        ("data.json", b'{"request": {}, "counts": {}}', "cannot be read"),
-        ("data.json", b"\xff", "cannot be read"),
-    ],
-)
-def test_tampered_snapshots_are_refused(shards, tmp_path, name, content, message):
-    make(tmp_path / "data", dataset_name=str(shards))
-    file = tmp_path / "data" / name
-    file.unlink()
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(ConfigError, match=message) as caught:
-        make(tmp_path / "data", dataset_name=str(shards))
-    assert name in str(caught.value)
-
-
-@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"num_train_samples": 0}, "num_train_samples is 0"),
@@ -234,18 +211,6 @@ def test_an_empty_folder_and_a_link_to_one_will_do(shards, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     make(tmp_path / "link", dataset_name=str(shards))
     assert (tmp_path / "link").is_symlink() and (tmp_path / "empty" / "data.json").exists()
-
-
-def test_a_crash_leaves_nothing_half(shards, tmp_path, monkeypatch):
-    def crash(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(corpus.os, "replace", crash)
-        with pytest.raises(KeyboardInterrupt):
-            make(tmp_path / "data", dataset_name=str(shards))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["c4"]
-    make(tmp_path / "data", dataset_name=str(shards))
 
 
 def test_the_second_of_two_processes_takes_what_the_first_wrote(shards, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_TORCH = ("text", "prompts", "config", "guards", "errors")
-NO_TORCH += ("hub", "cleaning", "sources", "evalsets", "corpus")
+NO_TORCH += ("hub", "cleaning", "sources", "evalsets", "corpus", "snapshot")
 NO_TORCH += ("languages", "tokens", "translit", "copying", "fidelity", "loops", "decides", "noise", "checkpoints")
 NO_TORCH += ("attacks", "cheats", "respell", "agreement", "preferences", "reward_lab", "guard_report", "run_folder")
 NO_TORCH += ("scorers.chat_endpoint", "scorers.mqm_form")

@@ -7,45 +7,31 @@ refused. Which rows are held out depends on their ids and the seed alone, not on
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
-import shutil
-import tempfile
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.translategemma.records import Record, read_file, read_hub, train_records
 from rl_nmt.cleaning import clean_document
 from rl_nmt.config import to_public_dict
-from rl_nmt.errors import CannotWrite, ConfigError
+from rl_nmt.errors import ConfigError
 from rl_nmt.languages import Language, language
+from rl_nmt.snapshot import Sealed, Snapshot
 from rl_nmt.text import is_blank, safe_unicode, strip_control_tokens
 
 if TYPE_CHECKING:
     from recipes.translategemma.settings import DataCfg
 
 Row = dict[str, str]  # "id", "english" (the source, whatever its language), and under the target's name a reference
-SNAPSHOT = ("train.jsonl", "heldout.jsonl")
 # Shows nothing and changes tokens; joiners stay, where Indic and Arabic spelling needs them.
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
 
 
-@dataclass(frozen=True)
-class Data:
-    """What `load` found: disjoint rows, a hash over both lists, and how many rows fell out for which reason."""
-
-    train: list[Row]
-    heldout: list[Row]
-    sha256: str
-    counts: dict[str, int]
-
-
-def load(cfg: DataCfg, folder: str | Path, seed: int) -> Data:
+def load(cfg: DataCfg, folder: str | Path, seed: int) -> Sealed:
     """Read, clean and split the rows, or read the snapshot in `folder`/data back.
 
+    Its counts say how many rows fell out for which reason.
     Sources are distinct and shared by no two lists: of equal ones the first stays, and a training row whose source is
     held out goes. `seed` chooses the rows of max_train_samples.
 
@@ -55,10 +41,12 @@ def load(cfg: DataCfg, folder: str | Path, seed: int) -> Data:
         MissingService: the hub cannot be reached within seconds, or refuses.
         CannotWrite: the snapshot cannot be written.
     """
-    place = Path(folder) / "data"
     request = to_public_dict(cfg) | {"seed": seed}
-    if (place / "data.json").exists():
-        return _reuse(place, request)
+    snapshot = Snapshot(
+        Path(folder) / "data", request, "logging.output_dir", asked="other settings", again="read the rows"
+    )
+    if snapshot.exists:
+        return snapshot.read()
     source, target = language(cfg.source_lang, "data.source_lang"), language(cfg.target_lang, "data.target_lang")
     counts: Counter[str] = Counter()
     name = cfg.train_file or cfg.hf_dataset_name
@@ -78,7 +66,7 @@ def load(cfg: DataCfg, folder: str | Path, seed: int) -> Data:
         train = _smallest(train, cfg.max_train_samples, f"train {seed}")
     if not train:
         raise ConfigError(f"data: no row of {name} is left to train on ({_said(counts)}): give more rows")
-    data = _seal(place, request, train, heldout, dict(counts))
+    data = snapshot.write(train, heldout, dict(counts))
     print(f"data: {len(train)} rows to train on, {len(heldout)} held out, sha256 {data.sha256[:12]}", flush=True)
     if counts:
         print(f"data: rows left out of the training rows: {_said(counts)}", flush=True)
@@ -222,58 +210,3 @@ def _id(record: dict[str, Any], field: str | None, text: str, name: str, where: 
     if record.get(field) is None:
         raise ConfigError(f"{name}, {where}: there is no id in {field!r}: fill it, or leave data.id_field out")
     return safe_unicode(str(record[field]))
-
-
-# ---------------------------------------------------------------------- on disk
-
-
-def _seal(place: Path, request: dict[str, Any], train: list[Row], heldout: list[Row], counts: dict[str, int]) -> Data:
-    """Write both lists and their hashes beside the folder and rename them into place together."""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
-        try:
-            hashes = {}
-            for name, rows in zip(SNAPSHOT, (train, heldout), strict=True):
-                lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-                (stage / name).write_bytes(lines)
-                hashes[name] = hashlib.sha256(lines).hexdigest()
-            seal = {"request": request, "sha256": hashes, "counts": counts}
-            (stage / "data.json").write_text(json.dumps(seal, indent=1, ensure_ascii=False), encoding="utf-8")
-            stage.chmod(0o755)
-            os.replace(stage, place)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
-    except OSError as error:
-        if (place / "data.json").exists():  # another process was faster
-            return _reuse(place, request)
-        raise CannotWrite(f"cannot write {place}: {error.strerror}: name another logging.output_dir") from error
-    return Data(train, heldout, _combined(hashes), counts)
-
-
-def _combined(hashes: dict[str, str]) -> str:
-    return hashlib.sha256("".join(hashes[name] for name in SNAPSHOT).encode()).hexdigest()
-
-
-def _reuse(place: Path, request: dict[str, Any]) -> Data:
-    """Read a sealed snapshot back, or say in which way it is not the one that is asked for."""
-    elsewhere = "name another logging.output_dir, or remove the folder to read the rows anew"
-    try:
-        seal = json.loads((place / "data.json").read_text(encoding="utf-8"))
-        before, hashes, counts = seal["request"], {name: seal["sha256"][name] for name in SNAPSHOT}, seal["counts"]
-        different = [name for name in request if before.get(name) != request[name]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{place / 'data.json'} cannot be read: {elsewhere}") from error
-    if different:
-        changes = ", ".join(f"{n} was {before.get(n)!r} and is now {request[n]!r}" for n in different)
-        raise ConfigError(f"{place} holds the data of other settings: {changes}: {elsewhere}")
-    lists = []
-    for name in SNAPSHOT:
-        try:
-            data = (place / name).read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{place / name} cannot be read: {error.strerror}: {elsewhere}") from error
-        if hashlib.sha256(data).hexdigest() != hashes[name]:
-            raise ConfigError(f"{place / name} was changed since it was written (SHA-256): {elsewhere}")
-        lists.append([json.loads(line) for line in data.decode().split("\n") if line])
-    return Data(lists[0], lists[1], _combined(hashes), counts)

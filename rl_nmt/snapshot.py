@@ -1,0 +1,107 @@
+"""Rows sealed into a folder: written and hashed once, read back unchanged or refused. No torch.
+
+train.jsonl and heldout.jsonl hold the rows; data.json holds the request that made them, the SHA-256 of both
+files and the caller's counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rl_nmt.errors import CannotWrite, ConfigError
+
+FILES = ("train.jsonl", "heldout.jsonl")
+
+
+class Sealed(NamedTuple):
+    """What lies in the folder. sha256: over the hashes of both files."""
+
+    train: list[dict[str, Any]]
+    heldout: list[dict[str, Any]]
+    sha256: str
+    counts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The sealed rows of one request.
+
+    Args:
+        folder: where they lie; a link to an empty folder stays a link.
+        request: everything that decides the rows; JSON.
+        argument: the setting that names the folder above, for messages.
+        asked: what another request is called in messages, "other settings".
+        again: how other rows are had, "stream".
+    """
+
+    folder: Path
+    request: dict[str, Any]
+    argument: str
+    asked: str
+    again: str
+
+    @property
+    def exists(self) -> bool:
+        """Has something been sealed here?"""
+        return (self.folder / "data.json").exists()
+
+    def write(self, train: list[dict[str, Any]], heldout: list[dict[str, Any]], counts: dict[str, Any]) -> Sealed:
+        """Write the three files beside the folder and rename them into place together.
+
+        Where another process was faster its rows are read back. Raises CannotWrite, and what `read` raises.
+        """
+        place = self.folder.resolve()
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            stage = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
+            try:
+                hashes = {}
+                for name, rows in zip(FILES, (train, heldout), strict=True):
+                    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+                    (stage / name).write_bytes(lines)
+                    hashes[name] = hashlib.sha256(lines).hexdigest()
+                seal = {"request": self.request, "sha256": hashes, "counts": counts}
+                (stage / "data.json").write_text(json.dumps(seal, indent=1, ensure_ascii=False), encoding="utf-8")
+                stage.chmod(0o755)
+                os.replace(stage, place)
+            finally:
+                shutil.rmtree(stage, ignore_errors=True)
+        except OSError as error:
+            if self.exists:
+                return self.read()
+            raise CannotWrite(f"cannot write {self.folder}: {error.strerror}: name another {self.argument}") from error
+        return Sealed(train, heldout, _combined(hashes), counts)
+
+    def read(self) -> Sealed:
+        """The rows; ConfigError says in which way they are not those of this request."""
+        elsewhere = f"name another {self.argument}, or remove the folder to {self.again} anew"
+        try:
+            seal = json.loads((self.folder / "data.json").read_text(encoding="utf-8"))
+            before, hashes, counts = seal["request"], {name: seal["sha256"][name] for name in FILES}, seal["counts"]
+            different = [name for name in self.request if before.get(name) != self.request[name]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{self.folder / 'data.json'} cannot be read: {elsewhere}") from error
+        if different:
+            changes = ", ".join(f"{n} was {before.get(n)!r} and is now {self.request[n]!r}" for n in different)
+            raise ConfigError(f"{self.folder} holds the data of {self.asked}: {changes}: {elsewhere}")
+        splits = []
+        for name in FILES:
+            try:
+                data = (self.folder / name).read_bytes()
+            except OSError as error:
+                raise ConfigError(f"{self.folder / name} cannot be read: {error.strerror}: {elsewhere}") from error
+            if hashlib.sha256(data).hexdigest() != hashes[name]:
+                raise ConfigError(f"{self.folder / name} was changed since it was written (SHA-256): {elsewhere}")
+            splits.append([json.loads(line) for line in data.decode().split("\n") if line])
+        return Sealed(*splits, _combined(hashes), counts)
+
+
+def _combined(hashes: dict[str, str]) -> str:
+    return hashlib.sha256("".join(hashes[name] for name in FILES).encode()).hexdigest()
