@@ -35,20 +35,20 @@ from typing import Any
 
 from rl_nmt import decides, processes
 from rl_nmt.copying import copied_share
-from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.errors import ConfigError
 from rl_nmt.fidelity import fidelity
 from rl_nmt.guards import verdict
 from rl_nmt.prompts import read_source
+from rl_nmt.reward_log import RewardLog, common_scalars, mean, work_done
 from rl_nmt.scorers.shared import Shared, SharedTranslator
 from rl_nmt.text import TAMIL, clean_for_scoring, length, length_off, script_share
 
 CUES = "English: {english}\nTamil:"  # how every prompt of this project ends; the source is read from it
 GATED, PASSING_FLOOR = 0.0, 0.01
 COMPONENTS = ("cycle", "qe", "script_off", "length_off", "copied", "fidelity_off")
-MAX_DEAD_CALLS = 3  # calls in a row without a single score before the run is stopped
 
 
-class CometDuPOReward:
+class CometDuPOReward(RewardLog):
     """Reference-free reward for English→Tamil, as TRL calls it: a batch in, a list out, None = no score.
 
     Args:
@@ -104,7 +104,8 @@ class CometDuPOReward:
         scorer_python: str = "",
         reward_models: str = "each",
     ):
-        self._settings = {k: v for k, v in locals().items() if k != "self"}
+        self._settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
         self.language = TAMIL
         self.w_cycle, self.w_qe = w_cycle, w_qe
         self.penalty_weight_script = penalty_weight_script
@@ -118,12 +119,6 @@ class CometDuPOReward:
         )
         self.guards, self.normalize, self.reward_offload = guards, normalize, reward_offload
         check_settings(self)
-        self.last_log: dict[str, float] = {}
-        self.last_eval_log: dict[str, float] = {}
-        self.last_rows: list[dict[str, Any]] = []
-        self.calls = 0
-        self.evaluating = False  # set by the trainer: an evaluation call must not overwrite last_log
-        self._dead_calls = 0
         self._load(
             backtranslation_model, backtranslation_backend, backtranslation_beams, reward_device, dual_device,
             dual_dtype,
@@ -324,20 +319,8 @@ class CometDuPOReward:
         """
         rows, times = self._score(self._sources(prompts, completions, english), completions)
         log = {**self.summarise(rows), **times, **self._machine_log(rows)}
-        self.last_rows = rows
-        if self.evaluating:
-            self.last_eval_log = log
-        else:
-            self.last_log = log
-            self.calls += 1
-        if log_metric := columns.get("log_metric"):
-            for name, value in log.items():
-                log_metric(name, value)
-        if log_extra := columns.get("log_extra"):
-            for name in ("english", "backtranslation", "gate", "cycle", "qe", "copied", "fidelity_off"):
-                log_extra(name, [row[name] for row in rows])
-        self._stop_if_dead(rows)
-        return [row["total"] for row in rows]
+        extra = ("english", "backtranslation", "gate", "cycle", "qe", "copied", "fidelity_off")
+        return self.keep(rows, log, columns, extra)
 
     def summarise(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         """Scalars of these rows of `score_components`; the names are documented in docs/metrics.md."""
@@ -345,37 +328,11 @@ class CometDuPOReward:
 
     def _machine_log(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         """How much work the models had: distinct texts, cut and runaway back-translations, padding."""
-        if not any(row["gate"] is None for row in rows):  # no model was called: their stats are of another call
-            return {}
-        wanted = (
+        return work_done(rows, (
             ("backtranslation", self.backtranslator, ("unique", "sentences", "truncated", "hit_cap")),
             ("cycle", self.da, ("encoded", "padded_share")),
             ("qe", self.qe, ("encoded", "padded_share")),
-        )
-        return {
-            f"{part}/{name}": float(stats[name])
-            for part, model, names in wanted
-            for stats in (getattr(model, "stats", {}),)
-            for name in names
-            if name in stats
-        }
-
-    def state_dict(self) -> dict[str, int]:
-        """What a resumed run continues from; JSON."""
-        return {"calls": self.calls, "dead_calls": self._dead_calls}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from `state_dict()`'s answer."""
-        self.calls, self._dead_calls = int(state["calls"]), int(state["dead_calls"])
-
-    def _stop_if_dead(self, rows: list[dict[str, Any]]) -> None:
-        dead = bool(rows) and all(row["total"] is None for row in rows)
-        self._dead_calls = self._dead_calls + 1 if dead else 0
-        if self._dead_calls >= MAX_DEAD_CALLS:
-            raise MissingService(
-                f"reward: no sample could be scored in {MAX_DEAD_CALLS} calls in a row; the warnings above "
-                "name the model that failed"
-            )
+        ))  # fmt: skip
 
     def signature(self) -> dict[str, dict[str, Any]]:
         """What makes the number: `identity` (a change makes rewards incomparable), `environment`."""
@@ -453,23 +410,12 @@ def summarise(rows: list[dict[str, Any]], settings) -> dict[str, float]:
     """Scalars of one reward call; the names are documented in docs/metrics.md. Empty batch: empty dict."""
     if not rows:
         return {}
-
-    def mean(values) -> float | None:
-        values = [float(v) for v in values if v is not None]
-        return sum(values) / len(values) if values else None
-
     passing = [row for row in rows if row["gate"] is None]
     log = {
-        "reward/total": mean(r["total"] for r in rows),
+        **common_scalars(rows),
         **{f"reward/{name}": mean(r[name] for r in passing) for name in COMPONENTS},
-        "reward/gated_share": mean(r["gate"] is not None for r in rows),
-        "reward/missing_share": mean(r["total"] is None for r in rows),
         "reward/clamped_share": mean(r["total"] in (0.0, PASSING_FLOOR, 1.0) for r in passing),
-        "reward/length": mean(r["length"] for r in rows),
-        "reward/distinct_share": len({(r["english"], r["output"]) for r in rows}) / len(rows),
     }
-    for reason in sorted({r["gate"] for r in rows if r["gate"]}):
-        log[f"reward/gate/{reason}"] = mean(r["gate"] == reason for r in rows)
     return {key: value for key, value in {**log, **_who_decides(rows, settings)}.items() if value is not None}
 
 

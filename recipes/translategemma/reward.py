@@ -23,14 +23,15 @@ from typing import Any
 
 from rl_nmt import decides
 from rl_nmt.credit import SpanCredit
-from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.errors import ConfigError
 from rl_nmt.guards import verdict
 from rl_nmt.languages import ENGLISH, Language
+from rl_nmt.reward_log import RewardLog, common_scalars, mean, work_done
 from rl_nmt.scorers.base import Scorer, Segment, ask_spans
 from rl_nmt.text import clean_for_scoring, length, script_share
 
 GATED_BELOW = 1.0  # points under the lowest total that a passing output can have
-MAX_DEAD_CALLS = 10  # calls in a row without a single score before the run is stopped
+WORK = ("distinct", "remembered", "encoded", "padded_share", "calls", "retries", "failed", "restarts", "lost")
 SEVERITIES = ("minor", "major", "critical")
 
 
@@ -66,7 +67,7 @@ class Part:
         return min(high, max(low, self.weight * self.turn(value)))
 
 
-class EnsembleReward:
+class EnsembleReward(RewardLog):
     """Sequence rewards as TRL calls them, and spans for `TokenCreditTrainer`; see the module.
 
     Args:
@@ -84,6 +85,8 @@ class EnsembleReward:
     """
 
     __name__ = "translategemma"
+    max_dead_calls = 10
+    asked = "scorer"
 
     def __init__(
         self, parts: Mapping[str, Part], language: Language, source: Language = ENGLISH, guards: str = "on",
@@ -91,15 +94,11 @@ class EnsembleReward:
     ):  # fmt: skip
         if not any(part.weight for part in parts.values()):
             raise ConfigError("reward: no scorer has a weight in the sequence reward; give one of them some")
+        super().__init__()
         self.parts, self.language, self.source, self.guards = dict(parts), language, source, guards
         self.memories = {} if memories is None else memories
         self.credits = {name: (p.span_weight, p.credit) for name, p in self.parts.items() if p.span_weight}
         self.lowest = sum(part.bounds[0] for part in self.parts.values())
-        self.last_log: dict[str, float] = {}
-        self.last_eval_log: dict[str, float] = {}
-        self.last_rows: list[dict[str, Any]] = []
-        self.evaluating = False  # set by the trainer: an evaluation call must not overwrite last_log
-        self.calls = self._dead_calls = 0
 
     # ------------------------------------------------------------------ scoring
 
@@ -178,37 +177,15 @@ class EnsembleReward:
     ) -> list[float | None]:
         """Totals, one per completion, None where a score is missing; fills `last_rows` and `last_log`."""
         rows, times = self._score(english, completions)
-        log = {**self.summarise(rows), **times, **self._machine_log(any(row["gate"] is None for row in rows))}
-        self.last_rows = rows
-        if self.evaluating:
-            self.last_eval_log = log
-        else:
-            self.last_log = log
-            self.calls += 1
-        if log_metric := columns.get("log_metric"):
-            for name, value in log.items():
-                log_metric(name, value)
-        self._stop_if_dead(rows)
-        return [row["total"] for row in rows]
+        work = work_done(rows, ((name, part.scorer, WORK) for name, part in self.parts.items()))
+        return self.keep(rows, {**self.summarise(rows), **times, **work}, columns)
 
     def summarise(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         """Scalars of one call; the names are in this recipe's README. Empty batch: empty dict."""
         if not rows:
             return {}
-
-        def mean(values) -> float | None:
-            values = [float(v) for v in values if v is not None]
-            return sum(values) / len(values) if values else None
-
         passing = [row for row in rows if row["gate"] is None]
-        log: dict[str, float | None] = {
-            "reward/total": mean(r["total"] for r in rows),
-            "reward/script_off": mean(r["script_off"] for r in passing),
-            "reward/gated_share": mean(r["gate"] is not None for r in rows),
-            "reward/missing_share": mean(r["total"] is None for r in rows),
-            "reward/length": mean(r["length"] for r in rows),
-            "reward/distinct_share": len({(r["english"], r["output"]) for r in rows}) / len(rows),
-        }
+        log = {**common_scalars(rows), "reward/script_off": mean(r["script_off"] for r in passing)}
         totals, groups = [row["total"] for row in rows], [row["english"] for row in rows]
         for name, part in self.parts.items():
             log[f"reward/{name}"] = mean(r[name] for r in passing)
@@ -222,8 +199,6 @@ class EnsembleReward:
                 for severity in SEVERITIES:
                     log[f"spans/{name}/{severity}"] = mean(sum(s.severity == severity for s in m) for m in marked)
                 log[f"spans/{name}/missing_share"] = mean(r["spans"].get(name) is None for r in passing)
-        for reason in sorted({r["gate"] for r in rows if r["gate"]}):
-            log[f"reward/gate/{reason}"] = mean(r["gate"] == reason for r in rows)
         worth = {n: [self._worth(n, r) for r in rows] for n, p in self.parts.items() if p.weight}
         log |= {f"decides/{name}": share for name, share in decides.shares(totals, worth, groups).items()}
         return {key: value for key, value in log.items() if value is not None}
@@ -231,39 +206,15 @@ class EnsembleReward:
     def _worth(self, name: str, row: dict[str, Any]) -> float | None:
         return None if row["gate"] is not None or row["total"] is None else self.parts[name].worth(row[name])
 
-    def _machine_log(self, asked: bool) -> dict[str, float]:
-        """Work of the scorers: distinct rows, rows from memory, padding, calls, retries, failures.
-
-        Where nothing was asked their stats are those of another call.
-        """
-        wanted = ("distinct", "remembered", "encoded", "padded_share", "calls", "retries", "failed", "restarts", "lost")
-        return {
-            f"{part}/{name}": float(stats[name])
-            for part in (self.parts if asked else ())
-            for stats in (getattr(self.parts[part].scorer, "stats", {}),)
-            for name in wanted
-            if name in stats
-        }
-
-    def _stop_if_dead(self, rows: list[dict[str, Any]]) -> None:
-        dead = bool(rows) and all(row["total"] is None for row in rows)
-        self._dead_calls = self._dead_calls + 1 if dead else 0
-        if self._dead_calls >= MAX_DEAD_CALLS:
-            raise MissingService(
-                f"reward: no sample could be scored in {MAX_DEAD_CALLS} calls in a row; the warnings above "
-                "name the scorer that failed"
-            )
-
     # ------------------------------------------------------------------ identity and state
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run continues from; JSON."""
-        memories = {name: memory.state_dict() for name, memory in self.memories.items()}
-        return {"calls": self.calls, "dead_calls": self._dead_calls, "memories": memories}
+        return super().state_dict() | {"memories": {name: m.state_dict() for name, m in self.memories.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`'s answer."""
-        self.calls, self._dead_calls = int(state["calls"]), int(state["dead_calls"])
+        super().load_state_dict(state)
         for name, memory in self.memories.items():
             if name in state["memories"]:
                 memory.load_state_dict(state["memories"][name])

@@ -1,0 +1,113 @@
+"""What every reward here keeps of its calls, and when a dead one stops the run. No torch.
+
+Rows are dicts, one per sample, with english (the source), output (cleaned), gate (a reason, or None for what passes),
+length, and total (None: not scored).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rl_nmt.errors import MissingService
+
+
+class RewardLog:
+    """Base of a reward: what trainer, callback and checkpoints read of it.
+
+    last_log, last_eval_log: scalars of the last training and evaluation call. last_rows: rows of the last call.
+    calls: training calls so far. evaluating: set by the trainer, so that an evaluation does not overwrite last_log.
+    """
+
+    max_dead_calls = 3  # calls in a row without a single score before the run is stopped
+    asked = "model"  # what failed then
+
+    def __init__(self):
+        self.last_log: dict[str, float] = {}
+        self.last_eval_log: dict[str, float] = {}
+        self.last_rows: list[dict[str, Any]] = []
+        self.evaluating = False
+        self.calls = self._dead_calls = 0
+
+    def keep(
+        self, rows: list[dict[str, Any]], log: dict[str, float], columns: Mapping[str, Any], extra: Sequence[str] = ()
+    ) -> list[float | None]:
+        """Keep a call and return its totals.
+
+        Args:
+            rows, log: of this call.
+            columns: what TRL passed; to its `log_metric` goes the log too, to its `log_extra` the columns `extra`.
+
+        Raises MissingService after `max_dead_calls` calls in a row in which no sample had a total.
+        """
+        self.last_rows = rows
+        if self.evaluating:
+            self.last_eval_log = log
+        else:
+            self.last_log = log
+            self.calls += 1
+        if log_metric := columns.get("log_metric"):
+            for name, value in log.items():
+                log_metric(name, value)
+        if log_extra := columns.get("log_extra"):
+            for name in extra:
+                log_extra(name, [row[name] for row in rows])
+        totals = [row["total"] for row in rows]
+        dead = bool(rows) and all(total is None for total in totals)
+        self._dead_calls = self._dead_calls + 1 if dead else 0
+        if self._dead_calls >= self.max_dead_calls:
+            raise MissingService(
+                f"reward: no sample could be scored in {self.max_dead_calls} calls in a row; the warnings above "
+                f"name the {self.asked} that failed"
+            )
+        return totals
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run continues from; JSON."""
+        return {"calls": self.calls, "dead_calls": self._dead_calls}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`'s answer."""
+        self.calls, self._dead_calls = int(state["calls"]), int(state["dead_calls"])
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Mean of what is there, None for nothing.
+
+    >>> mean([1, None, 0.5]), mean([None])
+    (0.75, None)
+    """
+    there = [float(value) for value in values if value is not None]
+    return sum(there) / len(there) if there else None
+
+
+def common_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """What any reward says of its rows, at least one, under "reward/": total, length, shares, and each gate's share."""
+    log = {
+        "reward/total": mean(row["total"] for row in rows),
+        "reward/gated_share": mean(row["gate"] is not None for row in rows),
+        "reward/missing_share": mean(row["total"] is None for row in rows),
+        "reward/length": mean(row["length"] for row in rows),
+        "reward/distinct_share": len({(row["english"], row["output"]) for row in rows}) / len(rows),
+    }
+    for reason in sorted({row["gate"] for row in rows if row["gate"]}):
+        log[f"reward/gate/{reason}"] = mean(row["gate"] == reason for row in rows)
+    return log
+
+
+def work_done(
+    rows: Iterable[Mapping[str, Any]], models: Iterable[tuple[str, Any, Sequence[str]]]
+) -> dict[str, float]:
+    """The `stats` of each (part, model, names), as far as it has them, under "part/name".
+
+    Empty where every row was gated: no model was called, and their stats are those of another call.
+    """
+    if not any(row["gate"] is None for row in rows):
+        return {}
+    return {
+        f"{part}/{name}": float(stats[name])
+        for part, model, names in models
+        for stats in (getattr(model, "stats", {}),)
+        for name in names
+        if name in stats
+    }
