@@ -77,103 +77,17 @@ def prompt_maker(cfg: TranslateGemmaCfg, tokenizer) -> Callable[[str], str]:
     return lambda source: chat_prompt(tokenizer, fill(template, source))
 
 
-# ---------------------------------------------------------------------- scorers
+# ---------------------------------------------------------------------- reward, policy and trainer
 
 
 def build_reward(cfg: TranslateGemmaCfg, placed: dict[str, str]):
     """The ensemble as the configuration wants it; `placed` says where its models go ("cpu", "cuda:N")."""
-    from recipes.translategemma.reward import EnsembleReward, Part
-    from rl_nmt.credit import SpanCredit
+    from recipes.translategemma.reward import EnsembleReward
+    from recipes.translategemma.scorers import load_parts
 
-    wanted, parts, memories = cfg.reward, {}, {}
-
-    def credit(of) -> SpanCredit:
-        weights = {"minor": of.minor, "major": of.major, "critical": of.critical}
-        return SpanCredit(weights, of.overlap, getattr(of, "use_confidence", False), of.combine, of.scale)
-
-    if wanted.metricx.enabled:
-        options = {
-            "name_or_path": wanted.metricx.model_name_or_path,
-            "tokenizer": wanted.metricx.tokenizer_name_or_path or None, "dtype": wanted.metricx.dtype,
-            "max_length": wanted.metricx.max_length, "overlong": wanted.overlong,
-        }  # fmt: skip
-        scorer = resident(
-            "metricx", "rl_nmt.scorers.metricx:load_metricx", options, placed["metricx"], cfg, memories
-        )
-        parts["metricx"] = Part(scorer, wanted.metricx.weight, Below(wanted.metricx.offset))
-    if wanted.xcomet.enabled:
-        options = {
-            "name_or_path": wanted.xcomet.model_name_or_path, "dtype": wanted.xcomet.dtype, "overlong": wanted.overlong,
-            "classes": ["xcomet_metric"],
-        }  # fmt: skip
-        scorer = resident("xcomet", "rl_nmt.scorers.comet:load_comet", options, placed["xcomet"], cfg, memories)
-        parts["xcomet"] = Part(
-            scorer, wanted.xcomet.sentence_weight, span_weight=wanted.xcomet.weight, credit=credit(wanted.xcomet)
-        )
-    if wanted.mqm.enabled:
-        parts["mqm"] = Part(
-            judge(cfg), wanted.mqm.sentence_weight, span_weight=wanted.mqm.weight, credit=credit(wanted.mqm),
-            beside=True,
-        )  # fmt: skip
+    parts, memories = load_parts(cfg, placed)
     source, target = language(cfg.data.source_lang), language(cfg.data.target_lang)
-    return EnsembleReward(parts, target, source, wanted.guards, memories)
-
-
-class Below:
-    """offset − score, as MetricX's error becomes a reward."""
-
-    def __init__(self, offset: float):
-        self.offset = offset
-
-    def __call__(self, raw: float) -> float:
-        return self.offset - raw
-
-
-def resident(name: str, factory: str, options: dict, device: str, cfg: TranslateGemmaCfg, memories: dict):
-    """A scorer that is a model: in this process or a worker, with a memory, once per machine for all processes."""
-    from rl_nmt.scorers.remembered import Remembered
-    from rl_nmt.scorers.shared import Shared
-    from rl_nmt.scorers.worker import load_in_worker
-
-    python = getattr(cfg.reward, name).python_executable
-
-    def load():
-        if python:
-            gpu = device.removeprefix("cuda:") if device.startswith("cuda:") else None
-            seen = {"device": "cpu" if gpu is None else "cuda"}
-            where = _visible(gpu) if gpu is not None else ""
-            scorer = load_in_worker(
-                factory, options | seen, python_executable=python, gpu=where,
-                argument=f"reward.{name}.python_executable",
-            )  # fmt: skip
-        else:
-            module, function = factory.split(":")
-            loader = getattr(__import__(module, fromlist=[function]), function)
-            scorer = loader(**options, device=device, argument=f"reward.{name}.model_name_or_path")
-        if cfg.reward.cache_size:
-            memories[name] = scorer = Remembered(scorer, cfg.reward.cache_size)
-        return scorer
-
-    return Shared(load) if processes.count() > 1 else load()
-
-
-def _visible(gpu: str) -> str:
-    """What the worker's CUDA_VISIBLE_DEVICES must be for it to see this process's GPU of that number."""
-    inherited = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return inherited.split(",")[int(gpu)].strip() if inherited else gpu
-
-
-def judge(cfg: TranslateGemmaCfg):
-    """The MQM judge behind its endpoint; asked one question now, to see that it can judge."""
-    from rl_nmt.scorers.gemba_mqm import load_gemba_mqm
-
-    mqm = cfg.reward.mqm
-    return load_gemba_mqm(
-        mqm.endpoint, mqm.model, source_language=language(cfg.data.source_lang).name,
-        target_language=language(cfg.data.target_lang).name, api_key_env=mqm.api_key_env or None, form=mqm.form,
-        concurrency=mqm.concurrency, timeout=mqm.timeout, deadline=mqm.deadline, argument="reward.mqm.endpoint",
-        cache_size=max(1, cfg.reward.cache_size), check=run_folder.is_main_process(),
-    )  # fmt: skip
+    return EnsembleReward(parts, target, source, cfg.reward.guards, memories)
 
 
 def require_models(cfg: TranslateGemmaCfg) -> None:
@@ -187,9 +101,6 @@ def require_models(cfg: TranslateGemmaCfg) -> None:
         hub.require_model("reward.xcomet.model_name_or_path", cfg.reward.xcomet.model_name_or_path, "hparams.yaml")
     if cfg.misc.judge_model:
         hub.require_model("misc.judge_model", cfg.misc.judge_model, "hparams.yaml")
-
-
-# ---------------------------------------------------------------------- policy and trainer
 
 
 def place_models(cfg: TranslateGemmaCfg) -> dict[str, str]:

@@ -1,0 +1,98 @@
+"""The judges as the configuration wants them: loaded here, in a worker, or reached over HTTP."""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import os
+from functools import partial
+from typing import Any
+
+from recipes.translategemma.reward import Part
+from recipes.translategemma.settings import TranslateGemmaCfg
+from rl_nmt import processes, run_folder
+from rl_nmt.credit import SpanCredit
+from rl_nmt.languages import language
+from rl_nmt.scorers.gemba_mqm import load_gemba_mqm
+from rl_nmt.scorers.remembered import Remembered
+from rl_nmt.scorers.shared import Shared
+from rl_nmt.scorers.worker import load_in_worker
+
+
+def load_parts(cfg: TranslateGemmaCfg, placed: dict[str, str]) -> tuple[dict[str, Part], dict[str, Remembered]]:
+    """Name → part of the reward, and name → memory of those that have one in this process.
+
+    `placed` says where the models go ("cpu", "cuda:N"). Raises what the loaders raise: ConfigError, MissingService.
+    """
+    wanted, parts, memories = cfg.reward, {}, {}
+    if wanted.metricx.enabled:
+        options = {"tokenizer": wanted.metricx.tokenizer_name_or_path or None, "max_length": wanted.metricx.max_length}
+        scorer = resident("metricx", "rl_nmt.scorers.metricx:load_metricx", options, placed["metricx"], cfg, memories)
+        turn = partial(operator.sub, wanted.metricx.offset)  # offset - score, as MetricX's error becomes a reward
+        parts["metricx"] = Part(scorer, wanted.metricx.weight, turn)
+    if wanted.xcomet.enabled:
+        options = {"classes": ["xcomet_metric"]}
+        scorer = resident("xcomet", "rl_nmt.scorers.comet:load_comet", options, placed["xcomet"], cfg, memories)
+        parts["xcomet"] = _marking(scorer, wanted.xcomet, use_confidence=wanted.xcomet.use_confidence)
+    if wanted.mqm.enabled:
+        parts["mqm"] = _marking(judge(cfg), wanted.mqm, beside=True)
+    return parts, memories
+
+
+def _marking(scorer, section, use_confidence: bool = False, beside: bool = False) -> Part:
+    """The part of a scorer that marks error spans, weighed as its section of the settings says."""
+    weights = {"minor": section.minor, "major": section.major, "critical": section.critical}
+    credit = SpanCredit(weights, section.overlap, use_confidence, section.combine, section.scale)
+    return Part(scorer, section.sentence_weight, span_weight=section.weight, credit=credit, beside=beside)
+
+
+def resident(
+    name: str, factory: str, options: dict[str, Any], device: str, cfg: TranslateGemmaCfg,
+    memories: dict[str, Remembered],
+):  # fmt: skip
+    """A scorer that is a model: in this process or a worker, with a memory, once per machine for all processes.
+
+    Args:
+        name: of its section under `reward`.
+        factory: "module:function" that loads it.
+        options: what the function takes beside name_or_path, dtype, overlong, device and argument.
+        memories: gets its memory, where it is loaded by this process.
+    """
+    section = getattr(cfg.reward, name)
+    options = {
+        "name_or_path": section.model_name_or_path, "dtype": section.dtype, "overlong": cfg.reward.overlong, **options,
+    }  # fmt: skip
+
+    def load():
+        if section.python_executable:
+            here, gpu = ("cuda", visible(device.removeprefix("cuda:"))) if device.startswith("cuda:") else ("cpu", "")
+            scorer = load_in_worker(
+                factory, options | {"device": here}, python_executable=section.python_executable, gpu=gpu,
+                argument=f"reward.{name}.python_executable",
+            )  # fmt: skip
+        else:
+            module, function = factory.split(":")
+            loader = getattr(importlib.import_module(module), function)
+            scorer = loader(**options, device=device, argument=f"reward.{name}.model_name_or_path")
+        if cfg.reward.cache_size:
+            memories[name] = scorer = Remembered(scorer, cfg.reward.cache_size)
+        return scorer
+
+    return Shared(load) if processes.count() > 1 else load()
+
+
+def visible(gpu: str) -> str:
+    """What a worker's CUDA_VISIBLE_DEVICES must be for it to see this process's GPU of that number."""
+    inherited = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return inherited.split(",")[int(gpu)].strip() if inherited else gpu
+
+
+def judge(cfg: TranslateGemmaCfg):
+    """The MQM judge behind its endpoint; asked one question now, to see that it can judge."""
+    mqm = cfg.reward.mqm
+    return load_gemba_mqm(
+        mqm.endpoint, mqm.model, source_language=language(cfg.data.source_lang).name,
+        target_language=language(cfg.data.target_lang).name, api_key_env=mqm.api_key_env or None, form=mqm.form,
+        concurrency=mqm.concurrency, timeout=mqm.timeout, deadline=mqm.deadline, argument="reward.mqm.endpoint",
+        cache_size=max(1, cfg.reward.cache_size), check=run_folder.is_main_process(),
+    )  # fmt: skip

@@ -1,0 +1,77 @@
+"""From the settings to loaded judges: tiny MetricX-24, tiny XCOMET, a judge over HTTP."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import tg_run
+from judge_server import JudgeServer
+from tiny_models import PAIRS
+
+from recipes.translategemma.scorers import load_parts, visible
+from recipes.translategemma.settings import MetricXCfg, MqmCfg, RewardCfg, TranslateGemmaCfg, XcometCfg
+from rl_nmt.credit import SpanCredit
+from rl_nmt.errors import ConfigError
+from rl_nmt.scorers.base import Segment
+from rl_nmt.scorers.remembered import Remembered
+
+SEGMENTS = [Segment(english, tamil) for english, tamil in PAIRS[:3]]
+PLACED = {"metricx": "cpu", "xcomet": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory):
+    return {name: str(path) for name, path in tg_run.judges(tmp_path_factory.mktemp("judges")).items()}
+
+
+def test_weights_turn_and_credit_are_those_of_the_settings(judges):
+    xcomet = XcometCfg(
+        model_name_or_path=judges["xcomet"], weight=2.0, sentence_weight=0.5, overlap="majority", combine="min",
+        use_confidence=True, minor=-0.5, major=-3.0, critical=-7.0, scale=0.1,
+    )  # fmt: skip
+    metricx = MetricXCfg(model_name_or_path=judges["metricx"], weight=3.0, offset=5.0)
+    parts, memories = load_parts(TranslateGemmaCfg(reward=RewardCfg(metricx=metricx, xcomet=xcomet)), PLACED)
+    assert list(parts) == ["metricx", "xcomet"] and memories == {name: part.scorer for name, part in parts.items()}
+    whole, marking = parts["metricx"], parts["xcomet"]
+    assert (whole.weight, whole.span_weight, pickle.loads(pickle.dumps(whole.turn))(1.5)) == (3.0, 0.0, 3.5)
+    assert (marking.weight, marking.span_weight, marking.turn(0.25)) == (0.5, 2.0, 0.25)
+    weights = {"minor": -0.5, "major": -3.0, "critical": -7.0}
+    assert marking.credit == SpanCredit(weights, "majority", True, "min", 0.1)
+    assert marking.scorer.score(SEGMENTS).spans is not None and whole.scorer.score(SEGMENTS).spans is None
+    assert not (whole.beside or marking.beside)
+
+
+def test_what_is_off_is_not_loaded_and_a_cache_of_none_keeps_nothing(judges):
+    metricx = MetricXCfg(model_name_or_path=judges["metricx"])
+    reward = RewardCfg(metricx=metricx, xcomet=XcometCfg(enabled=False, model_name_or_path="/gone"), cache_size=0)
+    parts, memories = load_parts(TranslateGemmaCfg(reward=reward), PLACED)
+    assert list(parts) == ["metricx"] and memories == {}
+    assert not isinstance(parts["metricx"].scorer, Remembered)
+
+
+def test_a_judge_over_http_is_asked_beside_the_models():
+    with JudgeServer() as server:
+        reward = RewardCfg(
+            metricx=MetricXCfg(enabled=False), xcomet=XcometCfg(enabled=False),
+            mqm=MqmCfg(enabled=True, endpoint=server.url, model="judge", weight=0.5, sentence_weight=0.2, major=-4.0),
+        )  # fmt: skip
+        parts, memories = load_parts(TranslateGemmaCfg(reward=reward), {})
+        parts["mqm"].scorer.close()
+    part = parts["mqm"]
+    assert part.beside and (part.weight, part.span_weight) == (0.2, 0.5) and memories == {}
+    assert part.credit.weights["major"] == -4.0 and not part.credit.use_confidence
+
+
+def test_a_model_that_is_not_there_is_named_by_its_setting():
+    reward = RewardCfg(metricx=MetricXCfg(model_name_or_path="/gone/metricx"))
+    with pytest.raises(ConfigError, match=r"reward\.metricx\.model_name_or_path"):
+        load_parts(TranslateGemmaCfg(reward=reward), PLACED)
+
+
+@pytest.mark.parametrize(("inherited", "expected"), [(None, "1"), ("", "1"), ("4, 6", "6"), ("GPU-a,GPU-b", "GPU-b")])
+def test_a_worker_sees_the_gpu_that_this_process_means(monkeypatch, inherited, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if inherited is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", inherited)
+    assert visible("1") == expected
