@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from comet_oracle import LONG, VARIANTS, predict, rows
 from tiny_models import PAIRS, build_comet
 
 from rl_nmt.errors import ConfigError, MissingService
@@ -25,44 +26,6 @@ from rl_nmt.scorers.base import Segment
 from rl_nmt.scorers.comet import load_comet
 
 REPOSITORY = Path(__file__).parents[1]
-LONG = " ".join(en for en, _ in PAIRS) * 12  # well over 512 tokens
-EDGES = [
-    "",
-    " ",
-    ".",
-    LONG,
-    "a <pad> b",
-    "<s> x </s>",
-    "<mask>",
-    "🙂🙃 漢字",
-    "x" * 300,
-    "Two\nlines\tand tabs",
-    "நன்றி" * 200,
-]
-
-
-def rows(seed: int = 0) -> list[Segment]:
-    """Pairs and mismatches, every edge as source, translation and reference, and duplicates."""
-    rng = random.Random(seed)
-    plain = [Segment(en, rng.choice(PAIRS)[1], rng.choice(PAIRS)[0]) for en, _ in PAIRS for _ in range(2)]
-    cycle = [Segment(en, rng.choice(PAIRS)[0], en) for en, _ in PAIRS]
-    en, ta = PAIRS[0]
-    edges = [
-        s
-        for e in EDGES
-        for s in (Segment(en, e, en), Segment(e, ta, en), Segment(en, ta, e), Segment(e, e, e))
-    ]
-    return plain + cycle + edges + plain[:5]
-
-
-def predict(folder, segments, reference=True) -> list[float]:
-    """The oracle, as COMET's README shows it, on the CPU."""
-    import comet
-
-    model = comet.load_from_checkpoint(str(folder / "checkpoints" / "model.ckpt"), local_files_only=True)
-    data = [{"src": s.src, "mt": s.mt} | ({"ref": s.ref} if reference else {}) for s in segments]
-    with torch.random.fork_rng(devices=[]):
-        return model.predict(data, batch_size=8, gpus=0, progress_bar=False).scores
 
 
 @pytest.fixture(scope="module")
@@ -89,27 +52,6 @@ def checkpoint(tmp_path):
     return folder, rewrite
 
 
-VARIANTS = [
-    ("regression_metric", {}),
-    ("regression_metric", {"pool": "cls"}),
-    ("regression_metric", {"pool": "max", "layer": 2}),
-    ("regression_metric", {"layer_norm": True, "layer_transformation": "softmax"}),
-    ("regression_metric", {"layer_transformation": "sparsemax_patch", "final_activation": "Sigmoid"}),
-    ("referenceless_regression_metric", {}),
-    ("unified_metric", {}),
-    ("unified_metric", {"sent_layer": 1, "word_level_training": True}),
-    ("unified_metric", {"input_segments": ["mt", "src", "ref"]}),
-    ("unified_metric", {"input_segments": ["mt", "ref"]}),
-    ("unified_metric", {"layer_norm": False}),
-    ("unified_metric", {"layer_norm": False, "sent_layer": 3}),
-    ("regression_metric", {"encoder_model": "XLM-RoBERTa-XL"}),
-    ("regression_metric", {"encoder_model": "XLM-RoBERTa-XL", "layer": 1, "pool": "default"}),
-    ("unified_metric", {"encoder_model": "XLM-RoBERTa-XL", "layer_norm": False}),
-    ("xcomet_metric", {"layer_norm": False}),
-    ("xcomet_metric", {"encoder_model": "XLM-RoBERTa-XL", "layer_norm": False, "word_layer": 2}),
-]
-
-
 @pytest.mark.parametrize("linears", ["torch", "auto"])
 @pytest.mark.parametrize("kind, overrides", VARIANTS)
 def test_equal_to_predict(tmp_path, kind, overrides, linears):
@@ -119,16 +61,6 @@ def test_equal_to_predict(tmp_path, kind, overrides, linears):
     # Models that do not read a reference must ignore it, so the oracle is not shown one.
     expected = predict(folder, segments, reference=scorer.reads_reference)
     assert statistics.pstdev(expected) > 0.05  # scores of a lifeless model would agree by themselves
-    assert scorer.score(segments).values == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.parametrize("kind, overrides", VARIANTS[:10])
-def test_the_padded_route_for_other_encoders_equals_predict_too(tmp_path, monkeypatch, kind, overrides):
-    monkeypatch.setattr("rl_nmt.scorers.packed.supported", lambda model: False)
-    folder = build_comet(tmp_path / "m", kind=kind, **overrides)
-    scorer, segments = load_comet(folder), rows()
-    assert scorer.encoder is None
-    expected = predict(folder, segments, reference=scorer.reads_reference)
     assert scorer.score(segments).values == pytest.approx(expected, abs=1e-5)
 
 
