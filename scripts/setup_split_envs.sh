@@ -28,6 +28,14 @@ find_python() {
     exit 2
 }
 
+case ${ONLY:-} in
+    "" | .venv | .venv-t5 | .venv-vllm) ;;
+    *)
+        echo "error: ONLY=$ONLY: make one of .venv, .venv-t5, .venv-vllm" >&2
+        exit 2
+        ;;
+esac
+
 # make_environment NAME REQUIREMENTS IMPORTS: what was installed must also import
 make_environment() {
     local target=$folder/$1 requirements=$repository/$2 imports=$3
