@@ -131,6 +131,8 @@ def test_resolved_settings_read_back(tmp_path):
         ([*WMT, "--generation.top_p", "0"], ["generation.top_p: 0.0"]),
         ([*WMT, "--generation.prompt", "Translate."], ["generation.prompt", "{english} once"]),
         ([*WMT, "--rl.clip", "1"], ["rl.clip: 1.0"]),
+        ([*WMT, "--rl.iterations", "3"], ["rl.save_every: 20", "rl.iterations 3", "18 or 21"]),
+        ([*WMT, "--rl.iterations", "4", "--rl.save_every", "2"], ["rl.save_every: 2", "nearest that work: 4"]),
         ([*WMT, "--rl.clip_high", "0.1"], ["rl.clip_high: 0.1 is below rl.clip 0.2"]),
         ([*WMT, "--reward.max_soft_win_share", "2"], ["reward.max_soft_win_share: 2.0"]),
         ([*WMT, "--reward.metricx.max_length", "1"], ["reward.metricx.max_length: 1"]),
@@ -196,6 +198,11 @@ def test_batches(prompts, group, size, processes, steps):
     check(cfg, {"WORLD_SIZE": str(processes)})
     assert accumulation_steps(cfg, processes) == steps
     assert steps * size * processes == prompts * group
+
+
+def test_checkpoints_lie_between_generations():
+    for every in ("0", "3", "21"):
+        check(parse(*WMT, "--rl.iterations", "3", "--rl.save_every", every), {})
 
 
 def test_batches_that_no_size_mends():

@@ -144,6 +144,13 @@ def _check_ranges(cfg: TranslateGemmaCfg) -> None:
         raise ConfigError(f"rl.clip: {cfg.rl.clip} must lie in (0, 1)")
     if 0 < cfg.rl.clip_high < cfg.rl.clip:
         raise ConfigError(f"rl.clip_high: {cfg.rl.clip_high} is below rl.clip {cfg.rl.clip}; 0 takes the same")
+    every, passes = cfg.rl.save_every, cfg.rl.iterations
+    if every % passes:  # as rl_nmt.trainer.check_save_steps, which knows it only when all is loaded
+        nearest = sorted({max(passes, every // passes * passes), every // passes * passes + passes})
+        raise ConfigError(
+            f"rl.save_every: {every} is no multiple of rl.iterations {passes}: a checkpoint between passes over the "
+            f"same completions could not be resumed exactly; nearest that work: {' or '.join(map(str, nearest))}"
+        )
 
 
 def _check_languages(data: DataCfg) -> None:
