@@ -135,7 +135,7 @@ def test_fields(tmp_path, row, settings, wanted):
         ("a.jsonl", b'{"name": "a", "n": 1}\n', {}, ["name, n", "English source", "data.source_field"]),
         ("a.jsonl", b'{"source": " "}\n', {}, ["no row with a source in 'source'"]),
         ("a.jsonl", b'{"source": "a"}\n', {"source_field": "q"},
-         ["data.source_field", "no column 'q'", "line 1 has source"]),
+         ["data.source_field", "no column 'q'", "its rows have source"]),
         ("a.jsonl", b'{"source": "a"}\n', {"target_field": "q"}, ["data.target_field"]),
         ("a.jsonl", b'{"source": "a"}\n', {"id_field": "q"}, ["data.id_field"]),
         ("a.jsonl", b'{"source": "a", "q": 1}\n{"source": "b"}\n', {"id_field": "q"}, ["line 2", "no id in 'q'"]),
@@ -217,6 +217,29 @@ def test_ids_that_are_not_unique_are_not_taken_for_ids(tmp_path):
     rows = [{"id": 1, "source": f"Sentence {i}."} for i in range(5)]
     found = data(tmp_path, train_file=write(tmp_path / "a.jsonl", jsonl(rows)), eval_sampling_count=1)
     assert len({row["id"] for row in found.train + found.heldout}) == 5
+
+
+def test_columns_are_those_of_all_rows(tmp_path, capsys):
+    """The first row has no reference and a later one no id: neither decides for the others."""
+    train = [{"source": "No reference."}, {"source": "Rain.", "target": "மழை."}, {"source": "Sun.", "id": "s"}]
+    held = [{"source": "Held."}, *PAIRS[:2]]
+    found = data(tmp_path, train_file=write(tmp_path / "a.jsonl", jsonl(train)),
+                 eval_file=write(tmp_path / "b.jsonl", jsonl(held)))  # fmt: skip
+    assert [row.get("tamil") for row in found.train] == [None, "மழை.", None]
+    assert [row.get("tamil") for row in found.heldout] == [None, *(pair["target"] for pair in PAIRS[:2])]
+    assert "2 of 3 held-out rows have a reference: chrF++ and BLEU are of these" in capsys.readouterr().out
+    named = DataCfg(train_file=str(tmp_path / "a.jsonl"), eval_file=str(tmp_path / "b.jsonl"), target_field="target")
+    again = load(named, tmp_path / "named", 0)
+    assert again.train == found.train
+    with pytest.raises(ConfigError, match=r"data\.target_field: .* no column 'ref' \(its rows have source, target, id"):
+        load(DataCfg(train_file=str(tmp_path / "a.jsonl"), target_field="ref"), tmp_path / "other", 0)
+
+
+@pytest.mark.parametrize("with_references", [True, False])
+def test_all_or_none_with_a_reference_is_not_remarked_on(tmp_path, capsys, with_references):
+    rows = PAIRS if with_references else [{"source": pair["source"]} for pair in PAIRS]
+    data(tmp_path, train_file=write(tmp_path / "a.jsonl", jsonl(rows)))
+    assert "have a reference" not in capsys.readouterr().out
 
 
 def test_fewer_training_rows(tmp_path):

@@ -68,6 +68,10 @@ def load(cfg: DataCfg, folder: str | Path, seed: int) -> Sealed:
         raise ConfigError(f"data: no row of {name} is left to train on ({_said(counts)}): give more rows")
     data = snapshot.write(train, heldout, dict(counts))
     print(f"data: {len(train)} rows to train on, {len(heldout)} held out, sha256 {data.sha256[:12]}", flush=True)
+    referenced = sum(target.name.lower() in row for row in heldout)
+    if 0 < referenced < len(heldout):
+        print(f"data: {referenced} of {len(heldout)} held-out rows have a reference: chrF++ and BLEU are of these",
+              flush=True)  # fmt: skip
     if counts:
         print(f"data: rows left out of the training rows: {_said(counts)}", flush=True)
     return data
@@ -170,13 +174,13 @@ def _fields(
     records: list[Record], name: str, cfg: DataCfg, pair: tuple[Language, Language]
 ) -> tuple[str, str | None, str | None]:
     """Columns of source, reference and id; the latter two None where there are none."""
-    first = records[0][1] if records else {}
-    there = ", ".join(map(str, first)) or "nothing"
+    columns = dict.fromkeys(column for _, record in records for column in record)  # not every row has each of them
+    there = ", ".join(map(str, columns)) or "nothing"
     for argument, field in (("id_field", cfg.id_field), ("source_field", cfg.source_field),
                             ("target_field", cfg.target_field)):  # fmt: skip
-        if field and field not in first:
-            raise ConfigError(f"data.{argument}: {name} has no column {field!r} ({records[0][0]} has {there})")
-    folded = {str(column).lower().replace("-", "_"): column for column in first}
+        if field and field not in columns:
+            raise ConfigError(f"data.{argument}: {name} has no column {field!r} (its rows have {there})")
+    folded = {str(column).lower().replace("-", "_"): column for column in columns}
 
     def find(side: Language, code: str, *words: str) -> str | None:
         names = (side.name.lower(), code.lower().replace("-", "_"), side.code.lower(), *words)
