@@ -242,6 +242,18 @@ def test_all_or_none_with_a_reference_is_not_remarked_on(tmp_path, capsys, with_
     assert "have a reference" not in capsys.readouterr().out
 
 
+def test_the_same_rows_in_another_form_are_no_held_out_rows(tmp_path):
+    train = write(tmp_path / "a.jsonl", jsonl(PAIRS))
+    same = write(tmp_path / "b.json", json.dumps(PAIRS))
+    with pytest.raises(ConfigError, match=r"data\.eval_file: .*b\.json holds out all .*40 held out too"):
+        data(tmp_path, train_file=train, eval_file=same)
+    (tmp_path / "set").mkdir()
+    for split in ("train", "test"):
+        write(tmp_path / "set" / f"{split}.jsonl", jsonl(PAIRS))
+    with pytest.raises(ConfigError, match=r"data\.hf_eval_split: test holds out all"):
+        data(tmp_path, hf_dataset_name=str(tmp_path / "set"), hf_eval_split="test")
+
+
 def test_fewer_training_rows(tmp_path):
     file = write(tmp_path / "a.jsonl", jsonl(PAIRS))
     cfg = DataCfg(train_file=file, eval_sampling_count=5, max_train_samples=10)

@@ -64,6 +64,12 @@ def load(cfg: DataCfg, folder: str | Path, seed: int) -> Sealed:
     if cfg.max_train_samples and len(train) > cfg.max_train_samples:
         counts["over max_train_samples"] = len(train) - cfg.max_train_samples
         train = _smallest(train, cfg.max_train_samples, f"train {seed}")
+    if not train and counts["held out too"] and (cfg.eval_file or cfg.hf_eval_split):
+        held = f"eval_file: {cfg.eval_file}" if cfg.eval_file else f"hf_eval_split: {cfg.hf_eval_split}"
+        raise ConfigError(
+            f"data.{held} holds out all that {name} has to train on ({_said(counts)}): evaluate on other rows, or "
+            "leave it empty and some are held out"
+        )
     if not train:
         raise ConfigError(f"data: no row of {name} is left to train on ({_said(counts)}): give more rows")
     data = snapshot.write(train, heldout, dict(counts))
