@@ -19,7 +19,7 @@ class RewardLog:
     calls: training calls so far. evaluating: set by the trainer, so that an evaluation does not overwrite last_log.
     """
 
-    max_dead_calls = 3  # calls in a row without a single score before the run is stopped
+    max_dead_calls = 3  # calls in a row without a single complete sample before the run is stopped
     asked = "model"  # what failed then
 
     def __init__(self):
@@ -38,7 +38,7 @@ class RewardLog:
             rows, log: of this call.
             columns: what TRL passed; to its `log_metric` goes the log too, to its `log_extra` the columns `extra`.
 
-        Raises MissingService after `max_dead_calls` calls in a row in which no sample had a total.
+        Raises MissingService after `max_dead_calls` calls in a row in which no passing sample was `complete`.
         """
         self.last_rows = rows
         if self.evaluating:
@@ -52,15 +52,19 @@ class RewardLog:
         if log_extra := columns.get("log_extra"):
             for name in extra:
                 log_extra(name, [row[name] for row in rows])
-        totals = [row["total"] for row in rows]
-        dead = bool(rows) and all(total is None for total in totals)
+        passing = [row for row in rows if row["gate"] is None]  # no model was asked about the others
+        dead = bool(passing) and not any(self.complete(row) for row in passing)
         self._dead_calls = self._dead_calls + 1 if dead else 0
         if self._dead_calls >= self.max_dead_calls:
             raise MissingService(
                 f"reward: no sample could be scored in {self.max_dead_calls} calls in a row; the warnings above "
                 f"name the {self.asked} that failed"
             )
-        return totals
+        return [row["total"] for row in rows]
+
+    def complete(self, row: Mapping[str, Any]) -> bool:
+        """Whether a passing row has all that training needs of it."""
+        return row["total"] is not None
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run continues from; JSON."""

@@ -44,6 +44,13 @@ def test_dead_calls_in_a_row_stop_the_run_also_across_a_resume():
     assert resumed.last_log == {"x": 1.0}  # kept for whoever looks
 
 
+def test_gated_rows_do_not_hide_that_the_others_have_no_score():
+    reward = Reward()
+    reward.keep([row(None), row(0.0, "empty", output="")], {}, {})
+    with pytest.raises(MissingService):
+        reward.keep([row(0.0, "copy"), row(None)], {}, {})
+
+
 def test_common_scalars_by_hand():
     rows = [row(0.5), row(0.5), row(0.0, "empty", output=""), row(None, output="ccccc")]
     assert common_scalars(rows) == {

@@ -122,6 +122,25 @@ def test_a_dead_ensemble_goes_on_for_a_while_and_then_stops():
         resumed(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
 
 
+def test_a_judge_that_only_marks_and_is_gone_is_told_and_stops_the_run(metricx, capsys):
+    with JudgeServer(lambda src, mt: []) as server:
+        judge = load_gemba_mqm(server.url, "judge", cache_size=0)
+        parts = {"metricx": Part(metricx), "mqm": Part(judge, 0.0, span_weight=1.0, beside=True)}
+        reward = EnsembleReward(parts, TAMIL)
+        outputs = [TAMIL_TEXTS[0], ENGLISH[1]]  # one that passes, one that is gated
+        for _ in range(11):  # alive: nothing is counted
+            reward(ENGLISH[:2], outputs, english=ENGLISH[:2])
+        server.mode = "status_401"
+        for _ in range(9):
+            assert None not in reward(ENGLISH[:2], outputs, english=ENGLISH[:2])
+        with pytest.raises(MissingService, match="no sample could be scored in 10 calls in a row"):
+            reward(ENGLISH[:2], outputs, english=ENGLISH[:2])
+        judge.close()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 10
+    assert said[0].startswith("warning: reward.mqm: none of 1 outputs has a score (")
+
+
 def test_the_judge_over_http_gives_score_and_spans():
     marks = {TAMIL_TEXTS[0]: [error("major", TAMIL_TEXTS[0].split()[0])]}
     with JudgeServer(lambda src, mt: marks.get(mt, [])) as server:

@@ -15,6 +15,7 @@ failed leaves None: in the total TRL then leaves the sample out, in the spans th
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -157,7 +158,16 @@ class EnsembleReward(RewardLog):
                 row["spans"][name] = found
                 if found is not None:
                     row[f"{name}_errors"] = len(found)
+        stats = getattr(self.parts[name].scorer, "stats", {})
+        why = ", ".join(f"{k.removeprefix('failed/')} {n:g}" for k, n in stats.items() if k.startswith("failed/"))
+        if why and segments and all(value is None for value in values):
+            told = f"none of {len(segments)} outputs has a score ({why}); they are left out of the update"
+            print(f"warning: reward.{name}: {told}", file=sys.stderr, flush=True)
         times[f"time/{name}"] = time.perf_counter() - start
+
+    def complete(self, row: Mapping[str, Any]) -> bool:
+        """Whether a passing row has a total and the spans of every part whose spans count."""
+        return row["total"] is not None and all(row["spans"].get(name) is not None for name in self.credits)
 
     def _total(self, row: dict[str, Any]) -> float | None:
         if row["gate"] is not None:
