@@ -56,11 +56,21 @@ def test_a_judge_over_http_is_asked_beside_the_models():
             metricx=MetricXCfg(enabled=False), xcomet=XcometCfg(enabled=False),
             mqm=MqmCfg(enabled=True, endpoint=server.url, model="judge", weight=0.5, sentence_weight=0.2, major=-4.0),
         )  # fmt: skip
+        reward.mqm.max_tokens = 3000
         parts, memories = load_parts(TranslateGemmaCfg(reward=reward), {})
         parts["mqm"].scorer.close()
+        assert [body["max_tokens"] for body in server.bodies] == [3000]
     part = parts["mqm"]
     assert part.beside and (part.weight, part.span_weight) == (0.2, 0.5) and memories == {}
     assert part.credit.weights["major"] == -4.0 and not part.credit.use_confidence
+
+
+def test_a_judge_that_is_cut_off_names_the_setting():
+    with JudgeServer(mode="finish_length") as server:
+        mqm = MqmCfg(enabled=True, endpoint=server.url, model="judge")
+        reward = RewardCfg(metricx=MetricXCfg(enabled=False), xcomet=XcometCfg(enabled=False), mqm=mqm)
+        with pytest.raises(ConfigError, match=r"^reward\.mqm\.max_tokens: .* 1024 tokens"):
+            load_parts(TranslateGemmaCfg(reward=reward), {})
 
 
 def test_a_model_that_is_not_there_is_named_by_its_setting():

@@ -93,6 +93,7 @@ def judge(cfg: TranslateGemmaCfg):
     return load_gemba_mqm(
         mqm.endpoint, mqm.model, source_language=language(cfg.data.source_lang).name,
         target_language=language(cfg.data.target_lang).name, api_key_env=mqm.api_key_env or None, form=mqm.form,
-        concurrency=mqm.concurrency, timeout=mqm.timeout, deadline=mqm.deadline, argument="reward.mqm.endpoint",
+        concurrency=mqm.concurrency, timeout=mqm.timeout, deadline=mqm.deadline, body={"max_tokens": mqm.max_tokens},
+        argument="reward.mqm.endpoint", tokens_argument="reward.mqm.max_tokens",
         cache_size=max(1, cfg.reward.cache_size), check=run_folder.is_main_process(),
     )  # fmt: skip

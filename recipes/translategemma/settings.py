@@ -170,6 +170,8 @@ class MqmCfg:
     """Environment variable that holds the key; empty: no key is sent."""
     form: Literal["auto", "json", "text"] = "auto"
     """How it answers: a JSON schema, headed lists, or the first that the server takes."""
+    max_tokens: int = 1024
+    """Longest reply in tokens, thoughts included; one that is cut off counts as none."""
     concurrency: int = 8
     """Most requests under way at once."""
     timeout: float = 60.0

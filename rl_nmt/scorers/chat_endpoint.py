@@ -20,6 +20,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -254,9 +255,11 @@ class ChatEndpoint:
     def check(self, forms: Sequence[tuple[str, Messages, Mapping | None]]) -> Answer:
         """Ask one question, and raise where the endpoint cannot be used at all.
 
+        What the question may be the reason of is left to the caller: an answer that is none, and 400 or 422.
+
         Raises:
-            ConfigError: the key is refused, or model or path are unknown there.
-            MissingService: no connection, or what answers is no chat endpoint.
+            ConfigError: the key is refused, or model or path are unknown there, or any other 4xx that stays.
+            MissingService: no connection, what answers is no chat endpoint, or it takes no request now (429).
         """
         answer = self._run(self._within(self._one(forms, asyncio.Semaphore(1), time.monotonic() + self.deadline),
                                         time.monotonic() + self.deadline))  # fmt: skip
@@ -272,7 +275,22 @@ class ChatEndpoint:
             )
         if reason in ("connection", "timeout", "deadline") or reason.startswith("http_5"):
             raise MissingService(f"{where} cannot be reached ({reason}): start the server, or turn this scorer off")
+        if reason.startswith("http_") and int(reason[5:]) not in UNSUPPORTED:
+            said = status_line(reason)
+            if int(reason[5:]) in RETRIED:
+                raise MissingService(f"{where} takes no requests now ({said}): wait, or have its limit raised")
+            raise ConfigError(f"{where} refuses requests ({said}): its own log or provider says why")
         return answer
+
+
+def status_line(reason: str) -> str:
+    """The failure "http_N" as people read it.
+
+    >>> status_line("http_429"), status_line("http_499")
+    ('429 Too Many Requests', '499')
+    """
+    number = int(reason.removeprefix("http_"))
+    return f"{number} {HTTPStatus(number).phrase}" if number in set(HTTPStatus) else str(number)
 
 
 def _check_status(reply: httpx.Response) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 from rl_nmt.batching import distinct
 from rl_nmt.errors import ConfigError
 from rl_nmt.scorers.base import Scores, Segment, Span, versions
-from rl_nmt.scorers.chat_endpoint import Answer, ChatEndpoint
+from rl_nmt.scorers.chat_endpoint import Answer, ChatEndpoint, status_line
 from rl_nmt.scorers.mqm_form import (
     EXAMPLES,
     RESPONSE_FORMAT,
@@ -107,6 +107,7 @@ def load_gemba_mqm(
     cache_size: int = 10_000,
     check: bool = True,
     argument: str = "mqm_endpoint",
+    tokens_argument: str = "body: max_tokens",
     **limits,
 ) -> GembaMqmScorer:
     """A judge behind an OpenAI-compatible endpoint, asked one segment to see that it can judge.
@@ -121,11 +122,13 @@ def load_gemba_mqm(
         cache_size: judged segments remembered, so that equal text is paid for once.
         check: ask one question now.
         argument: the setting that names the endpoint, for messages.
+        tokens_argument: the setting that gives max_tokens, for messages.
         limits: concurrency, timeout, deadline, retries, breaker of `ChatEndpoint`.
 
     Raises:
-        ConfigError: bad settings, no key, a refused key, an unknown model, or one that does not keep to the form.
-        MissingService: nothing there, or no such API.
+        ConfigError: bad settings, no key, a refused key or request, an unknown model, or one that does not keep to
+            the form.
+        MissingService: nothing there, no such API, or one that takes no requests now.
     """
     if form not in FORMS:
         raise ConfigError(f"form: {form!r} is unknown; use auto, json or text")
@@ -134,7 +137,7 @@ def load_gemba_mqm(
     client = ChatEndpoint(endpoint, model, api_key_env=api_key_env, body=fields, argument=argument, **limits)
     scorer = GembaMqmScorer(client, source_language, target_language, form, cache_size)
     if check:
-        scorer.check()
+        scorer.check(tokens_argument)
     return scorer
 
 
@@ -158,8 +161,11 @@ class GembaMqmScorer:
         self.stats: dict[str, float] = {}
         self.reasons: list[str | None] = []
 
-    def check(self) -> None:
-        """Judge one worked example. Raises ConfigError or MissingService where that cannot be done."""
+    def check(self, tokens_argument: str = "body: max_tokens") -> None:
+        """Judge one worked example. Raises ConfigError or MissingService where that cannot be done.
+
+        `tokens_argument`: the setting that gives the longest reply, for messages.
+        """
         source, target, src, mt, _ = EXAMPLES[0]
         code, reason = segment_code(src, mt), ""
         for form in self._forms:
@@ -172,9 +178,18 @@ class GembaMqmScorer:
                 continue
             self._forms = self._forms[self._forms.index(form) :]
             return
+        if reason == "finish_length":
+            limit = self.client.body.get("max_tokens")
+            after = f", {limit} tokens" if limit else ""
+            raise ConfigError(f"{tokens_argument}: {self.name} was cut off within its reply ({reason}{after}): raise it")
+        if reason.startswith("http_"):
+            raise ConfigError(
+                f"{self.client.argument}: {self.client.url} refuses the request ({status_line(reason)}), asked for "
+                f"{' and for '.join(self._forms)}: its log says which field; {tokens_argument} may be too high for it"
+            )
         raise ConfigError(
             f"{self.client.argument}: {self.name} does not answer in the asked form ({reason}); take a model that "
-            "follows instructions, or allow it more tokens (body: max_tokens)"
+            "follows instructions"
         )
 
     def score(self, segments: Sequence[Segment]) -> Scores:
