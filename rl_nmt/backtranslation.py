@@ -142,9 +142,7 @@ class BackTranslator:
     """
 
     def __init__(self, name, folder, tokenizer, engine, tags, max_new_tokens: int, token_budget: int):
-        on_hub = not Path(name).expanduser().exists()
-        self.name = hub.split_revision(name)[0] if on_hub else folder.resolve().name
-        self.revision = folder.name if on_hub else None  # the hub cache calls a snapshot's folder by its commit
+        self.name, self.revision = hub.recorded_as(name, folder)
         self.folder, self.tokenizer, self.engine = folder, tokenizer, engine
         self.source, self.target = tags
         self.max_new_tokens, self._budget = max_new_tokens, TokenBudget(token_budget)

@@ -56,6 +56,16 @@ def split_revision(name: str) -> tuple[str, str | None]:
     return base, revision
 
 
+def recorded_as(name: str | Path, folder: Path) -> tuple[str, str | None]:
+    """What signatures call a model that was named `name` and found in `folder`: (hub name, commit) or (folder, None).
+
+    A folder of one's own goes by its last name, so that it may be moved.
+    """
+    if Path(name).expanduser().exists():
+        return folder.resolve().name, None
+    return split_revision(str(name))[0], folder.name  # the hub cache calls a snapshot's folder by its commit
+
+
 def is_cached(name: str, filename: str = "config.json") -> bool:
     """Is a file of the hub repository `name`, or `name@revision`, in the local cache?"""
     from huggingface_hub import try_to_load_from_cache

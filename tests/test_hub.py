@@ -61,6 +61,15 @@ def test_a_folder_with_an_at_sign_is_a_folder(tmp_path, monkeypatch):
         hub.require_model("model_id", "google/gemma-3-1b-it@")
 
 
+def test_what_a_model_is_recorded_as(tmp_path, monkeypatch):
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "judge")
+    monkeypatch.chdir(tmp_path)
+    assert hub.recorded_as("./judge", Path("./judge")) == hub.recorded_as(tmp_path / "link", tmp_path / "link")
+    assert hub.recorded_as("./judge", Path("./judge")) == ("judge", None)
+    assert hub.recorded_as("org/name@v1", tmp_path / "snapshots" / "abc1") == ("org/name", "abc1")
+
+
 @pytest.mark.parametrize("value", ["1", "true", "YES", "on"])
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_offline_by_environment(online, name, value):

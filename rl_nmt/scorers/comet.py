@@ -18,7 +18,7 @@ import torch
 
 from rl_nmt.batching import distinct
 from rl_nmt.errors import ConfigError
-from rl_nmt.hub import split_revision
+from rl_nmt.hub import recorded_as
 from rl_nmt.memory import TokenBudget
 from rl_nmt.scorers import packed
 from rl_nmt.scorers.base import (
@@ -117,10 +117,7 @@ class CometScorer:
         self.model = model.eval().requires_grad_(False)  # COMET builds its models in train mode
         self.kind, self.dtype, self._budget = kind, dtype, TokenBudget(token_budget)
         self.skip_overlong = skip_overlong
-        root = checkpoint.parents[1]
-        on_hub = not Path(name).expanduser().exists()
-        self.name = split_revision(str(name))[0] if on_hub else root.resolve().name
-        self.revision = root.name if on_hub else None  # the hub cache calls a snapshot's folder by its commit
+        self.name, self.revision = recorded_as(name, checkpoint.parents[1])
         self._checkpoint = fingerprint(checkpoint)
         self._tokenizer = next(
             (fingerprint(encoder / f) for f in TOKENIZER_FILES if (encoder / f).is_file()), None

@@ -17,7 +17,7 @@ import torch
 
 from rl_nmt.batching import distinct
 from rl_nmt.errors import ConfigError
-from rl_nmt.hub import split_revision
+from rl_nmt.hub import recorded_as
 from rl_nmt.memory import TokenBudget, run_batches
 from rl_nmt.scorers.base import (
     Scores,
@@ -160,9 +160,7 @@ class MetricXScorer:
         self.model, self.tokenizer, self.dtype = model, tokenizer, dtype
         self.max_length, self.skip_overlong = max_length, skip_overlong
         self._row, self._budget = row, TokenBudget(token_budget)
-        on_hub = not Path(name).expanduser().exists()
-        self.name = split_revision(str(name))[0] if on_hub else folder.resolve().name
-        self.revision = folder.name if on_hub else None  # the hub cache calls a snapshot's folder by its commit
+        self.name, self.revision = recorded_as(name, folder)
         self._checkpoint = _fingerprints(folder, WEIGHTS)
         self._words = _fingerprints(words, TOKENIZER_FILES)
         self.stats: dict[str, float] = {}
