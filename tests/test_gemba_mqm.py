@@ -174,12 +174,12 @@ def test_decomposed_quotes_are_found():
         ("status_401", ConfigError, "refuses requests without a key"),
         ("status_404", ConfigError, "knows no model 'judge'"),
         ("praise_in_prose", ConfigError, "does not answer in the asked form"),
-        ("finish_length", ConfigError, r"judge\.tokens: judge was cut off within its reply \(finish_length, 1024 tokens"),
+        ("finish_length", ConfigError, r"judge\.tokens: judge's reply was cut off \(finish_length, 1024 tokens"),
         ("status_429", MissingService, r"mqm_endpoint: .* takes no requests now \(429 Too Many Requests\)"),
         ("status_408", MissingService, r"takes no requests now \(408 Request Timeout\)"),
         ("status_402", ConfigError, r"mqm_endpoint: .* refuses requests \(402 Payment Required\)"),
         ("status_413", ConfigError, r"refuses requests \(413 "),
-        ("status_400", ConfigError, r"refuses the request \(400 Bad Request\), asked for json and for text.*judge\.tokens"),
+        ("status_400", ConfigError, r"the request \(400 Bad Request\), asked for json and for text.*judge\.tokens"),
     ],
 )
 def test_an_endpoint_that_cannot_judge_is_said_at_once(mode, error, message):

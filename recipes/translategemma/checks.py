@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 WMT24PP = "google/wmt24pp"
 AT_LEAST_ONE = (
     "model.lora_alpha", "generation.max_new_tokens", "generation.eval_batch_size", "reward.mqm.concurrency",
-    "reward.mqm.max_tokens", "rl.prompts_per_update", "rl.micro_batch_size", "rl.iterations", "logging.save_total_limit",
-    "logging.logging_steps",
+    "reward.mqm.max_tokens", "rl.prompts_per_update", "rl.micro_batch_size", "rl.iterations",
+    "logging.save_total_limit", "logging.logging_steps",
 )  # fmt: skip
 AT_LEAST_ZERO = (
     "model.lora_rank", "data.eval_sampling_count", "data.max_train_samples", "generation.top_k", "reward.cache_size",

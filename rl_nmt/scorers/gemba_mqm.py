@@ -181,7 +181,7 @@ class GembaMqmScorer:
         if reason == "finish_length":
             limit = self.client.body.get("max_tokens")
             after = f", {limit} tokens" if limit else ""
-            raise ConfigError(f"{tokens_argument}: {self.name} was cut off within its reply ({reason}{after}): raise it")
+            raise ConfigError(f"{tokens_argument}: {self.name}'s reply was cut off ({reason}{after}): raise it")
         if reason.startswith("http_"):
             raise ConfigError(
                 f"{self.client.argument}: {self.client.url} refuses the request ({status_line(reason)}), asked for "
