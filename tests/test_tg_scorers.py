@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import pytest
@@ -61,8 +62,32 @@ def test_a_judge_over_http_is_asked_beside_the_models():
         parts["mqm"].scorer.close()
         assert [body["max_tokens"] for body in server.bodies] == [3000]
     part = parts["mqm"]
-    assert part.beside and (part.weight, part.span_weight) == (0.2, 0.5) and memories == {}
+    assert part.beside and (part.weight, part.span_weight) == (0.2, 0.5) and memories == {"mqm": part.scorer}
     assert part.credit.weights["major"] == -4.0 and not part.credit.use_confidence
+
+
+@pytest.mark.parametrize("size", [100, 0])
+def test_what_a_judge_has_said_is_kept_over_a_resume(size):
+    """The third question fails: it is asked again, with a memory it alone, without one all three."""
+    modes = {1: "plain", 2: "plain", 3: "content_null"}  # 0 is the question at the start
+    with JudgeServer(lambda src, mt: [], mode=lambda number: modes.get(number, "plain")) as server:
+        mqm = MqmCfg(enabled=True, endpoint=server.url, model="judge", sentence_weight=1.0, concurrency=1)
+        none = {"metricx": MetricXCfg(enabled=False), "xcomet": XcometCfg(enabled=False)}
+        cfg = TranslateGemmaCfg(reward=RewardCfg(**none, mqm=mqm, cache_size=size))
+        parts, memories = load_parts(cfg, {})
+        assert sorted(memories) == (["mqm"] if size else [])
+        assert parts["mqm"].scorer.score(SEGMENTS).values == [0.0, 0.0, None]
+        state = json.loads(json.dumps({name: memory.state_dict() for name, memory in memories.items()}))
+        parts["mqm"].scorer.close()
+        resumed, memories = load_parts(cfg, {})
+        for name, memory in memories.items():
+            memory.load_state_dict(state[name])
+        asked = len(server.bodies)
+        assert resumed["mqm"].scorer.score(SEGMENTS).values == [0.0, 0.0, 0.0]
+        assert len(server.bodies) - asked == (1 if size else 3)
+        resumed["mqm"].scorer.score(SEGMENTS)
+        resumed["mqm"].scorer.close()
+        assert len(server.bodies) - asked == (1 if size else 6)
 
 
 def test_a_judge_that_is_cut_off_names_the_setting():

@@ -35,7 +35,7 @@ def load_parts(cfg: TranslateGemmaCfg, placed: dict[str, str]) -> tuple[dict[str
         scorer = resident("xcomet", "rl_nmt.scorers.comet:load_comet", options, placed["xcomet"], cfg, memories)
         parts["xcomet"] = _marking(scorer, wanted.xcomet, use_confidence=wanted.xcomet.use_confidence)
     if wanted.mqm.enabled:
-        parts["mqm"] = _marking(judge(cfg), wanted.mqm, beside=True)
+        parts["mqm"] = _marking(remembering("mqm", judge(cfg), cfg, memories), wanted.mqm, beside=True)
     return parts, memories
 
 
@@ -74,11 +74,16 @@ def resident(
             module, function = factory.split(":")
             loader = getattr(importlib.import_module(module), function)
             scorer = loader(**options, device=device, argument=f"reward.{name}.model_name_or_path")
-        if cfg.reward.cache_size:
-            memories[name] = scorer = Remembered(scorer, cfg.reward.cache_size)
-        return scorer
+        return remembering(name, scorer, cfg, memories)
 
     return Shared(load) if processes.count() > 1 else load()
+
+
+def remembering(name: str, scorer, cfg: TranslateGemmaCfg, memories: dict[str, Remembered]):
+    """The scorer with a memory, which `memories` gets; itself for a cache of none."""
+    if cfg.reward.cache_size:
+        memories[name] = scorer = Remembered(scorer, cfg.reward.cache_size)
+    return scorer
 
 
 def visible(gpu: str) -> str:
@@ -88,12 +93,12 @@ def visible(gpu: str) -> str:
 
 
 def judge(cfg: TranslateGemmaCfg):
-    """The MQM judge behind its endpoint; asked one question now, to see that it can judge."""
+    """The MQM judge behind its endpoint, without a memory; asked one question now, to see that it can judge."""
     mqm = cfg.reward.mqm
     return load_gemba_mqm(
         mqm.endpoint, mqm.model, source_language=language(cfg.data.source_lang).name,
         target_language=language(cfg.data.target_lang).name, api_key_env=mqm.api_key_env or None, form=mqm.form,
         concurrency=mqm.concurrency, timeout=mqm.timeout, deadline=mqm.deadline, body={"max_tokens": mqm.max_tokens},
         argument="reward.mqm.endpoint", tokens_argument="reward.mqm.max_tokens",
-        cache_size=max(1, cfg.reward.cache_size), check=run_folder.is_main_process(),
+        cache_size=0, check=run_folder.is_main_process(),
     )  # fmt: skip

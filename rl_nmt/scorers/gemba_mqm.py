@@ -119,7 +119,7 @@ def load_gemba_mqm(
         api_key_env: environment variable that holds the key; None sends none.
         form: "json" (response_format json_schema), "text", or "auto": JSON where the server takes it, else text.
         body: request fields over the defaults temperature 0 and max_tokens 1024; None as a value leaves one out.
-        cache_size: judged segments remembered, so that equal text is paid for once.
+        cache_size: judged segments remembered, so that equal text is paid for once; 0: none, not even the last.
         check: ask one question now.
         argument: the setting that names the endpoint, for messages.
         tokens_argument: the setting that gives max_tokens, for messages.
