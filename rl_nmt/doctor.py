@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 from rl_nmt import footprint, hub
+from rl_nmt.doctor_network import data_finding, model_finding, models_wanted, tracker_finding
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService, UserError
+from rl_nmt.findings import Finding, Level, failed
 from rl_nmt.footprint import GIB, Shape
 
 JOINT_TOKENS = 512  # what COMETKiwi and XCOMET read of translation and source together
@@ -48,20 +50,6 @@ KNOWN_BAD = (
     ("sentence-transformers", ">=6", "transformers", "<5", "it wants transformers 5, which COMET does not run on"),
     ("vllm", "", "unbabel-comet", "", "vLLM needs protobuf >= 5.29, unbabel-comet < 5: two environments"),
 )  # fmt: skip
-
-Level = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the table. `status`: the exit code that a "fail" asks for (rl_nmt/errors.py), else 0."""
-
-    level: Level
-    what: str
-    detail: str
-    way_out: str = ""
-    status: int = 0
-
 
 @dataclass(frozen=True)
 class Gpu:
@@ -108,7 +96,7 @@ def diagnose(
     folder = Path(folder).expanduser()
     with ThreadPoolExecutor(8) as beside:
         reachable = functools.partial(beside.submit(hub.hub_reachable).result)
-        places = [beside.submit(model_finding, *model, reachable) for model in _models(settings)]
+        places = [beside.submit(model_finding, *model, reachable) for model in models_wanted(settings)]
         data = beside.submit(data_finding, settings, folder, reachable)
         tracker = beside.submit(tracker_finding, settings)
         machine = look() if machine is None else machine
@@ -183,16 +171,8 @@ def _asked(what: str, settings: Any, check: Callable[[Any], None] | None) -> lis
     try:
         check(settings)
     except UserError as error:
-        return [_failed(what, error)]
+        return [failed(what, error)]
     return [Finding("ok", what, "valid" if what == "settings" else "has what the settings ask for")]
-
-
-def _failed(what: str, error: UserError) -> Finding:
-    """An error's line, cut where the way out begins."""
-    message = " ".join(str(error).split()).removeprefix(f"{what}: ")
-    cuts = [message.find(mark) for mark in (". ", "; ") if mark in message]
-    at = min(cuts, default=len(message))
-    return Finding("fail", what, message[:at], message[at + 2 :], error.exit_code)
 
 
 def version_findings(machine: Machine, settings: Any) -> list[Finding]:
@@ -255,71 +235,6 @@ def device_findings(machine: Machine, settings: Any) -> list[Finding]:
         if wanted.startswith("cuda") and int(wanted.partition(":")[2] or 0) >= len(machine.gpus):
             found.append(Finding("warn", name, f"{wanted} is not there: the CPU would be used", f"--{name} auto"))
     return found
-
-
-# --- what has to be reached --------------------------------------------------------------------------
-
-
-def _models(settings: Any) -> list[tuple[str, str, str]]:
-    """(argument, name, a file it must have) of every model that the weights of the reward ask for."""
-    models = [("model_id", settings.model_id, "config.json")]
-    if settings.w_cycle:
-        models.append(("comet_da_model", settings.comet_da_model, "hparams.yaml"))
-        models.append(("backtranslation_model", settings.backtranslation_model, "config.json"))
-    if settings.w_qe:
-        models.append(("comet_qe_model", settings.comet_qe_model, "hparams.yaml"))
-    if getattr(settings, "judge_model", ""):
-        models.append(("judge_model", settings.judge_model, "hparams.yaml"))
-    return models
-
-
-def model_finding(
-    argument: str, name: str, filename: str, reachable: Callable[[], bool] = hub.hub_reachable
-) -> Finding:
-    """Where a model would come from, or why it cannot; a licence still to be accepted is named with its page."""
-    try:
-        place = hub.locate(argument, name, filename, reachable)
-    except UserError as error:
-        return _failed(argument, error)
-    where = {"folder": "a folder here", "cache": "in the local cache", "hub": "on the hub, to be downloaded"}[place]
-    return Finding("ok", argument, f"{name}: {where}")
-
-
-def data_finding(settings: Any, folder: Path, reachable: Callable[[], bool] = hub.hub_reachable) -> Finding:
-    """Whether the training sentences are here, or their source is."""
-    from rl_nmt.sources import local_files
-
-    if (folder / "data" / "data.json").exists():
-        return Finding("ok", "data", f"already in {folder / 'data'}")
-    try:
-        local = local_files(settings.dataset_name, list(settings.data_files))
-    except UserError as error:
-        return _failed("data", error)
-    if local is not None:
-        return Finding("ok", "data", f"{len(local[1])} {local[0]} file{'s' if len(local[1]) > 1 else ''} here")
-    if reachable():
-        return Finding("ok", "data", f"{settings.dataset_name}: to be streamed from the hub")
-    return Finding(
-        "fail", "data", f"dataset_name: {settings.dataset_name} is on the hub, which cannot be reached",
-        "give a local file or folder as --dataset_name", MissingService.exit_code,
-    )  # fmt: skip
-
-
-def tracker_finding(settings: Any) -> Finding:
-    """How Weights & Biases would be used; a key typed into the settings counts as a login."""
-    from rl_nmt import tracking
-
-    if not settings.use_wandb:
-        return Finding("ok", "W&B", "off (use_wandb False)")
-    typed = bool(getattr(settings, "wandb_api_key", ""))
-    if typed and settings.wandb_mode == "online" and not tracking.wandb_key_known():
-        problem = tracking.probe(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-        mode, reason = ("offline", problem) if problem else ("online", "key in the settings, the server answers")
-    else:
-        mode, reason = tracking.choose_wandb_mode(settings.wandb_mode)
-    if mode == "offline" and settings.wandb_mode == "online":
-        return Finding("warn", "W&B", f"offline: {reason}", "`wandb login`, or --use_wandb False")
-    return Finding("ok", "W&B", f"{mode}: {reason}")
 
 
 # --- sizes -------------------------------------------------------------------------------------------

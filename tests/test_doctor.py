@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 
 import pytest
-from tiny_run import Server, settings, write_data
+from tiny_run import settings, write_data
 
 import train_grpo_en_ta as script
 from rl_nmt import doctor
@@ -252,67 +251,6 @@ def test_memory_per_device_and_unknown_sizes():
     assert "without comet_da: size not known" in found[0].detail
     found = doctor.memory_findings(cfg(), MACHINE, models | {"policy": None})
     assert level(found) == [("warn", 0)] and "not estimated" in found[0].detail
-
-
-# --- what has to be reached ----------------------------------------------------------------------------
-
-
-def test_a_hub_finding_for_each_state(monkeypatch, tiny_gemma, tmp_path):
-    here = doctor.model_finding("model_id", str(tiny_gemma), "config.json")
-    assert here.level == "ok" and "a folder here" in here.detail
-    gone = doctor.model_finding("model_id", "./gone", "config.json")
-    assert (gone.level, gone.status, gone.detail) == ("fail", 2, "no such folder: ./gone")
-    unreachable = doctor.model_finding("model_id", "acme/none", "config.json", lambda: False)
-    assert (unreachable.level, unreachable.status) == ("fail", 69)
-
-
-def test_a_licence_to_accept_is_named_with_its_page(monkeypatch):
-    from huggingface_hub import errors
-    from requests import Response
-
-    reply = Response()
-    reply.status_code = 403
-
-    def gated(*args, **kwargs):
-        raise errors.GatedRepoError("403", reply)
-
-    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", gated)
-    found = doctor.model_finding("comet_qe_model", "Unbabel/wmt22-cometkiwi-da", "hparams.yaml", lambda: True)
-    assert (found.level, found.status, found.detail) == ("fail", 69, "Unbabel/wmt22-cometkiwi-da is gated")
-    assert "licence at https://huggingface.co/Unbabel/wmt22-cometkiwi-da" in found.way_out
-
-
-def test_data(tmp_path):
-    write_data(tmp_path)
-    file = doctor.data_finding(cfg(dataset_name=str(tmp_path / "english.jsonl")), tmp_path)
-    assert file == Finding("ok", "data", "1 json file here")
-    gone = doctor.data_finding(cfg(dataset_name="gone.jsonl"), tmp_path)
-    assert (gone.level, gone.status) == ("fail", 2)
-    assert doctor.data_finding(cfg(), tmp_path, lambda: True).level == "ok"
-    assert doctor.data_finding(cfg(), tmp_path, lambda: False).status == 69
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "data.json").write_text("{}")
-    assert "already in" in doctor.data_finding(cfg(), tmp_path, lambda: False).detail
-
-
-def test_the_tracker(monkeypatch):
-    assert doctor.tracker_finding(cfg(use_wandb=False)).detail == "off (use_wandb False)"
-    assert doctor.tracker_finding(cfg(wandb_mode="offline")).level == "ok"
-    nobody = doctor.tracker_finding(cfg())
-    assert nobody.level == "warn" and "no W&B key" in nobody.detail and "wandb login" in nobody.way_out
-    with Server(lambda method, path: (200, {}, b"")) as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        assert doctor.tracker_finding(cfg(wandb_api_key="canary" * 7)).level == "ok"  # typed in counts as a login
-        assert "WANDB_API_KEY" not in os.environ
-        monkeypatch.setenv("WANDB_API_KEY", "canary" * 7)
-        assert doctor.tracker_finding(cfg()) == Finding("ok", "W&B", "online: the server answers")
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        start = time.monotonic()
-        found = doctor.tracker_finding(cfg(wandb_api_key="canary" * 7))
-        assert found.level == "warn" and "canary" not in str(found) and time.monotonic() - start < 8
 
 
 # --- shapes --------------------------------------------------------------------------------------------
