@@ -13,7 +13,7 @@ from tiny_models import PAIRS
 from recipes.translategemma.scorers import load_parts, visible
 from recipes.translategemma.settings import MetricXCfg, MqmCfg, RewardCfg, TranslateGemmaCfg, XcometCfg
 from rl_nmt.credit import SpanCredit
-from rl_nmt.errors import ConfigError
+from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.scorers.base import Segment
 from rl_nmt.scorers.remembered import Remembered
 
@@ -96,6 +96,14 @@ def test_a_judge_that_is_cut_off_names_the_setting():
         reward = RewardCfg(metricx=MetricXCfg(enabled=False), xcomet=XcometCfg(enabled=False), mqm=mqm)
         with pytest.raises(ConfigError, match=r"^reward\.mqm\.max_tokens: .* 1024 tokens"):
             load_parts(TranslateGemmaCfg(reward=reward), {})
+
+
+def test_the_judge_is_asked_before_a_model_is_loaded():
+    """Both are wrong: the endpoint is what is said."""
+    mqm = MqmCfg(enabled=True, endpoint="http://127.0.0.1:9/v1", model="judge", timeout=1.0, deadline=1.0)
+    reward = RewardCfg(metricx=MetricXCfg(model_name_or_path="/gone/metricx"), mqm=mqm)
+    with pytest.raises(MissingService, match=r"^reward\.mqm\.endpoint"):
+        load_parts(TranslateGemmaCfg(reward=reward), PLACED)
 
 
 def test_a_model_that_is_not_there_is_named_by_its_setting():

@@ -25,6 +25,8 @@ def load_parts(cfg: TranslateGemmaCfg, placed: dict[str, str]) -> tuple[dict[str
     `placed` says where the models go ("cpu", "cuda:N"). Raises what the loaders raise: ConfigError, MissingService.
     """
     wanted, parts, memories = cfg.reward, {}, {}
+    # Asked before a model is loaded: an endpoint is wrong sooner than a checkpoint that lies here.
+    annotator = remembering("mqm", judge(cfg), cfg, memories) if wanted.mqm.enabled else None
     if wanted.metricx.enabled:
         options = {"tokenizer": wanted.metricx.tokenizer_name_or_path or None, "max_length": wanted.metricx.max_length}
         scorer = resident("metricx", "rl_nmt.scorers.metricx:load_metricx", options, placed["metricx"], cfg, memories)
@@ -34,8 +36,8 @@ def load_parts(cfg: TranslateGemmaCfg, placed: dict[str, str]) -> tuple[dict[str
         options = {"classes": ["xcomet_metric"]}
         scorer = resident("xcomet", "rl_nmt.scorers.comet:load_comet", options, placed["xcomet"], cfg, memories)
         parts["xcomet"] = _marking(scorer, wanted.xcomet, use_confidence=wanted.xcomet.use_confidence)
-    if wanted.mqm.enabled:
-        parts["mqm"] = _marking(remembering("mqm", judge(cfg), cfg, memories), wanted.mqm, beside=True)
+    if annotator is not None:
+        parts["mqm"] = _marking(annotator, wanted.mqm, beside=True)
     return parts, memories
 
 

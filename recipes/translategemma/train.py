@@ -103,6 +103,26 @@ def require_models(cfg: TranslateGemmaCfg) -> None:
         hub.require_model("misc.judge_model", cfg.misc.judge_model, "hparams.yaml")
 
 
+def require_environment(cfg: TranslateGemmaCfg) -> None:
+    """Refuse, within seconds, packages that lack here or in a scorer's environment. Raises ConfigError."""
+    from importlib.util import find_spec
+
+    from rl_nmt import interpreters
+
+    needed = {"metricx": ("torch", "transformers"), "xcomet": ("comet", "torch", "transformers")}
+    wanted = {name: getattr(cfg.reward, name) for name in needed}
+    asked = [name for name in needed if wanted[name].enabled or (name == "xcomet" and cfg.misc.judge_model)]
+    for name in asked:  # judge_model is a COMET checkpoint: it runs where XCOMET would
+        if wanted[name].python_executable:
+            argument = f"reward.{name}.python_executable"
+            interpreters.require_python(argument, wanted[name].python_executable, needed[name])
+    if "xcomet" in asked and not cfg.reward.xcomet.python_executable and find_spec("comet") is None:
+        raise ConfigError(
+            "reward.xcomet.python_executable: there is no COMET in this environment: give the Python of one that has "
+            "it (scripts/setup_split_envs.sh makes both), or pip install -r requirements.txt"
+        )
+
+
 def place_models(cfg: TranslateGemmaCfg) -> dict[str, str]:
     """Where the scorers go, printed with what shares a GPU; hides the GPUs from this process that it must not use.
 
@@ -296,7 +316,10 @@ def run(
                 before.save(folder / "before.json")
         notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
         launch(cfg, reward, rows.heldout, notes, actions["skip_launch_gate"])
-        watch = training.build_watch(rows.heldout, cfg.misc.judge_model, placed.get("xcomet", "auto"), target)
+        watch = training.build_watch(
+            rows.heldout, cfg.misc.judge_model, placed.get("xcomet", "auto"), target,
+            cfg.reward.xcomet.python_executable,
+        )  # fmt: skip
         setup_wandb(cfg, folder, notes)
         try:
             trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, rows.train)
@@ -364,6 +387,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
     os.environ.update(hub_environment(cfg))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
+    require_environment(cfg)
     require_models(cfg)
     placed = place_models(cfg)
     processes.start()
