@@ -10,7 +10,7 @@ import pytest
 import tg_run
 import yaml
 from judge_server import HTML, JudgeServer
-from tiny_run import ROOT
+from tiny_run import ROOT, tree
 
 from rl_nmt.tracking import MetricsFile
 
@@ -105,14 +105,18 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, models, tmp_path):
     assert rows(tmp_path / "run" / "train_rollouts.jsonl") == rows(whole / "train_rollouts.jsonl")
 
 
-def test_eval_only_trains_nothing(models, tmp_path):
-    tg_run.write_rows(tmp_path)
-    config = tg_run.write_config(tmp_path / "c.yaml", tg_run.sections(models, tmp_path, tmp_path / "run"))
+def test_eval_only_trains_nothing(finished):
+    """In the folder of a finished run: one file more, and no byte of the others."""
+    folder, config, _ = finished
+    before = tree(folder)
     done = tg_run.run(config, "--eval-only")
     assert done.returncode == 0, done.stderr
-    assert "metricx" in done.stdout and "chrF++" in done.stdout
-    assert not list((tmp_path / "run").glob("checkpoint-*"))
-    assert {row["step"] for row in rows(tmp_path / "run" / "eval_outputs.jsonl")} == {0}
+    assert "metricx" in done.stdout and "chrF++" in done.stdout and "step 1/" not in done.stdout
+    after = tree(folder)
+    assert [row["step"] for row in rows(folder / "eval_only_outputs.jsonl")] == [0] * 6
+    assert set(after) - set(before) == {"eval_only_outputs.jsonl"}
+    assert {name: after[name] for name in before} == before
+    (folder / "eval_only_outputs.jsonl").unlink()
 
 
 def test_two_processes_train_one_policy_with_one_copy_of_each_judge(finished, models, tmp_path):

@@ -37,6 +37,8 @@ PROMPT = (
 
 FILES = FileNames(metrics="train_log.jsonl", rollouts="train_rollouts.jsonl", samples="eval_outputs.jsonl")
 
+EVAL_ONLY = "eval_only_outputs.jsonl"  # of --eval_only: a training run's own evaluations stay as they are
+
 ACTIONS = {
     "eval_only": "evaluate the policy on the held-out rows and stop",
     "fresh": "if output_dir is used, start anew in a folder beside it",
@@ -355,10 +357,10 @@ def run(
 
 
 def evaluate_only(folder: Path, snapshot) -> None:
-    """Print the table of the policy as it is and keep its outputs; nothing is trained."""
+    """Print the table of the policy as it is and keep its outputs, of the last time alone; nothing is trained."""
     from rl_nmt import evaluation, training
 
-    training.EvalOutputs(folder / FILES.samples, snapshot).take(0, snapshot)
+    training.EvalOutputs(folder / EVAL_ONLY, snapshot).take(0, snapshot)
     print(evaluation.print_table(evaluation.compare(snapshot, snapshot)), flush=True)
 
 
