@@ -35,7 +35,18 @@ class FileNames:
     samples: str = "samples.jsonl"
 
 
-USUAL_FILES = FileNames()
+@dataclass(frozen=True)
+class SettingNames:
+    """What a recipe calls the settings that are named in messages of what all recipes share."""
+
+    output_dir: str = "output_dir"
+    eval_file: str = "eval_file"
+    judge_model: str = "judge_model"
+    scorer_python: str = "scorer_python"
+    device: str = "reward_device"
+
+
+USUAL_FILES, USUAL_NAMES = FileNames(), SettingNames()
 WHOLE_FILE = 64 << 20  # fingerprints read larger files in samples
 
 
@@ -141,8 +152,11 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 # --- the folder ----------------------------------------------------------------------------------------
 
 
-def open_run_folder(wanted: str | Path, fresh: bool = False) -> Path:
-    """Create the run folder, or one beside it when it is used and `fresh` is set. Raises CannotWrite."""
+def open_run_folder(wanted: str | Path, fresh: bool = False, argument: str = "output_dir") -> Path:
+    """Create the run folder, or one beside it when it is used and `fresh` is set. Raises CannotWrite.
+
+    `argument`: the setting that names it, for messages.
+    """
     folder = first = Path(wanted).expanduser()
     number = 2
     try:
@@ -156,22 +170,22 @@ def open_run_folder(wanted: str | Path, fresh: bool = False) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise CannotWrite(f"output_dir: {folder} cannot be written ({error.strerror or error})") from None
+        raise CannotWrite(f"{argument}: {folder} cannot be written ({error.strerror or error})") from None
     return folder
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, argument: str = "output_dir") -> Iterator[None]:
     """Keep every other run out of a folder; the kernel lets go of it with the process, however that ends.
 
     Raises CannotWrite when another process holds it. Where the file system has no locks the run goes on,
-    with a warning. Of several processes of one run only the main one takes it.
+    with a warning. Of several processes of one run only the main one takes it. `argument`: as for `open_run_folder`.
     """
     if not is_main_process():
         yield
         return
     path = folder / ".lock"
-    file = _locked(path)
+    file = _locked(path, argument)
     try:
         file.truncate(0)
         file.write(f"process {os.getpid()}\n")
@@ -182,7 +196,7 @@ def lock(folder: Path) -> Iterator[None]:
         file.close()
 
 
-def _locked(path: Path) -> IO[str]:
+def _locked(path: Path, argument: str) -> IO[str]:
     while True:
         file = path.open("a+", encoding="utf-8")
         try:
@@ -195,8 +209,8 @@ def _locked(path: Path) -> IO[str]:
             who = file.read().strip() or "another process"
             file.close()
             raise CannotWrite(
-                f"output_dir: {path.parent} is in use by {who}: wait for it, or name another folder (--fresh, "
-                "--output_dir)"
+                f"{argument}: {path.parent} is in use by {who}: wait for it, or name another folder (--fresh, "
+                f"--{argument})"
             ) from None
         except OSError as error:
             where = f"{path.parent} cannot be locked ({error.strerror})"

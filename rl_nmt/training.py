@@ -16,7 +16,7 @@ from rl_nmt import checkpoints, processes, run_folder
 from rl_nmt.checkpoints import Checkpoint
 from rl_nmt.errors import ConfigError, ResumeRefused
 from rl_nmt.languages import TAMIL, Language
-from rl_nmt.run_folder import USUAL_FILES, FileNames
+from rl_nmt.run_folder import USUAL_FILES, USUAL_NAMES, FileNames, SettingNames
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,11 @@ def earlier_evaluation(
     return before
 
 
-def finished(folder: Path) -> bool:
-    """Has this folder's run ended? Then print its table instead of doing it again."""
+def finished(folder: Path, argument: str = "output_dir") -> bool:
+    """Has this folder's run ended? Then print its table instead of doing it again.
+
+    `argument`: the setting that names the folder, for messages. Raises ConfigError for a table that cannot be read.
+    """
     from rl_nmt.evaluation import print_table
 
     path = folder / "evaluation.json"
@@ -101,11 +104,11 @@ def finished(folder: Path) -> bool:
     try:
         table = print_table(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"output_dir: {path} cannot be read ({error}); use --fresh or another folder") from None
+        raise ConfigError(f"{argument}: {path} cannot be read ({error}); use --fresh or another folder") from None
     if not (folder / "report.html").exists():  # killed between the two
         return False
     print(table)
-    print(f"{folder} holds a finished run; --fresh starts anew beside it, --output_dir elsewhere", flush=True)
+    print(f"{folder} holds a finished run; --fresh starts anew beside it, --{argument} elsewhere", flush=True)
     return True
 
 
@@ -122,12 +125,13 @@ def noise_floor(reward, before) -> float:
 
 
 def build_watch(
-    rows: Sequence[dict], judge_model: str, device: str, language: Language = TAMIL, scorer_python: str = ""
-):
+    rows: Sequence[dict], judge_model: str, device: str, language: Language = TAMIL, scorer_python: str = "",
+    names: SettingNames = USUAL_NAMES,
+):  # fmt: skip
     """Watches the held-out rows with a score that the reward does not contain: chrF++, or `judge_model`.
 
     `device` is where the judge goes, "auto" for CUDA if there is one, `scorer_python` the Python of another
-    environment to run it in; it is loaded only where no row has a reference.
+    environment to run it in; it is loaded only where no row has a reference. `names`: of these, for messages.
     """
     from rl_nmt.watch import Watch, choose_independent
 
@@ -135,20 +139,21 @@ def build_watch(
     if judge_model and not any(row.get(reference) for row in rows) and run_folder.is_main_process():  # who looks
         from rl_nmt.policy import choose_device
         options = {
-            "name_or_path": judge_model, "device": choose_device(device, "reward_device"), "argument": "judge_model",
+            "name_or_path": judge_model, "device": choose_device(device, names.device), "argument": names.judge_model,
             "classes": ("unified_metric", "referenceless_regression_metric", "xcomet_metric"),
         }  # fmt: skip
         if scorer_python:
             from rl_nmt.scorers.worker import load_in_worker
 
             factory = "rl_nmt.scorers.comet:load_comet"
-            judge = load_in_worker(factory, options, python_executable=scorer_python, argument="scorer_python")
+            judge = load_in_worker(factory, options, python_executable=scorer_python, argument=names.scorer_python)
         else:
             from rl_nmt.scorers.comet import load_comet
 
             judge = load_comet(**options)
     name, score = choose_independent(rows, judge, reference)
-    print(f"score outside the reward: {name or 'none: nobody watches it; give eval_file or judge_model'}", flush=True)
+    none = f"none: nobody watches it; give {names.eval_file} or {names.judge_model}"
+    print(f"score outside the reward: {name or none}", flush=True)
     return Watch(name, score, [row["english"] for row in rows])
 
 

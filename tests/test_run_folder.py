@@ -102,6 +102,15 @@ def test_two_processes_in_one_folder(tmp_path):
     enter()
 
 
+def test_messages_name_the_folder_as_the_recipe_does(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotWrite, match=r"^logging\.output_dir: .* cannot be written"):
+        open_run_folder(tmp_path / "file", argument="logging.output_dir")
+    here = r"^logging\.output_dir: .* is in use .* \(--fresh, --logging\.output_dir\)$"
+    with lock(tmp_path), pytest.raises(CannotWrite, match=here), lock(tmp_path, "logging.output_dir"):
+        pass
+
+
 def test_a_killed_process_holds_nothing(tmp_path):
     def die():
         with lock(tmp_path):

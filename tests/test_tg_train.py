@@ -80,6 +80,7 @@ def test_eval_outputs_have_each_evaluation_beside_the_start(finished):
 def test_the_same_command_again_prints_the_table(finished):
     done = tg_run.run(finished[1])
     assert done.returncode == 0 and "holds a finished run" in done.stdout
+    assert "--logging.output_dir elsewhere" in done.stdout
 
 
 def test_the_resolved_configuration_is_the_one_that_ran(finished):

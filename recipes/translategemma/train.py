@@ -25,7 +25,7 @@ from recipes.translategemma.settings import TranslateGemmaCfg, accumulation_step
 from rl_nmt import checkpoints, config, errors, processes, run_folder
 from rl_nmt.errors import ConfigError
 from rl_nmt.languages import bcp47, language
-from rl_nmt.run_folder import FileNames
+from rl_nmt.run_folder import FileNames, SettingNames
 
 # The prompt that TranslateGemma's models are trained with (its technical report, arXiv 2601.09012).
 PROMPT = (
@@ -37,6 +37,9 @@ PROMPT = (
 
 FILES = FileNames(metrics="train_log.jsonl", rollouts="train_rollouts.jsonl", samples="eval_outputs.jsonl")
 
+NAMES = SettingNames(
+    "logging.output_dir", "data.eval_file", "misc.judge_model", "reward.xcomet.python_executable", "misc.device"
+)
 EVAL_ONLY = "eval_only_outputs.jsonl"  # of --eval_only: a training run's own evaluations stay as they are
 
 ACTIONS = {
@@ -320,7 +323,7 @@ def run(
         launch(cfg, reward, rows.heldout, notes, actions["skip_launch_gate"])
         watch = training.build_watch(
             rows.heldout, cfg.misc.judge_model, placed.get("xcomet", "auto"), target,
-            cfg.reward.xcomet.python_executable,
+            cfg.reward.xcomet.python_executable, NAMES,
         )  # fmt: skip
         setup_wandb(cfg, folder, notes)
         try:
@@ -385,7 +388,7 @@ def main(argv: list[str] | None = None) -> int:
     if not (actions["eval_only"] or fresh or named):
         from rl_nmt.training import finished
 
-        if finished(Path(cfg.logging.output_dir).expanduser()):
+        if finished(Path(cfg.logging.output_dir).expanduser(), NAMES.output_dir):
             return 0
     os.environ.update(hub_environment(cfg))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
@@ -393,11 +396,11 @@ def main(argv: list[str] | None = None) -> int:
     require_models(cfg)
     placed = place_models(cfg)
     processes.start()
-    folder = processes.from_main(lambda: run_folder.open_run_folder(cfg.logging.output_dir, fresh))
+    folder = processes.from_main(lambda: run_folder.open_run_folder(cfg.logging.output_dir, fresh, NAMES.output_dir))
     command = run_folder.continue_command(
-        argv, "-m recipes.translategemma.train", folder, fresh, "--logging.output_dir"
+        argv, "-m recipes.translategemma.train", folder, fresh, f"--{NAMES.output_dir}"
     )
-    with run_folder.lock(folder):
+    with run_folder.lock(folder, NAMES.output_dir):
         resume = None if actions["eval_only"] else processes.from_main(lambda: find_resume(cfg, folder))
         run(cfg, folder, resume, actions, placed, started, command)
     return 0
