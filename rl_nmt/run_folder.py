@@ -14,7 +14,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -224,16 +224,18 @@ def is_main_process() -> bool:
 
 
 def continue_command(
-    argv: list[str] | None, script: str, folder: Path, fresh: bool, flag: str = "--output_dir"
-) -> str:
+    argv: list[str] | None, script: str, folder: Path, fresh: bool, flag: str = "--output_dir",
+    also: Sequence[str] = (),
+) -> str:  # fmt: skip
     """What to type to go on with the run in `folder`: the command line as it was, for a shell.
 
     `argv` are the arguments that `main` was given, None for those of the process. Switches that were meant
-    for one start go; a run that was begun --fresh is named by its folder, with `flag`. Keys are never flags.
+    for one start go; a run that was begun --fresh is named by its folder, with `flag`. `also`: flags without which
+    it would not go on, put last, since of equal flags the last one counts. Keys are never flags.
     """
     words = (_launched() or [*sys.orig_argv]) if argv is None else ["python", script, *argv]
     words = [word for word in words if word not in ("--fresh", "--force")]
-    return shlex.join([*words, flag, str(folder)] if fresh else words)
+    return shlex.join([*words, *([flag, str(folder)] if fresh else []), *also])
 
 
 def _launched() -> list[str] | None:

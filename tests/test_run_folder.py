@@ -222,6 +222,9 @@ def test_the_command_as_it_was_typed(tmp_path, monkeypatch):
     )
     found = continue_command(["--output_dir", "run", "--fresh"], "t.py", tmp_path / "run-2", True)
     assert found == f"python t.py --output_dir run --output_dir {tmp_path}/run-2"  # the last one counts
+    more = ("--a.resume=",)
+    found = continue_command(["--a.resume", "no", "--fresh"], "t.py", tmp_path / "run-2", True, "--a.dir", more)
+    assert found == f"python t.py --a.resume no --a.dir {tmp_path}/run-2 --a.resume="
     monkeypatch.setattr(sys, "orig_argv", ["python3", "-u", "train.py", "--fresh", "--config", "x.yaml"])
     assert continue_command(None, "t.py", tmp_path, False) == "python3 -u train.py --config x.yaml"
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 
 import pytest
 import tg_run
 import yaml
 from judge_server import HTML, JudgeServer
-from tiny_run import ROOT, tree
+from tiny_run import ROOT, command, tree
 
 from rl_nmt.tracking import MetricsFile
 
@@ -104,6 +105,30 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, models, tmp_path):
         whole / "final" / "model.safetensors"
     ).read_bytes()
     assert rows(tmp_path / "run" / "train_rollouts.jsonl") == rows(whole / "train_rollouts.jsonl")
+
+
+def go_on(stopped):
+    """Type what the stopped run's last line says."""
+    said = stopped.stderr.strip().splitlines()[-1]
+    assert said.startswith("continue with: "), stopped.stderr
+    words = shlex.split(said.removeprefix("continue with: "))
+    return command(*words[1:], "--rl.max_hours", "0")
+
+
+def test_the_command_that_is_printed_goes_on(finished, models, tmp_path):
+    """With auto_resume false the same command would begin anew beside; the one that is printed must not."""
+    tg_run.write_rows(tmp_path)
+    values = tg_run.sections(models, tmp_path, tmp_path / "run")
+    values["logging"]["auto_resume"] = False
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "used").touch()
+    stopped = tg_run.run(tg_run.write_config(tmp_path / "c.yaml", values), "--rl.max_hours", "1e-9")
+    assert stopped.returncode == 75, stopped.stderr
+    done = go_on(stopped)
+    assert done.returncode == 0 and "resuming from" in done.stdout, done.stderr
+    assert sorted(path.name for path in tmp_path.glob("run*")) == ["run", "run-2"]
+    for name in ("final/model.safetensors", "train_rollouts.jsonl"):
+        assert (tmp_path / "run-2" / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
 def test_eval_only_trains_nothing(finished):

@@ -375,6 +375,12 @@ def find_resume(cfg: TranslateGemmaCfg, folder: Path):
     return checkpoints.find(folder, run_folder.is_main_process()) if cfg.logging.auto_resume else None
 
 
+def flags_to_continue(cfg: TranslateGemmaCfg) -> list[str]:
+    """Flags that make any command line go on from the newest checkpoint of its folder."""
+    automatic = ["--logging.auto_resume", "True", "--logging.resume_from_checkpoint="]
+    return [] if cfg.logging.auto_resume else automatic
+
+
 def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     cfg, actions, _ = config.parse(
@@ -398,7 +404,7 @@ def main(argv: list[str] | None = None) -> int:
     processes.start()
     folder = processes.from_main(lambda: run_folder.open_run_folder(cfg.logging.output_dir, fresh, NAMES.output_dir))
     command = run_folder.continue_command(
-        argv, "-m recipes.translategemma.train", folder, fresh, f"--{NAMES.output_dir}"
+        argv, "-m recipes.translategemma.train", folder, fresh, f"--{NAMES.output_dir}", flags_to_continue(cfg)
     )
     with run_folder.lock(folder, NAMES.output_dir):
         resume = None if actions["eval_only"] else processes.from_main(lambda: find_resume(cfg, folder))
