@@ -23,7 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,22 +163,72 @@ def find(run_folder: Path, main_process: bool = True) -> Checkpoint | None:
     return valid
 
 
-def named(path: Path) -> Checkpoint:
-    """The checkpoint in this folder, whatever came after it; later ones beside it are set aside.
+def named(path: Path, run_folder: Path) -> Checkpoint:
+    """The checkpoint in this folder, for the run in `run_folder` to go on from; nothing is touched (`take_up`).
 
-    Raises ResumeRefused when it is no valid checkpoint.
+    Raises ResumeRefused when it is no valid checkpoint, or lies elsewhere while `run_folder` holds steps that did not
+    come after it.
     """
     path = path.resolve()
     try:
         checkpoint = read(path)
     except Broken as error:
         raise ResumeRefused(f"{path} is no checkpoint to continue from ({error}): name another") from None
-    for folder in checkpoint_folders(path.parent):
-        if folder != path and _step_of(folder) > checkpoint.step:
-            reason = f"later than {path.name}, from which the run was continued by name"
-            aside = set_aside(folder, reason, prefix="abandoned")
-            checkpoint.set_aside.append(f"{folder.name} is now {aside.name}")
+    if path.parent != run_folder.resolve() and not _leads_to(checkpoint, run_folder):
+        raise ResumeRefused(
+            f"{run_folder} holds a run of its own, and {path} is another's: name a folder that is not used yet, or add "
+            "--fresh"
+        )
     return checkpoint
+
+
+def _leads_to(checkpoint: Checkpoint, run_folder: Path) -> bool:
+    """Did all that was ever sealed in another folder come after this checkpoint?"""
+    there = [step for step in _record(run_folder)["sealed"] if step <= checkpoint.step]
+    try:
+        same = _taken(checkpoint, run_folder) / MANIFEST
+        return there in ([], [checkpoint.step]) and same.read_bytes() == (checkpoint.path / MANIFEST).read_bytes()
+    except OSError:
+        return not there
+
+
+def _taken(checkpoint: Checkpoint, run_folder: Path) -> Path:
+    return run_folder / f"checkpoint-{checkpoint.step}"
+
+
+def take_up(checkpoint: Checkpoint, run_folder: Path) -> Checkpoint:
+    """Make a `named` checkpoint the newest of `run_folder`; by the main process.
+
+    Later ones in this folder are set aside. Of another folder nothing is changed: its checkpoint is taken over, by
+    links to its files where the file system has them, so that this run goes on whatever becomes of the other.
+    Raises CannotWrite.
+    """
+    moved = []
+    for folder in checkpoint_folders(run_folder):
+        if _step_of(folder) > checkpoint.step:
+            reason = f"later than {checkpoint.path}, from which the run was continued by name"
+            aside = set_aside(folder, reason, prefix="abandoned")
+            moved.append(f"{folder.name} is now {aside.name}")
+    if checkpoint.path.parent == run_folder.resolve():
+        return replace(checkpoint, set_aside=moved)
+    target = _taken(checkpoint, run_folder)
+    if not target.exists():
+        with replace_folder(target) as draft:
+            for file in [*_files(checkpoint.path), checkpoint.path / MANIFEST]:
+                _link(file, draft / file.relative_to(checkpoint.path))
+            size = sum(file.stat().st_size for file in _files(draft))
+            write_durable(run_folder / RECORD, json.dumps({"sealed": [checkpoint.step], "bytes": size}))
+    return replace(checkpoint, path=target, set_aside=[*moved, f"taken over from {checkpoint.path}"])
+
+
+def _link(file: Path, target: Path) -> None:
+    """A second name for a file that is never written again, or a copy of it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(file, target)
+        _digest(target, sync=True)
 
 
 def checkpoint_folders(run_folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ run is about.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,13 @@ def accept_settings(
 ) -> None:
     """Refuse, before anything is loaded, to resume under other `settings`; with `force` changed data are read anew.
 
-    `data_fields`: the settings that the snapshot in data/ is made from. Raises ResumeRefused.
+    Compared is with the run that the checkpoint is of. `data_fields`: the settings that the snapshot in data/ is made
+    from. Raises ResumeRefused.
     """
     if resume is None:
         return
-    changes = run_folder.require_identity(folder, settings, force)
-    if any(change.split(":")[0] in data_fields for change in changes):
+    changes = run_folder.require_identity(resume.path.parent, settings, force)
+    if any(change.split(":")[0] in data_fields for change in changes) and (folder / "data").exists():
         aside = checkpoints.set_aside(folder / "data", "; ".join(changes), prefix="earlier")
         print(f"the data so far are in {aside}", flush=True)
 
@@ -57,8 +59,12 @@ def accept_identity(
     `identity`: what must stay the same; `public`: all settings but secrets, whose changes are only listed.
     """
     if resume:
-        forced = run_folder.require_identity(folder, identity, force)
-        for change in [*forced, *run_folder.harmless_changes(folder, public, identity)]:
+        began = resume.path.parent
+        if not (began / run_folder.IDENTITY).exists() and began.resolve() != folder.resolve():
+            print(f"warning: {began} has no {run_folder.IDENTITY}: whether {resume.path.name} is of a run with these "
+                  "settings is not known", file=sys.stderr, flush=True)  # fmt: skip
+        forced = run_folder.require_identity(began, identity, force)
+        for change in [*forced, *run_folder.harmless_changes(began, public, identity)]:
             print(f"changed since the last start: {change}", flush=True)
 
 

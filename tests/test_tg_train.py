@@ -190,6 +190,27 @@ def test_a_named_checkpoint_is_gone_on_from_whatever_came_after(finished, models
 
 
 @pytest.mark.slow
+def test_a_checkpoint_of_another_run_begins_one_here_and_leaves_that_as_it_was(finished, models, tmp_path):
+    """Refused under other settings; stopped, the printed command goes on with this run's own newest checkpoint."""
+    other, data = finished[0], finished[1].parent
+    before = tree(other)
+    values = tg_run.sections(models, data, tmp_path / "run")
+    values["logging"] |= {"auto_resume": False, "resume_from_checkpoint": str(other / "checkpoint-2")}
+    values["rl"]["save_every"] = 1
+    config = tg_run.write_config(tmp_path / "c.yaml", values)
+    for changed in (("--generation.max_new_tokens", "20"), ("--reward.metricx.offset", "6")):
+        done = tg_run.run(config, *changed)
+        assert done.returncode == 4 and str(other) in done.stderr and "Traceback" not in done.stderr, done.stderr
+    stopped = tg_run.run(config, "--rl.max_hours", "1e-9")
+    assert stopped.returncode == 75 and "taken over from" in stopped.stdout, stopped.stderr
+    assert "step 3/4" in stopped.stdout and "step 2/4" not in stopped.stdout
+    done = go_on(stopped)
+    assert done.returncode == 0 and "checkpoint-3 (step 3" in done.stdout, done.stderr
+    assert tree(other) == before
+    assert (tmp_path / "run" / "final/model.safetensors").read_bytes() == before["final/model.safetensors"]
+
+
+@pytest.mark.slow
 def test_a_judge_that_dies_costs_its_groups_and_not_the_run(models, tmp_path):
     """64 completions, one judge, gone after it was asked whether it can judge."""
     tg_run.write_rows(tmp_path)

@@ -313,13 +313,17 @@ def run(
     run_folder.save_identity(folder, identity, public)
     if run_folder.is_main_process():
         config.save_resolved(cfg, folder / "resolved_config.yaml")
+    notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
+    if resume and cfg.logging.resume_from_checkpoint:
+        if resume.path.parent != folder.resolve():
+            notes.pop("wandb_id", None)  # the other run's
+        resume = processes.from_main(lambda: checkpoints.take_up(resume, folder))
     with errors.last_words(command), processes.together():
         if before is None:
             print(f"evaluating the start policy on {len(rows.heldout)} held-out rows", flush=True)
             before = evaluate(model)
             if run_folder.is_main_process():
                 before.save(folder / "before.json")
-        notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
         launch(cfg, reward, rows.heldout, notes, actions["skip_launch_gate"])
         watch = training.build_watch(
             rows.heldout, cfg.misc.judge_model, placed.get("xcomet", "auto"), target,
@@ -371,7 +375,7 @@ def find_resume(cfg: TranslateGemmaCfg, folder: Path):
     """The checkpoint to go on from: the newest valid one, the one that is named, or None. Raises ResumeRefused."""
     named = cfg.logging.resume_from_checkpoint
     if named:
-        return checkpoints.named(settings.checkpoint_folder(cfg))
+        return checkpoints.named(settings.checkpoint_folder(cfg), folder)
     return checkpoints.find(folder, run_folder.is_main_process()) if cfg.logging.auto_resume else None
 
 
