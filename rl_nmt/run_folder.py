@@ -107,11 +107,11 @@ def require_identity(run_folder: Path, identity: dict[str, Any], force: bool) ->
 
 
 def harmless_changes(run_folder: Path, settings: dict[str, Any], identity: dict[str, Any]) -> list[str]:
-    """Settings that differ from those of the last start and are no part of the identity."""
-    before = _read_identity(run_folder).get("settings", {})
+    """Settings that differ from those of the last start and are no part of the identity; of sections one by one."""
+    before, now = _flat(_read_identity(run_folder).get("settings", {})), _flat(settings)
     return [
         f"{name}: {before[name]} → {value}"
-        for name, value in settings.items()
+        for name, value in now.items()
         if name in before and before[name] != value and name not in identity
     ]
 

@@ -163,6 +163,16 @@ def build_watch(
     return Watch(name, score, [row["english"] for row in rows])
 
 
+def watch_anew(watch, before) -> None:
+    """Forget the looks of a run that was begun on other rows or another reward (--force): they compare with nothing."""
+    from rl_nmt.evaluation import number
+
+    if watch.looks and watch.looks[0].rewards != [number(row.get("total")) for row in before.components]:
+        print("the watch begins anew: evaluations so far were of other rows or another reward", flush=True)
+        watch.looks, watch.best_step, watch.warned = [], None, False
+        watch.look(0, before)
+
+
 # ---------------------------------------------------------------------- training
 
 
@@ -208,6 +218,7 @@ def train(
     if resume:
         print(f"resuming from {resume}; --fresh starts anew beside it", flush=True)
         keeper.restore(resume)
+        watch_anew(watch, before)
     else:
         trainer.noise_floor = processes.from_main(lambda: noise_floor(reward, before))
         metrics.begin_anew()

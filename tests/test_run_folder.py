@@ -185,6 +185,9 @@ def test_other_settings_are_listed(tmp_path):
     save_identity(tmp_path, IDENTITY, {"lr": 1e-5, "group_size": 8, "max_steps": 80})
     now = {"lr": 2e-5, "group_size": 4, "max_steps": 80, "new": 1}
     assert harmless_changes(tmp_path, now, IDENTITY) == ["lr: 1e-05 → 2e-05"]
+    save_identity(tmp_path, {"rl.seed": 1}, {"rl": {"seed": 1, "lr": 1e-5, "ids": (1, 2)}, "model": {"path": "m"}})
+    now = {"rl": {"seed": 2, "lr": 2e-5, "ids": (1, 2)}, "model": {"path": "m"}}
+    assert harmless_changes(tmp_path, now, {"rl.seed": 2, "model": "hash"}) == ["rl.lr: 1e-05 → 2e-05"]
 
 
 def test_an_identity_that_cannot_be_read(tmp_path):

@@ -131,6 +131,26 @@ def test_the_command_that_is_printed_goes_on(finished, models, tmp_path):
         assert (tmp_path / "run-2" / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
+def test_changed_data_are_refused_and_forced(finished, tmp_path):
+    """As any other setting that must stay: status 4 before anything is loaded; with --force rows are read anew."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder, symlinks=True)
+    (folder / "evaluation.json").unlink()  # it was stopped just before its end
+    held = (finished[1].parent / "heldout.jsonl").read_text(encoding="utf-8").splitlines()[:4]
+    (tmp_path / "fewer.jsonl").write_text("\n".join(held), encoding="utf-8")
+    changes = ("--logging.output_dir", folder, "--data.eval_file", tmp_path / "fewer.jsonl", "--rl.lr", "3e-5",
+               "--data.max_train_samples", "30")  # fmt: skip
+    before = tree(folder)
+    assert "data.max_train_samples: 0 → 30" in refused(finished[1], *changes, status=4)
+    assert tree(folder) == before
+    done = tg_run.run(finished[1], *changes, "--force")
+    assert done.returncode == 0, done.stderr
+    assert "data: 30 rows to train on, 4 held out" in done.stdout and "the watch begins anew" in done.stdout
+    assert "changed since the last start: rl.lr: 0.0001 → 3e-05" in done.stdout
+    assert (folder / "earlier-data" / "data.json").exists()
+    assert json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["rows"] == 4
+
+
 def test_eval_only_trains_nothing(finished):
     """In the folder of a finished run: one file more, and no byte of the others."""
     folder, config, _ = finished

@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 from recipes.translategemma import settings
@@ -53,6 +54,8 @@ FIXED = (  # settings under which alone a run can go on
     "generation.num_samples_per_prompt", "generation.max_new_tokens", "generation.prompt", "model.lora_rank",
     "model.lora_alpha", "rl.prompts_per_update", "rl.credit", "rl.normalise", "rl.group_coefficient", "rl.iterations",
 )  # fmt: skip
+
+DATA = (*(f"data.{field.name}" for field in fields(settings.DataCfg)), "rl.seed")  # what data/ is made from
 
 TOLD = (  # settings in the model card
     "model.lora_rank", "generation.num_samples_per_prompt", "generation.temperature", "rl.credit", "rl.normalise",
@@ -255,13 +258,17 @@ def setup_wandb(cfg: TranslateGemmaCfg, folder: Path, notes: dict) -> None:
         notes |= {"wandb_id": run_id} if run_id else {}
 
 
+def fixed_settings(cfg: TranslateGemmaCfg) -> dict:
+    """The settings under which alone a run can go on, known before anything is loaded."""
+    return {name: settings.value_of(cfg, name) for name in (*DATA, *FIXED)}
+
+
 def identity_of(cfg: TranslateGemmaCfg, data_hash: str, reward) -> dict:
     """What a run is: what must stay the same for it to go on."""
     from rl_nmt.tracking import finite
 
-    fixed = {name: settings.value_of(cfg, name) for name in FIXED}
     return {
-        **fixed, **run_folder.model_identity(cfg.model.policy_name_or_path), "data": data_hash,
+        **fixed_settings(cfg), **run_folder.model_identity(cfg.model.policy_name_or_path), "data": data_hash,
         "reward": finite(reward.signature()["identity"]),
     }  # fmt: skip
 
@@ -298,6 +305,8 @@ def run(
     from wandb_reward_callback import WandbRewardCallback
 
     target, template = language(cfg.data.target_lang), prompt_template(cfg)
+    force = actions["force"]
+    processes.from_main(lambda: training.accept_settings(folder, fixed_settings(cfg), DATA, resume, force))
     rows = processes.from_main(lambda: data.load(cfg.data, folder, cfg.rl.seed))
     settings.check_rows(cfg, len(rows.train))
     reward = build_reward(cfg, placed)
@@ -306,9 +315,9 @@ def run(
     if actions["eval_only"]:
         return evaluate_only(folder, evaluate(model))
     identity, public = identity_of(cfg, rows.sha256, reward), config.to_public_dict(cfg)
-    training.accept_identity(folder, identity, public, resume, actions["force"])
+    training.accept_identity(folder, identity, public, resume, force)
     before = training.earlier_evaluation(
-        folder, rows.heldout, reward, cfg.generation.max_new_tokens, resume, actions["force"], target
+        folder, rows.heldout, reward, cfg.generation.max_new_tokens, resume, force, target
     )
     run_folder.save_identity(folder, identity, public)
     if run_folder.is_main_process():
