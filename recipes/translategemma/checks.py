@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.translategemma.placement import check_ids
 from rl_nmt.errors import ConfigError
 from rl_nmt.hub import split_revision
+from rl_nmt.interpreters import require_python
 from rl_nmt.languages import ENGLISH, bcp47, language, wmt24pp_code
 from rl_nmt.prompts import SLOT
 
@@ -51,6 +53,22 @@ def check(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.environ) -> No
     if name and not environ.get(name):
         raise ConfigError(f"misc.huggingface_token_env: the environment variable {name} is not set: export it, or "
                           "leave the setting empty to use your login")  # fmt: skip
+
+
+def require_environment(cfg: TranslateGemmaCfg) -> None:
+    """Refuse, within seconds, packages that lack here or in a scorer's environment. Raises ConfigError."""
+    needed = {"metricx": ("torch", "transformers"), "xcomet": ("comet", "torch", "transformers")}
+    wanted = {name: getattr(cfg.reward, name) for name in needed}
+    asked = [name for name in needed if wanted[name].enabled or (name == "xcomet" and cfg.misc.judge_model)]
+    for name in asked:  # judge_model is a COMET checkpoint: it runs where XCOMET would
+        if wanted[name].python_executable:
+            argument = f"reward.{name}.python_executable"
+            require_python(argument, wanted[name].python_executable, needed[name])
+    if "xcomet" in asked and not cfg.reward.xcomet.python_executable and find_spec("comet") is None:
+        raise ConfigError(
+            "reward.xcomet.python_executable: there is no COMET in this environment: give the Python of one that has "
+            "it (scripts/setup_split_envs.sh makes both), or pip install -r requirements.txt"
+        )
 
 
 def value_of(cfg: TranslateGemmaCfg, name: str) -> Any:

@@ -22,6 +22,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from recipes.translategemma import settings
+from recipes.translategemma.checks import require_environment
 from recipes.translategemma.settings import TranslateGemmaCfg, accumulation_steps, check, hub_environment
 from rl_nmt import checkpoints, config, errors, processes, run_folder
 from rl_nmt.errors import ConfigError
@@ -109,26 +110,6 @@ def require_models(cfg: TranslateGemmaCfg) -> None:
         hub.require_model("reward.xcomet.model_name_or_path", cfg.reward.xcomet.model_name_or_path, "hparams.yaml")
     if cfg.misc.judge_model:
         hub.require_model("misc.judge_model", cfg.misc.judge_model, "hparams.yaml")
-
-
-def require_environment(cfg: TranslateGemmaCfg) -> None:
-    """Refuse, within seconds, packages that lack here or in a scorer's environment. Raises ConfigError."""
-    from importlib.util import find_spec
-
-    from rl_nmt import interpreters
-
-    needed = {"metricx": ("torch", "transformers"), "xcomet": ("comet", "torch", "transformers")}
-    wanted = {name: getattr(cfg.reward, name) for name in needed}
-    asked = [name for name in needed if wanted[name].enabled or (name == "xcomet" and cfg.misc.judge_model)]
-    for name in asked:  # judge_model is a COMET checkpoint: it runs where XCOMET would
-        if wanted[name].python_executable:
-            argument = f"reward.{name}.python_executable"
-            interpreters.require_python(argument, wanted[name].python_executable, needed[name])
-    if "xcomet" in asked and not cfg.reward.xcomet.python_executable and find_spec("comet") is None:
-        raise ConfigError(
-            "reward.xcomet.python_executable: there is no COMET in this environment: give the Python of one that has "
-            "it (scripts/setup_split_envs.sh makes both), or pip install -r requirements.txt"
-        )
 
 
 def place_models(cfg: TranslateGemmaCfg) -> dict[str, str]:
