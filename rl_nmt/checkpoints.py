@@ -23,7 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def seal(folder: Path, step: int) -> int:
     Every file is on the disk (fsync) before the manifest's name is.
     """
     files = {}
-    for path in _files(folder):
+    for path in files_of(folder):
         digest, size = _digest(path, sync=True)
         files[str(path.relative_to(folder))] = {"bytes": size, "sha256": digest}
     manifest = {"format": FORMAT, "step": step, "sealed_at": time.time(), "files": files}
@@ -105,7 +105,7 @@ def read(folder: Path) -> Checkpoint:
     if folder.name not in (f"checkpoint-{step}", LATEST):
         raise Broken(f"{MANIFEST} is that of step {step}")
     try:
-        found = {str(path.relative_to(folder)): path for path in _files(folder)}
+        found = {str(path.relative_to(folder)): path for path in files_of(folder)}
         if extra := sorted(found.keys() - sealed.keys()):
             raise Broken(f"{extra[0]} was not sealed with it")
         for name, (size, sha256) in sealed.items():
@@ -134,7 +134,7 @@ def find(run_folder: Path, main_process: bool = True) -> Checkpoint | None:
     Raises ResumeRefused when checkpoints were sealed and none of them is valid: starting from zero is
     never decided here. Nothing is touched then.
     """
-    sealed = _record(run_folder)["sealed"]
+    sealed = record_of(run_folder)["sealed"]
     folders = checkpoint_folders(run_folder)
     reasons: dict[Path, str] = {}
     valid = None
@@ -163,83 +163,15 @@ def find(run_folder: Path, main_process: bool = True) -> Checkpoint | None:
     return valid
 
 
-def named(path: Path, run_folder: Path) -> Checkpoint:
-    """The checkpoint in this folder, for the run in `run_folder` to go on from; nothing is touched (`take_up`).
-
-    Raises ResumeRefused when it is no valid checkpoint, or lies elsewhere while `run_folder` holds steps that did not
-    come after it.
-    """
-    path = path.resolve()
-    try:
-        checkpoint = read(path)
-    except Broken as error:
-        raise ResumeRefused(f"{path} is no checkpoint to continue from ({error}): name another") from None
-    if path.parent != run_folder.resolve() and not _leads_to(checkpoint, run_folder):
-        raise ResumeRefused(
-            f"{run_folder} holds a run of its own, and {path} is another's: name a folder that is not used yet, or add "
-            "--fresh"
-        )
-    return checkpoint
-
-
-def _leads_to(checkpoint: Checkpoint, run_folder: Path) -> bool:
-    """Did all that was ever sealed in another folder come after this checkpoint?"""
-    there = [step for step in _record(run_folder)["sealed"] if step <= checkpoint.step]
-    try:
-        same = _taken(checkpoint, run_folder) / MANIFEST
-        return there in ([], [checkpoint.step]) and same.read_bytes() == (checkpoint.path / MANIFEST).read_bytes()
-    except OSError:
-        return not there
-
-
-def _taken(checkpoint: Checkpoint, run_folder: Path) -> Path:
-    return run_folder / f"checkpoint-{checkpoint.step}"
-
-
-def take_up(checkpoint: Checkpoint, run_folder: Path) -> Checkpoint:
-    """Make a `named` checkpoint the newest of `run_folder`; by the main process.
-
-    Later ones in this folder are set aside. Of another folder nothing is changed: its checkpoint is taken over, by
-    links to its files where the file system has them, so that this run goes on whatever becomes of the other.
-    Raises CannotWrite.
-    """
-    moved = []
-    for folder in checkpoint_folders(run_folder):
-        if _step_of(folder) > checkpoint.step:
-            reason = f"later than {checkpoint.path}, from which the run was continued by name"
-            aside = set_aside(folder, reason, prefix="abandoned")
-            moved.append(f"{folder.name} is now {aside.name}")
-    if checkpoint.path.parent == run_folder.resolve():
-        return replace(checkpoint, set_aside=moved)
-    target = _taken(checkpoint, run_folder)
-    if not target.exists():
-        with replace_folder(target) as draft:
-            for file in [*_files(checkpoint.path), checkpoint.path / MANIFEST]:
-                _link(file, draft / file.relative_to(checkpoint.path))
-            size = sum(file.stat().st_size for file in _files(draft))
-            write_durable(run_folder / RECORD, json.dumps({"sealed": [checkpoint.step], "bytes": size}))
-    return replace(checkpoint, path=target, set_aside=[*moved, f"taken over from {checkpoint.path}"])
-
-
-def _link(file: Path, target: Path) -> None:
-    """A second name for a file that is never written again, or a copy of it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(file, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(file, target)
-        _digest(target, sync=True)
-
-
 def checkpoint_folders(run_folder: Path) -> list[Path]:
     """Every `checkpoint-N` of a run folder, newest step first, valid or not; `resume_latest` where it is no link."""
     found = [p for p in run_folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(p.name) and p.is_dir()]
     latest = run_folder / LATEST
     found += [latest] if latest.is_dir() and not latest.is_symlink() else []
-    return sorted(found, key=_step_of, reverse=True)
+    return sorted(found, key=step_of, reverse=True)
 
 
-def _step_of(folder: Path) -> int:
+def step_of(folder: Path) -> int:
     """The step in its name, or of `resume_latest` the one in its manifest; -1 where that cannot be read."""
     if match := _CHECKPOINT.fullmatch(folder.name):
         return int(match[1])
@@ -279,7 +211,7 @@ def replace_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _files(folder: Path) -> list[Path]:
+def files_of(folder: Path) -> list[Path]:
     """Files of a checkpoint, hidden ones (nothing loads them) and the manifest aside."""
     found = []
     for path in sorted(folder.rglob("*")):
@@ -314,7 +246,7 @@ def write_durable(path: Path, text: str) -> None:
         os.close(folder)
 
 
-def _record(run_folder: Path) -> dict[str, Any]:
+def record_of(run_folder: Path) -> dict[str, Any]:
     """checkpoints.json, or what a folder without one means: nothing was ever sealed. Raises ResumeRefused."""
     path = run_folder / RECORD
     try:
@@ -361,7 +293,7 @@ class Keeper:
         self.folder, self.keep, self.files = Path(folder), keep, tuple(files)
         self.parts = {name: part for name, part in (parts or {}).items() if hasattr(part, "load_state_dict")}
         self.notes = {} if notes is None else notes
-        record = _record(self.folder)
+        record = record_of(self.folder)
         self._sealed, self._bytes = record["sealed"], record["bytes"]
         self.failures = 0
         self.newest: int | None = None  # the newest step sealed, or resumed from

@@ -24,7 +24,7 @@ from pathlib import Path
 from recipes.translategemma import settings
 from recipes.translategemma.checks import require_environment
 from recipes.translategemma.settings import TranslateGemmaCfg, accumulation_steps, check, hub_environment
-from rl_nmt import checkpoints, config, errors, processes, run_folder
+from rl_nmt import checkpoints, config, errors, processes, run_folder, takeover
 from rl_nmt.errors import ConfigError
 from rl_nmt.languages import bcp47, language
 from rl_nmt.run_folder import FileNames, SettingNames
@@ -183,7 +183,7 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precis
         logging_steps=log.logging_steps, save_strategy="steps" if rl.save_every else "no",
         save_steps=rl.save_every or 1, save_total_limit=log.save_total_limit,
         gradient_checkpointing=cfg.model.gradient_checkpointing,
-        bf16=precision.autocast, fp16=False, use_cpu=precision.device == "cpu", report_to=[], disable_tqdm=True,
+        bf16=precision.autocast, fp16=False, **processes.training_device(precision.device), report_to=[], disable_tqdm=True,
         dataloader_pin_memory=precision.device != "cpu", ddp_find_unused_parameters=False,
     )  # fmt: skip
     make_prompt = prompt_maker(cfg, tokenizer)
@@ -307,7 +307,7 @@ def run(
     if resume and cfg.logging.resume_from_checkpoint:
         if resume.path.parent != folder.resolve():
             notes.pop("wandb_id", None)  # the other run's
-        resume = processes.from_main(lambda: checkpoints.take_up(resume, folder))
+        resume = processes.from_main(lambda: takeover.take_up(resume, folder))
     with errors.last_words(command), processes.together():
         if before is None:
             print(f"evaluating the start policy on {len(rows.heldout)} held-out rows", flush=True)
@@ -365,7 +365,7 @@ def find_resume(cfg: TranslateGemmaCfg, folder: Path):
     """The checkpoint to go on from: the newest valid one, the one that is named, or None. Raises ResumeRefused."""
     named = cfg.logging.resume_from_checkpoint
     if named:
-        return checkpoints.named(settings.checkpoint_folder(cfg), folder)
+        return takeover.named(settings.checkpoint_folder(cfg), folder)
     return checkpoints.find(folder, run_folder.is_main_process()) if cfg.logging.auto_resume else None
 
 
