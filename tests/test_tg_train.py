@@ -115,6 +115,7 @@ def go_on(stopped):
     return command(*words[1:], "--rl.max_hours", "0")
 
 
+@pytest.mark.slow
 def test_the_command_that_is_printed_goes_on(finished, models, tmp_path):
     """With auto_resume false the same command would begin anew beside; the one that is printed must not."""
     tg_run.write_rows(tmp_path)
