@@ -428,7 +428,7 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
         logging_steps=cfg.logging_steps, save_strategy="steps" if cfg.save_steps else "no",
         save_steps=cfg.save_steps or 1, save_total_limit=cfg.save_total_limit,
         gradient_checkpointing=cfg.gradient_checkpointing, bf16=precision.autocast, fp16=False,
-        use_cpu=precision.device == "cpu", report_to=[], disable_tqdm=True,
+        **processes.training_device(precision.device), report_to=[], disable_tqdm=True,
         dataloader_pin_memory=precision.device != "cpu", ddp_find_unused_parameters=False,
         optim=cfg.optimizer, **sampling_engine(cfg),
     )  # fmt: skip

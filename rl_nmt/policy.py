@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,6 +182,26 @@ def load_policy(
     if hasattr(model, "warnings_issued"):  # gone in transformers 5
         model.warnings_issued["estimate_tokens"] = True  # TRL's batches have no input_ids to count operations by
     return model
+
+
+@contextlib.contextmanager
+def gemma_loads_under_zero3() -> Iterator[None]:
+    """Let `from_pretrained` load a Gemma 3 model while DeepSpeed's ZeRO-3 shards what is loaded.
+
+    transformers 4.57 takes the embedding for one that still wants random values, because of its scale, a buffer that
+    no checkpoint has, and writes into a row of a weight that is not there. Such an embedding keeps what it has here.
+    """
+    from transformers import __version__
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding as Embedding
+
+    if not __version__.startswith("4.") or not processes.deepspeed():
+        yield
+        return
+    Embedding._is_hf_initialized = True
+    try:
+        yield
+    finally:
+        del Embedding._is_hf_initialized
 
 
 def _model_class(model_id: str, name: str, revision: str | None, families: Sequence[str]):

@@ -44,6 +44,21 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def deepspeed() -> bool:
+    """Was the run started by `accelerate launch` with a DeepSpeed configuration?"""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+
+
+def training_device(device: str) -> dict[str, Any]:
+    """What TrainingArguments are told about a device, "cpu" or "cuda", so that every launcher works on both.
+
+    accelerate takes DeepSpeed only where it is not told of a CPU, and then has to be told how processes talk.
+    """
+    if device != "cpu":
+        return {"use_cpu": False}
+    return {"use_cpu": False, "ddp_backend": "gloo"} if deepspeed() else {"use_cpu": True}
+
+
 def start() -> None:
     """Join the group of this run's processes; nothing with one process, or when it is done already.
 
@@ -63,12 +78,13 @@ def start() -> None:
             f"nproc_per_node: {here} processes for {gpus} GPUs: start {gpus} (accelerate calls it num_processes), or "
             "set ACCELERATE_USE_CPU=true and hide the GPUs with CUDA_VISIBLE_DEVICES="
         )
-    if not gpus:
+    on_cpu = not gpus and not deepspeed()  # accelerate runs DeepSpeed on a CPU too, if it is not told so
+    if on_cpu:
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else accelerate would start them apart from each other
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # its own "cpu:0" is none that torch.load can load to
     from accelerate import PartialState
 
-    PartialState(cpu=not gpus, timeout=TIMEOUT)
+    PartialState(cpu=on_cpu, timeout=TIMEOUT, **({} if gpus else {"backend": "gloo"}))
 
 
 def alone() -> bool:

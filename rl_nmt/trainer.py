@@ -24,6 +24,7 @@ from trl.trainer.utils import RepeatSampler
 
 from rl_nmt.checkpoints import Keeper
 from rl_nmt.errors import ConfigError, NonFiniteLoss
+from rl_nmt.policy import gemma_loads_under_zero3
 from rl_nmt.processes import gathered
 
 MIN_VALID = 0.75  # share of a group that must have a score, else the group is skipped (ours)
@@ -103,7 +104,8 @@ class GuardedGRPOTrainer(GRPOTrainer):
     def __init__(self, model, reward_funcs, *args, **kwargs):
         if isinstance(reward_funcs, (list, tuple)) and len(reward_funcs) != 1:
             raise ConfigError(f"reward_funcs: {len(reward_funcs)} were given; compose them in one callable")
-        super().__init__(model, reward_funcs, *args, **kwargs)
+        with gemma_loads_under_zero3():  # of the reference, while it is sharded
+            super().__init__(model, reward_funcs, *args, **kwargs)
         check_save_steps(self.args)
         self._stage_seconds = self._update_seconds = 0.0
         self._unlogged_loss = torch.tensor(0.0)  # the Trainer's running sum of losses since the last log
@@ -111,6 +113,13 @@ class GuardedGRPOTrainer(GRPOTrainer):
         self._continued: dict[str, Any] | None = None
         self._batch: dict[str, Any] = {}
         self.add_callback(_Continue(self))
+
+    def create_optimizer(self):
+        """Without empty groups where DeepSpeed steps: it drops them, and the scheduler would count one too many."""
+        optimizer = super().create_optimizer()
+        if self.is_deepspeed_enabled:
+            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        return optimizer
 
     # ------------------------------------------------------------------ rewards and times
 

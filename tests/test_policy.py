@@ -183,6 +183,19 @@ def test_the_reference_is_rebuilt_from_the_text_part_alone(multimodal, tokenizer
     assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
+@pytest.mark.skipif(not transformers.__version__.startswith("4."), reason="for what transformers 4 does")
+def test_under_zero3_alone_embeddings_count_as_filled(monkeypatch):
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding as Embedding
+
+    with policy.gemma_loads_under_zero3():
+        assert not hasattr(Embedding, "_is_hf_initialized")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(KeyError), policy.gemma_loads_under_zero3():
+        assert Embedding(3, 2, 0)._is_hf_initialized
+        raise KeyError
+    assert not hasattr(Embedding, "_is_hf_initialized")
+
+
 def test_lora_reaches_every_linear_layer_of_the_decoder(tiny_gemma, tokenizer):
     from peft import get_peft_model
 

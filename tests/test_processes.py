@@ -157,3 +157,17 @@ def test_scorers_are_loaded_whole_under_zero3(tiny_nllb):
         deepspeed.unset_hf_deepspeed_config()
     with processes.outside_zero3():
         assert not deepspeed.is_deepspeed_zero3_enabled()
+
+
+@pytest.mark.parametrize(
+    ("device", "launched", "told"),
+    [
+        ("cuda", "", {"use_cpu": False}),
+        ("cuda", "true", {"use_cpu": False}),
+        ("cpu", "", {"use_cpu": True}),
+        ("cpu", "true", {"use_cpu": False, "ddp_backend": "gloo"}),  # ZeRO-3 without GPUs: tests/test_zero3.py
+    ],
+)
+def test_what_the_trainer_is_told_of_its_device(monkeypatch, device, launched, told):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", launched)
+    assert processes.training_device(device) == told

@@ -183,8 +183,8 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precis
         logging_steps=log.logging_steps, save_strategy="steps" if rl.save_every else "no",
         save_steps=rl.save_every or 1, save_total_limit=log.save_total_limit,
         gradient_checkpointing=cfg.model.gradient_checkpointing,
-        bf16=precision.autocast, fp16=False, **processes.training_device(precision.device), report_to=[], disable_tqdm=True,
-        dataloader_pin_memory=precision.device != "cpu", ddp_find_unused_parameters=False,
+        bf16=precision.autocast, fp16=False, **processes.training_device(precision.device), report_to=[],
+        disable_tqdm=True, dataloader_pin_memory=precision.device != "cpu", ddp_find_unused_parameters=False,
     )  # fmt: skip
     make_prompt = prompt_maker(cfg, tokenizer)
     trainer = TokenCreditTrainer(
