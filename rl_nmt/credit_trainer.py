@@ -1,7 +1,8 @@
 """Token credit in TRL's own loss: advantages of shape (B, T) instead of (B,).
 
     token reward   Σ over scorers: weight · reward of the spans it marked there     (rl_nmt.credit)
-    advantage      sequence reward + token reward (+ coefficient · group z-score), normalised over all tokens
+    advantage      sequence reward + token reward (− the group's mean) (+ coefficient · group z-score), normalised over
+                   all tokens
 
 TRL's `_compute_loss` takes advantages per token from a subclass, and it shuffles and splits them with the rest;
 none of its loop is repeated here. The reward object gives, beside its totals,
@@ -33,7 +34,7 @@ from rl_nmt.reward_lab import rollout_row
 from rl_nmt.tracking import MetricsFile
 from rl_nmt.trainer import GuardedGRPOTrainer
 
-LEVELS = ("token", "sequence")
+LEVELS, BASELINES = ("token", "sequence"), ("batch", "group")
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,25 @@ class TokenCredit:
         tokens (TranslateGemma, arXiv 2601.09012). False: token rewards on top of TRL's own advantages.
     group_coefficient: weight of the group z-score, added before the normalisation.
     level: "token", or "sequence": all token rewards 0 and everything else equal, for the comparison.
+    baseline: what is subtracted before the normalisation divides. "batch": the mean over all valid tokens of the
+        update. "group": for each prompt the mean over the tokens of its own samples, token rewards included (ours):
+        a prompt whose samples are all marked then teaches as much as one whose samples are all clean.
 
-    Raises ConfigError for an unknown level or a coefficient that is no finite number.
+    Raises ConfigError for an unknown level or baseline, a coefficient that is no finite number, or the baseline of
+    groups without normalisation: TRL's own advantages have one already.
     """
 
     normalise: bool = True
     group_coefficient: float = 0.0
     level: str = "token"
+    baseline: str = "batch"
 
     def __post_init__(self):
-        if self.level not in LEVELS:
-            raise ConfigError(f"level: {self.level!r} is unknown; use {' or '.join(LEVELS)}")
+        for name, value, known in (("level", self.level, LEVELS), ("baseline", self.baseline, BASELINES)):
+            if value not in known:
+                raise ConfigError(f"{name}: {value!r} is unknown; use {' or '.join(known)}")
+        if self.baseline == "group" and not self.normalise:
+            raise ConfigError("baseline: group is for normalise true; without it TRL's group advantages stand")
         if not np.isfinite(self.group_coefficient):
             raise ConfigError(f"group_coefficient: {self.group_coefficient} must be a finite number")
 
@@ -130,7 +139,11 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
         tokens = stack_rows([row.rewards for row in judged], mask)  # (B, T)
         used = tokens * 0.0 if credit.level == "sequence" else tokens  # NaN stays: the same rows are left out
         used = used.masked_fill(ruled.isnan()[:, None], float("nan"))
-        group = group_z_scores(self._ruled, self.num_generations if mode == "train" else self.num_generations_eval)
+        size_of_group = self.num_generations if mode == "train" else self.num_generations_eval
+        group = group_z_scores(self._ruled, size_of_group)
+        if credit.baseline == "group":
+            sums = self.accelerator.gather(raw_sums(ruled, used, mask))
+            ruled = ruled - group_means(sums, size_of_group)[mine].to(ruled.dtype)
         advantages = token_advantages(
             ruled if credit.normalise else out["advantages"], used, mask, normalise=credit.normalise,
             gather=self.accelerator.gather, group=group[mine], group_coefficient=credit.group_coefficient,
@@ -241,6 +254,23 @@ def group_z_scores(rewards: torch.Tensor, size: int) -> torch.Tensor:
     deviation = torch.where(valid, grouped - deviation.sum(1, keepdim=True) / count.clamp(min=1), 0.0)
     std = (deviation.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
     return (deviation / (std + 1e-4)).view(-1)
+
+
+def raw_sums(sequence: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(B, 2) float64: per completion the sum of sequence + token reward over its tokens, and their number.
+
+    Both 0 for a row that has no reward or a token without one: it counts in no mean.
+    """
+    raw = (sequence[:, None] + tokens).double()  # (B, T)
+    mask = mask.bool()
+    counted = mask & (raw.isfinite() | ~mask).all(1, keepdim=True)
+    return torch.stack([raw.masked_fill(~counted, 0.0).sum(1), counted.sum(1).double()], dim=1)
+
+
+def group_means(sums: torch.Tensor, size: int) -> torch.Tensor:
+    """Mean reward per token of each completion's group of `size`, from `raw_sums` of all processes. (B, 2) → (B,)."""
+    total, count = sums.view(-1, size, 2).sum(1).unbind(1)  # (P,)
+    return (total / count.clamp(min=1)).repeat_interleave(size)
 
 
 def token_sums(

@@ -256,6 +256,20 @@ def test_the_group_term(make):
         assert got == pytest.approx(wanted, abs=1e-5)
 
 
+def test_the_baseline_of_groups_is_the_mean_over_the_tokens_of_their_samples(make):
+    """What is not judged counts in no mean: the second group is then its last sample alone."""
+    first, second, _ = ends(make(Reward()))
+    spans = [[Span(0, first, "minor", 1.0)], [], None, [Span(first, second, "major", 1.0)]]
+    out, _ = hand_case(make, [0.5, 1.0, 7.0, 0.25], spans, credit=TokenCredit(baseline="group"))
+    one, two = (0.5 * 3 - 1 + 1.0 * 3) / 6, (0.25 * 3 - 5) / 3
+    less = [[-0.5 - one, 0.5 - one, 0.5 - one], [1.0 - one] * 3, [0.25 - two, -4.75 - two, 0.25 - two]]
+    std = statistics.pstdev([x for row in less for x in row])  # their mean is 0
+    got = real(out)
+    assert got.pop(2) == [0.0] * 4
+    for row, wanted in zip(got, less, strict=True):
+        assert row == pytest.approx([x / std for x in wanted], abs=1e-5)
+
+
 def test_without_normalisation_token_rewards_come_on_top_of_trls_advantages(make):
     first, _, _ = ends(make(Reward()))
     out, trainer = hand_case(
@@ -368,6 +382,10 @@ def test_rows_of_another_call_are_refused(make):
 def test_settings_that_cannot_work_are_refused(make):
     with pytest.raises(ConfigError, match="level: 'word' is unknown; use token or sequence"):
         TokenCredit(level="word")
+    with pytest.raises(ConfigError, match="baseline: 'prompt' is unknown; use batch or group"):
+        TokenCredit(baseline="prompt")
+    with pytest.raises(ConfigError, match="baseline: group is for normalise true"):
+        TokenCredit(baseline="group", normalise=False)
     with pytest.raises(ConfigError, match="group_coefficient: nan must be a finite number"):
         TokenCredit(group_coefficient=NAN)
 
@@ -613,7 +631,9 @@ def one_update(model: Path, folder: Path, credit: TokenCredit) -> dict:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("credit", [TokenCredit(group_coefficient=0.5), TokenCredit(normalise=False)])
+@pytest.mark.parametrize(
+    "credit", [TokenCredit(group_coefficient=0.5), TokenCredit(normalise=False), TokenCredit(baseline="group")]
+)
 def test_two_processes_are_as_one(tiny_policy, tmp_path, credit):
     """Mean and deviation over the tokens of both, the same gradient, the same rows in the same order."""
     whole = one_update(tiny_policy, tmp_path / "one", credit)

@@ -131,6 +131,7 @@ def test_resolved_settings_read_back(tmp_path):
         ([*WMT, "--generation.top_p", "0"], ["generation.top_p: 0.0"]),
         ([*WMT, "--generation.prompt", "Translate."], ["generation.prompt", "{english} once"]),
         ([*WMT, "--rl.clip", "1"], ["rl.clip: 1.0"]),
+        ([*WMT, "--rl.baseline", "group", "--rl.normalise", "False"], ["rl.baseline: group", "rl.normalise"]),
         ([*WMT, "--rl.iterations", "3"], ["rl.save_every: 20", "rl.iterations 3", "18 or 21"]),
         ([*WMT, "--rl.iterations", "4", "--rl.save_every", "2"], ["rl.save_every: 2", "nearest that work: 4"]),
         ([*WMT, "--rl.clip_high", "0.1"], ["rl.clip_high: 0.1 is below rl.clip 0.2"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import shutil
 
@@ -34,6 +35,26 @@ def finished(models, tmp_path_factory):
 
 def rows(path) -> list[dict]:
     return MetricsFile(path).rows()
+
+
+def test_gpus_are_hidden_before_anything_wakes_the_driver(monkeypatch, capsys):
+    """It reads CUDA_VISIBLE_DEVICES once, and `is_available` is enough to wake it."""
+    import torch
+
+    from recipes.translategemma import train
+    from recipes.translategemma.settings import TranslateGemmaCfg
+
+    def wakes():
+        raise AssertionError("asked before CUDA_VISIBLE_DEVICES was set")
+
+    monkeypatch.setattr(torch.cuda, "is_available", wakes)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    cfg = TranslateGemmaCfg()
+    cfg.model.policy_gpu_ids, cfg.reward.metricx.device, cfg.reward.xcomet.enabled = [2], "cuda:0", False
+    assert train.place_models(cfg) == {"metricx": "cuda:1"}
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,0"
+    assert "policy cuda:2  metricx cuda:0" in capsys.readouterr().out
 
 
 def test_the_run_folder_bears_the_names_of_the_recipe(finished):

@@ -53,15 +53,16 @@ ACTIONS = {
 
 FIXED = (  # settings under which alone a run can go on
     "generation.num_samples_per_prompt", "generation.max_new_tokens", "generation.prompt", "model.lora_rank",
-    "model.lora_alpha", "rl.prompts_per_update", "rl.credit", "rl.normalise", "rl.group_coefficient", "rl.iterations",
+    "model.lora_alpha", "rl.prompts_per_update", "rl.credit", "rl.normalise", "rl.baseline", "rl.group_coefficient",
+    "rl.iterations",
 )  # fmt: skip
 
 DATA = (*(f"data.{field.name}" for field in fields(settings.DataCfg)), "rl.seed")  # what data/ is made from
 
 TOLD = (  # settings in the model card
     "model.lora_rank", "generation.num_samples_per_prompt", "generation.temperature", "rl.credit", "rl.normalise",
-    "rl.group_coefficient", "rl.prompts_per_update", "rl.updates", "rl.lr", "rl.kl", "rl.loss_type", "rl.seed",
-    "reward.guards", "reward.metricx.weight", "reward.xcomet.weight", "reward.xcomet.sentence_weight",
+    "rl.baseline", "rl.group_coefficient", "rl.prompts_per_update", "rl.updates", "rl.lr", "rl.kl", "rl.loss_type",
+    "rl.seed", "reward.guards", "reward.metricx.weight", "reward.xcomet.weight", "reward.xcomet.sentence_weight",
     "reward.mqm.weight", "reward.mqm.sentence_weight",
 )  # fmt: skip
 
@@ -121,7 +122,8 @@ def place_models(cfg: TranslateGemmaCfg) -> dict[str, str]:
 
     from recipes.translategemma.placement import place
 
-    count = torch.cuda.device_count() if cfg.misc.device != "cpu" and torch.cuda.is_available() else 0
+    # not `is_available`: it wakes the driver, which reads CUDA_VISIBLE_DEVICES then and never again
+    count = torch.cuda.device_count() if cfg.misc.device != "cpu" else 0
     if cfg.misc.device == "cuda" and not count:
         raise ConfigError("misc.device: cuda is not to be had here; use auto or cpu")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes.count())))
@@ -191,7 +193,7 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precis
         model=model, reward_funcs=reward, args=args, processing_class=tokenizer,
         train_dataset=Dataset.from_list([{"prompt": make_prompt(r["english"]), "english": r["english"]} for r in rows]),
         peft_config=lora_config(cfg.model.lora_rank, cfg.model.lora_alpha),
-        credit=TokenCredit(rl.normalise, rl.group_coefficient, rl.credit),
+        credit=TokenCredit(rl.normalise, rl.group_coefficient, rl.credit, rl.baseline),
         rollouts=folder / FILES.rollouts if log.save_rollouts else None,
     )  # fmt: skip
     if warning := losing_combination(trainer.model):
