@@ -109,6 +109,7 @@ def save_final(folder: Path, trainer, tokenizer, prompt: str) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(model, "merge_and_unload"):
         model.save_pretrained(final / "adapter", state_dict=state)
+        (final / "adapter" / PROMPT_FILE).write_text(prompt, encoding="utf-8")  # rl_nmt.translate takes it by itself
         (final / "adapter" / CARD).unlink(missing_ok=True)  # PEFT's own form, to be filled in; ours is in final/
         state, model = merged_state(state, model), model.get_base_model()
     model.generation_config = policy.generation_defaults(tokenizer)  # all stops, for whoever loads it plainly

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from rl_nmt.languages import ENGLISH, TAMIL, Language
@@ -37,12 +37,12 @@ def licence(name: str) -> str | None:
 
 
 def on_hub(name: str) -> bool:
-    """Does this name one model of one account, as hub names do? A path has none slash or several.
+    """Does this name one model of one account, as hub names do, and no file or folder that is here?
 
     >>> [on_hub(n) for n in ("google/gemma-3-1b-it", "./models/x", "/a/b", "policy", "org/name@v1")]
     [True, False, False, False, True]
     """
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
 
 
 def model_card(

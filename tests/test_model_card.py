@@ -155,3 +155,10 @@ def test_the_example_runs(tiny_gemma, tmp_path, monkeypatch, capsys):
 def test_docstring_examples_run():
     result = doctest.testmod(model_card)
     assert result.attempted >= 2 and result.failed == 0
+
+
+def test_a_local_folder_with_one_slash_is_no_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert model_card.on_hub("models/policy")
+    (tmp_path / "models" / "policy").mkdir(parents=True)
+    assert not model_card.on_hub("models/policy")

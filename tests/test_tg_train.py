@@ -37,6 +37,16 @@ def rows(path) -> list[dict]:
     return MetricsFile(path).rows()
 
 
+def test_the_card_tells_nothing_of_a_judge_that_is_not_asked():
+    from recipes.translategemma import train
+    from recipes.translategemma.settings import TranslateGemmaCfg
+
+    cfg = TranslateGemmaCfg()
+    assert "reward.xcomet.weight" in train.told(cfg) and not any("mqm" in name for name in train.told(cfg))
+    cfg.reward.mqm.enabled, cfg.reward.xcomet.enabled = True, False
+    assert train.told(cfg)["reward.mqm.weight"] == 1.0 and "reward.xcomet.weight" not in train.told(cfg)
+
+
 def test_gpus_are_hidden_before_anything_wakes_the_driver(monkeypatch, capsys):
     """It reads CUDA_VISIBLE_DEVICES once, and `is_available` is enough to wake it."""
     import torch

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from recipes.translategemma import settings
 from recipes.translategemma.checks import require_environment
@@ -347,12 +348,19 @@ def run(
                 training.write_results(folder, before, after, best, notes, cfg.rl.seed, target, FILES, source)
                 export.write_cards(
                     folder, base_model=cfg.model.policy_name_or_path, prompt=template, language=target,
-                    source=language(cfg.data.source_lang), settings={n: settings.value_of(cfg, n) for n in TOLD},
+                    source=language(cfg.data.source_lang), settings=told(cfg),
                     data={"name": cfg.data.train_file or cfg.data.hf_dataset_name, "rows": len(rows.train),
                           "sha256": rows.sha256},
                 )  # fmt: skip
         finally:
             finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
+
+
+def told(cfg: TranslateGemmaCfg) -> dict[str, Any]:
+    """What the model card says of the settings; of a judge that is not asked nothing."""
+    asked = {"metricx": cfg.reward.metricx, "xcomet": cfg.reward.xcomet, "mqm": cfg.reward.mqm}
+    silent = tuple(f"reward.{name}." for name, section in asked.items() if not section.enabled)
+    return {name: settings.value_of(cfg, name) for name in TOLD if not name.startswith(silent)}
 
 
 def evaluate_only(folder: Path, snapshot) -> None:
