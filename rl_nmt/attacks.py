@@ -298,6 +298,6 @@ def refuse(report: GateReport) -> None:
     """Raise RewardRefused with the report's reasons, if it has any."""
     if not report.passed:
         raise RewardRefused(
-            f"launch gate: {'; '.join(report.reasons)}. Change the weights or models of the reward, give better "
-            "pairs (eval_file), allow more (max_soft_win_share), or train all the same with --skip_launch_gate"
+            f"launch gate: {'; '.join(report.reasons)}. Change the weights or models of the reward, evaluate on better "
+            "pairs, allow more (max_soft_win_share), or train all the same with --skip_launch_gate"
         )

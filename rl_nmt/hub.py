@@ -110,7 +110,7 @@ def require_model(
         why = "HF_HUB_OFFLINE is set" if hub_offline() else "the hub cannot be reached"
         raise MissingService(
             f"{argument}: {name} is not on this machine and {why}. Give a local folder as --{argument}, "
-            f"run once with --download on a machine with network, {POCKET_HINT}"
+            f"fetch it where there is network (`hf download {name.partition('@')[0]}`), {POCKET_HINT}"
         )
 
 

@@ -69,10 +69,10 @@ def choose_precision(lora: bool) -> Precision:
     return Precision("cuda", torch.float32, True, f"{name}: fp32 weights under bf16 autocast")
 
 
-def load_tokenizer(model_id: str, families: Sequence[str] = ()):
+def load_tokenizer(model_id: str, families: Sequence[str] = (), argument: str = "model_id"):
     """The policy's tokenizer: left-padded, pad = eos, with the tokens at which the model's turns end.
 
-    `families`: those of `FAMILIES` that are accepted; none for any chat model.
+    `families`: those of `FAMILIES` that are accepted; none for any chat model. `argument`: the setting to name.
 
     Raises:
         ConfigError: no tokenizer, none of a chat model, or none of these families.
@@ -80,26 +80,29 @@ def load_tokenizer(model_id: str, families: Sequence[str] = ()):
     """
     from transformers import AutoTokenizer
 
-    hub.require_model("model_id", model_id)
+    hub.require_model(argument, model_id)
     name, revision = hub.split_revision(model_id)
     if Path(name).is_dir() and not any((Path(name) / file).exists() for file in VOCABULARIES):
         # transformers 5 would make up an empty one
-        raise ConfigError(f"model_id: {model_id} has no tokenizer that loads: none of {', '.join(VOCABULARIES)}")
+        raise ConfigError(f"{argument}: {model_id} has no tokenizer that loads: none of {', '.join(VOCABULARIES)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name, revision=revision, padding_side="left", trust_remote_code=False
         )
     except Exception as error:  # tokenizers raises plain Exception for a damaged file
         if Path(model_id).exists():
-            raise ConfigError(f"model_id: {model_id} has no tokenizer that loads: {error}") from error
-        raise hub.explain("model_id", model_id, error) from error
+            raise ConfigError(f"{argument}: {model_id} has no tokenizer that loads: {error}") from error
+        raise hub.explain(argument, model_id, error) from error
     if not prompts.is_gemma(tokenizer):
         if "gemma3" in families:
-            raise ConfigError(f"model_id: the tokenizer of {model_id} has no <end_of_turn>: not a Gemma chat model")
-        prompts.chat_prompt(tokenizer, "a")  # refuses what is no chat model
+            raise ConfigError(f"{argument}: the tokenizer of {model_id} has no <end_of_turn>: not a Gemma chat model")
+        try:
+            prompts.chat_prompt(tokenizer, "a")  # refuses what is no chat model
+        except ConfigError as error:
+            raise ConfigError(f"{argument}: {error}") from error
         tokenizer.further_stops = _declared_stops(name, revision)
     if tokenizer.eos_token is None:
-        raise ConfigError(f"model_id: the tokenizer of {model_id} has no eos token: nothing would end a text")
+        raise ConfigError(f"{argument}: the tokenizer of {model_id} has no eos token: nothing would end a text")
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -144,22 +147,23 @@ def fix_base_model(model) -> None:
 
 
 def load_policy(
-    model_id: str, tokenizer, precision: Precision, attn_implementation: str = "eager", families: Sequence[str] = ()
-):
+    model_id: str, tokenizer, precision: Precision, attn_implementation: str = "eager", families: Sequence[str] = (),
+    argument: str = "model_id",
+):  # fmt: skip
     """The causal chat model (of a multimodal Gemma 3 checkpoint the text part), ready for TRL.
 
     Stops at `stop_ids`; sampling settings that ship with the checkpoint (top_k, top_p) are reset, so that
     what the trainer is told is what it does. `families`: those of `FAMILIES` that are accepted; none for
-    any causal model that this version of transformers knows.
+    any causal model that this version of transformers knows. `argument`: the setting to name.
 
     Raises:
         ConfigError: another architecture, or weights that do not fit the class.
         MissingService: gated, unknown or unreachable on the hub.
     """
-    hub.require_model("model_id", model_id)
+    hub.require_model(argument, model_id)
     name, revision = hub.split_revision(model_id)
     try:
-        cls, options = _model_class(model_id, name, revision, families)
+        cls, options = _model_class(model_id, name, revision, families, argument)
         model, info = cls.from_pretrained(
             name, revision=revision, dtype=precision.weights, attn_implementation=attn_implementation,
             output_loading_info=True, trust_remote_code=False, **options,
@@ -168,11 +172,11 @@ def load_policy(
         raise
     except Exception as error:  # transformers, safetensors and torch raise a dozen classes for bad files
         if Path(model_id).exists():
-            raise ConfigError(f"model_id: {model_id} does not load: {error}") from error
-        raise hub.explain("model_id", model_id, error) from error
+            raise ConfigError(f"{argument}: {model_id} does not load: {error}") from error
+        raise hub.explain(argument, model_id, error) from error
     missing = [key for key in info["missing_keys"] if "lm_head" not in key]
     if missing:
-        raise ConfigError(f"model_id: {model_id} lacks {len(missing)} weights, {missing[0]} first")
+        raise ConfigError(f"{argument}: {model_id} lacks {len(missing)} weights, {missing[0]} first")
     fix_base_model(model)
     model.generation_config = generation_defaults(tokenizer)
     # One id each, as in the tokenizer: the Trainer compares these, and would rewrite them with a warning.
@@ -204,7 +208,7 @@ def gemma_loads_under_zero3() -> Iterator[None]:
         del Embedding._is_hf_initialized
 
 
-def _model_class(model_id: str, name: str, revision: str | None, families: Sequence[str]):
+def _model_class(model_id: str, name: str, revision: str | None, families: Sequence[str], argument: str):
     """What loads the checkpoint, with further options for it. Raises ConfigError for what is not taken here."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, Gemma3ForCausalLM
 
@@ -212,14 +216,14 @@ def _model_class(model_id: str, name: str, revision: str | None, families: Seque
     kind = config.model_type
     if families and not any(kind in FAMILIES[family][1] for family in families):
         known = " or ".join(FAMILIES[family][0] for family in families)
-        raise ConfigError(f"model_id: {model_id} is a {kind!r} model; this trainer is for {known}")
+        raise ConfigError(f"{argument}: {model_id} is a {kind!r} model; this trainer is for {known}")
     if kind in FAMILIES["gemma3"][1]:
         # Of a multimodal checkpoint AutoModelForCausalLM would keep the vision tower. transformers 4 finds the text
         # part by this class's prefix, 5 has to be told.
         finds = kind == "gemma3_text" or Gemma3ForCausalLM.base_model_prefix == "language_model"
         return Gemma3ForCausalLM, {} if finds else {"key_mapping": TEXT_PART}
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ConfigError(f"model_id: {model_id} is a {kind!r} model, which is no causal language model")
+        raise ConfigError(f"{argument}: {model_id} is a {kind!r} model, which is no causal language model")
     return AutoModelForCausalLM, {}
 
 

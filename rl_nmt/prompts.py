@@ -68,11 +68,11 @@ def end_of_turn(tokenizer) -> str | None:
 
 def _render(tokenizer, messages: list[dict[str, str]], **options) -> str:
     if not tokenizer.chat_template:
-        raise ConfigError("model_id: its tokenizer has no chat template: give a chat (instruct) model")
+        raise ConfigError("its tokenizer has no chat template: give a chat (instruct) model")
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, **options)
     except Exception as error:  # jinja2's own, and whatever a template's filters raise
-        raise ConfigError(f"model_id: the chat template of its tokenizer fails: {error}") from error
+        raise ConfigError(f"the chat template of its tokenizer fails: {error}") from error
 
 
 def _added_tokens(tokenizer) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ class Watch:
         )
         return (
             f"WARNING: the reward rises while {self.name}, which is not in it, falls beyond noise: the policy may be\n"
-            f"learning to please the reward. Look at the samples; lower lr, raise kl_beta or add a guard.\n"
+            f"learning to please the reward. Look at the samples; lower lr, raise the KL penalty or add a guard.\n"
             f"    step    reward  {self.name:>8}\n{rows}"
         )
 
@@ -102,7 +102,7 @@ class Watch:
             return {
                 "step": self.looks[-1].step if self.looks else None,
                 "by": "last",
-                "reason": "no score outside the reward: give references (eval_dataset, eval_file) or judge_model",
+                "reason": "no score outside the reward: give held-out rows with references, or a judge_model",
             }
         by_reward = self._best_by(lambda look: mean(look.rewards))
         reported = {

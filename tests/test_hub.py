@@ -114,7 +114,7 @@ def test_no_hub_names_the_model_and_the_pocket_command_in_seconds(online, tmp_pa
         hub.require_model("comet_qe_model", "Unbabel/none-such-here", "hparams.yaml")
     assert time.monotonic() - start < 5
     message = str(caught.value)
-    assert all(part in message for part in ("comet_qe_model", "Unbabel/none-such-here", "make train", "--download"))
+    assert all(part in message for part in ("comet_qe_model", "Unbabel/none-such-here", "make train", "hf download"))
     online.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(MissingService, match="HF_HUB_OFFLINE is set"):
         hub.require_model("model_id", "google/none-such-here")

@@ -43,6 +43,7 @@ FILES = FileNames(metrics="train_log.jsonl", rollouts="train_rollouts.jsonl", sa
 NAMES = SettingNames(
     "logging.output_dir", "data.eval_file", "misc.judge_model", "reward.xcomet.python_executable", "misc.device"
 )
+POLICY = "model.policy_name_or_path"
 EVAL_ONLY = "eval_only_outputs.jsonl"  # of --eval_only: a training run's own evaluations stay as they are
 
 ACTIONS = {
@@ -105,7 +106,7 @@ def require_models(cfg: TranslateGemmaCfg) -> None:
     """Name the first model that cannot be had, within seconds and before anything heavy is imported."""
     from rl_nmt import hub
 
-    hub.require_model("model.policy_name_or_path", cfg.model.policy_name_or_path)
+    hub.require_model(POLICY, cfg.model.policy_name_or_path)
     if cfg.reward.metricx.enabled:
         hub.require_model("reward.metricx.model_name_or_path", cfg.reward.metricx.model_name_or_path)
     if cfg.reward.xcomet.enabled:
@@ -150,7 +151,7 @@ def load_policy(cfg: TranslateGemmaCfg):
     from rl_nmt import policy
 
     policy.prepare_processes()
-    tokenizer = policy.load_tokenizer(cfg.model.policy_name_or_path)
+    tokenizer = policy.load_tokenizer(cfg.model.policy_name_or_path, argument=POLICY)
     precision = policy.choose_precision(lora=bool(cfg.model.lora_rank))
     print(f"precision: {precision.reason}", flush=True)
     return tokenizer, precision, start_policy(cfg, tokenizer, precision).to(precision.device)
@@ -159,7 +160,9 @@ def load_policy(cfg: TranslateGemmaCfg):
 def start_policy(cfg: TranslateGemmaCfg, tokenizer, precision):
     from rl_nmt import policy
 
-    return policy.load_policy(cfg.model.policy_name_or_path, tokenizer, precision, cfg.model.attn_implementation)
+    return policy.load_policy(
+        cfg.model.policy_name_or_path, tokenizer, precision, cfg.model.attn_implementation, argument=POLICY
+    )
 
 
 def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precision, reward, rows: list[dict]):
