@@ -100,6 +100,9 @@ class Faulty:
     def outside(self, values, spans):
         return values, [[Span(0, 10_000, "minor", 1.0)], *spans[1:]]
 
+    def no_spans(self, values, spans):
+        return values, [[Span("0", 1, "minor", 1.0)], *spans[1:]]
+
     def text(self, values, spans):
         return ["0.9", *values[1:]], spans
 

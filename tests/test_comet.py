@@ -203,14 +203,16 @@ def test_nothing_to_score(da, qe):
     assert da.score([]).values == [] and qe.score([]).values == []
 
 
-def test_no_trainer_is_built(da, monkeypatch):
+@pytest.mark.parametrize("kind", ["regression_metric", "xcomet_metric"])
+def test_no_trainer_is_built(tmp_path, monkeypatch, kind):
     import pytorch_lightning
 
     def refuse(*args, **kwargs):
         raise AssertionError("a Trainer was built")
 
+    scorer = load_comet(build_comet(tmp_path / "m", kind=kind, layer_norm=False))
     monkeypatch.setattr(pytorch_lightning.Trainer, "__init__", refuse)
-    assert da.score(rows()[:3]).values
+    assert None not in scorer.score([Segment(en, ta, ref=ta if kind[0] == "r" else None) for en, ta in PAIRS]).values
 
 
 def test_global_state_is_left_alone(tiny_comet_da):

@@ -17,7 +17,7 @@ from tiny_metricx import build_metricx
 from tiny_models import PAIRS, build_comet
 
 from rl_nmt.errors import ConfigError, MissingService
-from rl_nmt.scorers.base import Segment, Span
+from rl_nmt.scorers.base import Segment, Span, ask_spans
 from rl_nmt.scorers.worker import WorkerError, load_in_worker, worker_environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,7 +169,7 @@ def test_fault_3_noisy_on_stdout(load, tmp_path):
     "way, complaint",
     [
         ("short", "1 values for 2"), ("long", "3 values for 2"), ("few_spans", "spans for other than 2"),
-        ("outside", "none of their translation"), ("text", "no numbers"), ("truth", "no numbers"),
+        ("no_spans", "spans that are none"), ("text", "no numbers"), ("truth", "no numbers"),
     ],
 )  # fmt: skip
 def test_fault_4_wrong_length_or_kind(load, way, complaint, capsys):
@@ -178,6 +178,16 @@ def test_fault_4_wrong_length_or_kind(load, way, complaint, capsys):
     assert got.values == got.spans == [None, None]
     assert complaint in capsys.readouterr().err
     assert scorer.score(segments("ab")).values == [2.0]
+
+
+def test_spans_outside_their_translation_cost_that_row_its_spans_alone(load, capsys):
+    """As in process: no restart, and the other rows keep everything."""
+    scorer = load()
+    first, batch = scorer.process_id, segments("ab", "outside")
+    values, spans = ask_spans("reward.xcomet", scorer, batch)
+    assert values == [2.0, 7.0] and spans[0] is None and spans[1] is not None
+    assert "reward.xcomet marked 1 outputs outside their text: not used" in capsys.readouterr().err
+    assert scorer.process_id == first and scorer.stats["restarts"] == 0
 
 
 def test_what_is_not_finite_does_not_pass_for_a_number(load):

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import tg_run
 import torch
 from safetensors.torch import load_file
 from tiny_run import ROOT, environment, flags, settings, write_data
@@ -34,13 +35,15 @@ pytestmark = [
 ]
 
 
-def launch(launcher: list[str], line: list[str], timeout: float = 400) -> subprocess.CompletedProcess:
+def launch(
+    launcher: list[str], line: list[str], target: tuple[str, ...] = ("train_grpo_en_ta.py",), timeout: float = 400
+) -> subprocess.CompletedProcess:
     """The trainer on two processes of this machine; raises with the end of its log when it fails."""
     env = environment(
         DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", PYTHONPATH=os.pathsep.join([str(ROOT), str(BESIDE)])
     )
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, "train_grpo_en_ta.py", *line], cwd=ROOT, env=env, timeout=timeout,
+        [sys.executable, "-m", *launcher, *target, *line], cwd=ROOT, env=env, timeout=timeout,
         capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
@@ -102,3 +105,19 @@ def test_adapters_train_under_zero3(tiny_all, tmp_path):
     adapter = load_file(folder / "final" / "adapter" / "adapter_model.safetensors")
     assert any(value.abs().max() > 0 for name, value in adapter.items() if "lora_B" in name)  # starts at 0
     assert weights(folder / "final")  # merged, whole
+
+
+def test_the_recipe_trains_under_zero3(tiny_policy, tmp_path):
+    """Adapters, two judges, token credit: as recipes/translategemma/configs/eight_gpu_27b.yaml, on two processes."""
+    tg_run.write_rows(tmp_path)
+    models = {"policy": tiny_policy, **tg_run.judges(tmp_path / "judges")}
+    values = tg_run.sections(models, tmp_path, tmp_path / "run")
+    values["model"]["lora_rank"] = 4
+    values["rl"] |= {"updates": 2, "micro_batch_size": 4}
+    launch(ZERO3, ["--config", str(tg_run.write_config(tmp_path / "c.yaml", values))], tg_run.MODULE)
+    rows = [row for row in MetricsFile(tmp_path / "run" / "train_log.jsonl").rows() if row["kind"] == "train"]
+    assert [row["step"] for row in rows] == [1, 2] and all(math.isfinite(row["loss"]) for row in rows)
+    assert any(row["token/nonzero_share"] > 0 for row in rows)
+    rollouts = MetricsFile(tmp_path / "run" / "train_rollouts.jsonl").rows()
+    assert len(rollouts) == 16 and all(math.isfinite(x) for row in rollouts for x in row["old_logps"])
+    assert weights(tmp_path / "run" / "final")
