@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 from functools import cache
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from pocket import build as worlds
-from pocket import grammar
+from pocket import formats, grammar
 from pocket.corruptions import tamil_forms, tokens
 from pocket.grammar import Pair, realise
-from pocket.twins import build, damage, graded, judge, meanings, metricx, xcomet
+from pocket.twins import build, damage, fitting, graded, judge, meanings, metricx, xcomet
 from pocket.twins.damage import Error, find_errors, points
 from rl_nmt.errors import ConfigError
 from rl_nmt.scorers.base import Segment, Span
@@ -34,7 +34,7 @@ SMALL_WORLD = worlds.Sizes(
 )  # fmt: skip
 SMALL = build.Sizes(
     pairs=300, sampled_prompts=6, better_steps=2, batch=8, vocab=400, hidden=16, layers=1, metricx_steps=4,
-    xcomet_word_steps=2, xcomet_steps=2,
+    xcomet_steps=4,
 )  # fmt: skip
 
 
@@ -179,11 +179,17 @@ def test_damage_is_of_all_kinds():
 def test_batches_have_the_size_and_little_to_pad():
     rng = random.Random(0)
     lengths = [rng.randint(5, 60) for _ in range(500)]
-    drawn = list(islice(graded.batches(lengths, 16, rng), 64))
+    drawn = list(islice(fitting.batches(lengths, 16, rng), 64))
     assert {len(batch) for batch in drawn} == {16}
     spread = np.mean([np.ptp([lengths[i] for i in batch]) for batch in drawn])
     assert spread < 15  # of 55
     assert len({i for batch in drawn for i in batch}) > 350  # every row has its turn
+
+
+def test_labels_of_missing_places_do_not_count():
+    logits = torch.tensor([[[0.0, 0.0], [5.0, 0.0], [9.0, 9.0]]])  # (1, 3, 2): the last token has no label at all
+    assert fitting.cross_entropy(logits, torch.tensor([[0, -1]])).item() == pytest.approx(np.log(2))
+    assert fitting.padded([[1, 2], [3]], -1).tolist() == [[1, 2], [3, -1]]
 
 
 def test_words_and_their_translations_have_one_number():
@@ -288,8 +294,6 @@ def test_the_saved_metricx_is_the_fitted_one(tmp_path, twins):
 def test_fitting_a_few_rows_teaches_metricx_their_points(twins):
     from transformers import AutoTokenizer
 
-    from pocket import models
-
     tokenizer = AutoTokenizer.from_pretrained(twins / "metricx")
     rng = random.Random(0)
     pairs = sentences(24)
@@ -297,9 +301,9 @@ def test_fitting_a_few_rows_teaches_metricx_their_points(twins):
     torch.manual_seed(0)
     twin, batch = metricx.Twin(tokenizer, SMALL), [metricx.encode(tokenizer, row, False) for row in rows]
     goals = torch.tensor([metricx.goal(row) for row in rows])
-    before = twin.loss(batch, goals).item()
-    models.train(twin, lambda: twin.loss(batch, goals), 60, 1e-2)
-    assert twin.loss(batch, goals).item() < 0.6 * before
+    before = sum(twin.losses(batch, goals)).item()
+    fitting.fit(twin, lambda _done: sum(twin.losses(batch, goals)), 60, 1e-2)
+    assert sum(twin.losses(batch, goals)).item() < 0.6 * before
 
 
 def test_xcomet_gives_scores_and_spans_with_and_without_a_reference(twins):
@@ -312,18 +316,14 @@ def test_xcomet_gives_scores_and_spans_with_and_without_a_reference(twins):
             assert all(0 <= s.start < s.end <= len(row.mt) and s.severity in xcomet.LABELS for s in spans)
 
 
-def test_xcomet_starts_from_the_worlds_own_encoder(world, tmp_path):
-    from rl_nmt.scorers.comet_checkpoint import checkpoint_file, load_model
+def new_xcomet(folder: Path):
+    texts = [text for pair in sentences(200) for text in (pair.english, pair.tamil)]
+    return xcomet.new_xcomet(folder, formats.xlmr_tokenizer(texts, 300), SMALL)
 
-    model, hparams = xcomet.new_xcomet(tmp_path, world / "comet_qe")
-    known, _, _ = load_model("x", checkpoint_file("x", str(world / "comet_qe")), ("unified_metric",))
+
+def test_word_labels_are_the_spans(tmp_path):
+    model, hparams = new_xcomet(tmp_path)
     assert hparams["class_identifier"] == "xcomet_metric" and "pool" not in hparams
-    mine = model.state_dict()
-    assert all(torch.equal(mine[name], weight) for name, weight in known.state_dict().items())
-
-
-def test_word_labels_are_the_spans(world, tmp_path):
-    model, _ = xcomet.new_xcomet(tmp_path, world / "comet_qe")
     (row,) = graded.grade([Pair(EN, TA)], [TA.replace("இரண்டு", "மூன்று").replace("மீனைச்", "மீனில்")])
     ids = model.encoder.tokenizer(row.mt, return_offsets_mapping=True)
     for label, (start, end) in zip(xcomet.word_labels(model, row), ids["offset_mapping"], strict=True):
@@ -331,6 +331,19 @@ def test_word_labels_are_the_spans(world, tmp_path):
         place = next((w for w in damage.words(row.mt) if start < w.end and w.start < end and part), None)
         word = row.mt[place.start : place.end] if place else ""
         assert label == {"மூன்று": 3, "மீனில்": 1}.get(word, 0)
+
+
+def test_entries_are_those_of_the_words_in_the_joint_sequence(tmp_path):
+    model, _ = new_xcomet(tmp_path)
+    (row,) = graded.grade([Pair("Ravi came.", "ரவி வந்தான்.")], ["ரவி வந்தான்."])
+    (inputs,) = model.prepare_sample([{"src": row.src, "mt": row.mt}], stage="predict")
+    entries = xcomet.word_entries(model, row)
+    tokens = model.encoder.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
+    assert len(entries) == len(tokens)
+    ravi, come = meanings.numbers()["Ravi"], meanings.numbers()["come"]
+    assert set(entries) == {-1, ravi, come}
+    assert all(entry == -1 for entry, token in zip(entries, tokens, strict=True) if token in ("<s>", "</s>", "."))
+    assert [entry for entry, _ in groupby(entry for entry in entries if entry > 0)] == [ravi, come, ravi, come]
 
 
 def test_agreement_of_words_by_hand():

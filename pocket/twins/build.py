@@ -34,17 +34,16 @@ class Sizes:
 
     max_words: int = 7  # English words per sentence, as in the world
     pairs: int = 20000  # known pairs for fitting
-    sampled_prompts: int = 2400  # for each of three ways to sample ...
+    sampled_prompts: int = 2800  # for each of three ways to sample ...
     samples_each: int = 1  # ... one output: many sources teach more than many outputs of one
     better_steps: int = 50  # of a more careful teacher: the policy as it may become
     batch: int = 64
     vocab: int = 1600
-    hidden: int = 128  # MetricX; XCOMET has the sizes of the world's COMETKiwi
+    hidden: int = 128
     layers: int = 3
     metricx_steps: int = 1300
     with_reference: float = 0.1  # share of MetricX' batches that show the reference
-    xcomet_word_steps: int = 300
-    xcomet_steps: int = 400
+    xcomet_steps: int = 700
     web_sentences: int = 7  # per document of the world's shard, which holds fewer: what the judge can look up
 
 
@@ -89,7 +88,7 @@ def build_all(folder: Path, world: Path, seed: int, documents: int, sizes: Sizes
     rows = graded.fitting_rows(world, pairs, seed, sizes)
     models.say(start, f"{len(rows)} outputs with known errors")
     metricx.fit_metricx(folder / "metricx", rows, pairs, seed, sizes)
-    xcomet.fit_xcomet(folder / "xcomet", world, rows, seed, sizes)
+    xcomet.fit_xcomet(folder / "xcomet", rows, pairs, seed, sizes)
     group = 8
     held = graded.heldout_samples(world, seed, sizes, group=group)
     check = {

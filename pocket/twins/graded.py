@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -41,15 +41,6 @@ def grade(pairs: Sequence[Pair], outputs: Sequence[str]) -> list[Graded]:
     ]
 
 
-def batches(lengths: Sequence[int], size: int, rng: random.Random, pool: int = 8) -> Iterator[list[int]]:
-    """Endless batches of places: `pool` batches are drawn at once and cut by length, so that little is padded."""
-    while True:
-        drawn = sorted((rng.randrange(len(lengths)) for _ in range(pool * size)), key=lambda i: lengths[i])
-        cut = [drawn[at : at + size] for at in range(0, len(drawn), size)]
-        rng.shuffle(cut)
-        yield from cut
-
-
 def known_pairs(seed: int, sizes) -> list[Pair]:
     """The training part of the world, as pocket/models.py reads it."""
     return list(islice(grammar.pairs(seed, part="train", max_words=sizes.max_words), sizes.pairs))
@@ -65,7 +56,7 @@ def load_policy(world: Path):
 
 
 def fitting_rows(world: Path, pairs: list[Pair], seed: int, sizes) -> list[Graded]:
-    """Samples of the start policy and of a better one, and as many damaged references."""
+    """Samples of the start policy and of a better one, and half as many damaged references."""
     rng = random.Random(seed + 11)
     torch.manual_seed(seed + 11)
     policy, tokenizer = load_policy(world)
@@ -79,7 +70,7 @@ def fitting_rows(world: Path, pairs: list[Pair], seed: int, sizes) -> list[Grade
         for pair, group in zip(asked, texts, strict=True):
             chosen += [pair] * len(group)
             outputs += group
-    for pair in rng.choices(pairs, k=len(outputs)):
+    for pair in rng.choices(pairs, k=len(outputs) // 2):
         chosen.append(pair)
         outputs.append(damaged(pair, rng))
     kept = [(pair, text) for pair, text in zip(chosen, outputs, strict=True) if text]

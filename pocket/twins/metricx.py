@@ -19,7 +19,8 @@ from pocket import models
 from pocket.grammar import Pair
 from pocket.twins import meanings
 from pocket.twins.damage import POINTS, points
-from pocket.twins.graded import Graded, batches
+from pocket.twins.fitting import batches, cross_entropy, fit, padded
+from pocket.twins.graded import Graded
 from pocket.twins.meanings import per_token
 from rl_nmt.scorers.base import Segment
 from rl_nmt.scorers.metricx import SCORE_ID, WORST
@@ -28,6 +29,7 @@ WORDS = 250_112
 LABELS = tuple(POINTS)  # of a token that carries an error, from 1 on; 0 carries none
 BLOCK = 4096  # bytes of a hole in a file
 SPREAD = 10.0  # points that one unit of the fitted row stands for, so that it moves as fast as other weights
+SCORE_WEIGHT = 0.3  # of the score beside the words: more, and it fits sentences before it knows their words
 SMALL = 0.03  # size of new embeddings and outputs of layers: at mT5's own size rare words are never learned
 
 
@@ -48,12 +50,13 @@ def fit_metricx(folder: Path, rows: Sequence[Graded], pairs: Sequence[Pair], see
     goals = torch.tensor([goal(row) for row in rows])
     draw = batches([len(tokens.ids) for tokens in plain], sizes.batch, rng)
 
-    def loss() -> torch.Tensor:
+    def loss(_done: float) -> torch.Tensor:
         chosen = next(draw)
         inputs = shown if rng.random() < sizes.with_reference else plain
-        return twin.loss([inputs[i] for i in chosen], goals[chosen])
+        score, words = twin.losses([inputs[i] for i in chosen], goals[chosen])
+        return SCORE_WEIGHT * score + words
 
-    models.train(twin, loss, sizes.metricx_steps, 2e-3)
+    fit(twin, loss, sizes.metricx_steps, 2e-3)
     save_metricx(twin, folder)
     models.say(start, f"MetricX: {sizes.metricx_steps} steps on {len(rows)} rows")
 
@@ -140,13 +143,8 @@ class Twin(torch.nn.Module):
         self.tagger = torch.nn.Linear(width, 1 + len(LABELS))
         self.reader = torch.nn.Linear(width, meanings.count())
 
-    def loss(self, batch: list[Tokens], goals: torch.Tensor) -> torch.Tensor:
+    def losses(self, batch: list[Tokens], goals: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Squared error of the score in units of SPREAD, and cross-entropy of labels and entries."""
-        longest = max(len(row.ids) for row in batch)
-
-        def padded(rows: list[list[int]], value: int) -> torch.Tensor:  # (B, L)
-            return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
-
         ids = padded([row.ids for row in batch], 0)
         mask = padded([[1] * len(row.ids) for row in batch], 0)
         encoded = self.mt5.encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True)
@@ -160,12 +158,7 @@ class Twin(torch.nn.Module):
             use_cache=False,
             encoder_hidden_states=encoded.last_hidden_state,
         ).last_hidden_state[:, 0]  # fmt: skip  (B, d)
-        return (step @ self.row - goals / SPREAD).square().mean() + labels + entries
-
-
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over the tokens that have a label: logits (B, L, C), labels (B, L) with -1 for none."""
-    return torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-1)
+        return (step @ self.row - goals / SPREAD).square().mean(), labels + entries
 
 
 def save_metricx(twin: Twin, folder: Path) -> None:

@@ -11,61 +11,61 @@ import numpy as np
 import torch
 
 from pocket import formats, models
+from pocket.grammar import Pair
+from pocket.twins import meanings
 from pocket.twins.damage import words
-from pocket.twins.graded import Graded, batches
+from pocket.twins.fitting import batches, cross_entropy, fit, padded
+from pocket.twins.graded import Graded
 from rl_nmt.scorers.base import Segment, Span
 
 LABELS = ["minor", "major", "critical"]  # O is 0, these are 1 to 3
-SCORE_WEIGHT = 5.0  # of the sentence loss beside the word loss, once both are fitted
+SCORE_WEIGHT = 3.0  # of the sentence loss, whose values are a tenth of the words'
+LATE = 0.3  # share of the steps before it joins
 
 
-def fit_xcomet(folder: Path, world: Path, rows: Sequence[Graded], seed: int, sizes) -> None:
-    """Write an XCOMET checkpoint that was fitted on `rows`, starting from the encoder of the world's COMETKiwi.
+def fit_xcomet(folder: Path, rows: Sequence[Graded], pairs: Sequence[Pair], seed: int, sizes) -> None:
+    """Write an XCOMET checkpoint that was fitted on `rows`, without references.
 
-    As the published ones start from a model that has read both languages. First word labels alone, then these and
-    the sentence score, both without a reference; the two input sequences that hold one stay as they come.
+    It learns the labels of words and, through a head that is thrown away, what each word means; the sentence score
+    joins a third of the way. The two input sequences that hold a reference stay as they come.
     """
     start = time.monotonic()
     rng = random.Random(seed + 12)
+    tokenizer = formats.xlmr_tokenizer([text for p in pairs for text in (p.english, p.tamil)], sizes.vocab)
     torch.manual_seed(seed + 12)
-    model, hparams = new_xcomet(folder, world / "comet_qe")
-    labels = [word_labels(model, row) for row in rows]
-    draw = batches([len(row.src) + len(row.mt) for row in rows], sizes.batch, rng)
+    model, hparams = new_xcomet(folder, tokenizer, sizes)
+    reader = torch.nn.Linear(sizes.hidden, meanings.count())
+    labels, entries = [word_labels(model, row) for row in rows], [word_entries(model, row) for row in rows]
+    draw = batches([len(known) for known in entries], sizes.batch, rng)
+    first = {}
+    hook = model.encoder.model.encoder.layer[0].register_forward_hook(lambda _m, _i, out: first.update(layer=out[0]))
 
-    def losses() -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(done: float) -> torch.Tensor:
         chosen = next(draw)
         batch = [{"src": rows[i].src, "mt": rows[i].mt, "score": rows[i].quality} for i in chosen]
         (inputs,), targets = model.prepare_sample(batch, stage="fit")
-        longest = targets.labels.shape[1]
-        known = torch.tensor([labels[i] + [-1] * (longest - len(labels[i])) for i in chosen])  # (B, L)
         out = model(**inputs)
-        word = torch.nn.functional.cross_entropy(out.logits[:, :longest].transpose(1, 2), known, ignore_index=-1)
-        return torch.nn.functional.mse_loss(out.score, targets.score), word
+        words = cross_entropy(out.logits, padded([labels[i] for i in chosen], -1))
+        read = cross_entropy(reader(first["layer"]), padded([entries[i] for i in chosen], -1))
+        score = torch.nn.functional.mse_loss(out.score, targets.score)
+        return words + read + (SCORE_WEIGHT * score if done > LATE else 0.0)
 
-    models.train(model, lambda: losses()[1], sizes.xcomet_word_steps, 2e-3)
-    models.train(model, lambda: (lambda score, word: SCORE_WEIGHT * score + word)(*losses()), sizes.xcomet_steps, 1e-3)
+    fit(torch.nn.ModuleList([model, reader]), loss, sizes.xcomet_steps, 2e-3)
+    hook.remove()
     formats.save_comet(model, hparams, folder)
-    models.say(start, f"XCOMET: {sizes.xcomet_word_steps} + {sizes.xcomet_steps} steps on {len(rows)} rows")
+    models.say(start, f"XCOMET: {sizes.xcomet_steps} steps on {len(rows)} rows")
 
 
-def new_xcomet(folder: Path, kiwi: Path):
-    """An XCOMET model with the encoder, layer mixture and head of a COMETKiwi checkpoint, and new word labels.
+def new_xcomet(folder: Path, tokenizer, sizes):
+    """A random XCOMET model and its hyper-parameters, those of the published ones, sizes apart.
 
-    Its encoder's configuration and tokenizer are written to folder/encoder. Returns it and its hyper-parameters.
+    Its encoder's configuration and tokenizer are written to folder/encoder.
     """
-    from transformers import AutoTokenizer
-
-    from rl_nmt.scorers.comet_checkpoint import checkpoint_file, load_model
-
-    known, _, _ = load_model("comet_qe", checkpoint_file("comet_qe", str(kiwi)), ("unified_metric",))
-    shape = known.encoder.model.config
-    layers = shape.num_hidden_layers
     model, hparams = formats.new_comet(
-        folder, "xcomet_metric", AutoTokenizer.from_pretrained(kiwi / "encoder"), shape.hidden_size, layers,
-        shape.num_attention_heads, sent_layer="mix", word_layer=layers, layer_norm=True, word_level_training=True,
-        input_segments=["mt", "src", "ref"], error_labels=LABELS, loss_lambda=0.055,
+        folder, "xcomet_metric", tokenizer, sizes.hidden, sizes.layers, sent_layer="mix", word_layer=sizes.layers,
+        layer_norm=True, word_level_training=True, input_segments=["mt", "src", "ref"], error_labels=LABELS,
+        loss_lambda=0.055,
     )  # fmt: skip
-    model.load_state_dict(known.state_dict(), strict=False)
     return model, {name: value for name, value in hparams.items() if name not in ("layer", "pool")}
 
 
@@ -73,6 +73,14 @@ def word_labels(model, row: Graded) -> list[int]:
     """Label of every token of the output, special ones included: 0 right, 1 to 3 as in LABELS."""
     marked = [{"start": e.start, "end": e.end, "severity": e.severity} for e in row.errors if e.start is not None]
     return model.encoder.prepare_sample([row.mt], True, [marked])["label_ids"][0].tolist()
+
+
+def word_entries(model, row: Graded) -> list[int]:
+    """Lexicon entry of every token of <s> output </s></s> source </s>; -1 outside words."""
+    tokenizer = model.encoder.tokenizer
+    mine, theirs = (tokenizer(text, return_offsets_mapping=True)["offset_mapping"] for text in (row.mt, row.src))
+    source = meanings.per_token(theirs, meanings.of_english(row.src))
+    return [*meanings.per_token(mine, meanings.of_tamil(row.mt)), -1, *source[1:-1], -1]
 
 
 def check_xcomet(folder: Path, rows: Sequence[Graded], group: int) -> dict:
