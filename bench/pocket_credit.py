@@ -1,6 +1,6 @@
 """Token-level credit against sequence-level reward in the pocket: same start, same budget, same sequence reward.
 
-    python -m bench.pocket_credit [--seeds 0 1 2] [--arms token judge] [--updates N] [-- FLAGS of the recipe]
+    python -m bench.pocket_credit [--seeds 0 1 2] [--arms token judge] [--runs 1] [--updates N] [-- FLAGS of the recipe]
 
 All runs of a seed follow recipes/translategemma/configs/pocket.yaml and have the same sequence reward:
 
@@ -8,10 +8,11 @@ All runs of a seed follow recipes/translategemma/configs/pocket.yaml and have th
   token      rl.credit token: XCOMET's spans, as the twin marks them
   judge      rl.credit token: the spans of the judge over loopback, which knows the errors exactly
 
-Held-out chrF++ and errors per sentence (counted against the
-references by the rules of the pocket world, not by a model), before and after; the difference of each to `sequence`
-with its 95 % interval (rows drawn in pairs, each seed's by itself, mean over seeds); and the first evaluation at
-which it reaches the final score of `sequence`. Writes runs/pocket_credit/table.md.
+Held-out chrF++ and errors per sentence (counted against the references by the rules of the pocket world, not by a
+model), before and after; the difference of each to `sequence` with its 95 % interval (rows drawn in pairs, each seed's
+by itself, mean over seeds and runs); and the first evaluation at which it reaches the final score of `sequence`.
+With --runs 2 each seed's world is trained on twice, the second time with another training seed: the interval is over
+rows, and runs differ by about as much. Writes runs/pocket_credit/table.md.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,33 +51,44 @@ def world_flags(seed: int) -> list[str]:
         "--data.eval_file", f"{world}/heldout.jsonl",
         "--reward.metricx.model_name_or_path", f"{twins}/metricx",
         "--reward.metricx.tokenizer_name_or_path", f"{twins}/metricx",
-        "--reward.xcomet.model_name_or_path", f"{twins}/xcomet", "--rl.seed", str(seed),
+        "--reward.xcomet.model_name_or_path", f"{twins}/xcomet",
     ]  # fmt: skip
 
 
-def folder(seed: int, arm: str) -> Path:
-    return RUNS / f"{arm}{seed}"
+class Run(NamedTuple):
+    """A world, and how often it was trained on before in this arm."""
+
+    seed: int
+    again: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.seed}_{self.again}" if self.again else str(self.seed)
 
 
-def train(seed: int, arm: str, more: list[str]) -> None:
+def folder(run: Run, arm: str) -> Path:
+    return RUNS / f"{arm}{run.name}"
+
+
+def train(run: Run, arm: str, more: list[str]) -> None:
     """One run as a user starts it; a finished one is left as it is."""
     from pocket.twins.judge import serve
 
-    subprocess.run([sys.executable, "-m", "pocket.twins.build", "--seed", str(seed)], check=True)
+    subprocess.run([sys.executable, "-m", "pocket.twins.build", "--seed", str(run.seed)], check=True)
     with contextlib.ExitStack() as stack:
         flags = list(ARMS[arm])
         if arm == "judge":
-            flags.append(stack.enter_context(serve(Path(f"pocket/build/twins-seed{seed}"))).url)
+            flags.append(stack.enter_context(serve(Path(f"pocket/build/twins-seed{run.seed}"))).url)
         subprocess.run(
-            [sys.executable, "-m", "recipes.translategemma.train", "--config", CONFIG, *world_flags(seed), *flags,
-             "--logging.output_dir", str(folder(seed, arm)), *more],
+            [sys.executable, "-m", "recipes.translategemma.train", "--config", CONFIG, *world_flags(run.seed), *flags,
+             "--rl.seed", str(run.seed + 100 * run.again), "--logging.output_dir", str(folder(run, arm)), *more],
             check=True,
         )  # fmt: skip
 
 
-def outputs(seed: int, arm: str, side: str = "after") -> Snapshot:
+def outputs(run: Run, arm: str, side: str = "after") -> Snapshot:
     """What the start policy (`before`) or the trained one made of the held-out rows."""
-    lines = (folder(seed, arm) / "eval_outputs.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder(run, arm) / "eval_outputs.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     rows = [row for row in rows if row["step"] == rows[-1]["step"]]
     return Snapshot(
@@ -90,9 +103,9 @@ def errors_per_sentence(snapshot: Snapshot) -> float:
     return float(np.mean([len(find_errors(*row)) for row in pairs]))
 
 
-def evaluations(seed: int, arm: str) -> list[tuple[int, float]]:
+def evaluations(run: Run, arm: str) -> list[tuple[int, float]]:
     """(update, held-out chrF++) of every evaluation."""
-    lines = (folder(seed, arm) / "train_log.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder(run, arm) / "train_log.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return [(row["step"], row["chrf"]) for row in rows if row["kind"] == "eval"]
 
@@ -101,38 +114,38 @@ def reached(looks: list[tuple[int, float]], score: float) -> str:
     return next((str(step) for step, value in looks if value >= score), f"not in {looks[-1][0]}")
 
 
-def interval(seeds: list[int], arm: str) -> tuple[float, float, float]:
-    """(mean, lower, upper) of arm − sequence in corpus chrF++: 95 %, rows resampled, mean over seeds."""
+def interval(runs: list[Run], arm: str) -> tuple[float, float, float]:
+    """(mean, lower, upper) of arm − sequence in corpus chrF++: 95 %, rows resampled, mean over seeds and runs."""
     draws, observed = [], []
-    for seed in seeds:
-        one, other = (outputs(seed, name) for name in (arm, "sequence"))
-        draws.append(bootstrap_scores("chrf", one, seed) - bootstrap_scores("chrf", other, seed))
-        observed.append(evaluations(seed, arm)[-1][1] - evaluations(seed, "sequence")[-1][1])
+    for run in runs:
+        one, other = (outputs(run, name) for name in (arm, "sequence"))
+        draws.append(bootstrap_scores("chrf", one, run.seed) - bootstrap_scores("chrf", other, run.seed))
+        observed.append(evaluations(run, arm)[-1][1] - evaluations(run, "sequence")[-1][1])
     low, high = np.percentile(np.mean(draws, axis=0), [2.5, 97.5])
     return float(np.mean(observed)), float(low), float(high)
 
 
-def table(seeds: list[int], arms: list[str]) -> str:
+def table(runs: list[Run], arms: list[str]) -> str:
     lines = [
         "| credit | seed | chrF++ before | after | errors per sentence before | after | sequence's chrF++ at update |",
         "|---|---|---|---|---|---|---|",
     ]
-    for seed in seeds:
-        goal = evaluations(seed, "sequence")[-1][1]
+    for run in runs:
+        goal = evaluations(run, "sequence")[-1][1]
         for arm in arms:
-            looks = evaluations(seed, arm)
-            before, after = (errors_per_sentence(outputs(seed, arm, side)) for side in ("before", "after"))
+            looks = evaluations(run, arm)
+            before, after = (errors_per_sentence(outputs(run, arm, side)) for side in ("before", "after"))
+            name = f"{run.seed}, again" if run.again else run.seed
             lines.append(
-                f"| {arm} | {seed} | {looks[0][1]:.1f} | {looks[-1][1]:.1f} | {before:.2f} | {after:.2f} | "
+                f"| {arm} | {name} | {looks[0][1]:.1f} | {looks[-1][1]:.1f} | {before:.2f} | {after:.2f} | "
                 f"{reached(looks, goal)} |"
             )
     lines.append("")
     for arm in arms:
         if arm != "sequence":
-            mean, low, high = interval(seeds, arm)
-            lines.append(
-                f"{arm} − sequence, mean over seeds: {mean:+.2f} chrF++, 95 % interval [{low:+.2f}, {high:+.2f}]"
-            )
+            mean, low, high = interval(runs, arm)
+            found = f"{mean:+.2f} chrF++, 95 % interval [{low:+.2f}, {high:+.2f}]"
+            lines.append(f"{arm} − sequence, mean over {len(runs)} runs: {found}")
     return "\n".join(lines) + "\n"
 
 
@@ -140,16 +153,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--runs", type=int, default=1, help="of each seed's world and arm, with another training seed")
     parser.add_argument("--updates", type=int, default=0, help="0: as in the configuration")
     parser.add_argument("more", nargs="*", help="after --, flags of the recipe for all runs")
     args = parser.parse_args()
     arms = list(dict.fromkeys(["sequence", *args.arms]))  # what the others are compared with
     more = [*(["--rl.updates", str(args.updates)] if args.updates else []), *args.more]
-    for seed in args.seeds:
+    runs = [Run(seed, again) for again in range(args.runs) for seed in args.seeds]
+    for run in runs:
         for arm in arms:
-            train(seed, arm, more)
+            train(run, arm, more)
     RUNS.mkdir(parents=True, exist_ok=True)
-    text = table(args.seeds, arms)
+    text = table(runs, arms)
     (RUNS / "table.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
