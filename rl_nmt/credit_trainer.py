@@ -1,7 +1,7 @@
 """Token credit in TRL's own loss: advantages of shape (B, T) instead of (B,).
 
     token reward   Σ over scorers: weight · reward of the spans it marked there     (rl_nmt.credit)
-    advantage      sequence reward + token reward, less a baseline (+ coefficient · group z-score), normalised over
+    advantage      sequence reward + token reward (− the group's mean) (+ coefficient · group z-score), normalised over
                    all tokens
 
 TRL's `_compute_loss` takes advantages per token from a subclass, and it shuffles and splits them with the rest;
@@ -34,7 +34,7 @@ from rl_nmt.reward_lab import rollout_row
 from rl_nmt.tracking import MetricsFile
 from rl_nmt.trainer import GuardedGRPOTrainer
 
-LEVELS, BASELINES = ("token", "sequence"), ("batch", "group", "completion")
+LEVELS, BASELINES = ("token", "sequence"), ("batch", "group")
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,7 @@ class TokenCredit:
     level: "token", or "sequence": all token rewards 0 and everything else equal, for the comparison.
     baseline: what is subtracted before the normalisation divides. "batch": the mean over all valid tokens of the
         update. "group": for each prompt the mean over the tokens of its own samples, token rewards included (ours):
-        a prompt whose samples are all marked then teaches as much as one whose samples are all clean. "completion": as
-        "group", and token rewards less their mean over their own completion (ours): spans move credit between the
-        tokens of a translation, and between translations the sequence reward decides alone. It sees what was left
-        out, which spans do not mark; counted twice, errors would make leaving words out the cheaper fault.
+        a prompt whose samples are all marked then teaches as much as one whose samples are all clean.
 
     Raises ConfigError for an unknown level or baseline, a coefficient that is no finite number, or the baseline of
     groups without normalisation: TRL's own advantages have one already.
@@ -65,8 +62,8 @@ class TokenCredit:
         for name, value, known in (("level", self.level, LEVELS), ("baseline", self.baseline, BASELINES)):
             if value not in known:
                 raise ConfigError(f"{name}: {value!r} is unknown; use {' or '.join(known)}")
-        if self.baseline != "batch" and not self.normalise:
-            raise ConfigError(f"baseline: {self.baseline} is for normalise true: without it TRL's advantages stand")
+        if self.baseline == "group" and not self.normalise:
+            raise ConfigError("baseline: group is for normalise true; without it TRL's group advantages stand")
         if not np.isfinite(self.group_coefficient):
             raise ConfigError(f"group_coefficient: {self.group_coefficient} must be a finite number")
 
@@ -144,9 +141,7 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
         used = used.masked_fill(ruled.isnan()[:, None], float("nan"))
         size_of_group = self.num_generations if mode == "train" else self.num_generations_eval
         group = group_z_scores(self._ruled, size_of_group)
-        if credit.baseline == "completion":
-            used = centred(used, mask)
-        if credit.baseline != "batch":
+        if credit.baseline == "group":
             sums = self.accelerator.gather(raw_sums(ruled, used, mask))
             ruled = ruled - group_means(sums, size_of_group)[mine].to(ruled.dtype)
         advantages = token_advantages(
@@ -259,13 +254,6 @@ def group_z_scores(rewards: torch.Tensor, size: int) -> torch.Tensor:
     deviation = torch.where(valid, grouped - deviation.sum(1, keepdim=True) / count.clamp(min=1), 0.0)
     std = (deviation.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
     return (deviation / (std + 1e-4)).view(-1)
-
-
-def centred(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Token rewards (B, T) less their mean over the tokens of their own completion, 0 outside `mask`; NaN rows stay."""
-    mask = mask.to(tokens.dtype)
-    mean = (tokens * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
-    return (tokens - mean) * mask
 
 
 def raw_sums(sequence: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -270,19 +270,6 @@ def test_the_baseline_of_groups_is_the_mean_over_the_tokens_of_their_samples(mak
         assert row == pytest.approx([x / std for x in wanted], abs=1e-5)
 
 
-def test_token_rewards_can_move_credit_inside_a_completion_alone(make):
-    """Every completion keeps the mean that its sequence reward gives it, however many errors are marked."""
-    first, second, _ = ends(make(Reward()))
-    spans = [[Span(0, first, "minor", 1.0)], [], None, [Span(first, second, "major", 1.0)]]
-    out, _ = hand_case(make, [0.5, 1.0, 7.0, 0.25], spans, credit=TokenCredit(baseline="completion"))
-    less = [[-0.25 - 2 / 3, -0.25 + 1 / 3, -0.25 + 1 / 3], [0.25] * 3, [5 / 3, 5 / 3 - 5, 5 / 3]]
-    std = statistics.pstdev([x for row in less for x in row])
-    got = real(out)
-    assert got.pop(2) == [0.0] * 4
-    for row, wanted in zip(got, less, strict=True):
-        assert row == pytest.approx([x / std for x in wanted], abs=1e-5)
-
-
 def test_without_normalisation_token_rewards_come_on_top_of_trls_advantages(make):
     first, _, _ = ends(make(Reward()))
     out, trainer = hand_case(
@@ -395,7 +382,7 @@ def test_rows_of_another_call_are_refused(make):
 def test_settings_that_cannot_work_are_refused(make):
     with pytest.raises(ConfigError, match="level: 'word' is unknown; use token or sequence"):
         TokenCredit(level="word")
-    with pytest.raises(ConfigError, match="baseline: 'prompt' is unknown; use batch or group or completion"):
+    with pytest.raises(ConfigError, match="baseline: 'prompt' is unknown; use batch or group"):
         TokenCredit(baseline="prompt")
     with pytest.raises(ConfigError, match="baseline: group is for normalise true"):
         TokenCredit(baseline="group", normalise=False)
@@ -645,7 +632,7 @@ def one_update(model: Path, folder: Path, credit: TokenCredit) -> dict:
 
 
 @pytest.mark.parametrize(
-    "credit", [TokenCredit(group_coefficient=0.5), TokenCredit(normalise=False), TokenCredit(baseline="completion")]
+    "credit", [TokenCredit(group_coefficient=0.5), TokenCredit(normalise=False), TokenCredit(baseline="group")]
 )
 def test_two_processes_are_as_one(tiny_policy, tmp_path, credit):
     """Mean and deviation over the tokens of both, the same gradient, the same rows in the same order."""

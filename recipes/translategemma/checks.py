@@ -162,10 +162,8 @@ def _check_ranges(cfg: TranslateGemmaCfg) -> None:
         raise ConfigError(f"rl.clip: {cfg.rl.clip} must lie in (0, 1)")
     if 0 < cfg.rl.clip_high < cfg.rl.clip:
         raise ConfigError(f"rl.clip_high: {cfg.rl.clip_high} is below rl.clip {cfg.rl.clip}; 0 takes the same")
-    if cfg.rl.baseline != "batch" and not cfg.rl.normalise:
-        raise ConfigError(
-            f"rl.baseline: {cfg.rl.baseline} is for rl.normalise true; without it TRL's group advantages stand"
-        )
+    if cfg.rl.baseline == "group" and not cfg.rl.normalise:
+        raise ConfigError("rl.baseline: group is for rl.normalise true; without it TRL's group advantages stand")
     every, passes = cfg.rl.save_every, cfg.rl.iterations
     if every % passes:  # as rl_nmt.trainer.check_save_steps, which knows it only when all is loaded
         nearest = sorted({max(passes, every // passes * passes), every // passes * passes + passes})

@@ -222,8 +222,8 @@ class RlCfg:
     """Spans reward the tokens that carry the error, or are left out (for comparison)."""
     normalise: bool = True
     """Normalise advantages over all valid tokens of the update; False: TRL's group advantages plus token rewards."""
-    baseline: Literal["batch", "group", "completion"] = "batch"
-    """Mean that is subtracted: over all tokens, over the prompt's, or of token rewards over the completion's own."""
+    baseline: Literal["batch", "group"] = "batch"
+    """Subtracted when advantages are normalised: the mean over all tokens, or over those of the prompt's samples."""
     group_coefficient: float = 0.0
     """Weight of the group z-score that is added before normalisation."""
     clip: float = 0.2
