@@ -259,6 +259,7 @@ def test_download_without_a_hub_and_with_nothing_to_do(tiny_gemma, online, capsy
         hub.download({"model_id": "acme/gemma"}, {})
 
 
+@pytest.mark.slow
 def test_pinned_revisions_are_fetched_found_again_and_recorded(published, tmp_path):
     """`org/name@revision`: the download, the cache, the scorer and the translator all take that commit."""
     code = (

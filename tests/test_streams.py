@@ -172,6 +172,7 @@ def answers(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1]) | {"stderr": done.stderr, "asked": hub.asked}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["drop", "429", "500", "drip"])
 def test_what_passes_leaves_the_rows_as_they_were(answers, fault):
     whole, disturbed = answers["none"], answers[fault]
@@ -180,21 +181,25 @@ def test_what_passes_leaves_the_rows_as_they_were(answers, fault):
     assert disturbed["counts"] == whole["counts"]
 
 
+@pytest.mark.slow
 def test_a_pinned_data_set(answers):
     assert answers["none@v1"]["train"] == answers["none"]["train"]
     assert answers["asked"]["none", "revision v1"] > 0 and answers["asked"]["drop", "revision v1"] == 0
 
 
+@pytest.mark.slow
 def test_it_says_that_it_tries_again(answers):
     line = next(line for line in answers["stderr"].splitlines() if line.startswith("acme/429: HfHubHTTPError: 429"))
     assert "trying again in 1 s, " in line and 30 <= int(line.split(" rows so far")[0].split()[-1]) <= 60
 
 
+@pytest.mark.slow
 def test_rows_without_a_text_fall_out(answers):
     found = answers["odd-rows"]
     assert len(found["train"]) == 100 and found["counts"]["rejected"]["not text"] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FOR_EVER)
 def test_what_does_not_pass_ends_and_says_how_many_rows_there_are(answers, fault):
     found = answers[fault]
@@ -205,6 +210,7 @@ def test_what_does_not_pass_ends_and_says_how_many_rows_there_are(answers, fault
     assert f"{read} of 115 kept" in found["said"] and f"enough for num_train_samples {read - 15}. Run" in found["said"]
 
 
+@pytest.mark.slow
 def test_what_trying_again_cannot_mend_ends_at_once(answers):
     for fault, said in (("404", "could not be read"), ("bad-row", "could not be read"), ("changed", "has changed")):
         found = answers[fault]
@@ -216,6 +222,7 @@ def test_what_trying_again_cannot_mend_ends_at_once(answers):
     assert "rows were read" not in answers["unknown"]["said"]
 
 
+@pytest.mark.slow
 def test_too_few_rows_are_counted_with_the_reasons(answers):
     short, filtered = answers["short"], answers["all-filtered"]
     assert short["status"] == filtered["status"] == 2

@@ -163,6 +163,7 @@ def test_the_command_that_is_printed_goes_on(finished, models, tmp_path):
         assert (tmp_path / "run-2" / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_changed_data_are_refused_and_forced(finished, tmp_path):
     """As any other setting that must stay: status 4 before anything is loaded; with --force rows are read anew."""
     folder = tmp_path / "run"
@@ -197,6 +198,7 @@ def test_eval_only_trains_nothing(finished):
     (folder / "eval_only_outputs.jsonl").unlink()
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_policy_with_one_copy_of_each_judge(finished, models, tmp_path):
     """torchrun and gloo over the same code path: one log, one set of rollouts, every group whole."""
     tg_run.write_rows(tmp_path)
