@@ -114,15 +114,17 @@ class CometDuPOReward(RewardLog):
         self.expected_length_ratio = (
             self.language.expected_length_ratio if expected_length_ratio is None else expected_length_ratio
         )
-        self.length_tolerance = (
-            self.language.length_tolerance if length_tolerance is None else length_tolerance
-        )
+        self.length_tolerance = self.language.length_tolerance if length_tolerance is None else length_tolerance
         self.guards, self.normalize, self.reward_offload = guards, normalize, reward_offload
         check_settings(self)
         self._load(
-            backtranslation_model, backtranslation_backend, backtranslation_beams, reward_device, dual_device,
+            backtranslation_model,
+            backtranslation_backend,
+            backtranslation_beams,
+            reward_device,
+            dual_device,
             dual_dtype,
-        )  # fmt: skip
+        )
 
     # ------------------------------------------------------------------ set-up
 
@@ -137,9 +139,15 @@ class CometDuPOReward(RewardLog):
             from rl_nmt.backtranslation import load_backtranslator
 
             load = functools.partial(
-                load_backtranslator, backtranslation_model, source=self.language.nllb, target="eng_Latn",
-                backend=backend, beams=beams, device=self.dual_device, dtype=dual_dtype,
-            )  # fmt: skip
+                load_backtranslator,
+                backtranslation_model,
+                source=self.language.nllb,
+                target="eng_Latn",
+                backend=backend,
+                beams=beams,
+                device=self.dual_device,
+                dtype=dual_dtype,
+            )
             self.backtranslator = SharedTranslator(load) if self.shared else load()
             self.da = self._load_comet("comet_da_model", "regression_metric")
         if self.w_qe:
@@ -154,11 +162,13 @@ class CometDuPOReward(RewardLog):
         """The COMET model of this setting, in this process or behind a worker in the environment of scorer_python."""
         name, python = self._settings[argument], self._settings["scorer_python"]
         options = {
-            "device": self.reward_device, "dtype": self._settings["reward_dtype"], "argument": argument,
+            "device": self.reward_device,
+            "dtype": self._settings["reward_dtype"],
+            "argument": argument,
             "classes": classes,
             # Offloaded it lies on the CPU without computing there: nothing is prepared for that each time.
             "linears": "torch" if self.reward_offload and self.reward_device != "cpu" else "auto",
-        }  # fmt: skip
+        }
         if not python:
             from rl_nmt.scorers.comet import load_comet
 
@@ -167,9 +177,12 @@ class CometDuPOReward(RewardLog):
             from rl_nmt.scorers.worker import load_in_worker
 
             load = functools.partial(
-                load_in_worker, "rl_nmt.scorers.comet:load_comet", {"name_or_path": str(name), **options},
-                python_executable=python, argument="scorer_python",
-            )  # fmt: skip
+                load_in_worker,
+                "rl_nmt.scorers.comet:load_comet",
+                {"name_or_path": str(name), **options},
+                python_executable=python,
+                argument="scorer_python",
+            )
         return Shared(load) if self.shared else load()
 
     def _warm_up(self) -> None:
@@ -185,8 +198,10 @@ class CometDuPOReward(RewardLog):
 
     def _place(self, reward_device: str, dual_device: str) -> None:
         for model, device in (
-            (self.da, reward_device), (self.qe, reward_device), (self.backtranslator, dual_device),
-        ):  # fmt: skip
+            (self.da, reward_device),
+            (self.qe, reward_device),
+            (self.backtranslator, dual_device),
+        ):
             if model is not None:
                 model.to(device)
 
@@ -207,9 +222,7 @@ class CometDuPOReward(RewardLog):
             "output": output,
             "gate": reason,
             "script_off": 1.0 - script_share(output, self.language),
-            "length_off": length_off(
-                english, output, self.language, self.expected_length_ratio, self.length_tolerance
-            ),
+            "length_off": length_off(english, output, self.language, self.expected_length_ratio, self.length_tolerance),
             "copied": copied_share(english, output, self.language) if guarded and reason is None else 0.0,
             "fidelity_off": 0.0 if kept is None else 1.0 - kept,
             "length": length(output),
@@ -328,22 +341,30 @@ class CometDuPOReward(RewardLog):
 
     def _machine_log(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         """How much work the models had: distinct texts, cut and runaway back-translations, padding."""
-        return work_done(rows, (
-            ("backtranslation", self.backtranslator, ("unique", "sentences", "truncated", "hit_cap")),
-            ("cycle", self.da, ("encoded", "padded_share")),
-            ("qe", self.qe, ("encoded", "padded_share")),
-        ))  # fmt: skip
+        return work_done(
+            rows,
+            (
+                ("backtranslation", self.backtranslator, ("unique", "sentences", "truncated", "hit_cap")),
+                ("cycle", self.da, ("encoded", "padded_share")),
+                ("qe", self.qe, ("encoded", "padded_share")),
+            ),
+        )
 
     def signature(self) -> dict[str, dict[str, Any]]:
         """What makes the number: `identity` (a change makes rewards incomparable), `environment`."""
         identity: dict[str, Any] = {
-            "reward": "comet_dupo/2", "language": self.language.code, "w_cycle": self.w_cycle, "w_qe": self.w_qe,
+            "reward": "comet_dupo/2",
+            "language": self.language.code,
+            "w_cycle": self.w_cycle,
+            "w_qe": self.w_qe,
             "penalty_weight_script": self.penalty_weight_script,
             "penalty_weight_lenratio": self.penalty_weight_lenratio,
             "penalty_weight_fidelity": self.penalty_weight_fidelity,
-            "expected_length_ratio": self.expected_length_ratio, "length_tolerance": self.length_tolerance,
-            "guards": self.guards, "normalize": self.normalize,
-        }  # fmt: skip
+            "expected_length_ratio": self.expected_length_ratio,
+            "length_tolerance": self.length_tolerance,
+            "guards": self.guards,
+            "normalize": self.normalize,
+        }
         environment: dict[str, Any] = {}
         for part, model in (("cycle", self.da), ("qe", self.qe), ("backtranslation", self.backtranslator)):
             if model is not None:

@@ -105,9 +105,15 @@ def sample_policy(cfg, count: int) -> list[tuple[str, str]]:
     model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
     torch.manual_seed(cfg.seed)
     texts = generate(
-        model, tokenizer, [trainer.make_prompt(r["english"]) for r in rows], max_new_tokens=cfg.max_new_tokens,
-        do_sample=True, temperature=cfg.temperature, top_p=cfg.top_p, num_return_sequences=cfg.group_size,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        [trainer.make_prompt(r["english"]) for r in rows],
+        max_new_tokens=cfg.max_new_tokens,
+        do_sample=True,
+        temperature=cfg.temperature,
+        top_p=cfg.top_p,
+        num_return_sequences=cfg.group_size,
+    )
     return [(r["english"], t) for r, group in zip(rows, texts, strict=True) for t in group]
 
 

@@ -33,9 +33,18 @@ PROMPT = (
 )
 
 DATA_FIELDS = (  # of RunCfg: what the snapshot in data/ is made from
-    "dataset_name", "dataset_config", "dataset_split", "data_files", "text_field", "num_train_samples",
-    "num_eval_samples", "shuffle_buffer", "min_chars", "max_chars", "seed",
-)  # fmt: skip
+    "dataset_name",
+    "dataset_config",
+    "dataset_split",
+    "data_files",
+    "text_field",
+    "num_train_samples",
+    "num_eval_samples",
+    "shuffle_buffer",
+    "min_chars",
+    "max_chars",
+    "seed",
+)
 
 FAMILIES = ("gemma3",)  # the turns of PROMPT are Gemma's; other chat models: recipes/translategemma
 
@@ -224,10 +233,20 @@ def check(cfg: RunCfg) -> None:
     from rl_nmt.attacks import check_bound
 
     for name in (
-        "num_train_samples", "shuffle_buffer", "min_chars", "max_chars", "num_eval_samples", "eval_batch_size",
-        "max_new_tokens", "per_device_batch_size", "gradient_accumulation_steps", "lora_alpha",
-        "backtranslation_beams", "logging_steps", "save_total_limit",
-    ):  # fmt: skip
+        "num_train_samples",
+        "shuffle_buffer",
+        "min_chars",
+        "max_chars",
+        "num_eval_samples",
+        "eval_batch_size",
+        "max_new_tokens",
+        "per_device_batch_size",
+        "gradient_accumulation_steps",
+        "lora_alpha",
+        "backtranslation_beams",
+        "logging_steps",
+        "save_total_limit",
+    ):
         if getattr(cfg, name) < 1:
             raise ConfigError(f"{name}: {getattr(cfg, name)} must be at least 1")
     for name in ("lora_rank", "eval_steps", "warmup_steps", "max_steps", "sample_steps", "save_steps", "seed"):
@@ -251,8 +270,11 @@ def check(cfg: RunCfg) -> None:
     unit = cfg.per_device_batch_size * processes.count()
     sequences = cfg.gradient_accumulation_steps * unit
     if sequences % cfg.group_size:
-        legal = [a for a in range(1, 4 * cfg.gradient_accumulation_steps + 8 * cfg.group_size)
-                 if a * unit % cfg.group_size == 0]  # fmt: skip
+        legal = [
+            a
+            for a in range(1, 4 * cfg.gradient_accumulation_steps + 8 * cfg.group_size)
+            if a * unit % cfg.group_size == 0
+        ]
         nearest = sorted(sorted(legal, key=lambda a: abs(a - cfg.gradient_accumulation_steps))[:2])
         raise ConfigError(
             f"gradient_accumulation_steps: per_device_batch_size {cfg.per_device_batch_size} × "
@@ -334,11 +356,19 @@ def load_data(cfg: RunCfg, folder: Path) -> tuple[list[str], list[dict], str]:
     except MissingService as error:
         print(f"no evaluation references: {error}", flush=True)
     data = corpus.materialise(
-        folder / "data", dataset_name=cfg.dataset_name, dataset_config=cfg.dataset_config,
-        dataset_split=cfg.dataset_split, data_files=cfg.data_files, text_field=cfg.text_field,
-        num_train_samples=cfg.num_train_samples, num_heldout=cfg.num_eval_samples,
-        shuffle_buffer=cfg.shuffle_buffer, min_chars=cfg.min_chars, max_chars=cfg.max_chars, seed=cfg.seed,
-    )  # fmt: skip
+        folder / "data",
+        dataset_name=cfg.dataset_name,
+        dataset_config=cfg.dataset_config,
+        dataset_split=cfg.dataset_split,
+        data_files=cfg.data_files,
+        text_field=cfg.text_field,
+        num_train_samples=cfg.num_train_samples,
+        num_heldout=cfg.num_eval_samples,
+        shuffle_buffer=cfg.shuffle_buffer,
+        min_chars=cfg.min_chars,
+        max_chars=cfg.max_chars,
+        seed=cfg.seed,
+    )
     print(f"data: {len(data.train)} prompts, sha256 {data.sha256[:12]}", flush=True)
     seen = {" ".join(text.split()).casefold() for text in data.train}
     apart = [row for row in eval_rows if " ".join(row["english"].split()).casefold() not in seen]
@@ -362,11 +392,24 @@ def build_reward(cfg: RunCfg):
     from rewards_en_ta_dupo import CometDuPOReward
 
     names = (
-        "w_cycle", "w_qe", "penalty_weight_script", "penalty_weight_lenratio", "penalty_weight_fidelity",
-        "expected_length_ratio", "length_tolerance", "guards", "reward_device", "reward_dtype", "dual_device",
-        "dual_dtype", "backtranslation_backend", "backtranslation_beams", "reward_offload", "scorer_python",
+        "w_cycle",
+        "w_qe",
+        "penalty_weight_script",
+        "penalty_weight_lenratio",
+        "penalty_weight_fidelity",
+        "expected_length_ratio",
+        "length_tolerance",
+        "guards",
+        "reward_device",
+        "reward_dtype",
+        "dual_device",
+        "dual_dtype",
+        "backtranslation_backend",
+        "backtranslation_beams",
+        "reward_offload",
+        "scorer_python",
         "reward_models",
-    )  # fmt: skip
+    )
     return CometDuPOReward(
         cfg.comet_da_model, cfg.comet_qe_model, cfg.backtranslation_model, **{n: getattr(cfg, n) for n in names}
     )
@@ -389,9 +432,14 @@ def setup_wandb(cfg: RunCfg, folder: Path, notes: dict | None = None) -> bool:
         return False
     notes = {} if notes is None else notes
     run_id = tracking.start_wandb(
-        mode, folder, notes.get("wandb_id"), project=cfg.wandb_project, entity=cfg.wandb_entity or None,
-        name=cfg.wandb_run_name or folder.name, config=config.to_public_dict(cfg),
-    )  # fmt: skip
+        mode,
+        folder,
+        notes.get("wandb_id"),
+        project=cfg.wandb_project,
+        entity=cfg.wandb_entity or None,
+        name=cfg.wandb_run_name or folder.name,
+        config=config.to_public_dict(cfg),
+    )
     if run_id:
         notes["wandb_id"] = run_id
     return bool(run_id)
@@ -418,25 +466,47 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
     if (cfg.kl_beta and not cfg.lora_rank) or (cfg.use_vllm and cfg.vllm_mode == "colocate"):
         make_reference_loadable(policy, tokenizer, folder / "start_policy")
     args = GRPOConfig(
-        output_dir=str(folder), num_generations=cfg.group_size, max_completion_length=cfg.max_new_tokens,
-        temperature=cfg.temperature, top_p=cfg.top_p, learning_rate=cfg.lr, beta=cfg.kl_beta,
-        lr_scheduler_type="constant_with_warmup", warmup_steps=cfg.warmup_steps,
+        output_dir=str(folder),
+        num_generations=cfg.group_size,
+        max_completion_length=cfg.max_new_tokens,
+        temperature=cfg.temperature,
+        top_p=cfg.top_p,
+        learning_rate=cfg.lr,
+        beta=cfg.kl_beta,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=cfg.warmup_steps,
         per_device_train_batch_size=cfg.per_device_batch_size,
         gradient_accumulation_steps=cfg.gradient_accumulation_steps,
-        max_steps=cfg.max_steps or -1, num_train_epochs=1, loss_type=cfg.loss_type,
-        scale_rewards=cfg.scale_rewards, seed=cfg.seed, data_seed=cfg.seed,
-        logging_steps=cfg.logging_steps, save_strategy="steps" if cfg.save_steps else "no",
-        save_steps=cfg.save_steps or 1, save_total_limit=cfg.save_total_limit,
-        gradient_checkpointing=cfg.gradient_checkpointing, bf16=precision.autocast, fp16=False,
-        **processes.training_device(precision.device), report_to=[], disable_tqdm=True,
-        dataloader_pin_memory=precision.device != "cpu", ddp_find_unused_parameters=False,
-        optim=cfg.optimizer, **sampling_engine(cfg),
-    )  # fmt: skip
+        max_steps=cfg.max_steps or -1,
+        num_train_epochs=1,
+        loss_type=cfg.loss_type,
+        scale_rewards=cfg.scale_rewards,
+        seed=cfg.seed,
+        data_seed=cfg.seed,
+        logging_steps=cfg.logging_steps,
+        save_strategy="steps" if cfg.save_steps else "no",
+        save_steps=cfg.save_steps or 1,
+        save_total_limit=cfg.save_total_limit,
+        gradient_checkpointing=cfg.gradient_checkpointing,
+        bf16=precision.autocast,
+        fp16=False,
+        **processes.training_device(precision.device),
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=precision.device != "cpu",
+        ddp_find_unused_parameters=False,
+        optim=cfg.optimizer,
+        **sampling_engine(cfg),
+    )
     rows = Dataset.from_list([{"prompt": make_prompt(text), "english": text} for text in train])
     trainer = GuardedGRPOTrainer(
-        model=policy, reward_funcs=reward, args=args, train_dataset=rows, processing_class=tokenizer,
+        model=policy,
+        reward_funcs=reward,
+        args=args,
+        train_dataset=rows,
+        processing_class=tokenizer,
         peft_config=lora_config(cfg.lora_rank, cfg.lora_alpha),
-    )  # fmt: skip
+    )
     if warning := losing_combination(trainer.model):
         print(warning, file=sys.stderr, flush=True)
     assert set(stop_ids(tokenizer)) <= set(trainer.eos_token_ids)
@@ -462,9 +532,7 @@ def schedule(cfg: RunCfg):
     """What happens while it trains, as `rl_nmt.training` calls it."""
     from rl_nmt.training import Schedule
 
-    return Schedule(
-        cfg.eval_steps, cfg.sample_steps, cfg.save_total_limit, cfg.max_hours, cfg.on_divergence == "stop"
-    )
+    return Schedule(cfg.eval_steps, cfg.sample_steps, cfg.save_total_limit, cfg.max_hours, cfg.on_divergence == "stop")
 
 
 def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate, watch, resume, notes, started, command):
@@ -474,11 +542,21 @@ def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate, w
     from wandb_reward_callback import WandbRewardCallback
 
     return training.train(
-        folder, trainer, reward, before, evaluate, watch,
-        WandbRewardCallback(reward, path=folder / "metrics.jsonl"), schedule(cfg), resume=resume, notes=notes,
-        save_best=lambda: export.save_best(folder, trainer, PROMPT), started=started, command=command,
+        folder,
+        trainer,
+        reward,
+        before,
+        evaluate,
+        watch,
+        WandbRewardCallback(reward, path=folder / "metrics.jsonl"),
+        schedule(cfg),
+        resume=resume,
+        notes=notes,
+        save_best=lambda: export.save_best(folder, trainer, PROMPT),
+        started=started,
+        command=command,
         callbacks=[Rollouts(reward, folder / "rollouts.jsonl")] if cfg.save_rollouts else [],
-    )  # fmt: skip
+    )
 
 
 def fixed_settings(cfg: RunCfg) -> dict:
@@ -493,9 +571,11 @@ def identity_of(cfg: RunCfg, data_hash: str, reward) -> dict:
     from rl_nmt.tracking import finite
 
     return {
-        **fixed_settings(cfg), **run_folder.model_identity(cfg.model_id), "data": data_hash,
+        **fixed_settings(cfg),
+        **run_folder.model_identity(cfg.model_id),
+        "data": data_hash,
         "reward": finite(reward.signature()["identity"]),
-    }  # fmt: skip
+    }
 
 
 def load_models(cfg: RunCfg):
@@ -515,9 +595,14 @@ def evaluator(cfg: RunCfg, tokenizer, eval_rows: list[dict], reward):
     from rl_nmt import evaluation
 
     return lambda model: evaluation.evaluate(
-        model, tokenizer, eval_rows, make_prompt, reward,
-        max_new_tokens=cfg.max_new_tokens, batch_size=cfg.eval_batch_size,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        eval_rows,
+        make_prompt,
+        reward,
+        max_new_tokens=cfg.max_new_tokens,
+        batch_size=cfg.eval_batch_size,
+    )
 
 
 def evaluate_only(cfg: RunCfg, folder: Path) -> None:
@@ -554,22 +639,35 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
         notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
         launch(cfg, reward, eval_rows, notes, skip_gate)
         watch = training.build_watch(
-            eval_rows, cfg.judge_model, "cpu" if cfg.reward_offload else cfg.reward_device,
+            eval_rows,
+            cfg.judge_model,
+            "cpu" if cfg.reward_offload else cfg.reward_device,
             scorer_python=cfg.scorer_python,
-        )  # fmt: skip
+        )
         setup_wandb(cfg, folder, notes)
         try:
             trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, train)
             after = run_training(
-                cfg, folder, trainer, reward, before, lambda: evaluate(trainer.model), watch, resume, notes, started,
+                cfg,
+                folder,
+                trainer,
+                reward,
+                before,
+                lambda: evaluate(trainer.model),
+                watch,
+                resume,
+                notes,
+                started,
                 command,
-            )  # fmt: skip
+            )
             export.save_final(folder, trainer, tokenizer, PROMPT)
             if run_folder.is_main_process():
                 best = export.finish_best(
-                    folder, tokenizer, watch.choice(),
+                    folder,
+                    tokenizer,
+                    watch.choice(),
                     lambda: policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation),
-                )  # fmt: skip
+                )
                 training.write_results(folder, before, after, best, notes, cfg.seed)
                 publish(cfg, folder, {"rows": len(train), "sha256": data_hash})
         finally:
@@ -580,13 +678,31 @@ def publish(cfg: RunCfg, folder: Path, data: dict) -> None:
     """The model cards, and final/ to the hub where that is asked for."""
     from rl_nmt import export
 
-    names = ("lora_rank", "lora_alpha", "lr", "kl_beta", "group_size", "per_device_batch_size",
-             "gradient_accumulation_steps", "max_steps", "temperature", "top_p", "max_new_tokens", "loss_type",
-             "w_cycle", "w_qe", "guards", "seed")  # fmt: skip
+    names = (
+        "lora_rank",
+        "lora_alpha",
+        "lr",
+        "kl_beta",
+        "group_size",
+        "per_device_batch_size",
+        "gradient_accumulation_steps",
+        "max_steps",
+        "temperature",
+        "top_p",
+        "max_new_tokens",
+        "loss_type",
+        "w_cycle",
+        "w_qe",
+        "guards",
+        "seed",
+    )
     export.write_cards(
-        folder, base_model=cfg.model_id, data={"name": cfg.dataset_name, **data},
-        settings={name: getattr(cfg, name) for name in names}, prompt=PROMPT,
-    )  # fmt: skip
+        folder,
+        base_model=cfg.model_id,
+        data={"name": cfg.dataset_name, **data},
+        settings={name: getattr(cfg, name) for name in names},
+        prompt=PROMPT,
+    )
     if cfg.push_to:
         export.push(folder / "final", cfg.push_to)
 

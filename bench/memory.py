@@ -60,9 +60,13 @@ def main(argv: list[str] | None = None) -> int:
 
     models = args.models.resolve()
     reward = CometDuPOReward(
-        str(shapes.comet("regression_metric", "tiny", models)), str(shapes.comet("unified_metric", "tiny", models)),
-        str(shapes.nllb("tiny", models)), backtranslation_backend=args.backend, reward_device="cpu", dual_device="cpu",
-    )  # fmt: skip
+        str(shapes.comet("regression_metric", "tiny", models)),
+        str(shapes.comet("unified_metric", "tiny", models)),
+        str(shapes.nllb("tiny", models)),
+        backtranslation_backend=args.backend,
+        reward_device="cpu",
+        dual_device="cpu",
+    )
     found = measure(reward, args.n, args.calls, args.early) | {"backend": args.backend}
     if args.json:
         print(json.dumps(found), flush=True)

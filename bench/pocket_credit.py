@@ -35,24 +35,42 @@ ARMS = {
     "sequence": ["--rl.credit", "sequence"],
     "token": ["--rl.credit", "token"],
     "judge": [
-        "--rl.credit", "token", "--reward.xcomet.weight", "0", "--reward.mqm.enabled", "True",
-        "--reward.mqm.weight", "1", "--reward.mqm.sentence_weight", "0", "--reward.mqm.scale", "0.1",
-        "--reward.mqm.model", "judge", "--reward.mqm.endpoint",
+        "--rl.credit",
+        "token",
+        "--reward.xcomet.weight",
+        "0",
+        "--reward.mqm.enabled",
+        "True",
+        "--reward.mqm.weight",
+        "1",
+        "--reward.mqm.sentence_weight",
+        "0",
+        "--reward.mqm.scale",
+        "0.1",
+        "--reward.mqm.model",
+        "judge",
+        "--reward.mqm.endpoint",
     ],
-}  # fmt: skip
+}
 
 
 def world_flags(seed: int) -> list[str]:
     """The recipe's flags that name the pocket world and the twins of this seed."""
     world, twins = f"pocket/build/seed{seed}", f"pocket/build/twins-seed{seed}"
     return [
-        "--model.policy_name_or_path", f"{world}/policy",
-        "--data.train_file", f"{world}/c4/c4-train.00000-of-00001.json.gz",
-        "--data.eval_file", f"{world}/heldout.jsonl",
-        "--reward.metricx.model_name_or_path", f"{twins}/metricx",
-        "--reward.metricx.tokenizer_name_or_path", f"{twins}/metricx",
-        "--reward.xcomet.model_name_or_path", f"{twins}/xcomet",
-    ]  # fmt: skip
+        "--model.policy_name_or_path",
+        f"{world}/policy",
+        "--data.train_file",
+        f"{world}/c4/c4-train.00000-of-00001.json.gz",
+        "--data.eval_file",
+        f"{world}/heldout.jsonl",
+        "--reward.metricx.model_name_or_path",
+        f"{twins}/metricx",
+        "--reward.metricx.tokenizer_name_or_path",
+        f"{twins}/metricx",
+        "--reward.xcomet.model_name_or_path",
+        f"{twins}/xcomet",
+    ]
 
 
 class Run(NamedTuple):
@@ -80,10 +98,22 @@ def train(run: Run, arm: str, more: list[str]) -> None:
         if arm == "judge":
             flags.append(stack.enter_context(serve(Path(f"pocket/build/twins-seed{run.seed}"))).url)
         subprocess.run(
-            [sys.executable, "-m", "recipes.translategemma.train", "--config", CONFIG, *world_flags(run.seed), *flags,
-             "--rl.seed", str(run.seed + 100 * run.again), "--logging.output_dir", str(folder(run, arm)), *more],
+            [
+                sys.executable,
+                "-m",
+                "recipes.translategemma.train",
+                "--config",
+                CONFIG,
+                *world_flags(run.seed),
+                *flags,
+                "--rl.seed",
+                str(run.seed + 100 * run.again),
+                "--logging.output_dir",
+                str(folder(run, arm)),
+                *more,
+            ],
             check=True,
-        )  # fmt: skip
+        )
 
 
 def outputs(run: Run, arm: str, side: str = "after") -> Snapshot:

@@ -36,9 +36,20 @@ VARIANTS = {
     "on": [],
     "off": ["--guards", "off"],
     "best": [
-        "--guards", "off", "--w_cycle", "0", "--w_qe", "1", "--lr", "3e-4", "--kl_beta", "0", "--eval_steps", "10",
+        "--guards",
+        "off",
+        "--w_cycle",
+        "0",
+        "--w_qe",
+        "1",
+        "--lr",
+        "3e-4",
+        "--kl_beta",
+        "0",
+        "--eval_steps",
+        "10",
     ],
-}  # fmt: skip
+}
 
 
 def openers(sentences: list[str]) -> set[str]:

@@ -60,9 +60,12 @@ def world_flags(world: Path) -> list[str]:
     """The flags that name a pocket world's data and reward models."""
     flags = []
     for flag, part in (
-        ("dataset_name", "c4"), ("eval_file", "heldout.jsonl"), ("comet_da_model", "comet_da"),
-        ("comet_qe_model", "comet_qe"), ("backtranslation_model", "nllb"),
-    ):  # fmt: skip
+        ("dataset_name", "c4"),
+        ("eval_file", "heldout.jsonl"),
+        ("comet_da_model", "comet_da"),
+        ("comet_qe_model", "comet_qe"),
+        ("backtranslation_model", "nllb"),
+    ):
         flags += [f"--{flag}", str(world / part)]
     return flags
 

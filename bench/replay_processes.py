@@ -179,9 +179,20 @@ def compare(folder: Path, count: int) -> dict[str, float]:
 def launch(stage: str, count: int, folder: Path, argv: list[str]) -> None:
     """This module's `stage` in `count` processes under torchrun, one thread each. Raises RuntimeError."""
     line = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "--module",
-        "bench.replay_processes", "--stage", stage, "--folder", str(folder), *argv,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        str(count),
+        "--module",
+        "bench.replay_processes",
+        "--stage",
+        stage,
+        "--folder",
+        str(folder),
+        *argv,
+    ]
     env = os.environ | {"OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, encoding="utf-8")
     if done.returncode:

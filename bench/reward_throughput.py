@@ -117,13 +117,21 @@ def comet_rows(bench: Bench, row: str, kind: str, segments: list[Segment]) -> It
     matmul = matmul_tflops(bench.device)
     for name in scorers:
         seconds, tokenising = timed.median(name), timed.ratio("tokenise", name)
-        yield common(bench, row, name, timed) | agreement(timed.results["straightforward"], timed.results[name]) | {
-            "over_bare": timed.ratio(name, "bare"), "seconds_bare": timed.median("bare"),
-            "tokens": tokens, "tokens_straightforward": padded, "tokens_per_second": tokens / seconds,
-            "tflops": tflops / seconds, "of_matmul": tflops / seconds / matmul,
-            "stages": {"tokenise": tokenising, "model": 1 - tokenising},
-            "stages_straightforward": {"encoder": encoding, "rest": 1 - encoding},
-        }  # fmt: skip
+        yield (
+            common(bench, row, name, timed)
+            | agreement(timed.results["straightforward"], timed.results[name])
+            | {
+                "over_bare": timed.ratio(name, "bare"),
+                "seconds_bare": timed.median("bare"),
+                "tokens": tokens,
+                "tokens_straightforward": padded,
+                "tokens_per_second": tokens / seconds,
+                "tflops": tflops / seconds,
+                "of_matmul": tflops / seconds / matmul,
+                "stages": {"tokenise": tokenising, "model": 1 - tokenising},
+                "stages_straightforward": {"encoder": encoding, "rest": 1 - encoding},
+            }
+        )
 
 
 def comet_variants(folder: Path, row: str, device: str) -> dict[str, object]:
@@ -229,9 +237,10 @@ def backtranslate(bench: Bench) -> Iterator[dict]:
     sentences = [item.tamil for item in bench.items]
     ours = {}
     for name, backend, dtype in (
-        ("transformers", "transformers", "float32"), ("ctranslate2", "ctranslate2", "float32"),
+        ("transformers", "transformers", "float32"),
+        ("ctranslate2", "ctranslate2", "float32"),
         ("ctranslate2-int8", "ctranslate2", "int8"),
-    ):  # fmt: skip
+    ):
         try:
             ours[name] = load_backtranslator(
                 folder, backend=backend, dtype=dtype, beams=BEAMS, device=bench.device, max_new_tokens=MAX_NEW_TOKENS
@@ -247,9 +256,11 @@ def backtranslate(bench: Bench) -> Iterator[dict]:
         found = timed.results[name]
         tokens = sum(map(len, plain.tokenizer(distinct(found)[0])["input_ids"]))
         yield common(bench, "backtranslate", name, timed) | {
-            "equal": equal_share(expected, found), "tokens_per_second": tokens / timed.median(name),
-            "stages": engine_share(translate, sentences, bench.device), "stats": translate.stats,
-        }  # fmt: skip
+            "equal": equal_share(expected, found),
+            "tokens_per_second": tokens / timed.median(name),
+            "stages": engine_share(translate, sentences, bench.device),
+            "stats": translate.stats,
+        }
 
 
 def engine_share(translate, sentences: list[str], device: str) -> dict[str, float]:
@@ -292,8 +303,9 @@ def reward(bench: Bench) -> Iterator[dict]:
             "max_difference": max(abs(a - b) for a, b in pairs),
             "equal": equal_share(*([row["backtranslation"] for row in r.last_rows] for r in (expected, call))),
             "gated_share": call.last_log["reward/gated_share"],
-            "stages": stage_shares(call.last_log), "stages_straightforward": stage_shares(expected.last_log),
-        }  # fmt: skip
+            "stages": stage_shares(call.last_log),
+            "stages_straightforward": stage_shares(expected.last_log),
+        }
 
 
 # ------------------------------------------------------------------ output
@@ -305,11 +317,18 @@ ROWS = {"cycle": cycle, "qe": qe, "xcomet": xcomet, "backtranslate": backtransla
 def common(bench: Bench, row: str, backend: str, timed: Timed) -> dict:
     """What every object has."""
     return {
-        "row": row, "backend": backend, "shape": bench.shape, "n": bench.n, "duplicates": bench.duplicates,
-        "device": bench.device, "rounds": bench.rounds, "ratio": timed.ratio("straightforward", backend),
-        "seconds_ours": timed.median(backend), "seconds_straightforward": timed.median("straightforward"),
+        "row": row,
+        "backend": backend,
+        "shape": bench.shape,
+        "n": bench.n,
+        "duplicates": bench.duplicates,
+        "device": bench.device,
+        "rounds": bench.rounds,
+        "ratio": timed.ratio("straightforward", backend),
+        "seconds_ours": timed.median(backend),
+        "seconds_straightforward": timed.median("straightforward"),
         "max_difference": None,
-    }  # fmt: skip
+    }
 
 
 def line(found: dict) -> str:
@@ -341,8 +360,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default 5)")
     parser.add_argument("--duplicates", choices=("real", "none"), default="real", help="repeats within a group")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--only", help=f"rows, separated by commas, of {','.join(ROWS)} (default: all; reward only "
-                        "with tiny models or on a GPU)")  # fmt: skip
+    parser.add_argument(
+        "--only",
+        help=f"rows, separated by commas, of {','.join(ROWS)} (default: all; reward only with tiny models or on a GPU)",
+    )
     parser.add_argument("--threads", type=int, help="threads of torch and CTranslate2 (default: torch's)")
     parser.add_argument("--models", type=Path, default=shapes.MODELS, help="where models are built (bench/build)")
     parser.add_argument("--json", action="store_true", help="one JSON object per row and back-end")
@@ -363,9 +384,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     bench = Bench(
-        args.shape, args.n, args.duplicates, args.rounds, args.device, args.models.resolve(),
+        args.shape,
+        args.n,
+        args.duplicates,
+        args.rounds,
+        args.device,
+        args.models.resolve(),
         tuple(texts.items(args.n, args.duplicates)),
-    )  # fmt: skip
+    )
     repeats = texts.repeat_share([item.tamil for item in bench.items])
     words = sorted(len(item.english.split()) for item in bench.items)
     say(f"{args.n} samples, {words[0]} to {words[-1]} English words, {repeats:.0%} repeat one of their group")

@@ -140,21 +140,37 @@ def _save_encoder(folder: Path, tokenizer, shape: CometShape) -> None:
     from transformers import XLMRobertaConfig
 
     XLMRobertaConfig(
-        vocab_size=shape.rows or len(tokenizer), hidden_size=shape.hidden, num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads, intermediate_size=4 * shape.hidden, max_position_embeddings=514,
-        type_vocab_size=1, layer_norm_eps=1e-5, pad_token_id=1, bos_token_id=0, eos_token_id=2,
-    ).save_pretrained(folder)  # fmt: skip
+        vocab_size=shape.rows or len(tokenizer),
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.hidden,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def _hparams(kind: str, shape: CometShape) -> dict:
     """Hyper-parameters as the published checkpoint of the class has them, sizes apart."""
     hparams = {
-        "class_identifier": kind, "encoder_model": "XLM-RoBERTa", "pretrained_model": "encoder",
-        "layer_transformation": "sparsemax", "layer_norm": False, "hidden_sizes": [3 * shape.hidden, shape.hidden],
-        "activations": "Tanh", "final_activation": None, "dropout": 0.1, "nr_frozen_epochs": 0.3,
-        "keep_embeddings_frozen": True, "batch_size": 4,
-    }  # fmt: skip
+        "class_identifier": kind,
+        "encoder_model": "XLM-RoBERTa",
+        "pretrained_model": "encoder",
+        "layer_transformation": "sparsemax",
+        "layer_norm": False,
+        "hidden_sizes": [3 * shape.hidden, shape.hidden],
+        "activations": "Tanh",
+        "final_activation": None,
+        "dropout": 0.1,
+        "nr_frozen_epochs": 0.3,
+        "keep_embeddings_frozen": True,
+        "batch_size": 4,
+    }
     if kind == "regression_metric":
         return hparams | {"layer": "mix", "pool": "avg"}
     joint = {"sent_layer": "mix", "word_layer": shape.layers, "layer_norm": True, "loss_lambda": 0.65}
@@ -199,12 +215,24 @@ def _build_nllb(folder: Path, shape: NllbShape) -> None:
     folder.mkdir(parents=True)
     tokenizer = formats.nllb_tokenizer(folder, texts.training_texts(), PIECES)
     config = M2M100Config(
-        vocab_size=shape.rows or len(tokenizer) + 2, d_model=shape.hidden, encoder_layers=shape.layers,
-        decoder_layers=shape.layers, encoder_attention_heads=shape.heads, decoder_attention_heads=shape.heads,
-        encoder_ffn_dim=shape.ffn, decoder_ffn_dim=shape.ffn, max_position_embeddings=1024, dropout=0.1,
-        encoder_layerdrop=0.0, decoder_layerdrop=0.0, scale_embedding=True, pad_token_id=1, bos_token_id=0,
-        eos_token_id=2, decoder_start_token_id=2,
-    )  # fmt: skip
+        vocab_size=shape.rows or len(tokenizer) + 2,
+        d_model=shape.hidden,
+        encoder_layers=shape.layers,
+        decoder_layers=shape.layers,
+        encoder_attention_heads=shape.heads,
+        decoder_attention_heads=shape.heads,
+        encoder_ffn_dim=shape.ffn,
+        decoder_ffn_dim=shape.ffn,
+        max_position_embeddings=1024,
+        dropout=0.1,
+        encoder_layerdrop=0.0,
+        decoder_layerdrop=0.0,
+        scale_embedding=True,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+    )
     model = M2M100ForConditionalGeneration(config).eval()
     translate_by_word(model, tokenizer)
     model.generation_config = GenerationConfig(  # as on the hub

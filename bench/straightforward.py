@@ -73,9 +73,11 @@ class PlainTranslator:
         """Translations, order kept."""
         inputs = self.tokenizer(list(texts), return_tensors="pt", padding=True).to(self.model.device)
         tokens = self.model.generate(
-            **inputs, forced_bos_token_id=self.tokenizer.convert_tokens_to_ids("eng_Latn"), num_beams=self.beams,
+            **inputs,
+            forced_bos_token_id=self.tokenizer.convert_tokens_to_ids("eng_Latn"),
+            num_beams=self.beams,
             max_new_tokens=MAX_NEW_TOKENS,
-        )  # fmt: skip
+        )
         return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
     def to(self, device: str) -> PlainTranslator:

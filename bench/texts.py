@@ -24,10 +24,23 @@ SHORTEST, LONGEST, MEDIAN, SPREAD = 5, 60, 18, 0.6  # English words; SPREAD: sig
 # How often each distinct completion of a group occurs: 16 groups that stand for 128 groups of the pocket start
 # policy at temperature 0.8, where 29 % of the completions repeat an earlier one (here 31 %).
 REAL = (
-    (3, 1, 1, 1, 1, 1), (1,) * 8, (5, 1, 1, 1), (4, 1, 1, 1, 1), (2, 1, 1, 1, 1, 1, 1), (7, 1), (1,) * 8,
-    (3, 2, 1, 1, 1), (2, 1, 1, 1, 1, 1, 1), (1,) * 8, (2, 2, 1, 1, 1, 1), (1,) * 8, (8,), (4, 2, 1, 1),
-    (2, 1, 1, 1, 1, 1, 1), (6, 1, 1),
-)  # fmt: skip
+    (3, 1, 1, 1, 1, 1),
+    (1,) * 8,
+    (5, 1, 1, 1),
+    (4, 1, 1, 1, 1),
+    (2, 1, 1, 1, 1, 1, 1),
+    (7, 1),
+    (1,) * 8,
+    (3, 2, 1, 1, 1),
+    (2, 1, 1, 1, 1, 1, 1),
+    (1,) * 8,
+    (2, 2, 1, 1, 1, 1),
+    (1,) * 8,
+    (8,),
+    (4, 2, 1, 1),
+    (2, 1, 1, 1, 1, 1, 1),
+    (6, 1, 1),
+)
 LATIN, TAMIL = re.compile("[A-Za-z]"), re.compile("[\u0b80-\u0bff]")
 
 

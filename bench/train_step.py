@@ -71,11 +71,20 @@ def _build_policy(folder: Path, shape: PolicyShape) -> None:
     tokenizer = formats.gemma_tokenizer(folder, [*texts.training_texts(), *[PROMPT, "user", "model"] * 50], 1600)
     stops = [1, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
     config = Gemma3TextConfig(
-        vocab_size=shape.rows or len(tokenizer), hidden_size=shape.hidden, intermediate_size=shape.ffn,
-        num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
-        num_key_value_heads=max(1, shape.heads // 4), head_dim=shape.head_dim, query_pre_attn_scalar=shape.head_dim,
-        sliding_window=512, max_position_embeddings=4096, pad_token_id=0, eos_token_id=stops, bos_token_id=2,
-    )  # fmt: skip
+        vocab_size=shape.rows or len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.ffn,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=max(1, shape.heads // 4),
+        head_dim=shape.head_dim,
+        query_pre_attn_scalar=shape.head_dim,
+        sliding_window=512,
+        max_position_embeddings=4096,
+        pad_token_id=0,
+        eos_token_id=stops,
+        bos_token_id=2,
+    )
     Gemma3ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -141,15 +150,26 @@ def measure(args, group: int, length: int, folder: Path) -> dict:
 
     batch = min(args.batch, args.prompts * group)
     cfg = script.RunCfg(
-        model_id=str(policy(args.shape, args.models)), lora_rank=args.lora_rank, attn_implementation="eager",
-        group_size=group, max_new_tokens=length, per_device_batch_size=batch,
-        gradient_accumulation_steps=args.prompts * group // batch, max_steps=args.steps + 1, save_steps=0,
+        model_id=str(policy(args.shape, args.models)),
+        lora_rank=args.lora_rank,
+        attn_implementation="eager",
+        group_size=group,
+        max_new_tokens=length,
+        per_device_batch_size=batch,
+        gradient_accumulation_steps=args.prompts * group // batch,
+        max_steps=args.steps + 1,
+        save_steps=0,
         comet_da_model=str(shapes.comet("regression_metric", args.reward, args.models)),
         comet_qe_model=str(shapes.comet("unified_metric", args.reward, args.models)),
-        backtranslation_model=str(shapes.nllb(args.reward, args.models)), backtranslation_beams=args.beams,
-        reward_offload=args.offload, reward_dtype=args.reward_dtype, dual_dtype=args.reward_dtype,
-        output_dir=str(folder), use_wandb=False, num_train_samples=args.prompts * (args.steps + 1),
-    )  # fmt: skip
+        backtranslation_model=str(shapes.nllb(args.reward, args.models)),
+        backtranslation_beams=args.beams,
+        reward_offload=args.offload,
+        reward_dtype=args.reward_dtype,
+        dual_dtype=args.reward_dtype,
+        output_dir=str(folder),
+        use_wandb=False,
+        num_train_samples=args.prompts * (args.steps + 1),
+    )
     tokenizer = policies.load_tokenizer(cfg.model_id)
     precision = policies.choose_precision(lora=bool(cfg.lora_rank))
     model = policies.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
@@ -167,16 +187,19 @@ def measure(args, group: int, length: int, folder: Path) -> dict:
     }
     seconds = statistics.median(step["seconds"] for step in counted)
     return {
-        "group_size": group, "length": length, "completions": args.prompts * group, "seconds": seconds,
-        "per_completion": seconds / (args.prompts * group), "reward_share": stages["time/reward"] / seconds,
-        **stages, "peak_gib": {stage: round(peak, 2) for stage, peak in reward.peaks.items()},
-    }  # fmt: skip
+        "group_size": group,
+        "length": length,
+        "completions": args.prompts * group,
+        "seconds": seconds,
+        "per_completion": seconds / (args.prompts * group),
+        "reward_share": stages["time/reward"] / seconds,
+        **stages,
+        "peak_gib": {stage: round(peak, 2) for stage, peak in reward.peaks.items()},
+    }
 
 
 def line(found: dict) -> str:
-    stages = "  ".join(
-        f"{name.removeprefix('time/')} {found[name]:.3f}" for name in found if name.startswith("time/")
-    )
+    stages = "  ".join(f"{name.removeprefix('time/')} {found[name]:.3f}" for name in found if name.startswith("time/"))
     peaks = "".join(f"  {stage} {peak:.2f} GiB" for stage, peak in found["peak_gib"].items())
     return (
         f"G {found['group_size']:>3}  tokens {found['length']:>4}  step {found['seconds']:.3f} s  "

@@ -51,9 +51,10 @@ def compare(folder: Path, python: str | None, rounds: int, references: bool) -> 
             row["equal"] &= timed.results["here"] == timed.results["worker"]
             pairs = zip(timed.seconds["worker"], timed.seconds["here"], strict=True)
             row["calls"][size] = {
-                "here_ms": 1e3 * timed.median("here"), "worker_ms": 1e3 * timed.median("worker"),
+                "here_ms": 1e3 * timed.median("here"),
+                "worker_ms": 1e3 * timed.median("worker"),
                 "overhead_ms": 1e3 * statistics.median(w - h for w, h in pairs),
-            }  # fmt: skip
+            }
     finally:
         there.close()
     return row

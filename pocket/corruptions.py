@@ -111,10 +111,12 @@ def tamil_forms() -> Forms:
         for word in ta.split():
             table.add(word, "time", en.split()[-1])
     for slot, words in {
-        "wh": "யார் என்ன எங்கே எப்போது ஏன் எத்தனை", "link": "என்று பிறகு",
+        "wh": "யார் என்ன எங்கே எப்போது ஏன் எத்தனை",
+        "link": "என்று பிறகு",
         "able": "முடியும் முடியாது வேண்டும் வேண்டாம் பிடிக்கும் பிடிக்காது",
-        "state": "இல்லை அல்ல", "degree": "மிகவும்",
-    }.items():  # fmt: skip
+        "state": "இல்லை அல்ல",
+        "degree": "மிகவும்",
+    }.items():
         for word in words.split():
             table.add(word, "function", slot, slot)
     for person, suffix in PERSONS.items():
@@ -156,14 +158,27 @@ def english_forms() -> Forms:
             if verb.en != "be":
                 table.add(form, category, verb.en, slot)
     for slot, forms in {
-        "be": "is was are were am be", "do": "did does do", "has": "has had have", "like": "like likes",
-        "modal": "will can cannot must", "link": "because when after if", "and": "and that there",
-        "wh": "who where why what how", "in": "in at on to from with by under near behind", "no": "not no",
-        "article": "the a an this these", "number": " ".join(NUMBERS), "degree": "very",
-        "manner": " ".join(en for en, _, _ in MANNERS), "day": "Monday Wednesday Friday Sunday",
-        "when": "yesterday today tomorrow", "often": "often every day", "one": "last next",
-        "period": "week month year", "part": "morning evening night",
-    }.items():  # fmt: skip
+        "be": "is was are were am be",
+        "do": "did does do",
+        "has": "has had have",
+        "like": "like likes",
+        "modal": "will can cannot must",
+        "link": "because when after if",
+        "and": "and that there",
+        "wh": "who where why what how",
+        "in": "in at on to from with by under near behind",
+        "no": "not no",
+        "article": "the a an this these",
+        "number": " ".join(NUMBERS),
+        "degree": "very",
+        "manner": " ".join(en for en, _, _ in MANNERS),
+        "day": "Monday Wednesday Friday Sunday",
+        "when": "yesterday today tomorrow",
+        "often": "often every day",
+        "one": "last next",
+        "period": "week month year",
+        "part": "morning evening night",
+    }.items():
         for form in forms.split():
             table.add(form, "function", slot, slot)
     for adjective in ADJECTIVES:
@@ -224,8 +239,14 @@ def _foreign(words: list[str], at: int, rng: random.Random, forms: Forms, foreig
 
 
 _DAMAGES: list[tuple[Callable, int]] = [
-    (_replace, 34), (_inflect, 26), (_drop, 14), (_swap, 8), (_repeat, 6), (_insert, 6), (_foreign, 6),
-]  # fmt: skip
+    (_replace, 34),
+    (_inflect, 26),
+    (_drop, 14),
+    (_swap, 8),
+    (_repeat, 6),
+    (_insert, 6),
+    (_foreign, 6),
+]
 _DAMAGE = [damage for damage, weight in _DAMAGES for _ in range(weight)]
 
 

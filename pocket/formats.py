@@ -27,9 +27,14 @@ def sentencepiece(prefix: Path, texts: Iterable[str], **options) -> Path:
 
     prefix.parent.mkdir(parents=True, exist_ok=True)
     spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(line for text in texts for line in text.split("\n")), model_prefix=str(prefix),
-        model_type="bpe", character_coverage=1.0, num_threads=1, minloglevel=2, **options,
-    )  # fmt: skip
+        sentence_iterator=iter(line for text in texts for line in text.split("\n")),
+        model_prefix=str(prefix),
+        model_type="bpe",
+        character_coverage=1.0,
+        num_threads=1,
+        minloglevel=2,
+        **options,
+    )
     prefix.with_name(prefix.name + ".vocab").unlink()
     return prefix.with_name(prefix.name + ".model")
 
@@ -39,15 +44,32 @@ def gemma_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
     from transformers import GemmaTokenizerFast
 
     model_file = sentencepiece(
-        folder / "tokenizer", texts, vocab_size=vocab_size, pad_id=0, eos_id=1, bos_id=2, unk_id=3,
-        pad_piece="<pad>", eos_piece="<eos>", bos_piece="<bos>", byte_fallback=True, add_dummy_prefix=False,
-        remove_extra_whitespaces=False, normalization_rule_name="identity", split_digits=True,
-        allow_whitespace_only_pieces=True, user_defined_symbols=[*TURN_TOKENS, "\n"],
-    )  # fmt: skip
+        folder / "tokenizer",
+        texts,
+        vocab_size=vocab_size,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        pad_piece="<pad>",
+        eos_piece="<eos>",
+        bos_piece="<bos>",
+        byte_fallback=True,
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        user_defined_symbols=[*TURN_TOKENS, "\n"],
+    )
     tokenizer = GemmaTokenizerFast(
-        vocab_file=str(model_file), add_bos_token=True, add_eos_token=False, padding_side="left",
-        additional_special_tokens=list(TURN_TOKENS), model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
+        vocab_file=str(model_file),
+        add_bos_token=True,
+        add_eos_token=False,
+        padding_side="left",
+        additional_special_tokens=list(TURN_TOKENS),
+        model_input_names=["input_ids", "attention_mask"],
+    )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
@@ -58,11 +80,20 @@ def new_gemma(tokenizer, hidden: int, layers: int, heads: int = 4):
 
     stops = [1, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
     config = Gemma3TextConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=1, head_dim=hidden // heads,
-        query_pre_attn_scalar=hidden // heads, sliding_window=256, max_position_embeddings=1024,
-        pad_token_id=0, eos_token_id=stops, bos_token_id=2,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=1,
+        head_dim=hidden // heads,
+        query_pre_attn_scalar=hidden // heads,
+        sliding_window=256,
+        max_position_embeddings=1024,
+        pad_token_id=0,
+        eos_token_id=stops,
+        bos_token_id=2,
+    )
     model = Gemma3ForCausalLM(config)
     # As published: sampling settings that the trainer has to override.
     model.generation_config = GenerationConfig(
@@ -94,12 +125,25 @@ def new_nllb(tokenizer, hidden: int, layers: int, heads: int = 4):
     from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGeneration
 
     config = M2M100Config(
-        vocab_size=len(tokenizer) + 2, d_model=hidden, encoder_layers=layers, decoder_layers=layers,
-        encoder_attention_heads=heads, decoder_attention_heads=heads, encoder_ffn_dim=2 * hidden,
-        decoder_ffn_dim=2 * hidden, max_position_embeddings=256, dropout=0.0, attention_dropout=0.0,
-        encoder_layerdrop=0.0, decoder_layerdrop=0.0, scale_embedding=True, pad_token_id=1, bos_token_id=0,
-        eos_token_id=2, decoder_start_token_id=2,
-    )  # fmt: skip
+        vocab_size=len(tokenizer) + 2,
+        d_model=hidden,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=2 * hidden,
+        decoder_ffn_dim=2 * hidden,
+        max_position_embeddings=256,
+        dropout=0.0,
+        attention_dropout=0.0,
+        encoder_layerdrop=0.0,
+        decoder_layerdrop=0.0,
+        scale_embedding=True,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+    )
     model = M2M100ForConditionalGeneration(config)
     model.generation_config = GenerationConfig(
         bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, max_length=200
@@ -117,9 +161,11 @@ def xlmr_tokenizer(texts: Sequence[str], vocab_size: int):
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"], unk_token="<unk>",
+        vocab_size=vocab_size,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        unk_token="<unk>",
         show_progress=False,
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
@@ -140,22 +186,45 @@ def new_comet(folder: Path, kind: str, tokenizer, hidden: int, layers: int, head
         from comet.models import str2model
     encoder = folder / "encoder"
     XLMRobertaConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=2 * hidden, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5,
-        pad_token_id=1, bos_token_id=0, eos_token_id=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-    ).save_pretrained(encoder)  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    ).save_pretrained(encoder)
     tokenizer.save_pretrained(encoder)
     hparams = {
-        "class_identifier": kind, "encoder_model": "XLM-RoBERTa", "pretrained_model": str(encoder.resolve()),
-        "layer_transformation": "sparsemax", "layer_norm": False, "hidden_sizes": [2 * hidden, hidden],
-        "activations": "Tanh", "final_activation": None, "dropout": 0.0, "nr_frozen_epochs": 0.0,
-        "keep_embeddings_frozen": False, "batch_size": 16,
-    }  # fmt: skip
+        "class_identifier": kind,
+        "encoder_model": "XLM-RoBERTa",
+        "pretrained_model": str(encoder.resolve()),
+        "layer_transformation": "sparsemax",
+        "layer_norm": False,
+        "hidden_sizes": [2 * hidden, hidden],
+        "activations": "Tanh",
+        "final_activation": None,
+        "dropout": 0.0,
+        "nr_frozen_epochs": 0.0,
+        "keep_embeddings_frozen": False,
+        "batch_size": 16,
+    }
     if kind == "unified_metric":
         hparams |= {
-            "sent_layer": "mix", "word_layer": layers, "input_segments": ["mt", "src"], "layer_norm": True,
-            "word_level_training": False, "error_labels": ["minor", "major"], "loss_lambda": 0.65,
-        }  # fmt: skip
+            "sent_layer": "mix",
+            "word_layer": layers,
+            "input_segments": ["mt", "src"],
+            "layer_norm": True,
+            "word_level_training": False,
+            "error_labels": ["minor", "major"],
+            "loss_lambda": 0.65,
+        }
     else:
         hparams |= {"layer": "mix", "pool": "avg"}
     hparams |= overrides
@@ -169,8 +238,11 @@ def save_comet(model, hparams: dict, folder: Path) -> None:
     hparams = hparams | {"pretrained_model": "encoder"}
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     checkpoint = {
-        "state_dict": model.state_dict(), "hyper_parameters": hparams, "pytorch-lightning_version": "2.0.0",
-        "epoch": 0, "global_step": 0,
-    }  # fmt: skip
+        "state_dict": model.state_dict(),
+        "hyper_parameters": hparams,
+        "pytorch-lightning_version": "2.0.0",
+        "epoch": 0,
+        "global_step": 0,
+    }
     torch.save(checkpoint, folder / "checkpoints" / "model.ckpt")
     (folder / "hparams.yaml").write_text(json.dumps(hparams, indent=1), encoding="utf-8")  # JSON is YAML

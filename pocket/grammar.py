@@ -63,8 +63,14 @@ class Pair:
 
 SIGNS = dict(zip("அஆஇஈஉஊஎஏஐஒஓஔ", ["", *"ாிீுூெேைொோௌ"], strict=True))
 PERSONS = {
-    "1s": "ஏன்", "1p": "ஓம்", "2p": "ஈர்கள்", "3m": "ஆன்", "3f": "ஆள்", "3h": "ஆர்", "3p": "ஆர்கள்",
-}  # fmt: skip
+    "1s": "ஏன்",
+    "1p": "ஓம்",
+    "2p": "ஈர்கள்",
+    "3m": "ஆன்",
+    "3f": "ஆள்",
+    "3h": "ஆர்",
+    "3p": "ஆர்கள்",
+}
 CASES = {"acc": "ஐ^", "gen": "இன்", "loc": "இல்", "abl": "இலிருந்து", "ins": "ஆல்", "soc": "உடன்", "at": "இடம்"}
 HARD = "கசதப"
 
@@ -471,9 +477,11 @@ def motion(rng: random.Random, who: Phrase, verb: Verb, plain: bool) -> tuple[li
 
 _FAVOURITES = "swim fly give give give send send show show keep keep keep".split()
 KINDS = [
-    *[*TRANSITIVE.values()] * 2, *[*MOTION.values()] * 4, *[*INTRANSITIVE.values()] * 2,
+    *[*TRANSITIVE.values()] * 2,
+    *[*MOTION.values()] * 4,
+    *[*INTRANSITIVE.values()] * 2,
     *[VERBS[en] for en in _FAVOURITES],
-]  # fmt: skip
+]
 
 
 def clause(
@@ -839,10 +847,24 @@ def counting(rng: random.Random) -> Spoken:
 
 
 PATTERNS: list[tuple[Callable[[random.Random], Spoken], int]] = [
-    (statement, 36), (described, 10), (identity, 4), (existence, 6), (possession, 4), (liking, 6), (modal, 7),
-    (subordinate, 8), (who_clause, 4), (that_clause, 4), (sequence, 4), (purpose, 4), (saying, 4),
-    (joined_objects, 3), (yes_no, 5), (wh_question, 5), (counting, 2),
-]  # fmt: skip
+    (statement, 36),
+    (described, 10),
+    (identity, 4),
+    (existence, 6),
+    (possession, 4),
+    (liking, 6),
+    (modal, 7),
+    (subordinate, 8),
+    (who_clause, 4),
+    (that_clause, 4),
+    (sequence, 4),
+    (purpose, 4),
+    (saying, 4),
+    (joined_objects, 3),
+    (yes_no, 5),
+    (wh_question, 5),
+    (counting, 2),
+]
 _CHOICES = [pattern for pattern, weight in PATTERNS for _ in range(weight)]
 
 MIN_WORDS, MAX_WORDS = 4, 14

@@ -494,14 +494,26 @@ _TIMES = """
 """
 
 NUMBERS = {
-    "two": "இரண்டு", "three": "மூன்று", "four": "நான்கு", "five": "ஐந்து", "six": "ஆறு", "seven": "ஏழு",
-    "eight": "எட்டு^", "nine": "ஒன்பது", "ten": "பத்து^", "many": "பல", "some": "சில",
-}  # fmt: skip
+    "two": "இரண்டு",
+    "three": "மூன்று",
+    "four": "நான்கு",
+    "five": "ஐந்து",
+    "six": "ஆறு",
+    "seven": "ஏழு",
+    "eight": "எட்டு^",
+    "nine": "ஒன்பது",
+    "ten": "பத்து^",
+    "many": "பல",
+    "some": "சில",
+}
 
 # english → the case of the noun and the Tamil word after it (மேசையின் மேல் "on the table")
 POSITIONS = {
-    "on": ("gen", "மேல்"), "under": ("gen", "அடியில்"), "near": ("gen", "அருகில்"), "behind": ("dat", "பின்னால்"),
-}  # fmt: skip
+    "on": ("gen", "மேல்"),
+    "under": ("gen", "அடியில்"),
+    "near": ("gen", "அருகில்"),
+    "behind": ("dat", "பின்னால்"),
+}
 
 # which people and places can be somebody's ("my teacher", "her shop"; nobody's king or beach)
 OWNED = frozenset(

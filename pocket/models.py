@@ -189,8 +189,10 @@ def graded_outputs(folder: Path, policy, stronger, tokenizer, pairs, seed: int, 
     torch.manual_seed(seed + 1)
     rows = []
     for model, prompt, temperature in (
-        (policy, make_prompt, 1.2), (policy, make_prompt, SAMPLING_TEMPERATURE), (stronger, bare_prompt, 0.7),
-    ):  # fmt: skip
+        (policy, make_prompt, 1.2),
+        (policy, make_prompt, SAMPLING_TEMPERATURE),
+        (stronger, bare_prompt, 0.7),
+    ):
         chosen = rng.sample(pairs, sizes.sampled_prompts)
         texts = sample(model, tokenizer, [prompt(p.english) for p in chosen], sizes.samples_each, temperature)
         for pair, group in zip(chosen, texts, strict=True):
@@ -223,9 +225,15 @@ def sample(model, tokenizer, prompts: list[str], each: int, temperature: float) 
     from rl_nmt.generate import generate
 
     return generate(
-        model, tokenizer, prompts, max_new_tokens=32, batch_size=256, do_sample=True, temperature=temperature,
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=32,
+        batch_size=256,
+        do_sample=True,
+        temperature=temperature,
         num_return_sequences=each,
-    )  # fmt: skip
+    )
 
 
 def fit_da(folder: Path, graded, pairs, seed: int, sizes) -> None:
@@ -239,9 +247,7 @@ def fit_da(folder: Path, graded, pairs, seed: int, sizes) -> None:
         rows.append({"src": pair.english, "mt": text, "ref": pair.english, "score": quality})
     tokenizer = formats.xlmr_tokenizer([p.english for p in pairs[:5000]], sizes.vocab)
     torch.manual_seed(seed)
-    model, hparams = formats.new_comet(
-        folder, "regression_metric", tokenizer, sizes.comet_hidden, sizes.comet_layers
-    )
+    model, hparams = formats.new_comet(folder, "regression_metric", tokenizer, sizes.comet_hidden, sizes.comet_layers)
 
     def loss() -> torch.Tensor:
         inputs, targets = model.prepare_sample(rng.sample(rows, 64), stage="fit")
@@ -316,9 +322,13 @@ def check_scorers(folder: Path, policy, tokenizer, seed: int, sizes, prompts: in
     torch.manual_seed(seed + 5)
     texts = sample(policy, tokenizer, [make_prompt(p.english) for p in chosen], group, SAMPLING_TEMPERATURE)
     reward = CometDuPOReward(
-        str(folder / "comet_da"), str(folder / "comet_qe"), str(folder / "nllb"), backtranslation_beams=1,
-        w_cycle=W_CYCLE, w_qe=W_QE,
-    )  # fmt: skip
+        str(folder / "comet_da"),
+        str(folder / "comet_qe"),
+        str(folder / "nllb"),
+        backtranslation_beams=1,
+        w_cycle=W_CYCLE,
+        w_qe=W_QE,
+    )
     flat = [text for samples in texts for text in samples]
     rows = reward.score_components(None, flat, english=[p.english for p in chosen for _ in range(group)])
     quality = np.array(chrf(flat, [p.tamil for p in chosen for _ in range(group)]))  # (P·G,)

@@ -94,9 +94,7 @@ class GateReport:
     @property
     def reasons(self) -> list[str]:
         """Why the reward is refused, most serious first; empty when it passed."""
-        reasons = [
-            f"{f.name} wins {f.wins} of {f.n} (hard: 0 allowed)" for f in self.of(hard=True) if f.wins
-        ]  # fmt: skip
+        reasons = [f"{f.name} wins {f.wins} of {f.n} (hard: 0 allowed)" for f in self.of(hard=True) if f.wins]
         soft = self.soft_win_share
         if soft is not None and soft > self.max_soft_win_share:
             worst = ", ".join(f"{f.name} {f.share:.0%}" for f in self.above_bound)
@@ -122,12 +120,17 @@ class GateReport:
     def as_dict(self) -> dict[str, Any]:
         """Everything above as plain values, families with their share and examples."""
         return {
-            "passed": self.passed, "reasons": self.reasons, "source": self.source, "pairs": self.pairs,
-            "honest_gated": self.honest_gated, "honest_unscored": self.honest_unscored,
-            "hard_wins": sum(f.wins for f in self.of(hard=True)), "soft_win_share": self.soft_win_share,
+            "passed": self.passed,
+            "reasons": self.reasons,
+            "source": self.source,
+            "pairs": self.pairs,
+            "honest_gated": self.honest_gated,
+            "honest_unscored": self.honest_unscored,
+            "hard_wins": sum(f.wins for f in self.of(hard=True)),
+            "soft_win_share": self.soft_win_share,
             "max_soft_win_share": self.max_soft_win_share,
             "families": [asdict(family) | {"share": family.share} for family in self.families],
-        }  # fmt: skip
+        }
 
     def __str__(self) -> str:
         return self.table(everything=True)
@@ -197,9 +200,13 @@ def launch_gate(
         result = families.setdefault(cheat.family, FamilyResult(cheat.family, cheat.hard))
         _compare(result, cheat, row, pairs[cheat.pair], honest[cheat.pair])
     return GateReport(
-        list(families.values()), len(pairs), sum(_gated(row) for row in honest),
-        sum(row["total"] is None for row in honest), max_soft_win_share, source,
-    )  # fmt: skip
+        list(families.values()),
+        len(pairs),
+        sum(_gated(row) for row in honest),
+        sum(row["total"] is None for row in honest),
+        max_soft_win_share,
+        source,
+    )
 
 
 def check_bound(max_soft_win_share: float) -> None:
@@ -237,9 +244,14 @@ def _compare(result: FamilyResult, cheat: Cheat, row: dict, pair: Pair, honest: 
     result.wins += 1
     if len(result.examples) < EXAMPLES:
         result.examples.append(
-            {"english": pair[0], "honest": pair[1], "cheat": cheat.text,
-             "total": row["total"], "honest_total": honest["total"]}
-        )  # fmt: skip
+            {
+                "english": pair[0],
+                "honest": pair[1],
+                "cheat": cheat.text,
+                "total": row["total"],
+                "honest_total": honest["total"],
+            }
+        )
 
 
 # --- which pairs, and the trainer's door ---------------------------------------------------------------

@@ -34,6 +34,7 @@ DOWNLOAD = ["*.json", "*.model", "*.txt", "*.safetensors", "*.bin"]
 BACKENDS = ("auto", "transformers", "ctranslate2")
 DTYPES = ("float32", "bfloat16")
 
+
 class Engine(Protocol):
     """Token ids in, token ids out; `BackTranslator` does the text. Whatever has these can translate.
 
@@ -95,8 +96,10 @@ def load_backtranslator(
     if backend not in BACKENDS:
         raise ConfigError(f"backtranslation_backend: {backend!r} is unknown; use auto, transformers or ctranslate2")
     for name, value, least in (
-        ("beams", beams, 1), ("max_new_tokens", max_new_tokens, 2), ("token_budget", token_budget, 1),
-    ):  # fmt: skip
+        ("beams", beams, 1),
+        ("max_new_tokens", max_new_tokens, 2),
+        ("token_budget", token_budget, 1),
+    ):
         if value < least:
             raise ConfigError(f"{name}: {value} must be at least {least}")
     if backend == "transformers" or dtype not in CT2_DTYPES:
@@ -167,9 +170,15 @@ class BackTranslator:
         parts = [split_sentences(text) for text in whole]
         sentences, place = distinct(sentence for part in parts for sentence in part)
         self.stats = {
-            "texts": len(index), "unique": sum(bool(p) for p in parts), "sentences": len(sentences),
-            "blank": sum(not parts[i] for i in index), "truncated": 0, "hit_cap": 0, "tokens": 0, "padded": 0,
-        }  # fmt: skip
+            "texts": len(index),
+            "unique": sum(bool(p) for p in parts),
+            "sentences": len(sentences),
+            "blank": sum(not parts[i] for i in index),
+            "truncated": 0,
+            "hit_cap": 0,
+            "tokens": 0,
+            "padded": 0,
+        }
         translated = self._translate(sentences)
         at = iter(place)
         whole = [[translated[next(at)] for _ in part] for part in parts]
@@ -185,10 +194,16 @@ class BackTranslator:
     def signature(self) -> dict[str, dict]:
         """What makes the translations: model, weights, back-end, search; and package versions beside."""
         identity = {
-            "model": self.name, "revision": self.revision, "weights": weights_key(self.folder),
-            "backend": self.engine.backend, "dtype": self.engine.dtype, "beams": self.engine.beams,
-            "source": self.source, "target": self.target, "max_new_tokens": self.max_new_tokens,
-        }  # fmt: skip
+            "model": self.name,
+            "revision": self.revision,
+            "weights": weights_key(self.folder),
+            "backend": self.engine.backend,
+            "dtype": self.engine.dtype,
+            "beams": self.engine.beams,
+            "source": self.source,
+            "target": self.target,
+            "max_new_tokens": self.max_new_tokens,
+        }
         return {"identity": identity, "environment": versions("transformers", "ctranslate2", "torch")}
 
     def _translate(self, sentences: list[str]) -> list[str | None]:
@@ -313,7 +328,5 @@ def _load_tokenizer(argument: str, folder: Path, source: str):
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{argument}: {folder} has no tokenizer that loads: {reason}") from error
     if not tokenizer:  # transformers returns False for a SentencePiece tokenizer without its .model file
-        raise ConfigError(
-            f"{argument}: {folder} has no tokenizer that loads: no tokenizer.json, no .model file"
-        )
+        raise ConfigError(f"{argument}: {folder} has no tokenizer that loads: no tokenizer.json, no .model file")
     return tokenizer

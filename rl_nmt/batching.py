@@ -20,9 +20,7 @@ def distinct(items: Iterable[T]) -> tuple[list[T], list[int]]:
     return list(place), index
 
 
-def batches(
-    lengths: Sequence[int], token_budget: int, groups: Sequence[Hashable] | None = None
-) -> list[list[int]]:
+def batches(lengths: Sequence[int], token_budget: int, groups: Sequence[Hashable] | None = None) -> list[list[int]]:
     """Indices in batches of similar length, the longest first (so memory runs out at once or never).
 
     A batch costs rows × its longest length and stays within `token_budget`; a row longer than the whole

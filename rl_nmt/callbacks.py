@@ -50,9 +50,11 @@ class ProgressLine(TrainerCallback):
         rate = (total - before[0]) / max(1e-9, seconds - before[1])
         parts = [f"step {state.global_step}/{state.max_steps}"]
         for key, name, form in (
-            ("reward", "reward", "{:.4f}"), ("reward_std", "±", "{:.4f}"), ("kl", "kl", "{:.4f}"),
+            ("reward", "reward", "{:.4f}"),
+            ("reward_std", "±", "{:.4f}"),
+            ("kl", "kl", "{:.4f}"),
             ("completions/mean_length", "length", "{:.1f}"),
-        ):  # fmt: skip
+        ):
             if logs.get(key) is not None:
                 parts.append(f"{name} {form.format(logs[key])}")
         print("  ".join([*parts, f"{rate:.0f} tok/s", f"{clock(left)} left"]), flush=True)
@@ -86,10 +88,15 @@ class HeldOut(TrainerCallback):
     """
 
     def __init__(
-        self, eval_steps: int, evaluate: Callable[[], Snapshot], record: Callable[[str, int, dict], None], watch: Watch,
-        save_best: Callable[[], None], diverse: Callable[[], float | None] = lambda: None,
+        self,
+        eval_steps: int,
+        evaluate: Callable[[], Snapshot],
+        record: Callable[[str, int, dict], None],
+        watch: Watch,
+        save_best: Callable[[], None],
+        diverse: Callable[[], float | None] = lambda: None,
         stop_on_divergence: bool = False,
-    ):  # fmt: skip
+    ):
         self.eval_steps, self.evaluate, self.record, self.watch = eval_steps, evaluate, record, watch
         self.save_best, self.diverse, self.stop_on_divergence = save_best, diverse, stop_on_divergence
         self._repeats: float | None = None

@@ -56,12 +56,17 @@ TONGUES = {
     "ta": Tongue(
         name="Tamil",
         numbers=tuple("இரண்டு மூன்று நான்கு ஐந்து ஆறு ஏழு எட்டு ஒன்பது பத்து பன்னிரண்டு இருபது நூறு ஆயிரம்".split()),
-        pointing=frozenset(
-            "ஒரு இந்த அந்த இந்தப் அந்தப் இந்தச் அந்தச் இந்தக் அந்தக் இந்தத் அந்தத் என் உன் உங்கள் எங்கள் தன்".split()
-        ),
+        pointing=frozenset("ஒரு இந்த அந்த இந்தப் அந்தப் இந்தச் அந்தச் இந்தக் அந்தக் இந்தத் அந்தத் என் உன் உங்கள் எங்கள் தன்".split()),
         polarity=(
-            ("தில்லை", "துண்டு"), ("வில்லை", " முடியும்"), ("இல்லை", "உண்டு"), ("வேண்டாம்", "வேண்டும்"),
-            ("க்காதீர்கள்", "ங்கள்"), ("ாதீர்கள்", "ுங்கள்"), ("ாது", "ும்"), ("தல்ல", "துதான்"), ("அல்ல", "தான்"),
+            ("தில்லை", "துண்டு"),
+            ("வில்லை", " முடியும்"),
+            ("இல்லை", "உண்டு"),
+            ("வேண்டாம்", "வேண்டும்"),
+            ("க்காதீர்கள்", "ங்கள்"),
+            ("ாதீர்கள்", "ுங்கள்"),
+            ("ாது", "ும்"),
+            ("தல்ல", "துதான்"),
+            ("அல்ல", "தான்"),
         ),
         preambles=("மொழிபெயர்ப்பு: ", "தமிழ்: ", "இதோ மொழிபெயர்ப்பு:\n", "தமிழ் மொழிபெயர்ப்பு: "),
         notes=(
@@ -81,7 +86,7 @@ TONGUES = {
         rescript=respell.in_letters_of,
         find_names=respell.find_names,
     )
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -536,19 +541,66 @@ def near_miss(case: Case) -> str | None:
 
 
 HARD: tuple[Callable[[Case], str | None], ...] = (
-    empty, blanks, invisible, punctuation_only, emoji_only, control_tokens_only,
-    copied_source, copied_casing, copied_punctuation, copied_spacing, copied_invisibly, copied_fullwidth,
-    copied_lookalikes, other_english, transliterated_english, partial_copy, alternating_copy, english_before,
-    english_after, romanised, other_script, mixed_script, half_romanised, prompt_echo, cue_echo, preamble_english,
-    preamble_native, explanation_english, explanation_native, quoted_whole, markdown, turn_leak,
-    control_tokens_inside, judge_plea, word_loop, ending_loop, ngram_loop, character_loop, repeated_output,
-    far_too_long, far_too_short,
-)  # fmt: skip
+    empty,
+    blanks,
+    invisible,
+    punctuation_only,
+    emoji_only,
+    control_tokens_only,
+    copied_source,
+    copied_casing,
+    copied_punctuation,
+    copied_spacing,
+    copied_invisibly,
+    copied_fullwidth,
+    copied_lookalikes,
+    other_english,
+    transliterated_english,
+    partial_copy,
+    alternating_copy,
+    english_before,
+    english_after,
+    romanised,
+    other_script,
+    mixed_script,
+    half_romanised,
+    prompt_echo,
+    cue_echo,
+    preamble_english,
+    preamble_native,
+    explanation_english,
+    explanation_native,
+    quoted_whole,
+    markdown,
+    turn_leak,
+    control_tokens_inside,
+    judge_plea,
+    word_loop,
+    ending_loop,
+    ngram_loop,
+    character_loop,
+    repeated_output,
+    far_too_long,
+    far_too_short,
+)
 SOFT: tuple[Callable[[Case], str | None], ...] = (
-    half_dropped, first_words, last_words, cut_off, wrong_number, swapped_name, negation_dropped, word_replaced,
-    word_in_english, half_transliterated, order_shuffled, stuttered, extra_sentence, stock_sentence,
-    another_sentence, near_miss,
-)  # fmt: skip
+    half_dropped,
+    first_words,
+    last_words,
+    cut_off,
+    wrong_number,
+    swapped_name,
+    negation_dropped,
+    word_replaced,
+    word_in_english,
+    half_transliterated,
+    order_shuffled,
+    stuttered,
+    extra_sentence,
+    stock_sentence,
+    another_sentence,
+    near_miss,
+)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,7 @@ from typing import Any
 
 from rl_nmt.text import safe_unicode
 
-_URL = re.compile(
-    r"https?:|www\.|\S@\S+\.\w|\b[\w-]+\.(?:com|org|net|edu|gov|info|io|html?|php|co\.[a-z]{2})\b", re.I
-)
+_URL = re.compile(r"https?:|www\.|\S@\S+\.\w|\b[\w-]+\.(?:com|org|net|edu|gov|info|io|html?|php|co\.[a-z]{2})\b", re.I)
 # C4's own list (Raffel et al. 2020, section 2.2) and what still shows in C4: banners, menus, forms.
 _BOILERPLATE = re.compile(
     r"cookie|javascript|lorem ipsum|terms (?:of (?:use|service)|and conditions)|privacy policy|copyright|©"

@@ -145,9 +145,14 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
             sums = self.accelerator.gather(raw_sums(ruled, used, mask))
             ruled = ruled - group_means(sums, size_of_group)[mine].to(ruled.dtype)
         advantages = token_advantages(
-            ruled if credit.normalise else out["advantages"], used, mask, normalise=credit.normalise,
-            gather=self.accelerator.gather, group=group[mine], group_coefficient=credit.group_coefficient,
-        )  # fmt: skip
+            ruled if credit.normalise else out["advantages"],
+            used,
+            mask,
+            normalise=credit.normalise,
+            gather=self.accelerator.gather,
+            group=group[mine],
+            group_coefficient=credit.group_coefficient,
+        )
         sums = token_sums(tokens, advantages, mask, used.isfinite().all(1), [row.spans for row in judged])
         for name, value in token_metrics(self.accelerator.gather(sums[None]).sum(0).tolist()).items():
             self._metrics[mode][name].append(value)
@@ -175,12 +180,21 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
             spans = {
                 scorer: own and [astuple(span) for span in own] for scorer, own in (row.get("spans") or {}).items()
             }
-            lines.append(rollout_row(
-                row, step, groups + (first + i) // self.num_generations, text=seen.text, spans=spans,
-                token_ids=list(map(int, ids)), offsets=[list(r) for r in seen.ranges],
-                token_rewards=seen.rewards, advantages=_short(advantages[i, :n]), old_logps=_short(old[i, :n]),
-                ref_logps=None if reference is None else _short(reference[i, :n]),
-            ))  # fmt: skip
+            lines.append(
+                rollout_row(
+                    row,
+                    step,
+                    groups + (first + i) // self.num_generations,
+                    text=seen.text,
+                    spans=spans,
+                    token_ids=list(map(int, ids)),
+                    offsets=[list(r) for r in seen.ranges],
+                    token_rewards=seen.rewards,
+                    advantages=_short(advantages[i, :n]),
+                    old_logps=_short(old[i, :n]),
+                    ref_logps=None if reference is None else _short(reference[i, :n]),
+                )
+            )
         lines = processes.gathered(lines)
         self._groups = (step, groups + len(lines) // self.num_generations)
         if self.accelerator.is_main_process:
@@ -274,9 +288,12 @@ def group_means(sums: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def token_sums(
-    tokens: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor, counted: torch.Tensor,
+    tokens: torch.Tensor,
+    advantages: torch.Tensor,
+    mask: torch.Tensor,
+    counted: torch.Tensor,
     spans: Sequence[int | None],
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """What `token_metrics` needs of one process, to be added up over all: (11,) float64.
 
     Args:
@@ -292,10 +309,18 @@ def token_sums(
     lengths, per_row = used.sum(1).double(), exact.masked_fill(~used, 0.0).sum(1)
     translated = [n for n, ok in zip(spans, judged.tolist(), strict=True) if ok and n is not None]
     parts = (
-        rewards.sum(), (rewards != 0).sum(), seen.sum(), (~judged).sum(), judged.numel(), sum(translated),
-        len(translated), lengths.sum(), per_row.sum(), exact.masked_fill(~used, 0.0).square().sum(),
+        rewards.sum(),
+        (rewards != 0).sum(),
+        seen.sum(),
+        (~judged).sum(),
+        judged.numel(),
+        sum(translated),
+        len(translated),
+        lengths.sum(),
+        per_row.sum(),
+        exact.masked_fill(~used, 0.0).square().sum(),
         (per_row.square() / lengths.clamp(min=1)).sum(),
-    )  # fmt: skip
+    )
     return torch.tensor([float(part) for part in parts], dtype=torch.float64, device=tokens.device)
 
 

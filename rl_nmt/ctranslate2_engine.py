@@ -40,15 +40,12 @@ class CTranslate2Engine:
 
     backend = "ctranslate2"
 
-    def __init__(
-        self, argument: str, folder: Path, tokenizer, target: str, beams: int, device: str, dtype: str
-    ):
+    def __init__(self, argument: str, folder: Path, tokenizer, target: str, beams: int, device: str, dtype: str):
         try:
             import ctranslate2
         except ImportError:
             raise MissingService(
-                "backtranslation_backend: ctranslate2 is not installed; `pip install ctranslate2`, "
-                "or use transformers"
+                "backtranslation_backend: ctranslate2 is not installed; `pip install ctranslate2`, or use transformers"
             ) from None
         self.tokenizer, self.target, self.beams, self.dtype = tokenizer, target, beams, dtype
         self._require(ctranslate2, device)
@@ -87,10 +84,15 @@ class CTranslate2Engine:
     def _search(self, rows: list[list[int]], cap: int, hypotheses: int) -> list:
         """CTranslate2's results for `rows`, each with its `hypotheses` best."""
         return self.translator.translate_batch(
-            [self.tokenizer.convert_ids_to_tokens(row) for row in rows], target_prefix=[[self.target]] * len(rows),
-            beam_size=self.beams, num_hypotheses=hypotheses, max_decoding_length=cap, max_input_length=0,
-            return_end_token=True, max_batch_size=max(SMALLEST, -(-len(rows) // self.workers)),
-        )  # fmt: skip
+            [self.tokenizer.convert_ids_to_tokens(row) for row in rows],
+            target_prefix=[[self.target]] * len(rows),
+            beam_size=self.beams,
+            num_hypotheses=hypotheses,
+            max_decoding_length=cap,
+            max_input_length=0,
+            return_end_token=True,
+            max_batch_size=max(SMALLEST, -(-len(rows) // self.workers)),
+        )
 
     def to(self, device: str) -> None:
         """Open the model on `device`, unless it is there; a probe shows at once whether its libraries are too.
@@ -110,9 +112,13 @@ class CTranslate2Engine:
             threads = torch.get_num_threads()
             self.workers = min(threads, WORKERS) if kind == "cpu" else 1
             self.translator = ctranslate2.Translator(
-                str(self.folder), device=kind, device_index=index, compute_type=self.dtype,
-                inter_threads=self.workers, intra_threads=max(1, threads // self.workers),
-            )  # fmt: skip
+                str(self.folder),
+                device=kind,
+                device_index=index,
+                compute_type=self.dtype,
+                inter_threads=self.workers,
+                intra_threads=max(1, threads // self.workers),
+            )
             torch.set_num_threads(threads)  # it has set the process's OpenMP threads to its own
             self.translator.translate_batch([["</s>"]], target_prefix=[[self.target]], max_decoding_length=2)
         except (RuntimeError, ValueError) as error:
@@ -210,6 +216,4 @@ def _split(device: str) -> tuple[str, int]:
 
 def _positions(folder: Path) -> int:
     """Longest source the model reads, in tokens."""
-    return int(
-        json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings", 1024)
-    )
+    return int(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings", 1024))

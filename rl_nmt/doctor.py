@@ -31,12 +31,24 @@ JOINT_TOKENS = 512  # what COMETKiwi and XCOMET read of translation and source t
 CHARACTERS_PER_TOKEN = 3.0  # assumed for XLM-R, English and Tamil alike, on the safe side
 TIGHT, TOO_MUCH = 0.85, 1.1  # estimated over free memory: a warning, a no-go
 TESTED = {  # in the environment with COMET, or in the one without it (requirements-transformers5.txt)
-    "torch": ("2.13.0",), "transformers": ("4.57.6", "5.23.0"), "trl": ("1.16.0",), "unbabel-comet": ("2.2.7",),
-}  # fmt: skip
+    "torch": ("2.13.0",),
+    "transformers": ("4.57.6", "5.23.0"),
+    "trl": ("1.16.0",),
+    "unbabel-comet": ("2.2.7",),
+}
 REQUIRED = (
-    "torch", "transformers", "trl", "accelerate", "datasets", "unbabel-comet", "sacrebleu", "sentencepiece", "tyro",
-    "PyYAML", "matplotlib",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "unbabel-comet",
+    "sacrebleu",
+    "sentencepiece",
+    "tyro",
+    "PyYAML",
+    "matplotlib",
+)
 # package, its versions, beside package, its versions ("" any): symptom. Seen in this stack.
 KNOWN_BAD = (
     ("transformers", ">=5", "unbabel-comet", "<=2.2.7", "COMET unpacks three values where XLM-R returns two"),
@@ -49,7 +61,8 @@ KNOWN_BAD = (
     ("trackio", ">=0.30", "huggingface-hub", "<1.10", "`from trl import GRPOTrainer` fails"),
     ("sentence-transformers", ">=6", "transformers", "<5", "it wants transformers 5, which COMET does not run on"),
     ("vllm", "", "unbabel-comet", "", "vLLM needs protobuf >= 5.29, unbabel-comet < 5: two environments"),
-)  # fmt: skip
+)
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -181,9 +194,14 @@ def version_findings(machine: Machine, settings: Any) -> list[Finding]:
     python = ".".join(map(str, machine.python))
     if machine.python not in ((3, 11), (3, 12)):
         found.append(
-            Finding("fail", "python", f"{python}: TRL needs 3.11, and numpy 1.26 has no wheel for 3.13",
-                    "use Python 3.11 or 3.12", ConfigError.exit_code)
-        )  # fmt: skip
+            Finding(
+                "fail",
+                "python",
+                f"{python}: TRL needs 3.11, and numpy 1.26 has no wheel for 3.13",
+                "use Python 3.11 or 3.12",
+                ConfigError.exit_code,
+            )
+        )
     packages = machine.packages
     elsewhere = ("unbabel-comet",) if getattr(settings, "scorer_python", "") else ()
     needed = [name for name in REQUIRED if name not in elsewhere]
@@ -192,17 +210,16 @@ def version_findings(machine: Machine, settings: Any) -> list[Finding]:
     missing = [name for name in needed if name.lower() not in packages]
     if missing or machine.torch_problem:
         detail = f"not installed: {', '.join(missing)}" if missing else f"torch: {machine.torch_problem}"
-        found.append(
-            Finding("fail", "packages", detail, "pip install -r requirements.txt", MissingService.exit_code)
-        )
+        found.append(Finding("fail", "packages", detail, "pip install -r requirements.txt", MissingService.exit_code))
     for name, versions, other, others, symptom in KNOWN_BAD:
         if _within(packages.get(name), versions) and _within(packages.get(other), others):
             pair = f"{name} {packages[name]} beside {other} {packages[other]}: {symptom}"
-            found.append(
-                Finding("fail", "packages", pair, "pip install -r requirements.txt", MissingService.exit_code)
-            )
-    other = [f"{n} {packages[n]} (tested: {', '.join(v)})" for n, v in TESTED.items()
-             if n in packages and packages[n].split("+")[0] not in v]  # fmt: skip
+            found.append(Finding("fail", "packages", pair, "pip install -r requirements.txt", MissingService.exit_code))
+    other = [
+        f"{n} {packages[n]} (tested: {', '.join(v)})"
+        for n, v in TESTED.items()
+        if n in packages and packages[n].split("+")[0] not in v
+    ]
     if other:
         found.append(Finding("warn", "packages", ", ".join(other), "pip install -r requirements.txt"))
     if not found:
@@ -222,14 +239,23 @@ def _within(version: str | None, versions: str) -> bool:
 def device_findings(machine: Machine, settings: Any) -> list[Finding]:
     """The GPUs with their free memory; devices asked for that are not there."""
     found = [
-        Finding("ok", f"cuda:{i}", f"{gpu.name}, {_gib(gpu.free)} of {_gib(gpu.total)} GiB free"
-                + ("" if gpu.bf16 else ", no bf16 units: fp32")) for i, gpu in enumerate(machine.gpus)
-    ]  # fmt: skip
+        Finding(
+            "ok",
+            f"cuda:{i}",
+            f"{gpu.name}, {_gib(gpu.free)} of {_gib(gpu.total)} GiB free"
+            + ("" if gpu.bf16 else ", no bf16 units: fp32"),
+        )
+        for i, gpu in enumerate(machine.gpus)
+    ]
     if not machine.gpus:
         found.append(
-            Finding("warn", "devices", f"no CUDA device: the CPU in fp32, {_gib(machine.ram_free)} GiB free",
-                    "fine for configs/pocket.yaml; a model of a billion parameters wants a GPU")
-        )  # fmt: skip
+            Finding(
+                "warn",
+                "devices",
+                f"no CUDA device: the CPU in fp32, {_gib(machine.ram_free)} GiB free",
+                "fine for configs/pocket.yaml; a model of a billion parameters wants a GPU",
+            )
+        )
     for name in ("reward_device", "dual_device"):
         wanted = getattr(settings, name)
         if wanted.startswith("cuda") and int(wanted.partition(":")[2] or 0) >= len(machine.gpus):
@@ -250,8 +276,9 @@ def disk_finding(settings: Any, folder: Path, policy: Shape | None, bf16: bool) 
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK):
-        return Finding("fail", "disk", f"output_dir: {place} cannot be written", "name another output_dir",
-                       CannotWrite.exit_code)  # fmt: skip
+        return Finding(
+            "fail", "disk", f"output_dir: {place} cannot be written", "name another output_dir", CannotWrite.exit_code
+        )
     free = shutil.disk_usage(place).free
     if policy is None or not policy.config:
         return Finding("warn", "disk", f"{_gib(free)} GiB free; the policy's size is not known")
@@ -260,8 +287,13 @@ def disk_finding(settings: Any, folder: Path, policy: Shape | None, bf16: bool) 
     detail = f"{_gib(free)} GiB free; {_gib(need)} estimated (a checkpoint {_gib(one)}, save_total_limit "
     detail += f"{settings.save_total_limit} and one being written)"
     if need > free:
-        return Finding("fail", "disk", detail, "free space, lower save_total_limit, or name another output_dir",
-                       CannotWrite.exit_code)  # fmt: skip
+        return Finding(
+            "fail",
+            "disk",
+            detail,
+            "free space, lower save_total_limit, or name another output_dir",
+            CannotWrite.exit_code,
+        )
     return Finding("warn" if 2 * need > free else "ok", "disk", detail)
 
 
@@ -340,34 +372,66 @@ def batch_findings(settings: Any) -> list[Finding]:
     found = []
     if prompts != int(prompts) or prompts < 1:
         return [
-            Finding("fail", "batches", f"{per_step} sequences a step are no whole groups of {settings.group_size}",
-                    "make per_device_batch_size × gradient_accumulation_steps × processes a multiple of group_size",
-                    ConfigError.exit_code)
-        ]  # fmt: skip
+            Finding(
+                "fail",
+                "batches",
+                f"{per_step} sequences a step are no whole groups of {settings.group_size}",
+                "make per_device_batch_size × gradient_accumulation_steps × processes a multiple of group_size",
+                ConfigError.exit_code,
+            )
+        ]
     if prompts > settings.num_train_samples:
         detail = f"{settings.num_train_samples} prompts do not fill a generation batch of {int(prompts)}"
-        return [Finding("fail", "batches", f"{detail}: nothing would be trained", "raise num_train_samples",
-                        ConfigError.exit_code)]  # fmt: skip
+        return [
+            Finding(
+                "fail",
+                "batches",
+                f"{detail}: nothing would be trained",
+                "raise num_train_samples",
+                ConfigError.exit_code,
+            )
+        ]
     cycle = generated * iterations // math.gcd(generated * iterations, accumulation)
     one_pass = int(settings.num_train_samples // prompts) * cycle
     steps = settings.max_steps or one_pass
     found.append(
-        Finding("ok", "batches", f"{per_step} sequences a step ({per_step / settings.group_size:g} prompts × "
-                f"{settings.group_size}), {steps} steps = {steps / one_pass:.2g} × the prompts")
-    )  # fmt: skip
+        Finding(
+            "ok",
+            "batches",
+            f"{per_step} sequences a step ({per_step / settings.group_size:g} prompts × "
+            f"{settings.group_size}), {steps} steps = {steps / one_pass:.2g} × the prompts",
+        )
+    )
     save = settings.save_steps
     if not save:
-        found.append(Finding("warn", "checkpoints", "save_steps 0: a run that stops starts over",
-                             f"--save_steps {max(1, steps // 4 // cycle) * cycle}"))  # fmt: skip
+        found.append(
+            Finding(
+                "warn",
+                "checkpoints",
+                "save_steps 0: a run that stops starts over",
+                f"--save_steps {max(1, steps // 4 // cycle) * cycle}",
+            )
+        )
     elif save % cycle:
         legal = [n for n in (save // cycle * cycle, (save // cycle + 1) * cycle) if n]
         found.append(
-            Finding("fail", "checkpoints", f"save_steps {save} lies inside a generation cycle of {cycle} steps",
-                    f"--save_steps {' or '.join(map(str, legal))}", ConfigError.exit_code)
-        )  # fmt: skip
+            Finding(
+                "fail",
+                "checkpoints",
+                f"save_steps {save} lies inside a generation cycle of {cycle} steps",
+                f"--save_steps {' or '.join(map(str, legal))}",
+                ConfigError.exit_code,
+            )
+        )
     elif save > steps:
-        found.append(Finding("warn", "checkpoints", f"save_steps {save} is beyond the last step, {steps}",
-                             f"--save_steps {max(1, steps // 4 // cycle) * cycle}"))  # fmt: skip
+        found.append(
+            Finding(
+                "warn",
+                "checkpoints",
+                f"save_steps {save} is beyond the last step, {steps}",
+                f"--save_steps {max(1, steps // 4 // cycle) * cycle}",
+            )
+        )
     else:
         found.append(Finding("ok", "checkpoints", f"every {save} steps, a generation cycle is {cycle}"))
     return found

@@ -52,9 +52,12 @@ def data_finding(settings: Any, folder: Path, reachable: Callable[[], bool] = hu
     if reachable():
         return Finding("ok", "data", f"{settings.dataset_name}: to be streamed from the hub")
     return Finding(
-        "fail", "data", f"dataset_name: {settings.dataset_name} is on the hub, which cannot be reached",
-        "give a local file or folder as --dataset_name", MissingService.exit_code,
-    )  # fmt: skip
+        "fail",
+        "data",
+        f"dataset_name: {settings.dataset_name} is on the hub, which cannot be reached",
+        "give a local file or folder as --dataset_name",
+        MissingService.exit_code,
+    )
 
 
 def tracker_finding(settings: Any) -> Finding:

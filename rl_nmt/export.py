@@ -171,8 +171,14 @@ def _chosen_step(best: Path) -> int | None:
 
 
 def write_cards(
-    folder: Path, *, base_model: str, data: Mapping[str, Any], settings: Mapping[str, Any], prompt: str,
-    language: Language = TAMIL, source: Language = ENGLISH,
+    folder: Path,
+    *,
+    base_model: str,
+    data: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    prompt: str,
+    language: Language = TAMIL,
+    source: Language = ENGLISH,
 ) -> None:
     """README.md in final/ and best/, from the run's evaluation.json; see `rl_nmt.model_card.model_card`.
 
@@ -188,9 +194,15 @@ def write_cards(
     for name in MODELS:
         if (folder / name / "config.json").exists():
             card = model_card(
-                comparison, base_model=base_model, data=data, settings=settings, prompt=prompt, language=language,
-                source=source, best=name == "best",
-            )  # fmt: skip
+                comparison,
+                base_model=base_model,
+                data=data,
+                settings=settings,
+                prompt=prompt,
+                language=language,
+                source=source,
+                best=name == "best",
+            )
             write_atomic(folder / name / CARD, card)
 
 

@@ -24,32 +24,77 @@ NLLB_TOKENS = 4096  # rl_nmt/backtranslation.py, most source tokens in one batch
 
 _GEMMA = {"model_type": "gemma3_text", "vocab_size": 262144, "head_dim": 256}
 _XLMR_LARGE = {
-    "model_type": "xlm-roberta", "vocab_size": 250002, "hidden_size": 1024, "num_hidden_layers": 24,
-    "intermediate_size": 4096, "max_position_embeddings": 514, "type_vocab_size": 1,
-}  # fmt: skip
-_NLLB = {"model_type": "m2m_100", "vocab_size": 256206, "d_model": 1024, "encoder_ffn_dim": 8192,
-         "decoder_ffn_dim": 8192, "encoder_layers": 24, "decoder_layers": 24}  # fmt: skip
+    "model_type": "xlm-roberta",
+    "vocab_size": 250002,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "intermediate_size": 4096,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+}
+_NLLB = {
+    "model_type": "m2m_100",
+    "vocab_size": 256206,
+    "d_model": 1024,
+    "encoder_ffn_dim": 8192,
+    "decoder_ffn_dim": 8192,
+    "encoder_layers": 24,
+    "decoder_layers": 24,
+}
 # What stands in the config.json of the models named in the README and presets, for those not on this machine.
 KNOWN: dict[str, dict[str, Any]] = {
-    "google/gemma-3-270m-it": _GEMMA | {"hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18,
-                                        "num_attention_heads": 4, "num_key_value_heads": 1},
-    "google/gemma-3-1b-it": _GEMMA | {"hidden_size": 1152, "intermediate_size": 6912, "num_hidden_layers": 26,
-                                      "num_attention_heads": 4, "num_key_value_heads": 1},
-    "google/gemma-3-4b-it": _GEMMA | {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
-                                      "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 262208},
-    "google/gemma-3-12b-it": _GEMMA | {"hidden_size": 3840, "intermediate_size": 15360, "num_hidden_layers": 48,
-                                       "num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 262208},
-    "google/gemma-3-27b-it": _GEMMA | {"hidden_size": 5376, "intermediate_size": 21504, "num_hidden_layers": 62,
-                                       "num_attention_heads": 32, "num_key_value_heads": 16, "vocab_size": 262208,
-                                       "head_dim": 128},
-    "facebook/nllb-200-distilled-600M": _NLLB | {"encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096,
-                                                 "encoder_layers": 12, "decoder_layers": 12},
+    "google/gemma-3-270m-it": _GEMMA
+    | {
+        "hidden_size": 640,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 18,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+    },
+    "google/gemma-3-1b-it": _GEMMA
+    | {
+        "hidden_size": 1152,
+        "intermediate_size": 6912,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+    },
+    "google/gemma-3-4b-it": _GEMMA
+    | {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 34,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "vocab_size": 262208,
+    },
+    "google/gemma-3-12b-it": _GEMMA
+    | {
+        "hidden_size": 3840,
+        "intermediate_size": 15360,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "vocab_size": 262208,
+    },
+    "google/gemma-3-27b-it": _GEMMA
+    | {
+        "hidden_size": 5376,
+        "intermediate_size": 21504,
+        "num_hidden_layers": 62,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 16,
+        "vocab_size": 262208,
+        "head_dim": 128,
+    },
+    "facebook/nllb-200-distilled-600M": _NLLB
+    | {"encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096, "encoder_layers": 12, "decoder_layers": 12},
     "facebook/nllb-200-distilled-1.3B": _NLLB,
     "facebook/nllb-200-3.3B": _NLLB | {"d_model": 2048},
     # extra: the head on top of the encoder
     "Unbabel/wmt22-comet-da": _XLMR_LARGE | {"extra": 22_025_217},
     "Unbabel/wmt22-cometkiwi-da": _XLMR_LARGE | {"extra": 6_296_577},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -351,6 +396,7 @@ def safetensors_parameters(path: Path) -> int:
         header = json.loads(file.read(size))
     parts = ((name, entry) for name, entry in header.items() if name != "__metadata__")
     return sum(
-        math.prod(entry["shape"]) for name, entry in parts
+        math.prod(entry["shape"])
+        for name, entry in parts
         if "vision_tower" not in name and "multi_modal_projector" not in name
-    )  # fmt: skip
+    )

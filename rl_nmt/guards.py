@@ -27,8 +27,17 @@ from rl_nmt.text import (
 from rl_nmt.tokens import LITERAL, Token, kept, own, tokenize
 
 REASONS = (
-    "empty", "control", "echo", "preamble", "copy", "script", "glued", "loop", "length", "truncated",
-)  # fmt: skip
+    "empty",
+    "control",
+    "echo",
+    "preamble",
+    "copy",
+    "script",
+    "glued",
+    "loop",
+    "length",
+    "truncated",
+)
 
 MAX_FOREIGN = 0.2  # share of letters that are foreign and not the source's to keep
 MAX_THIRD_SCRIPT = 3  # letters of a script that neither language is written in

@@ -35,9 +35,15 @@ def require_python(argument: str, executable: str, modules: Sequence[str] = ()) 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     try:
         done = subprocess.run(
-            [found, "-I", "-c", _LOOK, *modules], capture_output=True, text=True, errors="replace", timeout=SECONDS,
-            stdin=subprocess.DEVNULL, env=environment, check=False,
-        )  # fmt: skip
+            [found, "-I", "-c", _LOOK, *modules],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            check=False,
+        )
         version, missing = json.loads(done.stdout)
     except (OSError, subprocess.TimeoutExpired, ValueError, TypeError) as error:
         raise ConfigError(

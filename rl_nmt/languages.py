@@ -112,15 +112,11 @@ TAMIL = Language(
     length_tolerance=0.45,
     length_limits=(-0.9, 0.9),
     digits="௦௧௨௩௪௫௬௭௮௯",
-    sounds=_pairs(
-        "க=k ங=n ச=s ஞ=n ட=t ண=n த=t ந=n ன=n ப=p ம=m ய=- ர=r ற=r ல=l ள=l ழ=l வ=v ஜ=s ஶ=s ஷ=s ஸ=s ஹ=- ஃ=-"
-    ),
+    sounds=_pairs("க=k ங=n ச=s ஞ=n ட=t ண=n த=t ந=n ன=n ப=p ம=m ய=- ர=r ற=r ல=l ள=l ழ=l வ=v ஜ=s ஶ=s ஷ=s ஸ=s ஹ=- ஃ=-"),
     vowels="அஆஇஈஉஊஎஏஐஒஓஔ",
     virama="\u0bcd",
     letter_names=(),
-    function_words=_words(
-        "ஒரு இந்த அந்த எந்த என்று என மற்றும் அல்லது ஆனால் அது இது அவர் அவள் அவன் நான் நீ நாம் நாங்கள் மிக"
-    ),
+    function_words=_words("ஒரு இந்த அந்த எந்த என்று என மற்றும் அல்லது ஆனால் அது இது அவர் அவள் அவன் நான் நீ நாம் நாங்கள் மிக"),
     connectors=frozenset(),
     abbreviations=_words("திரு திருமதி டாக்டர் பேரா கி மு பி"),
     unfinished=_words("மற்றும் அல்லது ஒரு ஓர் இந்த அந்த எந்த"),
@@ -137,21 +133,42 @@ TAMIL = Language(
         "ஐந்த=5 ஐவர்=5 ஆறு=6 ஆறா=6 ஏழு=7 ஏழா=7 எட்ட=8 ஒன்பத=9 பத்து=10 பத்தா=10 பதினொ=11 பன்னிரண்ட=12 "
         "இருபது=20 இருபதா=20 முப்பது=30 நாற்பது=40 ஐம்பது=50 அறுபது=60 எழுபது=70 எண்பது=80 தொண்ணூறு=90 நூறு=100"
     ),
-    scales=_values(
-        "ஆயிர=1e3 லட்ச=1e5 இலட்ச=1e5 கோடி=1e7 மில்லியன்=1e6 பில்லியன்=1e9 டிரில்லியன்=1e12 ட்ரில்லியன்=1e12"
-    ),
+    scales=_values("ஆயிர=1e3 லட்ச=1e5 இலட்ச=1e5 கோடி=1e7 மில்லியன்=1e6 பில்லியன்=1e9 டிரில்லியன்=1e12 ட்ரில்லியன்=1e12"),
     percent=("%", "சதவீத", "சதவிகித", "விழுக்காட", "சதவித"),
 )
 
 # Unicode Scripts.txt, Latin; plus the mathematical alphabets (script Common), which read as Latin.
 _LATIN: tuple[Range, ...] = (
-    (0x0041, 0x005A), (0x0061, 0x007A), (0x00AA, 0x00AA), (0x00BA, 0x00BA), (0x00C0, 0x00D6),
-    (0x00D8, 0x00F6), (0x00F8, 0x02B8), (0x02E0, 0x02E4), (0x1D00, 0x1D25), (0x1D2C, 0x1D5C),
-    (0x1D62, 0x1D65), (0x1D6B, 0x1D77), (0x1D79, 0x1DBE), (0x1E00, 0x1EFF), (0x2071, 0x2071),
-    (0x207F, 0x207F), (0x2090, 0x209C), (0x212A, 0x212B), (0x2184, 0x2184), (0x2C60, 0x2C7F),
-    (0xA722, 0xA787), (0xA78B, 0xA7FF), (0xAB30, 0xAB64), (0xAB66, 0xAB68), (0xFB00, 0xFB06),
-    (0xFF21, 0xFF3A), (0xFF41, 0xFF5A), (0x1D400, 0x1D6A5), (0x1DF00, 0x1DF1E),
-)  # fmt: skip
+    (0x0041, 0x005A),
+    (0x0061, 0x007A),
+    (0x00AA, 0x00AA),
+    (0x00BA, 0x00BA),
+    (0x00C0, 0x00D6),
+    (0x00D8, 0x00F6),
+    (0x00F8, 0x02B8),
+    (0x02E0, 0x02E4),
+    (0x1D00, 0x1D25),
+    (0x1D2C, 0x1D5C),
+    (0x1D62, 0x1D65),
+    (0x1D6B, 0x1D77),
+    (0x1D79, 0x1DBE),
+    (0x1E00, 0x1EFF),
+    (0x2071, 0x2071),
+    (0x207F, 0x207F),
+    (0x2090, 0x209C),
+    (0x212A, 0x212B),
+    (0x2184, 0x2184),
+    (0x2C60, 0x2C7F),
+    (0xA722, 0xA787),
+    (0xA78B, 0xA7FF),
+    (0xAB30, 0xAB64),
+    (0xAB66, 0xAB68),
+    (0xFB00, 0xFB06),
+    (0xFF21, 0xFF3A),
+    (0xFF41, 0xFF5A),
+    (0x1D400, 0x1D6A5),
+    (0x1DF00, 0x1DF1E),
+)
 
 ENGLISH = Language(
     code="en",
@@ -202,21 +219,75 @@ ENGLISH = Language(
     labels=("english", "tamil", "source", "target", "translation", "user", "model", "assistant", "system"),
     meta=("translat", "tamil"),
     meta_topics=(
-        "translat", "interpret", "version", "render", "subtitl", "dub", "transcri", "language", "linguist", "tamil",
+        "translat",
+        "interpret",
+        "version",
+        "render",
+        "subtitl",
+        "dub",
+        "transcri",
+        "language",
+        "linguist",
+        "tamil",
         "word",
     ),
     openers=(
-        "sure", "certainly", "okay", "ok", "absolutely", "here", "here's", "of course", "the translation",
-        "translation", "translated", "in tamil", "in english", "answer", "output", "great", "hello", "hi", "greetings",
-        "welcome", "good", "yes", "i'd", "i can", "i'm sorry",
+        "sure",
+        "certainly",
+        "okay",
+        "ok",
+        "absolutely",
+        "here",
+        "here's",
+        "of course",
+        "the translation",
+        "translation",
+        "translated",
+        "in tamil",
+        "in english",
+        "answer",
+        "output",
+        "great",
+        "hello",
+        "hi",
+        "greetings",
+        "welcome",
+        "good",
+        "yes",
+        "i'd",
+        "i can",
+        "i'm sorry",
     ),
     notes=(
-        "note", "explanation", "pronunciation", "transliteration", "literal", "alternative", "option", "breakdown",
+        "note",
+        "explanation",
+        "pronunciation",
+        "transliteration",
+        "literal",
+        "alternative",
+        "option",
+        "breakdown",
         "meaning",
     ),
     note_topics=(
-        "note", "noting", "notic", "expla", "descri", "pronounc", "mean", "comment", "caption", "option", "choice",
-        "interpret", "statement", "definition", "hint", "clue", "reference", "remark",
+        "note",
+        "noting",
+        "notic",
+        "expla",
+        "descri",
+        "pronounc",
+        "mean",
+        "comment",
+        "caption",
+        "option",
+        "choice",
+        "interpret",
+        "statement",
+        "definition",
+        "hint",
+        "clue",
+        "reference",
+        "remark",
     ),
     number_words=_values(
         "zero=0 one=1 first=1 two=2 second=2 three=3 third=3 four=4 five=5 fifth=5 six=6 seven=7 eight=8 nine=9 "
@@ -225,15 +296,19 @@ ENGLISH = Language(
     ),
     scales=_values("thousand=1e3 k=1e3 lakh=1e5 million=1e6 mn=1e6 m=1e6 crore=1e7 billion=1e9 bn=1e9 trillion=1e12"),
     percent=("%", "percent", "per cent", "pc"),
-)  # fmt: skip
+)
 
 # --- the other languages of WMT24++ --------------------------------------------------------------------
 
 # Unicode blocks of a script's letters and marks; Han also where Japanese writes it.
 _HAN: tuple[Range, ...] = ((0x3005, 0x3007), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
 _CYRILLIC: tuple[Range, ...] = (
-    (0x02BC, 0x02BC), (0x0400, 0x052F), (0x1C80, 0x1C8F), (0x2DE0, 0x2DFF), (0xA640, 0xA69F),
-)  # fmt: skip
+    (0x02BC, 0x02BC),
+    (0x0400, 0x052F),
+    (0x1C80, 0x1C8F),
+    (0x2DE0, 0x2DFF),
+    (0xA640, 0xA69F),
+)
 _RANGES: dict[str, tuple[Range, ...]] = {
     "Latin": _LATIN,
     "Greek": ((0x0370, 0x03FF), (0x1F00, 0x1FFF)),
@@ -320,15 +395,37 @@ def _generic(line: str) -> Language:
     code, name, script, nllb, own = (cell.strip() for cell in line.split("|"))
     latin = "Latin" in script
     return Language(
-        code=code, name=name, script=script, ranges=_RANGES[script], nllb=nllb,
-        expected_length_ratio=_RATIOS.get(script, 1.05), length_tolerance=_TOLERANCE, length_limits=_WIDE,
-        digits="0123456789", sounds=(), vowels="", virama="", letter_names=(), function_words=frozenset(),
-        connectors=frozenset(), abbreviations=frozenset(), unfinished=frozenset(), common_capitals=frozenset(),
-        name_endings=(), labels=(name.lower(), *own.split(", ")), meta=(), meta_topics=(), openers=(),
+        code=code,
+        name=name,
+        script=script,
+        ranges=_RANGES[script],
+        nllb=nllb,
+        expected_length_ratio=_RATIOS.get(script, 1.05),
+        length_tolerance=_TOLERANCE,
+        length_limits=_WIDE,
+        digits="0123456789",
+        sounds=(),
+        vowels="",
+        virama="",
+        letter_names=(),
+        function_words=frozenset(),
+        connectors=frozenset(),
+        abbreviations=frozenset(),
+        unfinished=frozenset(),
+        common_capitals=frozenset(),
+        name_endings=(),
+        labels=(name.lower(), *own.split(", ")),
+        meta=(),
+        meta_topics=(),
+        openers=(),
         notes=("translator's note",),  # an empty list would match every word with a colon
-        note_topics=(), number_words=(), scales=(), percent=("%",), end_marks=code not in _UNMARKED,
+        note_topics=(),
+        number_words=(),
+        scales=(),
+        percent=("%",),
+        end_marks=code not in _UNMARKED,
         max_copied=_COGNATES if latin else 1 / 3,
-    )  # fmt: skip
+    )
 
 
 LANGUAGES: dict[str, Language] = {row.code: row for row in (TAMIL, ENGLISH, *map(_generic, _GENERIC.split("\n")[1:-1]))}

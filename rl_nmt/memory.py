@@ -125,12 +125,18 @@ def run_batches(
         _release()  # only here: inside the `except` the traceback still holds the tensors
         if len(batch) == 1:
             lost += batch
-            print(f"warning: {argument}: {lengths[batch[0]]} tokens do not fit alone ({problem}): no score",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"warning: {argument}: {lengths[batch[0]]} tokens do not fit alone ({problem}): no score",
+                file=sys.stderr,
+                flush=True,
+            )
             continue
         budget.shrink(sum(lengths[i] for i in batch))
-        print(f"warning: {argument}: out of memory ({problem}): now {budget.tokens} tokens a batch",
-              file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            f"warning: {argument}: out of memory ({problem}): now {budget.tokens} tokens a batch",
+            file=sys.stderr,
+            flush=True,
+        )
         rest = [i for later in [batch, *todo] for i in later]
         todo = [[rest[k] for k in part] for part in plan([lengths[i] for i in rest], budget.tokens)]
     budget.end_call()

@@ -46,8 +46,15 @@ def on_hub(name: str) -> bool:
 
 
 def model_card(
-    comparison: Mapping[str, Any], *, base_model: str, data: Mapping[str, Any], settings: Mapping[str, Any],
-    prompt: str, language: Language = TAMIL, source: Language = ENGLISH, best: bool = False,
+    comparison: Mapping[str, Any],
+    *,
+    base_model: str,
+    data: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    prompt: str,
+    language: Language = TAMIL,
+    source: Language = ENGLISH,
+    best: bool = False,
 ) -> str:
     """The card as Markdown with the hub's YAML head.
 
@@ -153,8 +160,10 @@ def _restriction(scorers: Mapping[str, Any], base_model: str) -> str:
     said = []
     if limits:
         names = " and ".join(f"{name} ({text})" for name, text in limits.items())
-        said.append(f"{names} may not be used commercially. What that means for a model trained with them is for you "
-                    "to judge; this card chooses no licence.")  # fmt: skip
+        said.append(
+            f"{names} may not be used commercially. What that means for a model trained with them is for you "
+            "to judge; this card chooses no licence."
+        )
     if own := licence(base_model):
         said.append(f"The base model's licence ({own}) goes on to hold for this one.")
     return " ".join(said)

@@ -86,9 +86,7 @@ def load_tokenizer(model_id: str, families: Sequence[str] = (), argument: str = 
         # transformers 5 would make up an empty one
         raise ConfigError(f"{argument}: {model_id} has no tokenizer that loads: none of {', '.join(VOCABULARIES)}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, revision=revision, padding_side="left", trust_remote_code=False
-        )
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left", trust_remote_code=False)
     except Exception as error:  # tokenizers raises plain Exception for a damaged file
         if Path(model_id).exists():
             raise ConfigError(f"{argument}: {model_id} has no tokenizer that loads: {error}") from error
@@ -147,9 +145,13 @@ def fix_base_model(model) -> None:
 
 
 def load_policy(
-    model_id: str, tokenizer, precision: Precision, attn_implementation: str = "eager", families: Sequence[str] = (),
+    model_id: str,
+    tokenizer,
+    precision: Precision,
+    attn_implementation: str = "eager",
+    families: Sequence[str] = (),
     argument: str = "model_id",
-):  # fmt: skip
+):
     """The causal chat model (of a multimodal Gemma 3 checkpoint the text part), ready for TRL.
 
     Stops at `stop_ids`; sampling settings that ship with the checkpoint (top_k, top_p) are reset, so that
@@ -165,9 +167,14 @@ def load_policy(
     try:
         cls, options = _model_class(model_id, name, revision, families, argument)
         model, info = cls.from_pretrained(
-            name, revision=revision, dtype=precision.weights, attn_implementation=attn_implementation,
-            output_loading_info=True, trust_remote_code=False, **options,
-        )  # fmt: skip
+            name,
+            revision=revision,
+            dtype=precision.weights,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **options,
+        )
     except UserError:
         raise
     except Exception as error:  # transformers, safetensors and torch raise a dozen classes for bad files
@@ -278,8 +285,12 @@ def single_process_environment(visible_gpus: int, environ: dict[str, str], port:
     if visible_gpus < 2 or "LOCAL_RANK" in environ or "RANK" in environ:
         return {}
     return {
-        "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-    }  # fmt: skip
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
 
 
 def prepare_processes() -> None:

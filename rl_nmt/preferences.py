@@ -104,7 +104,7 @@ def count(totals: Sequence[tuple[float | None, float | None]], seed: int = 0) ->
     """
     differences = [
         a - b for a, b in totals if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)
-    ]  # fmt: skip
+    ]
     decided = np.array([difference > 0 for difference in differences if abs(difference) > TIE])
     wins = int(decided.sum())
     accuracy = low = high = None

@@ -130,9 +130,7 @@ def read_source(prompt: str, template: str) -> str:
 def _around_slot(template: str) -> tuple[str, str]:
     pieces = template.split(SLOT)
     if len(pieces) != 2:
-        raise ConfigError(
-            f"prompt template {_excerpt(template)} has {len(pieces) - 1} {SLOT} slots: write exactly one"
-        )
+        raise ConfigError(f"prompt template {_excerpt(template)} has {len(pieces) - 1} {SLOT} slots: write exactly one")
     return pieces[0], pieces[1]
 
 

@@ -32,11 +32,32 @@ CURVES = (
     ("completions/mean_length", "Length", "mean completion, tokens"),
 )
 FIRST_SETTINGS = (
-    "model_id", "dataset_name", "num_train_samples", "max_steps", "group_size", "temperature", "lr",
-    "kl_beta", "loss_type", "lora_rank", "comet_da_model", "comet_qe_model", "backtranslation_model",
-    "w_cycle", "w_qe", "guards", "seed", "model.policy_name_or_path", "data.train_file", "data.hf_dataset_name",
-    "rl.credit", "rl.updates", "rl.lr", "rl.kl", "generation.num_samples_per_prompt",
-)  # fmt: skip
+    "model_id",
+    "dataset_name",
+    "num_train_samples",
+    "max_steps",
+    "group_size",
+    "temperature",
+    "lr",
+    "kl_beta",
+    "loss_type",
+    "lora_rank",
+    "comet_da_model",
+    "comet_qe_model",
+    "backtranslation_model",
+    "w_cycle",
+    "w_qe",
+    "guards",
+    "seed",
+    "model.policy_name_or_path",
+    "data.train_file",
+    "data.hf_dataset_name",
+    "rl.credit",
+    "rl.updates",
+    "rl.lr",
+    "rl.kl",
+    "generation.num_samples_per_prompt",
+)
 
 
 def read_metrics(path: Path | str) -> dict[str, list[dict[str, Any]]]:
@@ -188,7 +209,7 @@ def _lead(comparison: dict[str, Any]) -> str:
             continue
         tiles.append(
             f'<div class="tile"><span>{text(label(name))}</span><b>{_show(name, new)}</b>'
-            f'<small>from {_show(name, old)} {_change(name, old, new)}</small></div>'
+            f"<small>from {_show(name, old)} {_change(name, old, new)}</small></div>"
         )
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
 
@@ -218,8 +239,7 @@ def _table(comparison: dict[str, Any]) -> str:
         rows.append(f"<tr><th scope=row>{text(label(name))}</th>{numbers}</tr>")
     head = "".join(f"<th scope=col>{name}</th>" for name in ("", "before", "after", "change", "p"))
     counts = [
-        f"by {text(label(name))} {wins} better, {comparison['losses'][name]} worse, "
-        f"{comparison['ties'][name]} equal"
+        f"by {text(label(name))} {wins} better, {comparison['losses'][name]} worse, {comparison['ties'][name]} equal"
         for name, wins in comparison.get("wins", {}).items()
     ]
     note = "; ".join([f"{comparison.get('rows', '')} held-out sentences, greedy decoding", *counts])
@@ -278,8 +298,7 @@ def _side(row: dict[str, Any], side: str, code: str) -> str:
         numbers.insert(0, '<li class="gate">not scored</li>')
     read_back = f'<p class="back"><span>read back as</span>{text(back, "en")}</p>' if back else ""
     return (
-        f'<div class="{side}"><h4>{side}</h4><p class="output">{shown}</p>{read_back}'
-        f"<ul>{''.join(numbers)}</ul></div>"
+        f'<div class="{side}"><h4>{side}</h4><p class="output">{shown}</p>{read_back}<ul>{"".join(numbers)}</ul></div>'
     )
 
 
@@ -306,7 +325,7 @@ def _signature(signature: dict[str, Any]) -> str:
     for name, value in signature.items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
         parts.append(f"<dt>{text(label(name))}</dt><dd><pre>{text(shown)}</pre></dd>")
-    return _section("Signature", f'<p class=note>What produced these numbers.</p><dl>{"".join(parts)}</dl>')
+    return _section("Signature", f"<p class=note>What produced these numbers.</p><dl>{''.join(parts)}</dl>")
 
 
 def _section(name: str, body: str) -> str:

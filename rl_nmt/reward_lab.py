@@ -59,9 +59,15 @@ def rollout_row(row: Mapping[str, Any], step: int, group: int, **extra: Any) -> 
         if name not in NOT_COMPONENTS and (value is None or (isinstance(value, int | float) and math.isfinite(value)))
     }
     return {
-        "step": step, "group": group, "english": row["english"], "completion": row["output"],
-        "components": numbers, "gate": row["gate"], "total": row["total"], **extra,
-    }  # fmt: skip
+        "step": step,
+        "group": group,
+        "english": row["english"],
+        "completion": row["output"],
+        "components": numbers,
+        "gate": row["gate"],
+        "total": row["total"],
+        **extra,
+    }
 
 
 # --- reading -------------------------------------------------------------------------------------------
@@ -287,12 +293,16 @@ def compare(samples: Sequence[Sample], new: Sequence[float | None]) -> dict[str,
     flips.sort(key=lambda flip: -flip[0])
     ranks = agreement.measure([t for *_, t in scored], [old for _, old, _ in scored], range(len(scored)))
     return {
-        "rows": len(samples), "scored": len(scored), "groups": len(several), "decided": decided,
-        "flipped": len(flips), "spearman": ranks.spearman,
+        "rows": len(samples),
+        "scored": len(scored),
+        "groups": len(several),
+        "decided": decided,
+        "flipped": len(flips),
+        "spearman": ranks.spearman,
         "examples": [_example(winner, best) for _, winner, best in flips[:EXAMPLES]],
         "old": _spreads([old for _, old, _ in scored], [[old for _, old, _ in group] for group in several]),
         "new": _spreads([t for *_, t in scored], [[t for *_, t in group] for group in several]),
-    }  # fmt: skip
+    }
 
 
 def _spread(values: Sequence[float]) -> float:
@@ -339,9 +349,11 @@ def as_text(found: dict[str, Any], changes: Mapping[str, float], settings: Mappi
         f"{'':<26}{'old':>10}{'new':>10}",
     ]
     for name, label in (
-        ("mean", "mean"), ("std", "std within groups"), ("tied", "groups without difference"),
+        ("mean", "mean"),
+        ("std", "std within groups"),
+        ("tied", "groups without difference"),
         ("saturated", "rows at 1"),
-    ):  # fmt: skip
+    ):
         lines.append(f"{label:<26}{cell(found['old'][name])}{cell(found['new'][name])}")
     for example in found["examples"]:
         lines.append(f"english    {example['english']}")
@@ -359,9 +371,11 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(
-        prog="python -m rl_nmt.reward_lab", description=__doc__, allow_abbrev=False,
+        prog="python -m rl_nmt.reward_lab",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("rollouts", type=Path, help="JSONL of scored samples")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=NUMBER", help="new weights")
     parser.add_argument("--human", default="", metavar="COLUMN", help="column with human scores, more is better")

@@ -99,9 +99,7 @@ def common_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]
     return log
 
 
-def work_done(
-    rows: Iterable[Mapping[str, Any]], models: Iterable[tuple[str, Any, Sequence[str]]]
-) -> dict[str, float]:
+def work_done(rows: Iterable[Mapping[str, Any]], models: Iterable[tuple[str, Any, Sequence[str]]]) -> dict[str, float]:
     """The `stats` of each (part, model, names), as far as it has them, under "part/name".
 
     Empty where every row was gated: no model was called, and their stats are those of another call.

@@ -224,9 +224,13 @@ def is_main_process() -> bool:
 
 
 def continue_command(
-    argv: list[str] | None, script: str, folder: Path, fresh: bool, flag: str = "--output_dir",
+    argv: list[str] | None,
+    script: str,
+    folder: Path,
+    fresh: bool,
+    flag: str = "--output_dir",
     also: Sequence[str] = (),
-) -> str:  # fmt: skip
+) -> str:
     """What to type to go on with the run in `folder`: the command line as it was, for a shell.
 
     `argv` are the arguments that `main` was given, None for those of the process. Switches that were meant

@@ -133,10 +133,13 @@ def _own_retries() -> Iterator[None]:
     import datasets
 
     names = [
-        "STREAMING_READ_MAX_RETRIES", "STREAMING_READ_RETRY_INTERVAL", "STREAMING_OPEN_MAX_RETRIES",
-        "STREAMING_OPEN_RETRY_INTERVAL", "STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL",
+        "STREAMING_READ_MAX_RETRIES",
+        "STREAMING_READ_RETRY_INTERVAL",
+        "STREAMING_OPEN_MAX_RETRIES",
+        "STREAMING_OPEN_RETRY_INTERVAL",
+        "STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL",
         "STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL",
-    ]  # fmt: skip
+    ]
     before = {name: getattr(datasets.config, name) for name in names}
     for name in names:
         setattr(datasets.config, name, 1 if name.endswith("MAX_RETRIES") else 0)
@@ -307,8 +310,7 @@ def hub_error(argument: str, name: str, error: BaseException) -> UserError:
     page = f"https://huggingface.co/datasets/{repository}"
     if any(isinstance(e, GatedRepoError) for e in chain):
         return MissingService(
-            f"{argument}: {name} is gated. Accept its licence at {page} while logged in, then run "
-            "`hf auth login` here"
+            f"{argument}: {name} is gated. Accept its licence at {page} while logged in, then run `hf auth login` here"
         )
     if revision and any(type(e).__name__ == "RevisionNotFoundError" for e in chain):
         return MissingService(f"{argument}: {repository} has no revision {revision}: take one that {page} lists")

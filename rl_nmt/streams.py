@@ -86,7 +86,7 @@ def persistent(name: str, open_rows: Callable[[], Iterator[Any]], deadline: floa
 
 
 def what_failed(error: BaseException) -> str | None:
-    """"network" and "damaged" (a file cut short) may be better at the next attempt; None will not.
+    """ "network" and "damaged" (a file cut short) may be better at the next attempt; None will not.
 
     >>> what_failed(ConnectionResetError("by peer")), what_failed(EOFError("compressed file")), what_failed(KeyError())
     ('network', 'damaged', None)

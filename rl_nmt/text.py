@@ -21,10 +21,21 @@ from rl_nmt.languages import Range as Range
 # Added tokens of the Gemma 3 tokenizer, and of XLM-R and NLLB (<s> </s>). Their tokenizers match
 # them case-sensitively anywhere in a text, so these are exactly the strings that can do harm.
 CONTROL_TOKENS: tuple[str, ...] = (
-    "<bos>", "<eos>", "<pad>", "<unk>", "<mask>", "<s>", "</s>",
-    "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>",
-    "[multimodal]", "[@BOS@]",
-)  # fmt: skip
+    "<bos>",
+    "<eos>",
+    "<pad>",
+    "<unk>",
+    "<mask>",
+    "<s>",
+    "</s>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<start_of_image>",
+    "<end_of_image>",
+    "<image_soft_token>",
+    "[multimodal]",
+    "[@BOS@]",
+)
 _BODIES = "|".join(re.escape(token[1:]) for token in CONTROL_TOKENS if token.startswith("<"))
 _SQUARE = "|".join(re.escape(token[1:]) for token in CONTROL_TOKENS if token.startswith("["))
 CONTROL_PATTERN = re.compile(rf"<(?:{_BODIES}|unused[0-9]+>)|\[(?:{_SQUARE})")
@@ -48,9 +59,15 @@ _INDIC = frozenset(chr(c) for c in range(0x0900, 0x0E00) if unicodedata.category
 _BLANK_GLYPHS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u200c\u200d")
 # Marks that take the script of their base (Inherited), or belong to emoji: no script of their own.
 _SCRIPTLESS_MARKS: tuple[Range, ...] = (
-    (0x0300, 0x036F), (0x180B, 0x180F), (0x1AB0, 0x1AFF), (0x1DC0, 0x1DFF), (0x20D0, 0x20FF),
-    (0xFE00, 0xFE0F), (0xFE20, 0xFE2F), (0xE0100, 0xE01EF),
-)  # fmt: skip
+    (0x0300, 0x036F),
+    (0x180B, 0x180F),
+    (0x1AB0, 0x1AFF),
+    (0x1DC0, 0x1DFF),
+    (0x20D0, 0x20FF),
+    (0xFE00, 0xFE0F),
+    (0xFE20, 0xFE2F),
+    (0xE0100, 0xE01EF),
+)
 _MAX_MARKS = 30  # UAX #15, Stream-Safe Text Format: no real text stacks more
 
 

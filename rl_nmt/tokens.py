@@ -133,8 +133,11 @@ def _looks_like_domain(core: str) -> bool:
     """`weather.com` and `a.org/x`, but not `U.S`, `7.55am`, `e.g` or a missing space (`end.Then`)."""
     host, _, path = core.partition("/")
     labels = host.split(".")
-    return len(labels[-1]) >= 2 and len(labels[-2]) >= 2 and not host[0].isdigit() and (
-        bool(path) or labels[-1].lower() in _TOP_LEVEL
+    return (
+        len(labels[-1]) >= 2
+        and len(labels[-2]) >= 2
+        and not host[0].isdigit()
+        and (bool(path) or labels[-1].lower() in _TOP_LEVEL)
     )
 
 

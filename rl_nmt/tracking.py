@@ -55,8 +55,9 @@ class MetricsFile:
                 self._warned = True
                 print(
                     f"warning: {self.path} cannot be written ({error.strerror}); its rows wait in memory until it can",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
+                    file=sys.stderr,
+                    flush=True,
+                )
 
     def flush(self) -> None:
         """Write the rows that wait. Raises OSError, and leaves no half row behind."""
@@ -95,9 +96,7 @@ class MetricsFile:
         rows = [row for row in self.rows() if row.get("step", 0) <= step][:count]
         if self.path.exists():
             partial = self.path.with_suffix(".tmp")
-            partial.write_text(
-                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
-            )
+            partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
             partial.replace(self.path)
         return rows
 
@@ -172,9 +171,13 @@ def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: A
 
     def start(mode: str) -> None:
         wandb.init(
-            mode=mode, dir=str(folder), id=run_id, resume="allow" if run_id else None, **options,
+            mode=mode,
+            dir=str(folder),
+            id=run_id,
+            resume="allow" if run_id else None,
+            **options,
             settings=wandb.Settings(disable_git=True, save_code=False, silent=True, finish_timeout=FINISH_SECONDS),
-        )  # fmt: skip
+        )
 
     problem = _within(INIT_SECONDS, lambda: start(mode))
     if problem == SILENT:

@@ -247,9 +247,13 @@ class GuardedGRPOTrainer(GRPOTrainer):
     def _get_train_sampler(self, dataset=None):
         sampler = super()._get_train_sampler(dataset)
         return EpochSampler(
-            sampler.data_source, sampler.mini_repeat_count, sampler.batch_size, sampler.repeat_count,
-            sampler.shuffle, sampler.seed,
-        )  # fmt: skip
+            sampler.data_source,
+            sampler.mini_repeat_count,
+            sampler.batch_size,
+            sampler.repeat_count,
+            sampler.shuffle,
+            sampler.seed,
+        )
 
     def compare_trainer_and_checkpoint_args(self, training_args, trainer_state):
         """Nothing: `_Continue` lets the new values count where the Trainer would only warn."""

@@ -61,17 +61,26 @@ def accept_identity(
     if resume:
         began = resume.path.parent
         if not (began / run_folder.IDENTITY).exists() and began.resolve() != folder.resolve():
-            print(f"warning: {began} has no {run_folder.IDENTITY}: whether {resume.path.name} is of a run with these "
-                  "settings is not known", file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"warning: {began} has no {run_folder.IDENTITY}: whether {resume.path.name} is of a run with these "
+                "settings is not known",
+                file=sys.stderr,
+                flush=True,
+            )
         forced = run_folder.require_identity(began, identity, force)
         for change in [*forced, *run_folder.harmless_changes(began, public, identity)]:
             print(f"changed since the last start: {change}", flush=True)
 
 
 def earlier_evaluation(
-    folder: Path, rows: list[dict], reward, max_new_tokens: int, resume: Checkpoint | None, force: bool,
+    folder: Path,
+    rows: list[dict],
+    reward,
+    max_new_tokens: int,
+    resume: Checkpoint | None,
+    force: bool,
     language: Language = TAMIL,
-):  # fmt: skip
+):
     """The evaluation before training that a run in this folder has already made, or None to make it.
 
     Raises ResumeRefused when its numbers would not compare with those at the end of this run.
@@ -131,9 +140,13 @@ def noise_floor(reward, before) -> float:
 
 
 def build_watch(
-    rows: Sequence[dict], judge_model: str, device: str, language: Language = TAMIL, scorer_python: str = "",
+    rows: Sequence[dict],
+    judge_model: str,
+    device: str,
+    language: Language = TAMIL,
+    scorer_python: str = "",
     names: SettingNames = USUAL_NAMES,
-):  # fmt: skip
+):
     """Watches the held-out rows with a score that the reward does not contain: chrF++, or `judge_model`.
 
     `device` is where the judge goes, "auto" for CUDA if there is one, `scorer_python` the Python of another
@@ -144,10 +157,13 @@ def build_watch(
     judge, reference = None, language.name.lower()
     if judge_model and not any(row.get(reference) for row in rows) and run_folder.is_main_process():  # who looks
         from rl_nmt.policy import choose_device
+
         options = {
-            "name_or_path": judge_model, "device": choose_device(device, names.device), "argument": names.judge_model,
+            "name_or_path": judge_model,
+            "device": choose_device(device, names.device),
+            "argument": names.judge_model,
             "classes": ("unified_metric", "referenceless_regression_metric", "xcomet_metric"),
-        }  # fmt: skip
+        }
         if scorer_python:
             from rl_nmt.scorers.worker import load_in_worker
 
@@ -177,10 +193,22 @@ def watch_anew(watch, before) -> None:
 
 
 def train(
-    folder: Path, trainer, reward, before, evaluate: Callable[[], Any], watch, metrics, schedule: Schedule, *,
-    resume: Checkpoint | None, notes: dict[str, Any], save_best: Callable[[], None], started: float, command: str,
+    folder: Path,
+    trainer,
+    reward,
+    before,
+    evaluate: Callable[[], Any],
+    watch,
+    metrics,
+    schedule: Schedule,
+    *,
+    resume: Checkpoint | None,
+    notes: dict[str, Any],
+    save_best: Callable[[], None],
+    started: float,
+    command: str,
     callbacks: Sequence = (),
-):  # fmt: skip
+):
     """Train from the checkpoint `resume`, or from the start; returns the evaluation at the end.
 
     Every step lands in metrics.jsonl, and so do the evaluations `before` (step 0), on the way and at the end.
@@ -211,10 +239,13 @@ def train(
     for callback in (metrics, held_out, ProgressLine(reward, schedule.sample_steps), *callbacks):
         trainer.add_callback(callback)
     trainer.checkpoints = keeper = checkpoints.Keeper(
-        folder, keep=schedule.save_total_limit,
+        folder,
+        keep=schedule.save_total_limit,
         parts={"trainer": trainer, "reward": reward, "metrics": metrics, "watch": watch, "held_out": held_out},
-        files=("before.json",), notes=notes, latest=schedule.latest,
-    )  # fmt: skip
+        files=("before.json",),
+        notes=notes,
+        latest=schedule.latest,
+    )
     if resume:
         print(f"resuming from {resume}; --fresh starts anew beside it", flush=True)
         keeper.restore(resume)
@@ -259,9 +290,16 @@ class EvalOutputs:
 
 
 def write_results(
-    folder: Path, before, after, best: dict[str, Any], notes: dict[str, Any], seed: int, language: Language = TAMIL,
-    names: FileNames = USUAL_FILES, source: str = "English",
-) -> None:  # fmt: skip
+    folder: Path,
+    before,
+    after,
+    best: dict[str, Any],
+    notes: dict[str, Any],
+    seed: int,
+    language: Language = TAMIL,
+    names: FileNames = USUAL_FILES,
+    source: str = "English",
+) -> None:
     """Samples, evaluation.json, the curve and the report; prints the table.
 
     `best` is what `watch.choice()` says, `notes["launch_gate"]` what the launch gate found, if it was asked. A

@@ -108,10 +108,12 @@ class Watch:
         reported = {
             name: next((self._reporting_score(look) for look in self.looks if look.step == step), None)
             for name, step in (
-                ("start", self.looks[0].step), ("best", self.best_step), ("last", self.looks[-1].step),
+                ("start", self.looks[0].step),
+                ("best", self.best_step),
+                ("last", self.looks[-1].step),
                 ("best by reward", by_reward),
             )
-        }  # fmt: skip
+        }
         return {
             "step": self.best_step,
             "by": self.name,

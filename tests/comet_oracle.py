@@ -31,11 +31,7 @@ def rows(seed: int = 0) -> list[Segment]:
     plain = [Segment(en, rng.choice(PAIRS)[1], rng.choice(PAIRS)[0]) for en, _ in PAIRS for _ in range(2)]
     cycle = [Segment(en, rng.choice(PAIRS)[0], en) for en, _ in PAIRS]
     en, ta = PAIRS[0]
-    edges = [
-        s
-        for e in EDGES
-        for s in (Segment(en, e, en), Segment(e, ta, en), Segment(en, ta, e), Segment(e, e, e))
-    ]
+    edges = [s for e in EDGES for s in (Segment(en, e, en), Segment(e, ta, en), Segment(en, ta, e), Segment(e, e, e))]
     return plain + cycle + edges + plain[:5]
 
 

@@ -66,12 +66,28 @@ class TextReward:
 
 def settings(model: Path, folder: Path, **changes) -> script.RunCfg:
     """Six steps of two prompts, KL on, a checkpoint every second step."""
-    return script.RunCfg(**{
-        "model_id": str(model), "attn_implementation": "eager", "lora_rank": 0, "kl_beta": 0.05, "group_size": 4,
-        "per_device_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 6, "max_new_tokens": 8, "lr": 1e-3,
-        "warmup_steps": 3, "save_steps": 2, "sample_steps": 0, "eval_steps": 3, "save_rollouts": True,
-        "output_dir": str(folder), "use_wandb": False, **changes,
-    })  # fmt: skip
+    return script.RunCfg(
+        **{
+            "model_id": str(model),
+            "attn_implementation": "eager",
+            "lora_rank": 0,
+            "kl_beta": 0.05,
+            "group_size": 4,
+            "per_device_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "max_steps": 6,
+            "max_new_tokens": 8,
+            "lr": 1e-3,
+            "warmup_steps": 3,
+            "save_steps": 2,
+            "sample_steps": 0,
+            "eval_steps": 3,
+            "save_rollouts": True,
+            "output_dir": str(folder),
+            "use_wandb": False,
+            **changes,
+        }
+    )
 
 
 def train(cfg: script.RunCfg, sentences=16, iterations=1, prepare=None, force=False, during_evaluation=None) -> None:

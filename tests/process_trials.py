@@ -35,10 +35,15 @@ class Processes:
 
     def _one(self, rank, local, local_ranks, port, function, args, kwargs):
         os.environ |= {
-            "RANK": str(rank), "WORLD_SIZE": str(len(local_ranks)), "LOCAL_RANK": str(local),
-            "LOCAL_WORLD_SIZE": str(max(local_ranks) + 1), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-            "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
+            "RANK": str(rank),
+            "WORLD_SIZE": str(len(local_ranks)),
+            "LOCAL_RANK": str(local),
+            "LOCAL_WORLD_SIZE": str(max(local_ranks) + 1),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+        }
         from accelerate.state import AcceleratorState
 
         AcceleratorState._reset_state(reset_partial_state=True)  # the parent may have been one process by itself

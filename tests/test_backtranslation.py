@@ -75,9 +75,13 @@ def one_at_a_time(folder, texts, beams=4, cap=256):
     for text in texts:
         inputs = tokenizer(text, return_tensors="pt")
         tokens = model.generate(
-            **inputs, forced_bos_token_id=tokenizer.convert_tokens_to_ids("eng_Latn"), num_beams=beams,
-            early_stopping=True, do_sample=False, max_new_tokens=length_cap(inputs.input_ids.shape[1], cap),
-        )  # fmt: skip
+            **inputs,
+            forced_bos_token_id=tokenizer.convert_tokens_to_ids("eng_Latn"),
+            num_beams=beams,
+            early_stopping=True,
+            do_sample=False,
+            max_new_tokens=length_cap(inputs.input_ids.shape[1], cap),
+        )
         outputs.append(tokenizer.batch_decode(tokens, skip_special_tokens=True)[0].strip())
     return outputs
 
@@ -128,9 +132,7 @@ def test_what_is_computed_is_what_is_needed(confused_nllb, monkeypatch):
     encoder = model.engine.model.get_encoder()
     real, step = encoder.forward, nllb_engine._Decoder.step
     monkeypatch.setattr(encoder, "forward", lambda **kw: encoded.append(kw["attention_mask"]) or real(**kw))
-    monkeypatch.setattr(
-        nllb_engine._Decoder, "step", lambda self, ids: decoded.append(ids.shape) or step(self, ids)
-    )
+    monkeypatch.setattr(nllb_engine._Decoder, "step", lambda self, ids: decoded.append(ids.shape) or step(self, ids))
     model(texts + texts[:9])
     assert sum(len(mask) for mask in encoded) == len(texts)
     real_tokens, positions = sum(int(mask.sum()) for mask in encoded), sum(mask.numel() for mask in encoded)
@@ -199,9 +201,7 @@ def test_batch_mates_order_and_budget_change_nothing(tiny_nllb, request, backend
 def test_search_settings_of_the_checkpoint_are_not_used(tiny_nllb, translator, tmp_path):
     folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*"))
     file = folder / "generation_config.json"
-    file.write_text(
-        json.dumps(json.loads(file.read_text()) | {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1})
-    )
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1}))
     assert load_backtranslator(folder)(list(KNOWN)) == translator(list(KNOWN))
 
 
@@ -214,9 +214,15 @@ def test_order_duplicates_blanks_and_statistics(translator):
     assert stats.pop("seconds") >= 0
     tokens = sum(len(translator.tokenizer(text)["input_ids"]) for text in (first, second))
     assert stats == {
-        "texts": 8, "unique": 3, "sentences": 2, "blank": 3, "truncated": 0, "hit_cap": 0, "tokens": tokens,
+        "texts": 8,
+        "unique": 3,
+        "sentences": 2,
+        "blank": 3,
+        "truncated": 0,
+        "hit_cap": 0,
+        "tokens": tokens,
         "padded": 0,
-    }  # fmt: skip
+    }
 
 
 def test_blank_text_is_never_sent(tiny_nllb):
@@ -276,9 +282,9 @@ def test_sentences(text, expected):
 
 
 @given(
-    st.lists(
-        st.sampled_from([*"அக.!?…।॥\"”)’ \n\t1௩🙂\u200b\u2028", "வந்தான்", "கி.மு.", "...", "<pad>", "a.b/c?d"])
-    ).map("".join)
+    st.lists(st.sampled_from([*'அக.!?…।॥"”)’ \n\t1௩🙂\u200b\u2028', "வந்தான்", "கி.மு.", "...", "<pad>", "a.b/c?d"])).map(
+        "".join
+    )
     | st.text()
 )
 def test_no_word_is_ever_lost(text):
@@ -473,8 +479,6 @@ def test_missing_weights_are_refused(tiny_nllb, tmp_path):
         load_backtranslator(folder)
 
 
-@pytest.mark.parametrize(
-    "tokens, cap", [(1, 48), (2, 48), (16, 48), (17, 80), (64, 144), (65, 256), (9999, 256)]
-)
+@pytest.mark.parametrize("tokens, cap", [(1, 48), (2, 48), (16, 48), (17, 80), (64, 144), (65, 256), (9999, 256)])
 def test_length_cap(tokens, cap):
     assert length_cap(tokens, 256) == cap

@@ -14,8 +14,15 @@ from bench import measure, memory, pocket_step, reward_throughput, shapes, texts
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = {
-    "row", "backend", "shape", "n", "ratio", "seconds_ours", "seconds_straightforward", "max_difference",
-}  # fmt: skip
+    "row",
+    "backend",
+    "shape",
+    "n",
+    "ratio",
+    "seconds_ours",
+    "seconds_straightforward",
+    "max_difference",
+}
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +123,7 @@ def test_rounds_are_paired_and_alternate():
     calls = []
     routes = {name: lambda name=name: calls.append(name) or name.upper() for name in "abc"}
     timed = measure.paired(routes, 3, "cpu")
-    assert "".join(calls) == "cba" "abc" "cba" "abc"
+    assert "".join(calls) == "cbaabccbaabc"
     assert timed.results == {"a": "A", "b": "B", "c": "C"}
     assert {len(seconds) for seconds in timed.seconds.values()} == {3}
 
@@ -153,8 +160,12 @@ def test_step_summary_by_hand():
     def step(route, seconds, reward):
         return {"route": route, "seconds": seconds, "time/reward": reward, "time/generate": seconds / 4}
 
-    steps = [step("ours", 4.0, 1.0), step("straightforward", 8.0, 4.0), step("straightforward", 6.0, 3.0),
-             step("ours", 2.0, 1.0)]  # fmt: skip
+    steps = [
+        step("ours", 4.0, 1.0),
+        step("straightforward", 8.0, 4.0),
+        step("straightforward", 6.0, 3.0),
+        step("ours", 2.0, 1.0),
+    ]
     found = pocket_step.summary(steps)
     assert found["ratio"] == 2.5 and found["reward_ratio"] == 3.5  # pairs 2 and 3; 4 and 3
     assert found["step_seconds_ours"] == 3.0 and found["step_seconds_straightforward"] == 7.0

@@ -280,18 +280,34 @@ def test_training_and_evaluation_stay_apart_in_trls_trainer(tiny_all, tmp_path, 
         str(tiny_all["policy"]), tokenizer, policy.Precision("cpu", torch.float32, False, ""), "eager"
     )
     args = GRPOConfig(
-        output_dir=str(tmp_path), num_generations=4, max_completion_length=24, per_device_train_batch_size=8,
-        per_device_eval_batch_size=8, max_steps=2, logging_steps=1, eval_strategy="steps", eval_steps=1, bf16=False,
-        use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no", learning_rate=1e-5,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        num_generations=4,
+        max_completion_length=24,
+        per_device_train_batch_size=8,
+        per_device_eval_batch_size=8,
+        max_steps=2,
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        bf16=False,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        learning_rate=1e-5,
+    )
     known = [{"prompt": script.make_prompt(english), "english": english} for english, _ in PAIRS[:4]]
     foreign = [{"prompt": "x" * 40, "english": text} for text in SENTENCES[:2]]  # the policy babbles: gated
     with torch.random.fork_rng(devices=[]):
         trainer = GuardedGRPOTrainer(
-            model=model, reward_funcs=reward, args=args, processing_class=tokenizer,
-            train_dataset=Dataset.from_list(known), eval_dataset=Dataset.from_list(foreign),
+            model=model,
+            reward_funcs=reward,
+            args=args,
+            processing_class=tokenizer,
+            train_dataset=Dataset.from_list(known),
+            eval_dataset=Dataset.from_list(foreign),
             callbacks=[WandbRewardCallback(reward)],
-        )  # fmt: skip
+        )
         trainer.train()
     rows = read(tmp_path)
     assert [(row["kind"], row["step"]) for row in rows[:4]] == [("train", 1), ("eval", 1), ("train", 2), ("eval", 2)]

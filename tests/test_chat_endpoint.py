@@ -22,10 +22,12 @@ JSON = RESPONSE_FORMAT
 def questions(n: int, *forms: str) -> list:
     forms = forms or ("text",)
     return [
-        [(form, messages(form, "English", "Tamil", f"Source {i}.", f"Text {i}."), JSON if form == "json" else None)
-         for form in forms]
+        [
+            (form, messages(form, "English", "Tamil", f"Source {i}.", f"Text {i}."), JSON if form == "json" else None)
+            for form in forms
+        ]
         for i in range(n)
-    ]  # fmt: skip
+    ]
 
 
 def failures(answers) -> set:
@@ -61,9 +63,20 @@ def test_what_may_pass_is_tried_again(mode):
 
 @pytest.mark.parametrize(
     "mode",
-    ["status_400", "status_401", "status_404", "status_413", "status_501", "html", "not_json", "content_null",
-     "refusal_field", "finish_length", "redirect"],
-)  # fmt: skip
+    [
+        "status_400",
+        "status_401",
+        "status_404",
+        "status_413",
+        "status_501",
+        "html",
+        "not_json",
+        "content_null",
+        "refusal_field",
+        "finish_length",
+        "redirect",
+    ],
+)
 def test_what_stays_is_not(mode):
     with JudgeServer(mode=mode) as server:
         (answer,) = ChatEndpoint(server.url, "m", retries=3).ask(questions(1))
@@ -97,9 +110,16 @@ def test_a_pause_longer_than_the_deadline_is_not_waited_for():
 
 @pytest.mark.parametrize(
     "value, seconds",
-    [("7", 7.0), ("0", 0.0), ("-3", None), ("soon", None), ("", None), ("9" * 400, 999_999_999.0),
-     ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
-)  # fmt: skip
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("-3", None),
+        ("soon", None),
+        ("", None),
+        ("9" * 400, 999_999_999.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+    ],
+)
 def test_retry_after_header(value, seconds):
     assert chat_endpoint._retry_after(httpx.Headers({"retry-after": value})) == seconds
 

@@ -30,8 +30,10 @@ def one(name: str, english: str, tamil: str, *others: tuple[str, str]) -> str | 
 
 def test_there_are_enough_families_and_all_apply_somewhere():
     assert len(HARD) >= 25 and len(SOFT) >= 9 and len(set(NAMES)) == len(NAMES)
-    near = [("The old man sold his red car.", "முதியவர் தன் சிவப்புக் காரை விற்றார்."),
-            ("The old man sold his house.", "முதியவர் தன் வீட்டை விற்றார்.")]  # fmt: skip
+    near = [
+        ("The old man sold his red car.", "முதியவர் தன் சிவப்புக் காரை விற்றார்."),
+        ("The old man sold his house.", "முதியவர் தன் வீட்டை விற்றார்."),
+    ]
     assert {cheat.family for cheat in build_suite([*PAIRS, *near])} == set(NAMES)
     assert all(family.__doc__ for family in (*HARD, *SOFT))
 
@@ -170,8 +172,10 @@ def test_other_sentences_are_other_sentences():
     translations = {tamil: english for english, tamil in PAIRS}
     for name in ("another_sentence", "near_miss"):
         assert all(translations[text] != PAIRS[index][0] for index, text in made(name).items())
-    same = [("The old man sold his red car.", "முதியவர் தன் சிவப்புக் காரை விற்றார்."),
-            ("The old man sold his blue car.", "முதியவர் தன் நீலக் காரை விற்றார்.")]  # fmt: skip
+    same = [
+        ("The old man sold his red car.", "முதியவர் தன் சிவப்புக் காரை விற்றார்."),
+        ("The old man sold his blue car.", "முதியவர் தன் நீலக் காரை விற்றார்."),
+    ]
     assert made("near_miss", [*PAIRS, *same])[len(PAIRS)] == same[1][1]
     assert made("another_sentence", PAIRS[:1]) == {}
 

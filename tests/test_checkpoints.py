@@ -124,13 +124,15 @@ CORRUPTIONS = {
     "manifest swapped": (swap, "manifest.json is that of step 2"),
     "future version": (rewrite(format=99), "has format 99, this version reads 1"),
     "a file out of the folder": (
-        rewrite(files={"../checkpoint-2/model.safetensors": {"bytes": 1, "sha256": "0"}}), "was not sealed with it",
+        rewrite(files={"../checkpoint-2/model.safetensors": {"bytes": 1, "sha256": "0"}}),
+        "was not sealed with it",
     ),
     "folder emptied": (lambda f: [shutil.rmtree(f), f.mkdir()], "no manifest.json"),
     "a folder for a file": (
-        lambda f: [(f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()], "is missing"
+        lambda f: [(f / "model.safetensors").unlink(), (f / "model.safetensors").mkdir()],
+        "is missing",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

@@ -111,9 +111,7 @@ def test_order_neighbours_and_budget_change_nothing(request, name):
     scorer, segments = request.getfixturevalue(name), rows()
     expected = scorer.score(segments).values
     order = random.Random(1).sample(range(len(segments)), len(segments))
-    assert scorer.score([segments[i] for i in order]).values == pytest.approx(
-        [expected[i] for i in order], abs=1e-6
-    )
+    assert scorer.score([segments[i] for i in order]).values == pytest.approx([expected[i] for i in order], abs=1e-6)
     alone = [scorer.score([segment]).values[0] for segment in segments[:10]]
     assert alone == pytest.approx(expected[:10], abs=1e-6)
     scorer.token_budget, before = 64, scorer.token_budget
@@ -173,9 +171,7 @@ def test_without_the_private_operators_torchs_own_linears_are_used(tiny_comet_da
         load_comet(tiny_comet_da, overlong="cut")
 
 
-@pytest.mark.parametrize(
-    "kind, most", [("regression_metric", 508), ("unified_metric", 508), ("xcomet_metric", 508)]
-)
+@pytest.mark.parametrize("kind, most", [("regression_metric", 508), ("unified_metric", 508), ("xcomet_metric", 508)])
 def test_segments_longer_than_the_encoder_reads_are_skipped_where_asked(tmp_path, kind, most):
     """512 tokens: <s> mt </s></s> src </s> together, or each text with <s> … </s> cut at 510 as COMET cuts it."""
     folder = build_comet(tmp_path / "m", kind=kind, **({} if kind == "regression_metric" else {"layer_norm": False}))
@@ -245,9 +241,7 @@ def test_importing_comet_does_not_touch_the_root_logger(tiny_comet_da):
 def test_scores_do_not_depend_on_the_policys_matmul_precision(da, policy):
     before, seen = torch.get_float32_matmul_precision(), []
     expected = da.score(rows()[:6]).values
-    hook = da.model.estimator.register_forward_hook(
-        lambda *_: seen.append(torch.get_float32_matmul_precision())
-    )
+    hook = da.model.estimator.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
     torch.set_float32_matmul_precision(policy)
     try:
         assert da.score(rows()[:6]).values == expected
@@ -336,9 +330,7 @@ def test_hyper_parameters_of_the_checkpoint_win(checkpoint):
 def test_the_sparsemax_patch_of_the_yaml_is_honoured(checkpoint):
     folder, _ = checkpoint
     before = load_comet(folder).score(rows()).values
-    described = json.loads((folder / "hparams.yaml").read_text()) | {
-        "layer_transformation": "sparsemax_patch"
-    }
+    described = json.loads((folder / "hparams.yaml").read_text()) | {"layer_transformation": "sparsemax_patch"}
     (folder / "hparams.yaml").write_text(json.dumps(described))
     after = load_comet(folder).score(rows()).values
     assert after == pytest.approx(predict(folder, rows()), abs=1e-5)
@@ -476,16 +468,19 @@ def test_a_gated_model_names_its_licence_page(at, tmp_path):
     with _hub(at) as endpoint:
         done, _ = _load_from_hub(endpoint, "Unbabel/wmt22-cometkiwi-da", tmp_path)
     assert "MissingService" in done.stdout, done.stderr
-    assert (
-        "https://huggingface.co/Unbabel/wmt22-cometkiwi-da" in done.stdout and "hf auth login" in done.stdout
-    )
+    assert "https://huggingface.co/Unbabel/wmt22-cometkiwi-da" in done.stdout and "hf auth login" in done.stdout
 
 
 def _python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=REPOSITORY, env=os.environ | environment,
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code, *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def _load_from_hub(endpoint: str, name: str, home: Path) -> tuple[subprocess.CompletedProcess, float]:
@@ -497,9 +492,7 @@ def _load_from_hub(endpoint: str, name: str, home: Path) -> tuple[subprocess.Com
         "except Exception as error:\n    print(type(error).__name__, error)\n"
         "print('seconds', time.perf_counter() - start)\n"
     )
-    done = _python(
-        code, name, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0", HF_HOME=str(home), NO_PROXY="127.0.0.1"
-    )
+    done = _python(code, name, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0", HF_HOME=str(home), NO_PROXY="127.0.0.1")
     return done, float(done.stdout.split()[-1])
 
 

@@ -344,8 +344,10 @@ def test_a_reader_that_leaves_ends_a_command_without_a_traceback():
     code = "from rl_nmt import errors\ndef main():\n    while True: print('x' * 1000)\nerrors.run(main)"
     done = subprocess.run(
         ["bash", "-c", '"$0" -c "$1" | head -1; echo ${PIPESTATUS[0]}', sys.executable, code],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert done.stdout.splitlines()[-1] == "141"
     assert done.stderr == ""
 

@@ -15,10 +15,18 @@ from rl_nmt import corpus
 from rl_nmt.errors import CannotWrite, ConfigError
 
 REQUEST = {
-    "dataset_name": "json", "dataset_config": "en", "dataset_split": "train", "data_files": (),
-    "text_field": "text", "num_train_samples": 40, "num_heldout": 10, "shuffle_buffer": 16,
-    "min_chars": 10, "max_chars": 80, "seed": 3,
-}  # fmt: skip
+    "dataset_name": "json",
+    "dataset_config": "en",
+    "dataset_split": "train",
+    "data_files": (),
+    "text_field": "text",
+    "num_train_samples": 40,
+    "num_heldout": 10,
+    "shuffle_buffer": 16,
+    "min_chars": 10,
+    "max_chars": 80,
+    "seed": 3,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -99,15 +107,15 @@ def test_all_formats_give_the_same_rows(tmp_path):
     table = pyarrow.table({"id": range(70), "text": texts})
     parquet.write_table(table, tmp_path / "d.parquet", row_group_size=7)
     c4_shard(tmp_path / "e.json.gz", range(70), noise=False)
-    results = [make(tmp_path / f"out-{file}", dataset_name=str(tmp_path / file)) for file in
-               ("a.jsonl", "b.json", "c.txt", "d.parquet", "e.json.gz")]  # fmt: skip
+    results = [
+        make(tmp_path / f"out-{file}", dataset_name=str(tmp_path / file))
+        for file in ("a.jsonl", "b.json", "c.txt", "d.parquet", "e.json.gz")
+    ]
     assert len({result.sha256 for result in results}) == 1
 
 
 def test_same_seed_same_rows_other_seed_others(shards, tmp_path):
-    one, two, three = (
-        make(tmp_path / str(i), dataset_name=str(shards), seed=seed) for i, seed in enumerate((3, 3, 4))
-    )
+    one, two, three = (make(tmp_path / str(i), dataset_name=str(shards), seed=seed) for i, seed in enumerate((3, 3, 4)))
     assert one.sha256 == two.sha256 != three.sha256
     assert one.train == two.train and set(one.heldout) != set(three.heldout)
 

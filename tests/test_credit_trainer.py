@@ -83,12 +83,27 @@ def build(cls, model: Path, folder: Path, reward, extra=(), evaluation=(), **opt
     from datasets import Dataset
     from trl import GRPOConfig
 
-    args = GRPOConfig(**{
-        "output_dir": str(folder), "num_generations": 4, "per_device_train_batch_size": 8,
-        "per_device_eval_batch_size": 4, "max_completion_length": 12, "max_steps": 3, "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant", "beta": 0.0, "seed": 3, "logging_steps": 1, "save_strategy": "no",
-        "use_cpu": True, "bf16": False, "report_to": [], "disable_tqdm": True, **options,
-    })  # fmt: skip
+    args = GRPOConfig(
+        **{
+            "output_dir": str(folder),
+            "num_generations": 4,
+            "per_device_train_batch_size": 8,
+            "per_device_eval_batch_size": 4,
+            "max_completion_length": 12,
+            "max_steps": 3,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+            "beta": 0.0,
+            "seed": 3,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "use_cpu": True,
+            "bf16": False,
+            "report_to": [],
+            "disable_tqdm": True,
+            **options,
+        }
+    )
     tokenizer = policy.load_tokenizer(str(model))
     loaded = policy.load_policy(str(model), tokenizer, policy.Precision("cpu", torch.float32, False, ""), "eager")
     rows, held_out = (
@@ -97,9 +112,14 @@ def build(cls, model: Path, folder: Path, reward, extra=(), evaluation=(), **opt
     )
     with torch.random.fork_rng(devices=[]):
         return cls(
-            model=loaded, reward_funcs=reward, args=args, train_dataset=rows, eval_dataset=held_out,
-            processing_class=tokenizer, **dict(extra),
-        )  # fmt: skip
+            model=loaded,
+            reward_funcs=reward,
+            args=args,
+            train_dataset=rows,
+            eval_dataset=held_out,
+            processing_class=tokenizer,
+            **dict(extra),
+        )
 
 
 @pytest.fixture
@@ -142,10 +162,16 @@ def sample(trainer, completions: list[list[int]] | None = None) -> dict:
 @pytest.mark.parametrize(
     ("loss", "iterations", "beta"),
     [
-        ("grpo", 1, 0.05), ("grpo", 2, 0.0), ("dapo", 1, 0.0), ("dapo", 2, 0.05), ("bnpo", 1, 0.0),
-        ("dr_grpo", 1, 0.0), ("cispo", 1, 0.0), ("sapo", 1, 0.0),
+        ("grpo", 1, 0.05),
+        ("grpo", 2, 0.0),
+        ("dapo", 1, 0.0),
+        ("dapo", 2, 0.05),
+        ("bnpo", 1, 0.0),
+        ("dr_grpo", 1, 0.0),
+        ("cispo", 1, 0.0),
+        ("sapo", 1, 0.0),
     ],
-)  # fmt: skip
+)
 def test_without_token_rewards_it_is_trls_trainer_bit_for_bit(make, tiny_policy, tmp_path, loss, iterations, beta):
     from trl import GRPOTrainer
 
@@ -218,9 +244,11 @@ def test_advantages_by_hand(make):
     """r = reward + span reward; minus mean, over std, of all tokens. The stop token carries the sequence alone."""
     first, second, third = ends(make(Reward()))
     spans = [
-        [], [Span(0, first, "minor", 1.0)], [Span(second, third, "critical", 1.0)],
+        [],
+        [Span(0, first, "minor", 1.0)],
+        [Span(second, third, "critical", 1.0)],
         [Span(first, second, "major", 0.5), Span(0, second, "minor", 1.0)],
-    ]  # fmt: skip
+    ]
     out, trainer = hand_case(make, [0.5, 1.0, -0.25, 0.0], spans)
     expected = [[0.5, 0.5, 0.5], [0.0, 1.0, 1.0], [-0.25, -0.25, -10.25, -0.25], [-1.0, -6.0, 0.0]]
     for got, wanted in zip(real(out), by_hand(expected), strict=True):
@@ -228,11 +256,17 @@ def test_advantages_by_hand(make):
     logged = {name: values for name, values in trainer._metrics["train"].items() if name.startswith("token/")}
     flat = [x for row in by_hand(expected) for x in row]
     inside = [x - statistics.fmean(row) for row in by_hand(expected) for x in row]
-    assert {name: values[0] for name, values in logged.items()} == pytest.approx({
-        "token/reward_mean": -18 / 13, "token/nonzero_share": 4 / 13, "token/unjudged_share": 0.0,
-        "token/spans_per_sample": 1.0, "token/advantage_std": 1.0,
-        "token/within_share": sum(x * x for x in inside) / sum(x * x for x in flat),
-    }, abs=1e-6)  # fmt: skip
+    assert {name: values[0] for name, values in logged.items()} == pytest.approx(
+        {
+            "token/reward_mean": -18 / 13,
+            "token/nonzero_share": 4 / 13,
+            "token/unjudged_share": 0.0,
+            "token/spans_per_sample": 1.0,
+            "token/advantage_std": 1.0,
+            "token/within_share": sum(x * x for x in inside) / sum(x * x for x in flat),
+        },
+        abs=1e-6,
+    )
 
 
 def test_scorers_are_weighed_and_added(make):
@@ -524,10 +558,11 @@ def test_rollouts_hold_what_the_update_saw(make, tmp_path, beta):
         ({"num_iterations": 2, "beta": 0.05}, (1, 3), 2),
         (  # two generations in every step
             {"steps_per_generation": 2, "gradient_accumulation_steps": 4, "per_device_train_batch_size": 4},
-            (1, 2, 3), 4,
+            (1, 2, 3),
+            4,
         ),
     ],
-)  # fmt: skip
+)
 def test_asking_for_rollouts_changes_no_bit(make, tmp_path, options, steps, groups):
     path = tmp_path / "r.jsonl"
     without = train(make(Reward(spans=marks("கி")), **options))
@@ -627,8 +662,9 @@ def one_update(model: Path, folder: Path, credit: TokenCredit) -> dict:
     return {
         "advantages": real(batches[0]),
         "logged": {k: v for k, v in logged.items() if k.startswith(("token/", "groups/"))},
-        "weights": [p.numpy() for p in weights(trainer)], "processes": trainer.accelerator.num_processes,
-    }  # fmt: skip
+        "weights": [p.numpy() for p in weights(trainer)],
+        "processes": trainer.accelerator.num_processes,
+    }
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,26 @@ from rl_nmt.doctor import Finding, Gpu, Machine
 from rl_nmt.footprint import GIB, KNOWN, Shape
 
 GOOD = {
-    "torch": "2.13.0+cpu", "transformers": "4.57.6", "trl": "1.16.0", "unbabel-comet": "2.2.7", "accelerate": "1.15.0",
-    "datasets": "5.0.1", "sacrebleu": "2.6.0", "sentencepiece": "0.2.1", "tyro": "0.9", "pyyaml": "6.0",
-    "matplotlib": "3.9", "peft": "0.21.2", "wandb": "0.28.0", "numpy": "1.26.4", "protobuf": "4.25.9",
-    "pyarrow": "25.0.0", "setuptools": "80.10.2", "torchmetrics": "0.10.3", "huggingface-hub": "0.36.0",
-}  # fmt: skip
+    "torch": "2.13.0+cpu",
+    "transformers": "4.57.6",
+    "trl": "1.16.0",
+    "unbabel-comet": "2.2.7",
+    "accelerate": "1.15.0",
+    "datasets": "5.0.1",
+    "sacrebleu": "2.6.0",
+    "sentencepiece": "0.2.1",
+    "tyro": "0.9",
+    "pyyaml": "6.0",
+    "matplotlib": "3.9",
+    "peft": "0.21.2",
+    "wandb": "0.28.0",
+    "numpy": "1.26.4",
+    "protobuf": "4.25.9",
+    "pyarrow": "25.0.0",
+    "setuptools": "80.10.2",
+    "torchmetrics": "0.10.3",
+    "huggingface-hub": "0.36.0",
+}
 A10 = Gpu("NVIDIA A10G", 22 * GIB, 24 * GIB, True)
 MACHINE = Machine((3, 11), GOOD, (A10,), 60 * GIB)
 GEMMA = Shape(999_885_952, KNOWN["google/gemma-3-1b-it"], "")
@@ -59,9 +74,20 @@ def test_a_run_that_can_start(local, tmp_path):
     assert [f for f in findings if f.level == "fail"] == [] and doctor.exit_code(findings) == 0
     said = {f.what: f.detail for f in findings}
     assert set(said) >= {
-        "settings", "versions", "model_id", "comet_da_model", "comet_qe_model", "backtranslation_model", "data", "W&B",
-        "disk", "memory", "length", "batches", "checkpoints",
-    }  # fmt: skip
+        "settings",
+        "versions",
+        "model_id",
+        "comet_da_model",
+        "comet_qe_model",
+        "backtranslation_model",
+        "data",
+        "W&B",
+        "disk",
+        "memory",
+        "length",
+        "batches",
+        "checkpoints",
+    }
     text = doctor.table(findings)
     assert text.splitlines()[-1].startswith("go") and all(f.detail in text for f in findings)
     assert not (tmp_path / "run").exists()  # it looks, and writes nothing
@@ -140,13 +166,18 @@ def test_good_versions():
 @pytest.mark.parametrize(
     ("package", "version", "said"),
     [
-        ("transformers", "5.2.0", "COMET unpacks three values"), ("numpy", "2.1.0", "caps numpy"),
-        ("protobuf", "5.29.1", "caps protobuf"), ("pyarrow", "26.0.0", "pyarrow 26 needs NumPy 2"),
-        ("setuptools", "81.0.0", "pkg_resources is gone"), ("sentencepiece", "0.2.3", "runtime_version"),
-        ("huggingface-hub", "1.2.0", "import transformers"), ("trackio", "0.30.0", "GRPOTrainer"),
-        ("sentence-transformers", "6.0.0", "wants transformers 5"), ("vllm", "0.22.0", "two environments"),
+        ("transformers", "5.2.0", "COMET unpacks three values"),
+        ("numpy", "2.1.0", "caps numpy"),
+        ("protobuf", "5.29.1", "caps protobuf"),
+        ("pyarrow", "26.0.0", "pyarrow 26 needs NumPy 2"),
+        ("setuptools", "81.0.0", "pkg_resources is gone"),
+        ("sentencepiece", "0.2.3", "runtime_version"),
+        ("huggingface-hub", "1.2.0", "import transformers"),
+        ("trackio", "0.30.0", "GRPOTrainer"),
+        ("sentence-transformers", "6.0.0", "wants transformers 5"),
+        ("vllm", "0.22.0", "two environments"),
     ],
-)  # fmt: skip
+)
 def test_known_bad_pairs(package, version, said):
     found = doctor.version_findings(machine(packages=GOOD | {package: version}), cfg())
     failed = [f for f in found if f.level == "fail"]
@@ -299,10 +330,19 @@ def test_dry_steps_are_timed_and_leave_no_checkpoint(tiny_policy, tmp_path):
     from rl_nmt import policy
 
     small = cfg(
-        model_id=str(tiny_policy), attn_implementation="eager", lora_rank=0, kl_beta=0.0, group_size=4, warmup_steps=0,
-        per_device_batch_size=4, gradient_accumulation_steps=2, max_new_tokens=8, save_steps=1, max_steps=50,
+        model_id=str(tiny_policy),
+        attn_implementation="eager",
+        lora_rank=0,
+        kl_beta=0.0,
+        group_size=4,
+        warmup_steps=0,
+        per_device_batch_size=4,
+        gradient_accumulation_steps=2,
+        max_new_tokens=8,
+        save_steps=1,
+        max_steps=50,
         output_dir=str(tmp_path),
-    )  # fmt: skip
+    )
     tokenizer = policy.load_tokenizer(small.model_id)
     precision = policy.Precision("cpu", torch.float32, False, "test")
     model = policy.load_policy(small.model_id, tokenizer, precision, small.attn_implementation)

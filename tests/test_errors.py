@@ -27,9 +27,14 @@ def raising(error):
 
 
 CODES = [
-    (errors.ConfigError, 2), (errors.RewardRefused, 3), (errors.ResumeRefused, 4), (errors.MissingService, 69),
-    (errors.NonFiniteLoss, 70), (errors.CannotWrite, 73), (errors.UserError, 1),
-]  # fmt: skip
+    (errors.ConfigError, 2),
+    (errors.RewardRefused, 3),
+    (errors.ResumeRefused, 4),
+    (errors.MissingService, 69),
+    (errors.NonFiniteLoss, 70),
+    (errors.CannotWrite, 73),
+    (errors.UserError, 1),
+]
 
 
 @pytest.mark.parametrize(("kind", "status"), CODES)
@@ -65,8 +70,9 @@ def test_last_words(capsys, error):
 def test_a_full_disk_anywhere_is_one_line(capsys):
     status, said = ended(capsys, raising(OSError(errno.ENOSPC, "No space left on device", "/x/y")))
     assert (status, said) == (
-        73, "error: cannot write /x/y (No space left on device): free space, or write elsewhere\n"
-    )  # fmt: skip
+        73,
+        "error: cannot write /x/y (No space left on device): free space, or write elsewhere\n",
+    )
     with pytest.raises(FileNotFoundError):
         errors.run(raising(FileNotFoundError(errno.ENOENT, "none")))
 

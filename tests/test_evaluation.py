@@ -160,9 +160,15 @@ def test_sampling_gives_several_completions_per_prompt(policy):
     prompts = [make_prompt(english) for english, _ in PAIRS[:3]]
     torch.manual_seed(0)
     answers = generate(
-        model, tokenizer, prompts, max_new_tokens=8, batch_size=8, do_sample=True, temperature=3.0,
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=8,
+        batch_size=8,
+        do_sample=True,
+        temperature=3.0,
         num_return_sequences=4,
-    )  # fmt: skip
+    )
     assert [len(texts) for texts in answers] == [4, 4, 4]
     assert len({text for texts in answers for text in texts}) > 6
 

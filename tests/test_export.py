@@ -27,9 +27,12 @@ def parts(model, tokenizer):
     from accelerate import Accelerator
 
     return SimpleNamespace(
-        model=model, processing_class=tokenizer, accelerator=Accelerator(cpu=True),
-        state=SimpleNamespace(global_step=30), is_deepspeed_enabled=False,
-    )  # fmt: skip
+        model=model,
+        processing_class=tokenizer,
+        accelerator=Accelerator(cpu=True),
+        state=SimpleNamespace(global_step=30),
+        is_deepspeed_enabled=False,
+    )
 
 
 @pytest.fixture
@@ -134,8 +137,10 @@ def test_adapter_and_merged_model_have_the_logits_of_the_trained_one(tiny_policy
     alone = PeftModel.from_pretrained(base, tmp_path / "final" / "adapter")
     torch.testing.assert_close(logits(alone, tokenizer), expected, atol=1e-5, rtol=1e-5)
     assert sorted(p.name for p in (tmp_path / "final" / "adapter").iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors", "prompt.txt",
-    ]  # fmt: skip
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "prompt.txt",
+    ]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "final"]
 
 

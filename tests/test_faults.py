@@ -136,11 +136,14 @@ def test_killed_as_a_real_process_and_started_again(tiny_all, tmp_path):
         assert done.returncode == 0, done.stderr
         rows = MetricsFile(folder / "metrics.jsonl").rows()
         clock = ("time/", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
-        ends.append({
-            "weights": (folder / "final" / "model.safetensors").read_bytes(),
-            "table": (folder / "evaluation.json").read_bytes(), "samples": (folder / "samples.jsonl").read_bytes(),
-            "metrics": [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows],
-        })  # fmt: skip
+        ends.append(
+            {
+                "weights": (folder / "final" / "model.safetensors").read_bytes(),
+                "table": (folder / "evaluation.json").read_bytes(),
+                "samples": (folder / "samples.jsonl").read_bytes(),
+                "metrics": [{k: v for k, v in row.items() if not k.startswith(clock)} for row in rows],
+            }
+        )
     assert differences(ends[0], ends[1]) == [] and differences(ends[0], ends[2]) == []
 
 
@@ -156,13 +159,15 @@ HURT |= {
     "manifest missing": ("manifest.json", Path.unlink),
     "manifest cut": ("manifest.json", lambda path: os.truncate(path, 80)),
     "manifest of another": (
-        "manifest.json", lambda path: shutil.copy(path.parent.parent / "checkpoint-2" / path.name, path),
+        "manifest.json",
+        lambda path: shutil.copy(path.parent.parent / "checkpoint-2" / path.name, path),
     ),
     "future version": (
-        "manifest.json", lambda path: path.write_text(path.read_text().replace('"format": 1', '"format": 2')),
+        "manifest.json",
+        lambda path: path.write_text(path.read_text().replace('"format": 1', '"format": 2')),
     ),
     "pickle beside": ("pytorch_model.bin", lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n.")),
-}  # fmt: skip
+}
 
 
 def hurt(half_done, folder: Path, name: str) -> None:
@@ -202,8 +207,11 @@ def test_all_checkpoints_corrupted(half_done, go, tmp_path):
 # --- signals -------------------------------------------------------------------------------------------
 
 PLACES = {
-    "generation": "_generate", "reward": "_calculate_rewards", "update": "compute_loss", "save": "_save_checkpoint",
-}  # fmt: skip
+    "generation": "_generate",
+    "reward": "_calculate_rewards",
+    "update": "compute_loss",
+    "save": "_save_checkpoint",
+}
 SIGNALS = [
     pytest.param(place, number, marks=[] if (place, number) == ("reward", signal.SIGTERM) else pytest.mark.slow)
     for place in (*PLACES, "evaluation")

@@ -25,21 +25,39 @@ GEMMA_1B = Shape(999_885_952, KNOWN["google/gemma-3-1b-it"], "by hand")
 
 def gemma(hidden, ffn, layers, heads, keys, head, vocab=300):
     return Gemma3TextConfig(
-        vocab_size=vocab, hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers, head_dim=head,
-        num_attention_heads=heads, num_key_value_heads=keys, query_pre_attn_scalar=head, sliding_window=512,
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=ffn,
+        num_hidden_layers=layers,
+        head_dim=head,
+        num_attention_heads=heads,
+        num_key_value_heads=keys,
+        query_pre_attn_scalar=head,
+        sliding_window=512,
         attn_implementation="sdpa",
-    )  # fmt: skip
+    )
 
 
 GEMMAS = [gemma(64, 128, 2, 2, 1, 32), gemma(96, 256, 3, 4, 2, 16, 411)]
 M2M = M2M100Config(
-    vocab_size=207, d_model=24, encoder_layers=2, decoder_layers=3, encoder_attention_heads=2, encoder_ffn_dim=40,
-    decoder_attention_heads=2, decoder_ffn_dim=56,
-)  # fmt: skip
+    vocab_size=207,
+    d_model=24,
+    encoder_layers=2,
+    decoder_layers=3,
+    encoder_attention_heads=2,
+    encoder_ffn_dim=40,
+    decoder_attention_heads=2,
+    decoder_ffn_dim=56,
+)
 XLMR = XLMRobertaConfig(
-    vocab_size=99, hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=40,
-    max_position_embeddings=34, type_vocab_size=1,
-)  # fmt: skip
+    vocab_size=99,
+    hidden_size=24,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=40,
+    max_position_embeddings=34,
+    type_vocab_size=1,
+)
 
 
 def count(model) -> int:
@@ -63,11 +81,13 @@ def test_nllb_and_xlmr_are_counted_weight_by_weight():
 @pytest.mark.parametrize(
     ("name", "total"),  # known apart from the formula
     [
-        ("google/gemma-3-270m-it", 268_098_176), ("google/gemma-3-1b-it", 999_885_952),
-        ("facebook/nllb-200-distilled-600M", 615_073_792), ("facebook/nllb-200-distilled-1.3B", 1_370_638_336),
+        ("google/gemma-3-270m-it", 268_098_176),
+        ("google/gemma-3-1b-it", 999_885_952),
+        ("facebook/nllb-200-distilled-600M", 615_073_792),
+        ("facebook/nllb-200-distilled-1.3B", 1_370_638_336),
         ("facebook/nllb-200-3.3B", 3_344_863_232),
     ],
-)  # fmt: skip
+)
 def test_known_models_have_their_size(name, total):
     assert footprint.parameters(KNOWN[name]) == total
 
@@ -141,8 +161,12 @@ def test_policy_with_lora_on_a_bf16_gpu_by_hand():
     need = footprint.policy_need(GEMMA_1B, cfg(), cuda=True, bf16=True)
     lora = 13_045_760
     assert need.resident == {
-        "policy": 1_999_771_904, "LoRA": 4 * lora, "gradients": 4 * lora, "optimizer": 8 * lora, "CUDA": int(0.6 * GIB),
-    }  # fmt: skip
+        "policy": 1_999_771_904,
+        "LoRA": 4 * lora,
+        "gradients": 4 * lora,
+        "optimizer": 8 * lora,
+        "CUDA": int(0.6 * GIB),
+    }
     # 300 characters are 100 tokens, 40 of instruction, 256 new: 396 of 26 layers × (key, value) × 256 in bf16;
     # 64 sequences together, each with logits over 262,144 three times in fp32
     assert need.passing["generation"] == 64 * (396 * 26 * 2 * 256 * 2 + 3 * 4 * 262_144)
@@ -156,7 +180,11 @@ def test_policy_with_all_weights_by_hand():
     n = 999_885_952
     need = footprint.policy_need(GEMMA_1B, settings, cuda=True, bf16=True)
     assert need.resident == {
-        "policy": 4 * n, "reference": 4 * n, "gradients": 4 * n, "optimizer": 8 * n, "CUDA": int(0.6 * GIB)
+        "policy": 4 * n,
+        "reference": 4 * n,
+        "gradients": 4 * n,
+        "optimizer": 8 * n,
+        "CUDA": int(0.6 * GIB),
     }
     head_gradient, autocast_copies = 4 * 262_144 * 1152, 2 * n
     tile = 2 * 2 * 396 * 32_768
@@ -314,5 +342,6 @@ def test_names_that_lead_to_no_size(tmp_path):
     assert model_shape("google/gemma-3-1b-it@v1").parameters == 999_885_952
     settings = SimpleNamespace(model_id="acme/none", w_cycle=0.0, w_qe=1.0, comet_qe_model="Unbabel/wmt22-cometkiwi-da")
     assert {name: bool(shape) for name, shape in footprint.shapes(settings).items()} == {
-        "policy": False, "comet_qe": True,
-    }  # fmt: skip
+        "policy": False,
+        "comet_qe": True,
+    }

@@ -121,10 +121,15 @@ def errors(**counts: int) -> list[MqmError]:
 @pytest.mark.parametrize(
     "found, score",
     [
-        (errors(), 0), (errors(minor=1), -1), (errors(major=2, minor=1), -11), (errors(critical=1, minor=1), -25),
-        (errors(minor=9), -5), (errors(minor=5, major=5), -25), (errors(minor=6, major=1), -9),
+        (errors(), 0),
+        (errors(minor=1), -1),
+        (errors(major=2, minor=1), -11),
+        (errors(critical=1, minor=1), -25),
+        (errors(minor=9), -5),
+        (errors(minor=5, major=5), -25),
+        (errors(minor=6, major=1), -9),
     ],
-)  # fmt: skip
+)
 def test_the_five_worst_errors_count_up_to_25(found, score):
     assert judge(found, SRC, MT)[0] == score
 

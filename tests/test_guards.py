@@ -62,8 +62,11 @@ NO_TRANSLATION = [
     # length
     ("ஆம்.", "length"),
     ("சிறுவன்.", "length"),
-    (HONEST + " அவன் வீட்டிற்குச் சென்று அம்மாவிடம் கதை சொன்னான், பிறகு நண்பர்களுடன் விளையாடிவிட்டு தாமதமாகத் "
-     "தூங்கினான்; காலையில் எழுந்து பள்ளிக்குப் புறப்பட்டான்.", "length"),
+    (
+        HONEST + " அவன் வீட்டிற்குச் சென்று அம்மாவிடம் கதை சொன்னான், பிறகு நண்பர்களுடன் விளையாடிவிட்டு தாமதமாகத் "
+        "தூங்கினான்; காலையில் எழுந்து பள்ளிக்குப் புறப்பட்டான்.",
+        "length",
+    ),
     # truncated
     ("சிறுவன் தோட்டத்தில் ஒரு நல்ல புத்தகம் மற்றும்", "truncated"),
     ("சிறுவன் தோட்டத்தில் ஒரு நல்ல புத்தகம்,", "truncated"),
@@ -75,7 +78,7 @@ NO_TRANSLATION = [
     ("tam_Taml " + HONEST, "control"),
     ("<2ta> " + HONEST, "control"),
     ("<think>" + HONEST, "control"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("output", "reason"), NO_TRANSLATION)
@@ -114,7 +117,7 @@ TRANSLATIONS = [
     ("42", "42"),
     ("https://a.in/b", "https://a.in/b"),
     ("The word नमस्ते means hello.", "नमस्ते என்ற சொல்லுக்கு வணக்கம் என்று பொருள்."),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("source", "output"), TRANSLATIONS)

@@ -29,11 +29,20 @@ def online(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
-        ("google/gemma-3-1b-it", False), ("Unbabel/wmt22-comet-da", False), ("/models/x", True), ("./x", True),
-        ("../x/y", True), ("~/x", True), ("runs/a/final", True), ("gemma", True), (".hidden/x", True),
-        ("google/gemma-3-1b-it@v1", False), ("google/gemma-3-1b-it@refs/pr/3", False), ("./x/y@v1", True),
+        ("google/gemma-3-1b-it", False),
+        ("Unbabel/wmt22-comet-da", False),
+        ("/models/x", True),
+        ("./x", True),
+        ("../x/y", True),
+        ("~/x", True),
+        ("runs/a/final", True),
+        ("gemma", True),
+        (".hidden/x", True),
+        ("google/gemma-3-1b-it@v1", False),
+        ("google/gemma-3-1b-it@refs/pr/3", False),
+        ("./x/y@v1", True),
     ],
-)  # fmt: skip
+)
 def test_what_can_only_be_a_path(name, answer):
     assert hub.looks_like_path(name) is answer
 
@@ -41,12 +50,19 @@ def test_what_can_only_be_a_path(name, answer):
 @pytest.mark.parametrize(
     ("name", "answer"),
     [
-        ("a/b", ("a/b", None)), ("a/b@main", ("a/b", "main")), ("a/b@refs/pr/3", ("a/b", "refs/pr/3")),
-        ("a/b@" + "0" * 40, ("a/b", "0" * 40)), ("wikitext@v2", ("wikitext", "v2")), ("a/b@", ("a/b@", None)),
-        ("./a@b", ("./a@b", None)), ("/m/a@b/c", ("/m/a@b/c", None)), ("~/a@b", ("~/a@b", None)),
-        ("a/b/c@d", ("a/b/c@d", None)), ("", ("", None)),
+        ("a/b", ("a/b", None)),
+        ("a/b@main", ("a/b", "main")),
+        ("a/b@refs/pr/3", ("a/b", "refs/pr/3")),
+        ("a/b@" + "0" * 40, ("a/b", "0" * 40)),
+        ("wikitext@v2", ("wikitext", "v2")),
+        ("a/b@", ("a/b@", None)),
+        ("./a@b", ("./a@b", None)),
+        ("/m/a@b/c", ("/m/a@b/c", None)),
+        ("~/a@b", ("~/a@b", None)),
+        ("a/b/c@d", ("a/b/c@d", None)),
+        ("", ("", None)),
     ],
-)  # fmt: skip
+)
 def test_a_name_and_its_revision(name, answer):
     assert hub.split_revision(name) == answer
 
@@ -167,9 +183,17 @@ def small_hub(repositories: dict[str, Path], cards: dict[str, dict], gated: set[
         files = [p for p in sorted(repositories[name].rglob("*")) if p.is_file()]
         siblings = [{"rfilename": str(p.relative_to(repositories[name])), "size": p.stat().st_size} for p in files]
         return {
-            "id": name, "modelId": name, "sha": sha, "siblings": siblings, "cardData": cards.get(name),
-            "gated": "auto" if name in gated else False, "private": False, "tags": [], "downloads": 0, "likes": 0,
-        }  # fmt: skip
+            "id": name,
+            "modelId": name,
+            "sha": sha,
+            "siblings": siblings,
+            "cardData": cards.get(name),
+            "gated": "auto" if name in gated else False,
+            "private": False,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+        }
 
     def reply(method: str, path: str):
         path = unquote(path.split("?")[0])
@@ -206,9 +230,12 @@ def published(tiny_gemma, tiny_nllb, tiny_comet_da, tiny_comet_qe, tmp_path_fact
         checkpoint["hyper_parameters"]["pretrained_model"] = "acme/encoder"
         torch.save(checkpoint, root / name / "checkpoints" / "model.ckpt")
     return {
-        "acme/gemma": tiny_gemma, "acme/nllb": tiny_nllb, "acme/da": root / "da", "acme/qe": root / "qe",
+        "acme/gemma": tiny_gemma,
+        "acme/nllb": tiny_nllb,
+        "acme/da": root / "da",
+        "acme/qe": root / "qe",
         "acme/encoder": tiny_comet_da / "encoder",
-    }  # fmt: skip
+    }
 
 
 MODELS = ["--model_id", "acme/gemma", "--backtranslation_model", "acme/nllb"]

@@ -19,9 +19,21 @@ from rl_nmt.text import script_share
 def test_a_row_is_written_as_rules_read_it(row):
     """Rules compare with folded NFC text, so a stem in any other form would never match."""
     stems = [stem for stem, _ in (*row.number_words, *row.scales, *row.sounds, *row.letter_names)]
-    for words in (row.function_words, row.connectors, row.abbreviations, row.unfinished, row.common_capitals,
-                  row.name_endings, row.labels, row.meta, row.meta_topics, row.openers, row.notes,
-                  row.note_topics, row.percent):  # fmt: skip
+    for words in (
+        row.function_words,
+        row.connectors,
+        row.abbreviations,
+        row.unfinished,
+        row.common_capitals,
+        row.name_endings,
+        row.labels,
+        row.meta,
+        row.meta_topics,
+        row.openers,
+        row.notes,
+        row.note_topics,
+        row.percent,
+    ):
         stems += words
     for stem in stems:
         assert stem and stem == unicodedata.normalize("NFC", stem).casefold().strip(), stem
@@ -54,21 +66,57 @@ def test_rows_are_keys():
 
 # One plain sentence each, "The rain has stopped.", written by hand.
 RAIN = {
-    "ar": "لقد توقف المطر.", "bg": "Дъждът спря.", "bn": "বৃষ্টি থেমে গেছে।", "ca": "Ha parat de ploure.",
-    "cs": "Déšť už ustal.", "da": "Det er holdt op med at regne.", "de": "Der Regen hat aufgehört.",
-    "el": "Η βροχή σταμάτησε.", "es": "Ha dejado de llover.", "et": "Vihm on lakanud.", "fa": "باران بند آمده است.",
-    "fi": "Sade on lakannut.", "fil": "Tumigil na ang ulan.", "fr": "La pluie a cessé.", "gu": "વરસાદ બંધ થઈ ગયો છે.",
-    "he": "הגשם כבר פסק לגמרי.", "hi": "बारिश रुक गई है।", "hr": "Kiša je prestala padati.", "hu": "Elállt az eső.",
-    "id": "Hujan sudah berhenti.", "is": "Það er hætt að rigna.", "it": "Ha smesso di piovere.",
-    "ja": "雨がやみました。", "kn": "ಮಳೆ ನಿಂತಿದೆ.", "ko": "비가 그쳤습니다.", "lt": "Lietus liovėsi.",
+    "ar": "لقد توقف المطر.",
+    "bg": "Дъждът спря.",
+    "bn": "বৃষ্টি থেমে গেছে।",
+    "ca": "Ha parat de ploure.",
+    "cs": "Déšť už ustal.",
+    "da": "Det er holdt op med at regne.",
+    "de": "Der Regen hat aufgehört.",
+    "el": "Η βροχή σταμάτησε.",
+    "es": "Ha dejado de llover.",
+    "et": "Vihm on lakanud.",
+    "fa": "باران بند آمده است.",
+    "fi": "Sade on lakannut.",
+    "fil": "Tumigil na ang ulan.",
+    "fr": "La pluie a cessé.",
+    "gu": "વરસાદ બંધ થઈ ગયો છે.",
+    "he": "הגשם כבר פסק לגמרי.",
+    "hi": "बारिश रुक गई है।",
+    "hr": "Kiša je prestala padati.",
+    "hu": "Elállt az eső.",
+    "id": "Hujan sudah berhenti.",
+    "is": "Það er hætt að rigna.",
+    "it": "Ha smesso di piovere.",
+    "ja": "雨がやみました。",
+    "kn": "ಮಳೆ ನಿಂತಿದೆ.",
+    "ko": "비가 그쳤습니다.",
+    "lt": "Lietus liovėsi.",
     "lv": "Lietus ir mitējies.",
-    "ml": "മഴ നിന്നിരിക്കുന്നു.", "mr": "पाऊस थांबला आहे.", "nl": "De regen is opgehouden.",
-    "no": "Det har sluttet å regne.", "pa": "ਮੀਂਹ ਰੁਕ ਗਿਆ ਹੈ।", "pl": "Deszcz przestał padać.", "pt": "A chuva parou.",
-    "ro": "Ploaia s-a oprit.", "ru": "Дождь прекратился.", "sk": "Dážď už ustal.", "sl": "Dež je ponehal.",
-    "sr": "Киша је престала.", "sv": "Det har slutat regna.", "sw": "Mvua imekatika sasa.", "ta": "மழை நின்றுவிட்டது.",
-    "te": "వర్షం ఆగిపోయింది.", "th": "ตอนนี้ฝนหยุดตกแล้วนะ", "tr": "Yağmur durdu artık.", "uk": "Дощ припинився.",
-    "ur": "بارش رک گئی ہے۔", "vi": "Trời đã tạnh mưa rồi.", "zh": "雨已经停了。", "zu": "Imvula isimile manje.",
-}  # fmt: skip
+    "ml": "മഴ നിന്നിരിക്കുന്നു.",
+    "mr": "पाऊस थांबला आहे.",
+    "nl": "De regen is opgehouden.",
+    "no": "Det har sluttet å regne.",
+    "pa": "ਮੀਂਹ ਰੁਕ ਗਿਆ ਹੈ।",
+    "pl": "Deszcz przestał padać.",
+    "pt": "A chuva parou.",
+    "ro": "Ploaia s-a oprit.",
+    "ru": "Дождь прекратился.",
+    "sk": "Dážď už ustal.",
+    "sl": "Dež je ponehal.",
+    "sr": "Киша је престала.",
+    "sv": "Det har slutat regna.",
+    "sw": "Mvua imekatika sasa.",
+    "ta": "மழை நின்றுவிட்டது.",
+    "te": "వర్షం ఆగిపోయింది.",
+    "th": "ตอนนี้ฝนหยุดตกแล้วนะ",
+    "tr": "Yağmur durdu artık.",
+    "uk": "Дощ припинився.",
+    "ur": "بارش رک گئی ہے۔",
+    "vi": "Trời đã tạnh mưa rồi.",
+    "zh": "雨已经停了。",
+    "zu": "Imvula isimile manje.",
+}
 
 
 def test_every_target_of_wmt24pp_has_a_row():
@@ -107,21 +155,36 @@ def test_another_script_does_not_pass(code):
 
 
 TRANSLATIONS = [
-    ("ko", "NASA said the rocket carried 12 satellites into orbit.",
-     "NASA는 로켓이 위성 12기를 궤도에 올렸다고 밝혔다."),
+    (
+        "ko",
+        "NASA said the rocket carried 12 satellites into orbit.",
+        "NASA는 로켓이 위성 12기를 궤도에 올렸다고 밝혔다.",
+    ),
     ("ko", 'He said: "I will not come back."', '그는 "다시는 돌아오지 않겠다"라고 말했다.'),
     ("ko", "Note: the shop is closed on Sundays.", "참고: 이 가게는 일요일에 문을 닫습니다."),
-    ("ko", "The committee will publish its final report on Monday, after months of delay.",
-     "위원회는 몇 달간의 지연 끝에 월요일에 최종 보고서를 발표할 예정이다."),
+    (
+        "ko",
+        "The committee will publish its final report on Monday, after months of delay.",
+        "위원회는 몇 달간의 지연 끝에 월요일에 최종 보고서를 발표할 예정이다.",
+    ),
     ("de", "He said: never again.", "Er sagte: nie wieder."),
-    ("de", "The committee will publish its final report on Monday, after months of delay.",
-     "Das Komitee wird seinen Abschlussbericht nach monatelanger Verzögerung am Montag veröffentlichen."),
+    (
+        "de",
+        "The committee will publish its final report on Monday, after months of delay.",
+        "Das Komitee wird seinen Abschlussbericht nach monatelanger Verzögerung am Montag veröffentlichen.",
+    ),
     ("zh", "NASA said the rocket carried 12 satellites into orbit.", "美国宇航局称，火箭将12颗卫星送入轨道。"),
     ("zh", 'He said: "I will not come back."', "他说：“我不会回来了。”"),
-    ("zh", "The committee will publish its final report on Monday, after months of delay.",
-     "在推迟数月之后，委员会将于周一发布最终报告。"),
-    ("zh", "Although the weather was bad the whole week, we nevertheless had a wonderful time at the seaside.",
-     "虽然整周天气不好，我们在海边仍玩得很开心。"),
+    (
+        "zh",
+        "The committee will publish its final report on Monday, after months of delay.",
+        "在推迟数月之后，委员会将于周一发布最终报告。",
+    ),
+    (
+        "zh",
+        "Although the weather was bad the whole week, we nevertheless had a wonderful time at the seaside.",
+        "虽然整周天气不好，我们在海边仍玩得很开心。",
+    ),
     ("th", "The rain has stopped.", "ฝนหยุดตกแล้ว"),
     ("de", "The hotel restaurant was closed.", "Das Hotelrestaurant war geschlossen."),
     ("de", "We met in Berlin in April.", "Wir trafen uns im April in Berlin."),
@@ -130,7 +193,7 @@ TRANSLATIONS = [
     ("ar", "Where are you going?", "إلى أين تذهب؟"),
     ("sr", "The rain has stopped.", "Kiša je prestala."),
     ("uk", "The family had five computers and an object.", "Сімʼя мала пʼять компʼютерів і обʼєкт."),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("code", "source", "translation"), TRANSLATIONS)

@@ -215,10 +215,14 @@ def test_the_tokenizer_may_lie_elsewhere(checkpoint, scorer, tmp_path):
 
 def test_bad_arguments_and_folders(checkpoint, tiny_comet_da, tmp_path):
     for options, message in [
-        ({"dtype": "float16"}, "overflows"), ({"dtype": "int8"}, "no precision"), ({"device": "gpu"}, "no device"),
-        ({"overlong": "drop"}, "truncate or skip"), ({"token_budget": 0}, "token_budget: 0"),
-        ({"max_length": 1}, "max_length: 1"), ({"tokenizer": str(tmp_path / "no")}, "no such folder"),
-    ]:  # fmt: skip
+        ({"dtype": "float16"}, "overflows"),
+        ({"dtype": "int8"}, "no precision"),
+        ({"device": "gpu"}, "no device"),
+        ({"overlong": "drop"}, "truncate or skip"),
+        ({"token_budget": 0}, "token_budget: 0"),
+        ({"max_length": 1}, "max_length: 1"),
+        ({"tokenizer": str(tmp_path / "no")}, "no such folder"),
+    ]:
         with pytest.raises(ConfigError, match=message):
             load_metricx(checkpoint, **options)
     with pytest.raises(ConfigError, match="no such folder"):

@@ -22,7 +22,8 @@ COMPARISON = {
     "signature": {
         "reward": {
             "identity": {
-                "reward": "comet_dupo/2", "w_qe": 0.2,
+                "reward": "comet_dupo/2",
+                "w_qe": 0.2,
                 "cycle": {"model": "Unbabel/wmt22-comet-da", "revision": "371e9839ca4e213dde891b066cf3080f75ec7e72"},
                 "qe": {"model": "Unbabel/wmt22-cometkiwi-da", "revision": None},
                 "backtranslation": {"model": "facebook/nllb-200-distilled-1.3B", "revision": None},
@@ -33,17 +34,22 @@ COMPARISON = {
         "decoding": "greedy|max_new_tokens:32",
     },
     "best": {
-        "step": 60, "by": "chrF++", "reason": "highest mean chrF++ on 91 of 200 held-out rows", "reported_rows": 109,
+        "step": 60,
+        "by": "chrF++",
+        "reason": "highest mean chrF++ on 91 of 200 held-out rows",
+        "reported_rows": 109,
         "reported": {"start": 56.655, "best": 64.93, "last": 66.04, "best by reward": None},
     },
-}  # fmt: skip
+}
 
 
 def card(comparison=COMPARISON, base="google/gemma-3-1b-it@v2", **changes) -> str:
     given = {
-        "base_model": base, "data": {"name": "allenai/c4", "rows": 2000, "sha256": "ab" * 32},
-        "settings": {"lr": 1e-5, "seed": 42}, "prompt": PROMPT,
-    }  # fmt: skip
+        "base_model": base,
+        "data": {"name": "allenai/c4", "rows": 2000, "sha256": "ab" * 32},
+        "settings": {"lr": 1e-5, "seed": 42},
+        "prompt": PROMPT,
+    }
     return model_card.model_card(comparison, **(given | changes))
 
 
@@ -58,9 +64,13 @@ def head(text: str) -> dict:
 
 def test_the_hub_reads_the_head():
     assert head(card()) == {
-        "language": ["en", "ta"], "base_model": "google/gemma-3-1b-it", "base_model_relation": "finetune",
-        "library_name": "transformers", "pipeline_tag": "translation", "tags": ["translation", "grpo", "trl"],
-    }  # fmt: skip
+        "language": ["en", "ta"],
+        "base_model": "google/gemma-3-1b-it",
+        "base_model_relation": "finetune",
+        "library_name": "transformers",
+        "pipeline_tag": "translation",
+        "tags": ["translation", "grpo", "trl"],
+    }
     assert "license" not in head(card())  # the user's to choose
     assert "# license: yours to choose" in card().split("---")[1]
     assert "base_model" not in head(card(base="/home/me/policy"))
@@ -109,11 +119,15 @@ def test_it_lists_the_licences_of_the_rewards_models():
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("Unbabel/wmt22-cometkiwi-da", "CC-BY-NC-SA-4.0 (gated)"), ("Unbabel/XCOMET-XXL", "CC-BY-NC-SA-4.0 (gated)"),
-        ("google/metricx-24-hybrid-xl-v2p6-bfloat16", "Apache-2.0"), ("facebook/nllb-200-3.3B", "CC-BY-NC-4.0"),
-        ("google/gemma-3-27b-it", "Gemma (gated)"), ("google/gemma-2-2b-it", None), ("unbabel/xcomet-xl", None),
+        ("Unbabel/wmt22-cometkiwi-da", "CC-BY-NC-SA-4.0 (gated)"),
+        ("Unbabel/XCOMET-XXL", "CC-BY-NC-SA-4.0 (gated)"),
+        ("google/metricx-24-hybrid-xl-v2p6-bfloat16", "Apache-2.0"),
+        ("facebook/nllb-200-3.3B", "CC-BY-NC-4.0"),
+        ("google/gemma-3-27b-it", "Gemma (gated)"),
+        ("google/gemma-2-2b-it", None),
+        ("unbabel/xcomet-xl", None),
     ],
-)  # fmt: skip
+)
 def test_licences(name, text):
     assert model_card.licence(name) == text
 

@@ -94,10 +94,11 @@ def test_variants_of_the_text_form():
     reply = (
         f"**Segment:** {code}\n\n**Critical:** no-error\nMAJOR:\n- accuracy/omission - “is”\n"
         '* fluency/grammar – "a "b" c"\nMinor:\nNo-error.'
-    )  # fmt: skip
+    )
     assert parse("text", reply, code) == [
-        MqmError("major", "accuracy/omission", "is"), MqmError("major", "fluency/grammar", 'a "b" c'),
-    ]  # fmt: skip
+        MqmError("major", "accuracy/omission", "is"),
+        MqmError("major", "fluency/grammar", 'a "b" c'),
+    ]
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

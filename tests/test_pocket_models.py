@@ -11,10 +11,25 @@ from scipy.stats import spearmanr
 from pocket import build, formats, models
 
 SMALL = build.Sizes(
-    documents=60, references=20, pairs=300, vocab=700, policy_hidden=32, policy_layers=1, bare_steps=4, chat_steps=2,
-    nllb_hidden=32, nllb_layers=1, nllb_steps=4, comet_hidden=32, comet_layers=1, da_steps=3, qe_tag_steps=2,
-    qe_steps=2, sampled_prompts=8, samples_each=2,
-)  # fmt: skip
+    documents=60,
+    references=20,
+    pairs=300,
+    vocab=700,
+    policy_hidden=32,
+    policy_layers=1,
+    bare_steps=4,
+    chat_steps=2,
+    nllb_hidden=32,
+    nllb_layers=1,
+    nllb_steps=4,
+    comet_hidden=32,
+    comet_layers=1,
+    da_steps=3,
+    qe_tag_steps=2,
+    qe_steps=2,
+    sampled_prompts=8,
+    samples_each=2,
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +64,19 @@ def test_the_training_shard_and_the_references_share_no_sentence(world, tmp_path
     from rl_nmt import corpus
 
     data = corpus.materialise(
-        tmp_path / "data", dataset_name=str(world / "c4"), dataset_config="", dataset_split="train", data_files=(),
-        text_field="text", num_train_samples=20, num_heldout=5, shuffle_buffer=10, min_chars=12, max_chars=60, seed=0,
-    )  # fmt: skip
+        tmp_path / "data",
+        dataset_name=str(world / "c4"),
+        dataset_config="",
+        dataset_split="train",
+        data_files=(),
+        text_field="text",
+        num_train_samples=20,
+        num_heldout=5,
+        shuffle_buffer=10,
+        min_chars=12,
+        max_chars=60,
+        seed=0,
+    )
     references = {json.loads(line)["english"] for line in (world / "heldout.jsonl").read_text().splitlines()}
     assert not references & set(data.train)
     assert not references & set(data.heldout)

@@ -28,14 +28,37 @@ from rl_nmt.scorers.metricx import SCORE_ID, load_metricx
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL_WORLD = worlds.Sizes(
-    documents=40, references=20, pairs=300, vocab=700, policy_hidden=32, policy_layers=1, bare_steps=4, chat_steps=2,
-    nllb_hidden=32, nllb_layers=1, nllb_steps=2, comet_hidden=32, comet_layers=1, da_steps=2, qe_tag_steps=2,
-    qe_steps=2, sampled_prompts=8, samples_each=2, policy_chrf=0.0,
-)  # fmt: skip
+    documents=40,
+    references=20,
+    pairs=300,
+    vocab=700,
+    policy_hidden=32,
+    policy_layers=1,
+    bare_steps=4,
+    chat_steps=2,
+    nllb_hidden=32,
+    nllb_layers=1,
+    nllb_steps=2,
+    comet_hidden=32,
+    comet_layers=1,
+    da_steps=2,
+    qe_tag_steps=2,
+    qe_steps=2,
+    sampled_prompts=8,
+    samples_each=2,
+    policy_chrf=0.0,
+)
 SMALL = build.Sizes(
-    pairs=300, sampled_prompts=6, better_steps=2, batch=8, vocab=400, hidden=16, layers=1, metricx_steps=4,
+    pairs=300,
+    sampled_prompts=6,
+    better_steps=2,
+    batch=8,
+    vocab=400,
+    hidden=16,
+    layers=1,
+    metricx_steps=4,
     xcomet_steps=4,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -237,8 +260,14 @@ def test_the_figures_are_kept(twins):
     check = json.loads((twins / "build.json").read_text())["check"]
     assert set(check) == {"known errors", "metricx", "xcomet"}
     assert set(check["xcomet"]["words"]) == {
-        "precision", "recall", "f1", "mcc", "wrong", "f1_of_all", "severity",
-    }  # fmt: skip
+        "precision",
+        "recall",
+        "f1",
+        "mcc",
+        "wrong",
+        "f1_of_all",
+        "severity",
+    }
 
 
 def test_metricx_is_read_by_the_product_as_by_its_own_class(twins):
@@ -403,9 +432,19 @@ def test_the_judge_knows_what_a_run_reads(world, twins, tmp_path):
     from rl_nmt import corpus
 
     data = corpus.materialise(
-        tmp_path / "data", dataset_name=str(world / "c4"), dataset_config="", dataset_split="train", data_files=(),
-        text_field="text", num_train_samples=20, num_heldout=5, shuffle_buffer=10, min_chars=12, max_chars=60, seed=0,
-    )  # fmt: skip
+        tmp_path / "data",
+        dataset_name=str(world / "c4"),
+        dataset_config="",
+        dataset_split="train",
+        data_files=(),
+        text_field="text",
+        num_train_samples=20,
+        num_heldout=5,
+        shuffle_buffer=10,
+        min_chars=12,
+        max_chars=60,
+        seed=0,
+    )
     marks = judge.known_errors(twins)
     assert all(marks(text, "வந்தான்.") for text in data.train + data.heldout)
 

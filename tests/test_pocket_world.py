@@ -521,8 +521,7 @@ def test_a_careless_translator_has_three_habits_and_keeps_to_them():
 def test_careless_work_is_worse_the_more_often_the_habits_win():
     chosen = list(islice(pairs(3), 200))
     kept = [
-        sum(careless(p, random.Random(i), share) == p.tamil for i, p in enumerate(chosen))
-        for share in (0.0, 0.5, 1.0)
+        sum(careless(p, random.Random(i), share) == p.tamil for i, p in enumerate(chosen)) for share in (0.0, 0.5, 1.0)
     ]
     assert kept[0] == 200 and kept[0] > kept[1] > kept[2]
 

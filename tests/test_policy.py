@@ -264,16 +264,31 @@ def test_a_chatml_model_is_trained_by_grpo(tmp_path, capsys, lora):
         return [len(text) / 100 for text in completions]
 
     args = GRPOConfig(
-        output_dir=str(tmp_path), num_generations=4, per_device_train_batch_size=8, max_completion_length=40, beta=0.02,
-        max_steps=2, learning_rate=1e-3, temperature=1.3, bf16=False, use_cpu=True, report_to=[], disable_tqdm=True,
-        save_strategy="no", logging_strategy="no",
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        num_generations=4,
+        per_device_train_batch_size=8,
+        max_completion_length=40,
+        beta=0.02,
+        max_steps=2,
+        learning_rate=1e-3,
+        temperature=1.3,
+        bf16=False,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        logging_strategy="no",
+    )
     rows = Dataset.from_list([{"prompt": chat_prompt(tokenizer, PROMPT.format(english=en))} for en, _ in PAIRS])
     with torch.random.fork_rng():
         trainer = GuardedGRPOTrainer(
-            model=model, reward_funcs=reward, args=args, train_dataset=rows, processing_class=tokenizer,
+            model=model,
+            reward_funcs=reward,
+            args=args,
+            train_dataset=rows,
+            processing_class=tokenizer,
             peft_config=policy.lora_config(lora, 8),
-        )  # fmt: skip
+        )
         assert set(policy.stop_ids(tokenizer)) == set(trainer.eos_token_ids)
         trained = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
         trainer.train()

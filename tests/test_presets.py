@@ -18,10 +18,12 @@ from rl_nmt.errors import ConfigError
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml"))}
 EXPECTED = {
-    "pocket": Hardware(0, 0, False, 2), "gemma3_1b_16gb": Hardware(1, 16, False, 24),
-    "gemma3_1b_24gb": Hardware(1, 24, True, 16), "gemma3_4b_80gb": Hardware(1, 80, True, 32),
+    "pocket": Hardware(0, 0, False, 2),
+    "gemma3_1b_16gb": Hardware(1, 16, False, 24),
+    "gemma3_1b_24gb": Hardware(1, 24, True, 16),
+    "gemma3_4b_80gb": Hardware(1, 80, True, 32),
     "gemma3_27b_8x80gb": Hardware(8, 80, True, 640),
-}  # fmt: skip
+}
 
 
 def test_every_preset_names_its_hardware():
@@ -40,9 +42,11 @@ def test_a_preset_is_valid_for_as_many_processes_as_it_has_gpus(name, monkeypatc
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_its_command_names_files_that_are_there(name):
-    comment = re.sub(r"\\\n#", " ", "\n".join(
-        line for line in PRESETS[name].read_text(encoding="utf-8").splitlines() if line.startswith("#")
-    ))  # fmt: skip
+    comment = re.sub(
+        r"\\\n#",
+        " ",
+        "\n".join(line for line in PRESETS[name].read_text(encoding="utf-8").splitlines() if line.startswith("#")),
+    )
     (line,) = re.findall(r"((?:accelerate launch .*|python )train_grpo_en_ta\.py [^)\n]*)", comment)
     words = shlex.split(line)
     files = [word for word in words if word.endswith((".py", ".yaml"))]

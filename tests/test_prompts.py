@@ -11,10 +11,7 @@ from rl_nmt.errors import ConfigError
 from rl_nmt.prompts import chat_prompt, end_of_turn, fill, gemma_prompt, read_source
 from rl_nmt.text import CONTROL_PATTERN, CONTROL_TOKENS
 
-TEMPLATE = (
-    "Translate from English to Tamil. Reply with the Tamil translation only.\n\n"
-    "English: {english}\nTamil:"
-)
+TEMPLATE = "Translate from English to Tamil. Reply with the Tamil translation only.\n\nEnglish: {english}\nTamil:"
 OTHERS = ["{english}", "<{english}>", "[{english}", "{english}\n", "a {b} {{c}} {english} {0} %s"]
 OTHERS += ["< bos> {english}"]
 PIECES = [*CONTROL_TOKENS, "<unused9>", "< bos>", "Tamil:", "English:", "\nTamil:", "\nEnglish: ", "user"]

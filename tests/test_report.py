@@ -14,9 +14,7 @@ from PIL import Image
 from rl_nmt import report
 from rl_nmt.errors import CannotWrite
 
-HOSTILE = (
-    "<script>alert(1)</script> \"double\" 'single' & </bdi><img src=x onerror=alert(2)> \u202eevil\u2066 நட"
-)
+HOSTILE = "<script>alert(1)</script> \"double\" 'single' & </bdi><img src=x onerror=alert(2)> \u202eevil\u2066 நட"
 
 
 class Page(HTMLParser):
@@ -46,10 +44,14 @@ class Page(HTMLParser):
 
 def sample(i: int, old: float | None, new: float | None, **more):
     row = {
-        "source": f"source {i}", "before": f"முன் {i}", "after": f"பின் {i}",
-        "before_backtranslation": f"back before {i}", "after_backtranslation": f"back after {i}",
-        "before_scores": {"total": old, "gate": None}, "after_scores": {"total": new, "gate": None},
-    }  # fmt: skip
+        "source": f"source {i}",
+        "before": f"முன் {i}",
+        "after": f"பின் {i}",
+        "before_backtranslation": f"back before {i}",
+        "after_backtranslation": f"back after {i}",
+        "before_scores": {"total": old, "gate": None},
+        "after_scores": {"total": new, "gate": None},
+    }
     return row | more
 
 
@@ -58,11 +60,15 @@ def write_run(folder, samples):
     held_out = [{"step": s, "kind": "eval", "reward": 0.5} for s in (5, 10)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in train + held_out), "utf-8")
     comparison = {
-        "rows": 3, "before": {"reward": 0.4, "chrf": 60.0, "gated": 0.5, "mean_length": 20.0},
+        "rows": 3,
+        "before": {"reward": 0.4, "chrf": 60.0, "gated": 0.5, "mean_length": 20.0},
         "after": {"reward": 0.5, "chrf": 66.25, "gated": 0.1, "mean_length": 22.0},
-        "p_value": {"reward": 0.0009, "chrf": 0.0312}, "wins": {"chrf": 2}, "losses": {"chrf": 1},
-        "ties": {"chrf": 0}, "signature": {"chrf": "nrefs:1|nw:2", "reward": {"identity": {"qe": HOSTILE}}},
-    }  # fmt: skip
+        "p_value": {"reward": 0.0009, "chrf": 0.0312},
+        "wins": {"chrf": 2},
+        "losses": {"chrf": 1},
+        "ties": {"chrf": 0},
+        "signature": {"chrf": "nrefs:1|nw:2", "reward": {"identity": {"qe": HOSTILE}}},
+    }
     (folder / "evaluation.json").write_text(json.dumps(comparison), "utf-8")
     (folder / "samples.jsonl").write_text("".join(json.dumps(r) + "\n" for r in samples), "utf-8")
     config = {"model_id": HOSTILE, "lr": 2e-4, "group_size": 8, "output_dir": "runs/x"}

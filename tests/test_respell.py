@@ -27,11 +27,24 @@ def test_examples_run():
 @pytest.mark.parametrize(
     ("english", "tamil"),  # rough, but read aloud each is the English word
     [
-        ("bus", "பஸ்"), ("train", "ட்ரேன்"), ("ice", "ஐஸ்"), ("home", "ஹோம்"), ("name", "நேம்"), ("light", "லைட்"),
-        ("school", "ஸ்கூல்"), ("street", "ஸ்ட்ரீட்"), ("phone", "ஃபோன்"), ("bank", "பான்க்"), ("film", "ஃபில்ம்"),
-        ("The", "தி"), ("dance", "டான்ஸ்"), ("station", "ஸ்டாஷன்"), ("write", "ரைட்"), ("knee", "நீ"),
+        ("bus", "பஸ்"),
+        ("train", "ட்ரேன்"),
+        ("ice", "ஐஸ்"),
+        ("home", "ஹோம்"),
+        ("name", "நேம்"),
+        ("light", "லைட்"),
+        ("school", "ஸ்கூல்"),
+        ("street", "ஸ்ட்ரீட்"),
+        ("phone", "ஃபோன்"),
+        ("bank", "பான்க்"),
+        ("film", "ஃபில்ம்"),
+        ("The", "தி"),
+        ("dance", "டான்ஸ்"),
+        ("station", "ஸ்டாஷன்"),
+        ("write", "ரைட்"),
+        ("knee", "நீ"),
     ],
-)  # fmt: skip
+)
 def test_words_by_sound(english, tamil):
     assert spell(english) == tamil
 
@@ -58,8 +71,10 @@ def test_other_letters_leave_no_tamil():
     for row in PAIRS:
         assert script_share(romanise(row["tamil"]), TAMIL) == 0.0
         for script, low, high in (
-            ("Devanagari", 0x900, 0x97F), ("Malayalam", 0xD00, 0xD7F), ("Sinhala", 0xD80, 0xDFF),
-        ):  # fmt: skip
+            ("Devanagari", 0x900, 0x97F),
+            ("Malayalam", 0xD00, 0xD7F),
+            ("Sinhala", 0xD80, 0xDFF),
+        ):
             letters = [c for c in in_letters_of(row["tamil"], script) if unicodedata.category(c)[0] in "LM"]
             foreign = [c for c in letters if not (c.isascii() or low <= ord(c) <= high)]
             assert not foreign and all(unicodedata.name(c, "") for c in letters)  # assigned code points only
@@ -73,8 +88,14 @@ def test_romanised_by_hand():
 
 def test_lookalikes_look_alike_and_are_not_latin():
     assert [unicodedata.name(char).split()[0] for char in lookalike("The Cop")] == [
-        "CYRILLIC", "CYRILLIC", "CYRILLIC", "SPACE", "CYRILLIC", "CYRILLIC", "CYRILLIC",
-    ]  # fmt: skip
+        "CYRILLIC",
+        "CYRILLIC",
+        "CYRILLIC",
+        "SPACE",
+        "CYRILLIC",
+        "CYRILLIC",
+        "CYRILLIC",
+    ]
     assert lookalike("nut") == "nut"  # letters without a twin stay
     assert latin_share(lookalike("peace")) == 0.0 and unicodedata.normalize("NFKC", fullwidth("A b!")) == "A b!"
 

@@ -17,15 +17,29 @@ from rl_nmt.reward_lab import Settings, parse_changes, rollout_row
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {
-    "w_cycle": 0.6, "w_qe": 0.4, "penalty_weight_script": 0.2, "penalty_weight_lenratio": 0.1,
-    "penalty_weight_fidelity": 0.0, "guards": "on", "lr": 1e-5, "model_id": "x",
-}  # fmt: skip
+    "w_cycle": 0.6,
+    "w_qe": 0.4,
+    "penalty_weight_script": 0.2,
+    "penalty_weight_lenratio": 0.1,
+    "penalty_weight_fidelity": 0.0,
+    "guards": "on",
+    "lr": 1e-5,
+    "model_id": "x",
+}
 
 
 def row(group, cycle, qe, total, gate=None, script_off=0.0, length_off=0.0, **more):
     components = {"cycle": cycle, "qe": qe, "script_off": script_off, "length_off": length_off, "length": 7}
-    return {"step": 1, "group": group, "english": f"Sentence {group}.", "completion": f"{cycle} {qe}",
-            "components": components, "gate": gate, "total": total, **more}  # fmt: skip
+    return {
+        "step": 1,
+        "group": group,
+        "english": f"Sentence {group}.",
+        "completion": f"{cycle} {qe}",
+        "components": components,
+        "gate": gate,
+        "total": total,
+        **more,
+    }
 
 
 ROWS = [  # total = 0.6 cycle + 0.4 qe - 0.2 script_off - 0.1 length_off, worked out by hand
@@ -194,12 +208,27 @@ def test_settings_read_both_ways():
 
 
 def test_a_row_from_the_reward_has_numbers_only():
-    full = {"english": "e", "output": "o", "gate": None, "total": 0.5, "cycle": 0.1, "qe": None, "backtranslation": "b",
-            "missing": ["x"], "odd": math.inf}  # fmt: skip
+    full = {
+        "english": "e",
+        "output": "o",
+        "gate": None,
+        "total": 0.5,
+        "cycle": 0.1,
+        "qe": None,
+        "backtranslation": "b",
+        "missing": ["x"],
+        "odd": math.inf,
+    }
     assert rollout_row(full, 3, 4, mqm=0.2) == {
-        "step": 3, "group": 4, "english": "e", "completion": "o", "components": {"cycle": 0.1, "qe": None},
-        "gate": None, "total": 0.5, "mqm": 0.2,
-    }  # fmt: skip
+        "step": 3,
+        "group": 4,
+        "english": "e",
+        "completion": "o",
+        "components": {"cycle": 0.1, "qe": None},
+        "gate": None,
+        "total": 0.5,
+        "mqm": 0.2,
+    }
 
 
 def test_the_default_formula_is_the_rewards_own():
@@ -215,6 +244,9 @@ def test_the_command_needs_no_torch(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "r.jsonl", "--set", "w_qe=1", "--human", "mqm"],
-        cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+    )
     assert done.returncode == 0 and done.stdout.endswith("set()\n"), done.stderr

@@ -54,9 +54,13 @@ def test_gated_rows_do_not_hide_that_the_others_have_no_score():
 def test_common_scalars_by_hand():
     rows = [row(0.5), row(0.5), row(0.0, "empty", output=""), row(None, output="ccccc")]
     assert common_scalars(rows) == {
-        "reward/total": pytest.approx(1 / 3), "reward/gated_share": 0.25, "reward/missing_share": 0.25,
-        "reward/length": 7 / 4, "reward/distinct_share": 0.75, "reward/gate/empty": 0.25,
-    }  # fmt: skip
+        "reward/total": pytest.approx(1 / 3),
+        "reward/gated_share": 0.25,
+        "reward/missing_share": 0.25,
+        "reward/length": 7 / 4,
+        "reward/distinct_share": 0.75,
+        "reward/gate/empty": 0.25,
+    }
 
 
 def test_work_is_told_of_models_that_were_called():

@@ -20,7 +20,7 @@ from rl_nmt.run_folder import (
     open_run_folder,
     require_identity,
     save_identity,
-)  # fmt: skip
+)
 
 IDENTITY = {"model": "m1", "group_size": 8, "data_files": ["a"], "reward": {"w_qe": 0.4, "qe": {"model": "kiwi"}}}
 

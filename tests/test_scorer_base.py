@@ -26,9 +26,27 @@ def test_numbers_are_kept_as_floats(value, capsys):
 
 @pytest.mark.parametrize(
     "value",
-    [float("nan"), float("inf"), -float("inf"), 1e30, 2.01, -1.01, "0.5", b"0.5", True, False, np.bool_(True), [0.5],
-     {}, object(), torch.tensor([0.1, 0.2]), np.float32("nan"), 10**400, 1j],
-)  # fmt: skip
+    [
+        float("nan"),
+        float("inf"),
+        -float("inf"),
+        1e30,
+        2.01,
+        -1.01,
+        "0.5",
+        b"0.5",
+        True,
+        False,
+        np.bool_(True),
+        [0.5],
+        {},
+        object(),
+        torch.tensor([0.1, 0.2]),
+        np.float32("nan"),
+        10**400,
+        1j,
+    ],
+)
 def test_what_is_no_score_is_none_and_is_said(value, capsys):
     assert ask("comet_da_model", lambda batch: [0.5, value, 0.25], ["a", "b", "c"], UNIT) == [0.5, None, 0.25]
     assert "warning: comet_da_model gave 1 answers that are none (" in capsys.readouterr().err

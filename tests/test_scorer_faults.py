@@ -47,19 +47,30 @@ class Wrong:
 
 
 FAULTS = {
-    "nan": {"value": float("nan")}, "inf": {"value": float("inf")}, "-inf": {"value": -float("inf")},
-    "1e30": {"value": 1e30}, "none": {"value": None}, "text": {"value": "0.9"}, "bool": {"value": True},
-    "wrong length": {"short": True}, "raises": {"error": RuntimeError("device-side assert triggered")},
+    "nan": {"value": float("nan")},
+    "inf": {"value": float("inf")},
+    "-inf": {"value": -float("inf")},
+    "1e30": {"value": 1e30},
+    "none": {"value": None},
+    "text": {"value": "0.9"},
+    "bool": {"value": True},
+    "wrong length": {"short": True},
+    "raises": {"error": RuntimeError("device-side assert triggered")},
     "out of memory": {"error": torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
 def reward(tiny_comet_da, tiny_comet_qe, tiny_nllb):
     return CometDuPOReward(
-        str(tiny_comet_da), str(tiny_comet_qe), str(tiny_nllb), backtranslation_beams=1, guards="off",
-        penalty_weight_script=0.0, penalty_weight_lenratio=0.0,
-    )  # fmt: skip
+        str(tiny_comet_da),
+        str(tiny_comet_qe),
+        str(tiny_nllb),
+        backtranslation_beams=1,
+        guards="off",
+        penalty_weight_script=0.0,
+        penalty_weight_lenratio=0.0,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +78,21 @@ def trainer(reward, tiny_policy, tmp_path_factory):
     """Three prompts of four samples a step; the reward's models are exchanged by the tests."""
     folder = tmp_path_factory.mktemp("faults")
     cfg = script.RunCfg(
-        model_id=str(tiny_policy), attn_implementation="eager", lora_rank=0, kl_beta=0.0, group_size=GROUP, lr=1e-4,
-        per_device_batch_size=3 * GROUP, gradient_accumulation_steps=1, max_new_tokens=12, warmup_steps=0,
-        max_steps=len(FAULTS), save_steps=0, output_dir=str(folder), temperature=1.5,
-    )  # fmt: skip
+        model_id=str(tiny_policy),
+        attn_implementation="eager",
+        lora_rank=0,
+        kl_beta=0.0,
+        group_size=GROUP,
+        lr=1e-4,
+        per_device_batch_size=3 * GROUP,
+        gradient_accumulation_steps=1,
+        max_new_tokens=12,
+        warmup_steps=0,
+        max_steps=len(FAULTS),
+        save_steps=0,
+        output_dir=str(folder),
+        temperature=1.5,
+    )
     tokenizer = policy.load_tokenizer(cfg.model_id)
     precision = policy.Precision("cpu", torch.float32, False, "test")
     model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation)
@@ -118,9 +140,13 @@ def test_undisturbed_advantages_are_those_by_hand(clean):
 
 @pytest.mark.parametrize(
     ("part", "fault"),
-    [(part, fault) for part in ("da", "qe", "backtranslator") for fault in FAULTS
-     if (part, fault) != ("backtranslator", "text")],
-)  # fmt: skip
+    [
+        (part, fault)
+        for part in ("da", "qe", "backtranslator")
+        for fault in FAULTS
+        if (part, fault) != ("backtranslator", "text")
+    ],
+)
 def test_a_fault_costs_its_sample_alone(trainer, reward, clean, monkeypatch, part, fault):
     totals, undisturbed, bad, seen_as = clean
     monkeypatch.setattr(reward, part, Wrong(getattr(reward, part), seen_as[part], **FAULTS[fault]))
@@ -228,8 +254,11 @@ def test_a_translator_halves_its_batches_and_loses_only_what_never_fits(reward, 
     limit(monkeypatch, translator.engine, "generate", 64, lambda rows, caps: len(rows) * max(map(len, rows)))
     assert translator(texts) == expected and "out of memory" in capsys.readouterr().err
     assert translator([texts[0], long, f"{texts[1]} {long}. {texts[2]}", texts[3]]) == [
-        expected[0], None, None, expected[3],
-    ]  # fmt: skip
+        expected[0],
+        None,
+        None,
+        expected[3],
+    ]
 
 
 def test_what_never_fits_costs_its_sample_alone_in_the_reward(reward, monkeypatch):

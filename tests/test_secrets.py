@@ -18,10 +18,12 @@ import train_grpo_en_ta as script
 
 TYPED = "typedcanary123456789typedcanary123456789"  # 40 characters, as W&B's keys are
 ENVIRONMENT = {
-    "WANDB_API_KEY": "envcanary0123456789envcanary0123456789ab", "HF_TOKEN": "hf_tokencanary0123456789abcdefghijkl",
-    "HUGGING_FACE_HUB_TOKEN": "hf_oldcanary0123456789abcdefghijklmn", "OPENAI_API_KEY": "sk-canary0123456789abcdefgh",
+    "WANDB_API_KEY": "envcanary0123456789envcanary0123456789ab",
+    "HF_TOKEN": "hf_tokencanary0123456789abcdefghijkl",
+    "HUGGING_FACE_HUB_TOKEN": "hf_oldcanary0123456789abcdefghijklmn",
+    "OPENAI_API_KEY": "sk-canary0123456789abcdefgh",
     "AWS_SECRET_ACCESS_KEY": "awscanary0123456789/abcdefghijklmnopqrst",
-}  # fmt: skip
+}
 NETRC = "netrccanary123456789netrccanary123456789"
 
 
@@ -75,8 +77,12 @@ def forms(canary: str) -> list[bytes]:
 
 
 def hits(files, canaries) -> list[str]:
-    return [f"{canary} in {path}" for path in files for canary in canaries
-            if any(form in path.read_bytes() for form in forms(canary))]  # fmt: skip
+    return [
+        f"{canary} in {path}"
+        for path in files
+        for canary in canaries
+        if any(form in path.read_bytes() for form in forms(canary))
+    ]
 
 
 def test_no_key_in_run_folder_tracker_home_or_output(leaky_run):

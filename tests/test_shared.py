@@ -82,9 +82,14 @@ def _score(folder, batches):
     shared.to(f"asked for by {os.environ['RANK']}")
     shared.close()
     return {
-        "scores": scores, "stats": stats, "owner": shared.owner, "loads": len(loads), "pid": os.getpid(),
-        "asked": [inner.batches for inner in loads], "about": (shared.name, shared.range, shared.signature()),
-    }  # fmt: skip
+        "scores": scores,
+        "stats": stats,
+        "owner": shared.owner,
+        "loads": len(loads),
+        "pid": os.getpid(),
+        "asked": [inner.batches for inner in loads],
+        "about": (shared.name, shared.range, shared.signature()),
+    }
 
 
 def test_three_processes_of_one_machine_share_one_scorer(tmp_path):
@@ -188,9 +193,10 @@ def _real(comet, nllb):
 
     shared = Shared(lambda: load_comet(comet, device="cpu", argument="comet_qe_model", classes=("unified_metric",)))
     translate = SharedTranslator(
-        lambda: load_backtranslator(nllb, source="tam_Taml", target="eng_Latn", backend="transformers", beams=1,
-                                    device="cpu", dtype="float32")
-    )  # fmt: skip
+        lambda: load_backtranslator(
+            nllb, source="tam_Taml", target="eng_Latn", backend="transformers", beams=1, device="cpu", dtype="float32"
+        )
+    )
     mine = SENTENCES[int(os.environ.get("RANK", "0")) :]
     values = shared.score([Segment(*pair) for pair in mine]).values
     return values, translate([tamil for _, tamil in mine]), translate.stats, shared.signature(), translate.signature()

@@ -68,7 +68,7 @@ def test_several_pairs_and_the_signature(smoke):
         ("pairs.jsonl", "".join(json.dumps({"english": en, "tamil": ta, "x": 1}) + "\n" for en, ta in PAIRS[:2])),
         ("raw.jsonl", "".join(f'{{"english": "{en}\u2028", "tamil": "{ta}"}}\n' for en, ta in PAIRS[:2])),
     ],
-)  # fmt: skip
+)
 def test_files(smoke, tmp_path, name, content):
     (tmp_path / name).write_bytes(content.encode())
     status, out, err = smoke("--file", tmp_path / name)

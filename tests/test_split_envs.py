@@ -23,9 +23,13 @@ def pins(name: str) -> dict[str, str]:
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        ["/bin/bash", str(SCRIPT), *arguments], env=os.environ | environment, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+        ["/bin/bash", str(SCRIPT), *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_comet_and_transformers_5_never_meet():

@@ -28,9 +28,14 @@ pytestmark = [
 
 def train(line: list[str], timeout: float = 300) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [T5, "train_grpo_en_ta.py", *line], cwd=ROOT, env=environment(), timeout=timeout, capture_output=True,
-        encoding="utf-8", check=False,
-    )  # fmt: skip
+        [T5, "train_grpo_en_ta.py", *line],
+        cwd=ROOT,
+        env=environment(),
+        timeout=timeout,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
 
 
 def test_five_steps_on_transformers_5_with_comet_beside(tiny_all, tmp_path):
@@ -49,9 +54,14 @@ def test_five_steps_on_transformers_5_with_comet_beside(tiny_all, tmp_path):
     # the start policy is worth the same as in one environment
     alone = settings(tiny_all, tmp_path, tmp_path / "alone", max_steps=1, save_steps=0)
     one = subprocess.run(
-        [sys.executable, "train_grpo_en_ta.py", *flags(alone)], cwd=ROOT, env=environment(), timeout=300,
-        capture_output=True, encoding="utf-8", check=False,
-    )  # fmt: skip
+        [sys.executable, "train_grpo_en_ta.py", *flags(alone)],
+        cwd=ROOT,
+        env=environment(),
+        timeout=300,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
     assert one.returncode == 0, one.stderr[-3000:]
     other = json.loads((tmp_path / "alone" / "evaluation.json").read_text(encoding="utf-8"))
     for name in ("reward", "cycle", "qe", "chrf"):

@@ -135,8 +135,24 @@ class Handler(BaseHTTPRequestHandler):
                 return
 
 
-FAULTS = ["none", "none@v1", "drop", "429", "500", "drip", "odd-rows", "drop-for-ever", "drip-for-ever", "silent",
-          "404", "unknown", "changed", "bad-row", "all-filtered", "short"]  # fmt: skip
+FAULTS = [
+    "none",
+    "none@v1",
+    "drop",
+    "429",
+    "500",
+    "drip",
+    "odd-rows",
+    "drop-for-ever",
+    "drip-for-ever",
+    "silent",
+    "404",
+    "unknown",
+    "changed",
+    "bad-row",
+    "all-filtered",
+    "short",
+]
 
 FOR_EVER = ["drop-for-ever", "drip-for-ever", "silent"]
 

@@ -44,8 +44,10 @@ def test_a_named_checkpoint_counts_whatever_came_after(tmp_path):
     found = take_up(found, tmp_path)
     assert found.step == 10 and len(found.set_aside) == 2
     assert sorted(p.name for p in tmp_path.glob("*checkpoint-*")) == [
-        "abandoned-checkpoint-20", "abandoned-checkpoint-30", "checkpoint-10",
-    ]  # fmt: skip
+        "abandoned-checkpoint-20",
+        "abandoned-checkpoint-30",
+        "checkpoint-10",
+    ]
     assert find(tmp_path).step == 10
     with pytest.raises(ResumeRefused, match="no checkpoint to continue from"):
         named(tmp_path, tmp_path)

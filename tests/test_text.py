@@ -284,9 +284,13 @@ def test_length_off_has_no_kink():
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"expected_ratio": 0.0}, "expected_ratio is 0.0"), ({"expected_ratio": math.nan}, "expected_ratio is nan"),
-     ({"tolerance": -0.1}, "tolerance is -0.1"), ({"tolerance": math.inf}, "tolerance is inf")],
-)  # fmt: skip
+    [
+        ({"expected_ratio": 0.0}, "expected_ratio is 0.0"),
+        ({"expected_ratio": math.nan}, "expected_ratio is nan"),
+        ({"tolerance": -0.1}, "tolerance is -0.1"),
+        ({"tolerance": math.inf}, "tolerance is inf"),
+    ],
+)
 def test_length_off_refuses(options, named):
     with pytest.raises(ConfigError, match=named):
         length_off("a", "b", TAMIL, **options)

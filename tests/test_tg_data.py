@@ -94,14 +94,17 @@ def test_a_local_folder_stands_in_for_a_hub_name(tmp_path):
         ({"en": "A.", "ko-KR": "가."}, {"target_lang": "ko-kr"}, {"english": "A.", "korean": "가."}),
         ({"en": "A.", "ko": "가."}, {"target_lang": "ko_KR"}, {"english": "A.", "korean": "가."}),
         ({"de": "Regen.", "ta": "அ."}, {"source_lang": "de"}, {"english": "Regen.", "tamil": "அ."}),
-        ({"q": "A.", "r": "அ.", "n": "x"}, {"source_field": "q", "target_field": "r", "id_field": "n"},
-         {"id": "x", "english": "A.", "tamil": "அ."}),
+        (
+            {"q": "A.", "r": "அ.", "n": "x"},
+            {"source_field": "q", "target_field": "r", "id_field": "n"},
+            {"id": "x", "english": "A.", "tamil": "அ."},
+        ),
         ({"source": "A.", "target": None}, {}, {"english": "A."}),
         ({"source": "A.", "target": " \u200b"}, {}, {"english": "A."}),
         ({"source": " A\u200b <bos>b\n c\ud800 e\u0301", "target": "அ."}, {}, {"english": "A b c? é", "tamil": "அ."}),
         ({"source": "A.", "target": "می\u200cروم"}, {"target_lang": "fa"}, {"english": "A.", "persian": "می\u200cروم"}),
     ],
-)  # fmt: skip
+)
 def test_fields(tmp_path, row, settings, wanted):
     file = write(tmp_path / "a.json", json.dumps([row]))
     rest = write(tmp_path / "b.jsonl", '{"source": "Held out."}\n')
@@ -134,22 +137,34 @@ def test_fields(tmp_path, row, settings, wanted):
         ("a.jsonl", b'{"source": "a", "target": [1]}\n', {}, ["line 1", "'target' is list"]),
         ("a.jsonl", b'{"name": "a", "n": 1}\n', {}, ["name, n", "English source", "data.source_field"]),
         ("a.jsonl", b'{"source": " "}\n', {}, ["no row with a source in 'source'"]),
-        ("a.jsonl", b'{"source": "a"}\n', {"source_field": "q"},
-         ["data.source_field", "no column 'q'", "its rows have source"]),
+        (
+            "a.jsonl",
+            b'{"source": "a"}\n',
+            {"source_field": "q"},
+            ["data.source_field", "no column 'q'", "its rows have source"],
+        ),
         ("a.jsonl", b'{"source": "a"}\n', {"target_field": "q"}, ["data.target_field"]),
         ("a.jsonl", b'{"source": "a"}\n', {"id_field": "q"}, ["data.id_field"]),
         ("a.jsonl", b'{"source": "a", "q": 1}\n{"source": "b"}\n', {"id_field": "q"}, ["line 2", "no id in 'q'"]),
-        ("a.jsonl", b'{"source": "a", "q": 1}\n{"source": "b", "q": 1}\n', {"id_field": "q"},
-         ["line 2", "'1' stands in line 1"]),
+        (
+            "a.jsonl",
+            b'{"source": "a", "q": 1}\n{"source": "b", "q": 1}\n',
+            {"id_field": "q"},
+            ["line 2", "'1' stands in line 1"],
+        ),
         ("a.jsonl", b'{"source": "a"}\n', {}, ["is left to train on"]),
-        ("a.jsonl", b'{"source": "a"}\n{"source": "b"}\n', {"eval_sampling_count": 2},
-         ["data.eval_sampling_count: 2 rows to hold out of 2"]),
+        (
+            "a.jsonl",
+            b'{"source": "a"}\n{"source": "b"}\n',
+            {"eval_sampling_count": 2},
+            ["data.eval_sampling_count: 2 rows to hold out of 2"],
+        ),
         ("a.tsv", b"a\tb\n", {}, ["give a file that ends in .jsonl"]),
         ("a.jsonl.gz", b"nothing packed", {}, ["no whole gzip file"]),
         ("a.jsonl.gz", gzip.compress(b'{"source": "a"}\n' * 99)[:-9], {}, ["no whole gzip file"]),
         ("a.parquet", b"PAR1 nothing", {}, ["no whole Parquet file"]),
     ],
-)  # fmt: skip
+)
 def test_bad_files(tmp_path, name, content, settings, parts):
     file = write(tmp_path / name, content)
     with pytest.raises(ConfigError) as caught:
@@ -223,8 +238,11 @@ def test_columns_are_those_of_all_rows(tmp_path, capsys):
     """The first row has no reference and a later one no id: neither decides for the others."""
     train = [{"source": "No reference."}, {"source": "Rain.", "target": "மழை."}, {"source": "Sun.", "id": "s"}]
     held = [{"source": "Held."}, *PAIRS[:2]]
-    found = data(tmp_path, train_file=write(tmp_path / "a.jsonl", jsonl(train)),
-                 eval_file=write(tmp_path / "b.jsonl", jsonl(held)))  # fmt: skip
+    found = data(
+        tmp_path,
+        train_file=write(tmp_path / "a.jsonl", jsonl(train)),
+        eval_file=write(tmp_path / "b.jsonl", jsonl(held)),
+    )
     assert [row.get("tamil") for row in found.train] == [None, "மழை.", None]
     assert [row.get("tamil") for row in found.heldout] == [None, *(pair["target"] for pair in PAIRS[:2])]
     assert "2 of 3 held-out rows have a reference: chrF++ and BLEU are of these" in capsys.readouterr().out
@@ -271,8 +289,9 @@ def test_documents_are_cut_to_sentences(tmp_path):
     file = write(tmp_path / "a.jsonl", jsonl(rows))
     found = data(tmp_path, train_file=file, eval_file=held, document_chars=(10, 60))
     assert [{k: v for k, v in row.items() if k != "id"} for row in found.train] == [
-        {"english": "The rain has stopped. The road is dry."}, {"english": "The mill is old."},
-    ]  # fmt: skip
+        {"english": "The rain has stopped. The road is dry."},
+        {"english": "The mill is old."},
+    ]
     assert found.counts == {"only URLs and boilerplate": 1}
     assert found.heldout[0]["english"].startswith("Home | News") and found.heldout[0]["tamil"] == "அ"
 
@@ -287,8 +306,10 @@ def test_a_resumed_run_reads_the_same_rows_without_the_file(tmp_path):
     assert load(cfg, tmp_path / "run", 0) == first
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["data"]
     assert sorted(path.name for path in (tmp_path / "run" / "data").iterdir()) == [
-        "data.json", "heldout.jsonl", "train.jsonl",
-    ]  # fmt: skip
+        "data.json",
+        "heldout.jsonl",
+        "train.jsonl",
+    ]
 
 
 def test_equal_rows_have_equal_hashes_wherever_they_lie(tmp_path):
@@ -341,9 +362,18 @@ COMMIT = "0" * 40
 WMT24PP = [
     {"lp": "en-ko_KR", "domain": "canary", "segment_id": 0, "is_bad_source": True, "source": "canary", "target": "x"},
     {"lp": "en-ko_KR", "domain": "news", "segment_id": 1, "is_bad_source": True, "source": "Bad.", "target": "나쁨."},
-    *({"lp": "en-ko_KR", "domain": "news", "segment_id": i, "is_bad_source": False, "source": f"Village {i}.",
-       "target": f"마을 {i}."} for i in range(2, 42)),
-]  # fmt: skip
+    *(
+        {
+            "lp": "en-ko_KR",
+            "domain": "news",
+            "segment_id": i,
+            "is_bad_source": False,
+            "source": f"Village {i}.",
+            "target": f"마을 {i}.",
+        }
+        for i in range(2, 42)
+    ),
+]
 CARD = """---
 configs:
 - config_name: en-de_DE
@@ -431,8 +461,12 @@ def test_wmt24pp_by_name(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        env = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}", "HF_HOME": tmp_path / "home",
-               "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
+        env = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+            "HF_HOME": tmp_path / "home",
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+        }
         done = command("-c", DRIVER, json.dumps(asked), tmp_path / "runs", **env)
     finally:
         server.shutdown()

@@ -28,9 +28,17 @@ def judges(tmp_path_factory):
 
 def test_weights_turn_and_credit_are_those_of_the_settings(judges):
     xcomet = XcometCfg(
-        model_name_or_path=judges["xcomet"], weight=2.0, sentence_weight=0.5, overlap="majority", combine="min",
-        use_confidence=True, minor=-0.5, major=-3.0, critical=-7.0, scale=0.1,
-    )  # fmt: skip
+        model_name_or_path=judges["xcomet"],
+        weight=2.0,
+        sentence_weight=0.5,
+        overlap="majority",
+        combine="min",
+        use_confidence=True,
+        minor=-0.5,
+        major=-3.0,
+        critical=-7.0,
+        scale=0.1,
+    )
     metricx = MetricXCfg(model_name_or_path=judges["metricx"], weight=3.0, offset=5.0)
     parts, memories = load_parts(TranslateGemmaCfg(reward=RewardCfg(metricx=metricx, xcomet=xcomet)), PLACED)
     assert list(parts) == ["metricx", "xcomet"] and memories == {name: part.scorer for name, part in parts.items()}
@@ -54,9 +62,10 @@ def test_what_is_off_is_not_loaded_and_a_cache_of_none_keeps_nothing(judges):
 def test_a_judge_over_http_is_asked_beside_the_models():
     with JudgeServer() as server:
         reward = RewardCfg(
-            metricx=MetricXCfg(enabled=False), xcomet=XcometCfg(enabled=False),
+            metricx=MetricXCfg(enabled=False),
+            xcomet=XcometCfg(enabled=False),
             mqm=MqmCfg(enabled=True, endpoint=server.url, model="judge", weight=0.5, sentence_weight=0.2, major=-4.0),
-        )  # fmt: skip
+        )
         reward.mqm.max_tokens = 3000
         parts, memories = load_parts(TranslateGemmaCfg(reward=reward), {})
         parts["mqm"].scorer.close()

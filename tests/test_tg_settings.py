@@ -96,8 +96,13 @@ def test_every_configuration_works(path, tmp_path):
 
 def test_the_configurations_that_are_promised():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
-        "pocket", "toy_en_ko_wmt24pp", "en_ta_wmt24pp", "one_gpu_4b", "eight_gpu_27b", "qwen3_5_mqm_only",
-    }  # fmt: skip
+        "pocket",
+        "toy_en_ko_wmt24pp",
+        "en_ta_wmt24pp",
+        "one_gpu_4b",
+        "eight_gpu_27b",
+        "qwen3_5_mqm_only",
+    }
 
 
 def test_resolved_settings_read_back(tmp_path):
@@ -146,22 +151,28 @@ def test_resolved_settings_read_back(tmp_path):
         ([*WMT, "--reward.mqm.minor", "0.5"], ["reward.mqm.minor"]),
         ([*WMT, "--reward.metricx.model_name_or_path="], ["reward.metricx.model_name_or_path is empty"]),
         ([*WMT, "--reward.mqm.enabled", "True"], ["reward.mqm.endpoint: ''"]),
-        ([*WMT, "--reward.mqm.enabled", "True", "--reward.mqm.endpoint", "localhost:1"],
-         ["'localhost:1' is no address"]),
+        (
+            [*WMT, "--reward.mqm.enabled", "True", "--reward.mqm.endpoint", "localhost:1"],
+            ["'localhost:1' is no address"],
+        ),
         ([*WMT, "--misc.huggingface_token_env", "MY_TOKEN"], ["misc.huggingface_token_env", "MY_TOKEN is not set"]),
-        ([*WMT, "--model.policy_gpu_ids", "0", "--reward.xcomet.device", "cuda:0"],
-         ["model.policy_gpu_ids (0)", "reward.xcomet.device (cuda:0)", "overlap"]),
+        (
+            [*WMT, "--model.policy_gpu_ids", "0", "--reward.xcomet.device", "cuda:0"],
+            ["model.policy_gpu_ids (0)", "reward.xcomet.device (cuda:0)", "overlap"],
+        ),
         ([*WMT, "--model.policy_gpu_ids", "0", "0"], ["model.policy_gpu_ids: 0, 0"]),
         ([*WMT, "--model.reference_gpu_ids", "1"], ["model.reference_gpu_ids: 1"]),
         ([*WMT, "--reward.metricx.device", "gpu"], ["reward.metricx.device: 'gpu'"]),
         ([*WMT, "--logging.output_dir", " "], ["logging.output_dir is empty"]),
         ([*WMT, "--logging.resume_from_checkpoint", "checkpoint-5"], ["auto_resume False"]),
         ([*WMT, "--logging.resume_from_checkpoint", "c-5", "--logging.auto_resume", "False"], ["no such folder: c-5"]),
-        ([*WMT, "--logging.save_only_best", "True", "--rl.eval_every", "0"],
-         ["logging.save_only_best", "rl.eval_every"]),
+        (
+            [*WMT, "--logging.save_only_best", "True", "--rl.eval_every", "0"],
+            ["logging.save_only_best", "rl.eval_every"],
+        ),
         ([*WMT, "--rl.micro_batch_size", "5"], ["rl.micro_batch_size", "8 ×", "= 32 sequences", "2 or 4"]),
     ],
-)  # fmt: skip
+)
 def test_refusals(argv, parts):
     message = refusal(*argv)
     assert all(part in message for part in parts), message
@@ -194,8 +205,15 @@ def test_what_is_disabled_is_not_asked():
     [(8, 4, 4, 1, 8), (8, 4, 32, 1, 1), (8, 4, 4, 2, 4), (6, 8, 4, 3, 4), (1, 2, 1, 1, 2)],
 )
 def test_batches(prompts, group, size, processes, steps):
-    cfg = parse(*WMT, "--rl.prompts_per_update", str(prompts), "--generation.num_samples_per_prompt", str(group),
-                "--rl.micro_batch_size", str(size))  # fmt: skip
+    cfg = parse(
+        *WMT,
+        "--rl.prompts_per_update",
+        str(prompts),
+        "--generation.num_samples_per_prompt",
+        str(group),
+        "--rl.micro_batch_size",
+        str(size),
+    )
     check(cfg, {"WORLD_SIZE": str(processes)})
     assert accumulation_steps(cfg, processes) == steps
     assert steps * size * processes == prompts * group

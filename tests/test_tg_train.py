@@ -71,9 +71,18 @@ def test_the_run_folder_bears_the_names_of_the_recipe(finished):
     folder, _, _ = finished
     names = {path.name for path in folder.iterdir()}
     assert {
-        "train_log.jsonl", "train_rollouts.jsonl", "eval_outputs.jsonl", "resolved_config.yaml", "data", "final",
-        "evaluation.json", "report.html", "checkpoint-2", "checkpoint-4", "resume_latest",
-    } <= names  # fmt: skip
+        "train_log.jsonl",
+        "train_rollouts.jsonl",
+        "eval_outputs.jsonl",
+        "resolved_config.yaml",
+        "data",
+        "final",
+        "evaluation.json",
+        "report.html",
+        "checkpoint-2",
+        "checkpoint-4",
+        "resume_latest",
+    } <= names
     assert not {"metrics.jsonl", "rollouts.jsonl", "samples.jsonl"} & names
 
 
@@ -171,8 +180,16 @@ def test_changed_data_are_refused_and_forced(finished, tmp_path):
     (folder / "evaluation.json").unlink()  # it was stopped just before its end
     held = (finished[1].parent / "heldout.jsonl").read_text(encoding="utf-8").splitlines()[:4]
     (tmp_path / "fewer.jsonl").write_text("\n".join(held), encoding="utf-8")
-    changes = ("--logging.output_dir", folder, "--data.eval_file", tmp_path / "fewer.jsonl", "--rl.lr", "3e-5",
-               "--data.max_train_samples", "30")  # fmt: skip
+    changes = (
+        "--logging.output_dir",
+        folder,
+        "--data.eval_file",
+        tmp_path / "fewer.jsonl",
+        "--rl.lr",
+        "3e-5",
+        "--data.max_train_samples",
+        "30",
+    )
     before = tree(folder)
     assert "data.max_train_samples: 0 → 30" in refused(finished[1], *changes, status=4)
     assert tree(folder) == before
@@ -270,10 +287,19 @@ def test_a_judge_that_dies_costs_its_groups_and_not_the_run(models, tmp_path):
     tg_run.write_rows(tmp_path)
     values = tg_run.sections(models, tmp_path, tmp_path / "run")
     with JudgeServer(lambda src, mt: [], mode=lambda number: "status_503" if number else "plain") as server:
-        values["reward"] = {"guards": "off", "metricx": {"enabled": False}, "xcomet": {"enabled": False}, "mqm": {
-            "enabled": True, "endpoint": server.url, "model": "judge", "sentence_weight": 1.0, "timeout": 5,
-            "deadline": 5,
-        }}  # fmt: skip
+        values["reward"] = {
+            "guards": "off",
+            "metricx": {"enabled": False},
+            "xcomet": {"enabled": False},
+            "mqm": {
+                "enabled": True,
+                "endpoint": server.url,
+                "model": "judge",
+                "sentence_weight": 1.0,
+                "timeout": 5,
+                "deadline": 5,
+            },
+        }
         values["generation"]["num_samples_per_prompt"] = 8
         values["rl"] |= {"prompts_per_update": 8, "micro_batch_size": 64, "updates": 2}
         done = tg_run.run(tg_run.write_config(tmp_path / "c.yaml", values), "--skip_launch_gate")
@@ -322,8 +348,17 @@ def test_a_scorer_environment_without_the_package_is_refused(config, tmp_path):
     for name, lacks in (("xcomet", "comet, torch, transformers"), ("metricx", "torch, transformers")):
         said = refused(config, f"--reward.{name}.python_executable", python)
         assert f"reward.{name}.python_executable" in said and f"has no {lacks};" in said
-    said = refused(config, "--misc.judge_model", "/gone", "--reward.xcomet.enabled", "False", "--rl.credit", "sequence",
-                   "--reward.xcomet.python_executable", python)  # fmt: skip
+    said = refused(
+        config,
+        "--misc.judge_model",
+        "/gone",
+        "--reward.xcomet.enabled",
+        "False",
+        "--rl.credit",
+        "sequence",
+        "--reward.xcomet.python_executable",
+        python,
+    )
     assert "reward.xcomet.python_executable" in said
     assert not (tmp_path / "run").exists()
 
@@ -348,13 +383,24 @@ def test_an_environment_without_comet_is_refused_before_anything_is_loaded(confi
     [
         (("--rl.lrr", "1"), "rl.lr"),
         (("--optim.lr", "1"), "optim"),
-        (("--reward.mqm.enabled", "True", "--reward.mqm.endpoint", "http://x/v1", "--reward.mqm.model", "m",
-          "--reward.mqm.api_key_env", "NO_SUCH_KEY"), "NO_SUCH_KEY"),
+        (
+            (
+                "--reward.mqm.enabled",
+                "True",
+                "--reward.mqm.endpoint",
+                "http://x/v1",
+                "--reward.mqm.model",
+                "m",
+                "--reward.mqm.api_key_env",
+                "NO_SUCH_KEY",
+            ),
+            "NO_SUCH_KEY",
+        ),
         (("--model.policy_gpu_ids", "0", "--reward.xcomet.device", "cuda:0"), "overlap"),
         (("--reward.metricx.model_name_or_path", "/nowhere/metricx"), "reward.metricx.model_name_or_path"),
         (("--rl.micro_batch_size", "3"), "micro_batch_size"),
     ],
-)  # fmt: skip
+)
 def test_settings_that_cannot_work_are_one_line(config, flags, named):
     assert named in refused(config, *flags)
 

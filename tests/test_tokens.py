@@ -28,16 +28,28 @@ def kinds(text, language=ENGLISH):
         ("௧௨ 12", [("௧௨", "number"), ("12", "number")]),
         ("see https://a.in/b?c=d.", [("see", "word"), ("https://a.in/b?c=d.", "url")]),
         ("weather.com", [("weather.com", "url")]),
-        ("U.S. 7.55am end.Then", [("U", "word"), ("S", "word"), ("7", "number"), ("55", "number"), ("am", "word"),
-                                  ("end", "word"), ("Then", "word")]),
+        (
+            "U.S. 7.55am end.Then",
+            [
+                ("U", "word"),
+                ("S", "word"),
+                ("7", "number"),
+                ("55", "number"),
+                ("am", "word"),
+                ("end", "word"),
+                ("Then", "word"),
+            ],
+        ),
         ("a.b@c.orgக்கு", [("a.b@c.org", "email"), ("க்கு", "word")]),
-        ("{name} %s %(n)d ${x} <br> </b> &amp;", [(t, "placeholder") for t in
-                                                  ("{name}", "%s", "%(n)d", "${x}", "<br>", "</b>", "&amp;")]),
+        (
+            "{name} %s %(n)d ${x} <br> </b> &amp;",
+            [(t, "placeholder") for t in ("{name}", "%s", "%(n)d", "${x}", "<br>", "</b>", "&amp;")],
+        ),
         ("100%sure", [("100", "number"), ("sure", "word")]),
         ("my_var --fast #MeToo @ravi", [(t, "code") for t in ("my_var", "--fast", "#MeToo", "@ravi")]),
         ("ＡＢＣ", [("ABC", "word")]),
     ],
-)  # fmt: skip
+)
 def test_tokenize(text, expected):
     assert kinds(text) == expected
 
@@ -71,9 +83,20 @@ def test_what_may_stay(text, stay):
 
 @pytest.mark.parametrize(
     ("char", "script"),
-    [("a", "LATIN"), ("é", "LATIN"), ("க", "TAMIL"), ("்", "TAMIL"), ("अ", "DEVANAGARI"), ("5", ""), ("௫", ""),
-     (".", "SYMBOL"), ("😀", "SYMBOL"), ("\u0301", None), ("\u200d", None)],
-)  # fmt: skip
+    [
+        ("a", "LATIN"),
+        ("é", "LATIN"),
+        ("க", "TAMIL"),
+        ("்", "TAMIL"),
+        ("अ", "DEVANAGARI"),
+        ("5", ""),
+        ("௫", ""),
+        (".", "SYMBOL"),
+        ("😀", "SYMBOL"),
+        ("\u0301", None),
+        ("\u200d", None),
+    ],
+)
 def test_script_of(char, script):
     assert script_of(char) == script
 

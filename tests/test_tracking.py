@@ -26,7 +26,7 @@ from rl_nmt.tracking import (
     probe,
     start_wandb,
     wandb_key_known,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(autouse=True)
@@ -39,12 +39,24 @@ def no_settings_from_outside(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (1.5, 1.5), (float("nan"), None), (float("-inf"), None), (3, 3), (True, True), (None, None), ("x", "x"),
-        (np.float32(0.5), 0.5), (np.float64("nan"), None), (np.int64(7), 7), (np.array([1.0, np.inf]), [1.0, None]),
-        (torch.tensor(2.5), 2.5), (torch.tensor(float("inf")), None), (torch.tensor([1, 2]), [1, 2]),
-        ({"a": {1: float("nan")}}, {"a": {"1": None}}), ((1, [float("inf")]), [1, [None]]),
+        (1.5, 1.5),
+        (float("nan"), None),
+        (float("-inf"), None),
+        (3, 3),
+        (True, True),
+        (None, None),
+        ("x", "x"),
+        (np.float32(0.5), 0.5),
+        (np.float64("nan"), None),
+        (np.int64(7), 7),
+        (np.array([1.0, np.inf]), [1.0, None]),
+        (torch.tensor(2.5), 2.5),
+        (torch.tensor(float("inf")), None),
+        (torch.tensor([1, 2]), [1, 2]),
+        ({"a": {1: float("nan")}}, {"a": {"1": None}}),
+        ((1, [float("inf")]), [1, [None]]),
     ],
-)  # fmt: skip
+)
 def test_finite_is_json_safe(value, expected):
     assert finite(value) == expected
     json.dumps(finite(value), allow_nan=False)

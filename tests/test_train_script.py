@@ -52,9 +52,18 @@ def small(tiny_all, tmp_path):
 def test_the_run_folder_is_complete(full_run):
     names = {path.name for path in full_run.folder.iterdir()}
     expected = {
-        "resolved_config.yaml", "data", "metrics.jsonl", "samples.jsonl", "before.json", "evaluation.json", "final",
-        "report.html", "reward_curve.png", "checkpoint-2", "checkpoint-4",
-    }  # fmt: skip
+        "resolved_config.yaml",
+        "data",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "before.json",
+        "evaluation.json",
+        "final",
+        "report.html",
+        "reward_curve.png",
+        "checkpoint-2",
+        "checkpoint-4",
+    }
     assert expected <= names
     assert (full_run.folder / "reward_curve.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert len((full_run.folder / "data" / "train.jsonl").read_text().splitlines()) == 24
@@ -289,9 +298,13 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(small, main, tmp_path):
     line = small(max_steps=40, save_steps=2, use_wandb=True)
     log = (tmp_path / "log.txt").open("w")
     process = subprocess.Popen(
-        [sys.executable, "train_grpo_en_ta.py", *line], cwd=ROOT, env=environment(HOME=tmp_path), stdin=subprocess.PIPE,
-        stdout=log, stderr=log,
-    )  # fmt: skip
+        [sys.executable, "train_grpo_en_ta.py", *line],
+        cwd=ROOT,
+        env=environment(HOME=tmp_path),
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+    )
     folder, deadline = tmp_path / "run", time.monotonic() + 120
     while not (folder / "checkpoint-4" / "manifest.json").exists():
         assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log.txt").read_text()
@@ -313,9 +326,11 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(small, main, tmp_path):
 
     left = untouched()
     for change, said in (
-        ({"w_qe": 0.1}, "reward.w_qe: 0.4 → 0.1"), ({"max_new_tokens": 20}, "max_new_tokens: 24 → 20"),
-        ({"group_size": 8}, "group_size: 4 → 8"), ({"num_train_samples": 16}, "num_train_samples: 24 → 16"),
-    ):  # fmt: skip
+        ({"w_qe": 0.1}, "reward.w_qe: 0.4 → 0.1"),
+        ({"max_new_tokens": 20}, "max_new_tokens: 24 → 20"),
+        ({"group_size": 8}, "group_size: 4 → 8"),
+        ({"num_train_samples": 16}, "num_train_samples: 24 → 16"),
+    ):
         status, _, err = main(*small(max_steps=40, save_steps=2, **change))
         assert status == 4 and f"begun with other settings ({said})" in err and "--fresh" in err, err
     assert untouched() == left
@@ -428,9 +443,13 @@ def test_what_grpo_is_told_of_vllm():
     cfg = script.RunCfg(use_vllm=True, vllm_mode="server", vllm_server_host="node7", vllm_server_port=8123)
     told = script.sampling_engine(cfg)
     assert told == {
-        "use_vllm": True, "vllm_mode": "server", "vllm_server_host": "node7", "vllm_server_port": 8123,
-        "vllm_gpu_memory_utilization": 0.3, "vllm_max_model_length": 4 * 300 + 100 + 256,
-    }  # fmt: skip
+        "use_vllm": True,
+        "vllm_mode": "server",
+        "vllm_server_host": "node7",
+        "vllm_server_port": 8123,
+        "vllm_gpu_memory_utilization": 0.3,
+        "vllm_max_model_length": 4 * 300 + 100 + 256,
+    }
     assert set(told) <= {f.name for f in dataclasses.fields(GRPOConfig)}
     assert script.sampling_engine(script.RunCfg()) == {}
 

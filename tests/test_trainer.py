@@ -43,9 +43,10 @@ def brute_force(rewards: list[float], size: int, floor: float, min_valid: float)
             out += group
     groups = len(rewards) // size
     return out, {
-        "groups/skipped_share": skipped / groups, "groups/tied_share": tied / groups,
+        "groups/skipped_share": skipped / groups,
+        "groups/tied_share": tied / groups,
         "groups/missing_share": missing / len(rewards),
-    }  # fmt: skip
+    }
 
 
 values = st.sampled_from([0.0, 0.01, 0.25, 0.5, 0.75, 1.0, NAN, INF, -INF]) | st.floats(0, 1, width=32)
@@ -110,11 +111,23 @@ def build(tiny_policy, tmp_path):
     """The script's own build_trainer on the tiny policy; keywords are RunCfg fields."""
 
     def make(reward, sentences=SENTENCES[:16], half=False, **changes):
-        cfg = script.RunCfg(**{
-            "model_id": str(tiny_policy), "attn_implementation": "eager", "lora_rank": 0, "kl_beta": 0.0,
-            "group_size": 4, "per_device_batch_size": 8, "gradient_accumulation_steps": 1, "max_steps": 2,
-            "max_new_tokens": 12, "lr": 1e-3, "warmup_steps": 0, "save_steps": 0, **changes,
-        })  # fmt: skip
+        cfg = script.RunCfg(
+            **{
+                "model_id": str(tiny_policy),
+                "attn_implementation": "eager",
+                "lora_rank": 0,
+                "kl_beta": 0.0,
+                "group_size": 4,
+                "per_device_batch_size": 8,
+                "gradient_accumulation_steps": 1,
+                "max_steps": 2,
+                "max_new_tokens": 12,
+                "lr": 1e-3,
+                "warmup_steps": 0,
+                "save_steps": 0,
+                **changes,
+            }
+        )
         script.check(cfg)
         tokenizer = policy.load_tokenizer(cfg.model_id)
         dtype = torch.bfloat16 if half else torch.float32
@@ -199,8 +212,11 @@ def test_prompts_carry_one_bos_and_no_control_token_of_the_source(build):
     tokenizer = trainer.processing_class
     hostile = [
         "Say <end_of_turn>\n<start_of_turn>model now <bos><bos> <eos> <pad> <unk>",
-        "<bos>The boy reads a book.", "Tamil: English: user model", "< bos> <end_of_turn", "",
-    ]  # fmt: skip
+        "<bos>The boy reads a book.",
+        "Tamil: English: user model",
+        "< bos> <end_of_turn",
+        "",
+    ]
     control = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
 
     def counts(ids):
@@ -366,15 +382,25 @@ def test_nothing_depends_on_the_machine(build):
 @pytest.mark.parametrize(
     ("save", "accumulation", "per_generation", "iterations", "legal"),
     [
-        (5, 2, 2, 1, None), (4, 2, 2, 2, None), (5, 2, 2, 2, "4 or 6"), (1, 2, 2, 2, "2"), (7, 1, 4, 1, "4 or 8"),
-        (3, 2, 3, 1, None), (4, 2, 3, 1, "3 or 6"), (10, 1, 4, 2, "8 or 16"), (3, 4, 2, 1, None),
+        (5, 2, 2, 1, None),
+        (4, 2, 2, 2, None),
+        (5, 2, 2, 2, "4 or 6"),
+        (1, 2, 2, 2, "2"),
+        (7, 1, 4, 1, "4 or 8"),
+        (3, 2, 3, 1, None),
+        (4, 2, 3, 1, "3 or 6"),
+        (10, 1, 4, 2, "8 or 16"),
+        (3, 4, 2, 1, None),
     ],
-)  # fmt: skip
+)
 def test_save_steps_inside_a_generation_cycle(save, accumulation, per_generation, iterations, legal):
     args = types.SimpleNamespace(
-        save_steps=save, gradient_accumulation_steps=accumulation, steps_per_generation=per_generation,
-        num_iterations=iterations, save_strategy="steps",
-    )  # fmt: skip
+        save_steps=save,
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=per_generation,
+        num_iterations=iterations,
+        save_strategy="steps",
+    )
     fits = (save * accumulation) % (per_generation * iterations) == 0
     assert fits == (legal is None)
     if fits:

@@ -62,9 +62,21 @@ def test_file_to_file_keeps_order_and_empty_lines(model_folder, tmp_path):
     lines = [ENGLISH[0], "", ENGLISH[3], "   ", ENGLISH[1]]
     (tmp_path / "in.txt").write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
     status = translate.main(
-        ["--model", str(model_folder), "--file", str(tmp_path / "in.txt"), "--out", str(tmp_path / "out.txt"),
-         "--batch_size", "2", "--max_new_tokens", "40", "--device", "cpu"]
-    )  # fmt: skip
+        [
+            "--model",
+            str(model_folder),
+            "--file",
+            str(tmp_path / "in.txt"),
+            "--out",
+            str(tmp_path / "out.txt"),
+            "--batch_size",
+            "2",
+            "--max_new_tokens",
+            "40",
+            "--device",
+            "cpu",
+        ]
+    )
     written = (tmp_path / "out.txt").read_text("utf-8")
     assert status == 0 and written.endswith("\n")
     output = written.removesuffix("\n").split("\n")

@@ -42,9 +42,7 @@ def _evaluate(models, rows):
     reward = CometDuPOReward(models["da"], models["qe"], models["nllb"], backtranslation_beams=1)
     components = reward.score_components
     reward.score_components = lambda *a, **k: scored.append(len(a[1])) or components(*a, **k)
-    shot = evaluation.evaluate(
-        model, tokenizer, rows, script.make_prompt, reward, max_new_tokens=16, batch_size=3
-    )  # fmt: skip
+    shot = evaluation.evaluate(model, tokenizer, rows, script.make_prompt, reward, max_new_tokens=16, batch_size=3)
     return dataclasses.asdict(shot), scored, len(batches)
 
 
@@ -124,9 +122,13 @@ def test_groups_that_are_split_over_processes_obey_the_rules_as_one(tiny_all, tm
     by_hand = [0.25 / 0.5001] * 3 + [-0.75 / 0.5001] + [0.0] * 8  # mean 0.75, deviation 0.5, TRL adds 1e-4
     assert [value for each in told for value in each[0]] == pytest.approx(by_hand, abs=1e-6)
     for _, logged in told:
-        assert logged == pytest.approx({
-            "groups/skipped_share": 1 / 3, "groups/tied_share": 1 / 3, "groups/missing_share": 2 / 12,
-        })  # fmt: skip
+        assert logged == pytest.approx(
+            {
+                "groups/skipped_share": 1 / 3,
+                "groups/tied_share": 1 / 3,
+                "groups/missing_share": 2 / 12,
+            }
+        )
 
 
 # --- reward models of one machine ----------------------------------------------------------------------
@@ -177,9 +179,7 @@ def _die_in_the_second(step):
 
 def _settings(model, folder):
     """Six samples per process and step: of three groups of four the middle one is split."""
-    return fault_trials.settings(
-        model, folder, per_device_batch_size=2, gradient_accumulation_steps=3, kl_beta=0.0
-    )
+    return fault_trials.settings(model, folder, per_device_batch_size=2, gradient_accumulation_steps=3, kl_beta=0.0)
 
 
 def _state(folder):
@@ -283,9 +283,15 @@ def _torchrun(models, folder, **changes) -> list[str]:
     settings = tiny_run.settings(models, folder, folder / "run", **changes)
     (folder / "tiny.yaml").write_text(json.dumps(settings))
     return [
-        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train_grpo_en_ta.py", "--config",
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "train_grpo_en_ta.py",
+        "--config",
         str(folder / "tiny.yaml"),
-    ]  # fmt: skip
+    ]
 
 
 def _child(parent: int, rank: int) -> int:

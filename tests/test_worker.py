@@ -31,10 +31,17 @@ def load(tmp_path):
     made = []
 
     def make(timeout: float = 20.0, environment=None, python_executable=None, load_timeout: float = 30.0, **options):
-        made.append(load_in_worker(
-            FAULTY, {"folder": str(tmp_path)} | options, timeout=timeout, load_timeout=load_timeout,
-            environment=environment, python_executable=python_executable, argument="scorer_python",
-        ))  # fmt: skip
+        made.append(
+            load_in_worker(
+                FAULTY,
+                {"folder": str(tmp_path)} | options,
+                timeout=timeout,
+                load_timeout=load_timeout,
+                environment=environment,
+                python_executable=python_executable,
+                argument="scorer_python",
+            )
+        )
         return made[-1]
 
     yield make
@@ -113,8 +120,9 @@ def test_a_scorer_of_another_environment(tmp_path):
     if not has_comet:  # this is COMET's side; the other one is told what it lacks
         with pytest.raises(ConfigError, match="has no package comet"):
             folder = build_comet(tmp_path / "comet", kind="unified_metric")
-            load_in_worker("rl_nmt.scorers.comet:load_comet", {"name_or_path": str(folder)},
-                           python_executable=OTHER_PYTHON)  # fmt: skip
+            load_in_worker(
+                "rl_nmt.scorers.comet:load_comet", {"name_or_path": str(folder)}, python_executable=OTHER_PYTHON
+            )
         return
     folder = tmp_path / "comet"  # built there: this environment may have no COMET
     build = (
@@ -122,8 +130,9 @@ def test_a_scorer_of_another_environment(tmp_path):
         f"build_comet({str(folder)!r}, 'xcomet_metric', layer_norm=False)"
     )
     subprocess.run([OTHER_PYTHON, "-c", build], cwd=ROOT, check=True, capture_output=True, timeout=300)
-    scorer = load_in_worker("rl_nmt.scorers.comet:load_comet", {"name_or_path": str(folder)},
-                            python_executable=OTHER_PYTHON)  # fmt: skip
+    scorer = load_in_worker(
+        "rl_nmt.scorers.comet:load_comet", {"name_or_path": str(folder)}, python_executable=OTHER_PYTHON
+    )
     try:
         got = scorer.score([Segment(en, ta) for en, ta in PAIRS])
         assert all(isinstance(value, float) for value in got.values) and any(got.spans)
@@ -168,10 +177,14 @@ def test_fault_3_noisy_on_stdout(load, tmp_path):
 @pytest.mark.parametrize(
     "way, complaint",
     [
-        ("short", "1 values for 2"), ("long", "3 values for 2"), ("few_spans", "spans for other than 2"),
-        ("no_spans", "spans that are none"), ("text", "no numbers"), ("truth", "no numbers"),
+        ("short", "1 values for 2"),
+        ("long", "3 values for 2"),
+        ("few_spans", "spans for other than 2"),
+        ("no_spans", "spans that are none"),
+        ("text", "no numbers"),
+        ("truth", "no numbers"),
     ],
-)  # fmt: skip
+)
 def test_fault_4_wrong_length_or_kind(load, way, complaint, capsys):
     scorer = load()
     got = scorer.score(segments("ab", way))
@@ -225,8 +238,10 @@ class TestFault5WrongEnvironment:
         with pytest.raises(ConfigError, match="runs another rl_nmt"):
             load(environment={"PYTHONPATH": str(tmp_path)})
 
-    @pytest.mark.parametrize("say", ["printf '\\377\\377\\377\\377{}'", "printf '\\000\\000\\000\\002[]'",
-                                     "printf '\\000\\000\\000\\020{'", "yes"])  # fmt: skip
+    @pytest.mark.parametrize(
+        "say",
+        ["printf '\\377\\377\\377\\377{}'", "printf '\\000\\000\\000\\002[]'", "printf '\\000\\000\\000\\020{'", "yes"],
+    )
     def test_a_program_that_answers_something_else(self, load, tmp_path, say):
         program = tmp_path / "python"
         program.write_text(f'#!/bin/sh\nprintf "\\n$3\\n"\n{say}\n')
@@ -241,11 +256,12 @@ class TestFault5WrongEnvironment:
 @pytest.mark.parametrize(
     "at_load, kind, message",
     [
-        ("config", ConfigError, "^model: there is none$"), ("service", MissingService, "^model: not here$"),
+        ("config", ConfigError, "^model: there is none$"),
+        ("service", MissingService, "^model: not here$"),
         ("bug", WorkerError, "ZeroDivisionError: nothing to divide"),
         ("exit", MissingService, "ended with status 7 .its last line: out of everything"),
     ],
-)  # fmt: skip
+)
 def test_errors_at_load_are_as_if_loaded_here(load, at_load, kind, message):
     with pytest.raises(kind, match=message):
         load(at_load=at_load)
@@ -385,9 +401,12 @@ scorer.score([Segment("s", "hung")])
 def test_no_orphans_when_the_trainer_ends(tmp_path, way):
     """Also in the middle of a call, and where a forked child of the trainer still holds the pipe."""
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path), way], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", PARENT, str(tmp_path), way],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         worker, child = map(int, parent.stdout.readline().split())
         if way != "exit":
@@ -416,13 +435,29 @@ def test_a_forked_trainer_does_not_end_its_parents_worker(load):
 
 def test_the_worker_does_not_take_itself_for_a_rank():
     inherited = dict.fromkeys(
-        ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT",
-         "PYTHONHOME", "TORCHELASTIC_RUN_ID", "ACCELERATE_USE_CPU", "VIRTUAL_ENV", "PYTHONSTARTUP"), "1",
-    ) | {"PATH": "/bin", "HF_HOME": "/models", "CUDA_VISIBLE_DEVICES": "0,1", "OMP_NUM_THREADS": "2"}  # fmt: skip
+        (
+            "RANK",
+            "LOCAL_RANK",
+            "WORLD_SIZE",
+            "LOCAL_WORLD_SIZE",
+            "GROUP_RANK",
+            "MASTER_ADDR",
+            "MASTER_PORT",
+            "PYTHONHOME",
+            "TORCHELASTIC_RUN_ID",
+            "ACCELERATE_USE_CPU",
+            "VIRTUAL_ENV",
+            "PYTHONSTARTUP",
+        ),
+        "1",
+    ) | {"PATH": "/bin", "HF_HOME": "/models", "CUDA_VISIBLE_DEVICES": "0,1", "OMP_NUM_THREADS": "2"}
     kept = worker_environment(inherited, gpu=1)
     assert {name: value for name, value in kept.items() if not name.startswith("PYTHON")} == {
-        "PATH": "/bin", "HF_HOME": "/models", "CUDA_VISIBLE_DEVICES": "1", "OMP_NUM_THREADS": "2",
-    }  # fmt: skip
+        "PATH": "/bin",
+        "HF_HOME": "/models",
+        "CUDA_VISIBLE_DEVICES": "1",
+        "OMP_NUM_THREADS": "2",
+    }
     assert worker_environment(inherited)["CUDA_VISIBLE_DEVICES"] == "0,1" and kept["PYTHONPATH"] == str(ROOT)
 
 

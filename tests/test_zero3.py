@@ -43,17 +43,29 @@ def launch(
         DS_ACCELERATOR="cpu", CUDA_VISIBLE_DEVICES="", PYTHONPATH=os.pathsep.join([str(ROOT), str(BESIDE)])
     )
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, *target, *line], cwd=ROOT, env=env, timeout=timeout,
-        capture_output=True, encoding="utf-8", check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", *launcher, *target, *line],
+        cwd=ROOT,
+        env=env,
+        timeout=timeout,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
     return done
 
 
 ZERO3 = [
-    "accelerate.commands.launch", "--config_file", "configs/accelerate/zero3_8gpu.yaml", "--num_processes", "2",
-    "--mixed_precision", "no", "--main_process_port", "0",
-]  # fmt: skip
+    "accelerate.commands.launch",
+    "--config_file",
+    "configs/accelerate/zero3_8gpu.yaml",
+    "--num_processes",
+    "2",
+    "--mixed_precision",
+    "no",
+    "--main_process_port",
+    "0",
+]
 DDP = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 

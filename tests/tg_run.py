@@ -36,12 +36,16 @@ def sections(models: dict[str, Path], data: Path, output: Path) -> dict:
     """A run of seconds: 2 prompts × 4 samples an update, four updates."""
     return {
         "model": {
-            "policy_name_or_path": str(models["policy"]), "attn_implementation": "eager",
+            "policy_name_or_path": str(models["policy"]),
+            "attn_implementation": "eager",
             "gradient_checkpointing": False,
         },
         "data": {"train_file": str(data / "train.jsonl"), "eval_file": str(data / "heldout.jsonl")},
         "generation": {
-            "num_samples_per_prompt": 4, "max_new_tokens": 24, "temperature": 1.0, "prompt": flagship.PROMPT,
+            "num_samples_per_prompt": 4,
+            "max_new_tokens": 24,
+            "temperature": 1.0,
+            "prompt": flagship.PROMPT,
         },
         "reward": {
             "max_soft_win_share": 1.0,  # random judges: their opinion of soft cheats means nothing
@@ -49,11 +53,16 @@ def sections(models: dict[str, Path], data: Path, output: Path) -> dict:
             "xcomet": {"model_name_or_path": str(models["xcomet"])},
         },
         "rl": {
-            "prompts_per_update": 2, "micro_batch_size": 8, "updates": 4, "eval_every": 2, "save_every": 2,
-            "warmup_steps": 0, "lr": 1e-4,
+            "prompts_per_update": 2,
+            "micro_batch_size": 8,
+            "updates": 4,
+            "eval_every": 2,
+            "save_every": 2,
+            "warmup_steps": 0,
+            "lr": 1e-4,
         },
         "logging": {"output_dir": str(output), "save_rollouts": True, "sample_steps": 2},
-    }  # fmt: skip
+    }
 
 
 def write_config(path: Path, values: dict) -> Path:

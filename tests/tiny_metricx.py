@@ -18,10 +18,22 @@ def mt5_tokenizer(folder: Path):
     folder.mkdir(parents=True, exist_ok=True)
     texts = [text for pair in PAIRS for text in pair] + ["source: candidate: reference:"] * 3
     spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts * 4), model_prefix=str(folder / "spiece"), model_type="unigram", vocab_size=240,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>", eos_piece="</s>", unk_piece="<unk>",
-        normalization_rule_name="nmt_nfkc", num_threads=1, minloglevel=2, hard_vocab_limit=False,
-    )  # fmt: skip
+        sentence_iterator=iter(texts * 4),
+        model_prefix=str(folder / "spiece"),
+        model_type="unigram",
+        vocab_size=240,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        pad_piece="<pad>",
+        eos_piece="</s>",
+        unk_piece="<unk>",
+        normalization_rule_name="nmt_nfkc",
+        num_threads=1,
+        minloglevel=2,
+        hard_vocab_limit=False,
+    )
     model = folder / "spiece.model"
     slow = T5Tokenizer(str(model), extra_ids=0, legacy=True)
     slow.save_pretrained(folder)
@@ -38,9 +50,17 @@ def build_metricx(folder: Path, seed: int = 1, tied: bool = False, tokenizer: bo
     folder.mkdir(parents=True, exist_ok=True)
     words = mt5_tokenizer(folder if tokenizer else folder.with_name(folder.name + "_words"))
     config = MT5Config(
-        vocab_size=WORDS, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_decoder_layers=2, num_heads=2,
-        tie_word_embeddings=tied, dropout_rate=0.0, architectures=["MT5ForRegression"],
-    )  # fmt: skip
+        vocab_size=WORDS,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_heads=2,
+        tie_word_embeddings=tied,
+        dropout_rate=0.0,
+        architectures=["MT5ForRegression"],
+    )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = MT5ForConditionalGeneration(config).eval()
@@ -59,9 +79,11 @@ def _spread(model, tokenizer, tied: bool) -> None:
     texts = [f"source: {en} candidate: {ta}" for en, _ in PAIRS for _, ta in (PAIRS[0], PAIRS[3], PAIRS[7])]
     batch = tokenizer(texts, return_tensors="pt", padding=True)
     hidden = model(
-        **batch, decoder_input_ids=torch.zeros(len(texts), 1, dtype=torch.long), output_hidden_states=True,
+        **batch,
+        decoder_input_ids=torch.zeros(len(texts), 1, dtype=torch.long),
+        output_hidden_states=True,
         use_cache=False,
-    ).decoder_hidden_states[-1][:, 0]  # fmt: skip
+    ).decoder_hidden_states[-1][:, 0]
     centre, axes = hidden.mean(0), torch.linalg.svd(hidden - hidden.mean(0)).Vh
     row = 3.0 * axes[0] / ((hidden - centre) @ axes[0]).std()
     # A part along the mean that no difference between texts changes carries the constant.

@@ -45,18 +45,25 @@ def build_gemma(folder: str | Path, steps: int = 60, seed: int = 0) -> Path:
 
     end_of_turn = tokenizer.convert_tokens_to_ids("<end_of_turn>")
     config = Gemma3TextConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, head_dim=32, query_pre_attn_scalar=32,
-        sliding_window=64, max_position_embeddings=1024,
-        pad_token_id=0, eos_token_id=[1, end_of_turn], bos_token_id=2,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        query_pre_attn_scalar=32,
+        sliding_window=64,
+        max_position_embeddings=1024,
+        pad_token_id=0,
+        eos_token_id=[1, end_of_turn],
+        bos_token_id=2,
+    )
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         model = Gemma3ForCausalLM(config)
         texts = [GEMMA_TURN.format(user=PROMPT.format(english=en)) + ta + "<end_of_turn>" for en, ta in PAIRS]
-        batch = tokenizer(
-            texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
-        )
+        batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
         labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
         _train(model, lambda: model(**batch, labels=labels).loss, steps, lr=1e-2)
     model.generation_config = GenerationConfig(
@@ -75,12 +82,25 @@ def build_nllb(folder: str | Path, steps: int = 120, seed: int = 0) -> Path:
     from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGeneration
 
     config = M2M100Config(
-        vocab_size=len(tokenizer) + 2, d_model=32, encoder_layers=2, decoder_layers=2,
-        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
-        max_position_embeddings=256, dropout=0.0, attention_dropout=0.0, encoder_layerdrop=0.0,
-        decoder_layerdrop=0.0, scale_embedding=True, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+        vocab_size=len(tokenizer) + 2,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_position_embeddings=256,
+        dropout=0.0,
+        attention_dropout=0.0,
+        encoder_layerdrop=0.0,
+        decoder_layerdrop=0.0,
+        scale_embedding=True,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
         decoder_start_token_id=2,
-    )  # fmt: skip
+    )
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         model = M2M100ForConditionalGeneration(config)
@@ -121,9 +141,12 @@ def build_comet(folder: str | Path, kind: str = "regression_metric", seed: int =
         _widen(model)
         _centre(model)
     checkpoint = {
-        "state_dict": model.state_dict(), "hyper_parameters": hparams,
-        "pytorch-lightning_version": "2.0.0", "epoch": 0, "global_step": 0,
-    }  # fmt: skip
+        "state_dict": model.state_dict(),
+        "hyper_parameters": hparams,
+        "pytorch-lightning_version": "2.0.0",
+        "epoch": 0,
+        "global_step": 0,
+    }
     torch.save(checkpoint, folder / "checkpoints" / "model.ckpt")
     (folder / "hparams.yaml").write_text(json.dumps(hparams, indent=1))  # JSON is YAML
     return folder
@@ -135,9 +158,7 @@ def xlmr_tokenizer():
     from transformers import XLMRobertaTokenizerFast
 
     words = sorted({word.strip(".?") for pair in PAIRS for text in pair for word in text.split()})
-    letters = [chr(i) for i in range(0x21, 0x7F)] + [
-        chr(i) for i in range(0xB80, 0xC00) if chr(i).isprintable()
-    ]
+    letters = [chr(i) for i in range(0x21, 0x7F)] + [chr(i) for i in range(0xB80, 0xC00) if chr(i).isprintable()]
     vocab = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
     vocab += [("▁" + word, -6.0 - 0.01 * i) for i, word in enumerate(words)]
     vocab += [(letter, -9.0 - 0.01 * i) for i, letter in enumerate(letters)] + [("<mask>", 0.0)]
@@ -156,30 +177,49 @@ def _save_encoder(folder: Path, xl: bool = False) -> None:
 
     tokenizer = xlmr_tokenizer()
     (XLMRobertaXLConfig if xl else XLMRobertaConfig)(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5,
-        pad_token_id=1, bos_token_id=0, eos_token_id=2,
-    ).save_pretrained(folder)  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def _comet_hparams(kind: str, encoder: str) -> dict:
     """Hyper-parameters with the choices of the published checkpoint of each class."""
     common = {
-        "class_identifier": kind, "encoder_model": "XLM-RoBERTa", "pretrained_model": encoder,
-        "layer_transformation": "sparsemax", "layer_norm": False, "hidden_sizes": [24, 12],
-        "activations": "Tanh", "final_activation": None, "dropout": 0.1, "nr_frozen_epochs": 0.3,
-        "keep_embeddings_frozen": True, "batch_size": 4,
-    }  # fmt: skip
+        "class_identifier": kind,
+        "encoder_model": "XLM-RoBERTa",
+        "pretrained_model": encoder,
+        "layer_transformation": "sparsemax",
+        "layer_norm": False,
+        "hidden_sizes": [24, 12],
+        "activations": "Tanh",
+        "final_activation": None,
+        "dropout": 0.1,
+        "nr_frozen_epochs": 0.3,
+        "keep_embeddings_frozen": True,
+        "batch_size": 4,
+    }
     if kind in ("unified_metric", "xcomet_metric"):
         segments = ["mt", "src"] if kind == "unified_metric" else ["mt", "src", "ref"]
         word_level = kind == "xcomet_metric"
         return common | {
-            "sent_layer": "mix", "word_layer": 3, "input_segments": segments,
+            "sent_layer": "mix",
+            "word_layer": 3,
+            "input_segments": segments,
             "word_level_training": word_level,
-            "error_labels": ["minor", "major", "critical"][: 3 if word_level else 2], "loss_lambda": 0.65,
+            "error_labels": ["minor", "major", "critical"][: 3 if word_level else 2],
+            "loss_lambda": 0.65,
             "layer_norm": True,
-        }  # fmt: skip
+        }
     return common | {"layer": "mix", "pool": "avg"}
 
 

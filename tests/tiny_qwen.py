@@ -46,9 +46,13 @@ def byte_level_tokenizer(texts: list[str], vocab_size: int = 900):
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
     tokenizer.add_tokens([AddedToken(token, special=False) for token in PLAIN])
     fast = Qwen2TokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token=None, bos_token=None,
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        unk_token=None,
+        bos_token=None,
         additional_special_tokens=["<|im_start|>"],
-    )  # fmt: skip
+    )
     fast.chat_template = CHATML
     return fast
 
@@ -60,10 +64,18 @@ def build(folder: Path, steps: int = 120, seed: int = 0) -> Path:
     tokenizer = byte_level_tokenizer([PROMPT, "user", "assistant"] + [text for pair in PAIRS for text in pair])
     text_end, turn_end = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
     config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, max_position_embeddings=1024, tie_word_embeddings=True,
-        bos_token_id=text_end, eos_token_id=turn_end,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=text_end,
+        eos_token_id=turn_end,
+    )
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config)
@@ -72,9 +84,14 @@ def build(folder: Path, steps: int = 120, seed: int = 0) -> Path:
         labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
         _train(model, lambda: model(**batch, labels=labels).loss, steps, lr=1e-2)
     model.generation_config = GenerationConfig(  # as published: both stops, and settings that must not win
-        bos_token_id=text_end, eos_token_id=[turn_end, text_end], pad_token_id=text_end, do_sample=True, top_k=20,
-        top_p=0.95, temperature=0.6,
-    )  # fmt: skip
+        bos_token_id=text_end,
+        eos_token_id=[turn_end, text_end],
+        pad_token_id=text_end,
+        do_sample=True,
+        top_k=20,
+        top_p=0.95,
+        temperature=0.6,
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

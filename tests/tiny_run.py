@@ -52,16 +52,34 @@ def write_data(folder: Path) -> tuple[Path, Path]:
 def settings(models: dict[str, Path], data: Path, output: Path, **changes) -> dict:
     """RunCfg fields of a run of seconds: 2 prompts × 4 samples a step."""
     return {
-        "model_id": str(models["policy"]), "lora_rank": 0, "attn_implementation": "eager",
-        "dataset_name": str(data / "english.jsonl"), "num_train_samples": 24, "shuffle_buffer": 100,
-        "min_chars": 8, "max_chars": 80, "eval_file": str(data / "eval.tsv"), "num_eval_samples": 6,
-        "group_size": 4, "max_new_tokens": 24, "lr": 1e-4, "warmup_steps": 0, "kl_beta": 0.02,
-        "per_device_batch_size": 8, "gradient_accumulation_steps": 1, "max_steps": 4,
-        "comet_da_model": str(models["da"]), "comet_qe_model": str(models["qe"]),
-        "backtranslation_model": str(models["nllb"]), "backtranslation_beams": 1,
-        "output_dir": str(output), "save_steps": 2, "sample_steps": 2, "use_wandb": False,
+        "model_id": str(models["policy"]),
+        "lora_rank": 0,
+        "attn_implementation": "eager",
+        "dataset_name": str(data / "english.jsonl"),
+        "num_train_samples": 24,
+        "shuffle_buffer": 100,
+        "min_chars": 8,
+        "max_chars": 80,
+        "eval_file": str(data / "eval.tsv"),
+        "num_eval_samples": 6,
+        "group_size": 4,
+        "max_new_tokens": 24,
+        "lr": 1e-4,
+        "warmup_steps": 0,
+        "kl_beta": 0.02,
+        "per_device_batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "max_steps": 4,
+        "comet_da_model": str(models["da"]),
+        "comet_qe_model": str(models["qe"]),
+        "backtranslation_model": str(models["nllb"]),
+        "backtranslation_beams": 1,
+        "output_dir": str(output),
+        "save_steps": 2,
+        "sample_steps": 2,
+        "use_wandb": False,
         "max_soft_win_share": 1.0,  # these scorers are random: their opinion of soft cheats means nothing
-    } | changes  # fmt: skip
+    } | changes
 
 
 def flags(values: dict) -> list[str]:
@@ -82,9 +100,13 @@ def environment(**changes) -> dict[str, str]:
 def command(*line, cwd: Path = ROOT, timeout: float = 300, **env) -> subprocess.CompletedProcess:
     """Run `python line…` and wait for it."""
     return subprocess.run(
-        [sys.executable, *map(str, line)], cwd=cwd, env=environment(**env), timeout=timeout,
-        capture_output=True, encoding="utf-8",
-    )  # fmt: skip
+        [sys.executable, *map(str, line)],
+        cwd=cwd,
+        env=environment(**env),
+        timeout=timeout,
+        capture_output=True,
+        encoding="utf-8",
+    )
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -101,9 +101,10 @@ def build_all(folder: Path, world: Path, seed: int, documents: int, sizes: Sizes
         models.say(start, f"{name} against sentence chrF++ on {len(held)} held-out samples: {figures}")
     words = check["xcomet"]["words"]
     models.say(
-        start, f"xcomet words: F1 {words['f1']:.3f} (all words marked: {words['f1_of_all']:.3f}), precision "
+        start,
+        f"xcomet words: F1 {words['f1']:.3f} (all words marked: {words['f1_of_all']:.3f}), precision "
         f"{words['precision']:.3f}, recall {words['recall']:.3f}, Matthews {words['mcc']:.3f}",
-    )  # fmt: skip
+    )
     return {"check": check}
 
 

@@ -63,8 +63,9 @@ def fitting_rows(world: Path, pairs: list[Pair], seed: int, sizes) -> list[Grade
     better = improved(policy, tokenizer, pairs, rng, sizes.better_steps)
     chosen, outputs = [], []
     for model, prompt, temperature in (
-        *((policy, make_prompt, temperature) for temperature in TEMPERATURES), (better, models.bare_prompt, LATER),
-    ):  # fmt: skip
+        *((policy, make_prompt, temperature) for temperature in TEMPERATURES),
+        (better, models.bare_prompt, LATER),
+    ):
         asked = rng.sample(pairs, sizes.sampled_prompts)
         texts = models.sample(model, tokenizer, [prompt(p.english) for p in asked], sizes.samples_each, temperature)
         for pair, group in zip(asked, texts, strict=True):
@@ -93,8 +94,11 @@ def improved(policy, tokenizer, pairs: list[Pair], rng: random.Random, steps: in
 def damaged(pair: Pair, rng: random.Random) -> str:
     """The Tamil of a pair, damaged in one of the ways of pocket/corruptions.py: lightly more often than heavily."""
     ways: tuple[tuple[Callable, int], ...] = (
-        (corruptions.corrupt, 5), (corruptions.careless, 3), (models.stuttering, 1), (models.unrelated, 1),
-    )  # fmt: skip
+        (corruptions.corrupt, 5),
+        (corruptions.careless, 3),
+        (models.stuttering, 1),
+        (models.unrelated, 1),
+    )
     (way,) = rng.choices([way for way, _ in ways], [share for _, share in ways])
     return way(pair, rng, rng.random() ** 2 if way is corruptions.corrupt else rng.random())
 
@@ -114,6 +118,7 @@ def check_points(rows: Sequence[Graded], group: int) -> dict:
     """What the known errors themselves would reach against chrF++, and how many there are in an output."""
     lost, quality = np.array([points(row.errors) for row in rows]), np.array([row.quality for row in rows])
     return models.correlations(-lost, quality, group) | {
-        "points": float(lost.mean()), "errors": float(np.mean([len(row.errors) for row in rows])),
+        "points": float(lost.mean()),
+        "errors": float(np.mean([len(row.errors) for row in rows])),
         "chrf": float(100 * quality.mean()),
-    }  # fmt: skip
+    }

@@ -118,9 +118,13 @@ def main() -> int:
     parser.add_argument("--text_only", action="store_true", help="refuse structured output, as older servers do")
     args = parser.parse_args()
     server = serve(
-        args.world, args.fail, args.fail_every, args.fail_after, port=args.port,
+        args.world,
+        args.fail,
+        args.fail_every,
+        args.fail_after,
+        port=args.port,
         json_status=400 if args.text_only else None,
-    )  # fmt: skip
+    )
     with server:
         print(server.url, flush=True)
         threading.Event().wait()

@@ -29,8 +29,12 @@ HTML = b"<!doctype html><html><body>Bad gateway: score 0, no errors</body></html
 def completion(content, finish="stop", **message) -> dict:
     """A chat completion with one choice."""
     said = {"role": "assistant", "content": content} | message
-    return {"id": "x", "object": "chat.completion", "model": "judge",
-            "choices": [{"index": 0, "finish_reason": finish, "message": said}]}  # fmt: skip
+    return {
+        "id": "x",
+        "object": "chat.completion",
+        "model": "judge",
+        "choices": [{"index": 0, "finish_reason": finish, "message": said}],
+    }
 
 
 class Asked:
@@ -129,9 +133,25 @@ PAYLOADS: dict[str, Callable[[Asked], object]] = {
 }
 # Bytes, connections and statuses; written by the handler.
 WIRE = (
-    "html", "not_json", "half_json", "bad_utf8", "bad_gzip", "gzip_bomb", "huge", "empty_body", "redirect", "hang",
-    "drip_headers", "drip_body", "reset", "close", "short_body", "no_http", "wait_an_hour", "wait_till_2999",
-)  # fmt: skip
+    "html",
+    "not_json",
+    "half_json",
+    "bad_utf8",
+    "bad_gzip",
+    "gzip_bomb",
+    "huge",
+    "empty_body",
+    "redirect",
+    "hang",
+    "drip_headers",
+    "drip_body",
+    "reset",
+    "close",
+    "short_body",
+    "no_http",
+    "wait_an_hour",
+    "wait_till_2999",
+)
 FAILURES = (*CONTENTS, *PAYLOADS, *WIRE, *(f"status_{status}" for status in STATUSES))
 VARIANTS: dict[str, Callable[[Asked], object]] = {
     "plain": lambda a: completion(a.reply()),
@@ -156,9 +176,13 @@ class JudgeServer:
     """
 
     def __init__(
-        self, marks: Marks = lambda src, mt: [], mode="plain", json_status: int | None = None, delay: float = 0.0,
+        self,
+        marks: Marks = lambda src, mt: [],
+        mode="plain",
+        json_status: int | None = None,
+        delay: float = 0.0,
         port: int = 0,
-    ):  # fmt: skip
+    ):
         self.marks, self.mode, self.json_status, self.delay = marks, mode, json_status, delay
         self.bodies: list[dict] = []
         self.keys: list[str | None] = []
@@ -206,14 +230,18 @@ class JudgeServer:
 
     def _on_the_wire(self, handler: _Handler, mode: str, good: bytes) -> None:
         plain = {
-            "html": (200, HTML, {"Content-Type": "text/html"}), "not_json": (200, b"OK", {}),
-            "half_json": (200, good[:-20], {}), "bad_utf8": (200, b"\xff\xfe" + good, {}), "empty_body": (200, b"", {}),
-            "bad_gzip": (200, good, {"Content-Encoding": "gzip"}), "huge": (200, b" " * 6_000_000 + good, {}),
+            "html": (200, HTML, {"Content-Type": "text/html"}),
+            "not_json": (200, b"OK", {}),
+            "half_json": (200, good[:-20], {}),
+            "bad_utf8": (200, b"\xff\xfe" + good, {}),
+            "empty_body": (200, b"", {}),
+            "bad_gzip": (200, good, {"Content-Encoding": "gzip"}),
+            "huge": (200, b" " * 6_000_000 + good, {}),
             "gzip_bomb": (200, gzip.compress(b" " * 30_000_000 + good), {"Content-Encoding": "gzip"}),
             "redirect": (307, good, {"Location": self.url + "/chat/completions"}),
             "wait_an_hour": (429, good, {"Retry-After": "3600"}),
             "wait_till_2999": (503, good, {"Retry-After": "Wed, 01 Jan 2999 00:00:00 GMT"}),
-        }  # fmt: skip
+        }
         if mode in plain:
             return handler.send(*plain[mode])
         raw = handler.connection

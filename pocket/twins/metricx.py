@@ -76,11 +76,23 @@ def mt5_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
 
     folder.mkdir(parents=True, exist_ok=True)
     spm.SentencePieceTrainer.train(
-        sentence_iterator=iter([*texts, "reference:"]), model_prefix=str(folder / "spiece"), model_type="unigram",
-        vocab_size=vocab_size, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece="<pad>", eos_piece="</s>",
-        unk_piece="<unk>", normalization_rule_name="nmt_nfkc", character_coverage=1.0, num_threads=1, minloglevel=2,
+        sentence_iterator=iter([*texts, "reference:"]),
+        model_prefix=str(folder / "spiece"),
+        model_type="unigram",
+        vocab_size=vocab_size,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        pad_piece="<pad>",
+        eos_piece="</s>",
+        unk_piece="<unk>",
+        normalization_rule_name="nmt_nfkc",
+        character_coverage=1.0,
+        num_threads=1,
+        minloglevel=2,
         hard_vocab_limit=False,
-    )  # fmt: skip
+    )
     (folder / "spiece.vocab").unlink()
     T5Tokenizer(str(folder / "spiece.model"), extra_ids=0, legacy=True).save_pretrained(folder)
     tokenizer = T5TokenizerFast.from_pretrained(folder, from_slow=True, extra_ids=0)
@@ -130,9 +142,16 @@ class Twin(torch.nn.Module):
         super().__init__()
         width = sizes.hidden
         config = MT5Config(
-            vocab_size=len(tokenizer), d_model=width, d_kv=width // 4, d_ff=2 * width, num_heads=4,
-            num_layers=sizes.layers, num_decoder_layers=1, dropout_rate=0.0, tie_word_embeddings=False,
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            d_model=width,
+            d_kv=width // 4,
+            d_ff=2 * width,
+            num_heads=4,
+            num_layers=sizes.layers,
+            num_decoder_layers=1,
+            dropout_rate=0.0,
+            tie_word_embeddings=False,
+        )
         self.mt5 = MT5ForConditionalGeneration(config)
         del self.mt5.lm_head
         with torch.no_grad():
@@ -157,7 +176,7 @@ class Twin(torch.nn.Module):
             encoder_attention_mask=mask,
             use_cache=False,
             encoder_hidden_states=encoded.last_hidden_state,
-        ).last_hidden_state[:, 0]  # fmt: skip  (B, d)
+        ).last_hidden_state[:, 0]  # (B, d)
         return (step @ self.row - goals / SPREAD).square().mean(), labels + entries
 
 

@@ -62,10 +62,19 @@ def new_xcomet(folder: Path, tokenizer, sizes):
     Its encoder's configuration and tokenizer are written to folder/encoder.
     """
     model, hparams = formats.new_comet(
-        folder, "xcomet_metric", tokenizer, sizes.hidden, sizes.layers, sent_layer="mix", word_layer=sizes.layers,
-        layer_norm=True, word_level_training=True, input_segments=["mt", "src", "ref"], error_labels=LABELS,
+        folder,
+        "xcomet_metric",
+        tokenizer,
+        sizes.hidden,
+        sizes.layers,
+        sent_layer="mix",
+        word_layer=sizes.layers,
+        layer_norm=True,
+        word_level_training=True,
+        input_segments=["mt", "src", "ref"],
+        error_labels=LABELS,
         loss_lambda=0.055,
-    )  # fmt: skip
+    )
     return model, {name: value for name, value in hparams.items() if name not in ("layer", "pool")}
 
 
@@ -111,11 +120,14 @@ def word_agreement(spans: Sequence[Sequence[Span]], rows: Sequence[Graded]) -> d
     wrong = (tp + fn) / counts.sum()
     spread = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     return {
-        "precision": float(tp / max(1, tp + fp)), "recall": float(tp / max(1, tp + fn)),
-        "f1": float(2 * tp / max(1, 2 * tp + fp + fn)), "mcc": float((tp * tn - fp * fn) / spread) if spread else 0.0,
-        "wrong": float(wrong), "f1_of_all": float(2 * wrong / (1 + wrong)),
+        "precision": float(tp / max(1, tp + fp)),
+        "recall": float(tp / max(1, tp + fn)),
+        "f1": float(2 * tp / max(1, 2 * tp + fp + fn)),
+        "mcc": float((tp * tn - fp * fn) / spread) if spread else 0.0,
+        "wrong": float(wrong),
+        "f1_of_all": float(2 * wrong / (1 + wrong)),
         "severity": float(np.mean(severity)) if severity else 0.0,
-    }  # fmt: skip
+    }
 
 
 def _meet(one, other) -> bool:

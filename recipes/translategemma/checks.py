@@ -21,20 +21,48 @@ if TYPE_CHECKING:
 
 WMT24PP = "google/wmt24pp"
 AT_LEAST_ONE = (
-    "model.lora_alpha", "generation.max_new_tokens", "generation.eval_batch_size", "reward.mqm.concurrency",
-    "reward.mqm.max_tokens", "rl.prompts_per_update", "rl.micro_batch_size", "rl.iterations",
-    "logging.save_total_limit", "logging.logging_steps",
-)  # fmt: skip
+    "model.lora_alpha",
+    "generation.max_new_tokens",
+    "generation.eval_batch_size",
+    "reward.mqm.concurrency",
+    "reward.mqm.max_tokens",
+    "rl.prompts_per_update",
+    "rl.micro_batch_size",
+    "rl.iterations",
+    "logging.save_total_limit",
+    "logging.logging_steps",
+)
 AT_LEAST_ZERO = (
-    "model.lora_rank", "data.eval_sampling_count", "data.max_train_samples", "generation.top_k", "reward.cache_size",
-    "reward.metricx.weight", "reward.xcomet.weight", "reward.xcomet.sentence_weight", "reward.mqm.weight",
-    "reward.mqm.sentence_weight", "rl.group_coefficient", "rl.clip_high", "rl.kl", "rl.warmup_steps", "rl.updates",
-    "rl.eval_every", "rl.save_every", "rl.max_hours", "rl.seed", "logging.sample_steps",
-)  # fmt: skip
+    "model.lora_rank",
+    "data.eval_sampling_count",
+    "data.max_train_samples",
+    "generation.top_k",
+    "reward.cache_size",
+    "reward.metricx.weight",
+    "reward.xcomet.weight",
+    "reward.xcomet.sentence_weight",
+    "reward.mqm.weight",
+    "reward.mqm.sentence_weight",
+    "rl.group_coefficient",
+    "rl.clip_high",
+    "rl.kl",
+    "rl.warmup_steps",
+    "rl.updates",
+    "rl.eval_every",
+    "rl.save_every",
+    "rl.max_hours",
+    "rl.seed",
+    "logging.sample_steps",
+)
 ABOVE_ZERO = (
-    "generation.temperature", "rl.lr", "rl.clip", "reward.xcomet.scale", "reward.mqm.scale", "reward.mqm.timeout",
+    "generation.temperature",
+    "rl.lr",
+    "rl.clip",
+    "reward.xcomet.scale",
+    "reward.mqm.scale",
+    "reward.mqm.timeout",
     "reward.mqm.deadline",
-)  # fmt: skip
+)
 
 
 def check(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.environ) -> None:
@@ -51,8 +79,10 @@ def check(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.environ) -> No
     _check_folder(cfg)
     name = cfg.misc.huggingface_token_env
     if name and not environ.get(name):
-        raise ConfigError(f"misc.huggingface_token_env: the environment variable {name} is not set: export it, or "
-                          "leave the setting empty to use your login")  # fmt: skip
+        raise ConfigError(
+            f"misc.huggingface_token_env: the environment variable {name} is not set: export it, or "
+            "leave the setting empty to use your login"
+        )
 
 
 def require_environment(cfg: TranslateGemmaCfg) -> None:
@@ -92,9 +122,10 @@ def accumulation_steps(cfg: TranslateGemmaCfg, processes: int) -> int:
         legal = [n for n in range(1, sequences + 1) if sequences % (n * processes) == 0]
         nearest = sorted(sorted(legal, key=lambda n: abs(n - size))[:2])
         way_out = (
-            f"micro_batch_size that work: {' or '.join(map(str, nearest))}" if nearest
+            f"micro_batch_size that work: {' or '.join(map(str, nearest))}"
+            if nearest
             else f"make rl.prompts_per_update a multiple of {processes}"
-        )  # fmt: skip
+        )
         raise ConfigError(
             f"rl.micro_batch_size: rl.prompts_per_update {cfg.rl.prompts_per_update} × "
             f"generation.num_samples_per_prompt {cfg.generation.num_samples_per_prompt} = {sequences} sequences are no "
@@ -251,8 +282,9 @@ def _check_scorers(cfg: TranslateGemmaCfg, environ: Mapping[str, str]) -> None:
     reward = cfg.reward
     metricx, xcomet, mqm = reward.metricx, reward.xcomet, reward.mqm
     if not (metricx.enabled or xcomet.enabled or mqm.enabled):
-        raise ConfigError("reward: no scorer is enabled: set reward.metricx.enabled, reward.xcomet.enabled or "
-                          "reward.mqm.enabled True")  # fmt: skip
+        raise ConfigError(
+            "reward: no scorer is enabled: set reward.metricx.enabled, reward.xcomet.enabled or reward.mqm.enabled True"
+        )
     whole = [metricx.enabled and metricx.weight, *(s.enabled and s.sentence_weight for s in (xcomet, mqm))]
     if not any(whole):
         raise ConfigError(
@@ -316,6 +348,4 @@ def _check_folder(cfg: TranslateGemmaCfg) -> None:
             f"{logging.output_dir}"
         )
     if logging.save_only_best and not cfg.rl.eval_every:
-        raise ConfigError(
-            "logging.save_only_best: the best is found by evaluations: set rl.eval_every to 1 or more"
-        )
+        raise ConfigError("logging.save_only_best: the best is found by evaluations: set rl.eval_every to 1 or more")

@@ -76,8 +76,10 @@ def load(cfg: DataCfg, folder: str | Path, seed: int) -> Sealed:
     print(f"data: {len(train)} rows to train on, {len(heldout)} held out, sha256 {data.sha256[:12]}", flush=True)
     referenced = sum(target.name.lower() in row for row in heldout)
     if 0 < referenced < len(heldout):
-        print(f"data: {referenced} of {len(heldout)} held-out rows have a reference: chrF++ and BLEU are of these",
-              flush=True)  # fmt: skip
+        print(
+            f"data: {referenced} of {len(heldout)} held-out rows have a reference: chrF++ and BLEU are of these",
+            flush=True,
+        )
     if counts:
         print(f"data: rows left out of the training rows: {_said(counts)}", flush=True)
     return data
@@ -128,9 +130,13 @@ def _said(counts: Counter[str]) -> str:
 
 
 def _rows(
-    records: list[Record], name: str, cfg: DataCfg, pair: tuple[Language, Language], counts: Counter[str],
+    records: list[Record],
+    name: str,
+    cfg: DataCfg,
+    pair: tuple[Language, Language],
+    counts: Counter[str],
     document_chars: tuple[int, ...] = (),
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     """Clean rows with distinct sources and ids; `counts` says what fell out."""
     records = [(where, _flat(record)) for where, record in records]
     if not records:
@@ -182,8 +188,11 @@ def _fields(
     """Columns of source, reference and id; the latter two None where there are none."""
     columns = dict.fromkeys(column for _, record in records for column in record)  # not every row has each of them
     there = ", ".join(map(str, columns)) or "nothing"
-    for argument, field in (("id_field", cfg.id_field), ("source_field", cfg.source_field),
-                            ("target_field", cfg.target_field)):  # fmt: skip
+    for argument, field in (
+        ("id_field", cfg.id_field),
+        ("source_field", cfg.source_field),
+        ("target_field", cfg.target_field),
+    ):
         if field and field not in columns:
             raise ConfigError(f"data.{argument}: {name} has no column {field!r} (its rows have {there})")
     folded = {str(column).lower().replace("-", "_"): column for column in columns}

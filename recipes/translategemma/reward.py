@@ -90,9 +90,13 @@ class EnsembleReward(RewardLog):
     asked = "scorer"
 
     def __init__(
-        self, parts: Mapping[str, Part], language: Language, source: Language = ENGLISH, guards: str = "on",
+        self,
+        parts: Mapping[str, Part],
+        language: Language,
+        source: Language = ENGLISH,
+        guards: str = "on",
         memories: Mapping[str, Any] | None = None,
-    ):  # fmt: skip
+    ):
         if not any(part.weight for part in parts.values()):
             raise ConfigError("reward: no scorer has a weight in the sequence reward; give one of them some")
         super().__init__()
@@ -232,17 +236,25 @@ class EnsembleReward(RewardLog):
     def signature(self) -> dict[str, dict[str, Any]]:
         """What makes the number: `identity` (a change makes rewards incomparable), `environment`."""
         identity: dict[str, Any] = {
-            "reward": "translategemma/1", "languages": [self.source.code, self.language.code], "guards": self.guards,
-        }  # fmt: skip
+            "reward": "translategemma/1",
+            "languages": [self.source.code, self.language.code],
+            "guards": self.guards,
+        }
         environment: dict[str, Any] = {}
         for name, part in self.parts.items():
             signature = part.scorer.signature()
             identity[name] = {
-                **signature["identity"], "weight": part.weight, "bounds": list(part.bounds),
+                **signature["identity"],
+                "weight": part.weight,
+                "bounds": list(part.bounds),
                 "span_weight": part.span_weight,
-                "credit": {"weights": dict(part.credit.weights), "overlap": part.credit.overlap,
-                           "use_confidence": part.credit.use_confidence, "combine": part.credit.combine,
-                           "scale": part.credit.scale},
-            }  # fmt: skip
+                "credit": {
+                    "weights": dict(part.credit.weights),
+                    "overlap": part.credit.overlap,
+                    "use_confidence": part.credit.use_confidence,
+                    "combine": part.credit.combine,
+                    "scale": part.credit.scale,
+                },
+            }
             environment[name] = signature["environment"]
         return {"identity": identity, "environment": environment}

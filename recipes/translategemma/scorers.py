@@ -49,9 +49,13 @@ def _marking(scorer, section, use_confidence: bool = False, beside: bool = False
 
 
 def resident(
-    name: str, factory: str, options: dict[str, Any], device: str, cfg: TranslateGemmaCfg,
+    name: str,
+    factory: str,
+    options: dict[str, Any],
+    device: str,
+    cfg: TranslateGemmaCfg,
     memories: dict[str, Remembered],
-):  # fmt: skip
+):
     """A scorer that is a model: in this process or a worker, with a memory, once per machine for all processes.
 
     Args:
@@ -62,16 +66,22 @@ def resident(
     """
     section = getattr(cfg.reward, name)
     options = {
-        "name_or_path": section.model_name_or_path, "dtype": section.dtype, "overlong": cfg.reward.overlong, **options,
-    }  # fmt: skip
+        "name_or_path": section.model_name_or_path,
+        "dtype": section.dtype,
+        "overlong": cfg.reward.overlong,
+        **options,
+    }
 
     def load():
         if section.python_executable:
             here, gpu = ("cuda", visible(device.removeprefix("cuda:"))) if device.startswith("cuda:") else ("cpu", "")
             scorer = load_in_worker(
-                factory, options | {"device": here}, python_executable=section.python_executable, gpu=gpu,
+                factory,
+                options | {"device": here},
+                python_executable=section.python_executable,
+                gpu=gpu,
                 argument=f"reward.{name}.python_executable",
-            )  # fmt: skip
+            )
         else:
             module, function = factory.split(":")
             loader = getattr(importlib.import_module(module), function)
@@ -98,9 +108,18 @@ def judge(cfg: TranslateGemmaCfg):
     """The MQM judge behind its endpoint, without a memory; asked one question now, to see that it can judge."""
     mqm = cfg.reward.mqm
     return load_gemba_mqm(
-        mqm.endpoint, mqm.model, source_language=language(cfg.data.source_lang).name,
-        target_language=language(cfg.data.target_lang).name, api_key_env=mqm.api_key_env or None, form=mqm.form,
-        concurrency=mqm.concurrency, timeout=mqm.timeout, deadline=mqm.deadline, body={"max_tokens": mqm.max_tokens},
-        argument="reward.mqm.endpoint", tokens_argument="reward.mqm.max_tokens",
-        cache_size=0, check=run_folder.is_main_process(),
-    )  # fmt: skip
+        mqm.endpoint,
+        mqm.model,
+        source_language=language(cfg.data.source_lang).name,
+        target_language=language(cfg.data.target_lang).name,
+        api_key_env=mqm.api_key_env or None,
+        form=mqm.form,
+        concurrency=mqm.concurrency,
+        timeout=mqm.timeout,
+        deadline=mqm.deadline,
+        body={"max_tokens": mqm.max_tokens},
+        argument="reward.mqm.endpoint",
+        tokens_argument="reward.mqm.max_tokens",
+        cache_size=0,
+        check=run_folder.is_main_process(),
+    )

@@ -303,9 +303,10 @@ class MiscCfg:
     huggingface_token_env: str = ""
     """Environment variable with the hub token; empty: your login, or HF_TOKEN."""
     huggingface_token: str = field(
-        default="", repr=False,
+        default="",
+        repr=False,
         metadata={"secret": True, "in_file": "name an environment variable in misc.huggingface_token_env instead"},
-    )  # fmt: skip
+    )
     """Accepted in a file with a warning, never as a flag; never printed or saved."""
     judge_model: str = ""
     """COMET checkpoint outside the reward, to watch it and choose best where held-out rows have no references."""

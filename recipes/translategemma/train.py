@@ -54,19 +54,42 @@ ACTIONS = {
 }
 
 FIXED = (  # settings under which alone a run can go on
-    "generation.num_samples_per_prompt", "generation.max_new_tokens", "generation.prompt", "model.lora_rank",
-    "model.lora_alpha", "rl.prompts_per_update", "rl.credit", "rl.normalise", "rl.baseline", "rl.group_coefficient",
+    "generation.num_samples_per_prompt",
+    "generation.max_new_tokens",
+    "generation.prompt",
+    "model.lora_rank",
+    "model.lora_alpha",
+    "rl.prompts_per_update",
+    "rl.credit",
+    "rl.normalise",
+    "rl.baseline",
+    "rl.group_coefficient",
     "rl.iterations",
-)  # fmt: skip
+)
 
 DATA = (*(f"data.{field.name}" for field in fields(settings.DataCfg)), "rl.seed")  # what data/ is made from
 
 TOLD = (  # settings in the model card
-    "model.lora_rank", "generation.num_samples_per_prompt", "generation.temperature", "rl.credit", "rl.normalise",
-    "rl.baseline", "rl.group_coefficient", "rl.prompts_per_update", "rl.updates", "rl.lr", "rl.kl", "rl.loss_type",
-    "rl.seed", "reward.guards", "reward.metricx.weight", "reward.xcomet.weight", "reward.xcomet.sentence_weight",
-    "reward.mqm.weight", "reward.mqm.sentence_weight",
-)  # fmt: skip
+    "model.lora_rank",
+    "generation.num_samples_per_prompt",
+    "generation.temperature",
+    "rl.credit",
+    "rl.normalise",
+    "rl.baseline",
+    "rl.group_coefficient",
+    "rl.prompts_per_update",
+    "rl.updates",
+    "rl.lr",
+    "rl.kl",
+    "rl.loss_type",
+    "rl.seed",
+    "reward.guards",
+    "reward.metricx.weight",
+    "reward.xcomet.weight",
+    "reward.xcomet.sentence_weight",
+    "reward.mqm.weight",
+    "reward.mqm.sentence_weight",
+)
 
 
 def prompt_template(cfg: TranslateGemmaCfg) -> str:
@@ -75,9 +98,11 @@ def prompt_template(cfg: TranslateGemmaCfg) -> str:
         return cfg.generation.prompt
     source, target = cfg.data.source_lang, cfg.data.target_lang
     words = PROMPT.format(
-        source=language(source).name, source_code=bcp47(source), target=language(target).name,
+        source=language(source).name,
+        source_code=bcp47(source),
+        target=language(target).name,
         target_code=bcp47(target),
-    )  # fmt: skip
+    )
     return words + "{english}"
 
 
@@ -130,9 +155,12 @@ def place_models(cfg: TranslateGemmaCfg) -> dict[str, str]:
         raise ConfigError("misc.device: cuda is not to be had here; use auto or cpu")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes.count())))
     placement = place(
-        count, scorers=settings.scorer_devices(cfg), policy_gpu_ids=cfg.model.policy_gpu_ids,
-        reference_gpu_ids=cfg.model.reference_gpu_ids, processes=here,
-    )  # fmt: skip
+        count,
+        scorers=settings.scorer_devices(cfg),
+        policy_gpu_ids=cfg.model.policy_gpu_ids,
+        reference_gpu_ids=cfg.model.reference_gpu_ids,
+        processes=here,
+    )
     if count:
         visible = placement.visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES"))
         if visible is not None:
@@ -179,27 +207,52 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precis
         processes.from_main(lambda: make_reference_loadable(model, tokenizer, folder / "start_policy"))
         model.config._name_or_path = str(folder / "start_policy")
     args = GRPOConfig(
-        output_dir=str(folder), num_generations=gen.num_samples_per_prompt, max_completion_length=gen.max_new_tokens,
-        temperature=gen.temperature, top_p=gen.top_p, top_k=gen.top_k, learning_rate=rl.lr, beta=rl.kl,
-        epsilon=rl.clip, epsilon_high=rl.clip_high or None, num_iterations=rl.iterations, loss_type=rl.loss_type,
-        lr_scheduler_type="constant_with_warmup", warmup_steps=rl.warmup_steps, optim=rl.optimizer,
+        output_dir=str(folder),
+        num_generations=gen.num_samples_per_prompt,
+        max_completion_length=gen.max_new_tokens,
+        temperature=gen.temperature,
+        top_p=gen.top_p,
+        top_k=gen.top_k,
+        learning_rate=rl.lr,
+        beta=rl.kl,
+        epsilon=rl.clip,
+        epsilon_high=rl.clip_high or None,
+        num_iterations=rl.iterations,
+        loss_type=rl.loss_type,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=rl.warmup_steps,
+        optim=rl.optimizer,
         per_device_train_batch_size=rl.micro_batch_size,
-        gradient_accumulation_steps=accumulation_steps(cfg, processes.count()), scale_rewards="group",
-        max_steps=rl.updates or -1, num_train_epochs=1, seed=rl.seed, data_seed=rl.seed,
-        logging_steps=log.logging_steps, save_strategy="steps" if rl.save_every else "no",
-        save_steps=rl.save_every or 1, save_total_limit=log.save_total_limit,
+        gradient_accumulation_steps=accumulation_steps(cfg, processes.count()),
+        scale_rewards="group",
+        max_steps=rl.updates or -1,
+        num_train_epochs=1,
+        seed=rl.seed,
+        data_seed=rl.seed,
+        logging_steps=log.logging_steps,
+        save_strategy="steps" if rl.save_every else "no",
+        save_steps=rl.save_every or 1,
+        save_total_limit=log.save_total_limit,
         gradient_checkpointing=cfg.model.gradient_checkpointing,
-        bf16=precision.autocast, fp16=False, **processes.training_device(precision.device), report_to=[],
-        disable_tqdm=True, dataloader_pin_memory=precision.device != "cpu", ddp_find_unused_parameters=False,
-    )  # fmt: skip
+        bf16=precision.autocast,
+        fp16=False,
+        **processes.training_device(precision.device),
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=precision.device != "cpu",
+        ddp_find_unused_parameters=False,
+    )
     make_prompt = prompt_maker(cfg, tokenizer)
     trainer = TokenCreditTrainer(
-        model=model, reward_funcs=reward, args=args, processing_class=tokenizer,
+        model=model,
+        reward_funcs=reward,
+        args=args,
+        processing_class=tokenizer,
         train_dataset=Dataset.from_list([{"prompt": make_prompt(r["english"]), "english": r["english"]} for r in rows]),
         peft_config=lora_config(cfg.model.lora_rank, cfg.model.lora_alpha),
         credit=TokenCredit(rl.normalise, rl.group_coefficient, rl.credit, rl.baseline),
         rollouts=folder / FILES.rollouts if log.save_rollouts else None,
-    )  # fmt: skip
+    )
     if warning := losing_combination(trainer.model):
         print(warning, file=sys.stderr, flush=True)
     trainer.remove_callback(PrinterCallback)
@@ -239,9 +292,14 @@ def setup_wandb(cfg: TranslateGemmaCfg, folder: Path, notes: dict) -> None:
     print(f"W&B: {mode} ({reason})", flush=True)
     if mode != "disabled":
         run_id = tracking.start_wandb(
-            mode, folder, notes.get("wandb_id"), project=log.wandb_project, entity=log.wandb_entity or None,
-            name=log.wandb_run_name or folder.name, config=config.to_public_dict(cfg),
-        )  # fmt: skip
+            mode,
+            folder,
+            notes.get("wandb_id"),
+            project=log.wandb_project,
+            entity=log.wandb_entity or None,
+            name=log.wandb_run_name or folder.name,
+            config=config.to_public_dict(cfg),
+        )
         notes |= {"wandb_id": run_id} if run_id else {}
 
 
@@ -255,9 +313,11 @@ def identity_of(cfg: TranslateGemmaCfg, data_hash: str, reward) -> dict:
     from rl_nmt.tracking import finite
 
     return {
-        **fixed_settings(cfg), **run_folder.model_identity(cfg.model.policy_name_or_path), "data": data_hash,
+        **fixed_settings(cfg),
+        **run_folder.model_identity(cfg.model.policy_name_or_path),
+        "data": data_hash,
         "reward": finite(reward.signature()["identity"]),
-    }  # fmt: skip
+    }
 
 
 def evaluator(cfg: TranslateGemmaCfg, tokenizer, rows: list[dict], reward) -> Callable:
@@ -266,9 +326,15 @@ def evaluator(cfg: TranslateGemmaCfg, tokenizer, rows: list[dict], reward) -> Ca
 
     make_prompt = prompt_maker(cfg, tokenizer)
     return lambda model: evaluation.evaluate(
-        model, tokenizer, rows, make_prompt, reward, max_new_tokens=cfg.generation.max_new_tokens,
-        language=language(cfg.data.target_lang), batch_size=cfg.generation.eval_batch_size,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        rows,
+        make_prompt,
+        reward,
+        max_new_tokens=cfg.generation.max_new_tokens,
+        language=language(cfg.data.target_lang),
+        batch_size=cfg.generation.eval_batch_size,
+    )
 
 
 def schedule(cfg: TranslateGemmaCfg):
@@ -276,15 +342,24 @@ def schedule(cfg: TranslateGemmaCfg):
 
     log = cfg.logging
     return Schedule(
-        cfg.rl.eval_every, log.sample_steps, log.save_total_limit, cfg.rl.max_hours, cfg.misc.on_divergence == "stop",
+        cfg.rl.eval_every,
+        log.sample_steps,
+        log.save_total_limit,
+        cfg.rl.max_hours,
+        cfg.misc.on_divergence == "stop",
         latest="only" if log.save_only_best else "link",
-    )  # fmt: skip
+    )
 
 
 def run(
-    cfg: TranslateGemmaCfg, folder: Path, resume, actions: dict[str, bool], placed: dict[str, str], started: float,
+    cfg: TranslateGemmaCfg,
+    folder: Path,
+    resume,
+    actions: dict[str, bool],
+    placed: dict[str, str],
+    started: float,
     command: str,
-) -> None:  # fmt: skip
+) -> None:
     """The whole run, or what is left of it from the checkpoint `resume`."""
     from recipes.translategemma import data
     from rl_nmt import export, training
@@ -322,9 +397,13 @@ def run(
                 before.save(folder / "before.json")
         launch(cfg, reward, rows.heldout, notes, actions["skip_launch_gate"])
         watch = training.build_watch(
-            rows.heldout, cfg.misc.judge_model, placed.get("xcomet", "auto"), target,
-            cfg.reward.xcomet.python_executable, NAMES,
-        )  # fmt: skip
+            rows.heldout,
+            cfg.misc.judge_model,
+            placed.get("xcomet", "auto"),
+            target,
+            cfg.reward.xcomet.python_executable,
+            NAMES,
+        )
         setup_wandb(cfg, folder, notes)
         try:
             trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, rows.train)
@@ -338,10 +417,20 @@ def run(
                 return snapshot
 
             after = training.train(
-                folder, trainer, reward, before, look, watch, WandbRewardCallback(reward, path=folder / FILES.metrics),
-                schedule(cfg), resume=resume, notes=notes, started=started, command=command,
+                folder,
+                trainer,
+                reward,
+                before,
+                look,
+                watch,
+                WandbRewardCallback(reward, path=folder / FILES.metrics),
+                schedule(cfg),
+                resume=resume,
+                notes=notes,
+                started=started,
+                command=command,
                 save_best=lambda: export.save_best(folder, trainer, template),
-            )  # fmt: skip
+            )
             export.save_final(folder, trainer, tokenizer, template)
             best = export.finish_best(
                 folder, tokenizer, watch.choice(), lambda: start_policy(cfg, tokenizer, precision)
@@ -350,11 +439,18 @@ def run(
                 source = language(cfg.data.source_lang).name
                 training.write_results(folder, before, after, best, notes, cfg.rl.seed, target, FILES, source)
                 export.write_cards(
-                    folder, base_model=cfg.model.policy_name_or_path, prompt=template, language=target,
-                    source=language(cfg.data.source_lang), settings=told(cfg),
-                    data={"name": cfg.data.train_file or cfg.data.hf_dataset_name, "rows": len(rows.train),
-                          "sha256": rows.sha256},
-                )  # fmt: skip
+                    folder,
+                    base_model=cfg.model.policy_name_or_path,
+                    prompt=template,
+                    language=target,
+                    source=language(cfg.data.source_lang),
+                    settings=told(cfg),
+                    data={
+                        "name": cfg.data.train_file or cfg.data.hf_dataset_name,
+                        "rows": len(rows.train),
+                        "sha256": rows.sha256,
+                    },
+                )
         finally:
             finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
 
@@ -391,9 +487,12 @@ def flags_to_continue(cfg: TranslateGemmaCfg) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     cfg, actions, _ = config.parse(
-        TranslateGemmaCfg, sys.argv[1:] if argv is None else argv, ACTIONS,
-        prog="python -m recipes.translategemma.train", description=__doc__,
-    )  # fmt: skip
+        TranslateGemmaCfg,
+        sys.argv[1:] if argv is None else argv,
+        ACTIONS,
+        prog="python -m recipes.translategemma.train",
+        description=__doc__,
+    )
     check(cfg)
     processes.mute_others()
     named = cfg.logging.resume_from_checkpoint

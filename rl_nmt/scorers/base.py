@@ -98,9 +98,7 @@ def fetch(argument: str, name: str, filename: str, patterns: Sequence[str] | Non
     try:
         cached = hub.is_cached(name, filename)
         repository, revision = hub.split_revision(name)
-        return Path(
-            snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=cached)
-        )
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=cached))
     except Exception as error:  # whatever the hub client raises: requests', its own, OSError
         raise hub.explain(argument, name, error) from error
 

@@ -76,10 +76,19 @@ class ChatEndpoint:
     """
 
     def __init__(
-        self, url: str, model: str, *, api_key_env: str | None = None, body: Mapping[str, Any] | None = None,
-        concurrency: int = 8, timeout: float = 60.0, deadline: float = 180.0, retries: int = 3, breaker: int = 8,
+        self,
+        url: str,
+        model: str,
+        *,
+        api_key_env: str | None = None,
+        body: Mapping[str, Any] | None = None,
+        concurrency: int = 8,
+        timeout: float = 60.0,
+        deadline: float = 180.0,
+        retries: int = 3,
+        breaker: int = 8,
         argument: str = "endpoint",
-    ):  # fmt: skip
+    ):
         self.argument, self.model, self.api_key_env = argument, model, api_key_env
         self.url = _completions_url(argument, url)
         limits = {"concurrency": concurrency, "timeout": timeout, "deadline": deadline, "breaker": breaker}
@@ -133,10 +142,12 @@ class ChatEndpoint:
     def _client(self) -> httpx.AsyncClient:
         key = self._key()
         return httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=self.timeout,
-            limits=httpx.Limits(max_connections=self.concurrency), follow_redirects=False,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=self.timeout,
+            limits=httpx.Limits(max_connections=self.concurrency),
+            follow_redirects=False,
             trust_env=not _is_loopback(urlsplit(self.url).hostname),  # no proxy between us and ourselves
-        )  # fmt: skip
+        )
 
     def _key(self) -> str | None:
         if self.api_key_env is None:
@@ -261,8 +272,12 @@ class ChatEndpoint:
             ConfigError: the key is refused, or model or path are unknown there, or any other 4xx that stays.
             MissingService: no connection, what answers is no chat endpoint, or it takes no request now (429).
         """
-        answer = self._run(self._within(self._one(forms, asyncio.Semaphore(1), time.monotonic() + self.deadline),
-                                        time.monotonic() + self.deadline))  # fmt: skip
+        answer = self._run(
+            self._within(
+                self._one(forms, asyncio.Semaphore(1), time.monotonic() + self.deadline),
+                time.monotonic() + self.deadline,
+            )
+        )
         where, reason = f"{self.argument}: {self.url}", answer.failure or ""
         if reason in ("http_401", "http_403"):
             name = f"the key in {self.api_key_env}" if self.api_key_env else "requests without a key (api_key_env)"

@@ -43,10 +43,13 @@ JOINT = ("unified_metric", "xcomet_metric")  # read translation, source and refe
 PROBE = tuple(
     Segment(" ".join(src), " ".join(mt), " ".join(src))
     for src, mt in (
-        (["a"], ["b"]), (["1", "2", "3"], ["3", "2"]), (["The door is open."], ["கதவு திறந்திருக்கிறது."]),
-        (["Rain fell on the hills."] * 3, ["மலைகளில் மழை பெய்தது."] * 2), (["x y z"] * 20, ["z y x"] * 25),
+        (["a"], ["b"]),
+        (["1", "2", "3"], ["3", "2"]),
+        (["The door is open."], ["கதவு திறந்திருக்கிறது."]),
+        (["Rain fell on the hills."] * 3, ["மலைகளில் மழை பெய்தது."] * 2),
+        (["x y z"] * 20, ["z y x"] * 25),
     )
-)  # fmt: skip
+)
 
 
 def load_comet(
@@ -109,9 +112,17 @@ class CometScorer:
     higher_is_better = True
 
     def __init__(
-        self, model, kind: str, checkpoint: Path, encoder: Path, name, dtype: str, linears: str, token_budget: int,
+        self,
+        model,
+        kind: str,
+        checkpoint: Path,
+        encoder: Path,
+        name,
+        dtype: str,
+        linears: str,
+        token_budget: int,
         skip_overlong: bool = False,
-    ):  # fmt: skip
+    ):
         if token_budget < 1:
             raise ConfigError(f"token_budget: {token_budget} must be at least 1")
         self.model = model.eval().requires_grad_(False)  # COMET builds its models in train mode
@@ -119,9 +130,7 @@ class CometScorer:
         self.skip_overlong = skip_overlong
         self.name, self.revision = recorded_as(name, checkpoint.parents[1])
         self._checkpoint = fingerprint(checkpoint)
-        self._tokenizer = next(
-            (fingerprint(encoder / f) for f in TOKENIZER_FILES if (encoder / f).is_file()), None
-        )
+        self._tokenizer = next((fingerprint(encoder / f) for f in TOKENIZER_FILES if (encoder / f).is_file()), None)
         self.stats: dict[str, float] = {}
         self._linears = linears
         self._use(dtype)
@@ -193,9 +202,13 @@ class CometScorer:
         `dtype_error`: largest difference from float32 over a fixed probe, in score.
         """
         identity = {
-            "model": self.name, "revision": self.revision, "checkpoint": self._checkpoint,
-            "tokenizer": self._tokenizer, "class": self.kind, "dtype": self.dtype,
-        }  # fmt: skip
+            "model": self.name,
+            "revision": self.revision,
+            "checkpoint": self._checkpoint,
+            "tokenizer": self._tokenizer,
+            "class": self.kind,
+            "dtype": self.dtype,
+        }
         identity |= {"overlong": "skip"} if self.skip_overlong else {}
         environment = versions("unbabel-comet", "transformers", "torch") | {"linears": self.linears}
         if self.dtype != "float32":
@@ -234,9 +247,7 @@ class CometScorer:
         if segment.ref is None and self.needs_reference:
             raise ConfigError(f"{self.name}: segment {i} has no ref, which a {self.kind} needs")
         ref = segment.ref if self.reads_reference else None
-        return replace(
-            segment, src=_utf8(segment.src), mt=_utf8(segment.mt), ref=None if ref is None else _utf8(ref)
-        )
+        return replace(segment, src=_utf8(segment.src), mt=_utf8(segment.mt), ref=None if ref is None else _utf8(ref))
 
     # ------------------------------------------------------------------ scores
 
@@ -245,8 +256,12 @@ class CometScorer:
         if self.kind == "xcomet_metric":
             return self._route.marked(rows)
         low = self.dtype != "float32"
-        precision = nullcontext() if self.encoder else torch.autocast(  # a packed encoder sees to its own
-            self._route.device.type, getattr(torch, self.dtype) if low else None, enabled=low
+        precision = (
+            nullcontext()
+            if self.encoder
+            else torch.autocast(  # a packed encoder sees to its own
+                self._route.device.type, getattr(torch, self.dtype) if low else None, enabled=low
+            )
         )
         with precision:
             return (self._route.joint(rows) if self.kind in JOINT else self._apart(rows)), None

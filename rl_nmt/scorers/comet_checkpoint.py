@@ -154,7 +154,5 @@ def _build(argument: str, checkpoint: Path, kind: str, hparams: dict, weights: d
     missing = [k for k in result.missing_keys if not k.endswith("position_ids") and ".pooler." not in k]
     if missing or extra:
         what = f"lacks {missing[0]}" if missing else f"has an unknown {extra[0]}"
-        raise ConfigError(
-            f"{argument}: {checkpoint} {what} ({len(missing) + len(extra)} such weights): incomplete"
-        )
+        raise ConfigError(f"{argument}: {checkpoint} {what} ({len(missing) + len(extra)} such weights): incomplete")
     return model

@@ -43,9 +43,7 @@ class PackedRoute(Route):
         first = joint or hparams.pool == "cls"
         self._first_only = first and self.word_layer is None and not (mixing is not None and mixing.layer_norm)
         with torch.inference_mode():
-            self.encoder = packed.PackedEncoder(
-                model.encoder.model, max(used), self._first_only, self.linears, dtype
-            )
+            self.encoder = packed.PackedEncoder(model.encoder.model, max(used), self._first_only, self.linears, dtype)
 
     def embed(self, texts: list[str]) -> torch.Tensor:
         """Sentence embeddings (U, H) of distinct texts."""

@@ -215,9 +215,13 @@ class GembaMqmScorer:
         """What makes the number; never the key, and the address only as part of the environment."""
         prompt = json.dumps([messages(form, "", "", "", "") for form in FORMS[self.form]])
         identity = {
-            "model": self.name, "class": "gemba_mqm", "form": self.form, "languages": [self.source, self.target],
-            "body": self.client.body, "prompt": hashlib.sha256(prompt.encode()).hexdigest()[:16],
-        }  # fmt: skip
+            "model": self.name,
+            "class": "gemba_mqm",
+            "form": self.form,
+            "languages": [self.source, self.target],
+            "body": self.client.body,
+            "prompt": hashlib.sha256(prompt.encode()).hexdigest()[:16],
+        }
         return {"identity": identity, "environment": versions("httpx") | {"endpoint": self.client.url}}
 
     def close(self) -> None:
@@ -252,10 +256,15 @@ class GembaMqmScorer:
         failed = Counter(reason for reason in self.reasons if reason is not None)
         calls = self.client.stats if todo else {}
         self.stats = {
-            "rows": len(index), "distinct": len(keys), "cached": len(keys) - len(todo), "calls": calls.get("calls", 0),
-            "retries": calls.get("retries", 0), "unplaced": sum(r[2] for r in results if r is not None),
-            "failed": sum(failed.values()), **{f"failed/{reason}": n for reason, n in failed.items()},
-        }  # fmt: skip
+            "rows": len(index),
+            "distinct": len(keys),
+            "cached": len(keys) - len(todo),
+            "calls": calls.get("calls", 0),
+            "retries": calls.get("retries", 0),
+            "unplaced": sum(r[2] for r in results if r is not None),
+            "failed": sum(failed.values()),
+            **{f"failed/{reason}": n for reason, n in failed.items()},
+        }
 
 
 def _clean(text: str) -> str:

@@ -85,9 +85,17 @@ def load_metricx(
         model, row = _load_model(argument, folder, kind)
         words, words_folder = _load_tokenizer(argument, folder, tokenizer, model.config.d_model)
     return MetricXScorer(
-        model.to(device), row.to(device), words, folder, words_folder, name_or_path, dtype, token_budget, max_length,
+        model.to(device),
+        row.to(device),
+        words,
+        folder,
+        words_folder,
+        name_or_path,
+        dtype,
+        token_budget,
+        max_length,
         overlong == "skip",
-    )  # fmt: skip
+    )
 
 
 def _load_model(argument: str, folder: Path, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.Tensor]:
@@ -154,9 +162,18 @@ class MetricXScorer:
     higher_is_better = False
 
     def __init__(
-        self, model, row: torch.Tensor, tokenizer, folder: Path, words: Path, name, dtype: str, token_budget: int,
-        max_length: int, skip_overlong: bool,
-    ):  # fmt: skip
+        self,
+        model,
+        row: torch.Tensor,
+        tokenizer,
+        folder: Path,
+        words: Path,
+        name,
+        dtype: str,
+        token_budget: int,
+        max_length: int,
+        skip_overlong: bool,
+    ):
         self.model, self.tokenizer, self.dtype = model, tokenizer, dtype
         self.max_length, self.skip_overlong = max_length, skip_overlong
         self._row, self._budget = row, TokenBudget(token_budget)
@@ -194,9 +211,11 @@ class MetricXScorer:
             sequences = [inputs[k][0] for k in kept]
             with full_precision():
                 done, _ = run_batches(
-                    lambda batch: self._scores([sequences[i] for i in batch]), [len(s) for s in sequences],
-                    self._budget, argument=self.name,
-                )  # fmt: skip
+                    lambda batch: self._scores([sequences[i] for i in batch]),
+                    [len(s) for s in sequences],
+                    self._budget,
+                    argument=self.name,
+                )
             for batch, scores in done:
                 for i, value in zip(batch, scores, strict=True):
                     values[fair[kept[i]]] = value if math.isfinite(value) else None
@@ -206,10 +225,15 @@ class MetricXScorer:
     def signature(self) -> dict[str, dict]:
         """What makes the number; the same checkpoint at another place keeps its identity but for `model`."""
         identity = {
-            "model": self.name, "revision": self.revision, "checkpoint": self._checkpoint, "tokenizer": self._words,
-            "class": "metricx24", "dtype": self.dtype, "max_length": self.max_length,
+            "model": self.name,
+            "revision": self.revision,
+            "checkpoint": self._checkpoint,
+            "tokenizer": self._words,
+            "class": "metricx24",
+            "dtype": self.dtype,
+            "max_length": self.max_length,
             "overlong": "skip" if self.skip_overlong else "truncate",
-        }  # fmt: skip
+        }
         return {"identity": identity, "environment": versions("transformers", "tokenizers", "sentencepiece", "torch")}
 
     def _inputs(self, rows: list[Segment]) -> list[tuple[list[int], bool]]:
@@ -233,9 +257,11 @@ class MetricXScorer:
         mask = (torch.arange(longest) < lengths[:, None]).long().to(self.device)  # (B, L)
         encoded = self.model.encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, d)
         step = self.model.decoder(
-            input_ids=torch.zeros(len(sequences), 1, dtype=torch.long, device=self.device), use_cache=False,
-            encoder_hidden_states=encoded, encoder_attention_mask=mask,
-        ).last_hidden_state  # fmt: skip  (B, 1, d)
+            input_ids=torch.zeros(len(sequences), 1, dtype=torch.long, device=self.device),
+            use_cache=False,
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=mask,
+        ).last_hidden_state  # (B, 1, d)
         logits = step[:, 0].float() @ self._row  # (B,)
         self.stats["tokens"] += int(lengths.sum())
         self.stats["padded"] += len(sequences) * longest

@@ -55,22 +55,27 @@ category/subcategory - "quote\"""",
 }
 _STRING = {"type": "string"}
 SCHEMA = {
-    "type": "object", "additionalProperties": False, "required": ["segment", "errors"],
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["segment", "errors"],
     "properties": {
         "segment": _STRING,
         "errors": {
             "type": "array",
             "items": {
-                "type": "object", "additionalProperties": False,
+                "type": "object",
+                "additionalProperties": False,
                 "required": ["severity", "category", "quote", "before"],
                 "properties": {
-                    "severity": {"type": "string", "enum": list(WEIGHTS)}, "category": _STRING, "quote": _STRING,
+                    "severity": {"type": "string", "enum": list(WEIGHTS)},
+                    "category": _STRING,
+                    "quote": _STRING,
                     "before": _STRING,
                 },
             },
         },
     },
-}  # fmt: skip
+}
 RESPONSE_FORMAT = {"type": "json_schema", "json_schema": {"name": "mqm", "strict": True, "schema": SCHEMA}}
 
 
@@ -87,7 +92,9 @@ class MqmError:
 # (source language, target language, source, translation, errors)
 EXAMPLES = (
     (
-        "English", "German", "The meeting was moved to Tuesday because the hall is being painted.",
+        "English",
+        "German",
+        "The meeting was moved to Tuesday because the hall is being painted.",
         "Die Sitzung wurde auf Donnerstag verlegt, weil der Saal gestrichen ist.",
         (
             MqmError("major", "accuracy/mistranslation", "Donnerstag", "wurde auf"),
@@ -95,7 +102,9 @@ EXAMPLES = (
         ),
     ),
     (
-        "English", "French", "Do not take more than two tablets a day, and ask your doctor.",
+        "English",
+        "French",
+        "Do not take more than two tablets a day, and ask your doctor.",
         "Prenez plus de deux comprimés par jour.",
         (
             MqmError("critical", "accuracy/mistranslation", "Prenez plus de deux comprimés", ""),
@@ -103,7 +112,7 @@ EXAMPLES = (
         ),
     ),
     ("Spanish", "English", "El perro duerme en la cocina.", "The dog is sleeping in the kitchen.", ()),
-)  # fmt: skip
+)
 
 
 class Unparsable(ValueError):

@@ -63,9 +63,7 @@ class Pack:
         real = flat.ne(pad_id).long()  # a literal <pad> in a text has no place of its own
         counted = real.cumsum(0)
         places = (counted - (counted - real)[starts][sequence]) * real + pad_id
-        self.ids, self.positions, self.sequence, self.starts = (
-            t.to(device) for t in (flat, places, sequence, starts)
-        )
+        self.ids, self.positions, self.sequence, self.starts = (t.to(device) for t in (flat, places, sequence, starts))
         self.groups = list(self._group(device))
         self.padded = sum(group.rows * group.longest for group in self.groups)
 
@@ -87,9 +85,14 @@ class Pack:
                 gather = (begin + lengths.cumsum(0) - lengths)[:, None] + column * mask
                 back = mask.flatten().nonzero()[:, 0]
                 yield Group(
-                    begin, begin + tokens, last - first, longest,
-                    gather.to(device), mask[:, None, None].to(device), back.to(device),
-                )  # fmt: skip
+                    begin,
+                    begin + tokens,
+                    last - first,
+                    longest,
+                    gather.to(device),
+                    mask[:, None, None].to(device),
+                    back.to(device),
+                )
             first, begin = last, begin + tokens
 
     @staticmethod

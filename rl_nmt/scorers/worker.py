@@ -109,9 +109,15 @@ class WorkerScorer:
     """
 
     def __init__(
-        self, factory: str, options: dict, python: str, environment: dict, timeout: float, load_timeout: float,
+        self,
+        factory: str,
+        options: dict,
+        python: str,
+        environment: dict,
+        timeout: float,
+        load_timeout: float,
         argument: str,
-    ):  # fmt: skip
+    ):
         self.factory, self.options, self.python, self.environment = factory, options, python, environment
         self.timeout, self.load_timeout, self.argument = timeout, load_timeout, argument
         self.stats: dict[str, float] = {}
@@ -227,8 +233,12 @@ class WorkerScorer:
         signature = ready["signature"]
         signature["environment"] |= {"python": hello["python"]}
         if self._ready is not None and signature != self._signature:
-            changed = [k for part in signature for k in signature[part] if
-                       signature[part][k] != self._signature.get(part, {}).get(k)]  # fmt: skip
+            changed = [
+                k
+                for part in signature
+                for k in signature[part]
+                if signature[part][k] != self._signature.get(part, {}).get(k)
+            ]
             raise Fault(f"came back as another scorer ({', '.join(changed) or 'fewer parts'} changed): not used")
         self._ready, self._signature = ready, signature
         self.name, self.higher_is_better = ready["name"], ready["higher_is_better"]

@@ -84,9 +84,12 @@ def describe(scorer) -> dict[str, Any]:
     """What the trainer must know of a loaded scorer."""
     known = {name: getattr(scorer, name) for name in ATTRIBUTES if hasattr(scorer, name)}
     return {
-        "name": scorer.name, "range": list(scorer.range), "higher_is_better": scorer.higher_is_better,
-        "signature": scorer.signature(), "attributes": known,
-    }  # fmt: skip
+        "name": scorer.name,
+        "range": list(scorer.range),
+        "higher_is_better": scorer.higher_is_better,
+        "signature": scorer.signature(),
+        "attributes": known,
+    }
 
 
 def complaint(error: BaseException) -> dict[str, str]:
@@ -159,9 +162,11 @@ def main(token: str) -> None:
     import rl_nmt
 
     hello = {
-        "protocol": PROTOCOL, "python": platform.python_version(), "code": os.path.dirname(rl_nmt.__file__),
+        "protocol": PROTOCOL,
+        "python": platform.python_version(),
+        "code": os.path.dirname(rl_nmt.__file__),
         "packages": installed(),
-    }  # fmt: skip
+    }
     write_frame(outgoing, hello)
     serve(messages.get, lambda answer: write_frame(outgoing, answer))
     sys.stdout.flush()

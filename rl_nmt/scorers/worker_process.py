@@ -39,9 +39,13 @@ class WorkerProcess:
         token = secrets.token_hex(8)
         try:
             self._popen = subprocess.Popen(
-                [python, "-m", "rl_nmt.scorers.worker_main", token], env=dict(environment), start_new_session=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            )  # fmt: skip
+                [python, "-m", "rl_nmt.scorers.worker_main", token],
+                env=dict(environment),
+                start_new_session=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
         except OSError as error:
             raise ConfigError(f"python_executable: {python} cannot be started ({error.strerror})") from None
         self.pid, self._owner = self._popen.pid, os.getpid()
@@ -50,8 +54,9 @@ class WorkerProcess:
         self._frames: queue.Queue[dict | Fault] = queue.Queue()
         self._tail: deque[str] = deque(maxlen=20)
         threads = (("out", self._read, token), ("err", self._drain, self._popen.stderr))
-        self._threads = [threading.Thread(target=run, args=(arg,), name=f"worker-{name}", daemon=True)
-                         for name, run, arg in threads]  # fmt: skip
+        self._threads = [
+            threading.Thread(target=run, args=(arg,), name=f"worker-{name}", daemon=True) for name, run, arg in threads
+        ]
         for thread in self._threads:
             thread.start()
 
