@@ -6,7 +6,7 @@
 cycle    COMET-DA of the back-translation against the English source (hypothesis = NLLB's Tamil→English
          of the output, src = ref = source). Dual-task reconstruction as in DuPO (arXiv 2508.14460).
          English comes back best of all when it was never translated, so the term shrinks by the share of
-         the source that the output repeats, in Latin or in Tamil letters (rl_nmt/copying.py).
+         the source that the output repeats, in Latin or in Tamil letters (rl_nmt/guards/copying.py).
 qe       COMETKiwi of (source, Tamil): quality estimation, no reference (arXiv 2209.06243).
 penalties
          script: share of letters that are not Tamil;
@@ -14,7 +14,7 @@ penalties
          code points. expected_length_ratio=1, length_tolerance=0 is the plain |log(len_ta / len_en)|;
          fidelity: share of the source's numbers, names and addresses that the output lost.
 
-An output that is no translation at all (rl_nmt/guards.py) gets exactly 0.0 and costs no model time; one
+An output that is no translation at all (rl_nmt/guards/gates.py) gets exactly 0.0 and costs no model time; one
 that passes gets at least 0.01, so that nothing gated ever outranks it; one that a scorer could not score
 gets None, which TRL leaves out of its group. guards="off" is the plain formula, for comparisons:
 no gates, no (1 - copied), no fidelity, clamped to [0, 1]. By hand:
@@ -33,15 +33,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from rl_nmt import decides, processes
-from rl_nmt.copying import copied_share
+from rl_nmt import distributed
+from rl_nmt.audit import variance_shares
 from rl_nmt.errors import ConfigError
-from rl_nmt.fidelity import fidelity
-from rl_nmt.guards import verdict
-from rl_nmt.prompts import read_source
-from rl_nmt.reward_log import RewardLog, common_scalars, mean, work_done
+from rl_nmt.guards.copying import copied_share
+from rl_nmt.guards.facts import fidelity
+from rl_nmt.guards.gates import verdict
 from rl_nmt.scorers.shared import Shared, SharedTranslator
-from rl_nmt.text import TAMIL, clean_for_scoring, length, length_off, script_share
+from rl_nmt.text.languages import TAMIL
+from rl_nmt.text.prompts import read_source
+from rl_nmt.text.unicode import clean_for_scoring, length, length_off, script_share
+from rl_nmt.training.reward_log import RewardLog, common_scalars, mean, work_done
 
 CUES = "English: {english}\nTamil:"  # how every prompt of this project ends; the source is read from it
 GATED, PASSING_FLOOR = 0.0, 0.01
@@ -129,14 +131,14 @@ class CometDuPOReward(RewardLog):
     # ------------------------------------------------------------------ set-up
 
     def _load(self, backtranslation_model, backend, beams, reward_device, dual_device, dual_dtype) -> None:
-        from rl_nmt.policy import choose_device
+        from rl_nmt.models.loading import choose_device
 
-        self.shared = self._settings["reward_models"] == "shared" and processes.count() > 1
+        self.shared = self._settings["reward_models"] == "shared" and distributed.count() > 1
         self.reward_device = choose_device(reward_device, "reward_device")
         self.dual_device = choose_device(dual_device, "dual_device")
         self.backtranslator = self.da = self.qe = None
         if self.w_cycle:
-            from rl_nmt.backtranslation import load_backtranslator
+            from rl_nmt.backtranslation.translator import load_backtranslator
 
             load = functools.partial(
                 load_backtranslator,
@@ -170,15 +172,15 @@ class CometDuPOReward(RewardLog):
             "linears": "torch" if self.reward_offload and self.reward_device != "cpu" else "auto",
         }
         if not python:
-            from rl_nmt.scorers.comet import load_comet
+            from rl_nmt.scorers.comet.scorer import load_comet
 
             load = functools.partial(load_comet, name, **options)
         else:
-            from rl_nmt.scorers.worker import load_in_worker
+            from rl_nmt.scorers.worker.client import load_in_worker
 
             load = functools.partial(
                 load_in_worker,
-                "rl_nmt.scorers.comet:load_comet",
+                "rl_nmt.scorers.comet.scorer:load_comet",
                 {"name_or_path": str(name), **options},
                 python_executable=python,
                 argument="scorer_python",
@@ -446,7 +448,7 @@ def _who_decides(rows: list[dict[str, Any]], settings) -> dict[str, float | None
     scored = [terms(row, settings) if row["gate"] is None and row["total"] is not None else {} for row in rows]
     names = next((list(s) for s in scored if s), [])
     columns = {name: [s.get(name) for s in scored] for name in names}
-    log = {f"decides/{name}": share for name, share in decides.shares(totals, columns, groups).items()}
+    log = {f"decides/{name}": share for name, share in variance_shares.shares(totals, columns, groups).items()}
     for name in ("cycle", "qe"):
-        log[f"rank/{name}"] = decides.rank_correlation(totals, [row[name] for row in rows], groups)
+        log[f"rank/{name}"] = variance_shares.rank_correlation(totals, [row[name] for row in rows], groups)
     return log

@@ -11,7 +11,7 @@
 
 Takes --config and every field of the trainer's RunCfg. The attack uses the pairs of --file, else the
 evaluation references of the configuration, else pairs that come with the code. With --score every component
-is compared with human scores; --rollouts keeps the scored rows for `python -m rl_nmt.reward_lab`. Exit
+is compared with human scores; --rollouts keeps the scored rows for `python -m rl_nmt.audit.reweigh`. Exit
 status 3 when the gate fails or a score is missing.
 """
 
@@ -23,7 +23,8 @@ import sys
 from pathlib import Path
 
 import train_grpo_en_ta as trainer
-from rl_nmt import agreement, attacks, config, errors, preferences, reward_lab
+from rl_nmt import config, errors
+from rl_nmt.audit import correlation, launch_gate, preferences, reweigh
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService, RewardRefused
 
 DEMO = [  # a translation and five things that must not beat it
@@ -62,7 +63,7 @@ def read_pairs(
             columns = [header.index(name.lower()) for name in names]
             continue
         found = _json_cells(line, names, where) if is_json else _tsv_cells(cells, names, columns, where)
-        pairs.append((found[0], found[1], reward_lab.number(found[2], f"{where}: {score}") if score else None))
+        pairs.append((found[0], found[1], reweigh.number(found[2], f"{where}: {score}") if score else None))
     if not pairs:
         raise ConfigError(f"--file: {path} holds no pairs")
     return pairs
@@ -93,8 +94,10 @@ def sample_policy(cfg, count: int) -> list[tuple[str, str]]:
     """Let the configured policy translate `count` evaluation rows, `group_size` samples each."""
     import torch
 
-    from rl_nmt import corpus, hub, policy
-    from rl_nmt.generate import generate
+    from rl_nmt import hub
+    from rl_nmt.data import corpus
+    from rl_nmt.models import policy
+    from rl_nmt.models.generate import generate
 
     hub.require_model("model_id", cfg.model_id)
     rows = corpus.load_eval(cfg.eval_dataset, cfg.eval_file, count, cfg.seed)
@@ -136,8 +139,8 @@ def inspect(reward, own, pairs: list[tuple[str, str, float | None]], cfg) -> Non
     """Score the pairs; print every sample, or what --score asks for; keep what --rollouts asks for."""
     sources, outputs = [e for e, _, _ in pairs], [t for _, t, _ in pairs]
     rows = []
-    for start in range(0, len(pairs), attacks.BATCH):
-        part = slice(start, start + attacks.BATCH)
+    for start in range(0, len(pairs), launch_gate.BATCH):
+        part = slice(start, start + launch_gate.BATCH)
         rows += reward.score_components(None, outputs[part], english=sources[part])
     human = [score for _, _, score in pairs]
     if own.rollouts:
@@ -148,7 +151,7 @@ def inspect(reward, own, pairs: list[tuple[str, str, float | None]], cfg) -> Non
         components = [{name: value for name, value in row.items() if name != "total"} for row in passing]
         totals = {"total": [row["total"] for row in rows]}
         cleaned = [row["english"] for row in rows]  # sources that differ in spaces alone are one source
-        print(agreement.as_text(agreement.table(components, human, cleaned, totals), own.score))
+        print(correlation.as_text(correlation.table(components, human, cleaned, totals), own.score))
         print(f"gated: {sum(row['gate'] is not None for row in rows)} of {len(rows)}")
     elif not own.rollouts:
         show(rows)
@@ -159,12 +162,12 @@ def inspect(reward, own, pairs: list[tuple[str, str, float | None]], cfg) -> Non
 
 
 def write_rollouts(path: Path, rows: list[dict], columns: dict[str, list], cfg) -> None:
-    """Rows for rl_nmt/reward_lab.py, outputs of one source in one group, and beside them the settings as YAML."""
+    """Rows for rl_nmt/audit/reweigh.py, outputs of one source in one group, and beside them the settings as YAML."""
     groups: dict[str, int] = {}
     lines = []
     for i, row in enumerate(rows):
         group = groups.setdefault(row["english"], len(groups))
-        line = reward_lab.rollout_row(row, 0, group, **{name: values[i] for name, values in columns.items()})
+        line = reweigh.rollout_row(row, 0, group, **{name: values[i] for name, values in columns.items()})
         lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     try:
         path.write_text("".join(lines), encoding="utf-8")
@@ -175,12 +178,12 @@ def write_rollouts(path: Path, rows: list[dict], columns: dict[str, list], cfg) 
 
 def attack_pairs(own, cfg, pairs: list[tuple[str, str, float | None]]) -> tuple[list[tuple[str, str]], str]:
     """The honest pairs of the attack, and where they are from: given, evaluation references, or shipped."""
-    from rl_nmt import corpus
+    from rl_nmt.data import corpus
 
     if pairs:
         rows = [{"english": english, "tamil": tamil} for english, tamil, _ in pairs]
-        chosen, source = attacks.honest_pairs(rows, cfg.seed, own.num_pairs)
-        if source == attacks.SHIPPED:
+        chosen, source = launch_gate.honest_pairs(rows, cfg.seed, own.num_pairs)
+        if source == launch_gate.SHIPPED:
             raise ConfigError("--attack: none of the given pairs has a translation in Tamil script")
         return chosen, "given pairs"
     try:
@@ -188,24 +191,24 @@ def attack_pairs(own, cfg, pairs: list[tuple[str, str, float | None]]) -> tuple[
     except MissingService as error:
         rows = []
         print(f"no evaluation references: {error}", flush=True)
-    return attacks.honest_pairs(rows, cfg.seed, own.num_pairs)
+    return launch_gate.honest_pairs(rows, cfg.seed, own.num_pairs)
 
 
 def attack(reward, own, cfg, pairs: list[tuple[str, str]], source: str) -> None:
     """The launch gate, with its table. Raises RewardRefused when it fails."""
-    report = attacks.launch_gate(reward, pairs, allowed(own, cfg), cfg.seed, source=source)
+    report = launch_gate.launch_gate(reward, pairs, allowed(own, cfg), cfg.seed, source=source)
     print(report, flush=True)
     print(json.dumps(reward.signature(), ensure_ascii=False))
     if own.report:
-        reward_lab.write_json(own.report, report.as_dict() | {"signature": reward.signature()})
-    attacks.refuse(report)
+        reweigh.write_json(own.report, report.as_dict() | {"signature": reward.signature()})
+    launch_gate.refuse(report)
 
 
 def allowed(own, cfg) -> float:
     """The bound on soft families: the flag, else the configuration's, else the gate's own."""
     if own.max_soft_win_share is not None:
         return own.max_soft_win_share
-    return getattr(cfg, "max_soft_win_share", attacks.MAX_SOFT_WIN_SHARE)
+    return getattr(cfg, "max_soft_win_share", launch_gate.MAX_SOFT_WIN_SHARE)
 
 
 class Parser(argparse.ArgumentParser):
@@ -224,10 +227,10 @@ def parser() -> Parser:
     flags.add_argument("--source", default="english", help="column of --file with the English")
     flags.add_argument("--target", default="tamil", help="column of --file with the translation")
     flags.add_argument("--score", default="", help="column of --file with human scores, more is better")
-    flags.add_argument("--rollouts", type=Path, help="write the scored rows there, for rl_nmt.reward_lab")
+    flags.add_argument("--rollouts", type=Path, help="write the scored rows there, for rl_nmt.audit.reweigh")
     flags.add_argument("--samples", type=int, default=0, help="sources to let the policy translate")
     flags.add_argument("--attack", action="store_true", help="run the launch gate")
-    flags.add_argument("--num_pairs", type=int, default=attacks.MAX_PAIRS, help="honest pairs of the attack")
+    flags.add_argument("--num_pairs", type=int, default=launch_gate.MAX_PAIRS, help="honest pairs of the attack")
     flags.add_argument("--max_soft_win_share", type=float, default=None, help="bound on soft families, 0 to 1")
     flags.add_argument("--report", type=Path, help="write the attack's report there as JSON")
     flags.add_argument("--pairs", type=Path, help="JSONL of preferences: english, chosen, rejected")
@@ -261,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     own, rest = parser().parse_known_args(argv)
     cfg, _, _ = config.parse(trainer.RunCfg, rest, {}, prog="smoke_test_rewards.py", description=__doc__)
     check(own)
-    attacks.check_bound(allowed(own, cfg))
+    launch_gate.check_bound(allowed(own, cfg))
     trainer.require_reward_models(cfg)
     pairs = [(e, t, None) for e, t in zip(own.prompt or [], own.tamil or [], strict=True)]
     pairs += read_pairs(own.file, own.source, own.target, own.score) if own.file else []

@@ -23,8 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rl_nmt import checkpoints, config, errors, processes, run_folder
+from rl_nmt import config, distributed, errors
 from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.runs import checkpoints, run_folder
 
 # What the model is asked. It must end in the two cues that rewards_en_ta_dupo.CUES names.
 PROMPT = (
@@ -229,8 +230,8 @@ class RunCfg:
 def check(cfg: RunCfg) -> None:
     """Refuse what cannot work, before anything is loaded. Raises ConfigError."""
     from rewards_en_ta_dupo import check_settings
-    from rl_nmt import vllm_setup
-    from rl_nmt.attacks import check_bound
+    from rl_nmt.audit.launch_gate import check_bound
+    from rl_nmt.preflight import vllm
 
     for name in (
         "num_train_samples",
@@ -259,7 +260,7 @@ def check(cfg: RunCfg) -> None:
     if not cfg.max_hours >= 0:
         raise ConfigError(f"max_hours: {cfg.max_hours} must be at least 0")
     check_bound(cfg.max_soft_win_share)
-    vllm_setup.check_settings(cfg.vllm_mode, cfg.vllm_server_port, cfg.vllm_gpu_memory_utilization)
+    vllm.check_settings(cfg.vllm_mode, cfg.vllm_server_port, cfg.vllm_gpu_memory_utilization)
     if not cfg.output_dir.strip():
         raise ConfigError("output_dir is empty: name a folder for the run")
     check_settings(cfg)
@@ -267,7 +268,7 @@ def check(cfg: RunCfg) -> None:
         raise ConfigError(f"min_chars: {cfg.min_chars} is above max_chars: {cfg.max_chars}")
     if cfg.group_size < 2:
         raise ConfigError(f"group_size: {cfg.group_size}: a group of one has nothing to be compared with; use 2–16")
-    unit = cfg.per_device_batch_size * processes.count()
+    unit = cfg.per_device_batch_size * distributed.count()
     sequences = cfg.gradient_accumulation_steps * unit
     if sequences % cfg.group_size:
         legal = [
@@ -278,7 +279,7 @@ def check(cfg: RunCfg) -> None:
         nearest = sorted(sorted(legal, key=lambda a: abs(a - cfg.gradient_accumulation_steps))[:2])
         raise ConfigError(
             f"gradient_accumulation_steps: per_device_batch_size {cfg.per_device_batch_size} × "
-            f"{cfg.gradient_accumulation_steps} × {processes.count()} processes = {sequences} sequences are no "
+            f"{cfg.gradient_accumulation_steps} × {distributed.count()} processes = {sequences} sequences are no "
             f"multiple of group_size {cfg.group_size}; nearest that work: {' or '.join(map(str, nearest))}"
         )
     if cfg.num_train_samples < sequences // cfg.group_size:
@@ -292,17 +293,17 @@ def require_environment(cfg: RunCfg) -> None:
     """Refuse, within seconds, what this machine lacks: packages, another Python, a server. Raises as they do."""
     from importlib.util import find_spec
 
-    from rl_nmt import interpreters, vllm_setup
+    from rl_nmt.preflight import environments, vllm
 
     if cfg.scorer_python:
-        interpreters.require_python("scorer_python", cfg.scorer_python, ("comet", "torch", "transformers"))
+        environments.require_python("scorer_python", cfg.scorer_python, ("comet", "torch", "transformers"))
     elif find_spec("comet") is None:
         raise ConfigError(
             "scorer_python: there is no COMET in this environment: give one that has it (--scorer_python "
             ".venv/bin/python), or pip install -r requirements.txt"
         )
     if cfg.use_vllm:
-        vllm_setup.require_vllm(cfg.vllm_mode, cfg.vllm_server_host, cfg.vllm_server_port, cfg.model_id)
+        vllm.require_vllm(cfg.vllm_mode, cfg.vllm_server_host, cfg.vllm_server_port, cfg.model_id)
     if cfg.optimizer.startswith("adamw_bnb"):
         if find_spec("bitsandbytes") is None:
             raise ConfigError(f"optimizer: {cfg.optimizer} needs bitsandbytes: install it, or --optimizer adamw_torch")
@@ -336,7 +337,7 @@ def require_reward_models(cfg: RunCfg) -> None:
 def download(cfg: RunCfg) -> None:
     """Fetch every model that the weights of the reward ask for, sizes and licences first."""
     from rl_nmt import hub
-    from rl_nmt.model_card import licence
+    from rl_nmt.results.model_card import licence
 
     names = ["model_id"]
     names += ["comet_da_model", "backtranslation_model"] if cfg.w_cycle else []
@@ -348,7 +349,7 @@ def download(cfg: RunCfg) -> None:
 
 def load_data(cfg: RunCfg, folder: Path) -> tuple[list[str], list[dict], str]:
     """Training sentences, held-out rows {"english", "tamil"?} that share none with them, the data's hash."""
-    from rl_nmt import corpus
+    from rl_nmt.data import corpus
 
     eval_rows: list[dict] = []
     try:
@@ -382,7 +383,7 @@ def load_data(cfg: RunCfg, folder: Path) -> tuple[list[str], list[dict], str]:
 
 def make_prompt(english: str) -> str:
     """One Gemma user turn; the tokenizer adds the only <bos>."""
-    from rl_nmt.prompts import fill, gemma_prompt
+    from rl_nmt.text.prompts import fill, gemma_prompt
 
     return gemma_prompt(fill(PROMPT, english))
 
@@ -420,18 +421,18 @@ def setup_wandb(cfg: RunCfg, folder: Path, notes: dict | None = None) -> bool:
 
     Never prompts, never uploads code or keys.
     """
-    from rl_nmt import tracking
+    from rl_nmt.runs import wandb_run
 
-    if not cfg.use_wandb or not run_folder.is_main_process():
+    if not cfg.use_wandb or not distributed.is_main_process():
         return False
     if cfg.wandb_api_key:
         os.environ["WANDB_API_KEY"] = cfg.wandb_api_key
-    mode, reason = tracking.choose_wandb_mode(cfg.wandb_mode)
+    mode, reason = wandb_run.choose_wandb_mode(cfg.wandb_mode)
     print(f"W&B: {mode} ({reason})", flush=True)
     if mode == "disabled":
         return False
     notes = {} if notes is None else notes
-    run_id = tracking.start_wandb(
+    run_id = wandb_run.start_wandb(
         mode,
         folder,
         notes.get("wandb_id"),
@@ -460,8 +461,8 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
     from transformers import PrinterCallback, ProgressCallback
     from trl import GRPOConfig
 
-    from rl_nmt.policy import lora_config, losing_combination, make_reference_loadable, stop_ids
-    from rl_nmt.trainer import GuardedGRPOTrainer
+    from rl_nmt.models.policy import lora_config, losing_combination, make_reference_loadable, stop_ids
+    from rl_nmt.training.trainer import GuardedGRPOTrainer
 
     if (cfg.kl_beta and not cfg.lora_rank) or (cfg.use_vllm and cfg.vllm_mode == "colocate"):
         make_reference_loadable(policy, tokenizer, folder / "start_policy")
@@ -490,7 +491,7 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
         gradient_checkpointing=cfg.gradient_checkpointing,
         bf16=precision.autocast,
         fp16=False,
-        **processes.training_device(precision.device),
+        **distributed.training_device(precision.device),
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=precision.device != "cpu",
@@ -517,31 +518,32 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
 
 def launch(cfg: RunCfg, reward, eval_rows: list[dict], notes: dict, skip: bool) -> None:
     """Train only on a reward that cheats cannot win; asked once per run. Raises RewardRefused."""
-    from rl_nmt.attacks import require_launch
+    from rl_nmt.audit.launch_gate import require_launch
 
     if skip:
         print("launch gate: skipped by --skip_launch_gate", flush=True)
         notes["launch_gate"] = {"passed": None, "reasons": ["skipped by --skip_launch_gate"]}
     elif "launch_gate" not in notes:
-        notes["launch_gate"] = processes.from_main(
+        notes["launch_gate"] = distributed.from_main(
             lambda: require_launch(reward, eval_rows, cfg.max_soft_win_share, cfg.seed)
         )
 
 
 def schedule(cfg: RunCfg):
-    """What happens while it trains, as `rl_nmt.training` calls it."""
-    from rl_nmt.training import Schedule
+    """What happens while it trains, as `rl_nmt.training.loop` calls it."""
+    from rl_nmt.training.loop import Schedule
 
     return Schedule(cfg.eval_steps, cfg.sample_steps, cfg.save_total_limit, cfg.max_hours, cfg.on_divergence == "stop")
 
 
 def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate, watch, resume, notes, started, command):
     """Train from the checkpoint `resume`, or from the start; returns the evaluation at the end. See training.train."""
-    from rl_nmt import export, training
-    from rl_nmt.callbacks import Rollouts
+    from rl_nmt.results import export
+    from rl_nmt.training import loop
+    from rl_nmt.training.callbacks import Rollouts
     from wandb_reward_callback import WandbRewardCallback
 
-    return training.train(
+    return loop.train(
         folder,
         trainer,
         reward,
@@ -561,14 +563,14 @@ def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate, w
 
 def fixed_settings(cfg: RunCfg) -> dict:
     """The settings under which alone a run can go on, known before anything is loaded."""
-    prompts = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * processes.count()
+    prompts = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * distributed.count()
     names = (*DATA_FIELDS, "group_size", "max_new_tokens", "lora_rank", "lora_alpha")
     return {name: config.to_public_dict(cfg)[name] for name in names} | {"sequences_per_step": prompts}
 
 
 def identity_of(cfg: RunCfg, data_hash: str, reward) -> dict:
     """What a run is: settings, model, data and reward that must stay the same for it to go on."""
-    from rl_nmt.tracking import finite
+    from rl_nmt.runs.metrics_file import finite
 
     return {
         **fixed_settings(cfg),
@@ -580,7 +582,7 @@ def identity_of(cfg: RunCfg, data_hash: str, reward) -> dict:
 
 def load_models(cfg: RunCfg):
     """(tokenizer, precision, policy, reward), the policy on its device."""
-    from rl_nmt import policy
+    from rl_nmt.models import policy
 
     policy.prepare_processes()
     tokenizer = policy.load_tokenizer(cfg.model_id, FAMILIES)
@@ -592,7 +594,7 @@ def load_models(cfg: RunCfg):
 
 def evaluator(cfg: RunCfg, tokenizer, eval_rows: list[dict], reward):
     """model → Snapshot of its greedy translations of the held-out rows."""
-    from rl_nmt import evaluation
+    from rl_nmt.results import evaluation
 
     return lambda model: evaluation.evaluate(
         model,
@@ -607,9 +609,9 @@ def evaluator(cfg: RunCfg, tokenizer, eval_rows: list[dict], reward):
 
 def evaluate_only(cfg: RunCfg, folder: Path) -> None:
     """Print the table of the policy as it is; nothing is trained."""
-    from rl_nmt import evaluation
+    from rl_nmt.results import evaluation
 
-    _, eval_rows, _ = processes.from_main(lambda: load_data(cfg, folder))
+    _, eval_rows, _ = distributed.from_main(lambda: load_data(cfg, folder))
     tokenizer, _, model, reward = load_models(cfg)
     snapshot = evaluator(cfg, tokenizer, eval_rows, reward)(model)
     print(evaluation.print_table(evaluation.compare(snapshot, snapshot)), flush=True)
@@ -617,28 +619,30 @@ def evaluate_only(cfg: RunCfg, folder: Path) -> None:
 
 def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started: float, command: str) -> None:
     """The whole run, or what is left of it from the checkpoint `resume`."""
-    from rl_nmt import export, policy, training
-    from rl_nmt.tracking import finish_wandb
+    from rl_nmt.models import policy
+    from rl_nmt.results import export
+    from rl_nmt.runs.wandb_run import finish_wandb
+    from rl_nmt.training import loop
 
-    processes.from_main(lambda: training.accept_settings(folder, fixed_settings(cfg), DATA_FIELDS, resume, force))
-    train, eval_rows, data_hash = processes.from_main(lambda: load_data(cfg, folder))
+    distributed.from_main(lambda: loop.accept_settings(folder, fixed_settings(cfg), DATA_FIELDS, resume, force))
+    train, eval_rows, data_hash = distributed.from_main(lambda: load_data(cfg, folder))
     tokenizer, precision, model, reward = load_models(cfg)
     evaluate = evaluator(cfg, tokenizer, eval_rows, reward)
     identity, public = identity_of(cfg, data_hash, reward), config.to_public_dict(cfg)
-    training.accept_identity(folder, identity, public, resume, force)
-    before = training.earlier_evaluation(folder, eval_rows, reward, cfg.max_new_tokens, resume, force)
+    loop.accept_identity(folder, identity, public, resume, force)
+    before = loop.earlier_evaluation(folder, eval_rows, reward, cfg.max_new_tokens, resume, force)
     run_folder.save_identity(folder, identity, public)
-    if run_folder.is_main_process():
+    if distributed.is_main_process():
         config.save_resolved(cfg, folder / "resolved_config.yaml")
-    with errors.last_words(command), processes.together():
+    with errors.last_words(command), distributed.together():
         if before is None:
             print(f"evaluating the start policy on {len(eval_rows)} held-out rows", flush=True)
             before = evaluate(model)
-            if run_folder.is_main_process():
+            if distributed.is_main_process():
                 before.save(folder / "before.json")
         notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
         launch(cfg, reward, eval_rows, notes, skip_gate)
-        watch = training.build_watch(
+        watch = loop.build_watch(
             eval_rows,
             cfg.judge_model,
             "cpu" if cfg.reward_offload else cfg.reward_device,
@@ -661,14 +665,14 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
                 command,
             )
             export.save_final(folder, trainer, tokenizer, PROMPT)
-            if run_folder.is_main_process():
+            if distributed.is_main_process():
                 best = export.finish_best(
                     folder,
                     tokenizer,
                     watch.choice(),
                     lambda: policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation),
                 )
-                training.write_results(folder, before, after, best, notes, cfg.seed)
+                loop.write_results(folder, before, after, best, notes, cfg.seed)
                 publish(cfg, folder, {"rows": len(train), "sha256": data_hash})
         finally:
             finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
@@ -676,7 +680,7 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
 
 def publish(cfg: RunCfg, folder: Path, data: dict) -> None:
     """The model cards, and final/ to the hub where that is asked for."""
-    from rl_nmt import export
+    from rl_nmt.results import export
 
     names = (
         "lora_rank",
@@ -711,10 +715,10 @@ def dry_step(cfg: RunCfg) -> None:
     """Print what a step of this configuration takes here: two real ones on as few sentences as they need."""
     import tempfile
 
-    from rl_nmt.callbacks import clock
-    from rl_nmt.doctor import dry_step_seconds
+    from rl_nmt.preflight.doctor import dry_step_seconds
+    from rl_nmt.training.callbacks import clock
 
-    per_step = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * processes.count() // cfg.group_size
+    per_step = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * distributed.count() // cfg.group_size
     few = dataclasses.replace(cfg, num_train_samples=2 * per_step, max_steps=2, save_steps=0)
     with tempfile.TemporaryDirectory() as place:
         train, _, _ = load_data(few, Path(place))
@@ -731,9 +735,9 @@ def main(argv: list[str] | None = None) -> int:
     cfg, actions, _ = config.parse(
         RunCfg, sys.argv[1:] if argv is None else argv, ACTIONS, prog="train_grpo_en_ta.py", description=__doc__
     )
-    processes.mute_others()
+    distributed.mute_others()
     if actions["doctor"]:
-        from rl_nmt import doctor
+        from rl_nmt.preflight import doctor
 
         findings = doctor.diagnose(cfg, cfg.output_dir, check, environment=require_environment)
         print(doctor.table(findings), flush=True)
@@ -747,13 +751,13 @@ def main(argv: list[str] | None = None) -> int:
         download(cfg)
         return 0
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
-    pushes = cfg.push_to and not actions["eval_only"] and run_folder.is_main_process()
+    pushes = cfg.push_to and not actions["eval_only"] and distributed.is_main_process()
     if pushes:
-        from rl_nmt import export
+        from rl_nmt.results import export
 
         export.require_push(cfg.push_to)
     if not actions["eval_only"] and not actions["fresh"]:
-        from rl_nmt.training import finished
+        from rl_nmt.training.loop import finished
 
         if finished(folder := Path(cfg.output_dir).expanduser()):
             if pushes:
@@ -761,14 +765,14 @@ def main(argv: list[str] | None = None) -> int:
             return 0
     require_environment(cfg)
     require_models(cfg)
-    processes.start()  # refuses more of them than there are GPUs
-    folder = processes.from_main(lambda: run_folder.open_run_folder(cfg.output_dir, actions["fresh"]))
+    distributed.start()  # refuses more of them than there are GPUs
+    folder = distributed.from_main(lambda: run_folder.open_run_folder(cfg.output_dir, actions["fresh"]))
     if actions["eval_only"]:
         evaluate_only(cfg, folder)
         return 0
     command = run_folder.continue_command(argv, "train_grpo_en_ta.py", folder, actions["fresh"])
     with run_folder.lock(folder):
-        resume = processes.from_main(lambda: checkpoints.find(folder))
+        resume = distributed.from_main(lambda: checkpoints.find(folder))
         run(cfg, folder, resume, actions["force"], actions["skip_launch_gate"], started, command)
     return 0
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from rl_nmt import processes
-from rl_nmt.run_folder import is_main_process
-from rl_nmt.tracking import MetricsFile
+from rl_nmt import distributed
+from rl_nmt.distributed import is_main_process
+from rl_nmt.runs.metrics_file import MetricsFile
 
 
 class WandbRewardCallback(TrainerCallback):
@@ -151,14 +151,14 @@ def _over_processes(reward_fn) -> dict[str, float]:
 
     A reward without `summarise(rows)` has means of everything.
     """
-    if processes.count() == 1:
+    if distributed.count() == 1:
         return dict(reward_fn.last_log)
-    logs = processes.gathered([reward_fn.last_log])
+    logs = distributed.gathered([reward_fn.last_log])
     log = {
         key: sum(values) / len(values)
         for key in sorted({k for each in logs for k in each})
         if (values := [each[key] for each in logs if each.get(key) is not None])
     }
     if hasattr(reward_fn, "summarise"):
-        log |= reward_fn.summarise(processes.gathered(reward_fn.last_rows))
+        log |= reward_fn.summarise(distributed.gathered(reward_fn.last_rows))
     return log

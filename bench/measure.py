@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from rl_nmt.scorers.base import full_precision
+from rl_nmt.models.loading import full_precision
 
 GROUP = 8  # completions of a source
 

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rl_nmt.evaluation import Snapshot, bootstrap_scores
+from rl_nmt.results.evaluation import Snapshot, bootstrap_scores
 
 RUNS = Path("runs/pocket_credit")
 CONFIG = "recipes/translategemma/configs/pocket.yaml"

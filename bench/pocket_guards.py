@@ -114,14 +114,14 @@ def one(seed: int, variant: str, steps: int) -> int:
 
 def copies(folder: Path) -> tuple[float, float]:
     """Share of outputs, before and after, that repeat more than a third of their source."""
-    from rl_nmt.copying import copied_share
-    from rl_nmt.guards import MAX_COPIED
-    from rl_nmt.text import TAMIL, clean_for_scoring
+    from rl_nmt.guards.copying import copied_share
+    from rl_nmt.text.languages import TAMIL
+    from rl_nmt.text.unicode import clean_for_scoring
 
     rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     shares = []
     for side in ("before", "after"):
-        found = [copied_share(row["source"], clean_for_scoring(row[side]), TAMIL) > MAX_COPIED for row in rows]
+        found = [copied_share(row["source"], clean_for_scoring(row[side]), TAMIL) > TAMIL.max_copied for row in rows]
         shares.append(sum(found) / len(found))
     return shares[0], shares[1]
 

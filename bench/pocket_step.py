@@ -112,7 +112,8 @@ def step_order(pairs: int) -> list[str]:
 def train(argv: list[str], pairs: int, folder: Path) -> tuple[list[dict], dict, str]:
     """Run the steps; returns the counted ones in order, how far the routes agree, and the device."""
     import train_grpo_en_ta as script
-    from rl_nmt import config, policy
+    from rl_nmt import config
+    from rl_nmt.models import policy
 
     order = step_order(pairs)
     cfg, _, _ = config.parse(script.RunCfg, argv, {}, "bench.pocket_step", __doc__)

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import train_grpo_en_ta as script
-from rl_nmt import config, doctor, footprint
-from rl_nmt.doctor import Gpu, Machine
+from rl_nmt import config
 from rl_nmt.errors import ConfigError, run
+from rl_nmt.preflight import doctor, memory_estimate
+from rl_nmt.preflight.doctor import Gpu, Machine
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE = re.compile(
@@ -57,7 +58,7 @@ def hardware(path: Path) -> Hardware:
 def estimate(path: Path) -> list[doctor.Finding]:
     """The doctor's lines about memory for a preset on its own hardware, one per device."""
     cfg, _, _ = config.parse(script.RunCfg, ["--config", str(path)], {}, "presets", "")
-    return doctor.memory_findings(cfg, hardware(path).machine(), footprint.shapes(cfg))
+    return doctor.memory_findings(cfg, hardware(path).machine(), memory_estimate.shapes(cfg))
 
 
 def main(argv: list[str] | None = None) -> int:

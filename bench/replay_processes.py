@@ -33,7 +33,7 @@ import torch
 from transformers import TrainerCallback
 
 from bench.measure import machine, say
-from rl_nmt import processes
+from rl_nmt import distributed
 from rl_nmt.errors import ConfigError, run
 
 BAR = 1e-5
@@ -70,7 +70,7 @@ class Replay:
 
     def part(self, prompts: list[str]) -> list[dict]:
         """This process's rows. Raises RuntimeError where they are not those of these prompts."""
-        start = processes.rank() * len(prompts)
+        start = distributed.rank() * len(prompts)
         rows = self.rows[start : start + len(prompts)]
         if [row["prompt"] for row in rows] != list(prompts):
             raise RuntimeError("the prompts come in another order than they were recorded in")
@@ -115,7 +115,7 @@ def require_parts(cfg, count: int) -> None:
 def one_step(cfg, sentences: list[str], reward, rollout_func=None) -> dict[str, torch.Tensor]:
     """Gradients of the first step from the configured policy, name → tensor; on every process the same."""
     import train_grpo_en_ta as script
-    from rl_nmt import policy
+    from rl_nmt.models import policy
 
     tokenizer = policy.load_tokenizer(cfg.model_id)
     precision = policy.choose_precision(lora=bool(cfg.lora_rank))
@@ -142,13 +142,13 @@ def record(argv: list[str], folder: Path) -> None:
 
 def replay(argv: list[str], folder: Path) -> None:
     """Take one step on rollouts.pt in as many processes as there are; gradient-<processes>.pt."""
-    processes.start()
-    count = processes.count()
+    distributed.start()
+    count = distributed.count()
     cfg = settings(argv, folder / f"replay{count}", count)
     recorded = torch.load(folder / ROLLOUTS, weights_only=True)
     player = Replay(recorded["rows"])
     gradients = one_step(cfg, recorded["sentences"], player, player.rollout)
-    if processes.rank() == 0:
+    if distributed.rank() == 0:
         torch.save(gradients, folder / f"gradient-{count}.pt")
 
 

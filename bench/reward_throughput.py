@@ -49,10 +49,11 @@ import torch
 from bench import shapes, texts
 from bench.measure import Timed, clock, equal_share, machine, matmul_tflops, paired, say, spearman, stage_shares
 from bench.straightforward import MAX_NEW_TOKENS, PlainComet, PlainTranslator, use_plain_models
-from rl_nmt.batching import batches, distinct
 from rl_nmt.errors import ConfigError, UserError, run
-from rl_nmt.scorers.base import Segment, full_precision
-from rl_nmt.scorers.comet import load_comet
+from rl_nmt.models.batching import batches, distinct
+from rl_nmt.models.loading import full_precision
+from rl_nmt.scorers.base import Segment
+from rl_nmt.scorers.comet.scorer import load_comet
 
 BEAMS = 4
 BARE_BUDGET = {"cpu": 2048, "cuda": 16384}  # tokens in one bare forward pass
@@ -231,7 +232,7 @@ def marks(spans) -> list[tuple]:
 
 def backtranslate(bench: Bench) -> Iterator[dict]:
     """transformers and CTranslate2 in float32 and int8, against one padded batch of `generate`."""
-    from rl_nmt.backtranslation import load_backtranslator
+    from rl_nmt.backtranslation.translator import load_backtranslator
 
     folder = bench.nllb()
     sentences = [item.tamil for item in bench.items]

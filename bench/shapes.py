@@ -116,7 +116,7 @@ def _once(folder: Path, build: Callable[[Path], None]) -> Path:
 
 
 def _build_comet(folder: Path, kind: str, shape: CometShape) -> None:
-    from rl_nmt.scorers.base import loading
+    from rl_nmt.models.loading import loading
 
     _save_encoder(folder / "encoder", _xlmr_tokenizer(), shape)
     hparams = _hparams(kind, shape)

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rl_nmt.errors import ConfigError
-from rl_nmt.scorers.base import Scores, Segment, Span, loading
+from rl_nmt.models.loading import loading
+from rl_nmt.scorers.base import Scores, Segment, Span
 
 PREDICT_BATCH = 8
 MAX_NEW_TOKENS = 256

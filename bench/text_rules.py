@@ -15,10 +15,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from rl_nmt.copying import copied_share
-from rl_nmt.fidelity import fidelity
-from rl_nmt.guards import verdict
-from rl_nmt.text import TAMIL, clean_for_scoring, length_off, script_share
+from rl_nmt.guards.copying import copied_share
+from rl_nmt.guards.facts import fidelity
+from rl_nmt.guards.gates import verdict
+from rl_nmt.text.languages import TAMIL
+from rl_nmt.text.unicode import clean_for_scoring, length_off, script_share
 
 BAR = 2.5
 SHORT, DOUBLE, LONG = 10_000, 20_000, 200_000

@@ -146,7 +146,7 @@ class Clock(TrainerCallback):
 def measure(args, group: int, length: int, folder: Path) -> dict:
     """One line: `args.steps` counted steps of `args.prompts` prompts with `group` samples of `length` tokens each."""
     import train_grpo_en_ta as script
-    from rl_nmt import policy as policies
+    from rl_nmt.models import policy as policies
 
     batch = min(args.batch, args.prompts * group)
     cfg = script.RunCfg(

@@ -1,4 +1,4 @@
-"""What it costs to score in a process of its own (`scorer_python`, rl_nmt/scorers/worker.py).
+"""What it costs to score in a process of its own (`scorer_python`, rl_nmt/scorers/worker/client.py).
 
     python -m bench.worker_overhead [--world pocket/build/seed0] [--python .venv/bin/python] [--rounds 20] [--json]
 
@@ -23,7 +23,7 @@ from bench.measure import machine, paired
 from rl_nmt.errors import ConfigError, run
 from rl_nmt.scorers.base import Segment
 
-FACTORY = "rl_nmt.scorers.comet:load_comet"
+FACTORY = "rl_nmt.scorers.comet.scorer:load_comet"
 SIZES = (1, 8, 64)  # segments of a call
 
 
@@ -36,8 +36,8 @@ def segments(n: int, references: bool) -> list[Segment]:
 
 def compare(folder: Path, python: str | None, rounds: int, references: bool) -> dict:
     """Equality of all scores, and milliseconds of a call on both sides by the number of its segments."""
-    from rl_nmt.scorers.comet import load_comet
-    from rl_nmt.scorers.worker import load_in_worker
+    from rl_nmt.scorers.comet.scorer import load_comet
+    from rl_nmt.scorers.worker.client import load_in_worker
 
     here = load_comet(folder)
     there = load_in_worker(FACTORY, {"name_or_path": str(folder)}, python_executable=python, argument="--python")

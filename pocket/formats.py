@@ -180,7 +180,7 @@ def new_comet(folder: Path, kind: str, tokenizer, hidden: int, layers: int, head
     """
     from transformers import XLMRobertaConfig
 
-    from rl_nmt.scorers.base import loading
+    from rl_nmt.models.loading import loading
 
     with loading():
         from comet.models import str2model

@@ -182,7 +182,7 @@ def chrf(hypotheses: list[str], references: list[str]) -> list[float]:
 def graded_outputs(folder: Path, policy, stronger, tokenizer, pairs, seed: int, sizes) -> list[dict]:
     """Outputs with their back-translations and true quality: samples of a weak, the start and a strong policy,
     and damaged references, so that a scorer has seen what it must not fall for."""
-    from rl_nmt.backtranslation import load_backtranslator
+    from rl_nmt.backtranslation.translator import load_backtranslator
 
     start = time.monotonic()
     rng = random.Random(seed + 1)
@@ -222,7 +222,7 @@ def stuttering(pair, rng: random.Random, level: float) -> str:
 
 def sample(model, tokenizer, prompts: list[str], each: int, temperature: float) -> list[list[str]]:
     """`each` samples of every prompt."""
-    from rl_nmt.generate import generate
+    from rl_nmt.models.generate import generate
 
     return generate(
         model,

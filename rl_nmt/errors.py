@@ -129,7 +129,7 @@ def leave_behind(what: str) -> None:
 
 
 def _say(line: str, error: BaseException) -> None:
-    if getattr(error, "elsewhere", False):  # the main process of this run says it (rl_nmt/processes.py)
+    if getattr(error, "elsewhere", False):  # the main process of this run says it (rl_nmt/distributed.py)
         return
     print("\n".join([line, *getattr(error, "__notes__", ())]), file=sys.stderr, flush=True)
 

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from rl_nmt.errors import CannotWrite, ConfigError, run
-from rl_nmt.prompts import chat_prompt, fill
+from rl_nmt.text.prompts import chat_prompt, fill
 
 CHUNK = 64  # batches between two signs of life on the screen
 
@@ -29,7 +29,7 @@ def translate(
 
     `template` holds the slot `{english}`. Raises ConfigError for sizes that are not positive.
     """
-    from rl_nmt.generate import generate
+    from rl_nmt.models.generate import generate
 
     wanted = [i for i, line in enumerate(lines) if line.strip()]
     prompts = [chat_prompt(tokenizer, fill(template, lines[i])) for i in wanted]
@@ -55,7 +55,7 @@ def load(folder: Path, device: str = "auto"):
         base = _base_of(adapter)
         require_model("base_model_name_or_path (in adapter_config.json)", base)
 
-    from rl_nmt.policy import Precision, load_policy, load_tokenizer
+    from rl_nmt.models.policy import Precision, load_policy, load_tokenizer
 
     place, dtype = _place(device)
     tokenizer = load_tokenizer(base)
@@ -86,7 +86,7 @@ def _place(device: str):
     """(device, dtype), with the reason printed to standard error."""
     import torch
 
-    from rl_nmt.policy import choose_device
+    from rl_nmt.models.loading import choose_device
 
     place = choose_device(device, "device")
     native = place.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.buffer.write(text.encode("utf-8", "replace"))
         sys.stdout.flush()
     else:
-        from rl_nmt.evaluation import write_atomic
+        from rl_nmt.results.evaluation import write_atomic
 
         write_atomic(args.out, text)
     return 0

@@ -20,8 +20,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import train_grpo_en_ta as script
 import wandb_reward_callback
-from rl_nmt import policy
-from rl_nmt.tracking import MetricsFile
+from rl_nmt.models import policy
+from rl_nmt.runs.metrics_file import MetricsFile
 from wandb_reward_callback import WandbRewardCallback
 
 COMPONENTS = ("reward/total", "reward/cycle", "reward/qe", "reward/gated_share", "reward/length_off")
@@ -271,7 +271,7 @@ def test_training_and_evaluation_stay_apart_in_trls_trainer(tiny_all, tmp_path, 
     from trl import GRPOConfig
 
     from rewards_en_ta_dupo import CometDuPOReward
-    from rl_nmt.trainer import GuardedGRPOTrainer
+    from rl_nmt.training.trainer import GuardedGRPOTrainer
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(run=None, __spec__=None))
     reward = CometDuPOReward(str(tiny_all["da"]), str(tiny_all["qe"]), str(tiny_all["nllb"]), backtranslation_beams=1)

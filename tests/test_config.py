@@ -18,7 +18,7 @@ from rl_nmt import config
 from rl_nmt.errors import CannotWrite, ConfigError
 
 ACTIONS = {"eval_only": "Only evaluate.", "skip_launch_gate": "Start without the gate."}
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass

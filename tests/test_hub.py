@@ -254,7 +254,7 @@ def test_download_fetches_everything_that_a_later_offline_run_needs(published, t
     assert "cc-by-nc-4.0" in next(line for line in lines if "acme/nllb" in line)
     assert "not stated" in next(line for line in lines if "acme/gemma" in line)
     code = (
-        "import train_grpo_en_ta as t; from rl_nmt import policy\n"
+        "import train_grpo_en_ta as t; from rl_nmt.models import policy\n"
         "cfg = t.RunCfg(model_id='acme/gemma', backtranslation_model='acme/nllb', comet_da_model='acme/da',"
         " comet_qe_model='acme/qe', backtranslation_beams=1)\n"
         "t.require_models(cfg)\n"
@@ -291,7 +291,8 @@ def test_pinned_revisions_are_fetched_found_again_and_recorded(published, tmp_pa
     """`org/name@revision`: the download, the cache, the scorer and the translator all take that commit."""
     code = (
         "import json, sys\nfrom rl_nmt import hub\n"
-        "from rl_nmt.backtranslation import load_backtranslator\nfrom rl_nmt.scorers.comet import load_comet\n"
+        "from rl_nmt.backtranslation.translator import load_backtranslator\n"
+        "from rl_nmt.scorers.comet.scorer import load_comet\n"
         "hub.download({'comet_qe_model': 'acme/qe@v1', 'backtranslation_model': 'acme/nllb@' + '1' * 40}, {})\n"
         "da = load_comet('acme/da@v1')\nqe = load_comet('acme/qe@v1')\n"
         "newest = load_comet('acme/qe')\nnllb = load_backtranslator('acme/nllb@' + '1' * 40, beams=1)\n"
@@ -307,7 +308,7 @@ def test_pinned_revisions_are_fetched_found_again_and_recorded(published, tmp_pa
     assert names == ["acme/da", "acme/nllb"]  # a commit has one identity, however it was named
     assert revisions == [TAGGED, TAGGED, SHA, TAGGED]
     code = (
-        "from rl_nmt import policy, run_folder\ntokenizer = policy.load_tokenizer('acme/gemma@v1')\n"
+        "from rl_nmt.models import policy\nfrom rl_nmt.runs import run_folder\ntokenizer = policy.load_tokenizer('acme/gemma@v1')\n"
         "policy.load_policy('acme/gemma@v1', tokenizer, policy.choose_precision(True))\n"
         "print(run_folder.model_identity('acme/gemma@v1')['model'])\n"
     )

@@ -15,8 +15,9 @@ from tiny_models import PAIRS
 import train_grpo_en_ta as script
 from rewards_en_ta_dupo import CUES, CometDuPOReward, check_settings, combine, summarise
 from rl_nmt.errors import ConfigError, MissingService
-from rl_nmt.prompts import fill, gemma_prompt
-from rl_nmt.scorers.base import Scores, loading
+from rl_nmt.models.loading import loading
+from rl_nmt.scorers.base import Scores
+from rl_nmt.text.prompts import fill, gemma_prompt
 
 ENGLISH = [english for english, _ in PAIRS]
 TAMIL = [tamil for _, tamil in PAIRS]
@@ -411,8 +412,8 @@ def test_offloading_changes_no_number(reward, fresh):
 @pytest.fixture
 def places(monkeypatch):
     """Where every model is: `to` of the three kinds of models notes the device, and moves nothing (none is here)."""
-    from rl_nmt.backtranslation import BackTranslator
-    from rl_nmt.scorers.comet import CometScorer
+    from rl_nmt.backtranslation.translator import BackTranslator
+    from rl_nmt.scorers.comet.scorer import CometScorer
 
     where = {}
     for kind in (BackTranslator, CometScorer):

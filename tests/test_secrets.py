@@ -129,11 +129,11 @@ def test_no_call_lets_models_bring_their_code_or_loads_pickles():
             value = ast.unparse(node.value)
             if (node.arg, value) not in (("trust_remote_code", "False"), ("weights_only", "True")):
                 found.append(f"{'/'.join(parts)}: {node.arg}={value}")
-    assert found == ["rl_nmt/scorers/comet_checkpoint.py: weights_only=False"]
+    assert found == ["rl_nmt/scorers/comet/checkpoint.py: weights_only=False"]
 
 
 def test_no_environment_of_keys_is_written_by_the_doctor(monkeypatch, tmp_path):
-    from rl_nmt import doctor
+    from rl_nmt.preflight import doctor
 
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)

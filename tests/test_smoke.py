@@ -12,7 +12,8 @@ from tiny_run import command, flags, settings, write_data
 
 import rewards_en_ta_dupo
 import smoke_test_rewards
-from rl_nmt import errors, reward_lab
+from rl_nmt import errors
+from rl_nmt.audit import reweigh
 from rl_nmt.errors import ConfigError
 
 
@@ -218,7 +219,7 @@ def test_scores_and_rollouts_for_the_lab(smoke, tmp_path, capsys):
     assert lines["cycle"][1] == str(25 - gated) and lines["gated:"] == ["gated:", str(gated), "of", "25"]
     assert saved[24]["gate"] == "copy" and saved[24]["total"] == 0.0 and saved[0]["components"]["cycle"] is not None
     with pytest.raises(SystemExit) as left:
-        errors.run(lambda: reward_lab.main([str(kept), "--set", "w_qe=0.9", "--human", "mqm"]))
+        errors.run(lambda: reweigh.main([str(kept), "--set", "w_qe=0.9", "--human", "mqm"]))
     out, err = capsys.readouterr()
     assert left.value.code == 0 and "w_qe 0.4 → 0.9" in out and "new total" in out, err
 

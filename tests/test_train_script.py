@@ -19,8 +19,10 @@ from tiny_models import PAIRS
 from tiny_run import ROOT, SENTENCES, command, environment, flags, settings, tree, write_data
 
 import train_grpo_en_ta as script
-from rl_nmt import config, errors, evaluation, policy, translate
-from rl_nmt.tracking import MetricsFile
+from rl_nmt import config, errors, translate
+from rl_nmt.models import policy
+from rl_nmt.results import evaluation
+from rl_nmt.runs.metrics_file import MetricsFile
 
 NOISE = "Warning|WARNING|Encoder model frozen|mtime|Traceback|new PAD/BOS/EOS|Could not estimate|Fetching|it/s"
 
@@ -125,7 +127,7 @@ def test_the_doctors_dry_step_times_real_steps_and_leaves_nothing(small, tmp_pat
 
 
 def test_rollouts_hold_every_sample_and_the_lab_reads_them(full_run, capsys):
-    from rl_nmt import reward_lab
+    from rl_nmt.audit import reweigh
 
     rows = [json.loads(line) for line in (full_run.folder / "rollouts.jsonl").open(encoding="utf-8")]
     assert len(rows) == 4 * 8 and sorted({row["step"] for row in rows}) == [1, 2, 3, 4]
@@ -137,7 +139,7 @@ def test_rollouts_hold_every_sample_and_the_lab_reads_them(full_run, capsys):
     ]
     totals = [[r["total"] for r in rows if r["step"] == step] for step in (1, 2, 3, 4)]
     assert [sum(t) / len(t) for t in totals] == pytest.approx(trained)
-    assert reward_lab.main([str(full_run.folder / "rollouts.jsonl"), "--set", "w_qe=0.9"]) == 0
+    assert reweigh.main([str(full_run.folder / "rollouts.jsonl"), "--set", "w_qe=0.9"]) == 0
     assert "flip" in capsys.readouterr().out
 
 

@@ -14,7 +14,7 @@ from tiny_qwen import tiny_qwen
 from rl_nmt import translate
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService, UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 ENGLISH = [english for english, _ in PAIRS]
 
 

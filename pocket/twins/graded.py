@@ -50,7 +50,7 @@ def load_policy(world: Path):
     """The start policy of a world and its tokenizer."""
     from transformers import Gemma3ForCausalLM
 
-    from rl_nmt.policy import load_tokenizer
+    from rl_nmt.models.policy import load_tokenizer
 
     return Gemma3ForCausalLM.from_pretrained(world / "policy").eval(), load_tokenizer(str(world / "policy"))
 

@@ -94,7 +94,7 @@ def word_entries(model, row: Graded) -> list[int]:
 
 def check_xcomet(folder: Path, rows: Sequence[Graded], group: int) -> dict:
     """The saved twin, through the product's own loader, on held-out outputs."""
-    from rl_nmt.scorers.comet import load_comet
+    from rl_nmt.scorers.comet.scorer import load_comet
 
     scores = load_comet(str(folder), classes=("xcomet_metric",)).score([Segment(row.src, row.mt) for row in rows])
     values = np.array([np.nan if value is None else value for value in scores.values], dtype=float)

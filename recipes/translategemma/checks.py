@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from recipes.translategemma.placement import check_ids
 from rl_nmt.errors import ConfigError
 from rl_nmt.hub import split_revision
-from rl_nmt.interpreters import require_python
-from rl_nmt.languages import ENGLISH, bcp47, language, wmt24pp_code
-from rl_nmt.prompts import SLOT
+from rl_nmt.preflight.environments import require_python
+from rl_nmt.text.languages import ENGLISH, bcp47, language, wmt24pp_code
+from rl_nmt.text.prompts import SLOT
 
 if TYPE_CHECKING:
     from recipes.translategemma.settings import DataCfg, MqmCfg, TranslateGemmaCfg
@@ -196,7 +196,7 @@ def _check_ranges(cfg: TranslateGemmaCfg) -> None:
     if cfg.rl.baseline == "group" and not cfg.rl.normalise:
         raise ConfigError("rl.baseline: group is for rl.normalise true; without it TRL's group advantages stand")
     every, passes = cfg.rl.save_every, cfg.rl.iterations
-    if every % passes:  # as rl_nmt.trainer.check_save_steps, which knows it only when all is loaded
+    if every % passes:  # as rl_nmt.training.trainer.check_save_steps, which knows it only when all is loaded
         nearest = sorted({max(passes, every // passes * passes), every // passes * passes + passes})
         raise ConfigError(
             f"rl.save_every: {every} is no multiple of rl.iterations {passes}: a checkpoint between passes over the "

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.translategemma.records import Record, read_file, read_hub, train_records
-from rl_nmt.cleaning import clean_document
 from rl_nmt.config import to_public_dict
+from rl_nmt.data.cleaning import clean_document
+from rl_nmt.data.snapshot import Sealed, Snapshot
 from rl_nmt.errors import ConfigError
-from rl_nmt.languages import Language, language
-from rl_nmt.snapshot import Sealed, Snapshot
-from rl_nmt.text import is_blank, safe_unicode, strip_control_tokens
+from rl_nmt.text.languages import Language, language
+from rl_nmt.text.unicode import is_blank, safe_unicode, strip_control_tokens
 
 if TYPE_CHECKING:
     from recipes.translategemma.settings import DataCfg

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.translategemma.checks import WMT24PP
+from rl_nmt.data.sources import hub_error, quiet_datasets, require_hub
 from rl_nmt.errors import ConfigError, UserError
 from rl_nmt.hub import split_revision
-from rl_nmt.languages import wmt24pp_code
-from rl_nmt.sources import hub_error, quiet_datasets, require_hub
+from rl_nmt.text.languages import wmt24pp_code
 
 if TYPE_CHECKING:
     from recipes.translategemma.settings import DataCfg

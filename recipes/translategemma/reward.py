@@ -1,14 +1,14 @@
 """What a translation is worth to this recipe: `EnsembleReward`, a sequence reward and error spans.
 
     total = w_metricx * (offset - MetricX) + s_xcomet * XCOMET + s_mqm * MQM          per completion
-    spans = XCOMET's and the judge's error spans                                       per token (rl_nmt/credit.py)
+    spans = XCOMET's and the judge's error spans                                       per token (token_credit.py)
 
 MetricX-24 without reference: predicted MQM error, 0 (perfect) to 25. XCOMET without reference: 0 to 1. MQM: the
 judge's score, -25 to 0 (perfect). A scorer's sequence weight of 0 leaves its score out of the total; its spans
 count all the same. The form is TranslateGemma's (arXiv 2601.09012), which takes its sequence reward from MetricX
 and its spans from an AutoMQM of its own.
 
-An output that is no translation (rl_nmt/guards.py) is worth one point less than the worst that the formula can
+An output that is no translation (rl_nmt/guards/gates.py) is worth one point less than the worst that the formula can
 give, so that nothing gated ever outranks what passes; it costs no model time and has no spans. A scorer that
 failed leaves None: in the total TRL then leaves the sample out, in the spans the trainer does.
 """
@@ -22,14 +22,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from rl_nmt import decides
-from rl_nmt.credit import SpanCredit
+from rl_nmt.audit import variance_shares
 from rl_nmt.errors import ConfigError
-from rl_nmt.guards import verdict
-from rl_nmt.languages import ENGLISH, Language
-from rl_nmt.reward_log import RewardLog, common_scalars, mean, work_done
+from rl_nmt.guards.gates import verdict
 from rl_nmt.scorers.base import Scorer, Segment, ask_spans
-from rl_nmt.text import clean_for_scoring, length, script_share
+from rl_nmt.text.languages import ENGLISH, Language
+from rl_nmt.text.unicode import clean_for_scoring, length, script_share
+from rl_nmt.training.reward_log import RewardLog, common_scalars, mean, work_done
+from rl_nmt.training.token_credit import SpanCredit
 
 GATED_BELOW = 1.0  # points under the lowest total that a passing output can have
 WORK = ("distinct", "remembered", "encoded", "padded_share", "calls", "retries", "failed", "restarts", "lost")
@@ -204,7 +204,7 @@ class EnsembleReward(RewardLog):
         for name, part in self.parts.items():
             log[f"reward/{name}"] = mean(r[name] for r in passing)
             if part.weight:
-                log[f"rank/{name}"] = decides.rank_correlation(
+                log[f"rank/{name}"] = variance_shares.rank_correlation(
                     totals, [None if r[name] is None else part.worth(r[name]) for r in rows], groups
                 )
             if name in self.credits:
@@ -214,7 +214,7 @@ class EnsembleReward(RewardLog):
                     log[f"spans/{name}/{severity}"] = mean(sum(s.severity == severity for s in m) for m in marked)
                 log[f"spans/{name}/missing_share"] = mean(r["spans"].get(name) is None for r in passing)
         worth = {n: [self._worth(n, r) for r in rows] for n, p in self.parts.items() if p.weight}
-        log |= {f"decides/{name}": share for name, share in decides.shares(totals, worth, groups).items()}
+        log |= {f"decides/{name}": share for name, share in variance_shares.shares(totals, worth, groups).items()}
         return {key: value for key, value in log.items() if value is not None}
 
     def _worth(self, name: str, row: dict[str, Any]) -> float | None:

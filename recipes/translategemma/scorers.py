@@ -10,13 +10,13 @@ from typing import Any
 
 from recipes.translategemma.reward import Part
 from recipes.translategemma.settings import TranslateGemmaCfg
-from rl_nmt import processes, run_folder
-from rl_nmt.credit import SpanCredit
-from rl_nmt.languages import language
-from rl_nmt.scorers.gemba_mqm import load_gemba_mqm
-from rl_nmt.scorers.remembered import Remembered
+from rl_nmt import distributed
+from rl_nmt.scorers.cached import Remembered
+from rl_nmt.scorers.mqm.gemba import load_gemba_mqm
 from rl_nmt.scorers.shared import Shared
-from rl_nmt.scorers.worker import load_in_worker
+from rl_nmt.scorers.worker.client import load_in_worker
+from rl_nmt.text.languages import language
+from rl_nmt.training.token_credit import SpanCredit
 
 
 def load_parts(cfg: TranslateGemmaCfg, placed: dict[str, str]) -> tuple[dict[str, Part], dict[str, Remembered]]:
@@ -34,7 +34,7 @@ def load_parts(cfg: TranslateGemmaCfg, placed: dict[str, str]) -> tuple[dict[str
         parts["metricx"] = Part(scorer, wanted.metricx.weight, turn)
     if wanted.xcomet.enabled:
         options = {"classes": ["xcomet_metric"]}
-        scorer = resident("xcomet", "rl_nmt.scorers.comet:load_comet", options, placed["xcomet"], cfg, memories)
+        scorer = resident("xcomet", "rl_nmt.scorers.comet.scorer:load_comet", options, placed["xcomet"], cfg, memories)
         parts["xcomet"] = _marking(scorer, wanted.xcomet, use_confidence=wanted.xcomet.use_confidence)
     if annotator is not None:
         parts["mqm"] = _marking(annotator, wanted.mqm, beside=True)
@@ -88,7 +88,7 @@ def resident(
             scorer = loader(**options, device=device, argument=f"reward.{name}.model_name_or_path")
         return remembering(name, scorer, cfg, memories)
 
-    return Shared(load) if processes.count() > 1 else load()
+    return Shared(load) if distributed.count() > 1 else load()
 
 
 def remembering(name: str, scorer, cfg: TranslateGemmaCfg, memories: dict[str, Remembered]):
@@ -121,5 +121,5 @@ def judge(cfg: TranslateGemmaCfg):
         argument="reward.mqm.endpoint",
         tokens_argument="reward.mqm.max_tokens",
         cache_size=0,
-        check=run_folder.is_main_process(),
+        check=distributed.is_main_process(),
     )

@@ -2,7 +2,7 @@
 
 Sources (JSONL, JSON, Parquet or the hub) → TranslateGemma's prompt → the policy samples G completions each →
 MetricX-24 scores them as a whole, XCOMET or an MQM judge marks error spans (reward.py) → every token gets the
-sequence reward plus the rewards of the spans it lies in (rl_nmt/credit.py) → TRL's GRPO loss.
+sequence reward plus the rewards of the spans it lies in (rl_nmt/training/token_credit.py) → TRL's GRPO loss.
 
     python -m recipes.translategemma.train --config recipes/translategemma/configs/pocket.yaml
     python -m recipes.translategemma.train --config … --eval_only             # the table of the start policy alone
@@ -25,10 +25,11 @@ from typing import Any
 from recipes.translategemma import settings
 from recipes.translategemma.checks import require_environment
 from recipes.translategemma.settings import TranslateGemmaCfg, accumulation_steps, check, hub_environment
-from rl_nmt import checkpoints, config, errors, processes, run_folder, takeover
+from rl_nmt import config, distributed, errors
 from rl_nmt.errors import ConfigError
-from rl_nmt.languages import bcp47, language
-from rl_nmt.run_folder import FileNames, SettingNames
+from rl_nmt.runs import checkpoints, named_checkpoint, run_folder
+from rl_nmt.runs.run_folder import FileNames, SettingNames
+from rl_nmt.text.languages import bcp47, language
 
 # The prompt that TranslateGemma's models are trained with (its technical report, arXiv 2601.09012).
 PROMPT = (
@@ -108,7 +109,7 @@ def prompt_template(cfg: TranslateGemmaCfg) -> str:
 
 def prompt_maker(cfg: TranslateGemmaCfg, tokenizer) -> Callable[[str], str]:
     """source → the user's turn in the policy's own chat format."""
-    from rl_nmt.prompts import chat_prompt, fill
+    from rl_nmt.text.prompts import chat_prompt, fill
 
     template = prompt_template(cfg)
     return lambda source: chat_prompt(tokenizer, fill(template, source))
@@ -153,7 +154,7 @@ def place_models(cfg: TranslateGemmaCfg) -> dict[str, str]:
     count = torch.cuda.device_count() if cfg.misc.device != "cpu" else 0
     if cfg.misc.device == "cuda" and not count:
         raise ConfigError("misc.device: cuda is not to be had here; use auto or cpu")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes.count())))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(distributed.count())))
     placement = place(
         count,
         scorers=settings.scorer_devices(cfg),
@@ -176,7 +177,7 @@ def place_models(cfg: TranslateGemmaCfg) -> dict[str, str]:
 
 def load_policy(cfg: TranslateGemmaCfg):
     """(tokenizer, precision, policy on its device)."""
-    from rl_nmt import policy
+    from rl_nmt.models import policy
 
     policy.prepare_processes()
     tokenizer = policy.load_tokenizer(cfg.model.policy_name_or_path, argument=POLICY)
@@ -186,7 +187,7 @@ def load_policy(cfg: TranslateGemmaCfg):
 
 
 def start_policy(cfg: TranslateGemmaCfg, tokenizer, precision):
-    from rl_nmt import policy
+    from rl_nmt.models import policy
 
     return policy.load_policy(
         cfg.model.policy_name_or_path, tokenizer, precision, cfg.model.attn_implementation, argument=POLICY
@@ -199,12 +200,12 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precis
     from transformers import PrinterCallback, ProgressCallback
     from trl import GRPOConfig
 
-    from rl_nmt.credit_trainer import TokenCredit, TokenCreditTrainer
-    from rl_nmt.policy import lora_config, losing_combination, make_reference_loadable
+    from rl_nmt.models.policy import lora_config, losing_combination, make_reference_loadable
+    from rl_nmt.training.token_credit_trainer import TokenCredit, TokenCreditTrainer
 
     rl, gen, log = cfg.rl, cfg.generation, cfg.logging
     if rl.kl and not cfg.model.lora_rank:
-        processes.from_main(lambda: make_reference_loadable(model, tokenizer, folder / "start_policy"))
+        distributed.from_main(lambda: make_reference_loadable(model, tokenizer, folder / "start_policy"))
         model.config._name_or_path = str(folder / "start_policy")
     args = GRPOConfig(
         output_dir=str(folder),
@@ -223,7 +224,7 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precis
         warmup_steps=rl.warmup_steps,
         optim=rl.optimizer,
         per_device_train_batch_size=rl.micro_batch_size,
-        gradient_accumulation_steps=accumulation_steps(cfg, processes.count()),
+        gradient_accumulation_steps=accumulation_steps(cfg, distributed.count()),
         scale_rewards="group",
         max_steps=rl.updates or -1,
         num_train_epochs=1,
@@ -236,7 +237,7 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precis
         gradient_checkpointing=cfg.model.gradient_checkpointing,
         bf16=precision.autocast,
         fp16=False,
-        **processes.training_device(precision.device),
+        **distributed.training_device(precision.device),
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=precision.device != "cpu",
@@ -265,8 +266,8 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precis
 
 def launch(cfg: TranslateGemmaCfg, reward, rows: list[dict], notes: dict, skip: bool) -> None:
     """Train only on a reward that cheats cannot win; asked once per run. Raises RewardRefused."""
-    from rl_nmt.attacks import require_launch
-    from rl_nmt.cheats import TONGUES
+    from rl_nmt.audit.cheats import TONGUES
+    from rl_nmt.audit.launch_gate import require_launch
 
     code = bcp47(cfg.data.target_lang).split("-")[0]
     if "launch_gate" in notes:
@@ -276,22 +277,22 @@ def launch(cfg: TranslateGemmaCfg, reward, rows: list[dict], notes: dict, skip: 
         print(f"launch gate: {why}", flush=True)
         notes["launch_gate"] = {"passed": None, "reasons": [why]}
     else:
-        notes["launch_gate"] = processes.from_main(
+        notes["launch_gate"] = distributed.from_main(
             lambda: require_launch(reward, rows, cfg.reward.max_soft_win_share, cfg.rl.seed, language=code)
         )
 
 
 def setup_wandb(cfg: TranslateGemmaCfg, folder: Path, notes: dict) -> None:
     """Start a W&B run if wanted and possible within seconds, or go on with the one in `notes`; no keys, no code."""
-    from rl_nmt import tracking
+    from rl_nmt.runs import wandb_run
 
     log = cfg.logging
-    if not log.use_wandb or not run_folder.is_main_process():
+    if not log.use_wandb or not distributed.is_main_process():
         return
-    mode, reason = tracking.choose_wandb_mode(log.wandb_mode)
+    mode, reason = wandb_run.choose_wandb_mode(log.wandb_mode)
     print(f"W&B: {mode} ({reason})", flush=True)
     if mode != "disabled":
-        run_id = tracking.start_wandb(
+        run_id = wandb_run.start_wandb(
             mode,
             folder,
             notes.get("wandb_id"),
@@ -310,7 +311,7 @@ def fixed_settings(cfg: TranslateGemmaCfg) -> dict:
 
 def identity_of(cfg: TranslateGemmaCfg, data_hash: str, reward) -> dict:
     """What a run is: what must stay the same for it to go on."""
-    from rl_nmt.tracking import finite
+    from rl_nmt.runs.metrics_file import finite
 
     return {
         **fixed_settings(cfg),
@@ -322,7 +323,7 @@ def identity_of(cfg: TranslateGemmaCfg, data_hash: str, reward) -> dict:
 
 def evaluator(cfg: TranslateGemmaCfg, tokenizer, rows: list[dict], reward) -> Callable:
     """model → Snapshot of its greedy translations of the held-out rows."""
-    from rl_nmt import evaluation
+    from rl_nmt.results import evaluation
 
     make_prompt = prompt_maker(cfg, tokenizer)
     return lambda model: evaluation.evaluate(
@@ -338,7 +339,7 @@ def evaluator(cfg: TranslateGemmaCfg, tokenizer, rows: list[dict], reward) -> Ca
 
 
 def schedule(cfg: TranslateGemmaCfg):
-    from rl_nmt.training import Schedule
+    from rl_nmt.training.loop import Schedule
 
     log = cfg.logging
     return Schedule(
@@ -362,14 +363,15 @@ def run(
 ) -> None:
     """The whole run, or what is left of it from the checkpoint `resume`."""
     from recipes.translategemma import data
-    from rl_nmt import export, training
-    from rl_nmt.tracking import finish_wandb
+    from rl_nmt.results import export
+    from rl_nmt.runs.wandb_run import finish_wandb
+    from rl_nmt.training import loop
     from wandb_reward_callback import WandbRewardCallback
 
     target, template = language(cfg.data.target_lang), prompt_template(cfg)
     force = actions["force"]
-    processes.from_main(lambda: training.accept_settings(folder, fixed_settings(cfg), DATA, resume, force))
-    rows = processes.from_main(lambda: data.load(cfg.data, folder, cfg.rl.seed))
+    distributed.from_main(lambda: loop.accept_settings(folder, fixed_settings(cfg), DATA, resume, force))
+    rows = distributed.from_main(lambda: data.load(cfg.data, folder, cfg.rl.seed))
     settings.check_rows(cfg, len(rows.train))
     reward = build_reward(cfg, placed)
     tokenizer, precision, model = load_policy(cfg)
@@ -377,26 +379,24 @@ def run(
     if actions["eval_only"]:
         return evaluate_only(folder, evaluate(model))
     identity, public = identity_of(cfg, rows.sha256, reward), config.to_public_dict(cfg)
-    training.accept_identity(folder, identity, public, resume, force)
-    before = training.earlier_evaluation(
-        folder, rows.heldout, reward, cfg.generation.max_new_tokens, resume, force, target
-    )
+    loop.accept_identity(folder, identity, public, resume, force)
+    before = loop.earlier_evaluation(folder, rows.heldout, reward, cfg.generation.max_new_tokens, resume, force, target)
     run_folder.save_identity(folder, identity, public)
-    if run_folder.is_main_process():
+    if distributed.is_main_process():
         config.save_resolved(cfg, folder / "resolved_config.yaml")
     notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
     if resume and cfg.logging.resume_from_checkpoint:
         if resume.path.parent != folder.resolve():
             notes.pop("wandb_id", None)  # the other run's
-        resume = processes.from_main(lambda: takeover.take_up(resume, folder))
-    with errors.last_words(command), processes.together():
+        resume = distributed.from_main(lambda: named_checkpoint.take_up(resume, folder))
+    with errors.last_words(command), distributed.together():
         if before is None:
             print(f"evaluating the start policy on {len(rows.heldout)} held-out rows", flush=True)
             before = evaluate(model)
-            if run_folder.is_main_process():
+            if distributed.is_main_process():
                 before.save(folder / "before.json")
         launch(cfg, reward, rows.heldout, notes, actions["skip_launch_gate"])
-        watch = training.build_watch(
+        watch = loop.build_watch(
             rows.heldout,
             cfg.misc.judge_model,
             placed.get("xcomet", "auto"),
@@ -407,7 +407,7 @@ def run(
         setup_wandb(cfg, folder, notes)
         try:
             trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, rows.train)
-            outputs = training.EvalOutputs(folder / FILES.samples, before, resume.step if resume else 0)
+            outputs = loop.EvalOutputs(folder / FILES.samples, before, resume.step if resume else 0)
 
             def look():
                 """The held-out translations of the present policy; those of the last evaluation are always kept."""
@@ -416,7 +416,7 @@ def run(
                     outputs.take(step, snapshot)
                 return snapshot
 
-            after = training.train(
+            after = loop.train(
                 folder,
                 trainer,
                 reward,
@@ -435,9 +435,9 @@ def run(
             best = export.finish_best(
                 folder, tokenizer, watch.choice(), lambda: start_policy(cfg, tokenizer, precision)
             )
-            if run_folder.is_main_process():
+            if distributed.is_main_process():
                 source = language(cfg.data.source_lang).name
-                training.write_results(folder, before, after, best, notes, cfg.rl.seed, target, FILES, source)
+                loop.write_results(folder, before, after, best, notes, cfg.rl.seed, target, FILES, source)
                 export.write_cards(
                     folder,
                     base_model=cfg.model.policy_name_or_path,
@@ -464,9 +464,10 @@ def told(cfg: TranslateGemmaCfg) -> dict[str, Any]:
 
 def evaluate_only(folder: Path, snapshot) -> None:
     """Print the table of the policy as it is and keep its outputs, of the last time alone; nothing is trained."""
-    from rl_nmt import evaluation, training
+    from rl_nmt.results import evaluation
+    from rl_nmt.training import loop
 
-    training.EvalOutputs(folder / EVAL_ONLY, snapshot).take(0, snapshot)
+    loop.EvalOutputs(folder / EVAL_ONLY, snapshot).take(0, snapshot)
     print(evaluation.print_table(evaluation.compare(snapshot, snapshot)), flush=True)
 
 
@@ -474,8 +475,8 @@ def find_resume(cfg: TranslateGemmaCfg, folder: Path):
     """The checkpoint to go on from: the newest valid one, the one that is named, or None. Raises ResumeRefused."""
     named = cfg.logging.resume_from_checkpoint
     if named:
-        return takeover.named(settings.checkpoint_folder(cfg), folder)
-    return checkpoints.find(folder, run_folder.is_main_process()) if cfg.logging.auto_resume else None
+        return named_checkpoint.named(settings.checkpoint_folder(cfg), folder)
+    return checkpoints.find(folder, distributed.is_main_process()) if cfg.logging.auto_resume else None
 
 
 def flags_to_continue(cfg: TranslateGemmaCfg) -> list[str]:
@@ -494,11 +495,11 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
     )
     check(cfg)
-    processes.mute_others()
+    distributed.mute_others()
     named = cfg.logging.resume_from_checkpoint
     fresh = actions["fresh"] or not (cfg.logging.auto_resume or named)
     if not (actions["eval_only"] or fresh or named):
-        from rl_nmt.training import finished
+        from rl_nmt.training.loop import finished
 
         if finished(Path(cfg.logging.output_dir).expanduser(), NAMES.output_dir):
             return 0
@@ -507,13 +508,13 @@ def main(argv: list[str] | None = None) -> int:
     require_environment(cfg)
     require_models(cfg)
     placed = place_models(cfg)
-    processes.start()
-    folder = processes.from_main(lambda: run_folder.open_run_folder(cfg.logging.output_dir, fresh, NAMES.output_dir))
+    distributed.start()
+    folder = distributed.from_main(lambda: run_folder.open_run_folder(cfg.logging.output_dir, fresh, NAMES.output_dir))
     command = run_folder.continue_command(
         argv, "-m recipes.translategemma.train", folder, fresh, f"--{NAMES.output_dir}", flags_to_continue(cfg)
     )
     with run_folder.lock(folder, NAMES.output_dir):
-        resume = None if actions["eval_only"] else processes.from_main(lambda: find_resume(cfg, folder))
+        resume = None if actions["eval_only"] else distributed.from_main(lambda: find_resume(cfg, folder))
         run(cfg, folder, resume, actions, placed, started, command)
     return 0
 

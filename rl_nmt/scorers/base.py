@@ -5,19 +5,10 @@ Modules in this folder import neither trl nor datasets, so that they run in any 
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
-
-from rl_nmt import hub, processes
-from rl_nmt.errors import ConfigError
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -72,140 +63,6 @@ class Scorer(Protocol):
 
         A changed identity stops a resume, a changed environment is only listed.
         """
-
-
-def fetch(argument: str, name: str, filename: str, patterns: Sequence[str] | None = None) -> Path:
-    """The local folder of a model: a path that exists, the hub cache, or else a download.
-
-    Args:
-        argument: the setting that names the model, for messages.
-        name: a path or a hub name, also with @revision; a path that exists wins.
-        filename: a file every such model has; decides whether the cache already holds it.
-        patterns: globs of the files to download; None takes all of them.
-
-    Raises:
-        ConfigError: a path that is not there, or a folder without `filename`.
-        MissingService: the hub is needed and cannot be reached (found out in seconds), knows no such
-            model, or wants its licence accepted first.
-    """
-    path = Path(name).expanduser()
-    if not path.is_file():
-        hub.require_model(argument, name, filename)
-    if path.exists():
-        return path
-    from huggingface_hub import snapshot_download
-
-    try:
-        cached = hub.is_cached(name, filename)
-        repository, revision = hub.split_revision(name)
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=cached))
-    except Exception as error:  # whatever the hub client raises: requests', its own, OSError
-        raise hub.explain(argument, name, error) from error
-
-
-def fingerprint(file: Path) -> str:
-    """Size and SHA-256 of the first and last megabyte: cheap, and different for any retrained weights."""
-    size, chunk = file.stat().st_size, 1 << 20
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        digest.update(stream.read(chunk))
-        stream.seek(max(0, size - chunk))
-        digest.update(stream.read(chunk))
-    return f"{size}-{digest.hexdigest()[:16]}"
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """Installed version per package; packages that are not installed are left out."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def require_device(argument: str, device: str) -> str:
-    """`device` if torch can use it here.
-
-    Raises:
-        ConfigError: not a device name, or a CUDA device that is not there.
-    """
-    import torch
-
-    try:
-        kind, index = torch.device(device).type, torch.device(device).index or 0
-    except RuntimeError:
-        raise ConfigError(f"{argument}: {device!r} is no device; use cpu, cuda or cuda:N") from None
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "cuda" and index >= count:
-        raise ConfigError(f"{argument}: {device} is not there ({count} CUDA devices); use cpu")
-    return device
-
-
-def torch_dtype(argument: str, dtype: str, device: str = "cpu"):
-    """The torch dtype of this name. Raises ConfigError for another, and for float16 away from CUDA."""
-    import torch
-
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise ConfigError(f"{argument}: {dtype!r} is no precision of a judge; use float32, bfloat16 or float16")
-    if dtype == "float16" and torch.device(device).type != "cuda":
-        raise ConfigError(f"{argument}: float16 needs a CUDA device, not {device}; use bfloat16 or float32")
-    return getattr(torch, dtype)
-
-
-@contextmanager
-def loading() -> Iterator[None]:
-    """Root logger, warning filters and random state are the caller's again afterwards.
-
-    `import comet` sets the root logger to INFO with a handler, and its torchmetrics warns of pkg_resources;
-    building a model draws from the global generator, which would make a resumed run differ from an
-    uninterrupted one.
-    """
-    import warnings
-
-    import torch
-
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    comet = logging.getLogger("comet")
-    comet_level = comet.level
-    comet.setLevel(logging.WARNING)  # it tells at INFO that its encoder is frozen
-    try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), processes.outside_zero3():
-            warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-            yield
-    finally:
-        comet.setLevel(comet_level)
-        root.setLevel(level)
-        root.handlers[:] = handlers
-
-
-_precision_lock = threading.Lock()
-_precision_users: list[str] = []  # what each open full_precision() found; the last one out restores the first
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """No gradients, and fp32 products in fp32 whatever precision the policy has set; restored afterwards.
-
-    The precision is one for the process while scorers may run in threads side by side: it is given back when
-    the last of them leaves.
-    """
-    import torch
-
-    with _precision_lock:
-        _precision_users.append(torch.get_float32_matmul_precision())
-        torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        with _precision_lock:
-            found = _precision_users[0]
-            _precision_users.pop()
-            if not _precision_users:
-                torch.set_float32_matmul_precision(found)
 
 
 def ask(argument: str, function: Callable[[list], Any], items: list, limits: tuple[float, float] | None) -> list:

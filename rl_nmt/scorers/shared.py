@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from rl_nmt import processes
+from rl_nmt import distributed
 from rl_nmt.scorers.base import Scorer, Scores, Segment, isolate
 
 BackTranslator = Callable[[list[str]], list[str]]
@@ -28,16 +28,16 @@ class _OncePerMachine:
 
     def __init__(self, load: Callable[[], Any], told: Sequence[str]):
         self._model: Any = None
-        self._group, ranks = processes.machine_group() if processes.count() > 1 else (None, [processes.rank()])
+        self._group, ranks = distributed.machine_group() if distributed.count() > 1 else (None, [distributed.rank()])
         self._ranks = ranks
-        self.owner = processes.rank() == ranks[0]
+        self.owner = distributed.rank() == ranks[0]
         """Is the model in this process?"""
         self.stats: dict[str, Any] = {}
         """What the model tells about its last call, on every process."""
         self.marks = False  # did the last call give spans, to any process?
 
         def describe() -> dict[str, Any]:
-            with processes.outside_zero3():
+            with distributed.outside_zero3():
                 self._model = load()
             return {name: getattr(self._model, name) for name in told} | {"signature": self._model.signature()}
 
@@ -46,7 +46,7 @@ class _OncePerMachine:
     @property
     def collective(self) -> bool:
         """Must every process of the machine call now, with nothing too? Not one by itself (processes.from_main)."""
-        return self._group is not None and not processes.alone()
+        return self._group is not None and not distributed.alone()
 
     def signature(self) -> dict[str, dict]:
         """The model's own: where it runs makes no number."""
@@ -73,10 +73,10 @@ class _OncePerMachine:
         if self._group is None:
             told = error
         else:
-            from torch import distributed
+            import torch.distributed as dist
 
-            box = [(result, processes.sendable(error))]
-            distributed.broadcast_object_list(box, src=self._ranks[0], group=self._group)
+            box = [(result, distributed.sendable(error))]
+            dist.broadcast_object_list(box, src=self._ranks[0], group=self._group)
             result, told = box[0]
         if told is not None:
             raise error or told
@@ -84,15 +84,15 @@ class _OncePerMachine:
 
     def _ask(self, items: list[Hashable], answer: Callable[[list], list[tuple]]) -> list[tuple]:
         """One answer per item, of this process's; (None, None) where the model failed on it. Collective."""
-        from torch import distributed
+        import torch.distributed as dist
 
         asked: list[list] = [[] for _ in self._ranks]
-        distributed.gather_object(items, asked if self.owner else None, dst=self._ranks[0], group=self._group)
+        dist.gather_object(items, asked if self.owner else None, dst=self._ranks[0], group=self._group)
         parts: list[tuple] = [() for _ in self._ranks]
         if self.owner:
             parts = self._answers(asked, answer)
         mine: list[Any] = [None]
-        distributed.scatter_object_list(mine, parts, src=self._ranks[0], group=self._group)
+        dist.scatter_object_list(mine, parts, src=self._ranks[0], group=self._group)
         answers, self.marks, self.stats = mine[0]
         return answers
 

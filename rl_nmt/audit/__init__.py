@@ -1,0 +1,1 @@
+"""What a reward may be trusted with: cheats, noise, agreement with people."""

@@ -1,0 +1,411 @@
+"""Re-weigh saved reward components offline: what would another weighting have rewarded?
+
+    python -m rl_nmt.audit.reweigh runs/pocket/rollouts.jsonl --set w_qe=0.5 w_cycle=0.5
+    python smoke_test_rewards.py --file outputs.jsonl --score mqm --rollouts scored.jsonl    # any file ...
+    python -m rl_nmt.audit.reweigh scored.jsonl --set w_qe=0.5 --human mqm                      # ... against people
+
+Reads rows {step, group, english, completion, components, gate, total}; needs neither torch nor a model. The
+old settings are those that the rows were scored with: `--config`, or the YAML file of the same name beside
+the rows (what `--rollouts` writes), or resolved_config.yaml in their folder (a run's). They must give the
+saved totals back, else nothing is reported. The formula is the reward's own: a function
+(row, settings) -> float | None, named by `--formula MODULE:FUNCTION`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rl_nmt import errors
+from rl_nmt.audit import correlation
+from rl_nmt.errors import ConfigError
+
+Formula = Callable[[dict[str, Any], Any], float | None]
+DEFAULT_FORMULA = "rewards_en_ta_dupo:combine"
+SAME = 1e-6  # totals closer than this are equal
+EXAMPLES = 3
+NOT_COMPONENTS = ("english", "output", "completion", "backtranslation", "gate", "total")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One scored output: `row` is what the formula reads (components and gate), `total` what it once earned."""
+
+    group: Hashable
+    english: str
+    completion: str
+    row: dict[str, Any]
+    total: float | None
+    human: float | None = None
+
+
+def rollout_row(row: Mapping[str, Any], step: int, group: int, **extra: Any) -> dict[str, Any]:
+    """One line of rollouts.jsonl from a row of the reward's `score_components`; `extra` are further columns.
+
+    `components` takes every number (or None) of the row; texts and lists stay out.
+    """
+    numbers = {
+        name: value
+        for name, value in row.items()
+        if name not in NOT_COMPONENTS and (value is None or (isinstance(value, int | float) and math.isfinite(value)))
+    }
+    return {
+        "step": step,
+        "group": group,
+        "english": row["english"],
+        "completion": row["output"],
+        "components": numbers,
+        "gate": row["gate"],
+        "total": row["total"],
+        **extra,
+    }
+
+
+# --- reading -------------------------------------------------------------------------------------------
+
+
+def read_rollouts(path: Path, human: str = "") -> list[Sample]:
+    """The samples of a rollouts file; `human` names a column of numbers (texts that are numbers are read too).
+
+    Raises ConfigError: no such file, a line that is no row (its number and what it lacks), a human score
+    that is no number, no samples.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"rollouts: {path} cannot be read as UTF-8 text ({error})") from None
+    samples = [_sample(line, f"{path} line {i}", human) for i, line in enumerate(lines, 1) if line.strip()]
+    if not samples:
+        raise ConfigError(f"rollouts: {path} holds no rows")
+    return samples
+
+
+def _sample(line: str, where: str, human: str) -> Sample:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{where} is no JSON") from None
+    if not isinstance(row, dict) or not isinstance(row.get("components"), dict):
+        raise ConfigError(f"{where} has no components: write them with smoke_test_rewards.py --rollouts")
+    missing = [name for name in ("english", "gate", "total") if name not in row]
+    if missing:
+        raise ConfigError(f"{where} lacks {', '.join(missing)}: it has {', '.join(row)}")
+    score = None
+    if human:
+        if human not in row:
+            raise ConfigError(f"--human: {where} has no column {human!r}: it has {', '.join(row)}")
+        score = number(row[human], f"--human: {where}: {human}")
+    group = (row.get("step"), row["group"]) if row.get("group") is not None else row["english"]
+    total = row["total"]
+    if total is not None and (isinstance(total, bool) or not isinstance(total, int | float) or total != total):
+        raise ConfigError(f"{where}: total {total!r} is no number")
+    completion = str(row.get("completion", ""))
+    return Sample(group, str(row["english"]), completion, {**row["components"], "gate": row["gate"]}, total, score)
+
+
+def number(value: Any, where: str) -> float | None:
+    """A human score from a cell: a finite number, also as text; None for null or blank. Raises ConfigError."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if isinstance(value, bool) or not math.isfinite(found):
+        raise ConfigError(f"{where} {value!r} is no number")
+    return found
+
+
+def load_settings(rollouts: Path, given: Path | None) -> dict[str, Any]:
+    """The settings that the rows were scored with: a flat YAML mapping. Raises ConfigError."""
+    import yaml
+
+    places = [given] if given else [rollouts.with_suffix(".yaml"), rollouts.parent / "resolved_config.yaml"]
+    for place in places:
+        if place.is_file():
+            try:
+                settings = yaml.safe_load(place.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                raise ConfigError(f"--config: {place} cannot be read ({error})") from None
+            if not isinstance(settings, dict):
+                raise ConfigError(f"--config: {place} holds no settings: give the run's resolved_config.yaml")
+            return settings
+    raise ConfigError(
+        f"--config: no settings found ({', '.join(map(str, places))}): name the YAML file the rows were scored with"
+    )
+
+
+def load_formula(name: str) -> Formula:
+    """Import "module:function", also from the folder that holds rl_nmt (the scripts). Raises ConfigError."""
+    module, _, function = name.partition(":")
+    scripts = str(Path(__file__).resolve().parent.parent)
+    if scripts not in sys.path:
+        sys.path.append(scripts)
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"--formula: {name} cannot be imported ({error}): write module:function") from None
+    if not callable(found):
+        raise ConfigError(f"--formula: {name} is a {type(found).__name__}, not a function")
+    return found
+
+
+class Settings(Mapping):
+    """Settings for a formula, as a mapping and as attributes; `read` collects the names it asks for."""
+
+    def __init__(self, values: Mapping[str, Any]):
+        self._values = dict(values)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return self._values[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __iter__(self):
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+# --- weighing ------------------------------------------------------------------------------------------
+
+
+def parse_changes(words: Sequence[str]) -> dict[str, float]:
+    """`name=number` words as a dict. Raises ConfigError: no number, NaN, infinite or negative, given twice."""
+    changes: dict[str, float] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        name = name.strip().replace("-", "_")
+        try:
+            value = float(text)
+        except ValueError:
+            value = None
+        if not equals or not name or value is None:
+            raise ConfigError(f"--set: {word!r} is not name=number")
+        if not math.isfinite(value) or value < 0:
+            raise ConfigError(f"--set: {name}={text.strip()} must be a finite number of at least 0")
+        if name in changes:
+            raise ConfigError(f"--set: {name} is given twice")
+        changes[name] = value
+    return changes
+
+
+def weigh(samples: Sequence[Sample], formula: Formula, settings: Mapping[str, Any]) -> tuple[list, set[str]]:
+    """Totals of all samples under `settings`, and the names of settings that the formula read.
+
+    Raises ConfigError when the formula needs a setting that is not there or cannot use one.
+    """
+    recorder = Settings(settings)
+    try:
+        totals = [formula(sample.row, recorder) for sample in samples]
+    except (KeyError, AttributeError) as error:
+        raise ConfigError(f"--formula needs {error}, which is neither in the settings nor in the rows") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"--formula cannot use these settings or rows: {error}") from None
+    return totals, recorder.read
+
+
+def reweigh(
+    samples: Sequence[Sample], formula: Formula, settings: Mapping[str, Any], changes: Mapping[str, float]
+) -> list[float | None]:
+    """New totals, one per sample, after checking that the old settings give the saved totals back.
+
+    Raises ConfigError: the old totals do not come back; a name that the formula does not read or that is no
+    number there; a component that was not measured in this file; new totals that are all the same.
+    """
+    old, known = weigh(samples, formula, settings)
+    for sample, total in zip(samples, old, strict=True):
+        if (total is None) != (sample.total is None) or (total is not None and abs(total - sample.total) > SAME):
+            raise ConfigError(
+                f"--config: these settings do not give the saved totals back ({total} instead of {sample.total} for "
+                f"{sample.english[:60]!r}): name the YAML file that the rows were scored with"
+            )
+    numeric = sorted(name for name in known if isinstance(settings.get(name), int | float))
+    for name in changes:
+        if name not in numeric:
+            raise ConfigError(f"--set: the formula reads no number {name!r}; it reads {', '.join(numeric)}")
+    new, _ = weigh(samples, formula, {**settings, **changes})
+    lost = [sample for sample, total in zip(samples, new, strict=True) if total is None and sample.total is not None]
+    if lost:
+        missing = [name for name, value in lost[0].row.items() if value is None and name != "gate"]
+        raise ConfigError(
+            f"--set: {len(lost)} of {len(samples)} samples lack what these weights ask for ({', '.join(missing)}): "
+            "score the texts again with that weight above 0"
+        )
+    _require_spread(samples, new)
+    return new
+
+
+def _require_spread(samples: Sequence[Sample], totals: Sequence[float | None]) -> None:
+    passing = [t for s, t in zip(samples, totals, strict=True) if s.row["gate"] is None and t is not None]
+    if len(passing) < 2:
+        raise ConfigError(f"rollouts: {len(passing)} of {len(samples)} samples passed the gates: nothing to compare")
+    if max(passing) - min(passing) <= SAME:
+        raise ConfigError(
+            f"--set: the total is {passing[0]:.3f} for all {len(passing)} samples that pass the gates: these weights "
+            "reward nothing"
+        )
+
+
+# --- reporting -----------------------------------------------------------------------------------------
+
+
+def compare(samples: Sequence[Sample], new: Sequence[float | None]) -> dict[str, Any]:
+    """Old totals against new ones, as plain values.
+
+    "rows", "groups" (with at least two scored samples); "flipped" groups whose old winner is no longer
+    among the best, of the "decided" ones (not tied before); "examples" of them, the largest new margin
+    first; "spearman" over all rows; per side "mean", "std" (within groups, averaged), "tied" (share of
+    groups without any difference), "saturated" (share of rows at 1).
+    """
+    groups: dict[Hashable, list[tuple[Sample, float, float]]] = defaultdict(list)
+    for sample, total in zip(samples, new, strict=True):
+        if sample.total is not None and total is not None:
+            groups[sample.group].append((sample, sample.total, total))
+    scored = [item for group in groups.values() for item in group]
+    several = [group for group in groups.values() if len(group) > 1]
+    decided, flips = 0, []
+    for group in several:
+        if _spread([old for _, old, _ in group]) <= SAME:
+            continue
+        decided += 1
+        winner, best = max(group, key=lambda item: item[1]), max(group, key=lambda item: item[2])
+        if best[2] - winner[2] > SAME:
+            flips.append((best[2] - winner[2], winner, best))
+    flips.sort(key=lambda flip: -flip[0])
+    ranks = correlation.measure([t for *_, t in scored], [old for _, old, _ in scored], range(len(scored)))
+    return {
+        "rows": len(samples),
+        "scored": len(scored),
+        "groups": len(several),
+        "decided": decided,
+        "flipped": len(flips),
+        "spearman": ranks.spearman,
+        "examples": [_example(winner, best) for _, winner, best in flips[:EXAMPLES]],
+        "old": _spreads([old for _, old, _ in scored], [[old for _, old, _ in group] for group in several]),
+        "new": _spreads([t for *_, t in scored], [[t for *_, t in group] for group in several]),
+    }
+
+
+def _spread(values: Sequence[float]) -> float:
+    return max(values) - min(values)
+
+
+def _spreads(values: list[float], groups: list[list[float]]) -> dict[str, float | None]:
+    return {
+        "mean": float(np.mean(values)) if values else None,
+        "std": float(np.mean([np.std(group) for group in groups])) if groups else None,
+        "tied": float(np.mean([_spread(group) <= SAME for group in groups])) if groups else None,
+        "saturated": float(np.mean([value >= 1 - SAME for value in values])) if values else None,
+    }
+
+
+def _example(winner: tuple[Sample, float, float], best: tuple[Sample, float, float]) -> dict[str, Any]:
+    return {
+        "english": winner[0].english,
+        "old_winner": {"text": winner[0].completion, "old": winner[1], "new": winner[2]},
+        "new_winner": {"text": best[0].completion, "old": best[1], "new": best[2]},
+    }
+
+
+def against_people(samples: Sequence[Sample], new: Sequence[float | None]) -> dict[str, correlation.Agreement]:
+    """Agreement with the human scores: each component (of samples that pass), the old total, the new total."""
+    passing = [sample.row if sample.row["gate"] is None else {} for sample in samples]
+    totals = {"old total": [sample.total for sample in samples], "new total": new}
+    return correlation.table(passing, [s.human for s in samples], [s.english for s in samples], totals)
+
+
+def as_text(found: dict[str, Any], changes: Mapping[str, float], settings: Mapping[str, Any]) -> str:
+    """The comparison for the screen."""
+
+    def cell(value: float | None) -> str:
+        return f"{'–' if value is None else f'{value:.3f}':>10}"
+
+    changed = [f"{name} {settings[name]:g} → {value:g}" for name, value in changes.items()]
+    share = f" ({found['flipped'] / found['decided']:.1%})" if found["decided"] else ""
+    lines = [
+        ", ".join(changed) or "nothing changed",
+        f"{found['rows']} rows, {found['scored']} scored, {found['groups']} groups of several",
+        f"winners that flip: {found['flipped']} of {found['decided']} groups{share}",
+        f"rank correlation with the old reward (Spearman): {cell(found['spearman']).strip()}",
+        f"{'':<26}{'old':>10}{'new':>10}",
+    ]
+    for name, label in (
+        ("mean", "mean"),
+        ("std", "std within groups"),
+        ("tied", "groups without difference"),
+        ("saturated", "rows at 1"),
+    ):
+        lines.append(f"{label:<26}{cell(found['old'][name])}{cell(found['new'][name])}")
+    for example in found["examples"]:
+        lines.append(f"english    {example['english']}")
+        for label, side in (("old winner", example["old_winner"]), ("new winner", example["new_winner"])):
+            lines.append(f"{label} {side['old']:.3f} → {side['new']:.3f}  {side['text']}")
+    return "\n".join(lines)
+
+
+class Parser(argparse.ArgumentParser):
+    """Bad arguments end in the same one line as everywhere."""
+
+    def error(self, message: str):
+        raise ConfigError(message)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(
+        prog="python -m rl_nmt.audit.reweigh",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("rollouts", type=Path, help="JSONL of scored samples")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=NUMBER", help="new weights")
+    parser.add_argument("--human", default="", metavar="COLUMN", help="column with human scores, more is better")
+    parser.add_argument("--config", type=Path, help="settings the rows were scored with")
+    parser.add_argument("--formula", default=DEFAULT_FORMULA, help="module:function (row, settings) -> total")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    args = parser.parse_args(argv)
+    changes = parse_changes(args.set)
+    samples = read_rollouts(args.rollouts, args.human)
+    settings = load_settings(args.rollouts, args.config)
+    new = reweigh(samples, load_formula(args.formula), settings, changes)
+    found = compare(samples, new)
+    print(as_text(found, changes, settings))
+    if args.human:
+        people = against_people(samples, new)
+        print(correlation.as_text(people, args.human))
+        found["human"] = {name: vars(row) for name, row in people.items()}
+    if args.json:
+        write_json(args.json, {"set": changes, **found})
+    return 0
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON (UTF-8, indented). Raises CannotWrite."""
+    try:
+        path.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise errors.CannotWrite(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+if __name__ == "__main__":
+    errors.run(main)

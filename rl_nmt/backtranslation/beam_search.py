@@ -1,0 +1,264 @@
+"""NLLB's beam search over the weights that transformers has loaded: the texts of its `generate`, less work.
+
+A search of our own where transformers has one, because back-translation is half of what a step waits for:
+source keys are kept once per text and not once per beam, the cache is never reordered, finished texts leave the
+batch, and linears take oneDNN's layout on a CPU. The tests hold its texts against
+`generate(num_beams=…, early_stopping=True)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from rl_nmt.errors import ConfigError
+from rl_nmt.models.linears import Prepacked, prepacked_works
+from rl_nmt.models.loading import full_precision
+
+FILL = 0.85  # rows encoded together are at least this share of the longest of them
+KEEP = 0.9  # finished texts leave the search once fewer than this share of its rows go on
+GROWTH = 32  # steps that the cache of the past grows by
+LOGIT_ROWS = 128  # hypotheses whose logits exist at once: 131 MB for NLLB's 256,206 tokens in float32
+CHUNK = 128  # vocabulary entries that share one maximum
+
+
+class TransformersEngine:
+    """Beam search over a resident M2M100 (every dense NLLB) of transformers; never samples, keeps no gradients.
+
+    Weights and encoder are transformers'; the search is `beam_search` here: the hypotheses of
+    `generate(num_beams=beams, early_stopping=True)` for a fraction of its work.
+    """
+
+    backend = "transformers"
+
+    def __init__(self, argument: str, folder: Path, tokenizer, target, beams: int, device: str, dtype: str):
+        from transformers import AutoModelForSeq2SeqLM
+
+        try:
+            model, info = AutoModelForSeq2SeqLM.from_pretrained(
+                folder, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ConfigError(f"{argument}: {folder} holds no translation model that loads: {error}") from error
+        if type(model).__name__ != "M2M100ForConditionalGeneration":
+            raise ConfigError(f"{argument}: {folder} is {type(model).__name__}, not M2M100 as dense NLLB models are")
+        if info["missing_keys"]:
+            first = sorted(info["missing_keys"])[0]
+            raise ConfigError(f"{argument}: {folder} lacks {len(info['missing_keys'])} weights, {first} first")
+        self.model = model.eval().requires_grad_(False).to(device)
+        self.packed = torch.device(device).type == "cpu" and prepacked_works()
+        if self.packed:
+            _replace_linears(model, torch.nn.Linear, _PackedLinear)
+        self.tokenizer, self.beams, self.dtype = tokenizer, beams, dtype
+        self.target_id = tokenizer.convert_tokens_to_ids(target)
+        self.vocabulary = model.config.vocab_size
+        self.longest_source = model.config.max_position_embeddings
+
+    def generate(self, rows: list[list[int]], caps: list[int]) -> tuple[list[list[int]], int, int]:
+        """See `Engine.generate`."""
+        config = self.model.config
+        # No sampling, but M2M100's encoder draws a LayerDrop number per layer from the global generator.
+        with full_precision(), torch.random.fork_rng(devices=[]):
+            states, real, padded = self._encode(rows)
+            decoder = _Decoder(self.model, states, real)
+            prompt = (config.decoder_start_token_id, self.target_id)
+            ids = beam_search(decoder, prompt, config.eos_token_id, caps, self.beams)
+        return ids, sum(row[-1] != config.eos_token_id for row in ids), padded
+
+    def to(self, device: str) -> None:
+        """Move the weights; away from where they were loaded torch's own linears take over."""
+        if self.packed and torch.device(device).type != "cpu":
+            _replace_linears(self.model, _PackedLinear, _PackedLinear.plain)
+            self.packed = False
+        self.model.to(device)
+
+    def _encode(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """States (n, S, d), which of them are real (n, S), and how many padding positions were encoded.
+
+        Only similar lengths are encoded together: the search wants many rows at once, padding wants few.
+        """
+        device, longest = self.model.device, len(rows[0])
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        real = torch.arange(longest, device=device) < lengths[:, None]
+        states = torch.zeros(len(rows), longest, self.model.config.d_model, dtype=self.model.dtype, device=device)
+        first = padded = 0
+        while first < len(rows):
+            length = len(rows[first])
+            last = next((i for i in range(first, len(rows)) if len(rows[i]) < FILL * length), len(rows))
+            ids = [row + [self.model.config.pad_token_id] * (length - len(row)) for row in rows[first:last]]
+            encoded = self.model.get_encoder()(
+                input_ids=torch.tensor(ids, device=device), attention_mask=real[first:last, :length].long()
+            )
+            states[first:last, :length] = encoded.last_hidden_state
+            padded += sum(length - len(row) for row in rows[first:last])
+            first = last
+        return states, real, padded
+
+
+class _PackedLinear(torch.nn.Module):
+    """A linear layer of the CPU over its weight in oneDNN's layout, twice as fast as torch's own."""
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__()
+        weight, bias = linear.weight, linear.bias
+        bias = weight.new_zeros(len(weight)) if bias is None else bias
+        self.linear = Prepacked(weight, bias, weight.dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x)
+
+    def plain(self) -> torch.nn.Linear:
+        """torch's own layer again."""
+        weight = self.linear.weight.to_dense()
+        layer = torch.nn.Linear(weight.shape[1], weight.shape[0], device="meta").requires_grad_(False)
+        layer.weight, layer.bias = (torch.nn.Parameter(x, False) for x in (weight, self.linear.bias))
+        return layer
+
+
+def _replace_linears(model: torch.nn.Module, kind: type, make) -> None:
+    """Put `make(layer)` in the place of every layer of this kind."""
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, kind):
+                setattr(parent, name, make(layer))
+
+
+class _Decoder:
+    """M2M100's decoder over k hypotheses of each of n texts, one token a step.
+
+    Keys and values of the source are kept once per text, not once per hypothesis. So is the past: one cache per
+    text that no step reorders; a mask says which of its slots a hypothesis comes from.
+
+    Args:
+        states (n, S, d), real (n, S): what the encoder made of the texts, and where it is no padding.
+    """
+
+    def __init__(self, model, states: torch.Tensor, real: torch.Tensor):
+        self.decoder, self.lm_head = model.get_decoder(), model.lm_head
+        self.heads, self.device = model.config.decoder_attention_heads, states.device
+        self.mask = None if real.all() else real[:, None, None]  # (n, 1, 1, S)
+        readers = [layer.encoder_attn for layer in self.decoder.layers]
+        self.source = [[self._split(project(states)) for project in (r.k_proj, r.v_proj)] for r in readers]
+        self.past = [[x[:, :, :0] for x in pair] for pair in self.source]
+        self.seen = real.new_zeros(len(states), 1, 0)  # (n, k, slots): whose past is where
+        self.steps = 0
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Last hidden states (n, k, d) behind `tokens` (n, k), the newest of each hypothesis."""
+        n, k = tokens.shape
+        first = self.seen.shape[2]
+        last = first + k
+        if last > self.past[0][0].shape[2]:
+            for pair in self.past:
+                pair[:] = [F.pad(x, (0, 0, 0, GROWTH * k)) for x in pair]
+        own = torch.eye(k, dtype=torch.bool, device=self.device).expand(n, k, k)
+        self.seen = torch.cat([self.seen, own], dim=2)
+        places = self.decoder.embed_positions(tokens.reshape(-1, 1), past_key_values_length=self.steps)
+        hidden = self.decoder.embed_tokens(tokens) + places.view(n, k, -1)
+        for layer, (keys, values), source in zip(self.decoder.layers, self.past, self.source, strict=True):
+            x = layer.self_attn_layer_norm(hidden)
+            keys[:, :, first:last] = self._split(layer.self_attn.k_proj(x))
+            values[:, :, first:last] = self._split(layer.self_attn.v_proj(x))
+            past = keys[:, :, :last], values[:, :, :last]
+            hidden = hidden + self._attend(layer.self_attn, x, past, self.seen[:, None])
+            x = layer.encoder_attn_layer_norm(hidden)
+            hidden = hidden + self._attend(layer.encoder_attn, x, source, self.mask)
+            x = layer.fc1(layer.final_layer_norm(hidden))
+            hidden = hidden + layer.fc2(layer.activation_fn(x))
+        self.steps += 1
+        return self.decoder.layer_norm(hidden)
+
+    def best(self, hidden: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The `count` best next tokens of each hypothesis: log-probabilities and ids, (n, k, count) each."""
+        parts = [top_log_probs(self.lm_head(x), count) for x in hidden.flatten(0, 1).split(LOGIT_ROWS)]
+        values, ids = (torch.cat(x).unflatten(0, hidden.shape[:2]) for x in zip(*parts, strict=True))
+        return values, ids
+
+    def follow(self, parents: torch.Tensor) -> None:
+        """From here on hypothesis j of text i continues hypothesis `parents[i, j]` (n, k)."""
+        self.seen = _take(self.seen, parents)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these texts only."""
+        self.seen, self.mask = self.seen[rows], None if self.mask is None else self.mask[rows]
+        for pair in (*self.past, *self.source):  # one layer after the other: never two caches at once
+            pair[:] = [x[rows] for x in pair]
+
+    def _attend(self, attention, x: torch.Tensor, past: Sequence[torch.Tensor], mask) -> torch.Tensor:
+        mixed = F.scaled_dot_product_attention(self._split(attention.q_proj(x)), *past, attn_mask=mask)
+        return attention.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, k, d) → (n, heads, k, d / heads)."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+def beam_search(decoder: _Decoder, prompt: Sequence[int], eos: int, caps: list[int], beams: int) -> list[list[int]]:
+    """The best hypothesis of each text: new ids from the last of `prompt` (the language tag) to `eos` or its cap.
+
+    The rules are those of transformers' `generate` with early_stopping=True and length_penalty=1. Of the
+    2 · beams best continuations those among the first `beams` that end are finished, at their mean
+    log-probability; a text is through once it has `beams` of them, or at its cap, where all end. It then leaves
+    the batch, so that nobody waits for the slowest. beams = 1 is greedy search.
+    """
+    finished: list[list[tuple[float, list[int]]]] = [[] for _ in caps]
+    texts, limits = list(range(len(caps))), torch.tensor(caps, device=decoder.device)
+    for token in prompt:
+        tokens = torch.full((len(caps), 1), token, device=decoder.device)
+        hidden = decoder.step(tokens)
+    paths = tokens[..., None]  # (n, k, t): the new ids so far
+    scores = torch.zeros(len(caps), 1, device=decoder.device)  # (n, k): sums of log-probabilities
+    while True:
+        values, tokens = decoder.best(hidden, 2 * beams)
+        values, order = (values + scores[..., None]).flatten(1).topk(2 * beams)  # (n, 2 · beams)
+        tokens, parents = tokens.flatten(1).gather(1, order), order // (2 * beams)
+        length = paths.shape[2] + 1
+        ends = (tokens == eos) | (limits <= length)[:, None]
+        unfinished = [len(finished[text]) < beams for text in texts]
+        cells = ends[:, :beams].nonzero()
+        i, j = cells.T
+        ended = torch.cat([paths[i, parents[i, j]], tokens[i, j][:, None]], dim=1)
+        for row, value, path in zip(i.tolist(), (values[i, j] / length).tolist(), ended.tolist(), strict=True):
+            if unfinished[row]:
+                finished[texts[row]].append((value, path))
+        live = [row for row, text in enumerate(texts) if len(finished[text]) < beams]
+        if not live:
+            return [max(found, key=lambda pair: pair[0])[1] for found in finished]
+        scores, picked = values.masked_fill(ends, -torch.inf).topk(beams)  # (n, beams)
+        parents, tokens = parents.gather(1, picked), tokens.gather(1, picked)
+        paths = torch.cat([_take(paths, parents), tokens[..., None]], dim=2)
+        decoder.follow(parents)
+        if len(live) <= KEEP * len(texts):
+            rows = torch.tensor(live, device=decoder.device)
+            decoder.keep(rows)
+            texts, limits = [texts[row] for row in live], limits[rows]
+            scores, tokens, paths = scores[rows], tokens[rows], paths[rows]
+        hidden = decoder.step(tokens)
+
+
+def top_log_probs(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` highest log-probabilities of each row of `logits` (n, V), and their ids; (n, count) each.
+
+    Over a large vocabulary a sort of everything costs more than the layers: whatever is among the best `count`
+    lies in one of the `count` chunks with the highest maxima.
+    """
+    log_probs = logits.float().log_softmax(dim=1)
+    n, vocabulary = log_probs.shape
+    chunks = vocabulary // CHUNK
+    if chunks <= 8 * count:
+        return log_probs.topk(count)
+    within = torch.arange(CHUNK, device=logits.device)
+    maxima = log_probs[:, : chunks * CHUNK].unflatten(1, (chunks, CHUNK)).amax(dim=2)
+    ids = (maxima.topk(count).indices[..., None] * CHUNK + within).flatten(1)
+    rest = torch.arange(chunks * CHUNK, vocabulary, device=logits.device).expand(n, -1)
+    ids = torch.cat([ids, rest], dim=1)
+    values, order = log_probs.gather(1, ids).topk(count)
+    return values, ids.gather(1, order)
+
+
+def _take(x: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+    """x (n, k, m), parents (n, j) → (n, j, m): of each text the rows it names."""
+    return x.gather(1, parents[..., None].expand(-1, -1, x.shape[2]))

@@ -1,0 +1,219 @@
+"""NLLB-format models in CTranslate2: the same search as in transformers, several times faster.
+
+The model is converted once, into its own folder or a cache, and stays resident. In float32 its translations
+equal those of transformers (the limits: rl_nmt/backtranslation/translator.py); "int8" is faster still and changes some.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from rl_nmt.errors import CannotWrite, ConfigError, MissingService
+from rl_nmt.models.loading import fingerprint
+
+WORKERS = 4  # at most: each reads all weights for its share of the batch
+SMALLEST = 4  # rows that are worth a worker
+DTYPES = ("float32", "bfloat16", "int8")
+SLACK = 16  # new tokens beyond the longest source that the common search allows
+
+
+class CTranslate2Engine:
+    """Beam search of CTranslate2 over one resident model; see `Engine` in rl_nmt/backtranslation/translator.py.
+
+    Args:
+        folder: a transformers model, converted on first use, or a converted one.
+        dtype: "float32", "bfloat16" or "int8" (int8 products, all else in float32). A type that the device
+            cannot compute in is refused, never replaced.
+
+    Raises:
+        ConfigError: a model that does not convert, a device or dtype that CTranslate2 cannot use.
+        MissingService: ctranslate2, or a CUDA library that it needs, is not installed.
+        CannotWrite: no folder takes the converted model.
+    """
+
+    backend = "ctranslate2"
+
+    def __init__(self, argument: str, folder: Path, tokenizer, target: str, beams: int, device: str, dtype: str):
+        try:
+            import ctranslate2
+        except ImportError:
+            raise MissingService(
+                "backtranslation_backend: ctranslate2 is not installed; `pip install ctranslate2`, or use transformers"
+            ) from None
+        self.tokenizer, self.target, self.beams, self.dtype = tokenizer, target, beams, dtype
+        self._require(ctranslate2, device)
+        converted = ctranslate2.contains_model(str(folder))
+        self.folder = folder if converted else convert(argument, folder, dtype)
+        self.longest_source = 1024 if converted else _positions(folder)
+        self.device: str | None = None
+        self.to(device)
+        try:
+            words = json.loads((self.folder / "shared_vocabulary.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{argument}: {folder} has no shared_vocabulary.json: it is no NLLB model") from None
+        self.vocabulary = len(words)
+
+    def generate(self, rows: list[list[int]], caps: list[int]) -> tuple[list[list[int]], int, int]:
+        """See `Engine.generate`; no padding is counted, for CTranslate2 takes it out before its linear layers.
+
+        It knows one cap per call, and small calls are slow. So all rows go through one search that is long enough
+        for a translation; only those still running at the end of it, or at their own cap, are searched again,
+        in a call per cap. What ended before is what its own cap would have given.
+        """
+        found: dict[int, list[str]] = {}
+        if len(set(caps)) > 1:
+            common = min(max(caps), len(rows[0]) + SLACK)
+            for i, result in enumerate(self._search(rows, common, self.beams)):
+                if max(map(len, result.hypotheses)) < min(caps[i], common):  # the last of them ended the search
+                    found[i] = result.hypotheses[0]
+        for cap in sorted({cap for i, cap in enumerate(caps) if i not in found}):
+            left = [i for i in range(len(rows)) if i not in found and caps[i] == cap]
+            for i, result in zip(left, self._search([rows[i] for i in left], cap, 1), strict=True):
+                found[i] = result.hypotheses[0]
+        ids = [self.tokenizer.convert_tokens_to_ids(found[i]) for i in range(len(rows))]
+        eos = self.tokenizer.eos_token_id
+        return ids, sum(not row or row[-1] != eos for row in ids), 0
+
+    def _search(self, rows: list[list[int]], cap: int, hypotheses: int) -> list:
+        """CTranslate2's results for `rows`, each with its `hypotheses` best."""
+        return self.translator.translate_batch(
+            [self.tokenizer.convert_ids_to_tokens(row) for row in rows],
+            target_prefix=[[self.target]] * len(rows),
+            beam_size=self.beams,
+            num_hypotheses=hypotheses,
+            max_decoding_length=cap,
+            max_input_length=0,
+            return_end_token=True,
+            max_batch_size=max(SMALLEST, -(-len(rows) // self.workers)),
+        )
+
+    def to(self, device: str) -> None:
+        """Open the model on `device`, unless it is there; a probe shows at once whether its libraries are too.
+
+        Raises:
+            ConfigError: CTranslate2 does not see the device or cannot compute in this dtype on it.
+            MissingService: a CUDA library it needs is not installed.
+        """
+        if device == self.device:
+            return
+        import ctranslate2
+
+        kind, index = _split(device)
+        try:
+            # On a CPU workers that share the batch, not threads that share a matrix: those meet at a barrier at
+            # every step, where torch's idle threads still spin.
+            threads = torch.get_num_threads()
+            self.workers = min(threads, WORKERS) if kind == "cpu" else 1
+            self.translator = ctranslate2.Translator(
+                str(self.folder),
+                device=kind,
+                device_index=index,
+                compute_type=self.dtype,
+                inter_threads=self.workers,
+                intra_threads=max(1, threads // self.workers),
+            )
+            torch.set_num_threads(threads)  # it has set the process's OpenMP threads to its own
+            self.translator.translate_batch([["</s>"]], target_prefix=[[self.target]], max_decoding_length=2)
+        except (RuntimeError, ValueError) as error:
+            self.device = None
+            raise self._explain(error, device) from error
+        self.device = device
+
+    def _require(self, ctranslate2, device: str) -> None:
+        """Refuse a device or dtype before a conversion that takes minutes."""
+        try:
+            known = ctranslate2.get_supported_compute_types(*_split(device))
+        except (RuntimeError, ValueError) as error:
+            raise self._explain(error, device) from error
+        if self.dtype not in known:
+            raise self._explain(ValueError(f"it computes in {', '.join(sorted(known))} there"), device)
+
+    def _explain(self, error: Exception, device: str) -> ConfigError | MissingService:
+        reason = " ".join(str(error).split())[:200]
+        if "lib" in reason and "not found" in reason:
+            package = "`pip install nvidia-cublas-cu12`" if "cublas" in reason else "install it"
+            return MissingService(
+                f"backtranslation_backend: ctranslate2 cannot use {device}: {reason}; {package}, or use transformers"
+            )
+        return ConfigError(
+            f"backtranslation_backend: ctranslate2 cannot work on {device} in {self.dtype}: {reason}; "
+            "use transformers, or another dual_device or dual_dtype"
+        )
+
+
+def convert(argument: str, folder: Path, dtype: str) -> Path:
+    """The CTranslate2 form of a model, made once: beside it as `ct2-<dtype>`, else under ~/.cache/rl_nmt.
+
+    Reused while the weights it was made from are the same; written aside and renamed, so that an interrupted
+    conversion leaves nothing behind that looks finished, and two at once do no harm.
+
+    Raises:
+        ConfigError: CTranslate2 cannot convert this kind of model.
+        CannotWrite: neither place can be written.
+    """
+    key = weights_key(folder)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rl_nmt" / "ct2"
+    places = [folder / f"ct2-{dtype}", cache / f"{key}-{dtype}"]
+    for place in places:
+        if _made_from(place) == key:
+            return place
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            work = Path(tempfile.mkdtemp(prefix=".ct2-", dir=place.parent))
+        except OSError:
+            continue
+        try:
+            _convert_into(argument, folder, work, dtype)
+            (work / "source.txt").write_text(key, encoding="utf-8")
+            if _made_from(place) != key:  # else another process has been faster
+                shutil.rmtree(place, ignore_errors=True)
+                os.replace(work, place)
+            return place
+        except OSError as error:
+            raise CannotWrite(f"{argument}: converting into {place} failed: {error}") from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    raise CannotWrite(f"{argument}: neither {places[0]} nor {places[1]} can be written; set XDG_CACHE_HOME")
+
+
+def weights_key(folder: Path) -> str:
+    """One short hash over all weight files of a model folder."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
+    return hashlib.sha256("+".join(fingerprint(file) for file in files).encode()).hexdigest()[:16]
+
+
+def _made_from(place: Path) -> str | None:
+    """Key of the weights that a finished conversion was made from; None where there is none."""
+    try:
+        return (place / "source.txt").read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def _convert_into(argument: str, folder: Path, work: Path, dtype: str) -> None:
+    from ctranslate2.converters import TransformersConverter
+
+    try:
+        TransformersConverter(str(folder)).convert(str(work), quantization=dtype, force=True)
+    except (ValueError, RuntimeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{argument}: ctranslate2 cannot convert {folder}: {error}") from error
+    for file in [*folder.glob("*token*.json"), *folder.glob("*.model")]:  # so that the folder stands alone
+        shutil.copyfile(file, work / file.name)
+
+
+def _split(device: str) -> tuple[str, int]:
+    kind, _, index = device.partition(":")
+    return kind, int(index or 0)
+
+
+def _positions(folder: Path) -> int:
+    """Longest source the model reads, in tokens."""
+    return int(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings", 1024))

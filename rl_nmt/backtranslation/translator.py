@@ -1,0 +1,332 @@
+"""Tamil → English through an NLLB-format model: deterministic beam search, order kept, one out per one in.
+
+NLLB is a single-sentence model and drops sentences of a paragraph, so texts are split, translated sentence
+by sentence and joined. Two back-ends: transformers (default) and CTranslate2 (faster; "auto" takes it where
+it works). In float32 their greedy outputs are equal; so are their beams on a model that knows its job, while
+on one so unsure that short hypotheses finish first they may keep different ones (same scores, other stopping
+rule: see the tests).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+import time
+import unicodedata
+from collections.abc import Sequence
+from itertools import filterfalse
+from pathlib import Path
+from typing import Protocol
+
+from rl_nmt import hub
+from rl_nmt.backtranslation.beam_search import TransformersEngine
+from rl_nmt.backtranslation.ctranslate2_engine import DTYPES as CT2_DTYPES
+from rl_nmt.backtranslation.ctranslate2_engine import CTranslate2Engine, weights_key
+from rl_nmt.errors import CannotWrite, ConfigError, MissingService
+from rl_nmt.models.batching import distinct, restore
+from rl_nmt.models.loading import fetch, loading, require_device, versions
+from rl_nmt.models.out_of_memory import TokenBudget, run_batches
+from rl_nmt.text.unicode import is_blank, safe_unicode
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "model.bin")
+DOWNLOAD = ["*.json", "*.model", "*.txt", "*.safetensors", "*.bin"]
+BACKENDS = ("auto", "transformers", "ctranslate2")
+DTYPES = ("float32", "bfloat16")
+
+
+class Engine(Protocol):
+    """Token ids in, token ids out; `BackTranslator` does the text. Whatever has these can translate.
+
+    `backend`, `dtype`, `beams` go into the signature; `vocabulary` is the number of ids the model knows,
+    `longest_source` the most tokens it reads.
+    """
+
+    backend: str
+    dtype: str
+    beams: int
+    vocabulary: int
+    longest_source: int
+
+    def generate(self, rows: list[list[int]], caps: list[int]) -> tuple[list[list[int]], int, int]:
+        """Translate `rows`, ids as the tokenizer writes them, the longest first, into at most `caps[i]` ids each.
+
+        Returns the new ids per row (language tag, text, end), order kept; how many rows met their cap first;
+        how many padding positions were encoded. Deterministic; in float32 no row depends on the others.
+        """
+
+    def to(self, device: str) -> None:
+        """Move the model for good."""
+
+
+def load_backtranslator(
+    name_or_path: str | Path,
+    *,
+    source: str = "tam_Taml",
+    target: str = "eng_Latn",
+    backend: str = "transformers",
+    beams: int = 4,
+    device: str = "cpu",
+    dtype: str = "float32",
+    max_new_tokens: int = 256,
+    token_budget: int = 4096,
+    argument: str = "backtranslation_model",
+) -> BackTranslator:
+    """Load an NLLB-format model once; it stays on `device`.
+
+    Args:
+        name_or_path: a model folder (for ctranslate2 also a converted one with its tokenizer), or a hub name.
+        source, target: language tags as the tokenizer writes them, e.g. tam_Taml, eng_Latn.
+        backend: "transformers"; "ctranslate2", which converts the model once into a cache folder; or "auto":
+            ctranslate2 where it works, else transformers, saying on standard error which and why.
+        beams: width of the beam search; 1 is greedy.
+        device: cpu, cuda or cuda:N.
+        dtype: "float32" or "bfloat16" (then a translation may depend on its batch); ctranslate2 also takes
+            "int8".
+        max_new_tokens: most tokens of one sentence's translation, its language tag included.
+        token_budget: most source tokens, padding included, in one batch; less where memory runs out.
+        argument: the setting that names this model, for messages.
+
+    Raises:
+        ConfigError: a path that is not there, another kind of model, a missing or shifted language tag, a
+            bad back-end, device, dtype or size.
+        MissingService: the hub cannot be reached or refuses, or ctranslate2 is not installed.
+        CannotWrite: no folder takes the converted model.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"backtranslation_backend: {backend!r} is unknown; use auto, transformers or ctranslate2")
+    for name, value, least in (
+        ("beams", beams, 1),
+        ("max_new_tokens", max_new_tokens, 2),
+        ("token_budget", token_budget, 1),
+    ):
+        if value < least:
+            raise ConfigError(f"{name}: {value} must be at least {least}")
+    if backend == "transformers" or dtype not in CT2_DTYPES:
+        if dtype == "int8":
+            raise ConfigError("dual_dtype: int8 needs backtranslation_backend ctranslate2; use float32 or bfloat16")
+        if dtype not in DTYPES:
+            raise ConfigError(f"dual_dtype: {dtype!r} is no precision of a back-translator; use float32 or bfloat16")
+    require_device("dual_device", device)
+    folder = _model_folder(argument, str(name_or_path))
+    with loading():
+        tokenizer = _load_tokenizer(argument, folder, source)
+        check_tags(argument, tokenizer, len(tokenizer), source, target)  # before minutes of converting and loading
+        engine = _open_engine(backend, argument, folder, tokenizer, target, beams, device, dtype)
+    check_tags(argument, tokenizer, engine.vocabulary, source, target)
+    return BackTranslator(str(name_or_path), folder, tokenizer, engine, (source, target), max_new_tokens, token_budget)
+
+
+def _open_engine(backend: str, *model) -> Engine:
+    """The engine of `backend`; "auto" tries ctranslate2 first and says on standard error what it took."""
+    if backend != "auto":
+        return (TransformersEngine if backend == "transformers" else CTranslate2Engine)(*model)
+    *_, device, dtype = model
+    try:
+        engine, why = CTranslate2Engine(*model), f"installed, and works on {device} in {dtype}"
+    except (MissingService, ConfigError, CannotWrite) as error:
+        why = str(error).removeprefix("backtranslation_backend: ")
+        if dtype == "int8":
+            raise ConfigError(
+                f"dual_dtype: int8 needs ctranslate2, which does not work here ({why}); use float32 or bfloat16"
+            ) from error
+        engine = TransformersEngine(*model)
+    print(f"backtranslation_backend: auto takes {engine.backend}: {why}", file=sys.stderr, flush=True)
+    return engine
+
+
+class BackTranslator:
+    """Callable: N texts → N translations, in order; see `load_backtranslator`.
+
+    Blank texts give "" and are never sent. `stats` describes the last call: texts, unique (distinct texts
+    sent), sentences (distinct ones translated), blank, truncated (sentences longer than the model reads),
+    hit_cap (translations cut at their cap), tokens (source tokens of the sentences, tags included), padded
+    (padding positions encoded beside them), seconds.
+    """
+
+    def __init__(self, name, folder, tokenizer, engine, tags, max_new_tokens: int, token_budget: int):
+        self.name, self.revision = hub.recorded_as(name, folder)
+        self.folder, self.tokenizer, self.engine = folder, tokenizer, engine
+        self.source, self.target = tags
+        self.max_new_tokens, self._budget = max_new_tokens, TokenBudget(token_budget)
+        self.stats: dict[str, float] = {}
+
+    @property
+    def token_budget(self) -> int:
+        """Most source tokens at once while memory lasts."""
+        return self._budget.full
+
+    @token_budget.setter
+    def token_budget(self, tokens: int) -> None:
+        self._budget = TokenBudget(tokens)
+
+    def __call__(self, texts: Sequence[str]) -> list[str | None]:
+        """Translations of `texts`; equal texts share one, and batch mates do not change it (float32).
+
+        None for a text with a sentence that does not fit into memory even alone.
+        """
+        start = time.perf_counter()
+        whole, index = distinct("" if is_blank(text) else safe_unicode(text) for text in texts)
+        parts = [split_sentences(text) for text in whole]
+        sentences, place = distinct(sentence for part in parts for sentence in part)
+        self.stats = {
+            "texts": len(index),
+            "unique": sum(bool(p) for p in parts),
+            "sentences": len(sentences),
+            "blank": sum(not parts[i] for i in index),
+            "truncated": 0,
+            "hit_cap": 0,
+            "tokens": 0,
+            "padded": 0,
+        }
+        translated = self._translate(sentences)
+        at = iter(place)
+        whole = [[translated[next(at)] for _ in part] for part in parts]
+        joined = [None if None in done else " ".join(filter(None, done)) for done in whole]
+        self.stats["seconds"] = time.perf_counter() - start
+        return [joined[i] for i in index]
+
+    def to(self, device: str) -> BackTranslator:
+        """Move the model for good. Raises ConfigError for a device that is not there."""
+        self.engine.to(require_device("device", device))
+        return self
+
+    def signature(self) -> dict[str, dict]:
+        """What makes the translations: model, weights, back-end, search; and package versions beside."""
+        identity = {
+            "model": self.name,
+            "revision": self.revision,
+            "weights": weights_key(self.folder),
+            "backend": self.engine.backend,
+            "dtype": self.engine.dtype,
+            "beams": self.engine.beams,
+            "source": self.source,
+            "target": self.target,
+            "max_new_tokens": self.max_new_tokens,
+        }
+        return {"identity": identity, "environment": versions("transformers", "ctranslate2", "torch")}
+
+    def _translate(self, sentences: list[str]) -> list[str | None]:
+        """Distinct sentences, in batches of similar length; None for one that does not fit alone."""
+        rows = self._encode(sentences)
+        caps = [length_cap(len(row), self.max_new_tokens) for row in rows]
+        self.stats["tokens"] = sum(map(len, rows))
+
+        def translate(batch: list[int]) -> list[str]:
+            ids, cut, padded = self.engine.generate([rows[i] for i in batch], [caps[i] for i in batch])
+            self.stats["hit_cap"] += cut
+            self.stats["padded"] += padded
+            return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+        done, lost = run_batches(translate, [len(row) for row in rows], self._budget, argument=self.name)
+        order = [i for batch, _ in done for i in batch] + lost
+        return restore(order, [text for _, texts in done for text in texts] + [None] * len(lost))
+
+    def _encode(self, sentences: list[str]) -> list[list[int]]:
+        """Ids `[source tag] text </s>` per sentence; control tokens written in the text stay text."""
+        if not sentences:
+            return []
+        rows = self.tokenizer(sentences, split_special_tokens=True, verbose=False)["input_ids"]
+        limit = self.engine.longest_source
+        self.stats["truncated"] = sum(len(row) > limit for row in rows)
+        return [row if len(row) <= limit else [*row[: limit - 1], self.tokenizer.eos_token_id] for row in rows]
+
+
+def length_cap(source_tokens: int, max_new_tokens: int) -> int:
+    """Most new tokens for a sentence of `source_tokens`, so that a looping row cannot hold up the rest.
+
+    Twice the next power of two (at least 16) plus 16. A function of the sentence alone, so that batch mates do
+    not decide where a translation is cut; of few values, since CTranslate2 takes one per call.
+
+    >>> [length_cap(n, 256) for n in (3, 16, 17, 200)]
+    [48, 48, 80, 256]
+    """
+    return min(max_new_tokens, 2 * max(16, 1 << (source_tokens - 1).bit_length()) + 16)
+
+
+_END = re.compile(r"""[.!?…।॥]+["'”’»)\]]*\s+""")
+
+
+def split_sentences(text: str) -> list[str]:
+    """Sentences of a text: cut at newlines and behind . ! ? … । ॥ before white space; no word is lost.
+
+    A full stop behind an initial or a short abbreviation (எம்., கி.மு., Dr.) or a list number ends nothing.
+    A piece without a letter or number ("...", "🙂") stays with the sentence before it, or else behind it: alone
+    the model would make up a translation. Blank pieces are dropped.
+
+    >>> split_sentences("வந்தான். சென்றான்!\\n1. ஏன்? ...")
+    ['வந்தான்.', 'சென்றான்!', '1. ஏன்? ...']
+    """
+    pieces = []
+    for line in text.splitlines():
+        start = 0
+        for end in _END.finditer(line):
+            if end[0].strip() == "." and _abbreviated(line[start : end.start()]):
+                continue
+            pieces.append(line[start : end.end()].strip())
+            start = end.end()
+        pieces.append(line[start:].strip())
+    sentences: list[str] = []
+    for piece in filterfalse(is_blank, pieces):
+        if sentences and not (_says_something(piece) and _says_something(sentences[-1])):
+            sentences[-1] += f" {piece}"
+        else:
+            sentences.append(piece)
+    return sentences
+
+
+def _abbreviated(before: str) -> bool:
+    """Does a full stop after `before` abbreviate or number rather than end? (Tamil sentences end in long verbs.)"""
+    word = before.split()[-1].split(".")[-1] if before.split() else ""
+    letters = sum(unicodedata.category(char)[0] == "L" for char in word)
+    return 1 <= letters <= 2 or before.strip("( \t").replace(".", "").isnumeric()
+
+
+def _says_something(piece: str) -> bool:
+    return any(unicodedata.category(char)[0] in "LN" for char in piece)
+
+
+def check_tags(argument: str, tokenizer, vocabulary: int, source: str, target: str) -> None:
+    """Refuse a tokenizer that would translate from or into another language without saying so.
+
+    Raises:
+        ConfigError: a tag that is no special token (`eng_latn`, `ta` silently become `<unk>`), `<mask>` not
+            last (a folder without tokenizer.json shifts every tag by one), or more ids than the model has.
+    """
+    tags = [t for t in tokenizer.all_special_tokens if re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", t)]
+    for tag in (source, target):
+        if tag not in tags or tokenizer.convert_tokens_to_ids(tag) == tokenizer.unk_token_id:
+            near = difflib.get_close_matches(tag.lower(), [t.lower() for t in tags], n=1, cutoff=0.5)
+            hint = next((f"; did you mean {t}?" for t in tags if near and t.lower() == near[0]), "")
+            raise ConfigError(f"{argument}: its tokenizer has no language tag {tag!r}{hint}")
+    if tokenizer.mask_token and tokenizer.mask_token_id != len(tokenizer) - 1:
+        raise ConfigError(
+            f"{argument}: its language tags are shifted (<mask> has id {tokenizer.mask_token_id}, not the "
+            f"last, {len(tokenizer) - 1}): is tokenizer.json missing? Fetch the model again"
+        )
+    if len(tokenizer) > vocabulary:
+        raise ConfigError(f"{argument}: the tokenizer has {len(tokenizer)} ids, the model only {vocabulary}")
+
+
+def _model_folder(argument: str, name: str) -> Path:
+    """The folder of a path or hub name; a hub name counts as cached once its weights are there."""
+    marker = "config.json"
+    if not Path(name).expanduser().exists() and not hub.looks_like_path(name):
+        marker = next((file for file in WEIGHT_FILES if hub.is_cached(name, file)), WEIGHT_FILES[0])
+    folder = fetch(argument, name, marker, DOWNLOAD)
+    if not folder.is_dir():
+        raise ConfigError(f"{argument}: {name} is a file; give the model's folder")
+    return folder
+
+
+def _load_tokenizer(argument: str, folder: Path, source: str):
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, src_lang=source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{argument}: {folder} has no tokenizer that loads: {reason}") from error
+    if not tokenizer:  # transformers returns False for a SentencePiece tokenizer without its .model file
+        raise ConfigError(f"{argument}: {folder} has no tokenizer that loads: no tokenizer.json, no .model file")
+    return tokenizer

@@ -1,0 +1,186 @@
+"""Evaluation sets: English sources with Tamil references, from a file or from the hub by name. No torch."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rl_nmt.data.sources import hub_error, quiet_datasets, require_hub
+from rl_nmt.errors import ConfigError, UserError
+from rl_nmt.hub import split_revision
+from rl_nmt.text.unicode import is_blank, safe_unicode
+
+Row = dict[str, str]  # "english", and "tamil" where there is a reference
+
+# Field names people use for the two sides, best first.
+_FIELDS = (("english", "tamil"), ("en", "ta"), ("source", "target"), ("src", "ref"))
+HUB_SETS = (
+    "google/wmt24pp",
+    "openlanguagedata/flores_plus",
+    "ai4bharat/IN22-Gen",
+    "ai4bharat/IN22-Conv",
+)
+
+
+def load_eval(eval_dataset: str, eval_file: str, num_eval_samples: int, seed: int) -> list[Row]:
+    """Return up to num_eval_samples rows {"english", "tamil"?}, chosen by a seeded hash, in file order.
+
+    `eval_file` (TSV english<TAB>tamil, or JSONL) wins over `eval_dataset`, which is a path too, a name
+    in HUB_SETS (also name@revision), or none. Which rows are chosen does not depend on their order. Raises
+    ConfigError (bad file, unknown name) and MissingService (hub not reachable within seconds, gated).
+    """
+    if num_eval_samples < 1 and (eval_file or eval_dataset not in ("", "none")):
+        raise ConfigError(f"num_eval_samples is {num_eval_samples}: give 1 or more, or eval_dataset none")
+    if eval_file:
+        rows = _read_file(Path(eval_file).expanduser(), "eval_file")
+    elif eval_dataset in ("", "none"):
+        return []
+    elif Path(eval_dataset).expanduser().is_file():
+        rows = _read_file(Path(eval_dataset).expanduser(), "eval_dataset")
+    elif split_revision(eval_dataset)[0] in HUB_SETS:
+        rows = _read_hub(eval_dataset)
+    else:
+        raise ConfigError(
+            f"eval_dataset {eval_dataset} is no file and none of {', '.join(HUB_SETS)}, none: "
+            "choose one of these, or give a TSV or JSONL as --eval_file"
+        )
+    return choose(rows, num_eval_samples, seed)
+
+
+def choose(rows: Iterable[Row], count: int, seed: int) -> list[Row]:
+    """Return the `count` distinct rows of smallest seeded hash, in the order in which they came."""
+    distinct = {(row["english"], row.get("tamil", "")): row for row in rows}
+
+    def place(key: tuple[str, str]) -> bytes:
+        return hashlib.sha256(f"{seed}\n{key[0]}\n{key[1]}".encode()).digest()
+
+    chosen = set(sorted(distinct, key=place)[:count])
+    return [row for key, row in distinct.items() if key in chosen]
+
+
+def _row(english: str, tamil: str | None) -> Row | None:
+    """One clean row on one line per side; None without an English side."""
+    english = " ".join(safe_unicode(english).split())
+    tamil = " ".join(safe_unicode(tamil or "").split())
+    if is_blank(english):
+        return None
+    return {"english": english} if is_blank(tamil) else {"english": english, "tamil": tamil}
+
+
+# --- files -------------------------------------------------------------------------------------------
+
+
+def _read_file(path: Path, argument: str) -> list[Row]:
+    name = path.name.lower().removesuffix(".gz")
+    if not name.endswith((".tsv", ".txt", ".jsonl", ".json")):
+        raise ConfigError(f"{argument} {path}: give a .tsv (english<TAB>tamil) or a .jsonl file")
+    parse = _parse_json if name.endswith((".jsonl", ".json")) else _parse_tsv
+    rows = []
+    for number, line in _lines(path, argument):
+        row = parse(line, f"{argument} {path}, line {number}", number)
+        if row is not None:
+            rows.append(row)
+    if not rows:
+        raise ConfigError(f"{argument} {path} holds no row: give english<TAB>tamil lines or JSONL")
+    return rows
+
+
+def _lines(path: Path, argument: str) -> Iterator[tuple[int, str]]:
+    """Yield (line number, text) of the lines that are not empty."""
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb") as stream:
+            for number, raw in enumerate(stream, 1):
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                if line.strip():
+                    yield number, line
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{argument} {path}, line {number} is not UTF-8: save it as UTF-8") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ConfigError(f"{argument} {path} is no whole gzip file: fetch it again") from error
+    except OSError as error:
+        raise ConfigError(f"{argument} {path} cannot be read: {error.strerror}") from error
+
+
+def _parse_tsv(line: str, where: str, number: int) -> Row | None:
+    cells = [cell.strip() for cell in line.split("\t")]
+    if number == 1 and tuple(cell.lower() for cell in cells) in _FIELDS:
+        return None
+    if len(cells) > 2:
+        raise ConfigError(f"{where} has {len(cells)} columns: write english<TAB>tamil")
+    return _row(cells[0], cells[1] if len(cells) == 2 else None)
+
+
+def _parse_json(line: str, where: str, number: int) -> Row | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is not valid JSON: write one object per line") from error
+    if not isinstance(record, dict):
+        raise ConfigError(f'{where} is no JSON object: write {{"english": "…", "tamil": "…"}}')
+    for english, tamil in _FIELDS:
+        if isinstance(record.get(english), str):
+            other = record.get(tamil)
+            if not isinstance(other, str | None):
+                raise ConfigError(f"{where}: {tamil!r} is {type(other).__name__}, must be a text")
+            return _row(record[english], other)
+    names = ", ".join(map(str, record)) or "nothing"
+    raise ConfigError(f"{where} has no text under 'english', 'en', 'source' or 'src': it has {names}")
+
+
+# --- the hub -----------------------------------------------------------------------------------------
+
+
+def _read_hub(name: str) -> list[Row]:
+    require_hub("eval_dataset", name)
+    repository, _ = split_revision(name)
+    try:
+        with quiet_datasets(log=True):
+            if repository == "google/wmt24pp":
+                return from_wmt24pp(_load(name, "en-ta_IN"))
+            if repository == "openlanguagedata/flores_plus":
+                return from_flores(_load(name, "eng_Latn", "devtest"), _load(name, "tam_Taml", "devtest"))
+            return from_in22(_load(name), name)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the hub's client raises
+        raise hub_error("eval_dataset", name, error) from error
+
+
+def _load(name: str, config: str | None = None, split: str | None = None) -> Iterable[dict[str, Any]]:
+    import datasets
+
+    repository, revision = split_revision(name)
+    loaded = datasets.load_dataset(repository, config, split=split, revision=revision)
+    return loaded if split else next(iter(loaded.values()))  # sets with one split name it differently
+
+
+def from_wmt24pp(records: Iterable[dict[str, Any]]) -> list[Row]:
+    """WMT24++ (Deutsch et al. 2025): `source`, `target`; rows marked is_bad_source are dropped."""
+    kept = (r for r in records if not r.get("is_bad_source"))
+    return [row for r in kept if (row := _row(r["source"], r["target"]))]
+
+
+def from_flores(english: Iterable[dict[str, Any]], tamil: Iterable[dict[str, Any]]) -> list[Row]:
+    """FLORES+: one configuration per language, `text` joined by `id`."""
+    references = {r["id"]: r["text"] for r in tamil}
+    kept = (r for r in english if r["id"] in references)
+    return [row for r in kept if (row := _row(r["text"], references[r["id"]]))]
+
+
+def from_in22(records: Iterable[dict[str, Any]], name: str) -> list[Row]:
+    """IN22 (Gala et al. 2023): one column per language, with or without the prefix sentence_."""
+    rows = []
+    for record in records:
+        prefix = "sentence_" if "sentence_eng_Latn" in record else ""
+        if not {f"{prefix}eng_Latn", f"{prefix}tam_Taml"} <= record.keys():
+            raise ConfigError(f"eval_dataset {name} lacks eng_Latn or tam_Taml: it has {', '.join(record)}")
+        row = _row(record[f"{prefix}eng_Latn"], record[f"{prefix}tam_Taml"])
+        if row:
+            rows.append(row)
+    return rows

@@ -1,0 +1,321 @@
+"""Where English rows come from: a hub data set or local files, streamed through one path. No torch.
+
+A path that exists beats a hub name, which may be pinned (`org/name@commit`). Local files open no connection
+and write nothing outside a temporary folder; what is wrong with one is said with its name and line. A hub
+stream outlives failures of the network (rl_nmt/data/streams.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob
+import gzip
+import json
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rl_nmt import hub
+from rl_nmt.data.streams import persistent
+from rl_nmt.errors import ConfigError, MissingService, UserError
+
+FORMATS: dict[str, tuple[str, ...]] = {
+    "json": (".json", ".jsonl", ".json.gz", ".jsonl.gz"),
+    "parquet": (".parquet",),
+    "text": (".txt", ".txt.gz"),
+}
+Local = tuple[str, list[str]]  # format, absolute paths
+
+
+def read_rows(
+    dataset_name: str,
+    dataset_config: str,
+    dataset_split: str,
+    data_files: list[str],
+    text_field: str,
+    shuffle_buffer: int,
+    seed: int,
+) -> Iterator[Any]:
+    """Yield the text column row by row, shuffled by `seed` within `shuffle_buffer` rows.
+
+    A row without a text yields None or what stands there instead. `dataset_config` and `dataset_split`
+    matter for hub data sets only. Raises ConfigError (no such file or column, broken or non-UTF-8
+    files, with the line) and MissingService (hub not reachable within seconds, gated, unknown, or failing
+    for longer than streams.RETRY_SECONDS).
+    """
+    if not dataset_name:
+        raise ConfigError("dataset_name is empty: give a path, json | parquet | text, or a hub name")
+    local = local_files(dataset_name, data_files)
+    if local is None:
+        require_hub("dataset_name", dataset_name)
+    with quiet_datasets(log=local is None), tempfile.TemporaryDirectory() as scratch:
+        try:
+            if local is None:
+                with _own_retries():
+                    yield from _hub_rows(
+                        dataset_name, dataset_config, dataset_split, data_files, text_field, shuffle_buffer, seed
+                    )
+            else:
+                stream = _shuffled(_open_local(local, scratch), dataset_name, text_field, shuffle_buffer, seed)
+                for row in stream:
+                    yield row[text_field]
+        except UserError:
+            raise
+        except Exception as error:  # whatever pyarrow, gzip, fsspec or the hub's client raise
+            if local is None:
+                raise hub_error("dataset_name", dataset_name, error) from error
+            raise ConfigError(what_is_wrong(local, text_field, error)) from error
+
+
+def _hub_rows(name, config, split, data_files, text_field, shuffle_buffer, seed) -> Iterator[Any]:
+    @functools.cache
+    def stream() -> Any:  # opened once, it keeps to the commit that it found
+        return _shuffled(_open_hub(name, config, split, data_files), name, text_field, shuffle_buffer, seed)
+
+    return persistent(name, lambda: (row[text_field] for row in stream()))
+
+
+def _shuffled(stream: Any, name: str, text_field: str, shuffle_buffer: int, seed: int) -> Any:
+    """The text column, in an order that seed and buffer alone decide."""
+    _check_column(stream, text_field, name)
+    stream = stream.select_columns([text_field])
+    if shuffle_buffer > 1:
+        # One shard at a time: with more, threads read them, and shutting those down costs 5 s.
+        stream = stream.shuffle(seed=seed, buffer_size=shuffle_buffer, max_buffer_input_shards=1)
+    return stream
+
+
+def _open_hub(name: str, config: str, split: str, data_files: list[str]) -> Any:
+    import datasets
+
+    repository, revision = hub.split_revision(name)
+    return datasets.load_dataset(
+        repository, config or None, split=split, data_files=data_files or None, revision=revision, streaming=True
+    )
+
+
+def _open_local(local: Local, scratch: str) -> Any:
+    import datasets
+
+    kind, files = local
+    escaped = {"train": [glob.escape(file) for file in files]}
+    return datasets.load_dataset(kind, data_files=escaped, split="train", streaming=True, cache_dir=scratch)
+
+
+def _check_column(stream: Any, text_field: str, name: str) -> None:
+    columns = stream.column_names or list(next(iter(stream), {}))
+    if columns and text_field not in columns:
+        raise ConfigError(f"text_field: {name} has no column {text_field!r}, it has {', '.join(columns)}")
+
+
+@contextlib.contextmanager
+def quiet_datasets(log: bool) -> Iterator[None]:
+    """Keep `datasets` from pinging its download counter and, unless `log`, from logging; restored after."""
+    import datasets
+
+    counts = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+    verbosity = datasets.logging.get_verbosity()
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    datasets.logging.set_verbosity(verbosity if log else datasets.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counts
+        datasets.logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _own_retries() -> Iterator[None]:
+    """One attempt a read: `datasets` would sleep up to 20 minutes inside one and say so in its log only."""
+    import datasets
+
+    names = [
+        "STREAMING_READ_MAX_RETRIES",
+        "STREAMING_READ_RETRY_INTERVAL",
+        "STREAMING_OPEN_MAX_RETRIES",
+        "STREAMING_OPEN_RETRY_INTERVAL",
+        "STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL",
+        "STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL",
+    ]
+    before = {name: getattr(datasets.config, name) for name in names}
+    for name in names:
+        setattr(datasets.config, name, 1 if name.endswith("MAX_RETRIES") else 0)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(datasets.config, name, value)
+
+
+# --- local files -------------------------------------------------------------------------------------
+
+
+def local_files(dataset_name: str, data_files: list[str]) -> Local | None:
+    """Return (format, sorted absolute paths) of a local source, or None for a hub name.
+
+    Local are json | parquet | text with `data_files` globs, a file, and a folder (searched through, or
+    with `data_files` globs inside it). Raises ConfigError when nothing is there, or two formats are.
+    """
+    path = Path(dataset_name).expanduser()
+    if dataset_name in FORMATS and (data_files or not path.exists()):
+        if not data_files:
+            raise ConfigError(f"dataset_name {dataset_name} needs files: add --data_files PATH_OR_GLOB")
+        return dataset_name, _matching(data_files, Path(), only=dataset_name)
+    if path.is_file():
+        if data_files:
+            raise ConfigError(f"dataset_name {dataset_name} is a file: leave data_files out")
+        files = [str(path.resolve())]
+    elif path.is_dir():
+        files = _matching(data_files, path) if data_files else _inside(path)
+    elif dataset_name.startswith((".", "/", "~")) or dataset_name.count("/") > 1 or _format_of(dataset_name):
+        raise ConfigError(f"dataset_name: no such file or folder: {dataset_name}")
+    else:
+        return None
+    kinds = sorted({_format_of(file) or "unknown" for file in files})
+    if kinds == ["unknown"]:
+        endings = " ".join(ending for group in FORMATS.values() for ending in group)
+        raise ConfigError(
+            f"{files[0]}: the format does not show in the name ({endings}): "
+            "use --dataset_name json, parquet or text with --data_files"
+        )
+    if len(kinds) > 1:
+        raise ConfigError(f"{dataset_name} holds {' and '.join(kinds)} files: pick some with --data_files")
+    return kinds[0], files
+
+
+def _format_of(file: str) -> str | None:
+    return next((kind for kind, endings in FORMATS.items() if file.lower().endswith(endings)), None)
+
+
+def _matching(patterns: list[str], base: Path, only: str | None = None) -> list[str]:
+    found: set[str] = set()
+    for pattern in patterns:
+        if "://" in pattern:
+            raise ConfigError(f"data_files {pattern} is an address: download it and give its path")
+        full = base / Path(pattern).expanduser()
+        hits = [str(full)] if full.exists() else glob.glob(str(full), recursive=True)
+        hits = [hit for hit in hits if Path(hit).is_file()]
+        if not hits:
+            raise ConfigError(f"data_files {pattern} matches no file (looked for {full.absolute()})")
+        found.update(str(Path(hit).resolve()) for hit in hits)
+    for file in sorted(found):
+        if only and _format_of(file) not in (None, only):
+            raise ConfigError(f"dataset_name is {only}, but {file} is {_format_of(file)}: name its format")
+    return sorted(found)
+
+
+def _inside(folder: Path) -> list[str]:
+    files = sorted(
+        str(path.resolve())
+        for path in folder.rglob("*")
+        if path.is_file() and _format_of(path.name) and not path.name.startswith(".")
+    )
+    if not files:
+        raise ConfigError(f"dataset_name: the folder {folder} holds no .json, .jsonl, .parquet or .txt file")
+    return files
+
+
+def what_is_wrong(local: Local, text_field: str, error: BaseException) -> str:
+    """Find the file and line behind a failed read, by reading the files once more, plainly."""
+    kind, files = local
+    if not any(Path(file).stat().st_size for file in files):
+        return f"{files[0]} is empty: give a file with rows"
+    for file in files:
+        problem = _parquet_problem(file, text_field) if kind == "parquet" else _line_problem(file, kind)
+        if problem:
+            return f"{file}: {problem}"
+    shown = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    return f"{shown} cannot be read as {kind}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _parquet_problem(file: str, text_field: str) -> str:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(file) as table:
+            if text_field not in table.schema_arrow.names:
+                return f"no column {text_field!r}, it has {', '.join(table.schema_arrow.names)}"
+            for _ in table.iter_batches(columns=[text_field]):
+                pass
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        return f"is no whole Parquet file ({' '.join(str(error).split())[:160]}): fetch it again"
+    return ""
+
+
+def _line_problem(file: str, kind: str) -> str:
+    try:
+        with gzip.open(file, "rb") if file.lower().endswith(".gz") else open(file, "rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if number == 1 and kind == "json" and line.lstrip()[:1] == b"[":
+                    return _array_problem(line + stream.read())
+                problem = _row_problem(line, kind)
+                if problem:
+                    return f"line {number} {problem}"
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return "is no whole gzip file: fetch it again"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return ""
+
+
+def _row_problem(line: bytes, kind: str) -> str:
+    try:
+        text = line.decode("utf-8")
+        row = json.loads(text) if kind == "json" and text.strip() else {}
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError:
+        return "is not UTF-8: save the file as UTF-8"
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character: remove it"
+    except (ValueError, RecursionError) as error:
+        return f"is not valid JSON ({getattr(error, 'msg', error)}): write one JSON object per line"
+    return "" if isinstance(row, dict) else 'is no JSON object: write {"text": "…"} per line'
+
+
+def _array_problem(data: bytes) -> str:
+    try:
+        rows = json.loads(data)
+    except UnicodeDecodeError:
+        return "is not UTF-8: save the file as UTF-8"
+    except (ValueError, RecursionError) as error:
+        return f"is not valid JSON ({getattr(error, 'msg', error)})"
+    return "" if all(isinstance(row, dict) for row in rows) else "is no list of JSON objects"
+
+
+# --- the hub -----------------------------------------------------------------------------------------
+
+
+def require_hub(argument: str, name: str) -> None:
+    """Raise MissingService, within seconds, unless the hub answers."""
+    if not hub.hub_reachable():
+        why = "HF_HUB_OFFLINE is set" if hub.hub_offline() else "the hub cannot be reached"
+        raise MissingService(
+            f"{argument}: the data set {name} is not here and {why}. Give a local file or folder as "
+            f"--{argument}, {hub.POCKET_HINT}"
+        )
+
+
+def hub_error(argument: str, name: str, error: BaseException) -> UserError:
+    """Turn a failed hub read into one line: licence to accept, no such name, config or split, no network."""
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub.errors import GatedRepoError
+
+    chain = list(hub.causes(error))
+    text = " ".join(str(error).split())[:300]
+    repository, revision = hub.split_revision(name)
+    page = f"https://huggingface.co/datasets/{repository}"
+    if any(isinstance(e, GatedRepoError) for e in chain):
+        return MissingService(
+            f"{argument}: {name} is gated. Accept its licence at {page} while logged in, then run `hf auth login` here"
+        )
+    if revision and any(type(e).__name__ == "RevisionNotFoundError" for e in chain):
+        return MissingService(f"{argument}: {repository} has no revision {revision}: take one that {page} lists")
+    if any(isinstance(e, DatasetNotFoundError) for e in chain):
+        return MissingService(f"{argument}: no file here and no data set on the hub is called {name}")
+    if isinstance(error, ValueError) and ("BuilderConfig" in text or "split" in text.lower()):
+        return ConfigError(f"dataset_config or dataset_split does not fit {name}: {text}")
+    return MissingService(f"{argument}: {name} could not be read ({type(error).__name__}: {text})")

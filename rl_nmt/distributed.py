@@ -1,0 +1,247 @@
+"""The processes that a launcher (torchrun, accelerate launch) started for one run, and how they agree.
+
+    rows = gathered(rows)              every process's rows, in the order of the processes, on all of them
+    value = broadcast(value)           the main process's value, on all of them
+    result = from_main(function)       done once, by the main process; the result or the exception on all
+
+Collective: every process must come by, equally often and in the same order. With one process they do nothing,
+and import nothing heavy. Python objects go through a group of their own on the CPU (gloo), which notices a lost
+process at once where NCCL would wait for its time-out; `together` turns that into one clear line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from rl_nmt.errors import ConfigError, MissingService
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(hours=1)  # the longest that others wait for one that works alone: reading data, scoring for all
+
+_objects: Any = None  # the group that Python objects go through
+_alone = False  # inside `from_main`, where the others only wait
+
+
+class LostProcess(MissingService):
+    """Another process of the run has ended or cannot be reached: this one cannot go on without it."""
+
+
+def count() -> int:
+    """How many processes the launcher started for this run; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """This process's number, 0 for the main one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def deepspeed() -> bool:
+    """Was the run started by `accelerate launch` with a DeepSpeed configuration?"""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+
+
+def training_device(device: str) -> dict[str, Any]:
+    """What TrainingArguments are told about a device, "cpu" or "cuda", so that every launcher works on both.
+
+    accelerate takes DeepSpeed only where it is not told of a CPU, and then has to be told how processes talk.
+    """
+    if device != "cpu":
+        return {"use_cpu": False}
+    return {"use_cpu": False, "ddp_backend": "gloo"} if deepspeed() else {"use_cpu": True}
+
+
+def start() -> None:
+    """Join the group of this run's processes; nothing with one process, or when it is done already.
+
+    NCCL where there are GPUs, else gloo. Raises ConfigError for more processes on this machine than it has GPUs.
+    """
+    if count() == 1:
+        return
+    import torch
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        return
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if gpus and here > gpus and os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("1", "true", "yes"):
+        raise ConfigError(
+            f"nproc_per_node: {here} processes for {gpus} GPUs: start {gpus} (accelerate calls it num_processes), or "
+            "set ACCELERATE_USE_CPU=true and hide the GPUs with CUDA_VISIBLE_DEVICES="
+        )
+    on_cpu = not gpus and not deepspeed()  # accelerate runs DeepSpeed on a CPU too, if it is not told so
+    if on_cpu:
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else accelerate would start them apart from each other
+        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # its own "cpu:0" is none that torch.load can load to
+    from accelerate import PartialState
+
+    PartialState(cpu=on_cpu, timeout=TIMEOUT, **({} if gpus else {"backend": "gloo"}))
+
+
+def alone() -> bool:
+    """Is there one process, or does the main one something for all just now? Then nothing is collective."""
+    return _alone or count() == 1
+
+
+def gathered(rows: list[T]) -> list[T]:
+    """The rows of all processes, those of the main one first, on every process. Collective."""
+    if alone():
+        return rows
+    import torch.distributed as dist
+
+    parts: list[list[T]] = [[] for _ in range(count())]
+    dist.all_gather_object(parts, rows, group=_group())
+    return [row for part in parts for row in part]
+
+
+def broadcast(value: T) -> T:
+    """The main process's value, on every process; what the others pass is dropped. Collective."""
+    if alone():
+        return value
+    import torch.distributed as dist
+
+    box = [value if is_main_process() else None]
+    dist.broadcast_object_list(box, src=0, group=_group())
+    return box[0]
+
+
+def from_main(function: Callable[[], T]) -> T:
+    """Let the main process alone call `function`; every process gets its result, or raises what it raised.
+
+    On the others such an exception has the attribute `elsewhere`, so that it is told once. Collective; what
+    `function` itself calls here is done as by one process alone.
+    """
+    global _alone
+    if alone():
+        return function()
+    result, error = None, None
+    if is_main_process():
+        _alone = True
+        try:
+            result = function()
+        except Exception as raised:
+            error = raised
+        finally:
+            _alone = False
+    result, told = broadcast((result, sendable(error)))
+    if error is not None:
+        raise error
+    if told is not None:
+        told.elsewhere = True
+        raise told
+    return result
+
+
+def sendable(error: Exception | None) -> Exception | None:
+    """The exception, if it survives pickling; else a RuntimeError that says the same. None stays None."""
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+        if type(copy) is type(error) and str(copy) == str(error):
+            return copy
+    except Exception:  # whatever an exception's own constructor raises
+        pass
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def mute_others() -> None:
+    """Let only the main process print. Standard error stays open on all of them."""
+    if not is_main_process():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Raise LostProcess for what the communication libraries raise when another process is gone."""
+    try:
+        yield
+    except Exception as error:
+        if count() == 1 or isinstance(error, LostProcess) or not is_loss(error):
+            raise
+        lost = LostProcess(
+            f"process {rank()} of {count()} cannot go on: another process of this run has ended or does not answer "
+            "(its own message says why; without one it was killed, often for memory)"
+        )
+        for note in getattr(error, "__notes__", ()):
+            lost.add_note(note)
+        raise lost from error
+
+
+def is_loss(error: BaseException) -> bool:
+    """Does this exception say that another process could not be reached?"""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+@contextlib.contextmanager
+def outside_zero3() -> Iterator[None]:
+    """Let `from_pretrained` load whole models although DeepSpeed's ZeRO-3 is on for the policy.
+
+    transformers shards whatever is loaded while a ZeRO-3 configuration exists (`is_deepspeed_zero3_enabled`); a
+    scorer that no DeepSpeed engine runs would be left without weights. Nothing without such a configuration.
+    """
+    deepspeed = sys.modules.get("transformers.integrations.deepspeed")
+    found = getattr(deepspeed, "_hf_deepspeed_config_weak_ref", None)
+    if found is None:
+        yield
+        return
+    deepspeed._hf_deepspeed_config_weak_ref = None
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = found
+
+
+def machines(local_ranks: list[int]) -> list[list[int]]:
+    """Which processes share a machine, from the number that each has on its own one.
+
+    Launchers number the processes of a machine in a row, so that a machine begins at each 0.
+
+    >>> machines([0, 1, 0, 1, 2])
+    [[0, 1], [2, 3, 4]]
+    """
+    groups: list[list[int]] = []
+    for process, local in enumerate(local_ranks):
+        if local == 0:
+            groups.append([])
+        groups[-1].append(process)
+    return groups
+
+
+def machine_group() -> tuple[Any, list[int]]:
+    """(a gloo group of the processes on this machine, their ranks; the first of them owns what they share).
+
+    Collective over all processes of the run.
+    """
+    import torch.distributed as dist
+
+    found: tuple[Any, list[int]] | None = None
+    for ranks in machines(gathered([int(os.environ.get("LOCAL_RANK", "0"))])):
+        group = dist.new_group(ranks, backend="gloo", timeout=TIMEOUT)  # by all, for every machine
+        if rank() in ranks:
+            found = group, ranks
+    assert found is not None
+    return found
+
+
+def _group() -> Any:
+    global _objects
+    start()
+    if _objects is None:
+        import torch.distributed as dist
+
+        _objects = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    return _objects
+
+
+def is_main_process() -> bool:
+    """Of the processes that a launcher such as torchrun started, is this the one that writes?"""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,149 @@
+"""How much of a source an output merely repeats: letter by letter, or by sound in the other script. No torch.
+
+A translation borrows names, numbers and single words; a copy repeats the running text, small words
+included. So names, acronyms, units, numbers, addresses and code are excused (rl_nmt.text.tokens.kept), and a
+likeness in sound counts only in a chain of neighbouring words that holds a word nobody borrows. Rules and
+thresholds: ours.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from rl_nmt.text.languages import ENGLISH, Language
+from rl_nmt.text.phonetics import keys
+from rl_nmt.text.tokens import Token, kept, tokenize
+
+_GRAM = 8  # letters in a row, spaces aside, that two texts share by copying alone
+_CHAIN = 3  # words in a row that sound alike: fewer happen by chance and by borrowing
+_LONG_CHAIN = 5  # enough even when all of them could be borrowed
+_STARTS = 8  # places in the output where one source word may start a chain: keeps the search linear
+
+
+def copied_share(source: str, output: str, language: Language, source_language: Language = ENGLISH) -> float:
+    """Return the share, 0 to 1, of the source's content letters that `output` repeats instead of translating.
+
+    Content is every word but those that may stay as they are. A word is copied when it stands in the
+    output in its own letters (NFKC, case folded, accents off; also run together, or cut by other spaces),
+    or when it belongs to a chain that sounds alike word by word in the output's script. 0.0 when the source
+    has no content.
+
+    >>> from rl_nmt.text.unicode import TAMIL
+    >>> copied_share("The boy reads a book.", "THE BOY, READS A-BOOK", TAMIL)
+    1.0
+    >>> copied_share("The boy reads a book.", "தி பாய் ரீட்ஸ் எ புக்.", TAMIL)
+    1.0
+    >>> copied_share("The boy takes a bus.", "சிறுவன் பஸ்ஸில் செல்கிறான்.", TAMIL)
+    0.0
+    """
+    words = tokenize(source, source_language)
+    return copied_of(words, kept(words, source_language), tokenize(output, language), language, source_language)
+
+
+def copied_of(
+    words: list[Token], excused: list[bool], said: list[Token], language: Language, source_language: Language
+) -> float:
+    """`copied_share` of texts that are tokens already: of the source, which of them may stay, of the output."""
+    content = [i for i, token in enumerate(words) if token.kind == "word" and not excused[i]]
+    if not content:
+        return 0.0
+    copied = _verbatim(words, said) | _sounded(words, said, excused, language, source_language)
+    size = [len(token.key) for token in words]
+    return sum(size[i] for i in content if i in copied) / sum(size[i] for i in content)
+
+
+def _verbatim(words: list[Token], said: list[Token]) -> set[int]:
+    """Indices of source words that stand in the output in their own letters."""
+    own_words = {token.key for token in said}
+    copied = {i for i, token in enumerate(words) if token.key in own_words}
+    text = "".join(token.key for token in said)
+    grams = {text[i : i + _GRAM] for i in range(len(text) - _GRAM + 1)}
+    joined = "".join(token.key for token in words)
+    covered = bytearray(len(joined))
+    until = 0
+    for i in range(len(joined) - _GRAM + 1):
+        if joined[i : i + _GRAM] in grams:
+            for j in range(max(i, until), i + _GRAM):
+                covered[j] = 1
+            until = i + _GRAM
+    position = 0
+    for i, token in enumerate(words):
+        if covered[position : position + len(token.key)].count(1) * 2 > len(token.key):
+            copied.add(i)
+        position += len(token.key)
+    return copied
+
+
+def _sounded(
+    words: list[Token], said: list[Token], excused: list[bool], language: Language, source_language: Language
+) -> set[int]:
+    """Indices of source words in chains that sound alike in the output, word after word.
+
+    A chain goes on from (source word i, output word p) to i+1 or i+2 and p+1 or p+2: one word may be
+    missed on either side, and a missed source word inside a chain counts as copied too.
+    """
+    theirs = [_keys(token, language) for token in said]
+    places: dict[str, list[int]] = defaultdict(list)
+    for p, found in enumerate(theirs):
+        for key in found:
+            places[key].append(p)
+    copied: set[int] = set()
+    live: dict[int, dict[int, _Chain]] = {}  # source index -> output position -> chain that ends there
+    for i, token in enumerate(words):
+        ours = _keys(token, source_language)
+        here: dict[int, _Chain] = {}
+        if ours:
+            small = token.key in source_language.function_words
+            for back in (1, 2):
+                for p, chain in live.get(i - back, {}).items():
+                    for q in (p + 1, p + 2):
+                        if q < len(theirs) and ours & theirs[q]:
+                            _longest(here, q, chain.grown(small, not excused[i]))
+            starts = sorted({p for key in ours for p in places[key][:_STARTS]})
+            for p in starts[: 2 * _STARTS]:
+                _longest(here, p, _Chain(i, 1, int(small), int(not excused[i])))
+            here = dict(sorted(here.items(), key=lambda item: -item[1].matched)[: 4 * _STARTS])
+            for chain in here.values():
+                if chain.counts(len(words)):
+                    copied.update(range(chain.new, i + 1))
+                    chain.new = i + 1
+        live[i] = here
+        live.pop(i - 2, None)
+    return copied
+
+
+def _keys(token: Token, language: Language) -> frozenset[str]:
+    """Look-up keys of a word's sound; a number is its own key, so that it does not break a chain."""
+    if token.kind == "number":
+        return frozenset((token.key,))
+    if token.kind != "word":
+        return frozenset()
+    spoken = token.text.casefold().replace("'", "").replace("’", "")  # "that's" as it sounds
+    found = keys(token.key, language)
+    return found | keys(spoken, language) if len(spoken) > len(token.key) else found
+
+
+def _longest(chains: dict[int, _Chain], place: int, chain: _Chain) -> None:
+    if place not in chains or chains[place].matched < chain.matched:
+        chains[place] = chain
+
+
+class _Chain:
+    """Neighbouring source words that sound alike: how many, and how many of them are small or content words.
+
+    `new` is the first source word of the chain that has not been counted as copied yet.
+    """
+
+    __slots__ = ("content", "matched", "new", "small")
+
+    def __init__(self, new: int, matched: int, small: int, content: int):
+        self.new, self.matched, self.small, self.content = new, matched, small, content
+
+    def grown(self, small: bool, content: bool) -> _Chain:
+        return _Chain(self.new, self.matched + 1, self.small + small, self.content + content)
+
+    def counts(self, words: int) -> bool:
+        """Whether it is a copy and no borrowing; `words` of the whole source, which may be shorter than a chain."""
+        if self.small:
+            return self.content >= min(_CHAIN, words) and self.matched >= 2
+        return self.content >= _LONG_CHAIN

@@ -1,0 +1,251 @@
+"""What of a source must reappear in any translation, and whether it does. No torch, no reference.
+
+Checked are numbers (with percentages and scales: "3.7 million" is 37 lakh), URLs, e-mail addresses,
+placeholders, code, acronyms and names. Numbers count in the digits of either language, with any grouping
+(100,000 = 1,00,000 = 100000), small ones also as words. A name may stand in its own letters or in the
+other script, with endings: its sound is compared (rl_nmt.text.phonetics). Whether a name was rather translated
+("Supreme Court") no rule knows; so names weigh less, and one word is enough for a name of several. Ours.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rl_nmt.text.languages import ENGLISH, Language
+from rl_nmt.text.phonetics import LOOSE, initials, neighbourhood, skeletons
+from rl_nmt.text.tokens import LITERAL, Token, fold, kept, own, tokenize, without_literals
+from rl_nmt.text.unicode import clean_for_scoring
+
+WEIGHTS = {"number": 1.0, "percent": 1.0, "url": 1.0, "email": 1.0, "placeholder": 1.0, "code": 1.0}
+WEIGHTS |= {"acronym": 0.5, "name": 0.5}
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What was looked for in an output: (kind, text) pairs in the source's order, kinds as in WEIGHTS.
+
+    `value` is the weighted share found, 0 to 1, or None when the source holds nothing to check.
+    """
+
+    found: tuple[tuple[str, str], ...]
+    missing: tuple[tuple[str, str], ...]
+
+    @property
+    def value(self) -> float | None:
+        sought = sum(WEIGHTS[kind] for kind, _ in (*self.found, *self.missing))
+        return sum(WEIGHTS[kind] for kind, _ in self.found) / sought if sought else None
+
+
+def fidelity(source: str, output: str, language: Language, source_language: Language = ENGLISH) -> float | None:
+    """Return the weighted share, 0 to 1, of what must stay that `output` has; None when there is nothing.
+
+    >>> from rl_nmt.text.unicode import TAMIL
+    >>> fidelity("Ravi paid 100,000 rupees.", "ரவி 1,00,000 ரூபாய் கொடுத்தார்.", TAMIL)
+    1.0
+    >>> fidelity("It costs 40 percent more.", "இது 4 சதவீதம் அதிகம்.", TAMIL)
+    0.0
+    >>> fidelity("the rain has stopped.", "மழை நின்றுவிட்டது.", TAMIL) is None
+    True
+    """
+    return check(source, output, language, source_language).value
+
+
+def check(source: str, output: str, language: Language, source_language: Language = ENGLISH) -> Fidelity:
+    """Look for everything that must stay, each thing once, and say what was found and what is missing.
+
+    Linear in the lengths of the texts; never raises for any two strings.
+
+    >>> from rl_nmt.text.unicode import TAMIL
+    >>> check("Ravi came on 12 May.", "ரவி மே 13 அன்று வந்தார்.", TAMIL).missing
+    (('number', '12'),)
+    """
+    source, output = clean_for_scoring(source), clean_for_scoring(output)
+    tokens = tokenize(source, source_language)
+    said = tokenize(output, language)
+    have = _Output(output, said, language)
+    found: dict[tuple[str, str], None] = {}
+    missing: dict[tuple[str, str], None] = {}
+    for kind, text, there in _demands(source, tokens, have, language, source_language):
+        (found if there else missing)[(kind, text)] = None
+    return Fidelity(tuple(found), tuple(item for item in missing if item not in found))
+
+
+def _demands(source, tokens, have: _Output, language, source_language) -> Iterator[tuple[str, str, bool]]:
+    for token in tokens:
+        if token.kind in LITERAL:
+            core = _core(token)
+            there = core.casefold() in have.literals or (
+                token.kind in ("url", "code") and "/" not in core and have.sounds_like(core, source_language)
+            )
+            yield token.kind, core, there
+    for number in numbers(without_literals(source), source_language):
+        yield ("percent" if number.percent else "number"), number.text, have.counts(number)
+    for name in _names(tokens, source_language):
+        text = " ".join(t.text for t in name)
+        acronym = len(name) == 1 and text.isupper() and len(text) > 1
+        yield "acronym" if acronym else "name", text, have.calls(name, source_language, acronym)
+
+
+def _core(token: Token) -> str:
+    """An address without the punctuation around it; a placeholder as it is."""
+    return token.text if token.kind == "placeholder" else token.text.strip(_EDGES)
+
+
+_EDGES = "\"'“”‘’«»()[]<>,;:!?…."
+
+
+# --- numbers -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number as written, its digits without grouping, what it may be worth, and whether in per cent."""
+
+    text: str
+    digits: frozenset[str]
+    values: frozenset[float]
+    percent: bool
+
+
+_NUMBER = re.compile(r"[0-9]+(?:[.,:][0-9]+)*")
+_INDIAN = re.compile(r"[0-9]{1,2}(?:,[0-9]{2})*,[0-9]{3}(?:\.[0-9]+)?|[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
+_MAX_DIGITS = 30  # a longer run of digits is no number; comparing its digits is enough
+
+
+def numbers(text: str, language: Language) -> list[Number]:
+    """Return the numbers of a text that are written in digits of any script, in order.
+
+    `digits` holds the whole without separators, and each part of what may be a list, a time or a date
+    ("55,60", "7.55", "12.05.2019"); `values` the value as it is and times the scale word behind it.
+    """
+    text = _western(unicodedata.normalize("NFKC", text))
+    found = []
+    for match in _NUMBER.finditer(text):
+        written = match[0]
+        behind = text[match.end() : match.end() + 24].lstrip(" -").casefold()
+        grouped = bool(_INDIAN.fullmatch(written))
+        parts = re.split(r"[.,:]", written)
+        digits = {"".join(parts)} if grouped or len(parts) < 2 else {"".join(parts), *parts}
+        plain = written.replace(",", "") if grouped else written
+        values = set()
+        if len(plain) <= _MAX_DIGITS and re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", plain):
+            values.add(float(plain))
+            scale = next((v for stem, v in language.scales if _opens_with(behind, stem)), None)
+            if scale:
+                values = {round(float(plain) * scale, 6)}
+        percent = any(behind.startswith(word) for word in language.percent)
+        found.append(Number(written, frozenset(d.lstrip("0") or "0" for d in digits), frozenset(values), percent))
+    return found
+
+
+def _opens_with(text: str, stem: str) -> bool:
+    """Whole word for a one- or two-letter scale ("k", "mn"), else the start of a word."""
+    if not text.startswith(stem):
+        return False
+    return len(stem) > 2 or not text[len(stem) : len(stem) + 1].isalpha()
+
+
+def _western(text: str) -> str:
+    return "".join(_digit(char) for char in text)
+
+
+@lru_cache(maxsize=4096)
+def _digit(char: str) -> str:
+    return str(unicodedata.decimal(char)) if unicodedata.category(char) == "Nd" else char
+
+
+# --- names ---------------------------------------------------------------------------------------------
+
+
+def _names(tokens: list[Token], language: Language) -> Iterator[list[Token]]:
+    """Runs of kept words with a capital, unless all of them are commonly translated."""
+    flags = kept(tokens, language)
+    run: list[Token] = []
+    for token, stays in zip(tokens, flags, strict=True):
+        named = stays and token.kind == "word" and own(token, language) and token.text[:1].isupper()
+        if named and token.key not in language.function_words and len(token.text) > 1:
+            run.append(token)
+            continue
+        if any(t.key not in language.common_capitals for t in run):
+            yield run
+        run = []
+    if any(t.key not in language.common_capitals for t in run):
+        yield run
+
+
+class _Output:
+    """An output, indexed once for every question about it."""
+
+    def __init__(self, output: str, said: list[Token], language: Language):
+        self.folded = unicodedata.normalize("NFKC", output).casefold()
+        self.words = {t.key for t in said}
+        self.literals = {_core(t).casefold() for t in said if t.kind in LITERAL}
+        self.language = language
+        self.numbers = numbers(without_literals(output), language)
+        self.digits = {d for n in self.numbers for d in n.digits}
+        self.values = {v for n in self.numbers for v in n.values}
+        self.spelled = {v for stem, v in language.number_words if any(w.startswith(stem) for w in self.words)}
+        self.percent = any(word in self.folded for word in language.percent)
+        self._said = said
+        self._sounds: set[str] | None = None
+
+    def counts(self, number: Number) -> bool:
+        """Whether the number is there: same value, same digits, or a small one as a word."""
+        whole = max(number.digits, key=len)
+        there = bool(number.values & self.values)
+        there = there or (number.digits <= self.digits or whole in self.digits)
+        there = there or bool(number.values & self.spelled)
+        return there and (self.percent or not number.percent)
+
+    def calls(self, name: list[Token], source_language: Language, acronym: bool) -> bool:
+        """Whether one word of the name is there, in its letters or by its sound; or all of it run together."""
+        telling = [token for token in name if token.key not in source_language.common_capitals]
+        words = [word for token in telling for word in _bare(token.key, source_language)]
+        if any(word in self.words for word in words):
+            return True
+        if acronym:
+            words.append(initials(name[0].key, source_language))
+            return self._begins(words.pop()) or self._sounds_like(words[0], source_language)
+        return any(self._sounds_like(word, source_language) for word in (*words, "".join(t.key for t in name)))
+
+    def sounds_like(self, text: str, source_language: Language) -> bool:
+        words = [fold(word) for word in re.findall(r"[^\W\d_]+", text)]
+        return any(self._sounds_like(word, source_language) for word in words)
+
+    def _sounds_like(self, word: str, source_language: Language) -> bool:
+        return any(self._begins(skeleton) for skeleton in skeletons(word, source_language))
+
+    def _begins(self, skeleton: str) -> bool:
+        """Whether a word begins so: within one edit from four classes on; with three, one more may be heard."""
+        if self._sounds is None:
+            self._sounds = _beginnings(self._said, self.language)
+        skeleton = skeleton[:_NAME]
+        if len(skeleton) < LOOSE:
+            return bool(skeleton) and (f"{skeleton}$" in self._sounds or skeleton in self._sounds)
+        return not neighbourhood(skeleton).isdisjoint(self._sounds)
+
+
+def _bare(key: str, language: Language) -> list[str]:
+    """A name, and what is left of it without an ending that another language replaces (Korean, AMs)."""
+    return [key, *(key.removesuffix(e) for e in language.name_endings if key.endswith(e) and len(key) > len(e) + 1)]
+
+
+_NAME = 6  # classes of a name that are compared; what follows may be an ending
+
+
+def _beginnings(said: list[Token], language: Language) -> set[str]:
+    """Look-up keys of how the words begin, for every length a name may have."""
+    found: set[str] = set()
+    for token in said:
+        if token.kind != "word" or not own(token, language):
+            continue
+        for skeleton in skeletons(token.key, language):
+            for end in range(1, min(len(skeleton), _NAME) + 1):
+                found.add(f"{skeleton[:end]}$")
+                if end >= LOOSE:
+                    found |= neighbourhood(skeleton[:end])
+    return found

@@ -1,0 +1,73 @@
+"""Words, phrases and characters that go round in circles. No torch; linear in the length of the text."""
+
+from __future__ import annotations
+
+import re
+
+from rl_nmt.text.tokens import Token
+
+_SHORT_PERIOD = 3  # phrases of up to three words loop when said three times; longer ones when said twice
+_SENTENCE = 4  # words in a row that no text says again and again
+_REPEATED = 0.25  # share of such runs that are repetitions: a quarter of the text has been said before
+_BLOCK, _FEW = 20, 7  # so few different words in a block of twenty are a loop
+_PIECE, _TIMES = 8, 5  # a piece of up to eight characters five times in a row: "லாலாலாலாலா", "ha ha ha ha ha"
+_SIGNS = re.compile(r"([^\w\s])\1{7}")
+_SOURCE_PIECES = re.compile(r"([^\W\d_])\1\1|([^\W\d_]{2,4})[\s,!-]{0,2}\2[\s,!-]{0,2}\2")  # aaah, ha-ha-ha
+_SOURCE_SIGNS = re.compile(r"([^\w\s])\1\1")
+
+
+def loops(source: str, source_words: list[Token], output: str, words: list[Token]) -> bool:
+    """Say whether the output (cleaned, and its tokens) repeats itself as its source does not.
+
+    Counted are a phrase of one to three words three times in a row, a quarter of the four-word runs being
+    repetitions, a block of twenty words with seven different ones, a piece of up to eight characters five
+    times in a row, one letter five or one sign eight times. A source that does the like excuses it.
+    Thresholds: ours; reduplication (மெல்ல மெல்ல) says a word twice and is no loop.
+    """
+    said, heard = [t.key for t in words], [t.key for t in source_words]
+    for rule in (_circles, _repeats, _poor):
+        if rule(said) and not rule(heard):
+            return True
+    if _pieces(output) and not _SOURCE_PIECES.search(source.casefold()):
+        return True
+    return bool(_SIGNS.search(output)) and not _SOURCE_SIGNS.search(source)
+
+
+def _pieces(text: str) -> bool:
+    for period in range(1, _PIECE + 1):
+        run = 0
+        for i, (a, b) in enumerate(zip(text, text[period:], strict=False)):
+            run = run + 1 if a == b else 0
+            if run >= period * (_TIMES - 1) and any(map(str.isalpha, text[i : i + period])):
+                return True
+    return False
+
+
+def _circles(words: list[str]) -> bool:
+    for period in range(1, _SHORT_PERIOD + 1):
+        run = 0
+        for a, b in zip(words, words[period:], strict=False):
+            run = run + 1 if a == b else 0
+            if run >= 2 * period and not (a.isdecimal() and period == 1):
+                return True
+    return False
+
+
+def _repeats(words: list[str]) -> bool:
+    runs = [tuple(words[i : i + _SENTENCE]) for i in range(len(words) - _SENTENCE + 1)]
+    again = len(runs) - len(set(runs))
+    return again >= 2 and again >= _REPEATED * len(runs)
+
+
+def _poor(words: list[str]) -> bool:
+    counts: dict[str, int] = {}
+    for i, word in enumerate(words):
+        counts[word] = counts.get(word, 0) + 1
+        if i >= _BLOCK:
+            gone = words[i - _BLOCK]
+            counts[gone] -= 1
+            if not counts[gone]:
+                del counts[gone]
+        if i >= _BLOCK - 1 and len(counts) <= _FEW:
+            return True
+    return False

@@ -1,0 +1,1 @@
+"""Loading and running neural models: the policy, generation, batching, memory."""

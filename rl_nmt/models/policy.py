@@ -1,0 +1,285 @@
+"""The policy: tokenizer and causal chat model, device and precision chosen once, with the reason printed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rl_nmt import distributed, hub
+from rl_nmt.errors import ConfigError, UserError
+from rl_nmt.text import prompts
+
+FAMILIES = {"gemma3": ("Gemma 3", ("gemma3_text", "gemma3"))}  # family: its name, its values of model_type
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+# The text part of google/gemma-3-4b-it and larger, in the layouts of transformers 4 and 5.
+TEXT_PART = {r"^(model\.)?language_model\.(model\.)?": "model."}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the policy trains in. `weights`: dtype of the loaded weights; `autocast`: bf16 autocast on."""
+
+    device: str
+    weights: torch.dtype
+    autocast: bool
+    reason: str
+
+
+def choose_precision(lora: bool) -> Precision:
+    """bf16 where the GPU has bf16 units, else fp32; fp16 never (Gemma 3 overflows in it).
+
+    With LoRA the frozen base may be bf16. Full fine-tuning keeps fp32 weights under bf16 autocast: with
+    bf16 weights most updates at such learning rates round to nothing.
+    """
+    if not torch.cuda.is_available():
+        return Precision("cpu", torch.float32, False, "no CUDA device: CPU in fp32")
+    torch.set_float32_matmul_precision("high")
+    name = torch.cuda.get_device_name()
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        return Precision("cuda", torch.float32, False, f"{name} has no bf16 units: fp32")
+    if lora:
+        return Precision("cuda", torch.bfloat16, True, f"{name}: bf16 base, LoRA in fp32")
+    return Precision("cuda", torch.float32, True, f"{name}: fp32 weights under bf16 autocast")
+
+
+def load_tokenizer(model_id: str, families: Sequence[str] = (), argument: str = "model_id"):
+    """The policy's tokenizer: left-padded, pad = eos, with the tokens at which the model's turns end.
+
+    `families`: those of `FAMILIES` that are accepted; none for any chat model. `argument`: the setting to name.
+
+    Raises:
+        ConfigError: no tokenizer, none of a chat model, or none of these families.
+        MissingService: gated, unknown or unreachable on the hub.
+    """
+    from transformers import AutoTokenizer
+
+    hub.require_model(argument, model_id)
+    name, revision = hub.split_revision(model_id)
+    if Path(name).is_dir() and not any((Path(name) / file).exists() for file in VOCABULARIES):
+        # transformers 5 would make up an empty one
+        raise ConfigError(f"{argument}: {model_id} has no tokenizer that loads: none of {', '.join(VOCABULARIES)}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left", trust_remote_code=False)
+    except Exception as error:  # tokenizers raises plain Exception for a damaged file
+        if Path(model_id).exists():
+            raise ConfigError(f"{argument}: {model_id} has no tokenizer that loads: {error}") from error
+        raise hub.explain(argument, model_id, error) from error
+    if not prompts.is_gemma(tokenizer):
+        if "gemma3" in families:
+            raise ConfigError(f"{argument}: the tokenizer of {model_id} has no <end_of_turn>: not a Gemma chat model")
+        try:
+            prompts.chat_prompt(tokenizer, "a")  # refuses what is no chat model
+        except ConfigError as error:
+            raise ConfigError(f"{argument}: {error}") from error
+        tokenizer.further_stops = _declared_stops(name, revision)
+    if tokenizer.eos_token is None:
+        raise ConfigError(f"{argument}: the tokenizer of {model_id} has no eos token: nothing would end a text")
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _declared_stops(name: str, revision: str | None) -> list[int]:
+    """The ids at which the checkpoint's own generation settings stop; [] where it has none."""
+    from transformers import GenerationConfig
+
+    try:
+        ids = GenerationConfig.from_pretrained(name, revision=revision).eos_token_id
+    except (OSError, ValueError):
+        return []
+    return [ids] if isinstance(ids, int) else list(ids or [])
+
+
+def stop_ids(tokenizer) -> list[int]:
+    """Ids that end a turn: the end-of-turn token, eos, then whatever else the checkpoint declares."""
+    turn = prompts.end_of_turn(tokenizer)
+    ids = [] if turn is None else [tokenizer.convert_tokens_to_ids(turn)]
+    return list(dict.fromkeys([*ids, tokenizer.eos_token_id, *getattr(tokenizer, "further_stops", [])]))
+
+
+def generation_defaults(tokenizer):
+    """GenerationConfig that stops where a turn ends and samples from the model's own distribution."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        eos_token_id=stop_ids(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id
+    )
+
+
+def fix_base_model(model) -> None:
+    """Let `Gemma3ForCausalLM.base_model` be its decoder, as TRL expects.
+
+    transformers 4.57 names a base_model_prefix that no instance has as an attribute, so base_model is the
+    model itself and TRL's fused log-probs fail. Setting the prefix instead would break the loading of
+    multimodal checkpoints; on the instance alone, the reference model that TRL builds would still fail.
+    On transformers 5 nothing is wrong and nothing is changed.
+    """
+    if model.base_model is model:
+        type(model).base_model = property(lambda self: self.model)
+
+
+def load_policy(
+    model_id: str,
+    tokenizer,
+    precision: Precision,
+    attn_implementation: str = "eager",
+    families: Sequence[str] = (),
+    argument: str = "model_id",
+):
+    """The causal chat model (of a multimodal Gemma 3 checkpoint the text part), ready for TRL.
+
+    Stops at `stop_ids`; sampling settings that ship with the checkpoint (top_k, top_p) are reset, so that
+    what the trainer is told is what it does. `families`: those of `FAMILIES` that are accepted; none for
+    any causal model that this version of transformers knows. `argument`: the setting to name.
+
+    Raises:
+        ConfigError: another architecture, or weights that do not fit the class.
+        MissingService: gated, unknown or unreachable on the hub.
+    """
+    hub.require_model(argument, model_id)
+    name, revision = hub.split_revision(model_id)
+    try:
+        cls, options = _model_class(model_id, name, revision, families, argument)
+        model, info = cls.from_pretrained(
+            name,
+            revision=revision,
+            dtype=precision.weights,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except UserError:
+        raise
+    except Exception as error:  # transformers, safetensors and torch raise a dozen classes for bad files
+        if Path(model_id).exists():
+            raise ConfigError(f"{argument}: {model_id} does not load: {error}") from error
+        raise hub.explain(argument, model_id, error) from error
+    missing = [key for key in info["missing_keys"] if "lm_head" not in key]
+    if missing:
+        raise ConfigError(f"{argument}: {model_id} lacks {len(missing)} weights, {missing[0]} first")
+    fix_base_model(model)
+    model.generation_config = generation_defaults(tokenizer)
+    # One id each, as in the tokenizer: the Trainer compares these, and would rewrite them with a warning.
+    model.config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.bos_token_id = tokenizer.bos_token_id
+    if hasattr(model, "warnings_issued"):  # gone in transformers 5
+        model.warnings_issued["estimate_tokens"] = True  # TRL's batches have no input_ids to count operations by
+    return model
+
+
+@contextlib.contextmanager
+def gemma_loads_under_zero3() -> Iterator[None]:
+    """Let `from_pretrained` load a Gemma 3 model while DeepSpeed's ZeRO-3 shards what is loaded.
+
+    transformers 4.57 takes the embedding for one that still wants random values, because of its scale, a buffer that
+    no checkpoint has, and writes into a row of a weight that is not there. Such an embedding keeps what it has here.
+    """
+    from transformers import __version__
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding as Embedding
+
+    if not __version__.startswith("4.") or not distributed.deepspeed():
+        yield
+        return
+    Embedding._is_hf_initialized = True
+    try:
+        yield
+    finally:
+        del Embedding._is_hf_initialized
+
+
+def _model_class(model_id: str, name: str, revision: str | None, families: Sequence[str], argument: str):
+    """What loads the checkpoint, with further options for it. Raises ConfigError for what is not taken here."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, Gemma3ForCausalLM
+
+    config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    kind = config.model_type
+    if families and not any(kind in FAMILIES[family][1] for family in families):
+        known = " or ".join(FAMILIES[family][0] for family in families)
+        raise ConfigError(f"{argument}: {model_id} is a {kind!r} model; this trainer is for {known}")
+    if kind in FAMILIES["gemma3"][1]:
+        # Of a multimodal checkpoint AutoModelForCausalLM would keep the vision tower. transformers 4 finds the text
+        # part by this class's prefix, 5 has to be told.
+        finds = kind == "gemma3_text" or Gemma3ForCausalLM.base_model_prefix == "language_model"
+        return Gemma3ForCausalLM, {} if finds else {"key_mapping": TEXT_PART}
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(f"{argument}: {model_id} is a {kind!r} model, which is no causal language model")
+    return AutoModelForCausalLM, {}
+
+
+def make_reference_loadable(model, tokenizer, folder: Path) -> None:
+    """Save the text-only start policy and name it as the model's origin.
+
+    With KL and without LoRA, TRL rebuilds the reference from `config._name_or_path`, and so does vLLM its
+    engine; from a multimodal checkpoint that would be another class, with its vision tower. Collective.
+    """
+
+    def save() -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    distributed.from_main(save)
+    model.config._name_or_path = model.name_or_path = str(folder)
+
+
+def lora_config(rank: int, alpha: int):
+    """LoRA on every linear layer of the decoder; rank 0 means full fine-tuning (None)."""
+    if rank == 0:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM", target_modules="all-linear"
+    )
+
+
+def losing_combination(model) -> str | None:
+    """A warning when weights to be trained are 16-bit, else None. LoRA's own weights count, not its base's.
+
+    Measured: of bf16 weights at learning rate 1e-6, 3 % had changed after 5 steps; of fp32 weights under
+    bf16 autocast, and of LoRA weights, all.
+    """
+    small = {p.dtype for p in model.parameters() if p.requires_grad and p.dtype in (torch.bfloat16, torch.float16)}
+    if not small:
+        return None
+    names = ", ".join(str(dtype).removeprefix("torch.") for dtype in small)
+    return (
+        f"warning: the weights to be trained are {names}: at such learning rates most updates round to nothing. "
+        "Use LoRA (lora_rank above 0), or load the weights in float32 and train under bf16 autocast"
+    )
+
+
+def single_process_environment(visible_gpus: int, environ: dict[str, str], port: int) -> dict[str, str]:
+    """Variables to set so that plain `python` works beside several visible GPUs; empty when not needed.
+
+    The Trainer would wrap the model in DataParallel, which TRL refuses. A one-process distributed start
+    keeps the policy on the first GPU and leaves the others to the reward models.
+    """
+    if visible_gpus < 2 or "LOCAL_RANK" in environ or "RANK" in environ:
+        return {}
+    return {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def prepare_processes() -> None:
+    """Apply `single_process_environment` before accelerate is imported, and say so."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    extra = single_process_environment(count, dict(os.environ), port)
+    if extra:
+        os.environ.update(extra)
+        print(f"{count} GPUs visible, no launcher: one process, policy on cuda:0", flush=True)

@@ -1,0 +1,402 @@
+"""How large a run will be, from model configurations alone: parameters, memory per device, checkpoints. No torch.
+
+Everything here is an estimate: weights, gradients and optimizer are counted exactly, activations and caches by
+the tensors that the stock kernels keep.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rl_nmt import hub
+
+GIB = 2**30
+CUDA_CONTEXT = int(0.6 * GIB)  # what a process holds on a GPU before its first tensor (ours, rounded up)
+ADAM, ADAM_8BIT = 8.0, 2 + 8 / 256  # bytes per trained parameter: two fp32 moments; two of a byte, fp32 scale per 256
+LOGIT_TILE = (4096, 32768)  # TRL 1.16, trl/kernels/chunked_logprob.py: most tokens × vocabulary entries at once
+COMET_TOKENS = 8192  # rl_nmt/scorers/comet/scorer.py, most tokens encoded at once
+NLLB_TOKENS = 4096  # rl_nmt/backtranslation/translator.py, most source tokens in one batch
+
+_GEMMA = {"model_type": "gemma3_text", "vocab_size": 262144, "head_dim": 256}
+_XLMR_LARGE = {
+    "model_type": "xlm-roberta",
+    "vocab_size": 250002,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "intermediate_size": 4096,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+}
+_NLLB = {
+    "model_type": "m2m_100",
+    "vocab_size": 256206,
+    "d_model": 1024,
+    "encoder_ffn_dim": 8192,
+    "decoder_ffn_dim": 8192,
+    "encoder_layers": 24,
+    "decoder_layers": 24,
+}
+# What stands in the config.json of the models named in the README and presets, for those not on this machine.
+KNOWN: dict[str, dict[str, Any]] = {
+    "google/gemma-3-270m-it": _GEMMA
+    | {
+        "hidden_size": 640,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 18,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+    },
+    "google/gemma-3-1b-it": _GEMMA
+    | {
+        "hidden_size": 1152,
+        "intermediate_size": 6912,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+    },
+    "google/gemma-3-4b-it": _GEMMA
+    | {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 34,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "vocab_size": 262208,
+    },
+    "google/gemma-3-12b-it": _GEMMA
+    | {
+        "hidden_size": 3840,
+        "intermediate_size": 15360,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "vocab_size": 262208,
+    },
+    "google/gemma-3-27b-it": _GEMMA
+    | {
+        "hidden_size": 5376,
+        "intermediate_size": 21504,
+        "num_hidden_layers": 62,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 16,
+        "vocab_size": 262208,
+        "head_dim": 128,
+    },
+    "facebook/nllb-200-distilled-600M": _NLLB
+    | {"encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096, "encoder_layers": 12, "decoder_layers": 12},
+    "facebook/nllb-200-distilled-1.3B": _NLLB,
+    "facebook/nllb-200-3.3B": _NLLB | {"d_model": 2048},
+    # extra: the head on top of the encoder
+    "Unbabel/wmt22-comet-da": _XLMR_LARGE | {"extra": 22_025_217},
+    "Unbabel/wmt22-cometkiwi-da": _XLMR_LARGE | {"extra": 6_296_577},
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model as far as its size goes: how many parameters, its configuration, and where that was read."""
+
+    parameters: int
+    config: Mapping[str, Any]
+    source: str
+
+
+def model_shape(name: str) -> Shape | None:
+    """Shape of a local, cached or known model; None when nothing about it is to be had without the network."""
+    repository, _ = hub.split_revision(name)
+    folder = _folder(name)
+    if folder is not None:
+        config = _read_config(folder)
+        counted = _counted(folder)
+        if counted is None and config:
+            counted = parameters(config)
+        if counted is not None:
+            return Shape(counted, config, "its files")
+    if repository in KNOWN:
+        return Shape(parameters(KNOWN[repository]), KNOWN[repository], "a table of known models")
+    return None
+
+
+def parameters(config: Mapping[str, Any]) -> int | None:
+    """Parameters of a Gemma 3 text model, M2M100 (dense NLLB) or XLM-RoBERTa from its configuration, else None.
+
+    >>> parameters(KNOWN["google/gemma-3-1b-it"]), parameters(KNOWN["facebook/nllb-200-distilled-1.3B"])
+    (999885952, 1370638336)
+    """
+    kind = config.get("model_type")
+    extra = config.get("extra", 0)
+    try:
+        if kind == "gemma3_text":
+            hidden, linears = config["hidden_size"], sum(i * o for i, o in gemma_linears(config))
+            norms = 4 * hidden + 2 * config["head_dim"]
+            return extra + config["vocab_size"] * hidden + config["num_hidden_layers"] * (linears + norms) + hidden
+        if kind == "m2m_100":
+            d, attention = config["d_model"], 4 * (config["d_model"] ** 2 + config["d_model"])
+            encoder = attention + 2 * d * config["encoder_ffn_dim"] + config["encoder_ffn_dim"] + d + 4 * d
+            decoder = 2 * attention + 2 * d * config["decoder_ffn_dim"] + config["decoder_ffn_dim"] + d + 6 * d
+            layers = config["encoder_layers"] * encoder + config["decoder_layers"] * decoder
+            return extra + config["vocab_size"] * d + layers + 4 * d
+        if kind in ("xlm-roberta", "xlm-roberta-xl"):
+            d, ffn = config["hidden_size"], config["intermediate_size"]
+            embeddings = config["vocab_size"] + config["max_position_embeddings"] + config["type_vocab_size"] + 2
+            layer = 4 * (d * d + d) + 2 * d * ffn + ffn + d + 4 * d
+            return extra + embeddings * d + config["num_hidden_layers"] * layer
+    except KeyError:
+        return None
+    return None
+
+
+def gemma_linears(config: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """(inputs, outputs) of the seven linear layers of one decoder layer, those that LoRA adapts."""
+    hidden, ffn = config["hidden_size"], config["intermediate_size"]
+    queries = config["num_attention_heads"] * config["head_dim"]
+    keys = config["num_key_value_heads"] * config["head_dim"]
+    attention = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
+    return [*attention, (hidden, ffn), (hidden, ffn), (ffn, hidden)]
+
+
+def lora_parameters(config: Mapping[str, Any], rank: int) -> int:
+    """Trained parameters with LoRA of this rank on every linear layer (Hu et al. 2021: r·(in + out) each).
+
+    >>> lora_parameters(KNOWN["google/gemma-3-1b-it"], 16)
+    13045760
+    """
+    return config["num_hidden_layers"] * rank * sum(i + o for i, o in gemma_linears(config))
+
+
+# --- memory ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Need:
+    """Bytes on one device: `resident` all the time, by name; `passing` by stage, of which one is there at a time."""
+
+    resident: dict[str, int] = field(default_factory=dict)
+    passing: dict[str, int] = field(default_factory=dict)
+    offloaded: int = 0  # weights that come for a reward call and leave again
+
+    @property
+    def peak(self) -> int:
+        return sum(self.resident.values()) + max(self.passing.values(), default=0)
+
+
+def policy_need(shape: Shape, settings: Any, cuda: bool, bf16: bool) -> Need:
+    """Memory of policy, reference, gradients, optimizer, generation and update.
+
+    Args:
+        shape: the policy's.
+        settings: RunCfg's fields as attributes.
+        cuda: on a GPU, where the process itself takes memory.
+        bf16: with bf16 units: the base of LoRA is then bf16, activations are bf16 either way.
+    """
+    config, weights = shape.config, 2 if bf16 and settings.lora_rank else 4
+    value = 2 if bf16 else 4
+    need = Need({"policy": weights * shape.parameters})
+    trained = lora_parameters(config, settings.lora_rank) if settings.lora_rank else shape.parameters
+    if settings.lora_rank:
+        need.resident["LoRA"] = 4 * trained
+    elif settings.kl_beta:
+        need.resident["reference"] = 4 * shape.parameters
+    need.resident["gradients"] = 4 * trained
+    need.resident["optimizer"] = int(moments(settings) * trained)
+    if cuda:
+        need.resident["CUDA"] = CUDA_CONTEXT
+    length = prompt_tokens(settings) + settings.max_new_tokens
+    keys = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
+    sequences = settings.per_device_batch_size * settings.gradient_accumulation_steps
+    if not getattr(settings, "use_vllm", False):  # its engine has its share, or a card of its own
+        need.passing["generation"] = sequences * (length * keys * value + 3 * 4 * config["vocab_size"])
+    tokens = settings.per_device_batch_size * length
+    # Log-probs of the sampled tokens come tile by tile, so that full logits never exist in the update; all
+    # weights trained, the head's gradient is made apart before it is added.
+    head = value * min(tokens, LOGIT_TILE[0]) * min(config["vocab_size"], LOGIT_TILE[1])
+    if not settings.lora_rank:
+        head += 4 * config["vocab_size"] * config["hidden_size"]
+        head += 2 * shape.parameters if bf16 else 0  # autocast's copies of the weights
+    need.passing["update"] = head + activations(config, tokens, value, settings.gradient_checkpointing)
+    return need
+
+
+def moments(settings: Any) -> float:
+    """Bytes of optimizer state per trained parameter."""
+    return ADAM_8BIT if getattr(settings, "optimizer", "").endswith("8bit") else ADAM
+
+
+def activations(config: Mapping[str, Any], tokens: int, value: int, checkpointing: bool) -> int:
+    """Bytes that the backward pass of the decoder keeps for `tokens` positions, `value` bytes per number.
+
+    Per layer: the input of each linear layer and of GELU, both factors of the gated product, queries, keys and
+    values after their rotation, attention's output, and the norms in fp32. With checkpointing a layer's input
+    per layer and one layer whole.
+    """
+    hidden, ffn = config["hidden_size"], config["intermediate_size"]
+    queries = config["num_attention_heads"] * config["head_dim"]
+    keys = config["num_key_value_heads"] * config["head_dim"]
+    linear = value * (2 * hidden + 4 * ffn + 3 * queries + 4 * keys)
+    norms = 4 * 2 * (4 * hidden + queries + keys)
+    layer, layers = linear + norms, config["num_hidden_layers"]
+    return tokens * (layers * value * hidden + layer if checkpointing else layers * layer)
+
+
+def prompt_tokens(settings: Any) -> int:
+    """Tokens of the longest prompt: the instruction (about 40) and the text at an assumed 3 characters a token."""
+    return 40 + math.ceil(settings.max_chars / 3)
+
+
+def translator_need(shape: Shape, dtype: str, beams: int) -> tuple[int, int]:
+    """(weights, working memory) of an NLLB model: the keys and values of a full batch of texts of equal length."""
+    value = {"bfloat16": 2, "int8": 1}.get(dtype, 4)
+    config = shape.config
+    cache = 2 * config["decoder_layers"] * config["d_model"] * NLLB_TOKENS * (1 + beams)
+    return value * shape.parameters, max(2, value) * cache
+
+
+def comet_need(shape: Shape, dtype: str, cuda: bool) -> tuple[int, int]:
+    """(weights, working memory) of a COMET model; on a CPU its linear layers exist twice (prepacked)."""
+    value, config = 4 if dtype == "float32" else 2, shape.config
+    hidden, ffn, layers = (config.get(k, 0) for k in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    linears = layers * (4 * hidden * hidden + 2 * hidden * ffn)
+    weights = 4 * shape.parameters + (0 if cuda and dtype == "float32" else value * linears)
+    return weights, value * COMET_TOKENS * (8 * hidden + 2 * ffn)
+
+
+def shapes(settings: Any) -> dict[str, Shape | None]:
+    """Name → shape of the models that these settings load: policy; NLLB, comet_da, comet_qe where weighed; judge."""
+    models = {"policy": model_shape(settings.model_id)}
+    if settings.w_cycle:
+        models["NLLB"] = model_shape(settings.backtranslation_model)
+        models["comet_da"] = model_shape(settings.comet_da_model)
+    if settings.w_qe:
+        models["comet_qe"] = model_shape(settings.comet_qe_model)
+    if getattr(settings, "judge_model", ""):
+        models["judge"] = model_shape(settings.judge_model)
+    return models
+
+
+def memory_needs(
+    settings: Any, models: Mapping[str, Shape | None], gpus: int, bf16: bool, gpu_bytes: int = 0
+) -> dict[str, Need]:
+    """Device ("cuda:N" or "cpu") → what it has to hold; the policy's first.
+
+    `models` as `shapes` gives them, the policy known; one of unknown size counts nothing. `gpus`: how many there
+    are. A device that is not there is the CPU, as when the models are loaded. `gpu_bytes`: the memory of a GPU, of
+    which vLLM takes its share. With `scorer_python` each COMET model has a process, and so a CUDA context, of its own.
+    """
+
+    def place(wanted: str) -> str:
+        wanted = "cuda:0" if wanted in ("auto", "cuda") else wanted
+        return wanted if wanted.startswith("cuda:") and int(wanted[5:]) < gpus else "cpu"
+
+    home = place("auto")
+    needs = {home: policy_need(models["policy"], settings, home != "cpu", bf16)}
+    if getattr(settings, "use_vllm", False) and settings.vllm_mode == "colocate":
+        needs[home].resident["vLLM"] = int(settings.vllm_gpu_memory_utilization * gpu_bytes)
+    apart = bool(getattr(settings, "scorer_python", ""))
+    for name, shape in models.items():
+        if name == "policy" or shape is None:
+            continue
+        device = place(settings.dual_device if name == "NLLB" else settings.reward_device)
+        if name == "judge" and settings.reward_offload:  # it looks only at evaluations
+            device = "cpu"
+        if name == "NLLB":
+            weights, work = translator_need(shape, settings.dual_dtype, settings.backtranslation_beams)
+        else:
+            weights, work = comet_need(shape, settings.reward_dtype, device != "cpu")
+        need = needs.setdefault(device, Need({"CUDA": CUDA_CONTEXT} if device != "cpu" else {}))
+        if apart and name.startswith("comet") and device != "cpu":
+            need.resident[f"{name}'s process"] = CUDA_CONTEXT
+        if settings.reward_offload and device != "cpu":  # all of them move there for every call
+            needs.setdefault("cpu", Need()).resident[name] = weights
+            need.offloaded += weights
+        else:
+            need.resident[name] = weights
+        need.passing["reward"] = max(need.passing.get("reward", 0), work)
+    for need in needs.values():
+        if need.offloaded:
+            need.passing["reward"] += need.offloaded
+    return needs
+
+
+def checkpoint_bytes(shape: Shape, settings: Any) -> int:
+    """Size of one checkpoint: trained weights and two moments in fp32, and 2 MB for the rest."""
+    trained = shape.parameters
+    if settings.lora_rank:
+        trained = lora_parameters(shape.config, settings.lora_rank)
+    return int((4 + moments(settings)) * trained) + 2_000_000
+
+
+def run_bytes(shape: Shape, settings: Any, bf16: bool) -> int:
+    """Disk that a run takes: its checkpoints and one being written, the final model, the start policy for KL."""
+    weights = 2 if bf16 and settings.lora_rank else 4
+    total = weights * shape.parameters
+    if settings.save_steps:
+        total += (settings.save_total_limit + 1) * checkpoint_bytes(shape, settings)
+    if settings.kl_beta and not settings.lora_rank:
+        total += 4 * shape.parameters
+    return total
+
+
+# --- files -------------------------------------------------------------------------------------------
+
+
+def _folder(name: str) -> Path | None:
+    """The model's folder here or in the hub cache."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():  # the .ckpt of a COMET model
+        return path.parent.parent
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, revision = hub.split_revision(name)
+    if hub.looks_like_path(repository):
+        return None
+    for filename in ("config.json", "hparams.yaml"):
+        found = try_to_load_from_cache(repository, filename, revision=revision)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """config.json, the text part of a multimodal one, or that of a COMET model's encoder; {} when not there."""
+    for place in (folder, folder / "encoder"):
+        try:
+            config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        text = config.get("text_config")
+        return text if isinstance(text, dict) else config
+    return dict(_XLMR_LARGE) if (folder / "hparams.yaml").is_file() else {}
+
+
+def _counted(folder: Path) -> int | None:
+    """Parameters by the weight files: safetensors headers, or the size of an fp32 .ckpt or .bin."""
+    safetensors = sorted(folder.glob("*.safetensors"))
+    if safetensors:
+        try:
+            return sum(map(safetensors_parameters, safetensors))
+        except (OSError, ValueError, KeyError):
+            return None
+    pickles = [*folder.glob("checkpoints/model.ckpt"), *folder.glob("pytorch_model*.bin")]
+    return sum(p.stat().st_size for p in pickles) // 4 if pickles else None
+
+
+def safetensors_parameters(path: Path) -> int:
+    """Numbers in a safetensors file, vision towers aside, from its header alone."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > 100_000_000:
+            raise ValueError(f"{path} is no safetensors file")
+        header = json.loads(file.read(size))
+    parts = ((name, entry) for name, entry in header.items() if name != "__metadata__")
+    return sum(
+        math.prod(entry["shape"])
+        for name, entry in parts
+        if "vision_tower" not in name and "multi_modal_projector" not in name
+    )

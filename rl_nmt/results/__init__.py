@@ -1,0 +1,1 @@
+"""The numbers at the end: evaluation, divergence, report, model card, export."""

@@ -1,0 +1,276 @@
+"""The models that a run leaves: best/ and final/, both loaded by plain transformers; and the way to the hub.
+
+    final/          the weights at the end, LoRA merged in; final/adapter/ the adapter alone
+    best/           the weights of the evaluation with the best score outside the reward; best/chosen.json says which
+
+Each has the tokenizer, every stop of the model's chat turns as generation defaults, prompt.txt, which
+rl_nmt.translate reads, and a model card as README.md. What gathers weights is called on every process of the run,
+since each may hold a part of them (ZeRO-3, FSDP); the main one writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rl_nmt import distributed, hub
+from rl_nmt.distributed import is_main_process
+from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.results.model_card import model_card
+from rl_nmt.runs.checkpoints import replace_folder
+from rl_nmt.text.languages import ENGLISH, TAMIL, Language
+
+CHOSEN, PROMPT_FILE, CARD = "chosen.json", "prompt.txt", "README.md"
+MODELS = ("final", "best")
+
+
+# ---------------------------------------------------------------------- weights
+
+
+def whole_state(trainer) -> dict[str, Any]:
+    """Name → tensor of all the trainer's weights, however they are spread over processes. Collective.
+
+    Complete on the main process. Under ZeRO-3 DeepSpeed has to be told to gather them
+    (`zero3_save_16bit_model: true` in accelerate's configuration). Raises ConfigError otherwise.
+    """
+    model = trainer.deepspeed if getattr(trainer, "is_deepspeed_enabled", False) else trainer.model
+    try:
+        return trainer.accelerator.get_state_dict(model)
+    except ValueError as error:  # accelerate's, which names three ways to say it
+        raise ConfigError(
+            f"the weights cannot be gathered ({error}): set zero3_save_16bit_model: true in accelerate's configuration"
+        ) from None
+
+
+def merged_state(state: Mapping[str, Any], model) -> dict[str, Any]:
+    """Name → tensor of the base model with its LoRA weights added: W + (alpha / r) · B A (Hu et al. 2021).
+
+    Computed in fp32 and rounded to the base's precision once. The model itself is left as it is.
+
+    Args:
+        state: all weights of the PEFT model, as `whole_state` gives them.
+        model: that PEFT model, one adapter of plain LoRA on linear layers; its weights are not read.
+    """
+    from peft.tuners.lora import Linear
+
+    merged = {}
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, Linear)}
+    for name, tensor in state.items():
+        layer, _, part = name.rpartition(".base_layer.")
+        if part == "weight":
+            adapter = model.active_adapter
+            down, up = (state[f"{layer}.lora_{side}.{adapter}.weight"].float() for side in "AB")  # (r, in), (out, r)
+            tensor = (tensor.float() + layers[layer].scaling[adapter] * (up @ down)).to(tensor.dtype)
+        elif ".lora_" in name:
+            continue
+        merged[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = tensor
+    return merged
+
+
+def _save(model, folder: Path, state: Mapping[str, Any]) -> None:
+    """A model with these weights; what is tied to others (lm_head to the embeddings) is not written twice."""
+    tied = model._tied_weights_keys or () if model.config.tie_word_embeddings else ()
+    model.save_pretrained(folder, state_dict={name: t for name, t in state.items() if name not in tied})
+
+
+def save_best(folder: Path, trainer, prompt: str) -> None:
+    """best/: the present weights, or with LoRA the adapter alone (merged by `finish_best`); replaced in one go.
+
+    Collective. Raises CannotWrite.
+    """
+    state = whole_state(trainer)
+    if not is_main_process():
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    with replace_folder(folder / "best") as draft:
+        if hasattr(model, "merge_and_unload"):
+            model.save_pretrained(draft, state_dict=state)
+        else:
+            _save(model, draft, state)
+        trainer.processing_class.save_pretrained(draft)
+        (draft / PROMPT_FILE).write_text(prompt, encoding="utf-8")
+        (draft / CHOSEN).write_text(json.dumps({"step": trainer.state.global_step}), encoding="utf-8")
+
+
+def save_final(folder: Path, trainer, tokenizer, prompt: str) -> None:
+    """final/: a model that plain transformers loads, the prompt, and the LoRA adapter if there is one. Collective.
+
+    The adapter is exact; the merged weights have the precision of the base model.
+    """
+    from rl_nmt.models import policy
+
+    state = whole_state(trainer)
+    if not is_main_process():
+        return
+    final = folder / "final"
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "merge_and_unload"):
+        model.save_pretrained(final / "adapter", state_dict=state)
+        (final / "adapter" / PROMPT_FILE).write_text(prompt, encoding="utf-8")  # rl_nmt.translate takes it by itself
+        (final / "adapter" / CARD).unlink(missing_ok=True)  # PEFT's own form, to be filled in; ours is in final/
+        state, model = merged_state(state, model), model.get_base_model()
+    model.generation_config = policy.generation_defaults(tokenizer)  # all stops, for whoever loads it plainly
+    model.config.eos_token_id = policy.stop_ids(tokenizer)
+    _save(model, final, state)
+    tokenizer.save_pretrained(final)
+    (final / PROMPT_FILE).write_text(prompt, encoding="utf-8")
+
+
+def finish_best(folder: Path, tokenizer, choice: dict, load_start: Callable) -> dict:
+    """Make best/ load with plain transformers like final/: adapters merged into the start policy, all stops.
+
+    For the main process alone; the others get `choice` as it is.
+
+    Args:
+        folder: the run folder.
+        choice: what `Watch.choice` says.
+        load_start: () → the start policy, called only where an adapter has to be merged.
+
+    Returns `choice`, with `kept` False and the reason where the chosen step's weights are gone: a run that was
+    stopped after it had written best/, and went on from an older checkpoint, may have chosen otherwise since. Such
+    a best/ is set aside.
+    """
+    from rl_nmt.models import policy
+    from rl_nmt.runs.checkpoints import set_aside
+
+    best = folder / "best"
+    if not is_main_process() or not best.exists():
+        return choice
+    step = _chosen_step(best)
+    if choice["step"] != step:
+        aside = set_aside(best, f"holds step {step}, the best is step {choice['step']}", prefix="earlier")
+        print(f"best/ held step {step}, which is not the best any more: now {aside.name}", flush=True)
+        if choice["step"]:  # step 0 is the start policy: nothing is lost
+            return {**choice, "kept": False, "why_not": f"step {step} had replaced its weights before a resume"}
+        return choice
+    if (best / "adapter_config.json").exists():
+        from peft import PeftModel
+
+        with distributed.outside_zero3():
+            model = PeftModel.from_pretrained(load_start(), best)
+        with replace_folder(best) as draft:
+            for name in (PROMPT_FILE, CHOSEN):
+                (draft / name).write_bytes((best / name).read_bytes())
+            _save(model.get_base_model(), draft, merged_state(model.state_dict(), model))
+            tokenizer.save_pretrained(draft)
+    policy.generation_defaults(tokenizer).save_pretrained(best)
+    return choice
+
+
+def _chosen_step(best: Path) -> int | None:
+    try:
+        return int(json.loads((best / CHOSEN).read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+# ---------------------------------------------------------------------- cards
+
+
+def write_cards(
+    folder: Path,
+    *,
+    base_model: str,
+    data: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    prompt: str,
+    language: Language = TAMIL,
+    source: Language = ENGLISH,
+) -> None:
+    """README.md in final/ and best/, from the run's evaluation.json; see `rl_nmt.results.model_card.model_card`.
+
+    Raises ConfigError where evaluation.json cannot be read, CannotWrite.
+    """
+    from rl_nmt.results.evaluation import write_atomic
+
+    path = folder / "evaluation.json"
+    try:
+        comparison = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: no table for the model cards ({error})") from None
+    for name in MODELS:
+        if (folder / name / "config.json").exists():
+            card = model_card(
+                comparison,
+                base_model=base_model,
+                data=data,
+                settings=settings,
+                prompt=prompt,
+                language=language,
+                source=source,
+                best=name == "best",
+            )
+            write_atomic(folder / name / CARD, card)
+
+
+# ---------------------------------------------------------------------- the hub
+
+
+def require_push(name: str) -> None:
+    """Refuse, before anything is trained, a push that would fail: bad name, no token, no hub, not allowed.
+
+    The token is that of the environment, HF_TOKEN, alone; it is never printed.
+
+    Raises:
+        ConfigError: no repository name, no token, or a namespace that is not the token's.
+        MissingService: the hub cannot be reached, or does not take the token.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ConfigError(f"push_to: {name!r} is no repository name ({error}); write user/name") from None
+    api = _hub_api()
+    if not hub.hub_reachable():
+        raise MissingService(
+            "push_to: the hub cannot be reached (HF_ENDPOINT, HF_HUB_OFFLINE): leave --push_to out; the same command "
+            "with it pushes the finished run"
+        )
+    try:
+        account = api.whoami()
+    except Exception as error:  # requests' own, the hub client's, OSError
+        raise MissingService(f"push_to: the hub does not take HF_TOKEN ({_reason(error)}): make a new one") from None
+    spaces = {account.get("name"), *(org.get("name") for org in account.get("orgs", []))}
+    space, slash, _ = name.rpartition("/")
+    if slash and space not in spaces:
+        raise ConfigError(f"push_to: HF_TOKEN belongs to {account.get('name')}, who is not in {space}")
+
+
+def push(model: Path, name: str) -> str:
+    """Upload a model folder with its card to the hub repository `name`; returns its address.
+
+    A repository that is not there yet is made, private. Raises ConfigError without a token, MissingService.
+    """
+    api = _hub_api()
+    try:
+        address = api.create_repo(name, private=True, exist_ok=True)
+        api.upload_folder(
+            repo_id=address.repo_id, folder_path=model, ignore_patterns=[".*"], commit_message=f"Upload {model.name}"
+        )
+    except Exception as error:  # requests' own, the hub client's, OSError
+        raise MissingService(
+            f"push_to: {name} was not written ({_reason(error)}); the model is in {model}, the same command again "
+            "pushes it"
+        ) from None
+    print(f"pushed {model} to {address}", flush=True)
+    return str(address)
+
+
+def _hub_api():
+    from huggingface_hub import HfApi
+
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if not token:
+        raise ConfigError("push_to: HF_TOKEN is not set: export a token that may write, or leave --push_to out")
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what went wrong, without the token, should it be in there."""
+    line = " ".join(str(error).split())[:200] or type(error).__name__
+    return line.replace(os.environ.get("HF_TOKEN", "").strip() or "\0", "…")

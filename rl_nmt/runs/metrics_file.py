@@ -1,0 +1,94 @@
+"""metrics.jsonl: one JSON row per line, cut back to a checkpoint on a resume."""
+
+from __future__ import annotations
+import json
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from rl_nmt.errors import leave_behind
+
+
+def finite(value: Any) -> Any:
+    """JSON-safe copy: non-finite floats become None, tensors and NumPy values become numbers or lists."""
+    if isinstance(value, dict):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    if hasattr(value, "tolist"):
+        return finite(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class MetricsFile:
+    """One JSON object a line, flushed at once, so that a killed run keeps what it logged.
+
+    Rows that cannot be written (a full disk) wait in memory and go out, in order, with the next that can;
+    the first time it says so on standard error.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._waiting: list[str] = []
+        self._warned = False
+
+    def append(self, row: dict[str, Any]) -> None:
+        self._waiting.append(json.dumps(finite(row), ensure_ascii=False) + "\n")
+        try:
+            self.flush()
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                print(
+                    f"warning: {self.path} cannot be written ({error.strerror}); its rows wait in memory until it can",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+    def flush(self) -> None:
+        """Write the rows that wait. Raises OSError, and leaves no half row behind."""
+        if not self._waiting:
+            return
+        data = "".join(self._waiting).encode("utf-8", "replace")
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except OSError:
+                file.truncate(end)
+                raise
+        self._waiting.clear()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows on the disk; a line cut off by a crash is left out."""
+        if not self.path.exists():
+            return []
+        rows = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return rows
+
+    def cut_after(self, step: int, count: int | None = None) -> list[dict[str, Any]]:
+        """Drop the rows past `step`, or past the first `count`, and return those kept; atomic.
+
+        A resumed run writes them again. `count` also drops what was written at `step` itself after its
+        checkpoint: the last evaluation, the end row. Raises OSError.
+        """
+        self._waiting.clear()
+        rows = [row for row in self.rows() if row.get("step", 0) <= step][:count]
+        if self.path.exists():
+            partial = self.path.with_suffix(".tmp")
+            partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+            partial.replace(self.path)
+        return rows

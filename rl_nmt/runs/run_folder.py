@@ -1,0 +1,253 @@
+"""The folder of a run: who may write in it, and what must stay the same for its run to continue.
+
+`run_identity.json` holds the identity of the run (model, tokenizer, data, group size, reward: a change makes
+what was learnt incomparable) and the settings of its last start (a change is only listed).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from rl_nmt.runs.checkpoints import FORMAT, write_durable
+from rl_nmt.errors import CannotWrite, ResumeRefused
+from rl_nmt.hub import split_revision
+
+IDENTITY = "run_identity.json"
+
+
+@dataclass(frozen=True)
+class FileNames:
+    """What a recipe calls the files whose rows have the same form in all of them."""
+
+    metrics: str = "metrics.jsonl"
+    rollouts: str = "rollouts.jsonl"
+    samples: str = "samples.jsonl"
+
+
+@dataclass(frozen=True)
+class SettingNames:
+    """What a recipe calls the settings that are named in messages of what all recipes share."""
+
+    output_dir: str = "output_dir"
+    eval_file: str = "eval_file"
+    judge_model: str = "judge_model"
+    scorer_python: str = "scorer_python"
+    device: str = "reward_device"
+
+
+USUAL_FILES, USUAL_NAMES = FileNames(), SettingNames()
+WHOLE_FILE = 64 << 20  # fingerprints read larger files in samples
+
+
+def model_identity(name: str) -> dict[str, str]:
+    """{"model": …, "tokenizer": …}: hub name and commit, or hashes of a local folder's files.
+
+    A file above 64 MiB is hashed by its size and 64 evenly spaced MiB: any training changes those.
+    """
+    folder = Path(name).expanduser()
+    if not folder.exists():
+        from huggingface_hub import try_to_load_from_cache
+
+        name, revision = split_revision(name)
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        commit = Path(cached).parent.name if isinstance(cached, str) else "not cached"
+        return {"model": f"{name}@{commit}", "tokenizer": f"{name}@{commit}"}
+    weights = [p for p in folder.iterdir() if p.name == "config.json" or p.suffix in (".safetensors", ".bin")]
+    words = [p for p in folder.iterdir() if re.match(r"token|special_tokens|added_tokens|chat_template|vocab", p.name)]
+    return {"model": _fingerprint(weights), "tokenizer": _fingerprint(words)}
+
+
+def _fingerprint(paths: list[Path]) -> str:
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        size = path.stat().st_size
+        total.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            if size <= WHOLE_FILE:
+                total.update(file.read())
+                continue
+            for i in range(64):
+                file.seek(i * (size - (1 << 20)) // 63)
+                total.update(file.read(1 << 20))
+    return total.hexdigest()[:16]
+
+
+def identity_changes(run_folder: Path, identity: dict[str, Any]) -> list[str]:
+    """What of `identity` (possibly a part of it) differs from the run's, one "name: old → new" each.
+
+    Raises ResumeRefused when run_identity.json cannot be read; without one nothing differs.
+    """
+    stored = _read_identity(run_folder).get("identity", {})
+    shared = [name for name in identity if name in stored]
+    before, now = (_flat({name: side[name] for name in shared}) for side in (stored, identity))
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [f"{name}: {before.get(name, 'nothing')} → {now.get(name, 'nothing')}" for name in names]
+
+
+def require_identity(run_folder: Path, identity: dict[str, Any], force: bool) -> list[str]:
+    """Refuse to resume under another identity; with `force` return the differences. Raises ResumeRefused."""
+    changes = identity_changes(run_folder, identity)
+    if changes and not force:
+        raise ResumeRefused(
+            f"{run_folder} holds a run that was begun with other settings ({'; '.join(changes)}): set them back, start "
+            "anew beside it with --fresh, or go on all the same with --force"
+        )
+    return changes
+
+
+def harmless_changes(run_folder: Path, settings: dict[str, Any], identity: dict[str, Any]) -> list[str]:
+    """Settings that differ from those of the last start and are no part of the identity; of sections one by one."""
+    before, now = _flat(_read_identity(run_folder).get("settings", {})), _flat(settings)
+    return [
+        f"{name}: {before[name]} → {value}"
+        for name, value in now.items()
+        if name in before and before[name] != value and name not in identity
+    ]
+
+
+def save_identity(run_folder: Path, identity: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Write run_identity.json, by the main process. `settings` must hold no secrets (config.to_public_dict).
+
+    Raises OSError.
+    """
+    if not is_main_process():
+        return
+    stored = {"format": FORMAT, "identity": identity, "settings": settings}
+    write_durable(run_folder / IDENTITY, json.dumps(stored, ensure_ascii=False, indent=1))
+
+
+def _read_identity(run_folder: Path) -> dict[str, Any]:
+    path = run_folder / IDENTITY
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ResumeRefused(
+            f"{path} cannot be read ({type(error).__name__}): remove it to go on without the comparison"
+        ) from None
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as {"a.b": value}, with JSON's types."""
+    if not isinstance(value, dict):
+        return {prefix: json.loads(json.dumps(value))}
+    flat: dict[str, Any] = {}
+    for name, inner in value.items():
+        flat |= _flat(inner, f"{prefix}.{name}" if prefix else str(name))
+    return flat
+
+
+# --- the folder ----------------------------------------------------------------------------------------
+
+
+def open_run_folder(wanted: str | Path, fresh: bool = False, argument: str = "output_dir") -> Path:
+    """Create the run folder, or one beside it when it is used and `fresh` is set. Raises CannotWrite.
+
+    `argument`: the setting that names it, for messages.
+    """
+    folder = first = Path(wanted).expanduser()
+    number = 2
+    try:
+        while fresh and folder.exists() and any(folder.iterdir()):
+            folder = Path(f"{first}-{number}")
+            number += 1
+        if folder.is_symlink() and not folder.exists():
+            raise FileNotFoundError(None, f"is a link to {os.readlink(folder)}, which is not there")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise CannotWrite(f"{argument}: {folder} cannot be written ({error.strerror or error})") from None
+    return folder
+
+
+@contextlib.contextmanager
+def lock(folder: Path, argument: str = "output_dir") -> Iterator[None]:
+    """Keep every other run out of a folder; the kernel lets go of it with the process, however that ends.
+
+    Raises CannotWrite when another process holds it. Where the file system has no locks the run goes on,
+    with a warning. Of several processes of one run only the main one takes it. `argument`: as for `open_run_folder`.
+    """
+    if not is_main_process():
+        yield
+        return
+    path = folder / ".lock"
+    file = _locked(path, argument)
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()}\n")
+        file.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is still ours
+        file.close()
+
+
+def _locked(path: Path, argument: str) -> IO[str]:
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+            file.close()  # its owner removed it while we opened it
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip() or "another process"
+            file.close()
+            raise CannotWrite(
+                f"{argument}: {path.parent} is in use by {who}: wait for it, or name another folder (--fresh, "
+                f"--{argument})"
+            ) from None
+        except OSError as error:
+            where = f"{path.parent} cannot be locked ({error.strerror})"
+            print(f"warning: {where}: start only one run there", file=sys.stderr, flush=True)
+            return file
+
+
+
+
+def continue_command(
+    argv: list[str] | None,
+    script: str,
+    folder: Path,
+    fresh: bool,
+    flag: str = "--output_dir",
+    also: Sequence[str] = (),
+) -> str:
+    """What to type to go on with the run in `folder`: the command line as it was, for a shell.
+
+    `argv` are the arguments that `main` was given, None for those of the process. Switches that were meant
+    for one start go; a run that was begun --fresh is named by its folder, with `flag`. `also`: flags without which
+    it would not go on, put last, since of equal flags the last one counts. Keys are never flags.
+    """
+    words = (_launched() or [*sys.orig_argv]) if argv is None else ["python", script, *argv]
+    words = [word for word in words if word not in ("--fresh", "--force")]
+    return shlex.join([*words, *([flag, str(folder)] if fresh else []), *also])
+
+
+def _launched() -> list[str] | None:
+    """The launcher's command line (torchrun, accelerate launch), which started this as one of several processes."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return None
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_text(encoding="utf-8").split("\0")[:-1]
+    except (OSError, ValueError):
+        words = []
+    if sys.argv[1:] and words[-len(sys.argv) + 1 :] == sys.argv[1:]:
+        return words
+    line = [word for word in sys.orig_argv[1:] if word != "-u"]
+    return ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", "1"), *line]

@@ -1,0 +1,153 @@
+"""metrics.jsonl; and Weights & Biases, which may fail in any way without harm to a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from rl_nmt.errors import leave_behind
+
+PROBE_SECONDS = 3.0
+INIT_SECONDS = 30.0
+SILENT = "no answer"
+FINISH_SECONDS = 60.0  # what an upload may take at the end before it is left to `wandb sync`
+
+
+
+
+
+
+def wandb_key_known() -> bool:
+    """Is there a W&B key in the environment or in netrc? Asks nobody."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import netrc
+
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def choose_wandb_mode(wanted: str) -> tuple[str, str]:
+    """Return "online", "offline" or "disabled", with the reason; online only if it can work within seconds.
+
+    `wandb.init` on an unreachable server blocks for many minutes whatever its time-out says, so the
+    server is probed first. Without a key it would stop and ask: offline then. WANDB_DISABLED and
+    WANDB_MODE can only take something away from `wanted`.
+    """
+    if os.environ.get("WANDB_DISABLED", "").lower() in {"1", "true", "yes", "on"}:
+        return "disabled", "WANDB_DISABLED is set"
+    if wanted != "online":
+        return wanted, f"wandb_mode is {wanted}"
+    given = os.environ.get("WANDB_MODE", "")
+    if given in ("offline", "dryrun", "disabled"):
+        return given.replace("dryrun", "offline"), f"WANDB_MODE is {given}"
+    if not wandb_key_known():
+        return "offline", "no W&B key in WANDB_API_KEY or netrc (`wandb login`)"
+    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    problem = probe(url)
+    return ("offline", f"{url}: {problem}") if problem else ("online", "the server answers")
+
+
+def probe(url: str, seconds: float = PROBE_SECONDS) -> str | None:
+    """What keeps the server from answering HTTP, or None when it does; takes at most about 2 × `seconds`.
+
+    A connection alone proves nothing: a firewall or a dead server may accept it and stay silent. In a
+    thread, because a name server that does not answer cannot be given a time-out.
+    """
+    import requests
+
+    found = [f"no answer within {2 * seconds:g} s"]
+
+    def ask() -> None:
+        try:
+            # auth: nothing from netrc is sent along
+            reply = requests.get(url, timeout=seconds, allow_redirects=False, stream=True, auth=lambda r: r)
+            found[0] = f"answers {reply.status_code}" if reply.status_code >= 500 else ""
+        except requests.RequestException as error:
+            found[0] = f"cannot be reached ({type(error).__name__})"
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(2 * seconds)
+    return found[0] or None
+
+
+def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: Any) -> str | None:
+    """Start a W&B run in "online" or "offline" mode; returns its id, to be given again when the run resumes.
+
+    `options` go to wandb.init (project, entity, name, config). Neither code nor the working tree's diff is
+    uploaded. What the server refuses becomes an offline run, with the command that uploads it. A server that
+    fell silent after the probe would block wandb.init for ever: after INIT_SECONDS the answer is None.
+    """
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    def start(mode: str) -> None:
+        wandb.init(
+            mode=mode,
+            dir=str(folder),
+            id=run_id,
+            resume="allow" if run_id else None,
+            **options,
+            settings=wandb.Settings(disable_git=True, save_code=False, silent=True, finish_timeout=FINISH_SECONDS),
+        )
+
+    problem = _within(INIT_SECONDS, lambda: start(mode))
+    if problem == SILENT:
+        print(f"W&B: off, since it did not start within {INIT_SECONDS:g} s; metrics.jsonl has all rows", flush=True)
+        return None
+    if problem:  # a key the server refuses, a project that may not be written, …
+        print(f"W&B: offline, since {mode} failed ({problem})", flush=True)
+        mode = "offline"
+        start(mode)
+    wandb.define_metric("train/global_step")
+    wandb.define_metric("*", step_metric="train/global_step", step_sync=True)
+    if mode == "offline":
+        print(f"W&B: upload later with `{sync_command()}`", flush=True)
+    return wandb.run.id
+
+
+def _within(seconds: float, work: Callable[[], None]) -> str:
+    """Do `work` in a thread: "" when it is done in time, SILENT when not, else what it raised."""
+    outcome = [SILENT]
+
+    def attempt() -> None:
+        try:
+            work()
+            outcome[0] = ""
+        except Exception as error:
+            outcome[0] = " ".join(str(error).split())[:200] or type(error).__name__
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if outcome[0] == SILENT:
+        leave_behind("W&B")  # its threads would keep the process from ending
+    return outcome[0]
+
+
+def sync_command() -> str:
+    """How the active W&B run is uploaded by hand."""
+    import wandb
+
+    return f"wandb sync {wandb.run.dir.removesuffix('/files')}"
+
+
+def finish_wandb(exit_code: int = 0, seconds: float = FINISH_SECONDS + 5) -> None:
+    """End the active W&B run, if any, within `seconds`, whatever the server does."""
+    wandb = sys.modules.get("wandb")
+    if wandb is None or getattr(wandb, "run", None) is None:
+        return
+    later = sync_command()
+    if problem := _within(seconds, lambda: wandb.finish(exit_code=exit_code)):
+        print(f"warning: W&B did not finish ({problem}); upload later with `{later}`", file=sys.stderr, flush=True)

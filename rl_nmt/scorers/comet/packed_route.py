@@ -1,0 +1,187 @@
+"""From packed hidden states (packed_layers.py) to COMET's sentence embeddings and joint scores, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from rl_nmt.models.batching import distinct
+from rl_nmt.models.linears import prepacked_works
+from rl_nmt.models.out_of_memory import run_batches
+from rl_nmt.scorers.base import Segment
+from rl_nmt.scorers.comet.packed_layers import Pack, PackedEncoder
+from rl_nmt.scorers.comet.padded_route import Route
+
+
+class PackedRoute(Route):
+    """See the module.
+
+    Args:
+        model: of COMET, its encoder one of `packed_layers.supported`; it is read for where it lies now.
+        joint: whether it reads translation, source and reference as one sequence.
+        linears: "torch", or else prepacked where that is to be had.
+        dtype: what linears and attention compute in.
+    """
+
+    word_layer: int | None = None  # whose hidden states are wanted as well
+
+    def __init__(self, model: torch.nn.Module, name: str, joint: bool, linears: str, dtype: torch.dtype):
+        super().__init__(model, name)
+        if linears != "torch" and self.device.type == "cpu" and prepacked_works():
+            self.linears = "prepacked"
+        hparams, mixing = model.hparams, model.layerwise_attention
+        if mixing is None:
+            self._weights = {int(hparams.get("sent_layer", hparams.get("layer"))): 1.0}
+        else:
+            logits = torch.cat(list(mixing.scalar_parameters)).detach().float()
+            mixture = mixing.transform_fn(logits, dim=0).tolist()
+            self._weights = {i: weight for i, weight in enumerate(mixture) if weight}
+        # Sparsemax gives layers weight 0: those above the last that counts are never run.
+        used = [*self._weights, *([] if self.word_layer is None else [self.word_layer])]
+        if hparams.get("pool") == "default":
+            used.append(model.encoder.num_layers - 1)
+        first = joint or hparams.pool == "cls"
+        self._first_only = first and self.word_layer is None and not (mixing is not None and mixing.layer_norm)
+        with torch.inference_mode():
+            self.encoder = PackedEncoder(model.encoder.model, max(used), self._first_only, self.linears, dtype)
+
+    def embed(self, texts: list[str]) -> torch.Tensor:
+        """Sentence embeddings (U, H) of distinct texts."""
+        return self._embeddings(*self._in_batches(self._tokens(texts)["input_ids"], self._pooled))
+
+    def joint(self, rows: list[Segment]) -> torch.Tensor:
+        """Scores (N,) of unified models: the mean over their one or three input sequences."""
+        return torch.stack([self._estimate(rows, part) for part in self._sequences(rows)]).nanmean(0)
+
+    def _estimate(self, rows: list[Segment], sequences: list[list[int] | None]) -> torch.Tensor:
+        """Head over first tokens (N,); NaN for rows that lack this sequence."""
+        there = [i for i, sequence in enumerate(sequences) if sequence is not None]
+        scores = torch.full((len(rows),), float("nan"), device=self.device)
+        if there:
+            done, lost = self._in_batches([sequences[i] for i in there], lambda pack: self._pooled(pack, "cls"))
+            # What did not fit is NaN; infinite it also spoils the mean over a segment's other sequences.
+            first = self._embeddings(done, lost)
+            scores[there] = self.model.estimator(first).view(-1).nan_to_num(nan=float("inf"))
+        return scores
+
+    # ------------------------------------------------------------------ tokens and batches
+
+    def _tokens(self, texts: list[str]):
+        """Ids as COMET's own encoder makes them: cut at its maximum less two."""
+        encoder = self.model.encoder
+        return encoder.tokenizer(texts, truncation=True, max_length=encoder.max_positions - 2)
+
+    def _sequences(self, rows: list[Segment]) -> list[list[list[int] | None]]:
+        """The input sequences of joint models per row: [mt src], or [mt src], [mt ref], [mt src ref].
+
+        None where a row has no such sequence (the two last, of a row without reference).
+        """
+        wanted = self.model.hparams.input_segments
+        texts, place = distinct(text for row in rows for text in (row.mt, row.src, row.ref) if text is not None)
+        pad = self.model.encoder.tokenizer.pad_token_id
+        bare = [[t for t in ids if t != pad][1:-1] for ids in self._tokens(texts)["input_ids"]]
+        at = iter(place)
+        parts: list[list[list[int] | None]] = [[], [], []]
+        for row in rows:
+            mt, src = bare[next(at)], bare[next(at)]
+            ref = None if row.ref is None else bare[next(at)]
+            source = src if "src" in wanted else None
+            if source is None or ref is None:
+                only = ref if source is None else source
+                sequences = [self._join(mt, *([] if only is None else [only])), None, None]
+            else:
+                sequences = [self._join(mt, source), self._join(mt, ref), self._join(mt, source, ref)]
+            for part, sequence in zip(parts, sequences, strict=True):
+                part.append(sequence)
+        return [part for part in parts if any(sequence is not None for sequence in part)]
+
+    def _join(self, first: list[int], *others: list[int]) -> list[int]:
+        """<s> first </s></s> other </s> …, cut at the encoder's maximum as Encoder.concat_sequences does."""
+        tokenizer, longest = self.model.encoder.tokenizer, self.model.encoder.max_positions
+        start, stop = tokenizer.cls_token_id, tokenizer.sep_token_id
+        joined = [start, *first, stop]
+        for other in others:
+            joined += [stop, *other, stop]
+        special = 1 + self.model.encoder.size_separator * (1 + len(others))
+        return joined[:longest] if len(first) + sum(map(len, others)) > longest - special else joined
+
+    def _in_batches(self, sequences: list[list[int]], run: Callable) -> tuple[list, list[int]]:
+        """`run(pack)` over length-sorted batches within the token budget; as `run_batches` returns it."""
+
+        def encode(batch: list[int]):
+            pack = self.encoder.pack([sequences[i] for i in batch])
+            result = run(pack)
+            self._count(len(batch), sum(pack.lengths), pack.padded)
+            return result
+
+        return run_batches(encode, [len(s) for s in sequences], self.budget, _unpadded, self.name)
+
+    # ------------------------------------------------------------------ hidden states to sentences
+
+    def _pooled(self, pack: Pack, pool: str | None = None) -> torch.Tensor:
+        """Sentence embeddings (N, H)."""
+        pool = pool or self.model.hparams.pool
+        mixed, top = self._mixed(pack)
+        if self._first_only:
+            return mixed
+        if pool == "cls":
+            return mixed[pack.starts]
+        if pool == "default":
+            return top[pack.starts]
+        # COMET leaves a literal <pad> out of the sum but counts it.
+        real = pack.ids.ne(self.model.encoder.tokenizer.pad_token_id)[:, None]
+        n = len(pack.lengths)
+        if pool == "max":
+            mixed = mixed.masked_fill(~real, float("-inf"))
+            return torch.stack([part.amax(0) for part in mixed.split(pack.lengths)])
+        total = torch.zeros(n, mixed.shape[1], device=mixed.device)
+        total.index_add_(0, pack.sequence, mixed * real)
+        return total / torch.tensor(pack.lengths, device=mixed.device)[:, None]
+
+    def _mixed(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
+        """COMET's mixture of hidden states (or its one layer), and the word layer's or the top one.
+
+        (T, H) each; only first tokens (N, H) where nothing else is read.
+        """
+        mixing = self.model.layerwise_attention
+        mixed, word = None, None
+        for i, hidden in enumerate(self.encoder.hidden_states(pack)):
+            if i == self.word_layer:
+                word = hidden
+            weight = self._weights.get(i)
+            if weight is None:
+                continue
+            if self._first_only and hidden.shape[0] != len(pack.lengths):
+                hidden = hidden[pack.starts]
+            if mixing is not None and mixing.layer_norm:
+                hidden = _normalised(hidden, pack)
+            mixed = hidden * weight if mixed is None else mixed.add_(hidden, alpha=weight)
+        if mixing is not None:
+            mixed = mixed * mixing.gamma
+        return mixed, hidden if word is None else word
+
+
+def _normalised(hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
+    """(T, H) with mean 0 and variance 1 over all numbers of each sequence, as LayerwiseAttention's layer_norm."""
+    width, n = hidden.shape[1], len(pack.lengths)
+    count = torch.tensor(pack.lengths, device=hidden.device) * width
+
+    def per_sequence(rows: torch.Tensor) -> torch.Tensor:  # (T,) → mean over the sequence, at each token (T, 1)
+        return (torch.zeros(n, device=rows.device).index_add_(0, pack.sequence, rows) / count)[pack.sequence, None]
+
+    centred = hidden - per_sequence(hidden.sum(1))
+    return centred / torch.sqrt(per_sequence(centred.square().sum(1)) + 1e-12)
+
+
+def _unpadded(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Indices, longest first, in batches of at most `token_budget` tokens; nothing is padded."""
+    result: list[list[int]] = []
+    tokens = 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not result or tokens + lengths[i] > token_budget:
+            result.append([])
+            tokens = 0
+        result[-1].append(i)
+        tokens += lengths[i]
+    return result

@@ -1,0 +1,91 @@
+"""COMET's own encoders in padded batches of similar length: for whatever packed_layers.py does not reproduce."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from rl_nmt.models.out_of_memory import TokenBudget, run_batches
+from rl_nmt.scorers.base import Segment
+
+
+class Route:
+    """How sentences become embeddings and scores.
+
+    `encoder` is None, `linears` "torch", where COMET's own encoder does the work.
+    """
+
+    encoder = None
+    linears = "torch"
+
+    def __init__(self, model: torch.nn.Module, name: str):
+        self.model, self.name = model, name
+
+    def begin(self, budget: TokenBudget, stats: dict[str, float]) -> None:
+        """A call begins: `stats` will count encoded sequences, their tokens, and positions with padding."""
+        self.budget, self.stats = budget, stats
+        stats |= {"encoded": 0, "tokens": 0, "padded": 0}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies now."""
+        return self.model.encoder.model.get_input_embeddings().weight.device
+
+    def _count(self, sequences: int, tokens: int, padded: int) -> None:
+        for name, number in (("encoded", sequences), ("tokens", tokens), ("padded", padded)):
+            self.stats[name] += number
+
+    def _embeddings(self, done: list[tuple[list[int], torch.Tensor]], lost: list[int]) -> torch.Tensor:
+        """(U, H) in input order from what `run_batches` gave; NaN for what could not be encoded."""
+        nothing = torch.full((len(lost), self.model.encoder.output_units), float("nan"), device=self.device)
+        return torch.cat([*(result for _, result in done), nothing])[inverse(done, lost)]
+
+
+def inverse(done: Sequence[tuple[list[int], object]], lost: list[int]) -> torch.Tensor:
+    """Positions (U,) that undo the order in which `run_batches` did the rows and lost some."""
+    return torch.argsort(torch.tensor([i for batch, _ in done for i in batch] + lost))
+
+
+class PaddedRoute(Route):
+    """See the module."""
+
+    def embed(self, texts: list[str]) -> torch.Tensor:
+        """Sentence embeddings (U, H) of distinct texts."""
+        inputs = self.model.encoder.prepare_sample(texts)
+        lengths = inputs["attention_mask"].sum(1).tolist()
+
+        def run(batch: list[int]) -> torch.Tensor:
+            tensors = self._cut(inputs, batch)
+            return self.model.get_sentence_embedding(tensors["input_ids"], tensors["attention_mask"])
+
+        return self._embeddings(*run_batches(run, lengths, self.budget, argument=self.name))
+
+    def joint(self, rows: list[Segment]) -> torch.Tensor:
+        """Scores (N,) of unified models."""
+        scores = torch.full((len(rows),), float("nan"), device=self.device)
+        for with_ref in (False, True):
+            chosen = [i for i, row in enumerate(rows) if (row.ref is not None) == with_ref]
+            if not chosen:
+                continue
+            # The key `ref` decides the mode, even when empty, so it is there or not for a whole batch.
+            keys = ("src", "mt", "ref") if with_ref else ("src", "mt")
+            inputs = self.model.prepare_sample(
+                [{k: getattr(rows[i], k) for k in keys} for i in chosen], stage="predict"
+            )
+            lengths = torch.stack([part["attention_mask"].sum(1) for part in inputs]).amax(0).tolist()
+
+            def score(batch: list[int], inputs=inputs) -> torch.Tensor:
+                return torch.stack([self.model(**self._cut(part, batch)).score for part in inputs]).mean(0).float()
+
+            for batch, result in run_batches(score, lengths, self.budget, argument=self.name)[0]:
+                scores[[chosen[i] for i in batch]] = result
+        return scores
+
+    def _cut(self, inputs: dict, batch: list[int]) -> dict[str, torch.Tensor]:
+        """Rows `batch` of padded `inputs` (N, L), cut to their own longest length, on the device."""
+        real = int(inputs["attention_mask"][batch].sum(1).max())
+        wanted = ("input_ids", "attention_mask", "token_type_ids")
+        cut = {k: inputs[k][batch][:, :real].to(self.device) for k in wanted if k in inputs}
+        self._count(len(batch), int(cut["attention_mask"].sum()), len(batch) * real)
+        return cut

@@ -1,0 +1,1 @@
+"""A language model as MQM annotator over a chat endpoint."""

@@ -1,0 +1,308 @@
+"""Any scorer in a process of its own: another Python environment, another GPU, a crash that is not the trainer's.
+
+    scorer = load_in_worker("rl_nmt.scorers.comet.scorer:load_comet", {"name_or_path": "Unbabel/wmt22-comet-da"},
+                            python_executable=".venv-comet/bin/python")
+
+behaves as the scorer itself does, with the same identity in its signature. It is the way to run COMET, which needs
+transformers 4, beside a trainer on transformers 5 (scripts/setup_split_envs.sh). A worker that dies, hangs or
+answers nonsense costs its call (None for every segment, never a number) and is started again at the next one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import rl_nmt
+from rl_nmt import errors
+from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.scorers.base import Scores, Segment, Span
+from rl_nmt.scorers.worker.main import PROTOCOL
+from rl_nmt.scorers.worker.process import Fault, WorkerProcess
+
+ROOT = Path(rl_nmt.__file__).resolve().parents[1]
+# What makes a child believe that it is one of the trainer's ranks, or in the trainer's environment.
+DROPPED = re.compile(
+    r"(?:LOCAL_|GROUP_|ROLE_|NODE_)?(?:RANK|WORLD_SIZE)|CROSS_RANK|ROLE_NAME|MASTER_(?:ADDR|PORT)|TORCHELASTIC_.*"
+    r"|(?:ACCELERATE|FSDP|DEEPSPEED|PMI|PMIX|OMPI)_.*|PYTHON(?:HOME|PATH|STARTUP)|VIRTUAL_ENV|__PYVENV_LAUNCHER__"
+)
+
+
+class WorkerError(RuntimeError):
+    """The scorer in the worker raised an exception that is none of rl_nmt.errors."""
+
+
+def load_in_worker(
+    factory: str,
+    options: Mapping[str, Any],
+    *,
+    python_executable: str | None = None,
+    gpu: int | str | None = None,
+    environment: Mapping[str, str] | None = None,
+    timeout: float = 600.0,
+    load_timeout: float = 1800.0,
+    argument: str = "python_executable",
+) -> WorkerScorer:
+    """Load a scorer in another process; returns when it is ready.
+
+    Args:
+        factory: "module:function" of what loads it there, as rl_nmt.scorers.metricx:load_metricx.
+        options: its keyword arguments; they must be JSON.
+        python_executable: the Python to run it with; None takes this one. Its environment needs what the scorer
+            imports, neither trl nor datasets. rl_nmt itself comes from this repository.
+        gpu: the only device(s) the worker may see, as for CUDA_VISIBLE_DEVICES; None leaves the variable.
+        environment: further variables for the worker.
+        timeout: seconds for one call of `score`; a worker that needs more is killed.
+        load_timeout: seconds for starting Python and loading the model.
+        argument: the setting that names the executable, for messages.
+
+    Raises:
+        ConfigError: no such executable, not a Python, or an environment without a package the scorer needs.
+        MissingService: it does not start in time, or dies while it loads.
+        Whatever rl_nmt.errors the factory raises, as if it had been called here.
+        WorkerError: anything else it raises.
+    """
+    for name, seconds in (("timeout", timeout), ("load_timeout", load_timeout)):
+        if not seconds > 0:
+            raise ConfigError(f"{name}: {seconds} must be above 0 seconds")
+    try:
+        options = json.loads(json.dumps(dict(options), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"options: {error}: a worker takes what JSON can carry") from None
+    python = _executable(argument, python_executable)
+    variables = worker_environment(os.environ, gpu) | dict(environment or {})
+    scorer = WorkerScorer(factory, options, python, variables, timeout, load_timeout, argument)
+    scorer.start()
+    return scorer
+
+
+def _executable(argument: str, name: str | None) -> str:
+    """An absolute path; symbolic links stay, since a virtual environment is known by the link."""
+    found = shutil.which(os.path.expanduser(name)) if name else sys.executable
+    if not found:
+        raise ConfigError(f"{argument}: {name} is no program that can be run; give an environment's bin/python")
+    return os.path.abspath(found)
+
+
+def worker_environment(inherited: Mapping[str, str], gpu: int | str | None = None) -> dict[str, str]:
+    """The variables of a worker: the trainer's, less its rank and its Python; rl_nmt from this repository alone."""
+    kept = {name: value for name, value in inherited.items() if not DROPPED.fullmatch(name)}
+    kept |= {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1", "PYTHONUNBUFFERED": "1"}
+    return kept | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)})
+
+
+class WorkerScorer:
+    """A scorer in another process; see `load_in_worker`. A `Scorer`, whose calls wait for each other.
+
+    `stats`: the scorer's own of the last call, and of the whole run `restarts` and `lost` (calls that got no
+    answer). `process_id`: of the worker that runs now, None without one.
+    """
+
+    def __init__(
+        self,
+        factory: str,
+        options: dict,
+        python: str,
+        environment: dict,
+        timeout: float,
+        load_timeout: float,
+        argument: str,
+    ):
+        self.factory, self.options, self.python, self.environment = factory, options, python, environment
+        self.timeout, self.load_timeout, self.argument = timeout, load_timeout, argument
+        self.stats: dict[str, float] = {}
+        self._restarts = self._lost = 0
+        self._ready: dict[str, Any] | None = None
+        self._signature: dict[str, dict] = {}
+        self._device: str | None = None
+        self._lock = threading.Lock()
+        self._process: WorkerProcess | None = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_process": None, "_lock": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state | {"_lock": threading.Lock()}
+
+    @property
+    def process_id(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the worker and load the scorer, unless it runs. Raises as `load_in_worker`."""
+        with self._lock:
+            try:
+                self._start(time.monotonic() + self.load_timeout)
+            except Fault as fault:
+                raise MissingService(f"{self.argument}: the worker of {self.factory} {fault}") from None
+
+    def close(self) -> None:
+        """End the worker and all it started. It is started again when it is needed."""
+        with self._lock:
+            self._kill()
+
+    def score(self, segments: Sequence[Segment]) -> Scores:
+        """The scorer's values and spans; all None, both, where the worker failed. Raises what the scorer raises."""
+        segments = list(segments)
+        with self._lock:
+            message = {"score": [[s.src, s.mt, s.ref] for s in segments]}
+            scores, stats, attempts = None, {}, 2
+            while scores is None and attempts:
+                attempts -= 1
+                try:
+                    self._start(time.monotonic() + self.load_timeout)
+                    answer = self._ask(message, time.monotonic() + self.timeout)
+                    scores, stats = _scores(answer, segments), answer.get("stats", {})
+                except Fault as fault:
+                    self._give_up_on(fault)
+                    attempts = attempts if fault.died else 0
+            if scores is None:
+                self._lost += 1
+                scores = Scores([None] * len(segments), [None] * len(segments))
+            self.stats = {**stats, "restarts": self._restarts, "lost": self._lost}
+            return scores
+
+    def to(self, device: str) -> WorkerScorer:
+        """Move the model in the worker, and after a restart as well. Raises ConfigError for a missing device."""
+        with self._lock:
+            self._device = device
+            try:
+                self._start(time.monotonic() + self.load_timeout)
+                self._ask({"to": device}, time.monotonic() + self.timeout)
+            except Fault as fault:  # the next call starts it there
+                self._give_up_on(fault)
+        return self
+
+    def signature(self) -> dict[str, dict]:
+        """The scorer's own; its environment part is that of the worker, with the Python version."""
+        return json.loads(json.dumps(self._signature))
+
+    # ------------------------------------------------------------------ the process
+
+    def _start(self, end: float) -> None:
+        if self._process is not None and self._process.alive():
+            return
+        self._kill()
+        if self._ready is not None:
+            self._restarts += 1
+        self._process, self._numbers = WorkerProcess(self.python, self.environment), itertools.count()
+        self._process.end_with(self)
+        try:
+            hello = self._process.receive(end)
+            self._check(hello)
+            ready = self._ask({"load": {"factory": self.factory, "options": self.options}}, end)["ready"]
+            self._accept(ready, hello)
+            if self._device is not None:
+                self._ask({"to": self._device}, end)
+        except Fault as fault:
+            greeted, process = self._process.greeted, self._process
+            self._kill()
+            if not greeted and process.ended_by_itself:
+                raise ConfigError(
+                    f"{self.argument}: {self.python} does not run a worker ({fault}); give an environment's "
+                    "bin/python, 3.10 or newer"
+                ) from None
+            raise
+        except BaseException:
+            self._kill()
+            raise
+
+    def _give_up_on(self, fault: Fault) -> None:
+        self._kill()
+        print(f"warning: {self.argument}: the worker of {self.factory} {fault}", file=sys.stderr, flush=True)
+
+    def _check(self, hello: dict) -> None:
+        if hello.get("protocol") != PROTOCOL or hello.get("code") != str(ROOT / "rl_nmt"):
+            raise ConfigError(
+                f"{self.argument}: {self.python} runs another rl_nmt (protocol {hello.get('protocol')}, in "
+                f"{hello.get('code')}); uninstall it there"
+            )
+
+    def _accept(self, ready: dict, hello: dict) -> None:
+        """Take over what the scorer says of itself; after a restart it must be the same scorer."""
+        signature = ready["signature"]
+        signature["environment"] |= {"python": hello["python"]}
+        if self._ready is not None and signature != self._signature:
+            changed = [
+                k
+                for part in signature
+                for k in signature[part]
+                if signature[part][k] != self._signature.get(part, {}).get(k)
+            ]
+            raise Fault(f"came back as another scorer ({', '.join(changed) or 'fewer parts'} changed): not used")
+        self._ready, self._signature = ready, signature
+        self.name, self.higher_is_better = ready["name"], ready["higher_is_better"]
+        self.range = tuple(ready["range"])
+        self.packages = hello["packages"]
+        for name, value in ready["attributes"].items():
+            setattr(self, name, value)
+
+    def _ask(self, message: dict, end: float) -> dict:
+        """One message and its answer. Raises the scorer's error, or Fault."""
+        number = next(self._numbers)
+        self._process.send(message | {"id": number}, end)
+        while (answer := self._process.receive(end)).get("id") != number:
+            pass  # the answer to a question that was interrupted
+        if "error" in answer:
+            self._raise(answer["error"])
+        return answer
+
+    def _raise(self, error: Mapping[str, str]) -> None:
+        kind, said, missing = error["kind"], error["message"], error["missing"]
+        if missing and missing == self.factory.partition(".")[0]:
+            raise ConfigError(f"factory: {self.factory} is not there ({said})")
+        if missing or kind == "ImportError":
+            what = f"has no package {missing}" if missing else f"cannot import a package ({said})"
+            raise ConfigError(
+                f"{self.argument}: the environment of {self.python} {what}, which {self.factory} needs; install it "
+                "there, or make both environments with scripts/setup_split_envs.sh"
+            )
+        cls = getattr(errors, kind, None) if error["module"] == "rl_nmt.errors" else None
+        if cls is not None and issubclass(cls, errors.UserError):
+            raise cls(said)
+        raise WorkerError(f"{self.factory} in {self.python}: {kind}: {said}")
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+
+
+def _scores(answer: Mapping[str, Any], segments: Sequence[Segment]) -> Scores:
+    """Values and spans of an answer; raises Fault where they cannot be those of these segments."""
+    values, spans = answer.get("values"), answer.get("spans")
+    if not isinstance(values, list) or len(values) != len(segments):
+        found = len(values) if isinstance(values, list) else "no"
+        raise Fault(f"gave {found} values for {len(segments)} segments: killed")
+    if not all(value is None or _is_number(value) for value in values):
+        raise Fault("gave values that are no numbers: killed")
+    if spans is None:
+        return Scores(values)
+    if not isinstance(spans, list) or len(spans) != len(segments):
+        raise Fault(f"gave spans for other than {len(segments)} segments: killed")
+    try:
+        return Scores(values, [None if row is None else [_span(fields) for fields in row] for row in spans])
+    except (TypeError, ValueError):
+        raise Fault("gave spans that are none: killed") from None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _span(fields: Sequence) -> Span:
+    """A span of the right kinds; one that lies outside its translation costs that row, as in process (`ask_spans`)."""
+    span = Span(*fields)
+    if not isinstance(span.severity, str) or not all(map(_is_number, (span.start, span.end, span.confidence))):
+        raise ValueError("no span")
+    return span

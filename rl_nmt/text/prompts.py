@@ -1,0 +1,147 @@
+"""Chat turns: write a prompt around an English source, read the source back out of Gemma's. No torch.
+
+A prompt carries no `<bos>`: TRL's tokenisation of string prompts adds exactly one. The words of the
+prompt belong to the recipe, which passes them as a template with one `{english}` slot. Gemma's turns are
+written here; any other model's by the chat template of its tokenizer.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from rl_nmt.errors import ConfigError
+from rl_nmt.text.unicode import neutralise_control_tokens, restore_control_tokens
+
+SLOT = "{english}"
+_BOS = "<bos>"
+_USER = "<start_of_turn>user\n"
+_MODEL = "<end_of_turn>\n<start_of_turn>model"
+
+
+def gemma_prompt(user_text: str) -> str:
+    """Return the user's turn and the opening of the model's turn, without `<bos>`.
+
+    `user_text` must hold no live control token; `fill` sees to that.
+    Source: chat_template of google/gemma-3-1b-it.
+    """
+    return f"{_USER}{user_text}{_MODEL}\n"
+
+
+def chat_prompt(tokenizer, user_text: str) -> str:
+    """Return the user's turn and the opening of the model's turn, in the words that `tokenizer`'s model knows.
+
+    Gemma's is `gemma_prompt`. Any other is the tokenizer's chat template, with thinking off where the
+    template has that switch, and without the BOS that the tokenizer would add a second time. What reads
+    like a token of the tokenizer's own in `user_text` gets a space behind its first character, so that the
+    tokenizer takes it for text. Raises ConfigError where there is no chat template, or it fails.
+    """
+    if is_gemma(tokenizer):
+        return gemma_prompt(user_text)
+    words = _disarm(user_text, _added_tokens(tokenizer))
+    prompt = _render(tokenizer, [{"role": "user", "content": words}], add_generation_prompt=True)
+    bos = tokenizer.bos_token
+    if bos and prompt.startswith(bos) and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
+        return prompt[len(bos) :]
+    return prompt
+
+
+def is_gemma(tokenizer) -> bool:
+    """Say whether the tokenizer has both of Gemma's turn tokens as single ids."""
+    ids = [tokenizer.convert_tokens_to_ids(token) for token in ("<start_of_turn>", "<end_of_turn>")]
+    return not any(i is None or i == tokenizer.unk_token_id for i in ids)
+
+
+def end_of_turn(tokenizer) -> str | None:
+    """Return the token that ends the model's turn: Gemma's, or the one that the chat template writes.
+
+    None where the template ends a turn without a token. Raises ConfigError as `chat_prompt`.
+    """
+    if is_gemma(tokenizer):
+        return "<end_of_turn>"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "zxqanswer"}]
+    behind = _render(tokenizer, turns, add_generation_prompt=False).rpartition("zxqanswer")[2]
+    tokens = _added_tokens(tokenizer)
+    found = _pattern(tokens).search(behind) if tokens else None
+    return found[0] if found else None
+
+
+def _render(tokenizer, messages: list[dict[str, str]], **options) -> str:
+    if not tokenizer.chat_template:
+        raise ConfigError("its tokenizer has no chat template: give a chat (instruct) model")
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, **options)
+    except Exception as error:  # jinja2's own, and whatever a template's filters raise
+        raise ConfigError(f"the chat template of its tokenizer fails: {error}") from error
+
+
+def _added_tokens(tokenizer) -> tuple[str, ...]:
+    """Every token that the tokenizer finds in a text before it splits words; blanks and single letters aside."""
+    return tuple(sorted(token for token in tokenizer.get_added_vocab() if len(token) > 1 and not token.isspace()))
+
+
+@lru_cache(maxsize=8)
+def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+
+
+def _disarm(text: str, tokens: tuple[str, ...]) -> str:
+    """Put a space behind the first character of every token, until none is left (they may overlap)."""
+    while tokens and _pattern(tokens).search(text):
+        text = _pattern(tokens).sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    return text
+
+
+def fill(template: str, english: str) -> str:
+    """Return the template with the source, on one line, in its `{english}` slot.
+
+    Runs of whitespace in the source become one space and lone surrogates, which no tokenizer accepts,
+    become `?`; control tokens stay readable text but lose their power. Raises ConfigError for a
+    template without exactly one slot.
+    """
+    before, after = _around_slot(template)
+    source = " ".join(english.encode("utf-8", "replace").decode("utf-8").split())
+    # The whole text, not the source alone: a token may be completed by what stands around the slot.
+    return neutralise_control_tokens(before + source + after)
+
+
+def read_source(prompt: str, template: str) -> str:
+    """Return the English source that `fill` put into a prompt: its exact inverse.
+
+    Accepts what `gemma_prompt` wrote, the same with `<bos>` in front, and the bare user text. `template`
+    is the whole of it, or its last lines from one that holds the slot ("English: {english}\\nTamil:"): a
+    source has no line break, so nothing in it can pass for the line it stands on. Raises ConfigError for
+    anything that was not written so.
+    """
+    before, after = _around_slot(template)
+    if not isinstance(prompt, str):
+        raise ConfigError(f"prompt must be a string, not {type(prompt).__name__}: pass gemma_prompt(…)")
+    text = restore_control_tokens(_user_text(prompt))
+    start = 0 if text.startswith(before) else text.rfind("\n" + before) + 1
+    source = text[start + len(before) : len(text) - len(after)]
+    if text[start:] != before + source + after:
+        raise ConfigError(
+            f"prompt {_excerpt(prompt)} was not written from the template {_excerpt(template)}: "
+            "build it with prompts.fill, or give the dataset an 'english' column"
+        )
+    return source
+
+
+def _around_slot(template: str) -> tuple[str, str]:
+    pieces = template.split(SLOT)
+    if len(pieces) != 2:
+        raise ConfigError(f"prompt template {_excerpt(template)} has {len(pieces) - 1} {SLOT} slots: write exactly one")
+    return pieces[0], pieces[1]
+
+
+def _user_text(prompt: str) -> str:
+    while prompt.startswith(_BOS):
+        prompt = prompt[len(_BOS) :]
+    if not prompt.startswith(_USER):
+        return prompt
+    prompt = prompt[len(_USER) :].removesuffix("\n")
+    return prompt.removesuffix(_MODEL)
+
+
+def _excerpt(text: str, width: int = 60) -> str:
+    return repr(text if len(text) <= width else text[: width - 1] + "…")

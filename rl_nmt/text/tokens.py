@@ -1,0 +1,258 @@
+"""Tokens of a text, and which of them a translation may keep as they are. No torch.
+
+A token is a word of one script, a number, or something that no translator touches: URL, e-mail address,
+placeholder, code. What a translation may keep (names, acronyms, units) is read from the source alone,
+through its capitals: a rough judgement, so rules built on it must bear single mistakes.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+from rl_nmt.text.languages import Language
+from rl_nmt.text.unicode import clean_for_scoring
+
+LITERAL = ("url", "email", "placeholder", "code")  # kinds that stay letter by letter
+
+_PLACEHOLDER = re.compile(
+    r"\{\{?[^{}\s]{0,60}\}\}?|\$\{[^{}\s]{0,60}\}|(?<![0-9])%(?:\([A-Za-z_]\w{0,40}\))?[sdif](?![A-Za-z])"
+    r"|</?[A-Za-z][A-Za-z0-9]{0,20}(?: [^<>]{0,200})?/?>|&[a-z]{2,8};|&#[0-9]{2,6};"
+)
+_EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,6}")
+_URL = re.compile(r"(?:https?://|www\.)[!-~]{2,1900}", re.IGNORECASE)
+_DOMAIN = re.compile(r"(?:[A-Za-z0-9-]{1,63}\.){1,6}[A-Za-z]{2,12}(?:/[!-~]{0,500})?")
+_EDGES = "\"'“”‘’«»()[]<>,;:!?…。"
+_MAX_LITERAL = 2000  # a longer run without a space is no address
+_SENTENCE_END = ".!?…:;\"“”'‘’([•।"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """`text` as it stands (NFKC), `key` for comparison (no case, no accents), `kind`: word, number or LITERAL.
+
+    `script` is the first word of the Unicode names of its letters ("TAMIL", "LATIN", "" without letters);
+    `initial`: opens a sentence.
+    """
+
+    text: str
+    key: str
+    kind: str
+    script: str
+    initial: bool
+
+
+def tokenize(s: str, language: Language) -> list[Token]:
+    """Split `s` (cleaned here) into tokens, in order; punctuation and symbols are left out.
+
+    Words break at hyphens, apostrophes at their end, digits, and where the script changes ("NATO-வின்" and
+    "NATOவின்" give the same two). `language` tells which full stops end no sentence.
+
+    >>> from rl_nmt.text.unicode import ENGLISH
+    >>> [(t.text, t.kind) for t in tokenize("Mail a@b.org 2 NATOவின் {x}!", ENGLISH)]
+    ... # doctest: +NORMALIZE_WHITESPACE
+    [('Mail', 'word'), ('a@b.org', 'email'), ('2', 'number'), ('NATO', 'word'), ('வின்', 'word'),
+     ('{x}', 'placeholder')]
+    """
+    tokens: list[Token] = []
+    initial = True
+    for chunk in _chunks(unicodedata.normalize("NFKC", clean_for_scoring(s))):
+        head, kind = _literal_head(chunk)
+        if kind:
+            tokens.append(Token(head, fold(head), kind, "", initial))
+            initial, chunk = initial and kind == "placeholder", chunk[len(head) :]
+        for text, script in _runs(chunk):
+            if script == "SYMBOL":
+                ends = text[-1] in _SENTENCE_END or text[0] in ".!?"
+                abbreviated = text == "." and tokens and _abbreviates(tokens[-1], language)
+                initial = initial or (ends and not abbreviated)
+                continue
+            kind = "number" if script == "" else "word"
+            tokens.append(Token(text, fold(text), kind, script, initial))
+            initial = False
+    return tokens
+
+
+def _abbreviates(token: Token, language: Language) -> bool:
+    return token.key in language.abbreviations or (token.kind == "word" and len(token.text) == 1)
+
+
+def _chunks(s: str) -> Iterator[str]:
+    """Placeholders and what stands between spaces."""
+    end = 0
+    for match in _PLACEHOLDER.finditer(s):
+        yield from s[end : match.start()].split()
+        yield match[0]
+        end = match.end()
+    yield from s[end:].split()
+
+
+def without_literals(s: str) -> str:
+    """Return the text (cleaned here) with URLs, addresses, placeholders and code taken out.
+
+    >>> without_literals("Mail a2@b.org {x1} 3 times")
+    'Mail 3 times'
+    """
+    rest = []
+    for chunk in _chunks(unicodedata.normalize("NFKC", clean_for_scoring(s))):
+        head, kind = _literal_head(chunk)
+        rest.append(chunk[len(head) :] if kind else chunk)
+    return " ".join(filter(None, rest))
+
+
+def _literal_head(chunk: str) -> tuple[str, str]:
+    """The part of a chunk that stays letter by letter, and its kind: an ending in another script may follow."""
+    kind = _literal(chunk)
+    if kind or chunk.isascii() or not chunk[0].isascii():
+        return chunk, kind
+    head = chunk[: next(i for i, char in enumerate(chunk) if not char.isascii())].rstrip("-")
+    return head, _literal(head)
+
+
+def _literal(chunk: str) -> str:
+    if len(chunk) > _MAX_LITERAL or chunk.isalpha():
+        return ""
+    if _PLACEHOLDER.fullmatch(chunk):
+        return "placeholder"
+    core = chunk.strip(_EDGES).rstrip(".")
+    if "@" in core and _EMAIL.fullmatch(core):
+        return "email"
+    if _URL.fullmatch(core):
+        return "url"
+    if "." in core and core[:1].isalnum() and _DOMAIN.fullmatch(core) and _looks_like_domain(core):
+        return "url"
+    if core and all(c.isascii() for c in core) and _is_code(core):
+        return "code"
+    return ""
+
+
+def _looks_like_domain(core: str) -> bool:
+    """`weather.com` and `a.org/x`, but not `U.S`, `7.55am`, `e.g` or a missing space (`end.Then`)."""
+    host, _, path = core.partition("/")
+    labels = host.split(".")
+    return (
+        len(labels[-1]) >= 2
+        and len(labels[-2]) >= 2
+        and not host[0].isdigit()
+        and (bool(path) or labels[-1].lower() in _TOP_LEVEL)
+    )
+
+
+_TOP_LEVEL = frozenset("com org net edu gov info in uk eu io ai dev app tv me lk sg us ca au de fr".split())
+
+
+def _is_code(core: str) -> bool:
+    """`snake_case`, `f(x)`, `--flag`, `path/to.py`, `#tag`, `@handle`, `camelCase`-free: only sure signs."""
+    if core[0] in "#@" and core[1:].replace("_", "").isalnum() and len(core) > 2:
+        return True
+    if "_" in core.strip("_") or "()" in core or "::" in core or "->" in core or "==" in core:
+        return True
+    return core.startswith("--") and len(core) > 3 and core[2].isalpha()
+
+
+def _runs(chunk: str) -> Iterator[tuple[str, str]]:
+    """Maximal runs of one script ("" for digits, SYMBOL for the rest) in a chunk without spaces."""
+    start, current = 0, None
+    for i, char in enumerate(chunk):
+        script = script_of(char)
+        if script is None:  # a mark or joiner belongs to what stands before it
+            script = current or "SYMBOL"
+        elif char in "'’" and current not in (None, "", "SYMBOL") and i + 1 < len(chunk):
+            following = script_of(chunk[i + 1])
+            script = current if following == current else "SYMBOL"
+        if current is not None and script != current:
+            yield chunk[start:i], current
+            start = i
+        current = script
+    if current is not None:
+        yield chunk[start:], current
+
+
+@lru_cache(maxsize=4096)
+def script_of(char: str) -> str | None:
+    """First word of a letter's Unicode name, "" for a digit, SYMBOL for the rest, None for scriptless marks."""
+    category = unicodedata.category(char)
+    if category == "Nd":
+        return ""
+    if category[0] not in "LM":
+        return None if char in "\u200c\u200d" else "SYMBOL"
+    name = unicodedata.name(char, "UNKNOWN").split()[0]
+    if category[0] == "M" and name in ("COMBINING", "VARIATION", "VEDIC"):
+        return None
+    return name
+
+
+def fold(s: str) -> str:
+    """Return `s` for comparison: NFKC, case folded, accents on Latin letters and the possessive 's off.
+
+    >>> fold("Zárate’s")
+    'zarate'
+    """
+    s = unicodedata.normalize("NFKC", s).casefold().replace("’", "'")
+    if not s.isascii():
+        s = "".join(c for c in unicodedata.normalize("NFD", s) if not "\u0300" <= c <= "\u036f")
+        s = unicodedata.normalize("NFC", s)
+    return s.removesuffix("'s")
+
+
+def kept(tokens: list[Token], language: Language) -> list[bool]:
+    """Say for each token of a source whether a translation may keep it as it is.
+
+    Kept are numbers and LITERAL kinds; words with a capital beyond their first letter (NASA, iPhone); words
+    with a capital inside a sentence, or at its start when a capitalised word follows or the same word has
+    one elsewhere; connectors between two of these ("Marks and Spencer"); a short word right after a number
+    ("10 kph"); words outside the language's script.
+    In a text set in capitals or title case, capitals say nothing and only what is left counts.
+    """
+    capitals_tell = not _titled(tokens, language)
+    inside = {t.key for t in tokens if capitals_tell and _capital(t, language) and not t.initial}
+    flags = [_stays(t, language, capitals_tell, inside) for t in tokens]
+    for i, (before, after) in enumerate(pairwise(tokens)):
+        if not flags[i] and before.initial and flags[i + 1] and capitals_tell:
+            flags[i] = _capital(before, language) and after.text[:1].isupper()
+        if before.kind == "number" and after.kind == "word" and len(after.text) <= 4 and after.text.islower():
+            flags[i + 1] = flags[i + 1] or after.key not in language.function_words
+    for i in range(1, len(tokens) - 1):
+        if tokens[i].key in language.connectors and flags[i - 1] and flags[i + 1]:
+            flags[i] = all(t.kind == "word" and t.text[:1].isupper() for t in (tokens[i - 1], tokens[i + 1]))
+    return flags
+
+
+def _stays(token: Token, language: Language, capitals_tell: bool, inside: set[str]) -> bool:
+    if token.kind != "word":
+        return True
+    if not own(token, language):
+        return True
+    if not capitals_tell:
+        return False
+    if token.key in language.function_words:
+        return False
+    brand = not token.text[1:].islower() and any(map(str.isupper, token.text[1:]))  # NASA, iPhone, McDonald
+    return brand or token.key in inside
+
+
+def _capital(token: Token, language: Language) -> bool:
+    return token.kind == "word" and token.text[:1].isupper() and token.key not in language.function_words
+
+
+def _titled(tokens: list[Token], language: Language) -> bool:
+    """Whether (nearly) all words that need no capital have one: a headline, or capitals throughout."""
+    words = [t for t in tokens if t.kind == "word" and len(t.text) > 1]
+    if len(words) > 1 and all(t.text.isupper() for t in words):
+        return True
+    if len(words) > 2 and all(t.text[0].isupper() for t in words):
+        if any(t.key in language.function_words and not t.initial for t in words):
+            return True  # small words need a capital nowhere else
+    words = [t for t in words if t.key not in language.function_words]
+    capitals = sum(t.text[:1].isupper() for t in words)
+    return len(words) >= 4 and len(words) - capitals <= len(words) // 10
+
+
+def own(token: Token, language: Language) -> bool:
+    """Whether the token's first letter belongs to the language's script."""
+    code = ord(token.text[0])
+    return any(low <= code <= high for low, high in language.ranges)

@@ -1,0 +1,258 @@
+"""What a string is: control tokens, Unicode hygiene, script shares, lengths. No model, no torch.
+
+Every measure here cleans its input first, so raw and cleaned text give the same answer. All rules
+are linear in the length of the text. Lengths are NFC code points, never bytes or grapheme clusters.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from functools import lru_cache
+
+from rl_nmt.errors import ConfigError
+from rl_nmt.text.languages import ENGLISH as ENGLISH
+from rl_nmt.text.languages import LANGUAGES as LANGUAGES
+from rl_nmt.text.languages import TAMIL as TAMIL
+from rl_nmt.text.languages import Language as Language
+from rl_nmt.text.languages import Range as Range
+
+# Added tokens of the Gemma 3 tokenizer, and of XLM-R and NLLB (<s> </s>). Their tokenizers match
+# them case-sensitively anywhere in a text, so these are exactly the strings that can do harm.
+CONTROL_TOKENS: tuple[str, ...] = (
+    "<bos>",
+    "<eos>",
+    "<pad>",
+    "<unk>",
+    "<mask>",
+    "<s>",
+    "</s>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<start_of_image>",
+    "<end_of_image>",
+    "<image_soft_token>",
+    "[multimodal]",
+    "[@BOS@]",
+)
+_BODIES = "|".join(re.escape(token[1:]) for token in CONTROL_TOKENS if token.startswith("<"))
+_SQUARE = "|".join(re.escape(token[1:]) for token in CONTROL_TOKENS if token.startswith("["))
+CONTROL_PATTERN = re.compile(rf"<(?:{_BODIES}|unused[0-9]+>)|\[(?:{_SQUARE})")
+# The same with n spaces after the opening bracket: neutralising adds one, restoring takes one away.
+_SPACED = re.compile(rf"(?:<(?= *(?:{_BODIES}|unused[0-9]+>))|\[(?= *(?:{_SQUARE})))")
+_NEUTRAL = re.compile(rf"(<) (?= *(?:{_BODIES}|unused[0-9]+>))|(\[) (?= *(?:{_SQUARE}))")
+
+# C0 and C1 controls that stand for a line break become one, so that words never run together.
+_BREAKS = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1f\x85]")
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
+
+# Soft hyphen, Mongolian vowel separator, zero-width space, word joiner and invisible operators,
+# bidirectional marks, embeddings and isolates, BOM, interlinear anchors, tag characters.
+_INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]+"
+)
+_JOINERS = re.compile("[\u200c\u200d]+")
+_INDIC = frozenset(chr(c) for c in range(0x0900, 0x0E00) if unicodedata.category(chr(c))[0] in "LM")
+
+# Characters that have a letter's or a symbol's category and yet show nothing.
+_BLANK_GLYPHS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u200c\u200d")
+# Marks that take the script of their base (Inherited), or belong to emoji: no script of their own.
+_SCRIPTLESS_MARKS: tuple[Range, ...] = (
+    (0x0300, 0x036F),
+    (0x180B, 0x180F),
+    (0x1AB0, 0x1AFF),
+    (0x1DC0, 0x1DFF),
+    (0x20D0, 0x20FF),
+    (0xFE00, 0xFE0F),
+    (0xFE20, 0xFE2F),
+    (0xE0100, 0xE01EF),
+)
+_MAX_MARKS = 30  # UAX #15, Stream-Safe Text Format: no real text stacks more
+
+
+def safe_unicode(s: str) -> str:
+    """Return `s` in NFC, without lone surrogates (`?` instead) and without control characters.
+
+    Newline and tab stay; other line-breaking controls (CR, VT, FF, NEL …) become a newline. In texts
+    above 1,000 characters runs of more than 30 combining marks are cut to 30.
+
+    >>> safe_unicode("a\\x00b\\ud800\\r\\nc\\u0301")
+    'ab?\\nć'
+    """
+    s = s.encode("utf-8", "replace").decode("utf-8")
+    s = _CONTROLS.sub("", _BREAKS.sub("\n", s))
+    if len(s) > 1000:  # Python's normalize sorts mark runs by insertion: quadratic in their length
+        s = _cap_marks(s)
+    return unicodedata.normalize("NFC", s)
+
+
+def _cap_marks(s: str) -> str:
+    kept, run = [], 0
+    for char in s:
+        run = run + 1 if unicodedata.combining(char) else 0
+        if run <= _MAX_MARKS:
+            kept.append(char)
+    return "".join(kept)
+
+
+def strip_control_tokens(s: str) -> str:
+    """Replace every whole control token by a space; what only resembles one stays.
+
+    >>> strip_control_tokens("a<bos>b <bosun>")
+    'a b <bosun>'
+    """
+    return CONTROL_PATTERN.sub(" ", s)
+
+
+def neutralise_control_tokens(s: str) -> str:
+    """Keep control tokens readable but let no tokenizer take them for one: one space after the bracket.
+
+    `restore_control_tokens` is the exact inverse, also for text that already reads `< bos>`.
+
+    >>> neutralise_control_tokens("<bos> < bos> <bosun>")
+    '< bos> <  bos> <bosun>'
+    """
+    return _SPACED.sub(lambda match: match[0] + " ", s)
+
+
+def restore_control_tokens(s: str) -> str:
+    """Undo `neutralise_control_tokens`.
+
+    >>> restore_control_tokens("< bos> <  bos> <bosun>")
+    '<bos> < bos> <bosun>'
+    """
+    return _NEUTRAL.sub(lambda match: match[1] or match[2], s)
+
+
+def clean_for_scoring(s: str) -> str:
+    """Return the text a judge should see: one line, NFC, nothing invisible, no control token.
+
+    ZWJ and ZWNJ survive between two letters of an Indic script, where spelling needs them, and
+    nowhere else. Idempotent.
+
+    >>> clean_for_scoring("  <bos>வணக்\\u200bகம்\\u200d !\\n<end_of_turn>")
+    'வணக்கம் !'
+    """
+    return " ".join(strip_control_tokens(without_invisible(s)).split())
+
+
+def without_invisible(s: str) -> str:
+    """Return the text in NFC without invisible characters; control tokens and line breaks stay.
+
+    ZWJ and ZWNJ survive where `clean_for_scoring` says.
+
+    >>> without_invisible("க\\u200b\\ufeffக\\n<b\\u2060os>")
+    'கக\\n<bos>'
+    """
+    s = _INVISIBLE.sub("", safe_unicode(s))
+    s = _JOINERS.sub(_legal_joiner, s)
+    return unicodedata.normalize("NFC", s)  # what was removed may have stood between a letter and its mark
+
+
+def _legal_joiner(match: re.Match[str]) -> str:
+    text, start, end = match.string, match.start(), match.end()
+    between_letters = start > 0 and end < len(text) and text[start - 1] in _INDIC and text[end] in _INDIC
+    return match[0][0] if between_letters else ""
+
+
+def is_blank(s: str) -> bool:
+    """Say whether nothing of `s` would be visible on a page once control tokens are gone.
+
+    >>> is_blank("<pad> \\u200b\\u3164"), is_blank(".")
+    (True, False)
+    """
+    return all(_shows_nothing(char) for char in clean_for_scoring(s))
+
+
+def _shows_nothing(char: str) -> bool:
+    if char in _BLANK_GLYPHS or unicodedata.category(char) in ("Zs", "Zl", "Zp", "Cc", "Cf"):
+        return True
+    code = ord(char)
+    return 0x180B <= code <= 0x180F or 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF
+
+
+def script_share(s: str, language: Language) -> float:
+    """Return the share, 0 to 1, of letters (categories L and M) of `s` in the language's script.
+
+    Marks without a script of their own (accents, emoji selectors) are not counted. 0.0 when there is
+    no letter at all.
+
+    >>> script_share("அAB", TAMIL)
+    0.3333333333333333
+    """
+    letters = inside = 0
+    for char in clean_for_scoring(s):
+        if _is_letter(char):
+            letters += 1
+            inside += _within(ord(char), language.ranges)
+    return inside / letters if letters else 0.0
+
+
+def latin_share(s: str) -> float:
+    """Return the share, 0 to 1, of letters of `s` that are Latin; 0.0 when there is no letter."""
+    return script_share(s, ENGLISH)
+
+
+@lru_cache(maxsize=4096)
+def _is_letter(char: str) -> bool:
+    if char in _BLANK_GLYPHS or unicodedata.category(char)[0] not in "LM":
+        return False
+    return not _within(ord(char), _SCRIPTLESS_MARKS)
+
+
+@lru_cache(maxsize=4096)
+def _within(code: int, ranges: tuple[Range, ...]) -> bool:
+    return any(low <= code <= high for low, high in ranges)
+
+
+def length(s: str) -> int:
+    """Return the length of the cleaned text in NFC code points (not bytes, not graphemes).
+
+    >>> length(" <bos>வணக்கம் ")
+    7
+    """
+    return len(clean_for_scoring(s))
+
+
+def log_length_ratio(source: str, output: str) -> float:
+    """Return ln(length(output) / length(source)); a blank text counts as one character.
+
+    >>> log_length_ratio("abcd", "ab") == -math.log(2)
+    True
+    """
+    return math.log(max(1, length(output)) / max(1, length(source)))
+
+
+def length_off(
+    source: str,
+    output: str,
+    language: Language,
+    expected_ratio: float | None = None,
+    tolerance: float | None = None,
+) -> float:
+    """Return how far, ≥ 0, the log length ratio of `output` to `source` lies outside the language's band.
+
+    With d = |ln(length(output) / length(source)) - ln(expected_ratio)| and x = d - tolerance: 0 inside the
+    band (x ≤ 0), x²/tolerance up to half a tolerance outside it, and linear with slope 1 from there on, so
+    that value and slope are continuous everywhere. `expected_ratio=1, tolerance=0` is exactly |ln ratio|.
+    Natural log; None takes the language's own value. Shape: ours. Raises ConfigError for a ratio that is
+    not positive and finite or a tolerance that is negative or not finite.
+
+    >>> length_off("abcdefghij", "கடலோரம் அழகு", TAMIL)
+    0.0
+    >>> length_off("abcd", "கட", TAMIL, expected_ratio=1, tolerance=0) == math.log(2)
+    True
+    """
+    expected = language.expected_length_ratio if expected_ratio is None else expected_ratio
+    tolerance = language.length_tolerance if tolerance is None else tolerance
+    if not (math.isfinite(expected) and expected > 0):
+        raise ConfigError(f"expected_ratio is {expected}: give a positive number, such as 1.17")
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise ConfigError(f"tolerance is {tolerance}: give 0 or a positive number")
+    outside = abs(log_length_ratio(source, output) - math.log(expected)) - tolerance
+    if outside <= 0:
+        return 0.0
+    if outside < tolerance / 2:
+        return outside * outside / tolerance
+    return outside - tolerance / 4

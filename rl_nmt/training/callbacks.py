@@ -1,0 +1,277 @@
+"""What a person watching a run sees and does: a progress line, samples, held-out evaluation, a stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from rl_nmt import distributed
+from rl_nmt.audit.reweigh import rollout_row
+from rl_nmt.distributed import is_main_process
+from rl_nmt.errors import Stopped
+from rl_nmt.results.divergence import Watch
+from rl_nmt.results.evaluation import Snapshot
+from rl_nmt.runs.metrics_file import MetricsFile
+
+PLANNED_STOP = 75
+MARGIN = 1.1  # a generation cycle may take this much longer than the longest so far
+
+
+class ProgressLine(TrainerCallback):
+    """One line per log: step, reward, KL, length, tokens per second, time left; samples every so often.
+
+    Args:
+        reward_fn: has `last_rows`, the rows of the last training call.
+        sample_steps: print two samples every so many optimizer steps; 0 prints none.
+    """
+
+    def __init__(self, reward_fn, sample_steps: int):
+        self.reward_fn, self.sample_steps = reward_fn, sample_steps
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._start, self._first_step = time.monotonic(), state.global_step
+        self._tokens = (state.num_input_tokens_seen, 0.0)  # not 0 in a resumed run
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or not logs or "reward" not in logs:
+            return
+        seconds = time.monotonic() - self._start
+        done = state.global_step - self._first_step
+        left = seconds / max(1, done) * (state.max_steps - state.global_step)
+        total = logs.get("num_tokens") or 0
+        before, self._tokens = self._tokens, (total, seconds)
+        rate = (total - before[0]) / max(1e-9, seconds - before[1])
+        parts = [f"step {state.global_step}/{state.max_steps}"]
+        for key, name, form in (
+            ("reward", "reward", "{:.4f}"),
+            ("reward_std", "±", "{:.4f}"),
+            ("kl", "kl", "{:.4f}"),
+            ("completions/mean_length", "length", "{:.1f}"),
+        ):
+            if logs.get(key) is not None:
+                parts.append(f"{name} {form.format(logs[key])}")
+        print("  ".join([*parts, f"{rate:.0f} tok/s", f"{clock(left)} left"]), flush=True)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero or not self.sample_steps or state.global_step % self.sample_steps:
+            return
+        rows = self.reward_fn.last_rows
+        for row in rows[:: max(1, len(rows) // 2)][:2]:
+            total = "no score" if row["total"] is None else f"{row['total']:.3f}"
+            reason = f" gated: {row['gate']}" if row["gate"] else ""
+            back = "" if row["backtranslation"] is None else f"\n    ← {row['backtranslation']}"
+            print(f"    {row['english']}\n    → {row['output']}{back}\n      [{total}{reason}]", flush=True)
+
+
+class HeldOut(TrainerCallback):
+    """The held-out evaluations of a run: at the start, every `eval_steps` optimizer steps, and at the end.
+
+    Of several processes the main one records, watches and decides for all.
+
+    Args:
+        eval_steps: 0 evaluates at start and end alone.
+        evaluate: () → Snapshot.
+        record: called with (kind, step, values), e.g. WandbRewardCallback.record.
+        watch: a `rl_nmt.results.divergence.Watch`; its warning is printed, loudly and once.
+        save_best: () → None, called when the present model is the best so far by the independent score; on every
+            process, since gathering sharded weights takes all of them.
+        diverse: () → float | None, how much the samples of a group say the same; recorded as `self_bleu`. Of
+            several processes it is asked on the main one, of its own samples.
+        stop_on_divergence: end the run, resumable, when the alarm rings.
+    """
+
+    def __init__(
+        self,
+        eval_steps: int,
+        evaluate: Callable[[], Snapshot],
+        record: Callable[[str, int, dict], None],
+        watch: Watch,
+        save_best: Callable[[], None],
+        diverse: Callable[[], float | None] = lambda: None,
+        stop_on_divergence: bool = False,
+    ):
+        self.eval_steps, self.evaluate, self.record, self.watch = eval_steps, evaluate, record, watch
+        self.save_best, self.diverse, self.stop_on_divergence = save_best, diverse, stop_on_divergence
+        self._repeats: float | None = None
+
+    def state_dict(self) -> dict:
+        """What the last samples said the same: a run that resumes after its last step has none of them."""
+        return {"self_bleu": self.diverse()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict()`'s answer."""
+        self._repeats = state["self_bleu"]
+
+    def take(self, step: int, snapshot: Snapshot) -> bool:
+        """Record an evaluation and look at it; True when the alarm rang just now. Collective."""
+        rang, best = distributed.broadcast(self._look(step, snapshot) if is_main_process() else None)
+        if step and best:
+            self.save_best()
+        return rang
+
+    def _look(self, step: int, snapshot: Snapshot) -> tuple[bool, bool]:
+        """(did the alarm ring just now, is this the best so far)"""
+        values, repeats = dict(snapshot.metrics), self.diverse()
+        repeats = self._repeats if repeats is None else repeats
+        if repeats is not None:
+            values["self_bleu"] = repeats
+        self.record("eval", step, values)
+        if warning := self.watch.look(step, snapshot):
+            print(warning, file=sys.stderr, flush=True)
+        return bool(warning), self.watch.is_best(step)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if not self.eval_steps or state.global_step % self.eval_steps or state.global_step == state.max_steps:
+            return
+        snapshot = self.evaluate()
+        rang = self.take(state.global_step, snapshot)
+        if state.is_world_process_zero:
+            shown = "  ".join(f"{k} {v:.4g}" for k, v in snapshot.metrics.items() if isinstance(v, (int, float)))
+            print(f"held-out at step {state.global_step}: {shown}", flush=True)
+        if rang and self.stop_on_divergence:
+            control.should_save = control.should_training_stop = True
+
+
+class Rollouts(TrainerCallback):
+    """Every training sample with its components, one line each, for `python -m rl_nmt.audit.reweigh`.
+
+    Those of all processes, in the order of the groups, wherever TRL has split them.
+
+    Args:
+        reward_fn: has `last_rows`, the rows of the last training call.
+        path: rollouts.jsonl; a resumed run drops what lies past its checkpoint.
+    """
+
+    def __init__(self, reward_fn, path: Path):
+        self.reward_fn, self.file = reward_fn, MetricsFile(path)
+        self._seen: list | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.file.cut_after(state.global_step)
+        self._seen = self.reward_fn.last_rows
+
+    def on_step_end(self, args, state, control, **kwargs):
+        own = self.reward_fn.last_rows
+        if own is self._seen:  # the same generation, used for another update
+            return
+        self._seen, rows = own, distributed.gathered(own)
+        if not state.is_world_process_zero:
+            return
+        group, source = -1, None
+        for row in rows:
+            if row["english"] != source:
+                group, source = group + 1, row["english"]
+            self.file.append(rollout_row(row, state.global_step, group))
+
+
+class GracefulStop(TrainerCallback):
+    """SIGTERM, SIGINT or max_hours: finish the generation cycle, save, stop. A second signal ends at once.
+
+    Added last, it also makes another callback's `should_training_stop` a stop that can be resumed.
+
+        with GracefulStop(trainer.at_cycle_end, max_hours, command="python …") as stop:
+            trainer.add_callback(stop)
+            trainer.train()
+        stop.leave(keeper.newest)
+
+    Args:
+        at_cycle_end: () → bool, whether a checkpoint made now can be resumed exactly.
+        max_hours: stop before this many hours after `started`, in time for one more save; 0: never. One
+            generation cycle is always done.
+        started: time.monotonic() of the start; default now.
+        command: what to type to go on; printed when a second signal leaves no time for more.
+    """
+
+    def __init__(
+        self, at_cycle_end: Callable[[], bool], max_hours: float = 0.0, started: float | None = None, command: str = ""
+    ):
+        self.at_cycle_end, self.command = at_cycle_end, command
+        now = time.monotonic()
+        self.deadline = (now if started is None else started) + max_hours * 3600 if max_hours else None
+        self.reason, self.exit_code = "", 0
+        self.step = 0
+        self._signal: int | None = None
+        self._handlers: dict[int, object] = {}
+        self._cycle_start = self._save_start = now
+        self._longest_cycle = self._longest_save = 0.0
+
+    def __enter__(self) -> GracefulStop:
+        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._handlers[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def leave(self, newest: int | None) -> None:
+        """After training: raise Stopped when it was a stop that ended it. `newest`: the newest step sealed."""
+        if self.exit_code:
+            kept = f"checkpoint-{newest}" if newest is not None else "no checkpoint"
+            word = "is saved" if newest == self.step else "is the newest: this step could NOT be saved"
+            stop = Stopped(f"{self.reason}, after step {self.step}; {kept} {word}", self.exit_code)
+            stop.elsewhere = not is_main_process()  # all have agreed on it, one says it
+            raise stop
+
+    def _receive(self, number, frame) -> None:
+        name = signal.Signals(number).name
+        if self._signal is not None:
+            # os.write, since print may be what was interrupted
+            os.write(2, f"stopped: second {name}\ncontinue with: {self.command}\n".encode())
+            os._exit(128 + number)
+        self._signal = number
+        os.write(2, f"{name}: finishing the generation cycle, then saving; once more stops at once\n".encode())
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._cycle_start = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if not self.at_cycle_end():
+            return
+        self._save_start = now = time.monotonic()
+        self._longest_cycle = max(self._longest_cycle, now - self._cycle_start)
+        self._cycle_start = now
+        late = self.deadline is not None and now + MARGIN * self._longest_cycle + self._longest_save > self.deadline
+        early = control.should_training_stop  # another callback's wish, if there is something left to train
+        self._decide(state, control, "max_hours" if late else "training was ended early" if early else "")
+        if self.exit_code:
+            control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        self._longest_save = max(self._longest_save, time.monotonic() - self._save_start)
+        self._decide(state, control, "")  # a signal that came during the save need not wait for another cycle
+
+    def _decide(self, state, control, planned: str) -> None:
+        number, planned = _agreed(self._signal, planned if state.global_step < state.max_steps else "")
+        if not self.exit_code and number is not None:
+            self.reason, self.exit_code = signal.Signals(number).name, 128 + number
+        elif not self.exit_code and planned:
+            self.reason, self.exit_code = planned, PLANNED_STOP
+        if self.exit_code:
+            self.step, control.should_training_stop = state.global_step, True
+
+
+def _agreed(number: int | None, planned: str) -> tuple[int | None, str]:
+    """The same decision on every process: any signal counts, the rest is the main process's to say."""
+    votes = distributed.gathered([(number, planned)])
+    return next((n for n, _ in votes if n is not None), None), votes[0][1]
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss.
+
+    >>> clock(75), clock(3661)
+    ('1:15', '1:01:01')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,214 @@
+"""The families of cheats: what each makes of a pair, by hand; determinism; what does not apply."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rl_nmt.audit import cheats
+from rl_nmt.audit.cheats import HARD, SOFT, build_suite
+from rl_nmt.audit.launch_gate import shipped_pairs
+from rl_nmt.errors import ConfigError
+from rl_nmt.text.languages import LANGUAGES
+from rl_nmt.text.unicode import clean_for_scoring, is_blank, latin_share, script_share
+
+TAMIL = LANGUAGES["ta"]
+PAIRS = shipped_pairs()
+NAMES = [family.__name__ for family in (*HARD, *SOFT)]
+
+
+def made(name: str, pairs=PAIRS, seed=0) -> dict[int, str]:
+    """Pair index → the family's cheat."""
+    return {cheat.pair: cheat.text for cheat in build_suite(pairs, seed=seed) if cheat.family == name}
+
+
+def one(name: str, english: str, tamil: str, *others: tuple[str, str]) -> str | None:
+    return made(name, [(english, tamil), *others]).get(0)
+
+
+def test_there_are_enough_families_and_all_apply_somewhere():
+    assert len(HARD) >= 25 and len(SOFT) >= 9 and len(set(NAMES)) == len(NAMES)
+    near = [
+        ("The old man sold his red car.", "முதியவர் தன் சிவப்புக் காரை விற்றார்."),
+        ("The old man sold his house.", "முதியவர் தன் வீட்டை விற்றார்."),
+    ]
+    assert {cheat.family for cheat in build_suite([*PAIRS, *near])} == set(NAMES)
+    assert all(family.__doc__ for family in (*HARD, *SOFT))
+
+
+def test_same_seed_same_suite_whatever_the_order_of_calls():
+    first, again = build_suite(PAIRS, seed=3), build_suite(PAIRS, seed=3)
+    assert first == again != build_suite(PAIRS, seed=4)
+    kinds = {cheat.family: cheat.hard for cheat in first}
+    assert [name for name in kinds if kinds[name]] == [family.__name__ for family in HARD]
+
+
+def test_a_familys_choice_does_not_hang_on_the_other_families(monkeypatch):
+    before = made("copied_casing"), made("word_replaced")
+    monkeypatch.setattr(cheats, "HARD", (cheats.copied_casing,))
+    monkeypatch.setattr(cheats, "SOFT", (cheats.word_replaced,))
+    assert (made("copied_casing"), made("word_replaced")) == before
+
+
+@pytest.mark.parametrize("name", ["empty", "blanks", "invisible", "control_tokens_only"])
+def test_nothing_visible(name):
+    assert len(made(name)) == len(PAIRS) and all(is_blank(text) for text in made(name).values())
+
+
+@pytest.mark.parametrize("name", ["copied_source", "copied_casing", "copied_punctuation", "copied_spacing"])
+def test_copies_have_the_sources_letters(name):
+    for index, text in made(name).items():
+        copy, source = (re.sub("[^a-z]", "", side.lower()) for side in (text, PAIRS[index][0]))
+        assert copy == source
+
+
+def test_copied_invisibly_looks_like_the_source():
+    assert all(clean_for_scoring(text) == PAIRS[index][0] for index, text in made("copied_invisibly").items())
+
+
+def test_wrong_letters_are_not_tamil():
+    for name in ("romanised", "other_script", "copied_lookalikes", "copied_fullwidth", "other_english"):
+        assert len(made(name)) == len(PAIRS)
+        assert all(script_share(text, TAMIL) == 0.0 for text in made(name).values())
+
+
+def test_mixtures_have_both():
+    for name in ("mixed_script", "half_romanised", "partial_copy", "alternating_copy"):
+        for text in made(name).values():
+            assert 0.1 < script_share(text, TAMIL) < 0.95, text
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("english_before", ["The door is open. கதவு திறந்திருக்கிறது."]),
+        ("english_after", ["கதவு திறந்திருக்கிறது. (The door is open.)"]),
+        ("cue_echo", ["Tamil: கதவு திறந்திருக்கிறது."]),
+        ("repeated_output", [" ".join(["கதவு திறந்திருக்கிறது."] * 4)]),
+        ("transliterated_english", ["தி டூர் இஸ் ஒபென்."]),
+        ("romanised", ["kathavu thiranthirukkirathu."]),
+        ("other_script", ["कतवु तिऱन्तिरुक्किऱतु.", "കതവു തിറന്തിരുക്കിറതു.", "කතවු තිරන්තිරුක්කිරතු."]),
+        ("word_loop", [" ".join(["கதவு"] * 4), " ".join(["திறந்திருக்கிறது"] * 4)]),
+        ("ending_loop", ["கதவு திறந்திருக்கிறது" + " திறந்திருக்கிறது" * 8]),
+        ("quoted_whole", ["“கதவு திறந்திருக்கிறது.”", '"கதவு திறந்திருக்கிறது."', "«கதவு திறந்திருக்கிறது.»"]),
+        ("extra_sentence", ["கதவு திறந்திருக்கிறது. இது ஒரு நல்ல வாக்கியம்."]),
+    ],
+)
+def test_by_hand(name, texts):
+    assert one(name, "The door is open.", "கதவு திறந்திருக்கிறது.") in texts
+
+
+def test_lengths_are_far_off():
+    for index, text in made("far_too_long").items():
+        assert len(text) > 5.5 * len(PAIRS[index][0]) and text.startswith(PAIRS[index][1])
+    for index, text in made("far_too_short").items():
+        assert 0 < len(text) <= 0.35 * len(PAIRS[index][0]) and PAIRS[index][1].startswith(text)
+
+
+def test_a_wrong_number_is_another_number():
+    for index, text in made("wrong_number").items():
+        honest = PAIRS[index][1]
+        different = [(a, b) for a, b in zip(honest.split(), text.split(), strict=True) if a != b]
+        assert len(different) == 1
+        old, new = different[0]
+        figures = [re.findall(r"\d+", word) for word in (old, new)]
+        assert figures[0] != figures[1] if figures[0] else {old, new} <= set(cheats.TONGUES["ta"].numbers)
+    with_figures = [i for i, (_, honest) in enumerate(PAIRS) if re.search(r"\d", honest)]
+    assert with_figures and set(with_figures) <= set(made("wrong_number"))
+    assert one("wrong_number", "The door is open.", "கதவு திறந்திருக்கிறது.") is None
+
+
+def test_a_swapped_name_keeps_the_rest():
+    other = ("Meena went home.", "மீனா வீட்டுக்குச் சென்றாள்.")
+    swapped = one("swapped_name", "Kavitha sings.", "கவிதா பாடுகிறாள்.", other)
+    assert swapped == "மீனா பாடுகிறாள்."
+    assert one("swapped_name", "She sings.", "அவள் பாடுகிறாள்.", other) is None
+    assert one("swapped_name", "Kavitha sings.", "கவிதா பாடுகிறாள்.") is None  # nobody to swap with
+
+
+@pytest.mark.parametrize(
+    ("english", "tamil", "positive"),
+    [
+        ("She cannot come.", "அவளால் வர முடியாது.", "அவளால் வர முடியும்."),
+        ("The bus did not come.", "பேருந்து வரவில்லை.", "பேருந்து வர முடியும்."),
+        ("I never drink coffee.", "நான் காபி குடிப்பதில்லை.", "நான் காபி குடிப்பதுண்டு."),
+        ("Do not touch it.", "அதைத் தொடாதீர்கள்.", "அதைத் தொடுங்கள்."),
+        ("It isn't easy.", "அது எளிதல்ல.", "அது எளிதுதான்."),
+        ("She can come.", "அவளால் வர முடியும்.", None),
+        ("There is no water here.", "இங்கே தண்ணீர் கிடைப்பது அரிது.", None),
+    ],
+)
+def test_negations(english, tamil, positive):
+    assert one("negation_dropped", english, tamil) == positive
+
+
+def test_parts_are_parts():
+    for name in ("half_dropped", "first_words", "last_words", "cut_off"):
+        for index, text in made(name).items():
+            assert text.rstrip(".") in PAIRS[index][1] and len(text) < len(PAIRS[index][1])
+    for text in made("cut_off").values():  # in the middle of a word, and not of a letter
+        assert text[-1].isalpha() or not text[-1].isspace()
+
+
+def test_shuffled_has_the_same_words_and_another_end():
+    def words(text):
+        return [word.strip(".,;:!?") for word in text.split()]
+
+    for index, text in made("order_shuffled").items():
+        assert sorted(words(text)) == sorted(words(PAIRS[index][1])) and words(text)[-1] != words(PAIRS[index][1])[-1]
+    assert one("order_shuffled", "No no no no.", "வா வா வா வா.") is None
+
+
+def test_stuttering_repeats_determiners():
+    assert one("stuttered", "The boy saw a cow.", "அந்தச் சிறுவன் ஒரு பசுவைக் கண்டான்.") == (
+        "அந்தச் அந்தச் சிறுவன் ஒரு ஒரு பசுவைக் கண்டான்."
+    )
+    assert one("stuttered", "Ravi went home.", "ரவி வீட்டுக்குச் சென்றான்.") == "ரவி ரவி வீட்டுக்குச் சென்றான்."
+
+
+def test_other_sentences_are_other_sentences():
+    translations = {tamil: english for english, tamil in PAIRS}
+    for name in ("another_sentence", "near_miss"):
+        assert all(translations[text] != PAIRS[index][0] for index, text in made(name).items())
+    same = [
+        ("The old man sold his red car.", "முதியவர் தன் சிவப்புக் காரை விற்றார்."),
+        ("The old man sold his blue car.", "முதியவர் தன் நீலக் காரை விற்றார்."),
+    ]
+    assert made("near_miss", [*PAIRS, *same])[len(PAIRS)] == same[1][1]
+    assert made("another_sentence", PAIRS[:1]) == {}
+
+
+def test_one_english_word_stays():
+    for index, text in made("word_in_english").items():
+        assert 0 < latin_share(text) < 0.7
+        assert set(re.findall("[a-z]{4,}", text)) & set(re.findall("[a-z]{4,}", PAIRS[index][0]))
+
+
+def test_soft_cheats_are_not_the_translation():
+    for cheat in build_suite(PAIRS):
+        assert cheat.text != PAIRS[cheat.pair][1]
+        if not cheat.hard:
+            assert clean_for_scoring(cheat.text) != clean_for_scoring(PAIRS[cheat.pair][1])
+
+
+def test_short_and_odd_pairs_give_less_and_never_fail():
+    for honest in ("நன்றி.", "—", "?", "12", "😀", "அ " * 300, "NASA", "\u200c", "வா\nபோ"):
+        families = {cheat.family for cheat in build_suite([("Thank you.", honest)])}
+        assert "empty" in families and "another_sentence" not in families
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(*[st.text(max_size=40).filter(str.strip)] * 2), min_size=1, max_size=4), st.integers())
+def test_any_text_can_be_attacked(pairs, seed):
+    suite = build_suite(pairs, seed=seed)
+    assert suite == build_suite(pairs, seed=seed) and all(isinstance(cheat.text, str) for cheat in suite)
+
+
+def test_bad_input():
+    with pytest.raises(ConfigError, match=r"no cheats are known for 'fr'.*ta"):
+        build_suite(PAIRS, language="fr")
+    with pytest.raises(ConfigError, match="pair 2 has a blank side"):
+        build_suite([PAIRS[0], ("x", " ")])

@@ -1,0 +1,77 @@
+"""What each system of the brief must be able to do, and the tests that prove it: one line a capability.
+
+`tests/test_checklists.py` sees that the named tests exist.
+"""
+
+TRANSLATEGEMMA = {
+    "1 MetricX-24 QE, reward 5 − score": [
+        "scorers/test_metricx.py::test_equal_to_the_published_route",
+        "recipes/translategemma/test_reward.py::test_the_total_is_the_weighted_sum_of_what_the_judges_say",
+    ],
+    "2 XCOMET score without reference": [
+        "scorers/comet/test_scorer.py::test_xcomet_marks_the_spans_that_predict_marks"
+    ],
+    "3 XCOMET error spans": ["scorers/comet/test_scorer.py::test_xcomet_marks_the_spans_that_predict_marks"],
+    "4 MQM judge over an OpenAI-compatible endpoint": ["scorers/mqm/test_gemba.py::test_no_failure_becomes_a_number"],
+    "5 the judge's quotes become spans": ["scorers/mqm/test_gemba.py::test_quotes_are_placed_only_where_they_can_be"],
+    "6 spans become token rewards": ["training/test_token_credit.py::test_spans_become_token_rewards"],
+    "7 sequence + token rewards, normalised, optional group term": [
+        "training/test_token_credit_trainer.py::test_advantages_by_hand"
+    ],
+    "8 scores reused per (source, translation)": ["scorers/test_cached.py::test_each_text_is_asked_for_once"],
+    "9 over-long input cut or skipped": [
+        "scorers/comet/test_scorer.py::test_segments_longer_than_the_encoder_reads_are_skipped_where_asked"
+    ],
+    "10 rollouts with log-probabilities and offsets": [
+        "training/test_token_credit_trainer.py::test_rollouts_hold_what_the_update_saw"
+    ],
+    "11 PPO-clip GRPO, no value head": [
+        "training/test_token_credit_trainer.py::test_without_token_rewards_it_is_trls_trainer_bit_for_bit"
+    ],
+    "12 KL to a frozen reference": ["training/test_token_credit_trainer.py::test_rollouts_hold_what_the_update_saw"],
+    "13 metric-only evaluation": ["recipes/translategemma/test_train.py::test_eval_only_trains_nothing"],
+    "14 a toy loop end to end": [
+        "recipes/translategemma/test_train.py::test_every_update_and_every_evaluation_is_logged"
+    ],
+    "15 strict YAML, resolved_config.yaml": [
+        "recipes/translategemma/test_settings.py::test_resolved_settings_read_back",
+        "recipes/translategemma/test_train.py::test_settings_that_cannot_work_are_one_line",
+    ],
+    "16 JSONL, JSON, Parquet, hub": [
+        "recipes/translategemma/test_data.py::test_every_shape_gives_the_same_rows",
+        "recipes/translategemma/test_data.py::test_wmt24pp_by_name",
+    ],
+    "17 held-out rows by hash; the count wins": [
+        "recipes/translategemma/test_data.py::test_a_count_wins_over_the_ratio_and_nothing_depends_on_order"
+    ],
+    "18 samples per prompt": [
+        "recipes/translategemma/test_train.py::test_two_processes_train_one_policy_with_one_copy_of_each_judge"
+    ],
+    "19 cache folder, token by the name of its variable": [
+        "recipes/translategemma/test_settings.py::test_the_hubs_variables"
+    ],
+    "20 automatic placement, with warnings": ["recipes/translategemma/test_placement.py::test_automatic"],
+    "21 explicit ids win, disjointness": ["recipes/translategemma/test_placement.py::test_explicit_ids_win"],
+    "22 several policy GPUs by accelerate's launcher": [
+        "recipes/translategemma/test_placement.py::test_several_processes",
+        "training/test_zero3.py::test_the_recipe_trains_under_zero3",
+    ],
+    "23 any scorer in another Python, with a time-out": [
+        "training/test_split_training.py::test_five_steps_on_transformers_5_with_comet_beside",
+        "scorers/worker/test_client.py::test_fault_2_hung",
+    ],
+    "24 XCOMET resident, no Trainer per call": ["scorers/comet/test_scorer.py::test_no_trainer_is_built"],
+    "25 names of the run folder": [
+        "recipes/translategemma/test_train.py::test_the_run_folder_bears_the_names_of_the_recipe"
+    ],
+    "26 resume by default": ["recipes/translategemma/test_train.py::test_a_stopped_run_goes_on_to_the_same_bits"],
+    "27 a named checkpoint forced": [
+        "recipes/translategemma/test_train.py::test_a_named_checkpoint_is_gone_on_from_whatever_came_after"
+    ],
+    "28 save_only_best": [
+        "runs/test_checkpoints.py::test_only_the_latest_is_kept_and_found",
+        "recipes/translategemma/test_train.py::test_a_named_checkpoint_is_gone_on_from_whatever_came_after",
+    ],
+}
+
+CHECKLISTS = {"translategemma": (28, TRANSLATEGEMMA)}  # how many lines each has

@@ -1,0 +1,124 @@
+"""Evaluation sets from files in every state, and the hub's records in their real shapes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+
+import pytest
+
+from rl_nmt.data.eval_sets import choose, from_flores, from_in22, from_wmt24pp, load_eval
+from rl_nmt.errors import ConfigError, MissingService
+
+PAIR = {"english": "Good morning.", "tamil": "காலை வணக்கம்."}
+
+
+def load(path, count=100, seed=0):
+    return load_eval("none", str(path), count, seed)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rows"),
+    [
+        ("a.tsv", "Good morning.\tகாலை வணக்கம்.\n", [PAIR]),
+        ("a.tsv", "english\ttamil\nGood morning.\tகாலை வணக்கம்.\r\n\n", [PAIR]),
+        ("a.tsv", "\ufeffen\tta\nGood  morning.\t காலை வணக்கம். ", [PAIR]),
+        ("a.txt", "Only English.\n", [{"english": "Only English."}]),
+        ("a.tsv", "One.\t\nTwo.\t\u200b\n\tமூன்று\n", [{"english": "One."}, {"english": "Two."}]),
+        ("a.jsonl", json.dumps(PAIR), [PAIR]),
+        ("a.jsonl", json.dumps({"en": PAIR["english"], "ta": PAIR["tamil"]}), [PAIR]),
+        ("a.jsonl", json.dumps({"source": PAIR["english"], "target": PAIR["tamil"], "x": 1}), [PAIR]),
+        ("a.jsonl", json.dumps({"src": PAIR["english"], "ref": PAIR["tamil"]}), [PAIR]),
+        ("a.jsonl", '{"en": "A."}\n\n{"en": "B.", "ta": null}', [{"english": "A."}, {"english": "B."}]),
+        ("a.jsonl", '{"english": "A\\n b\\ud800"}', [{"english": "A b?"}]),
+    ],
+)
+def test_files(tmp_path, name, content, rows):
+    (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    assert load(tmp_path / name) == rows
+    assert load_eval(str(tmp_path / name), "", 100, 0) == rows
+
+
+def test_packed_file(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps(PAIR).encode()))
+    assert load(tmp_path / "a.jsonl.gz") == [PAIR]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("a.tsv", b"a\tb\tc\n", ["line 1", "3 columns"]),
+        ("a.tsv", b"a\tb\ncaf\xe9\tx\n", ["line 2", "not UTF-8"]),
+        ("a.tsv", b"", ["holds no row"]),
+        ("a.tsv", b"english\ttamil\n", ["holds no row"]),
+        ("a.jsonl", b'{"english": "a"}\n{"english": \n', ["line 2", "not valid JSON"]),
+        ("a.jsonl", b"[1]\n", ["line 1", "no JSON object"]),
+        ("a.jsonl", b'{"text": "a"}\n', ["line 1", "it has text"]),
+        ("a.jsonl", b"{}\n", ["line 1", "it has nothing"]),
+        ("a.jsonl", b'{"english": 3}\n', ["line 1", "no text"]),
+        ("a.jsonl", b'{"english": "a", "tamil": 3}\n', ["line 1", "'tamil' is int"]),
+        ("a.jsonl.gz", b"plain", ["gzip"]),
+        ("a.csv", b"a,b\n", [".tsv"]),
+    ],
+)
+def test_broken_files(tmp_path, name, content, parts):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / name)
+    message = str(caught.value)
+    assert name in message and "\n" not in message
+    assert all(part in message for part in parts), message
+
+
+def test_missing_file_unknown_name_and_none(tmp_path):
+    with pytest.raises(ConfigError, match=r"no\.tsv cannot be read: No such file"):
+        load(tmp_path / "no.tsv")
+    with pytest.raises(ConfigError, match="google/wmt24pp"):
+        load_eval("google/wmt24", "", 10, 0)
+    assert load_eval("none", "", 0, 0) == load_eval("", "", 10, 0) == []
+    with pytest.raises(ConfigError, match="num_eval_samples is 0"):
+        load_eval("google/wmt24pp", "", 0, 0)
+
+
+def test_choice_is_by_hash_not_by_order(tmp_path):
+    rows = [{"english": f"Sentence {i}.", "tamil": f"வாக்கியம் {i}."} for i in range(100)]
+    chosen = choose(rows, 20, 1)
+    assert len(chosen) == 20 and [row for row in rows if row in chosen] == chosen
+    backwards = choose(rows[::-1], 20, 1)
+    assert sorted(map(str, backwards)) == sorted(map(str, chosen))
+    assert choose(rows, 10, 1) == [row for row in chosen if row in choose(rows, 10, 1)]
+    assert choose(rows, 20, 2) != chosen
+    assert choose(rows + rows, 500, 1) == rows
+
+
+def test_wmt24pp_records():
+    records = [
+        {"lp": "en-ta_IN", "is_bad_source": False, "source": "Good morning.", "target": "காலை வணக்கம்."},
+        {"lp": "en-ta_IN", "is_bad_source": True, "source": "CANARY", "target": "CANARY"},
+    ]
+    assert from_wmt24pp(records) == [PAIR]
+
+
+def test_flores_records_are_joined_by_id():
+    english = [{"id": 1, "text": "One."}, {"id": 2, "text": "Good morning."}, {"id": 9, "text": "Alone."}]
+    tamil = [{"id": 2, "text": "காலை வணக்கம்."}, {"id": 1, "text": "ஒன்று."}]
+    assert from_flores(english, tamil) == [{"english": "One.", "tamil": "ஒன்று."}, PAIR]
+
+
+@pytest.mark.parametrize("prefix", ["", "sentence_"])
+def test_in22_records(prefix):
+    record = {f"{prefix}eng_Latn": "Good morning.", f"{prefix}tam_Taml": "காலை வணக்கம்."}
+    assert from_in22([record], "ai4bharat/IN22-Gen") == [PAIR]
+    with pytest.raises(ConfigError, match="it has eng_Latn"):
+        from_in22([{"eng_Latn": "x"}], "ai4bharat/IN22-Gen")
+
+
+@pytest.mark.parametrize("name", ["google/wmt24pp", "openlanguagedata/flores_plus", "ai4bharat/IN22-Conv"])
+def test_no_hub(monkeypatch, name):
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(MissingService, match=name):
+        load_eval(name, "", 10, 0)

@@ -1,0 +1,191 @@
+"""Gates: what is no translation at all."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odd_texts import HONEST, ODD, SOURCE
+
+from rl_nmt.guards.gates import REASONS, verdict
+from rl_nmt.text.languages import ENGLISH, TAMIL
+
+# --- verdict: with the source -----------------------------------------------------------------------
+
+NO_TRANSLATION = [
+    # copy
+    (SOURCE, "copy"),
+    (SOURCE.upper(), "copy"),
+    (SOURCE.replace(" ", "  ").replace(".", "!!"), "copy"),
+    ("the boy, reads; a good book - in the garden", "copy"),
+    ("The boy reads a good " + HONEST, "copy"),
+    (HONEST + " " + SOURCE, "copy"),
+    ("தி பாய் ரீட்ஸ் எ குட் புக் இன் தி கார்டன்.", "copy"),
+    # script
+    ("Siruvan thottaththil oru nalla puththagam padikkiraan.", "script"),
+    ("लड़का बगीचे में एक अच्छी किताब पढ़ता है।", "script"),
+    ("ළමයා උද්‍යානයේ පොතක් කියවයි.", "script"),
+    ("சிறுவன் തോട്ടത്തിൽ ஒரு நல்ல புத்தகம் படிக்கிறான்.", "script"),
+    ("சிறுவன் garden-ல் ஒரு nice book padikkiraan.", "script"),
+    ("boy, book, garden", "copy"),
+    # glued
+    ("Great work there " + HONEST + " " + HONEST.replace("நல்ல", "சிறந்த"), "preamble"),
+    ("See below " + HONEST, "glued"),
+    (HONEST + " thanks all", "glued"),
+    # echo
+    ("Tamil: " + HONEST, "echo"),
+    ("English: x\nTamil: " + HONEST, "echo"),
+    ("தமிழ்: " + HONEST, "echo"),
+    ("model\n" + HONEST, "echo"),
+    # preamble
+    ("Here is the translation: " + HONEST, "preamble"),
+    ("Sure! " + HONEST, "preamble"),
+    ("மொழிபெயர்ப்பு: " + HONEST, "preamble"),
+    ("இதோ உங்கள் மொழிபெயர்ப்பு: " + HONEST, "preamble"),
+    ("நிச்சயமாக! " + HONEST, "preamble"),
+    ("இதன் மொழிபெயர்ப்பு பின்வருமாறு " + HONEST, "preamble"),
+    (HONEST + " (குறிப்பு: இது நேரடியானது.)", "preamble"),
+    (HONEST + " விளக்கம்: சிறுவன் என்றால் பையன்.", "preamble"),
+    (HONEST + "\nNote: a literal rendering.", "preamble"),
+    ('"' + HONEST + '"', "preamble"),
+    ("“" + HONEST + "”", "preamble"),
+    ("'" + HONEST + "'", "preamble"),
+    ("**" + HONEST + "**", "preamble"),
+    ("1. " + HONEST, "preamble"),
+    (HONEST + "\n\nஅவன் மகிழ்ச்சியாக இருக்கிறான்.", "preamble"),
+    # loop
+    (HONEST + " " + HONEST, "loop"),
+    ("புத்தகம் புத்தகம் புத்தகம் படிக்கிறான்.", "loop"),
+    (HONEST[:-1] + "ன்" * 30, "loop"),
+    # length
+    ("ஆம்.", "length"),
+    ("சிறுவன்.", "length"),
+    (
+        HONEST + " அவன் வீட்டிற்குச் சென்று அம்மாவிடம் கதை சொன்னான், பிறகு நண்பர்களுடன் விளையாடிவிட்டு தாமதமாகத் "
+        "தூங்கினான்; காலையில் எழுந்து பள்ளிக்குப் புறப்பட்டான்.",
+        "length",
+    ),
+    # truncated
+    ("சிறுவன் தோட்டத்தில் ஒரு நல்ல புத்தகம் மற்றும்", "truncated"),
+    ("சிறுவன் தோட்டத்தில் ஒரு நல்ல புத்தகம்,", "truncated"),
+    ("சிறுவன் தோட்டத்தில் ஒரு", "truncated"),
+    ("சிறுவன் தோட்டத்தில் ஒரு நல்ல பு", "truncated"),
+    # control
+    (HONEST + "<end_of_turn>", "control"),
+    (HONEST + "<|im_end|>", "control"),
+    ("tam_Taml " + HONEST, "control"),
+    ("<2ta> " + HONEST, "control"),
+    ("<think>" + HONEST, "control"),
+]
+
+
+@pytest.mark.parametrize(("output", "reason"), NO_TRANSLATION)
+def test_no_translation(output, reason):
+    assert verdict(SOURCE, output, TAMIL) == reason
+
+
+TRANSLATIONS = [
+    (SOURCE, HONEST),
+    ("Yes.", "ஆம்."),
+    ("No!", "இல்லை!"),
+    ("Of course!", "நிச்சயமாக!"),
+    ("Sure! I'll come.", "நிச்சயமாக! நான் வருகிறேன்."),
+    ("Here is the book.", "இதோ புத்தகம்."),
+    ("Note: the office is closed.", "குறிப்பு: அலுவலகம் மூடப்பட்டுள்ளது."),
+    ("Translate this page into Tamil.", "இந்தப் பக்கத்தைத் தமிழில் மொழிபெயர்க்கவும்."),
+    ("The Tamil translation was published: at last.", "தமிழ் மொழிபெயர்ப்பு வெளியானது: கடைசியில்."),
+    ("User: the one who pays.", "பயனர்: பணம் செலுத்துபவர்."),
+    ("No, no, no!", "இல்லை, இல்லை, இல்லை!"),
+    ("1. Open the file.", "1. கோப்பைத் திறக்கவும்."),
+    ("# Introduction", "# அறிமுகம்"),
+    ("<b>Warning</b>", "<b>எச்சரிக்கை</b>"),
+    ('"I am here."', '"நான் இங்கே இருக்கிறேன்."'),
+    ('He said, "I am here."', '"நான் இங்கே இருக்கிறேன் என்று அவர் கூறினார்."'),
+    ("Visit https://a.in/b or mail x@y.org.", "https://a.in/b ஐப் பாருங்கள் அல்லது x@y.orgக்கு எழுதுங்கள்."),
+    ("She shops at Marks and Spencer or Boots.", "அவர் Marks and Spencer, Boots கடைகளில் வாங்குகிறார்."),
+    ("NASA launched the Hubble telescope.", "NASA ஹப்பிள் தொலைநோக்கியை ஏவியது."),
+    ("It uses artificial intelligence.", "இது செயற்கை நுண்ணறிவை (AI) பயன்படுத்துகிறது."),
+    ("Use the `print()` function in Python.", "Python-ல் `print()` செயல்பாட்டைப் பயன்படுத்தவும்."),
+    ("I bought a bus ticket.", "நான் பஸ் டிக்கெட் வாங்கினேன்."),
+    ("It runs at 10 kph.", "இது 10 kph வேகத்தில் ஓடுகிறது."),
+    ("Thank you.\nGood bye.", "நன்றி.\n\nபோய் வருகிறேன்."),
+    ("It is <unk> here.", "இங்கே <unk> உள்ளது."),
+    ("Dear customers,", "அன்பான வாடிக்கையாளர்களே,"),
+    ("Slowly, slowly he came.", "மெல்ல மெல்ல வந்தான்"),
+    ("42", "42"),
+    ("https://a.in/b", "https://a.in/b"),
+    ("The word नमस्ते means hello.", "नमस्ते என்ற சொல்லுக்கு வணக்கம் என்று பொருள்."),
+]
+
+
+@pytest.mark.parametrize(("source", "output"), TRANSLATIONS)
+def test_translations_pass(source, output):
+    assert verdict(source, output, TAMIL) is None
+
+
+def test_every_reason_has_a_case():
+    seen = {reason for _, reason in NO_TRANSLATION} | {reason for _, _, reason in ODD if reason}
+    assert seen == set(REASONS)
+
+
+def test_words_of_the_prompt_are_an_echo():
+    prompt = "Translate the following sentence. Give only Tamil.\nEnglish: {english}"
+    spoken = "Give only Tamil. Translate the following sentence: " + HONEST
+    assert verdict(SOURCE, spoken, TAMIL, prompt=prompt) == "echo"
+    assert verdict(SOURCE, HONEST, TAMIL, prompt=prompt) is None
+    asked = "Translate the following sentence."
+    honest = "பின்வரும் வாக்கியத்தை மொழிபெயர்க்கவும்."
+    assert verdict(asked, honest, TAMIL, prompt=prompt) is None
+
+
+def test_the_languages_are_arguments():
+    assert verdict(HONEST, SOURCE, ENGLISH, TAMIL) is None
+    assert verdict(HONEST, HONEST, ENGLISH, TAMIL) == "copy"
+    assert verdict(HONEST, "Sure! " + SOURCE, ENGLISH, TAMIL) == "preamble"
+    assert verdict(HONEST, "English: " + SOURCE, ENGLISH, TAMIL) == "echo"
+    assert verdict(HONEST, SOURCE[:-1] + " " + SOURCE, ENGLISH, TAMIL) == "loop"
+
+
+@pytest.mark.parametrize(("text", "reason"), [row[1:] for row in ODD], ids=[row[0] for row in ODD])
+def test_odd_texts(text, reason):
+    assert verdict(SOURCE, text, TAMIL) == reason
+    assert verdict(text, HONEST, TAMIL) in (None, *REASONS)  # an odd source is no reason to raise
+
+
+def test_there_are_forty_odd_texts():
+    assert len({text for _, text, _ in ODD}) >= 40
+
+
+PIECES = ["<bos>", "தமிழ்:", "Tamil:", "குறிப்பு:", "note:", "**", "<b>", "\n", '"', "(", "12", "a@b.org", "க\u200d"]
+pieces = st.lists(st.sampled_from([*PIECES, *SOURCE.split(), *HONEST.split()]) | st.text(max_size=4), max_size=20)
+
+
+@settings(max_examples=300)
+@given(pieces.map(" ".join), pieces.map(" ".join))
+def test_any_two_texts_get_a_verdict(source, output):
+    found = verdict(source, output, TAMIL, prompt="Translate into Tamil")
+    assert found in (None, *REASONS)
+    assert found == verdict(source, output, TAMIL, prompt="Translate into Tamil")
+
+
+TAMIL_LETTERS = "".join(chr(c) for low, high in TAMIL.ranges for c in range(low, high + 1))
+
+
+@given(st.text(st.characters(exclude_characters=TAMIL_LETTERS)))
+def test_without_a_letter_of_the_language_nothing_passes(output):
+    assert verdict(SOURCE, output, TAMIL) is not None
+
+
+def test_the_rules_are_linear():
+    """Eight times the text takes about eight times as long; quadratic would be 64 (the bench measures closely)."""
+
+    def seconds(repeats):
+        source, output = SOURCE * repeats, (HONEST + " Ravi 12 a@b.org தி நோட் இஸ் note: ( ") * repeats
+        start = time.process_time()
+        verdict(source, output, TAMIL)
+        return time.process_time() - start
+
+    seconds(10)  # fills the caches of words
+    assert seconds(400) < 24 * min(seconds(50) for _ in range(3)) + 0.05

@@ -1,0 +1,146 @@
+"""The pocket builder on a very small budget: files in the real formats, built once, usable by the product."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from pocket import build, formats, models
+
+SMALL = build.Sizes(
+    documents=60,
+    references=20,
+    pairs=300,
+    vocab=700,
+    policy_hidden=32,
+    policy_layers=1,
+    bare_steps=4,
+    chat_steps=2,
+    nllb_hidden=32,
+    nllb_layers=1,
+    nllb_steps=4,
+    comet_hidden=32,
+    comet_layers=1,
+    da_steps=3,
+    qe_tag_steps=2,
+    qe_steps=2,
+    sampled_prompts=8,
+    samples_each=2,
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return build.build(tmp_path_factory.mktemp("pocket") / "seed0", seed=0, sizes=SMALL)
+
+
+def test_a_second_build_does_nothing_and_another_seed_builds_anew(world, capsys):
+    stamp = (world / "build.json").stat().st_mtime_ns
+    assert build.build(world, seed=0, sizes=SMALL) == world
+    assert (world / "build.json").stat().st_mtime_ns == stamp
+    assert build.key(0, SMALL) != build.key(1, SMALL)
+
+
+def test_the_scorers_are_checked_on_samples_of_the_policy(world):
+    check = json.loads((world / "build.json").read_text())["check"]
+    assert set(check) == {"sampled_chrf", "total", "cycle", "qe"}
+
+
+def test_every_part_loads_with_the_products_own_code(world):
+    from rewards_en_ta_dupo import CometDuPOReward
+    from rl_nmt.data import corpus
+    from rl_nmt.models import policy
+
+    tokenizer = policy.load_tokenizer(str(world / "policy"))
+    policy.load_policy(str(world / "policy"), tokenizer, policy.choose_precision(lora=False), "eager")
+    reward = CometDuPOReward(str(world / "comet_da"), str(world / "comet_qe"), str(world / "nllb"))
+    pairs = corpus.load_eval("none", str(world / "heldout.jsonl"), 4, 0)
+    assert all(v is not None for v in reward(None, [p["tamil"] for p in pairs], english=[p["english"] for p in pairs]))
+
+
+def test_the_training_shard_and_the_references_share_no_sentence(world, tmp_path):
+    from rl_nmt.data import corpus
+
+    data = corpus.materialise(
+        tmp_path / "data",
+        dataset_name=str(world / "c4"),
+        dataset_config="",
+        dataset_split="train",
+        data_files=(),
+        text_field="text",
+        num_train_samples=20,
+        num_heldout=5,
+        shuffle_buffer=10,
+        min_chars=12,
+        max_chars=60,
+        seed=0,
+    )
+    references = {json.loads(line)["english"] for line in (world / "heldout.jsonl").read_text().splitlines()}
+    assert not references & set(data.train)
+    assert not references & set(data.heldout)
+
+
+def test_comet_checkpoint_scores_like_its_own_library(world):
+    from comet import load_from_checkpoint
+
+    from rl_nmt.scorers.base import Segment
+    from rl_nmt.scorers.comet.scorer import load_comet
+
+    rows = [("A cat sleeps.", "A dog sleeps.", "A cat sleeps."), ("I will wait.", "I waited.", "I will wait.")]
+    ours = load_comet(str(world / "comet_da")).score([Segment(*row) for row in rows]).values
+    hparams = json.loads((world / "comet_da" / "hparams.yaml").read_text())
+    assert hparams["pretrained_model"] == "encoder"
+    import os
+
+    before = os.getcwd()
+    os.chdir(world / "comet_da")  # the library resolves a relative encoder against the working directory
+    try:
+        theirs = load_from_checkpoint("checkpoints/model.ckpt", local_files_only=True)
+    finally:
+        os.chdir(before)
+    wanted = theirs.predict(
+        [dict(zip(("src", "mt", "ref"), row, strict=True)) for row in rows], gpus=0, progress_bar=False
+    )
+    assert ours == pytest.approx(wanted.scores, abs=1e-5)
+
+
+def test_correlations_against_scipy():
+    rng = np.random.default_rng(0)
+    quality = rng.random(40)
+    values = quality + 0.3 * rng.random(40)
+    found = models.correlations(values, quality, group=8)
+    assert found["pearson"] == pytest.approx(np.corrcoef(values, quality)[0, 1])
+    groups = [spearmanr(values[i : i + 8], quality[i : i + 8]).statistic for i in range(0, 40, 8)]
+    assert found["spearman"] == pytest.approx(np.mean(groups))
+    values[3] = np.nan
+    assert np.isfinite(list(models.correlations(values, quality, group=8).values())).all()
+
+
+def test_word_tags_follow_the_words():
+    tokenizer = formats.xlmr_tokenizer(["நான் வந்தேன்.", "அவன் நேற்று வந்தான்."] * 20, 60)
+    tags = models.word_tags(tokenizer, "நான் வந்தான்.", "நான் வந்தேன்.")
+    words = tokenizer("நான் வந்தான்.").word_ids()
+    assert [t for t, w in zip(tags, words, strict=True) if w == 0] == [1.0] * words.count(0)
+    assert {t for t, w in zip(tags, words, strict=True) if w is None} == {-1.0}
+    assert 0.0 in tags
+
+
+def test_training_goes_on_until_ready_and_then_lets_the_rate_fall():
+    import torch
+
+    model, asked = torch.nn.Linear(2, 1), []
+
+    def loss():
+        return model(torch.ones(1, 2)).square().sum()
+
+    def ready(taken: int) -> bool:
+        asked.append(taken)
+        return taken >= 8
+
+    assert models.train(model, loss, 4, 1e-2, ready) == 8 + 1
+    assert asked == [4, 8] and not model.training
+    assert models.train(model, loss, 4, 1e-2) == 4
+    assert models.train(model, loss, 4, 1e-2, lambda _taken: False) == 16 + 1  # four times at most

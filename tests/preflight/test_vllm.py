@@ -1,0 +1,152 @@
+"""vLLM: what is missing for it is said before anything is loaded. vLLM itself needs a GPU and is not run here."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import ROOT, Server
+
+from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.preflight import vllm
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """installed(version) lets Python's own metadata say that vLLM is there."""
+
+    def put(version: str) -> None:
+        folder = tmp_path / f"vllm-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    return put
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # what torch says of the machine, no more
+
+
+def require(mode="colocate", host="127.0.0.1", port=9, model="google/gemma-3-1b-it"):
+    vllm.require_vllm(mode, host, port, model)
+
+
+def test_the_range_is_trls_own():
+    """The check that TRL makes at its import says the same (trl/import_utils.py)."""
+    import trl
+
+    source = (Path(trl.__file__).parent / "import_utils.py").read_text(encoding="utf-8")
+    low, high = re.search(r'Version\("([\d.]+)"\) <= _vllm_base_version <= Version\("([\d.]+)"\)', source).groups()
+    assert sorted(vllm.supported().split(",")) == [f"<={high}", f">={low}"]
+
+
+def test_the_requirements_stand_in_that_range_and_agree_with_the_others():
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+
+    def pins(name):
+        lines = ((ROOT / name).read_text(encoding="utf-8")).splitlines()
+        wanted = [Requirement(line.partition("#")[0].strip()) for line in lines if line.partition("#")[0].strip()]
+        return {r.name.lower(): str(r.specifier) for r in wanted}
+
+    ours, other = pins("requirements-vllm.txt"), pins("requirements-transformers5.txt")
+    assert SpecifierSet(vllm.supported()).contains(ours["vllm"].removeprefix("=="))
+    assert "unbabel-comet" not in ours and ours["transformers"].startswith("==5.")
+    for name in ("torch", "trl", "accelerate", "peft", "datasets", "sacrebleu", "ctranslate2"):
+        assert ours[name] == other[name] and ours[name].startswith("==")
+
+
+@pytest.mark.parametrize(
+    ("mode", "port", "memory", "said"),
+    [
+        ("beside", 8000, 0.3, "vllm_mode: 'beside' is unknown; use colocate or server"),
+        ("server", 0, 0.3, "vllm_server_port: 0 is no port"),
+        ("server", 65536, 0.3, "vllm_server_port: 65536 is no port"),
+        ("colocate", 8000, 0.0, "vllm_gpu_memory_utilization: 0.0 must lie"),
+        ("colocate", 8000, 1.0, "vllm_gpu_memory_utilization: 1.0 must lie"),
+        ("colocate", 8000, float("nan"), "vllm_gpu_memory_utilization: nan must lie"),
+    ],
+)
+def test_settings_that_cannot_be_meant(mode, port, memory, said):
+    vllm.check_settings("server", 8000, 0.3)
+    with pytest.raises(ConfigError, match=said):
+        vllm.check_settings(mode, port, memory)
+
+
+def test_without_vllm_the_way_out_is_the_other_environment():
+    with pytest.raises(ConfigError, match=r"vLLM is not installed.*requirements-vllm\.txt.*--scorer_python"):
+        require()
+
+
+@pytest.mark.parametrize("version", ["0.21.0", "0.31.1", "1.0"])
+def test_another_version_than_trl_supports(installed, gpu, version):
+    installed(version)
+    with pytest.raises(ConfigError, match=f"vLLM {re.escape(version)} is installed, TRL wants vllm"):
+        require()
+
+
+def test_without_a_gpu(installed, monkeypatch):
+    installed("0.31.0+cu130")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="need a CUDA device"):
+        require()
+
+
+def test_beside_the_policy_nothing_more_is_asked(installed, gpu):
+    installed("0.31.0")
+    require("colocate")
+
+
+def test_a_server_that_is_not_there_is_said_at_once(installed, gpu):
+    installed("0.31.0")
+    start = time.monotonic()
+    with pytest.raises(MissingService, match=r"no vLLM server at http://127\.0\.0\.1:9 .*trl vllm-serve --model"):
+        require("server")
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("ready", "info", "error", "said"),
+    [
+        (200, 200, None, ""),
+        (503, 200, MissingService, "it answers 503"),
+        (200, 404, ConfigError, r"takes no weights \(it answers 404\).*trl vllm-serve --model google/gemma-3-1b-it"),
+    ],
+)
+def test_a_server_must_be_up_and_take_weights(installed, gpu, ready, info, error, said):
+    """As in TRL's client: /health, and /server_info, which only a server in development mode has."""
+    installed("0.31.0")
+    asked = []
+
+    def reply(method, path):
+        asked.append(path)
+        return (ready if path == "/health" else info), {}, json.dumps({}).encode()
+
+    with Server(reply) as server:
+        port = int(server.url.rpartition(":")[2])
+        if error is None:
+            require("server", port=port)
+            assert asked == ["/health", "/server_info?config_format=json"]
+        else:
+            with pytest.raises(error, match=said):
+                require("server", port=port)
+
+
+def test_a_silent_server_costs_seconds_only(installed, gpu, monkeypatch):
+    import socket
+
+    installed("0.31.0")
+    monkeypatch.setattr(vllm, "SECONDS", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        start = time.monotonic()
+        with pytest.raises(MissingService, match="no vLLM server"):
+            require("server", port=silent.getsockname()[1])
+    assert time.monotonic() - start < 5

@@ -1,0 +1,175 @@
+"""The ensemble reward of recipes/translategemma over real tiny judges: MetricX-24, XCOMET, a judge over HTTP."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from judge_server import JudgeServer, error
+from tiny_metricx import build_metricx
+from tiny_models import PAIRS, build_comet
+
+from recipes.translategemma.reward import EnsembleReward, Part
+from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.scorers.base import Scores, Segment, Span
+from rl_nmt.scorers.comet.scorer import load_comet
+from rl_nmt.scorers.metricx import load_metricx
+from rl_nmt.scorers.mqm.gemba import load_gemba_mqm
+from rl_nmt.text.languages import TAMIL
+from rl_nmt.training.token_credit import SpanCredit
+
+ENGLISH = [english for english, _ in PAIRS[:4]]
+TAMIL_TEXTS = [tamil for _, tamil in PAIRS[:4]]
+
+
+@pytest.fixture(scope="module")
+def metricx(tmp_path_factory):
+    return load_metricx(build_metricx(tmp_path_factory.mktemp("metricx") / "m"))
+
+
+@pytest.fixture(scope="module")
+def xcomet(tmp_path_factory):
+    return load_comet(build_comet(tmp_path_factory.mktemp("xcomet") / "m", kind="xcomet_metric", layer_norm=False))
+
+
+@pytest.fixture
+def reward(metricx, xcomet):
+    parts = {
+        "metricx": Part(metricx, weight=2.0, turn=lambda raw: 5.0 - raw),
+        "xcomet": Part(xcomet, weight=0.5, span_weight=1.0, credit=SpanCredit(overlap="majority")),
+    }
+    return EnsembleReward(parts, TAMIL)
+
+
+def test_the_total_is_the_weighted_sum_of_what_the_judges_say(reward, metricx, xcomet):
+    totals = reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
+    segments = [Segment(e, t) for e, t in zip(ENGLISH, TAMIL_TEXTS, strict=True)]
+    raw, quality = metricx.score(segments).values, xcomet.score(segments)
+    expected = [2.0 * (5.0 - m) + 0.5 * min(1, max(0, q)) for m, q in zip(raw, quality.values, strict=True)]
+    assert totals == pytest.approx(expected)
+    assert [row["spans"]["xcomet"] for row in reward.last_rows] == quality.spans
+    assert reward.credits == {"xcomet": (1.0, SpanCredit(overlap="majority"))}
+    assert reward.last_log["reward/metricx"] == pytest.approx(sum(raw) / 4)
+    assert reward.last_log["spans/xcomet"] == pytest.approx(sum(map(len, quality.spans)) / 4)
+
+
+def test_what_is_no_translation_is_below_all_that_passes_and_costs_no_model_time(reward, metricx):
+    outputs = [TAMIL_TEXTS[0], ENGLISH[1], "", TAMIL_TEXTS[3]]
+    totals = reward(ENGLISH, outputs, english=ENGLISH)
+    assert [row["gate"] is not None for row in reward.last_rows] == [False, True, True, False]
+    assert totals[1] == totals[2] == 2.0 * (5 - 25) + 0.5 * 0.0 - 1.0
+    assert min(totals[0], totals[3]) > totals[1]
+    assert metricx.stats["distinct"] == 2
+    assert reward.last_rows[1]["metricx"] is None and reward.last_rows[1]["spans"] == {}
+    assert reward.last_log["reward/gated_share"] == 0.5
+
+
+def test_evaluation_rows_are_json_and_lead_back_to_spans(reward):
+    rows = reward.score_components(None, TAMIL_TEXTS, english=ENGLISH)
+    assert json.loads(json.dumps(rows)) == rows
+    reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
+    read_back = [[Span(*fields) for fields in row["spans"]["xcomet"]] for row in rows]
+    assert read_back == [row["spans"]["xcomet"] for row in reward.last_rows]
+    assert [row["xcomet_errors"] for row in rows] == [len(row["spans"]["xcomet"]) for row in rows]
+
+
+def test_an_evaluation_call_leaves_the_training_log_alone(reward):
+    reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
+    training = dict(reward.last_log)
+    reward.evaluating = True
+    reward(ENGLISH[:1], TAMIL_TEXTS[:1], english=ENGLISH[:1])
+    assert reward.last_log == training and reward.last_eval_log and reward.calls == 1
+
+
+class Broken:
+    """A judge that gives no score for texts with a certain word, and no spans at all when told so."""
+
+    name, range, higher_is_better = "broken", (0.0, 25.0), False
+
+    def __init__(self, bad: str, everything=False):
+        self.bad, self.everything = bad, everything
+
+    def score(self, segments):
+        return Scores([None if self.everything or s.mt == self.bad else 1.0 for s in segments])
+
+    def signature(self):
+        return {"identity": {}, "environment": {}}
+
+
+def test_a_failed_judge_is_no_number(xcomet):
+    parts = {"metricx": Part(Broken(TAMIL_TEXTS[1]), turn=lambda raw: 5 - raw), "xcomet": Part(xcomet, 0.0)}
+    reward = EnsembleReward(parts, TAMIL)
+    assert reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH) == [4.0, None, 4.0, 4.0]
+    assert reward.last_log["reward/missing_share"] == 0.25
+    # without a weight in the total, a judge's failure costs its spans alone
+    spans_only = EnsembleReward({"a": Part(xcomet), "b": Part(Broken(TAMIL_TEXTS[0]), 0.0, span_weight=1.0)}, TAMIL)
+    assert None not in spans_only(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
+    assert [row["spans"]["b"] for row in spans_only.last_rows] == [None] * 4
+    assert spans_only.last_log["spans/b/missing_share"] == 1.0
+
+
+def test_a_dead_ensemble_goes_on_for_a_while_and_then_stops():
+    reward = EnsembleReward({"metricx": Part(Broken("", everything=True))}, TAMIL)
+    for _ in range(9):
+        assert reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH) == [None] * 4
+    state = reward.state_dict()
+    with pytest.raises(MissingService, match="no sample could be scored in 10 calls"):
+        reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
+    resumed = EnsembleReward({"metricx": Part(Broken("", everything=True))}, TAMIL)
+    resumed.load_state_dict(state)
+    with pytest.raises(MissingService):
+        resumed(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
+
+
+def test_a_judge_that_only_marks_and_is_gone_is_told_and_stops_the_run(metricx, capsys):
+    with JudgeServer(lambda src, mt: []) as server:
+        judge = load_gemba_mqm(server.url, "judge", cache_size=0)
+        parts = {"metricx": Part(metricx), "mqm": Part(judge, 0.0, span_weight=1.0, beside=True)}
+        reward = EnsembleReward(parts, TAMIL)
+        outputs = [TAMIL_TEXTS[0], ENGLISH[1]]  # one that passes, one that is gated
+        for _ in range(11):  # alive: nothing is counted
+            reward(ENGLISH[:2], outputs, english=ENGLISH[:2])
+        server.mode = "status_401"
+        for _ in range(9):
+            assert None not in reward(ENGLISH[:2], outputs, english=ENGLISH[:2])
+        with pytest.raises(MissingService, match="no sample could be scored in 10 calls in a row"):
+            reward(ENGLISH[:2], outputs, english=ENGLISH[:2])
+        judge.close()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 10
+    assert said[0].startswith("warning: reward.mqm: none of 1 outputs has a score (")
+
+
+def test_the_judge_over_http_gives_score_and_spans():
+    marks = {TAMIL_TEXTS[0]: [error("major", TAMIL_TEXTS[0].split()[0])]}
+    with JudgeServer(lambda src, mt: marks.get(mt, [])) as server:
+        judge = load_gemba_mqm(server.url, "judge")
+        part = Part(judge, weight=0.2, span_weight=1.0, beside=True)
+        reward = EnsembleReward({"mqm": part}, TAMIL)
+        totals = reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
+        judge.close()
+    assert totals == pytest.approx([0.2 * -5.0, 0.0, 0.0, 0.0])
+    (span,) = reward.last_rows[0]["spans"]["mqm"]
+    assert TAMIL_TEXTS[0][span.start : span.end] == TAMIL_TEXTS[0].split()[0]
+
+
+def test_the_signature_names_everything_that_makes_the_number(reward, metricx, xcomet):
+    identity = reward.signature()["identity"]
+    assert identity["metricx"]["weight"] == 2.0 and identity["xcomet"]["span_weight"] == 1.0
+    other = EnsembleReward({"metricx": Part(metricx, weight=2.0, turn=lambda raw: 6.0 - raw)}, TAMIL)
+    assert other.signature()["identity"]["metricx"] != identity["metricx"]
+    loud = EnsembleReward({**reward.parts, "xcomet": Part(xcomet, 0.5, span_weight=1.0)}, TAMIL)
+    assert loud.signature()["identity"]["xcomet"] != identity["xcomet"]
+    assert math.isfinite(reward.lowest) and json.dumps(reward.signature())
+
+
+def test_an_ensemble_that_would_never_change_is_refused(xcomet):
+    with pytest.raises(ConfigError, match="no scorer has a weight in the sequence reward"):
+        EnsembleReward({"xcomet": Part(xcomet, weight=0.0, span_weight=1.0)}, TAMIL)
+
+
+def test_guards_off_gates_nothing(xcomet):
+    reward = EnsembleReward({"xcomet": Part(xcomet)}, TAMIL, guards="off")
+    rows = reward.score_components(None, [ENGLISH[0], ""], english=ENGLISH[:2])
+    assert [row["gate"] for row in rows] == [None, None] and all(row["total"] is not None for row in rows)

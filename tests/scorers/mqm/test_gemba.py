@@ -1,0 +1,278 @@
+"""rl_nmt.scorers.mqm.gemba over a real socket: every failure of a judge, and none of them a number."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+
+import pytest
+from judge_server import CONTENTS, FAILURES, VARIANTS, JudgeServer
+
+from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.scorers.base import Segment, Span
+from rl_nmt.scorers.mqm import endpoint
+from rl_nmt.scorers.mqm.form import MqmError, Unparsable
+from rl_nmt.scorers.mqm.gemba import judge, load_gemba_mqm
+
+SRC, MT = "The door is open.", "கதவு மூடியிருக்கிறது."
+WRONG = "மூடியிருக்கிறது"
+KEY = "sk-Very-Secret-0123456789"
+
+
+def marks(src: str, mt: str) -> list[dict]:
+    """The judge of these tests knows one error."""
+    return [{"severity": "major", "quote": WRONG}] if WRONG in mt else []
+
+
+def load(server: JudgeServer, **options):
+    quick = {"timeout": 0.6, "deadline": 4.0, "retries": 1, "breaker": 1000, "check": False}
+    return load_gemba_mqm(server.url, "judge", **quick | options)
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE", 0.01)
+
+
+def test_score_and_spans_are_the_judges():
+    with JudgeServer(marks) as server:
+        scores = load(server).score([Segment(SRC, MT), Segment(SRC, "கதவு திறந்திருக்கிறது."), Segment(SRC, MT)])
+    start = MT.index(WRONG)
+    wrong = [Span(start, start + len(WRONG), "major", 1.0, "accuracy/mistranslation")]
+    assert scores.values == [-5.0, 0.0, -5.0]
+    assert scores.spans == [wrong, [], wrong]
+    assert len(server.bodies) == 2  # equal segments are asked once
+
+
+def test_there_are_enough_failures():
+    assert len(set(FAILURES)) >= 26
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_no_failure_becomes_a_number(form):
+    """Each failure on its own segment, side by side with segments that are judged well."""
+    modes = [mode for mode in FAILURES if form == "json" or mode in CONTENTS]
+    segments = [Segment(SRC, f"{MT} {i}") for i in range(len(modes))]
+    with JudgeServer(marks) as server:
+        place = {f"{MT} {i}": mode for i, mode in enumerate(modes)}
+        answer = server.answer
+
+        def by_segment(handler, body):
+            said = body["messages"][-1]["content"]
+            mode = next(mode for mt, mode in place.items() if f"\n{mt}\n" in said)
+            helper = JudgeServer.__new__(JudgeServer)
+            helper.__dict__ |= server.__dict__ | {"mode": mode}
+            return JudgeServer.answer(helper, handler, body)
+
+        server.answer = by_segment
+        scorer = load(server, form=form, concurrency=32, deadline=20.0)
+        got = scorer.score(segments)
+        failed = {mode: value for mode, value in zip(modes, got.values, strict=True) if value is not None}
+        assert failed == {} and got.spans == [None] * len(modes)
+        assert all(scorer.reasons) and scorer.stats["failed"] == len(modes)
+        assert not any(reason == "deadline" for reason in scorer.reasons)  # each failed by its own fault
+        server.answer = answer
+        assert scorer.score([Segment(SRC, MT)]).values == [-5.0]  # the same client still works
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_odd_but_valid_replies_are_read(name):
+    with JudgeServer(marks, name) as server:
+        assert load(server).score([Segment(SRC, MT)]).values == [-5.0]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_without_structured_output_is_asked_for_text(status):
+    with JudgeServer(marks, json_status=status) as server:
+        scorer = load(server)
+        assert scorer.score([Segment(SRC, MT)]).values == [-5.0]
+        assert scorer.score([Segment(SRC, f"{MT} b"), Segment(SRC, f"{MT} c")]).values == [-5.0, -5.0]
+        assert len(server.bodies) == 4  # the form was refused once, and not tried again
+        assert load(server, form="json").score([Segment(SRC, MT)]).values == [None]
+
+
+def test_an_empty_translation_is_no_translation():
+    with JudgeServer() as server:
+        scores = load(server).score([Segment(SRC, ""), Segment(SRC, "  ")])
+        assert (scores.values, scores.spans, server.bodies) == ([-25.0, -25.0], [[], []], [])
+        assert load(server).score([]).values == []
+
+
+def test_judged_segments_are_remembered_and_failed_ones_are_not():
+    with JudgeServer(marks, lambda n: "plain" if n else "content_null") as server:
+        scorer = load(server, cache_size=2)
+        first = [Segment(SRC, MT)]
+        assert scorer.score(first).values == [None]
+        assert [scorer.score(first).values for _ in range(3)] == [[-5.0]] * 3 and len(server.bodies) == 2
+        assert scorer.stats["cached"] == 1 and scorer.stats["calls"] == 0
+        scorer.score([Segment(SRC, "a"), Segment(SRC, "b")])
+        scorer.score(first)
+        assert len(server.bodies) == 5  # the oldest of more than cache_size was forgotten
+
+
+# ---------------------------------------------------------------------- errors to a score
+
+
+def errors(**counts: int) -> list[MqmError]:
+    return [MqmError(s, "accuracy/omission", "x") for s, n in counts.items() for _ in range(n)]
+
+
+@pytest.mark.parametrize(
+    "found, score",
+    [
+        (errors(), 0),
+        (errors(minor=1), -1),
+        (errors(major=2, minor=1), -11),
+        (errors(critical=1, minor=1), -25),
+        (errors(minor=9), -5),
+        (errors(minor=5, major=5), -25),
+        (errors(minor=6, major=1), -9),
+    ],
+)
+def test_the_five_worst_errors_count_up_to_25(found, score):
+    assert judge(found, SRC, MT)[0] == score
+
+
+@pytest.mark.parametrize(
+    "error, place",
+    [
+        (MqmError("minor", "fluency", "b", "a"), (2, 3)),  # "a b c b": the words before say which one
+        (MqmError("minor", "fluency", "b", "c"), (6, 7)),
+        (MqmError("minor", "fluency", "b", ""), None),
+        (MqmError("minor", "fluency", "b", "x"), None),
+        (MqmError("minor", "fluency", "“c b”"), (4, 7)),
+        (MqmError("minor", "fluency", "A B"), (0, 3)),
+        (MqmError("minor", "fluency", "...c b."), None),
+        (MqmError("minor", "accuracy/omission", "source"), None),
+        (MqmError("minor", "accuracy/untranslated text", "source"), None),
+        (MqmError("major", "non-translation", "all of it"), (0, 7)),
+    ],
+)
+def test_quotes_are_placed_only_where_they_can_be(error, place):
+    if error.quote == "...c b.":
+        with pytest.raises(Unparsable, match="unfounded"):
+            judge([error], "the source", "a b c b")
+        return
+    score, spans, unplaced = judge([error], "the source", "a b c b")
+    assert [(s.start, s.end) for s in spans] == ([place] if place else []) and unplaced == (place is None)
+    assert score == (-25 if "non-translation" in error.category else -1)
+
+
+def test_decomposed_quotes_are_found():
+    _, spans, _ = judge([MqmError("minor", "spelling", "கெ\u0bbeடு")], "give", "அவள் கொடு")
+    assert [(s.start, s.end) for s in spans] == [(5, 9)]
+
+
+# ---------------------------------------------------------------------- before a run
+
+
+@pytest.mark.parametrize(
+    "mode, error, message",
+    [
+        ("html", MissingService, "not as an OpenAI-compatible API"),
+        ("not_json", MissingService, "not as an OpenAI-compatible API"),
+        ("redirect", MissingService, "not as an OpenAI-compatible API"),
+        ("reset", MissingService, "cannot be reached"),
+        ("status_503", MissingService, "cannot be reached"),
+        ("hang", MissingService, "cannot be reached"),
+        ("status_401", ConfigError, "refuses requests without a key"),
+        ("status_404", ConfigError, "knows no model 'judge'"),
+        ("praise_in_prose", ConfigError, "does not answer in the asked form"),
+        ("finish_length", ConfigError, r"judge\.tokens: judge's reply was cut off \(finish_length, 1024 tokens"),
+        ("status_429", MissingService, r"mqm_endpoint: .* takes no requests now \(429 Too Many Requests\)"),
+        ("status_408", MissingService, r"takes no requests now \(408 Request Timeout\)"),
+        ("status_402", ConfigError, r"mqm_endpoint: .* refuses requests \(402 Payment Required\)"),
+        ("status_413", ConfigError, r"refuses requests \(413 "),
+        ("status_400", ConfigError, r"the request \(400 Bad Request\), asked for json and for text.*judge\.tokens"),
+    ],
+)
+def test_an_endpoint_that_cannot_judge_is_said_at_once(mode, error, message):
+    with JudgeServer(mode=mode) as server, pytest.raises(error, match=message):
+        load(server, check=True, argument="mqm_endpoint", tokens_argument="judge.tokens")
+
+
+def test_an_endpoint_that_is_not_there_and_one_that_is():
+    with JudgeServer() as server:
+        address = server.url
+        assert load(server, check=True).name == "judge"
+    with pytest.raises(MissingService, match=r"mqm_endpoint: .* cannot be reached \(connection\)"):
+        load_gemba_mqm(address, "judge", retries=0)
+
+
+def test_check_finds_the_form_that_works():
+    with JudgeServer(marks, json_status=422) as server:
+        scorer = load(server, check=True)
+        scorer.score([Segment(SRC, MT)])
+        assert [("response_format" in body) for body in server.bodies] == [True, False, False]
+
+
+def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog, capsys):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    with JudgeServer(marks) as server:
+        scorer = load(server, api_key_env="JUDGE_KEY")
+        assert scorer.score([Segment(SRC, MT)]).values == [-5.0]
+        assert server.keys == [f"Bearer {KEY}"]
+        server.mode = "status_401"
+        with pytest.raises(ConfigError, match="refuses the key in JUDGE_KEY") as refused:
+            load(server, api_key_env="JUDGE_KEY", check=True)
+    shown = [repr(scorer), repr(scorer.client), json.dumps(scorer.signature()), repr(refused.value)]
+    shown += [str(vars(thing)) for thing in (scorer, scorer.client, scorer.client._background)]
+    shown += [caplog.text, *capsys.readouterr()]
+    assert not any(KEY in text for text in shown)
+    copy = pickle.dumps(scorer)
+    assert KEY.encode() not in copy
+    with JudgeServer(marks) as server:
+        loaded = pickle.loads(copy)
+        loaded.client.url = f"{server.url}/chat/completions"
+        assert loaded.score([Segment(SRC, f"{MT} again")]).values == [-5.0] and server.keys == [f"Bearer {KEY}"]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"api_key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY is not set"),
+        ({"api_key_env": KEY}, "never a key"),
+        ({"form": "xml"}, "auto, json or text"),
+        ({"timeout": 0}, "timeout is 0"),
+        ({"concurrency": -1}, "concurrency is -1"),
+        ({"model": ""}, "name the model"),
+        ({"endpoint": "localhost:8000"}, "is no address"),
+        ({"endpoint": "ftp://x/v1"}, "is no address"),
+        ({"endpoint": "http://h:99999/v1"}, "is no address"),
+        ({"endpoint": f"http://user:{KEY}@h/v1"}, "without user"),
+        ({"endpoint": f"http://h/v1?api_key={KEY}"}, "without user"),
+    ],
+)
+def test_bad_settings(options, message):
+    given = {"endpoint": "http://127.0.0.1:9/v1", "model": "m", "check": False} | options
+    with pytest.raises(ConfigError, match=message) as refused:
+        load_gemba_mqm(given.pop("endpoint"), given.pop("model"), **given)
+    assert KEY not in str(refused.value)
+
+
+def test_signature_names_what_makes_the_number():
+    def load_one(**options):
+        return load_gemba_mqm("http://127.0.0.1:9/v1", "m", check=False, **options).signature()
+
+    one = load_one()
+    assert one["identity"]["model"] == "m" and "127.0.0.1" not in json.dumps(one["identity"])
+    assert one == load_one() and "httpx" in one["environment"]
+    for options in ({"target_language": "Korean"}, {"form": "text"}, {"body": {"temperature": 0.5}}):
+        assert load_one(**options)["identity"] != one["identity"]
+
+
+def test_body_fields_may_be_replaced_and_left_out():
+    with JudgeServer(marks) as server:
+        load(server, body={"max_tokens": None, "max_completion_tokens": 99}).score([Segment(SRC, MT)])
+    (body,) = server.bodies
+    assert body["max_completion_tokens"] == 99 and body["temperature"] == 0.0 and "max_tokens" not in body
+    assert body["model"] == "judge" and body["response_format"]["type"] == "json_schema"
+
+
+def test_scale_and_direction():
+    with JudgeServer(lambda src, mt: [{"severity": "critical", "quote": mt[:2]}] * 3) as server:
+        scorer = load(server)
+        assert scorer.range == (-25.0, 0.0) and scorer.higher_is_better
+        assert scorer.score([Segment(SRC, MT)]).values == [-25.0]

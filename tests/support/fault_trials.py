@@ -1,0 +1,350 @@
+"""Runs that are killed, disturbed and started again: what test_checkpoints.py and test_faults.py share.
+
+A trial is a forked child of the test process: everything is imported already, so one takes two or three
+seconds. Only the reward is lighter than in a real run (text measures, no neural judge); the policy, the
+trainer, its callbacks and every file are real.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+from tiny_run import SENTENCES
+
+import train_grpo_en_ta as script
+import wandb_reward_callback  # noqa: F401  heavy ones here, once, and not in every child
+from rl_nmt import errors
+from rl_nmt.models import policy
+from rl_nmt.results.divergence import Watch
+from rl_nmt.results.evaluation import Snapshot
+from rl_nmt.runs import checkpoints, run_folder
+from rl_nmt.runs.metrics_file import MetricsFile
+from rl_nmt.text.languages import TAMIL
+from rl_nmt.text.unicode import script_share
+from rl_nmt.training import loop
+
+CLOCK = ("time/", "memory/", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+
+
+class TextReward:
+    """Tamil letters are good, length is not: a real reward function without a model, and with a state."""
+
+    __name__ = "comet_dupo"
+
+    def __init__(self):
+        self.last_log, self.last_eval_log, self.last_rows, self.seen = {}, {}, [], 0
+
+    def __call__(self, prompts, completions, english=None, **columns):
+        self.seen += len(completions)
+        self.last_rows = self.score_components(prompts, completions, english=english)
+        totals = [row["total"] for row in self.last_rows]
+        self.last_log = {"reward/total": sum(totals) / len(totals), "reward/seen": float(self.seen)}
+        return totals
+
+    def score_components(self, prompts, completions, english):
+        return [
+            {"english": source, "output": text, "gate": None, "total": script_share(text, TAMIL) - len(text) % 17 / 100}
+            for source, text in zip(english, completions, strict=True)
+        ]
+
+    def signature(self):
+        return {"identity": {"reward": "text/1"}, "environment": {}}
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+
+def settings(model: Path, folder: Path, **changes) -> script.RunCfg:
+    """Six steps of two prompts, KL on, a checkpoint every second step."""
+    return script.RunCfg(
+        **{
+            "model_id": str(model),
+            "attn_implementation": "eager",
+            "lora_rank": 0,
+            "kl_beta": 0.05,
+            "group_size": 4,
+            "per_device_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "max_steps": 6,
+            "max_new_tokens": 8,
+            "lr": 1e-3,
+            "warmup_steps": 3,
+            "save_steps": 2,
+            "sample_steps": 0,
+            "eval_steps": 3,
+            "save_rollouts": True,
+            "output_dir": str(folder),
+            "use_wandb": False,
+            **changes,
+        }
+    )
+
+
+def train(cfg: script.RunCfg, sentences=16, iterations=1, prepare=None, force=False, during_evaluation=None) -> None:
+    """What `script.run` does once data and models are there. `prepare(trainer)` comes just before training."""
+    import trl
+
+    folder = Path(cfg.output_dir)
+    with run_folder.lock(run_folder.open_run_folder(folder)):
+        resume = checkpoints.find(folder)
+        tokenizer = policy.load_tokenizer(cfg.model_id)
+        precision = policy.Precision("cpu", torch.float32, False, "test")
+        model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation)
+        reward, original = TextReward(), trl.GRPOConfig
+        identity, public = script.identity_of(cfg, "data", reward), script.config.to_public_dict(cfg)
+        loop.accept_identity(folder, identity, public, resume, force)
+        run_folder.save_identity(folder, identity, public)
+        trl.GRPOConfig = lambda **options: original(**options, num_iterations=iterations)
+        try:
+            trainer = script.build_trainer(cfg, folder, model, tokenizer, precision, reward, SENTENCES[:sentences])
+        finally:
+            trl.GRPOConfig = original
+        if prepare:
+            prepare(trainer)
+        texts = SENTENCES[:4]
+        watch = Watch("weights", lambda snapshot: [snapshot.metrics["weight"]] * len(texts), texts)
+
+        def evaluate():
+            """Scores that depend on the weights, so that best/ moves as they do."""
+            if during_evaluation:
+                during_evaluation(trainer)
+            weight = max(float(p.detach().abs().sum()) for p in trainer.model.parameters() if p.requires_grad)
+            rows = [{"total": weight % 1.0} for _ in texts]
+            return Snapshot(texts, [None] * 4, ["அ"] * 4, rows, {"weight": weight % 1.0})
+
+        notes = dict(resume.notes) if resume else {"launch_gate": "passed"}
+        (folder / "before.json").exists() or (folder / "before.json").write_text('{"start": 1}')
+        command = "python train_grpo_en_ta.py"
+        with errors.last_words(command):
+            script.run_training(
+                cfg, folder, trainer, reward, evaluate(), evaluate, watch, resume, notes, time.monotonic(), command
+            )
+        (folder / "done").write_text(json.dumps({"notes": notes, "seen": reward.seen, "best": watch.choice()}))
+
+
+# --- forked trials -------------------------------------------------------------------------------------
+
+
+class Trial:
+    """A forked child that runs `function(*args)` through errors.run; .wait() gives (status, stdout, stderr)."""
+
+    def __init__(self, log: Path, function, *args, **kwargs):
+        self.out, self.err = log.with_suffix(".out"), log.with_suffix(".err")
+        sys.stdout.flush(), sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._child(function, args, kwargs)
+
+    def _child(self, function, args, kwargs):
+        status = 1
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+            for path, stream in ((self.out, 1), (self.err, 2)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream)
+            sys.stdout, sys.stderr = io.TextIOWrapper(io.FileIO(1, "w")), io.TextIOWrapper(io.FileIO(2, "w"))
+            torch.set_num_threads(1)
+            torch.manual_seed(time.time_ns() % 2**31)  # nothing may depend on where the parent stood
+            try:
+                errors.run(lambda: function(*args, **kwargs) and None)
+            except SystemExit as left:
+                status = left.code
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush(), sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+    def wait(self, seconds: float = 120) -> tuple[int, str, str]:
+        """Exit status (128 + signal when killed) and what it said; kills it after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while (done := os.waitpid(self.pid, os.WNOHANG))[0] == 0:
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+                raise AssertionError(f"no end after {seconds} s: {self.out.read_text()}{self.err.read_text()}")
+            time.sleep(0.01)
+        status = os.waitstatus_to_exitcode(done[1])
+        return (128 - status if status < 0 else status), self.out.read_text(), self.err.read_text()
+
+    def until(self, condition, seconds: float = 120) -> None:
+        """Wait until `condition()`; the child must be alive."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert os.waitpid(self.pid, os.WNOHANG)[0] == 0, self.err.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+
+def trial(folder: Path, function, *args, **kwargs) -> tuple[int, str, str]:
+    """Run `function` in a forked child and wait for it; the log lies beside `folder`."""
+    return Trial(folder.with_name(folder.name + "-log"), function, *args, **kwargs).wait()
+
+
+# --- what must be identical ----------------------------------------------------------------------------
+
+
+def die_after(step: int):
+    """A `prepare` for `train`: die as by kill -9 in the reward call of the step after `step`."""
+    return at_step(step, "_calculate_rewards", lambda: os._exit(137))
+
+
+def at_step(step: int, method: str, action):
+    """A `prepare` for `train`: once `step` steps are done, call `action()` in the next call of `trainer.method`."""
+
+    def prepare(trainer):
+        original, done = getattr(trainer, method), []
+
+        def wrapped(*args, **kwargs):
+            if trainer.state.global_step >= step and not done:
+                done.append(True)
+                action()
+            return original(*args, **kwargs)
+
+        setattr(trainer, method, wrapped)
+
+    return prepare
+
+
+def without_clock(row: dict) -> dict:
+    return {key: value for key, value in row.items() if not key.startswith(CLOCK)}
+
+
+def outcome(folder: Path, step: int) -> dict:
+    """Parameters, optimizer, schedule, random state, the rest of the run's state and metrics at its end."""
+    last = folder / f"checkpoint-{step}"
+    weights = next(p for p in (last / "adapter_model.safetensors", last / "model.safetensors") if p.exists())
+    state = json.loads((last / "run_state.json").read_text())
+    state["parts"]["trainer"]["unlogged_metrics"] = {
+        mode: without_clock(metrics) for mode, metrics in state["parts"]["trainer"]["unlogged_metrics"].items()
+    }
+    state["parts"]["metrics"]["averages"] = without_clock(state["parts"]["metrics"]["averages"])
+    history = json.loads((last / "trainer_state.json").read_text())
+    history["log_history"] = [without_clock(row) for row in history["log_history"]]
+    return {
+        "weights": weights.read_bytes(),
+        "optimizer": torch.load(last / "optimizer.pt", weights_only=True),
+        "scheduler": torch.load(last / "scheduler.pt", weights_only=True),
+        "random": torch.load(last / "rng_state.pth", weights_only=False),
+        "state": state,
+        "trainer": history,
+        "metrics": [without_clock(row) for row in MetricsFile(folder / "metrics.jsonl").rows()],
+        "done": (folder / "done").read_text(),
+        "rollouts": MetricsFile(folder / "rollouts.jsonl").rows(),
+        "best": {p.name: p.read_bytes() for p in (folder / "best").glob("*.safetensors")},
+    }
+
+
+def differences(a, b, path: str = "") -> list[str]:
+    """Where two outcomes are not bit for bit the same; [] when they are."""
+    if type(a) is not type(b):
+        return [f"{path}: {type(a).__name__} and {type(b).__name__}"]
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return [f"{path}: keys {sorted(map(str, a.keys() ^ b.keys()))}"]
+        return [line for key in a for line in differences(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, (list, tuple)):
+        if len(a) != len(b):
+            return [f"{path}: {len(a)} and {len(b)} entries"]
+        return [line for i, (x, y) in enumerate(zip(a, b, strict=True)) for line in differences(x, y, f"{path}/{i}")]
+    if torch.is_tensor(a):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [f"{path}: tensors differ"]
+    if hasattr(a, "tolist"):
+        return differences(a.tolist(), b.tolist(), path)
+    return [] if a == b or (a != a and b != b) else [f"{path}: {str(a)[:60]} and {str(b)[:60]}"]
+
+
+# --- faults --------------------------------------------------------------------------------------------
+
+
+class DiskFault:
+    """Count what is written inside checkpoint saves, and let the `at`-th write go wrong.
+
+    `how`: "die" leaves the file torn and ends the process as kill -9 would; "full" raises ENOSPC instead,
+    at that write and, with `stays`, at every later one of the save.
+    """
+
+    def __init__(self, at: int | None, how: str = "die", save: int = 2, stays: bool = False):
+        self.at, self.how, self.save, self.stays = at, how, save, stays
+        self.count, self.saves, self.inside = 0, 0, False
+
+    def __call__(self, trainer) -> None:
+        import peft.peft_model
+        import transformers.modeling_utils
+
+        original = trainer._save_checkpoint
+
+        def save(model, trial):
+            self.saves += 1
+            self.inside = self.saves >= self.save if self.stays else self.saves == self.save
+            try:
+                original(model, trial)
+            finally:
+                self.inside = False
+                Path(f"{trainer.args.output_dir}.writes").write_text(str(self.count))
+
+        trainer._save_checkpoint = save
+        torch.save = self._whole(torch.save, 1)
+        transformers.modeling_utils.safe_save_file = self._whole(transformers.modeling_utils.safe_save_file, 1)
+        peft.peft_model.safe_save_file = self._whole(peft.peft_model.safe_save_file, 1)
+        builtins.open = io.open = self._opened(builtins.open)
+        os.replace, os.rename, os.unlink = map(self._before, (os.replace, os.rename, os.unlink))
+        shutil.rmtree = self._before(shutil.rmtree)
+
+    def _hit(self) -> bool:
+        if not self.inside:
+            return False
+        self.count += 1
+        return self.at is not None and (self.count == self.at or (self.stays and self.count > self.at))
+
+    def _fail(self, path=None):
+        if self.how == "die":
+            os._exit(137)
+        raise OSError(28, "No space left on device", str(path))
+
+    def _whole(self, write, position):
+        def wrapped(*args, **kwargs):
+            hit = self._hit()
+            inside, self.inside = self.inside, False  # what it opens itself is this same write
+            try:
+                write(*args, **kwargs)
+            finally:
+                self.inside = inside
+            if hit:
+                path = args[position]
+                os.truncate(path, os.path.getsize(path) // 2)
+                self._fail(path)
+
+        return wrapped
+
+    def _opened(self, open_):
+        def wrapped(file, mode="r", *args, **kwargs):
+            hit = not isinstance(file, int) and any(letter in mode for letter in "wax+") and self._hit()
+            opened = open_(file, mode, *args, **kwargs)
+            if hit:
+                opened.close()
+                self._fail(file)
+            return opened
+
+        return wrapped
+
+    def _before(self, function):
+        def wrapped(*args, **kwargs):
+            if self._hit() and self.how == "die":
+                os._exit(137)
+            return function(*args, **kwargs)
+
+        return wrapped

@@ -1,0 +1,249 @@
+"""The language table: rows that rules can rely on."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from rl_nmt.errors import ConfigError
+from rl_nmt.guards.gates import verdict
+from rl_nmt.text.languages import ENGLISH, LANGUAGES, TAMIL, WMT24PP, bcp47, language, wmt24pp_code
+from rl_nmt.text.unicode import script_share
+
+
+@pytest.mark.parametrize("row", LANGUAGES.values(), ids=LANGUAGES)
+def test_a_row_is_written_as_rules_read_it(row):
+    """Rules compare with folded NFC text, so a stem in any other form would never match."""
+    stems = [stem for stem, _ in (*row.number_words, *row.scales, *row.sounds, *row.letter_names)]
+    for words in (
+        row.function_words,
+        row.connectors,
+        row.abbreviations,
+        row.unfinished,
+        row.common_capitals,
+        row.name_endings,
+        row.labels,
+        row.meta,
+        row.meta_topics,
+        row.openers,
+        row.notes,
+        row.note_topics,
+        row.percent,
+    ):
+        stems += words
+    for stem in stems:
+        assert stem and stem == unicodedata.normalize("NFC", stem).casefold().strip(), stem
+    low, high = row.length_limits
+    assert low < -row.length_tolerance and row.length_tolerance < high
+
+
+@pytest.mark.parametrize("row", LANGUAGES.values(), ids=LANGUAGES)
+def test_digits_are_zero_to_nine(row):
+    assert [unicodedata.decimal(digit) for digit in row.digits] == list(range(10))
+
+
+def test_every_consonant_has_a_sound():
+    tamil = {chr(c) for c in range(0x0B95, 0x0BBA) if unicodedata.category(chr(c)) == "Lo"}
+    assert tamil <= {grapheme for grapheme, _ in TAMIL.sounds}
+    assert set("bcdfghjklmnpqrstvwxyz") <= {grapheme for grapheme, _ in ENGLISH.sounds}
+    for row in (TAMIL, ENGLISH):
+        assert {c for _, classes in row.sounds for c in classes} <= set("kstpmnrlv|-"), row.code
+
+
+def test_independent_vowels():
+    assert set(TAMIL.vowels) == {chr(c) for c in range(0x0B85, 0x0B95) if unicodedata.name(chr(c), "")}
+
+
+def test_rows_are_keys():
+    assert len({TAMIL, ENGLISH, LANGUAGES["ta"]}) == 2
+
+
+# --- the other target languages of WMT24++ -------------------------------------------------------------
+
+# One plain sentence each, "The rain has stopped.", written by hand.
+RAIN = {
+    "ar": "لقد توقف المطر.",
+    "bg": "Дъждът спря.",
+    "bn": "বৃষ্টি থেমে গেছে।",
+    "ca": "Ha parat de ploure.",
+    "cs": "Déšť už ustal.",
+    "da": "Det er holdt op med at regne.",
+    "de": "Der Regen hat aufgehört.",
+    "el": "Η βροχή σταμάτησε.",
+    "es": "Ha dejado de llover.",
+    "et": "Vihm on lakanud.",
+    "fa": "باران بند آمده است.",
+    "fi": "Sade on lakannut.",
+    "fil": "Tumigil na ang ulan.",
+    "fr": "La pluie a cessé.",
+    "gu": "વરસાદ બંધ થઈ ગયો છે.",
+    "he": "הגשם כבר פסק לגמרי.",
+    "hi": "बारिश रुक गई है।",
+    "hr": "Kiša je prestala padati.",
+    "hu": "Elállt az eső.",
+    "id": "Hujan sudah berhenti.",
+    "is": "Það er hætt að rigna.",
+    "it": "Ha smesso di piovere.",
+    "ja": "雨がやみました。",
+    "kn": "ಮಳೆ ನಿಂತಿದೆ.",
+    "ko": "비가 그쳤습니다.",
+    "lt": "Lietus liovėsi.",
+    "lv": "Lietus ir mitējies.",
+    "ml": "മഴ നിന്നിരിക്കുന്നു.",
+    "mr": "पाऊस थांबला आहे.",
+    "nl": "De regen is opgehouden.",
+    "no": "Det har sluttet å regne.",
+    "pa": "ਮੀਂਹ ਰੁਕ ਗਿਆ ਹੈ।",
+    "pl": "Deszcz przestał padać.",
+    "pt": "A chuva parou.",
+    "ro": "Ploaia s-a oprit.",
+    "ru": "Дождь прекратился.",
+    "sk": "Dážď už ustal.",
+    "sl": "Dež je ponehal.",
+    "sr": "Киша је престала.",
+    "sv": "Det har slutat regna.",
+    "sw": "Mvua imekatika sasa.",
+    "ta": "மழை நின்றுவிட்டது.",
+    "te": "వర్షం ఆగిపోయింది.",
+    "th": "ตอนนี้ฝนหยุดตกแล้วนะ",
+    "tr": "Yağmur durdu artık.",
+    "uk": "Дощ припинився.",
+    "ur": "بارش رک گئی ہے۔",
+    "vi": "Trời đã tạnh mưa rồi.",
+    "zh": "雨已经停了。",
+    "zu": "Imvula isimile manje.",
+}
+
+
+def test_every_target_of_wmt24pp_has_a_row():
+    assert len(WMT24PP) == len(set(WMT24PP)) == 55
+    assert {code.split("_")[0] for code in WMT24PP} == set(RAIN)
+    for code in WMT24PP:
+        assert language(code).code in (code, code.split("_")[0]), code
+        assert wmt24pp_code(code) == code and bcp47(code) == code.replace("_", "-")
+
+
+def test_nllb_knows_the_codes():
+    """Against the list in transformers' own tokenizer, read from its file."""
+    folder = Path(importlib.util.find_spec("transformers").submodule_search_locations[0])
+    tree = ast.parse((folder / "models/nllb/tokenization_nllb.py").read_text(encoding="utf-8"))
+    known = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert len([name for name in known if len(name) == 8 and name[3] == "_"]) > 190
+    assert [row.code for row in LANGUAGES.values() if row.nllb not in known] == []
+
+
+@pytest.mark.parametrize("code", RAIN)
+def test_a_translation_passes_and_its_source_does_not(code):
+    source, row = "The rain has stopped.", language(code)
+    assert verdict(source, RAIN[code], row) is None
+    assert script_share(RAIN[code], row) == 1.0
+    assert verdict(source, source, row) == "copy"
+    assert verdict(source, "", row) == "empty"
+    assert verdict(source, f"{row.name}: {RAIN[code]}", row) == "echo"
+    assert verdict(source, " ".join([RAIN[code]] * 9), row) in ("loop", "length", "preamble")
+
+
+@pytest.mark.parametrize("code", sorted(set(RAIN) - {code for code in RAIN if "Latin" in language(code).script}))
+def test_another_script_does_not_pass(code):
+    other = "მხოლოდ ქართული ასოები."
+    assert verdict("The rain has stopped.", other, language(code)) == "script"
+    assert verdict("The rain has stopped.", "Dr Rgn ht fghrt.", language(code)) == "script"
+
+
+TRANSLATIONS = [
+    (
+        "ko",
+        "NASA said the rocket carried 12 satellites into orbit.",
+        "NASA는 로켓이 위성 12기를 궤도에 올렸다고 밝혔다.",
+    ),
+    ("ko", 'He said: "I will not come back."', '그는 "다시는 돌아오지 않겠다"라고 말했다.'),
+    ("ko", "Note: the shop is closed on Sundays.", "참고: 이 가게는 일요일에 문을 닫습니다."),
+    (
+        "ko",
+        "The committee will publish its final report on Monday, after months of delay.",
+        "위원회는 몇 달간의 지연 끝에 월요일에 최종 보고서를 발표할 예정이다.",
+    ),
+    ("de", "He said: never again.", "Er sagte: nie wieder."),
+    (
+        "de",
+        "The committee will publish its final report on Monday, after months of delay.",
+        "Das Komitee wird seinen Abschlussbericht nach monatelanger Verzögerung am Montag veröffentlichen.",
+    ),
+    ("zh", "NASA said the rocket carried 12 satellites into orbit.", "美国宇航局称，火箭将12颗卫星送入轨道。"),
+    ("zh", 'He said: "I will not come back."', "他说：“我不会回来了。”"),
+    (
+        "zh",
+        "The committee will publish its final report on Monday, after months of delay.",
+        "在推迟数月之后，委员会将于周一发布最终报告。",
+    ),
+    (
+        "zh",
+        "Although the weather was bad the whole week, we nevertheless had a wonderful time at the seaside.",
+        "虽然整周天气不好，我们在海边仍玩得很开心。",
+    ),
+    ("th", "The rain has stopped.", "ฝนหยุดตกแล้ว"),
+    ("de", "The hotel restaurant was closed.", "Das Hotelrestaurant war geschlossen."),
+    ("de", "We met in Berlin in April.", "Wir trafen uns im April in Berlin."),
+    ("fr", "The situation is important for the population.", "La situation est importante pour la population."),
+    ("ja", "We ate ramen at a restaurant in Tokyo.", "私たちは東京のレストランでラーメンを食べました。"),
+    ("ar", "Where are you going?", "إلى أين تذهب؟"),
+    ("sr", "The rain has stopped.", "Kiša je prestala."),
+    ("uk", "The family had five computers and an object.", "Сімʼя мала пʼять компʼютерів і обʼєкт."),
+]
+
+
+@pytest.mark.parametrize(("code", "source", "translation"), TRANSLATIONS)
+def test_no_rule_fires_on_a_translation(code, source, translation):
+    assert verdict(source, translation, language(code)) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "reason"),
+    [
+        ("ko", "참고로 이 문장은 [INST] 입니다.", "control"),
+        ("ko", "Sure! 비가 그쳤습니다.", "preamble"),
+        ("ko", "번역: 비가 그쳤습니다.", "echo"),
+        ("de", "Here is the translation: Der Regen hat aufgehört.", "preamble"),
+        ("de", "Übersetzung: Der Regen hat aufgehört.", "echo"),
+        ("zh", "雨停了。\n\n这句话的意思是不再下雨。", "preamble"),
+        ("zh", "雨" * 60, "loop"),
+        ("ja", "雨がやんだ。the rain has stopped", "copy"),
+        ("ru", "Dozhd prekratilsya.", "script"),
+        ("zh", "雨停了，", "truncated"),
+        ("ja", "「雨がやみました。」", "preamble"),
+        ("de", "Der Regen The rain has stopped.", "copy"),
+    ],
+)
+def test_what_is_no_translation_is_caught(code, output, reason):
+    assert verdict("The rain has stopped.", output, language(code)) == reason
+
+
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        ("kr", ["'kr'", "use one of"]),
+        ("Korean", ["'Korean'", "did you mean ko?"]),
+        ("tam", ["'tam'"]),
+        ("ta_Taml", ["'ta_Taml'", "did you mean ta?"]),
+        ("", ["''"]),
+        ("ko_KR_x", ["did you mean ko?"]),
+    ],
+)
+def test_unknown_codes(code, parts):
+    with pytest.raises(ConfigError) as caught:
+        language(code, "data.target_lang")
+    assert all(part in str(caught.value) for part in ["data.target_lang", *parts]), caught.value
+
+
+def test_regions():
+    assert language("pt_PT") is language("pt") and language("zh_TW") is not language("zh_CN")
+    assert language("en_US") is ENGLISH and language(" TA-in ") is TAMIL
+    assert bcp47("en") == "en" and bcp47("de_at") == "de-AT"
+    with pytest.raises(ConfigError, match="it has pt_BR and pt_PT"):
+        wmt24pp_code("pt_AO")
+    with pytest.raises(ConfigError, match="WMT24\\+\\+ has no en"):
+        wmt24pp_code("en")
