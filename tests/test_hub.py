@@ -308,7 +308,8 @@ def test_pinned_revisions_are_fetched_found_again_and_recorded(published, tmp_pa
     assert names == ["acme/da", "acme/nllb"]  # a commit has one identity, however it was named
     assert revisions == [TAGGED, TAGGED, SHA, TAGGED]
     code = (
-        "from rl_nmt.models import policy\nfrom rl_nmt.runs import run_folder\ntokenizer = policy.load_tokenizer('acme/gemma@v1')\n"
+        "from rl_nmt.models import policy\nfrom rl_nmt.runs import run_folder\n"
+        "tokenizer = policy.load_tokenizer('acme/gemma@v1')\n"
         "policy.load_policy('acme/gemma@v1', tokenizer, policy.choose_precision(True))\n"
         "print(run_folder.model_identity('acme/gemma@v1')['model'])\n"
     )
