@@ -42,12 +42,12 @@ from rl_nmt.guards.gates import verdict
 from rl_nmt.scorers.shared import Shared, SharedTranslator
 from rl_nmt.text.languages import TAMIL
 from rl_nmt.text.prompts import read_source
-from rl_nmt.text.unicode import clean_for_scoring, length, length_off, script_share
+from rl_nmt.text.unicode import clean_for_scoring, length, length_penalty, script_share
 from rl_nmt.training.reward_log import RewardLog, common_scalars, mean, work_done
 
-CUES = "English: {english}\nTamil:"  # how every prompt of this project ends; the source is read from it
+CUES = "English: {source}\nTamil:"  # how every prompt of this project ends; the source is read from it
 GATED, PASSING_FLOOR = 0.0, 0.01
-COMPONENTS = ("cycle", "qe", "script_off", "length_off", "copied", "fidelity_off")
+COMPONENTS = ("cycle", "qe", "foreign_script", "length_penalty", "copied", "fidelity_loss")
 
 
 class CometDuPOReward(RewardLog):
@@ -215,18 +215,20 @@ class CometDuPOReward(RewardLog):
 
     def _text_components(self, source: str, completion: str) -> dict[str, Any]:
         """Everything that needs no model; see `score_components`."""
-        english, output = clean_for_scoring(source), clean_for_scoring(completion)
+        cleaned, output = clean_for_scoring(source), clean_for_scoring(completion)
         guarded = self.guards == "on"
         reason = verdict(source, completion, self.language) if guarded else None  # as written: tokens are evidence
-        kept = fidelity(english, output, self.language) if guarded and reason is None else None
+        kept = fidelity(cleaned, output, self.language) if guarded and reason is None else None
         return {
-            "english": english,
+            "source": cleaned,
             "output": output,
             "gate": reason,
-            "script_off": 1.0 - script_share(output, self.language),
-            "length_off": length_off(english, output, self.language, self.expected_length_ratio, self.length_tolerance),
-            "copied": copied_share(english, output, self.language) if guarded and reason is None else 0.0,
-            "fidelity_off": 0.0 if kept is None else 1.0 - kept,
+            "foreign_script": 1.0 - script_share(output, self.language),
+            "length_penalty": length_penalty(
+                cleaned, output, self.language, self.expected_length_ratio, self.length_tolerance
+            ),
+            "copied": copied_share(cleaned, output, self.language) if guarded and reason is None else 0.0,
+            "fidelity_loss": 0.0 if kept is None else 1.0 - kept,
             "length": length(output),
             "backtranslation": None,
             "cycle": None,
@@ -236,31 +238,32 @@ class CometDuPOReward(RewardLog):
     # ------------------------------------------------------------------ scoring
 
     def score_components(
-        self, prompts: Sequence[str] | None, completions: Sequence[str], english: Sequence[str] | None = None, **_
+        self, prompts: Sequence[str] | None, completions: Sequence[str], source: Sequence[str] | None = None, **columns
     ) -> list[dict[str, Any]]:
         """One row per sample, in order, with every part of its reward.
 
         Args:
-            prompts: prompts that end in `CUES`; read only when `english` is not given.
+            prompts: prompts that end in `CUES`; read only when `source` is not given.
             completions: what the policy wrote, decoded without special tokens; may be empty.
-            english: the sources, one per completion (the dataset column).
+            source: the texts to translate, one per completion (the dataset column; `english=` is its old name).
 
         Returns:
-            Rows with english, output (cleaned), gate (reason or None), backtranslation; cycle and qe in
-            COMET's own scale (about 0–1; None: not scored); script_off, copied and fidelity_off in [0, 1];
-            length_off ≥ 0 in natural log; length; total.
+            Rows with source, output (cleaned), gate (reason or None), backtranslation; cycle and qe in
+            COMET's own scale (about 0–1; None: not scored); foreign_script, copied and fidelity_loss in [0, 1];
+            length_penalty ≥ 0 in natural log; length; total.
         """
-        rows, _times = self._score(self._sources(prompts, completions, english), completions)
+        rows, _times = self._score(self._sources(prompts, completions, source, columns), completions)
         return rows
 
-    def _sources(self, prompts, completions, english) -> list[str]:
-        if english is None:
+    def _sources(self, prompts, completions, source, columns) -> list[str]:
+        sources = columns.pop("english", None) if source is None else source
+        if sources is None:
             if prompts is None:
-                raise ConfigError("score_components: give prompts, or the sources as english=[...]")
-            english = [read_source(prompt, CUES) for prompt in prompts]
-        if len(english) != len(completions):
-            raise ConfigError(f"{len(completions)} completions but {len(english)} English sources")
-        return list(english)
+                raise ConfigError("score_components: give prompts, or the sources as source=[...]")
+            sources = [read_source(prompt, CUES) for prompt in prompts]
+        if len(sources) != len(completions):
+            raise ConfigError(f"{len(completions)} completions but {len(sources)} sources")
+        return list(sources)
 
     def _score(self, sources, completions) -> tuple[list[dict[str, Any]], dict[str, float]]:
         start = time.perf_counter()
@@ -296,7 +299,7 @@ class CometDuPOReward(RewardLog):
 
     def _quality(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
         start = time.perf_counter()
-        values = self._safely("comet_qe_model", self.qe, [(r["english"], r["output"]) for r in alive])
+        values = self._safely("comet_qe_model", self.qe, [(r["source"], r["output"]) for r in alive])
         for row, value in zip(alive, values, strict=True):
             row["qe"] = value
         times["time/qe"] = time.perf_counter() - start
@@ -311,7 +314,7 @@ class CometDuPOReward(RewardLog):
             if back is not None:
                 row["backtranslation"] = clean_for_scoring(back)
                 done.append(row)
-        triples = [(r["english"], r["backtranslation"], r["english"]) for r in done]
+        triples = [(r["source"], r["backtranslation"], r["source"]) for r in done]
         for row, value in zip(done, self._safely("comet_da_model", self.da, triples), strict=True):
             row["cycle"] = value
         times["time/cycle"] = time.perf_counter() - start
@@ -325,16 +328,16 @@ class CometDuPOReward(RewardLog):
         return ask(argument, model.score, [Segment(*item) for item in items], getattr(model, "range", (0.0, 1.0)))
 
     def __call__(
-        self, prompts: Sequence[str], completions: Sequence[str], english: Sequence[str] | None = None, **columns
+        self, prompts: Sequence[str], completions: Sequence[str], source: Sequence[str] | None = None, **columns
     ) -> list[float | None]:
         """Rewards in [0, 1], one per completion, None where a score is missing: what TRL calls.
 
         Side effects: `last_log` (training) or `last_eval_log`, `last_rows`; the same scalars and columns
         also go to TRL's `log_metric` and `log_extra` when it passes them.
         """
-        rows, times = self._score(self._sources(prompts, completions, english), completions)
+        rows, times = self._score(self._sources(prompts, completions, source, columns), completions)
         log = {**self.summarise(rows), **times, **self._machine_log(rows)}
-        extra = ("english", "backtranslation", "gate", "cycle", "qe", "copied", "fidelity_off")
+        extra = ("source", "backtranslation", "gate", "cycle", "qe", "copied", "fidelity_loss")
         return self.keep(rows, log, columns, extra)
 
     def summarise(self, rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -382,9 +385,9 @@ def terms(row: dict[str, Any], settings) -> dict[str, float]:
     return {
         "cycle": settings.w_cycle * _unit(row.get("cycle")) * (1.0 - copied),
         "qe": settings.w_qe * _unit(row.get("qe")),
-        "script": -settings.penalty_weight_script * row["script_off"],
-        "length": -settings.penalty_weight_lenratio * row["length_off"],
-        "fidelity": -settings.penalty_weight_fidelity * (row.get("fidelity_off") or 0.0),
+        "script": -settings.penalty_weight_script * row["foreign_script"],
+        "length": -settings.penalty_weight_lenratio * row["length_penalty"],
+        "fidelity": -settings.penalty_weight_fidelity * (row.get("fidelity_loss") or 0.0),
     }
 
 
@@ -444,11 +447,11 @@ def summarise(rows: list[dict[str, Any]], settings) -> dict[str, float]:
 
 def _who_decides(rows: list[dict[str, Any]], settings) -> dict[str, float | None]:
     """Each component's share of the spread inside the groups, and its rank correlation with the total there."""
-    totals, groups = [row["total"] for row in rows], [row["english"] for row in rows]
+    totals, groups = [row["total"] for row in rows], [row["source"] for row in rows]
     scored = [terms(row, settings) if row["gate"] is None and row["total"] is not None else {} for row in rows]
     names = next((list(s) for s in scored if s), [])
     columns = {name: [s.get(name) for s in scored] for name in names}
-    log = {f"decides/{name}": share for name, share in variance_shares.shares(totals, columns, groups).items()}
+    log = {f"variance_share/{name}": share for name, share in variance_shares.shares(totals, columns, groups).items()}
     for name in ("cycle", "qe"):
         log[f"rank/{name}"] = variance_shares.rank_correlation(totals, [row[name] for row in rows], groups)
     return log

@@ -110,14 +110,14 @@ def sample_policy(cfg, count: int) -> list[tuple[str, str]]:
     texts = generate(
         model,
         tokenizer,
-        [trainer.make_prompt(r["english"]) for r in rows],
+        [trainer.make_prompt(r["source"]) for r in rows],
         max_new_tokens=cfg.max_new_tokens,
         do_sample=True,
         temperature=cfg.temperature,
         top_p=cfg.top_p,
         num_return_sequences=cfg.group_size,
     )
-    return [(r["english"], t) for r, group in zip(rows, texts, strict=True) for t in group]
+    return [(r["source"], t) for r, group in zip(rows, texts, strict=True) for t in group]
 
 
 def show(rows: list[dict]) -> None:
@@ -126,11 +126,11 @@ def show(rows: list[dict]) -> None:
     def number(value) -> str:
         return f"{'–' if value is None else f'{value:.3f}':>8}"
 
-    columns = ("total", "cycle", "qe", "script_off", "length_off", "copied", "fidelity_off")
-    print(*(f"{name.removesuffix('_off'):>8}" for name in columns), " gate")
+    columns = ("total", "cycle", "qe", "foreign_script", "length_penalty", "copied", "fidelity_loss")
+    print(*(f"{name.split('_')[0]:>8}" for name in columns), " gate")
     for row in rows:
         print(*(number(row[name]) for name in columns), "", row["gate"] or "passes")
-        print(f"       english  {row['english']}\n       tamil    {row['output']}")
+        print(f"       english  {row['source']}\n       tamil    {row['output']}")
         if row["backtranslation"] is not None:
             print(f"       back     {row['backtranslation']}")
 
@@ -141,7 +141,7 @@ def inspect(reward, own, pairs: list[tuple[str, str, float | None]], cfg) -> Non
     rows = []
     for start in range(0, len(pairs), launch_gate.BATCH):
         part = slice(start, start + launch_gate.BATCH)
-        rows += reward.score_components(None, outputs[part], english=sources[part])
+        rows += reward.score_components(None, outputs[part], source=sources[part])
     human = [score for _, _, score in pairs]
     if own.rollouts:
         write_rollouts(own.rollouts, rows, {own.score: human} if own.score else {}, cfg)
@@ -150,7 +150,7 @@ def inspect(reward, own, pairs: list[tuple[str, str, float | None]], cfg) -> Non
         passing = [row if row["gate"] is None else {} for row in rows]
         components = [{name: value for name, value in row.items() if name != "total"} for row in passing]
         totals = {"total": [row["total"] for row in rows]}
-        cleaned = [row["english"] for row in rows]  # sources that differ in spaces alone are one source
+        cleaned = [row["source"] for row in rows]  # sources that differ in spaces alone are one source
         print(correlation.as_text(correlation.table(components, human, cleaned, totals), own.score))
         print(f"gated: {sum(row['gate'] is not None for row in rows)} of {len(rows)}")
     elif not own.rollouts:
@@ -166,7 +166,7 @@ def write_rollouts(path: Path, rows: list[dict], columns: dict[str, list], cfg) 
     groups: dict[str, int] = {}
     lines = []
     for i, row in enumerate(rows):
-        group = groups.setdefault(row["english"], len(groups))
+        group = groups.setdefault(row["source"], len(groups))
         line = reweigh.rollout_row(row, 0, group, **{name: values[i] for name, values in columns.items()})
         lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     try:
@@ -181,7 +181,7 @@ def attack_pairs(own, cfg, pairs: list[tuple[str, str, float | None]]) -> tuple[
     from rl_nmt.data import corpus
 
     if pairs:
-        rows = [{"english": english, "tamil": tamil} for english, tamil, _ in pairs]
+        rows = [{"source": english, "reference": tamil} for english, tamil, _ in pairs]
         chosen, source = launch_gate.honest_pairs(rows, cfg.seed, own.num_pairs)
         if source == launch_gate.SHIPPED:
             raise ConfigError("--attack: none of the given pairs has a translation in Tamil script")

@@ -30,7 +30,7 @@ from rl_nmt.runs import checkpoints, run_folder
 # What the model is asked. It must end in the two cues that rewards_en_ta_dupo.CUES names.
 PROMPT = (
     "Translate from English into Tamil. Answer with the Tamil text only, without any explanation."
-    "\n\nEnglish: {english}\nTamil:"
+    "\n\nEnglish: {source}\nTamil:"
 )
 
 DATA_FIELDS = (  # of RunCfg: what the snapshot in data/ is made from
@@ -170,7 +170,7 @@ class RunCfg:
     scorer_python: str = ""
     """Python of another environment that COMET runs in, as .venv/bin/python; empty: in this process."""
     reward_offload: bool = False
-    """Keep the reward models on the CPU while the policy trains; judge_model always."""
+    """Keep the reward models on the CPU while the policy trains; independent_scorer always."""
     reward_models: Literal["each", "shared"] = "each"
     """Of several processes each loads its own reward models, or one per machine does for all of them."""
     w_cycle: float = 0.6
@@ -191,7 +191,7 @@ class RunCfg:
     """Gate outputs that are no translation; off is the plain formula."""
     max_soft_win_share: float = 0.1
     """Launch gate: mean share of wins that cheats which could pass for translations may have."""
-    judge_model: str = ""
+    independent_scorer: str = field(default="", metadata={"was": "judge_model"})
     """COMET checkpoint outside the reward, to watch it and choose best/ where held-out rows have no references."""
     on_divergence: Literal["warn", "stop"] = "warn"
     """What to do when the reward rises while the score outside it falls."""
@@ -319,8 +319,8 @@ def require_models(cfg: RunCfg) -> None:
 
     hub.require_model("model_id", cfg.model_id)
     require_reward_models(cfg)
-    if cfg.judge_model:
-        hub.require_model("judge_model", cfg.judge_model, "hparams.yaml")
+    if cfg.independent_scorer:
+        hub.require_model("independent_scorer", cfg.independent_scorer, "hparams.yaml")
 
 
 def require_reward_models(cfg: RunCfg) -> None:
@@ -342,7 +342,7 @@ def download(cfg: RunCfg) -> None:
     names = ["model_id"]
     names += ["comet_da_model", "backtranslation_model"] if cfg.w_cycle else []
     names += ["comet_qe_model"] if cfg.w_qe else []
-    names += ["judge_model"] if cfg.judge_model else []
+    names += ["independent_scorer"] if cfg.independent_scorer else []
     models = {name: getattr(cfg, name) for name in names}
     hub.download(models, {m.partition("@")[0]: licence(m) or "not stated" for m in models.values()})
 
@@ -372,12 +372,12 @@ def load_data(cfg: RunCfg, folder: Path) -> tuple[list[str], list[dict], str]:
     )
     print(f"data: {len(data.train)} prompts, sha256 {data.sha256[:12]}", flush=True)
     seen = {" ".join(text.split()).casefold() for text in data.train}
-    apart = [row for row in eval_rows if " ".join(row["english"].split()).casefold() not in seen]
+    apart = [row for row in eval_rows if " ".join(row["source"].split()).casefold() not in seen]
     if len(apart) < len(eval_rows):
         print(f"{len(eval_rows) - len(apart)} evaluation rows are in the training data: left out", flush=True)
     if not apart:
         print("evaluation without references: on held-out rows of the corpus, by the reward alone", flush=True)
-        apart = [{"english": text} for text in data.heldout]
+        apart = [{"source": text} for text in data.heldout]
     return data.train, apart, data.sha256
 
 
@@ -499,7 +499,7 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
         optim=cfg.optimizer,
         **sampling_engine(cfg),
     )
-    rows = Dataset.from_list([{"prompt": make_prompt(text), "english": text} for text in train])
+    rows = Dataset.from_list([{"prompt": make_prompt(text), "source": text} for text in train])
     trainer = GuardedGRPOTrainer(
         model=policy,
         reward_funcs=reward,
@@ -644,7 +644,7 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
         launch(cfg, reward, eval_rows, notes, skip_gate)
         watch = loop.build_watch(
             eval_rows,
-            cfg.judge_model,
+            cfg.independent_scorer,
             "cpu" if cfg.reward_offload else cfg.reward_device,
             scorer_python=cfg.scorer_python,
         )

@@ -35,7 +35,7 @@ def measure(reward, n: int, calls: int, early: int) -> dict:
     readings = {}
     for call in range(1, calls + 1):
         items = texts.items(n, "real", seed=call)
-        reward(None, [item.tamil for item in items], english=[item.english for item in items])
+        reward(None, [item.tamil for item in items], source=[item.english for item in items])
         if call in (early, calls):
             gc.collect()
             readings[call] = resident()

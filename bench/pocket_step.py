@@ -52,14 +52,14 @@ class SwitchingReward:
         self.evaluating = False
         self.last_call: tuple = ()
 
-    def __call__(self, prompts, completions, english=None, **columns):
-        self.last_call = (prompts, completions, english)
-        return self.rewards[self.route](prompts, completions, english=english, **columns)
+    def __call__(self, prompts, completions, source=None, **columns):
+        self.last_call = (prompts, completions, source)
+        return self.rewards[self.route](prompts, completions, source=source, **columns)
 
     def compare(self) -> dict[str, float]:
         """The two on the completions of the last call; see `agreement`."""
-        prompts, completions, english = self.last_call
-        return agreement(*(r.score_components(prompts, completions, english=english) for r in self.rewards.values()))
+        prompts, completions, source = self.last_call
+        return agreement(*(r.score_components(prompts, completions, source=source) for r in self.rewards.values()))
 
 
 def agreement(ours: list[dict], plain: list[dict]) -> dict[str, float]:

@@ -50,8 +50,8 @@ class Recorder:
         self.reward = reward
         self.rows: list[dict] = []
 
-    def __call__(self, prompts, completions, english=None, completion_ids=None, **columns):
-        totals = self.reward(prompts, completions, english=english)
+    def __call__(self, prompts, completions, source=None, completion_ids=None, **columns):
+        totals = self.reward(prompts, completions, source=source)
         for prompt, ids, total in zip(prompts, completion_ids, totals, strict=True):
             self.rows.append({"prompt": prompt, "ids": list(ids), "total": total})
         return totals

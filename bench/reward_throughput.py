@@ -295,7 +295,7 @@ def reward(bench: Bench) -> Iterator[dict]:
             rewards[backend] = CometDuPOReward(*models, backtranslation_backend=backend, **settings)
         except UserError as error:
             say(f"skipped: reward {backend}: {error}")
-    routes = {name: lambda call=call: call(None, tamil, english=english) for name, call in rewards.items()}
+    routes = {name: lambda call=call: call(None, tamil, source=english) for name, call in rewards.items()}
     timed = paired(routes, bench.rounds, bench.device)
     expected = rewards.pop("straightforward")
     for name, call in rewards.items():

@@ -19,7 +19,7 @@ from rl_nmt.guards.copying import copied_share
 from rl_nmt.guards.facts import fidelity
 from rl_nmt.guards.gates import verdict
 from rl_nmt.text.languages import TAMIL
-from rl_nmt.text.unicode import clean_for_scoring, length_off, script_share
+from rl_nmt.text.unicode import clean_for_scoring, length_penalty, script_share
 
 BAR = 2.5
 SHORT, DOUBLE, LONG = 10_000, 20_000, 200_000
@@ -30,7 +30,7 @@ SIGNS = ["", "ா", "ி", "ு", "ெ", "ே", "ை", "ொ", "்"]
 RULES: dict[str, Callable[[str, str], object]] = {
     "clean_for_scoring": lambda source, output: clean_for_scoring(output),
     "script_share": lambda source, output: script_share(output, TAMIL),
-    "length_off": lambda source, output: length_off(source, output, TAMIL),
+    "length_penalty": lambda source, output: length_penalty(source, output, TAMIL),
     "verdict": lambda source, output: verdict(source, output, TAMIL, prompt=source),
     "copied_share": lambda source, output: copied_share(source, output, TAMIL),
     "fidelity": lambda source, output: fidelity(source, output, TAMIL),

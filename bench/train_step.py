@@ -103,11 +103,11 @@ class Recorded:
     def __setattr__(self, name, value):
         setattr(self.reward, name, value)
 
-    def __call__(self, prompts, completions, english=None, **columns):
+    def __call__(self, prompts, completions, source=None, **columns):
         found = texts.items(len(completions))
         note_peak(self.peaks, "sampling", self.device)
         totals = self.reward(
-            [None] * len(found), [item.tamil for item in found], english=[item.english for item in found], **columns
+            [None] * len(found), [item.tamil for item in found], source=[item.english for item in found], **columns
         )
         note_peak(self.peaks, "reward", self.device)
         return totals

@@ -221,6 +221,12 @@ def _check_name(
     """Raise ConfigError unless `name` is a field that may be set from outside; `shown` names the place."""
     setting = settings.get(name)
     if setting is None:
+        for known, each in settings.items():
+            if (
+                known.rpartition(".")[0] == name.rpartition(".")[0]
+                and each.field.metadata.get("was") == name.rpartition(".")[2]
+            ):
+                raise ConfigError(f"{shown}: this setting is now called {known}")
         raise ConfigError(f"unknown {shown}: {_way_out(settings, name, extra)}")
     if not setting.is_secret:
         return

@@ -27,7 +27,7 @@ def translate(
 ) -> list[str]:
     """One translation per line, greedily, on one line each; blank lines give "".
 
-    `template` holds the slot `{english}`. Raises ConfigError for sizes that are not positive.
+    `template` holds the slot `{source}`. Raises ConfigError for sizes that are not positive.
     """
     from rl_nmt.models.generate import generate
 
@@ -107,7 +107,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--text", help="one English text; otherwise --file, otherwise standard input")
     add("--file", type=Path, metavar="IN.txt", help="UTF-8, one sentence a line")
     add("--out", type=Path, metavar="OUT.txt", help="where the Tamil goes (default: the screen)")
-    add("--template", help="the prompt's words with the slot {english} (default: the model's prompt.txt)")
+    add("--template", help="the prompt's words with the slot {source} (default: the model's prompt.txt)")
     add("--batch_size", type=int, default=16, help="sentences generated at once (default 16)")
     add("--max_new_tokens", type=int, default=256, help="longest translation, in tokens (default 256)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto: CUDA when there is one)")
@@ -137,7 +137,7 @@ def _template(args: argparse.Namespace) -> str:
         if not path.exists():
             raise ConfigError(
                 f"template: {path} does not exist; give the words the model was trained with as "
-                '--template "… {english} …"'
+                '--template "… {source} …"'
             )
         template = _read(path, "model")
     fill(template, "")  # refuses a template without its slot before anything heavy is loaded

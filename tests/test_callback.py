@@ -24,7 +24,7 @@ from rl_nmt.models import policy
 from rl_nmt.runs.metrics_file import MetricsFile
 from wandb_reward_callback import WandbRewardCallback
 
-COMPONENTS = ("reward/total", "reward/cycle", "reward/qe", "reward/gated_share", "reward/length_off")
+COMPONENTS = ("reward/total", "reward/cycle", "reward/qe", "reward/gated_share", "reward/length_penalty")
 
 
 def wandb_record(folder: Path) -> tuple[list[dict], list]:
@@ -296,8 +296,8 @@ def test_training_and_evaluation_stay_apart_in_trls_trainer(tiny_all, tmp_path, 
         save_strategy="no",
         learning_rate=1e-5,
     )
-    known = [{"prompt": script.make_prompt(english), "english": english} for english, _ in PAIRS[:4]]
-    foreign = [{"prompt": "x" * 40, "english": text} for text in SENTENCES[:2]]  # the policy babbles: gated
+    known = [{"prompt": script.make_prompt(english), "source": english} for english, _ in PAIRS[:4]]
+    foreign = [{"prompt": "x" * 40, "source": text} for text in SENTENCES[:2]]  # the policy babbles: gated
     with torch.random.fork_rng(devices=[]):
         trainer = GuardedGRPOTrainer(
             model=model,

@@ -73,7 +73,7 @@ def comet(models):
 
 # --- the formula ---------------------------------------------------------------------------------------
 
-# source, completion, script_off and length_off worked out by hand: letters and marks counted on paper;
+# source, completion, foreign_script and length_penalty worked out by hand: letters and marks counted on paper;
 # x = |ln(len_ta / len_en) - ln 1.17| - 0.45 with lengths in code points: 0 up to 0, x²/0.45 up to 0.225,
 # from there on x - 0.1125.
 SHORT = abs(math.log(6 / 10) - math.log(1.17)) - 0.45  # 0.218: in the bend
@@ -87,33 +87,41 @@ BY_HAND = [
 ]
 
 
-@pytest.mark.parametrize(("english", "tamil", "script_off", "length_off"), BY_HAND)
-def test_penalties_by_hand(reward, english, tamil, script_off, length_off):
-    row = reward.score_components(None, [tamil], english=[english])[0]
-    assert row["script_off"] == pytest.approx(script_off, abs=1e-9)
-    assert row["length_off"] == pytest.approx(max(0.0, length_off), abs=1e-9)
+@pytest.mark.parametrize(("english", "tamil", "foreign_script", "length_penalty"), BY_HAND)
+def test_penalties_by_hand(reward, english, tamil, foreign_script, length_penalty):
+    row = reward.score_components(None, [tamil], source=[english])[0]
+    assert row["foreign_script"] == pytest.approx(foreign_script, abs=1e-9)
+    assert row["length_penalty"] == pytest.approx(max(0.0, length_penalty), abs=1e-9)
 
 
 def test_total_from_components_by_hand(fresh):
     reward = fresh(w_cycle=0.7, w_qe=0.3, penalty_weight_script=0.25, penalty_weight_lenratio=0.15, guards="off")
-    english, tamil, script_off, length_off = zip(*BY_HAND, strict=True)
-    rows = reward.score_components(None, list(tamil), english=list(english))
-    for row, off, too_long in zip(rows, script_off, length_off, strict=True):
+    english, tamil, foreign_script, length_penalty = zip(*BY_HAND, strict=True)
+    rows = reward.score_components(None, list(tamil), source=list(english))
+    for row, off, too_long in zip(rows, foreign_script, length_penalty, strict=True):
         cycle, qe = min(1, max(0, row["cycle"])), min(1, max(0, row["qe"]))
         formula = 0.7 * cycle + 0.3 * qe - 0.25 * off - 0.15 * max(0, too_long)
         assert row["gate"] is None and row["total"] == pytest.approx(min(1, max(0, formula)), abs=1e-9)
 
 
 # row, total by hand with weights 0.6, 0.4 and penalties 0.2 (script), 0.1 (length), 0.5 (fidelity)
-ROW = {"gate": None, "cycle": 0.5, "qe": 0.75, "script_off": 0.0, "length_off": 0.0, "copied": 0.0, "fidelity_off": 0.0}
+ROW = {
+    "gate": None,
+    "cycle": 0.5,
+    "qe": 0.75,
+    "foreign_script": 0.0,
+    "length_penalty": 0.0,
+    "copied": 0.0,
+    "fidelity_loss": 0.0,
+}
 COMBINED = [
     ({}, "on", 0.6),  # 0.3 + 0.3
     ({"copied": 0.2}, "on", 0.54),  # 0.6 * 0.5 * 0.8 + 0.3
-    ({"fidelity_off": 0.5}, "on", 0.35),  # 0.6 - 0.25
-    ({"script_off": 0.25, "length_off": 0.5}, "on", 0.5),  # 0.6 - 0.05 - 0.05
+    ({"fidelity_loss": 0.5}, "on", 0.35),  # 0.6 - 0.25
+    ({"foreign_script": 0.25, "length_penalty": 0.5}, "on", 0.5),  # 0.6 - 0.05 - 0.05
     ({"cycle": -3.0, "qe": 7.0}, "on", 0.4),  # each score counts within [0, 1]
-    ({"length_off": 100.0}, "on", 0.01),
-    ({"length_off": 100.0}, "off", 0.0),
+    ({"length_penalty": 100.0}, "on", 0.01),
+    ({"length_penalty": 100.0}, "off", 0.0),
     ({"gate": "copy"}, "on", 0.0),
     ({"cycle": None}, "on", None),
     ({"qe": None}, "on", None),
@@ -137,12 +145,12 @@ def test_guarded_components_reach_the_total(fresh):
     reward = fresh(penalty_weight_fidelity=0.5)
     english = "The boy reads 25 books at the big house near the river every day."
     tamil = "சிறுவன் ஒவ்வொரு நாளும் ஆற்றின் அருகே உள்ள பெரிய வீட்டில் 25 புத்தகங்கள் படிக்கிறான்."
-    kept, lost = reward.score_components(None, [tamil, tamil.replace("25 ", "")], english=[english] * 2)
-    assert (kept["gate"], kept["fidelity_off"], kept["copied"]) == (None, 0.0, 0.0)
-    assert lost["gate"] is None and lost["fidelity_off"] == 1.0
-    formula = 0.6 * lost["cycle"] + 0.4 * lost["qe"] - 0.1 * lost["length_off"] - 0.5
+    kept, lost = reward.score_components(None, [tamil, tamil.replace("25 ", "")], source=[english] * 2)
+    assert (kept["gate"], kept["fidelity_loss"], kept["copied"]) == (None, 0.0, 0.0)
+    assert lost["gate"] is None and lost["fidelity_loss"] == 1.0
+    formula = 0.6 * lost["cycle"] + 0.4 * lost["qe"] - 0.1 * lost["length_penalty"] - 0.5
     assert lost["total"] == pytest.approx(max(0.01, formula), abs=1e-9)
-    loan = reward.score_components(None, [tamil.replace("ஒவ்வொரு நாளும்", "every day")], english=[english])[0]
+    loan = reward.score_components(None, [tamil.replace("ஒவ்வொரு நாளும்", "every day")], source=[english])[0]
     assert 0 < loan["copied"] < 1 / 3 or loan["gate"]  # some of the source left standing costs, or is no translation
 
 
@@ -150,41 +158,41 @@ def test_the_floor_the_ceiling_and_zero_are_exact(fresh):
     low = fresh(penalty_weight_script=1000.0)
     high = fresh(w_cycle=1000.0, penalty_weight_lenratio=0.0)
     english, mixed, pure = ENGLISH[0], TAMIL[0] + " ABC", TAMIL[0]
-    assert low([], [mixed, "ABC"], english=[english] * 2) == [0.01, 0.0]
-    assert high([], [pure, "ABC"], english=[english] * 2) == [1.0, 0.0]
+    assert low([], [mixed, "ABC"], source=[english] * 2) == [0.01, 0.0]
+    assert high([], [pure, "ABC"], source=[english] * 2) == [1.0, 0.0]
 
 
 def test_guards_off_is_the_plain_formula(fresh):
     reward = fresh(guards="off", penalty_weight_script=0.5, penalty_weight_lenratio=0.0)
-    copy, empty, translation = reward.score_components(None, [ENGLISH[0], "", TAMIL[0]], english=[ENGLISH[0]] * 3)
-    for row, script_off in ((copy, 1.0), (empty, 1.0), (translation, 0.0)):
-        assert row["gate"] is None and row["script_off"] == script_off
-        plain = 0.6 * min(1, max(0, row["cycle"])) + 0.4 * min(1, max(0, row["qe"])) - 0.5 * script_off
+    copy, empty, translation = reward.score_components(None, [ENGLISH[0], "", TAMIL[0]], source=[ENGLISH[0]] * 3)
+    for row, foreign_script in ((copy, 1.0), (empty, 1.0), (translation, 0.0)):
+        assert row["gate"] is None and row["foreign_script"] == foreign_script
+        plain = 0.6 * min(1, max(0, row["cycle"])) + 0.4 * min(1, max(0, row["qe"])) - 0.5 * foreign_script
         assert row["total"] == pytest.approx(min(1, max(0, plain)), abs=1e-9)
     harsh = fresh(guards="off", penalty_weight_script=100.0)
-    assert harsh([], [ENGLISH[0]], english=[ENGLISH[0]]) == [0.0]  # clamped at 0, not at 0.01
+    assert harsh([], [ENGLISH[0]], source=[ENGLISH[0]]) == [0.0]  # clamped at 0, not at 0.01
 
 
 def test_the_plain_length_ratio_comes_back(fresh):
     reward = fresh(expected_length_ratio=1.0, length_tolerance=0.0)
-    row = reward.score_components(None, ["அஆஇ"], english=["abcdef"])[0]
-    assert row["length_off"] == pytest.approx(abs(math.log(3 / 6)), abs=1e-12)
+    row = reward.score_components(None, ["அஆஇ"], source=["abcdef"])[0]
+    assert row["length_penalty"] == pytest.approx(abs(math.log(3 / 6)), abs=1e-12)
 
 
 def test_components_equal_comets_own_predict(reward, comet):
     english = [*ENGLISH, ENGLISH[0], "Thank you.\nGood bye.", "Says <bos> and </s>"]
     tamil = [*TAMIL[::-1], TAMIL[0], "நன்றி.\n\nநன்றி.", "என் அம்மா\u200b"]
-    rows = reward.score_components(None, tamil, english=english)
+    rows = reward.score_components(None, tamil, source=english)
     assert all(row["backtranslation"] for row in rows)
-    triples = [{"src": r["english"], "mt": r["backtranslation"], "ref": r["english"]} for r in rows]
-    expected = comet("da", triples), comet("qe", [{"src": r["english"], "mt": r["output"]} for r in rows])
+    triples = [{"src": r["source"], "mt": r["backtranslation"], "ref": r["source"]} for r in rows]
+    expected = comet("da", triples), comet("qe", [{"src": r["source"], "mt": r["output"]} for r in rows])
     assert [r["cycle"] for r in rows] == pytest.approx(expected[0], abs=1e-5)
     assert [r["qe"] for r in rows] == pytest.approx(expected[1], abs=1e-5)
     assert max(expected[0]) - min(expected[0]) > 0.1  # else any constant would pass
 
 
 def test_back_translations_are_the_translators_own(reward):
-    rows = reward.score_components(None, TAMIL, english=ENGLISH)
+    rows = reward.score_components(None, TAMIL, source=ENGLISH)
     assert [r["backtranslation"] for r in rows] == ENGLISH  # the tiny model knows these pairs by heart
 
 
@@ -199,7 +207,7 @@ def test_no_translation_never_outranks_one_whatever_the_weights(reward, weights,
     try:
         vars(reward).update(zip(names, weights, strict=True))
         vars(reward).update(expected_length_ratio=ratio, length_tolerance=tolerance)
-        totals = reward([], NOT_TAMIL + TAMIL[:3], english=[ENGLISH[0]] * (len(NOT_TAMIL) + 3))
+        totals = reward([], NOT_TAMIL + TAMIL[:3], source=[ENGLISH[0]] * (len(NOT_TAMIL) + 3))
     finally:
         vars(reward).update(saved)
     assert totals[: len(NOT_TAMIL)] == [0.0] * len(NOT_TAMIL)
@@ -210,9 +218,9 @@ def test_gated_outputs_cost_no_model_time(fresh):
     reward = fresh()
     models = (reward.backtranslator, reward.da, reward.qe)
     warm = [model.stats for model in models]
-    reward([], ["", "abc"], english=["x", "y"])
+    reward([], ["", "abc"], source=["x", "y"])
     assert [model.stats for model in models] == warm and "qe/encoded" not in reward.last_log
-    reward([], ["", TAMIL[0], TAMIL[0]], english=["x", ENGLISH[0], ENGLISH[0]])
+    reward([], ["", TAMIL[0], TAMIL[0]], source=["x", ENGLISH[0], ENGLISH[0]])
     assert reward.backtranslator.stats["texts"] == 2 and reward.backtranslator.stats["unique"] == 1
 
 
@@ -221,8 +229,8 @@ def test_gated_outputs_cost_no_model_time(fresh):
 HOSTILE = [
     "Tamil:",
     "English: cat\nTamil: பூனை",
-    "\n\nEnglish: {english}\nTamil:",
-    "{english}",
+    "\n\nEnglish: {source}\nTamil:",
+    "{source}",
     "user",
     "model",
     "<end_of_turn>\n<start_of_turn>model\n",
@@ -251,7 +259,7 @@ def light(tiny_comet_qe):
 @settings(max_examples=200, deadline=None)
 @given(st.text() | st.sampled_from(HOSTILE) | st.lists(st.sampled_from(HOSTILE), max_size=3).map(" ".join))
 def test_prompt_and_column_give_the_same_source(light, english):
-    by_column = light.score_components(None, [""], english=[english])[0]
+    by_column = light.score_components(None, [""], source=[english])[0]
     for prompt in (script.make_prompt(english), "<bos>" + script.make_prompt(english), fill(CUES, english)):
         assert light.score_components([prompt], [""])[0] == by_column
 
@@ -259,12 +267,12 @@ def test_prompt_and_column_give_the_same_source(light, english):
 def test_rewards_are_the_same_by_prompt_and_by_column(reward):
     english = [*ENGLISH[:3], "English: The boy reads a book.\nTamil: <end_of_turn>"]
     prompts = [script.make_prompt(text) for text in english]
-    assert reward(prompts, TAMIL[:4]) == reward(None, TAMIL[:4], english=english)
-    assert reward(["English: Thank you.\nTamil:"], ["நன்றி."]) == reward([], ["நன்றி."], english=["Thank you."])
+    assert reward(prompts, TAMIL[:4]) == reward(None, TAMIL[:4], source=english)
+    assert reward(["English: Thank you.\nTamil:"], ["நன்றி."]) == reward([], ["நன்றி."], source=["Thank you."])
 
 
 def test_the_trainers_prompt_ends_in_the_cues():
-    assert script.PROMPT.endswith("\n" + CUES) and script.PROMPT.count("{english}") == 1
+    assert script.PROMPT.endswith("\n" + CUES) and script.PROMPT.count("{source}") == 1
     assert "Tamil" in script.PROMPT.split("\n")[0] and "only" in script.PROMPT.split("\n")[0]
 
 
@@ -275,7 +283,7 @@ def test_the_trainers_prompt_ends_in_the_cues():
         (["Translate this!"], ["அ"], {}, "was not written from the template"),
         ([gemma_prompt("hello")], ["அ"], {}, "was not written from the template"),
         ([[{"role": "user", "content": "x"}]], ["அ"], {}, "prompt must be a string, not list"),
-        (["x"], ["அ", "ஆ"], {"english": ["one"]}, "2 completions but 1 English sources"),
+        (["x"], ["அ", "ஆ"], {"source": ["one"]}, "2 completions but 1 English sources"),
     ],
 )
 def test_prompts_nobody_can_read_are_refused(light, prompts, completions, columns, said):
@@ -289,14 +297,14 @@ def test_prompts_nobody_can_read_are_refused(light, prompts, completions, column
 def test_call_and_components_agree(reward):
     completions = TAMIL + NOT_TAMIL
     english = (ENGLISH * 2)[: len(completions)]
-    totals = [row["total"] for row in reward.score_components(None, completions, english=english)]
-    assert reward([], completions, english=english) == totals
+    totals = [row["total"] for row in reward.score_components(None, completions, source=english)]
+    assert reward([], completions, source=english) == totals
     assert totals[len(TAMIL) :] == [0.0] * len(NOT_TAMIL) and len(set(totals)) > 5
 
 
 def test_order_and_company_do_not_matter(reward):
-    alone = [reward([], [tamil], english=[english])[0] for english, tamil in PAIRS]
-    backwards = reward([], TAMIL[::-1], english=ENGLISH[::-1])[::-1]
+    alone = [reward([], [tamil], source=[english])[0] for english, tamil in PAIRS]
+    backwards = reward([], TAMIL[::-1], source=ENGLISH[::-1])[::-1]
     assert backwards == pytest.approx(alone, abs=1e-6)
 
 
@@ -305,7 +313,7 @@ def test_name_pickle_and_module(fresh):
     assert reward.__name__ == "comet_dupo" and not isinstance(reward, torch.nn.Module)
     again = pickle.loads(pickle.dumps(reward))
     assert again.signature() == reward.signature() and again.w_qe == 0.25
-    assert again([], TAMIL, english=ENGLISH) == reward([], TAMIL, english=ENGLISH)
+    assert again([], TAMIL, source=ENGLISH) == reward([], TAMIL, source=ENGLISH)
 
 
 def test_signature_tells_rewards_apart(reward, fresh, tiny_comet_da):
@@ -332,7 +340,7 @@ def test_signature_tells_rewards_apart(reward, fresh, tiny_comet_da):
 def test_gradients_stay_where_they_are(reward):
     """TRL calls rewards with gradients enabled."""
     with torch.enable_grad():
-        values = reward([], TAMIL[:2], english=ENGLISH[:2])
+        values = reward([], TAMIL[:2], source=ENGLISH[:2])
         assert torch.is_grad_enabled()
     assert all(type(value) is float for value in values)
     for model in (reward.da.model, reward.qe.model, reward.backtranslator.engine.model):
@@ -343,7 +351,7 @@ def test_global_state_is_left_alone(reward):
     torch.set_float32_matmul_precision("high")
     try:
         before = torch.random.get_rng_state()
-        reward([], TAMIL[:2], english=ENGLISH[:2])
+        reward([], TAMIL[:2], source=ENGLISH[:2])
         assert torch.equal(torch.random.get_rng_state(), before)
         assert torch.get_float32_matmul_precision() == "high"
     finally:
@@ -355,9 +363,9 @@ def test_weights_of_zero_load_nothing(models):
     only_qe = CometDuPOReward(NOWHERE, qe, NOWHERE, w_cycle=0.0)
     only_cycle = CometDuPOReward(da, NOWHERE, nllb, w_qe=0.0, backtranslation_beams=1)
     assert only_qe.da is None and only_qe.backtranslator is None and only_cycle.qe is None
-    row = only_qe.score_components(None, TAMIL[:1], english=ENGLISH[:1])[0]
+    row = only_qe.score_components(None, TAMIL[:1], source=ENGLISH[:1])[0]
     assert row["cycle"] is None and row["backtranslation"] is None and 0.01 <= row["total"] <= 1
-    row = only_cycle.score_components(None, TAMIL[:1], english=ENGLISH[:1])[0]
+    row = only_cycle.score_components(None, TAMIL[:1], source=ENGLISH[:1])[0]
     assert row["qe"] is None and row["backtranslation"] == ENGLISH[0]
     assert "qe" not in only_cycle.signature()["identity"]
     assert "reward/qe" not in summarise([row], only_cycle) and "reward/cycle" in summarise([row], only_cycle)
@@ -406,7 +414,7 @@ def test_without_a_gpu_the_reason_is_printed(models, capsys, monkeypatch):
 
 
 def test_offloading_changes_no_number(reward, fresh):
-    assert fresh(reward_offload=True)([], TAMIL, english=ENGLISH) == reward([], TAMIL, english=ENGLISH)
+    assert fresh(reward_offload=True)([], TAMIL, source=ENGLISH) == reward([], TAMIL, source=ENGLISH)
 
 
 @pytest.fixture
@@ -437,11 +445,11 @@ def test_offloaded_models_are_on_the_card_only_while_they_score(fresh, places):
         real = getattr(models[name], method)
         setattr(models[name], method, lambda rows, real=real: (during.append(now()), real(rows))[1])
     for call in (reward, reward.score_components):
-        call([], TAMIL, english=ENGLISH)
+        call([], TAMIL, source=ENGLISH)
         assert now() == away
     assert during == [{"da": "cuda:0", "qe": "cuda:0", "back": "cuda:1"}] * 4
     moves = list(places.items())
-    reward([], [""] * len(ENGLISH), english=ENGLISH)  # all gated: nothing has to come
+    reward([], [""] * len(ENGLISH), source=ENGLISH)  # all gated: nothing has to come
     assert list(places.items()) == moves and len(during) == 4
 
     def broken(rows):
@@ -449,7 +457,7 @@ def test_offloaded_models_are_on_the_card_only_while_they_score(fresh, places):
 
     models["qe"].score = broken
     with pytest.raises(KeyboardInterrupt):
-        reward([], TAMIL, english=ENGLISH)
+        reward([], TAMIL, source=ENGLISH)
     assert now() == away
 
 
@@ -461,7 +469,7 @@ def test_in_another_python_the_scores_are_the_same(reward, fresh, tmp_path):
     try:
         assert type(other.da).__name__ == type(other.qe).__name__ == "WorkerScorer"
         # another process may sum with another number of threads
-        assert other([], TAMIL, english=ENGLISH) == pytest.approx(reward([], TAMIL, english=ENGLISH), abs=1e-6)
+        assert other([], TAMIL, source=ENGLISH) == pytest.approx(reward([], TAMIL, source=ENGLISH), abs=1e-6)
         assert other.signature()["identity"] == reward.signature()["identity"]
         assert other.signature()["environment"]["qe"]["python"]
         assert other._settings["scorer_python"] == sys.executable
@@ -484,7 +492,7 @@ def test_log_by_hand(fresh):
     totals = reward(
         [],
         [TAMIL[0], TAMIL[0], "", "abc def"],
-        english=[ENGLISH[0]] * 4,
+        source=[ENGLISH[0]] * 4,
         log_metric=metrics.__setitem__,
         log_extra=extra.__setitem__,
         trainer_state=None,
@@ -505,26 +513,26 @@ def test_log_by_hand(fresh):
         "time/qe",
     }
     assert metrics == log
-    assert extra["gate"] == [None, None, "empty", "script"] and extra["english"] == [ENGLISH[0]] * 4
+    assert extra["gate"] == [None, None, "empty", "script"] and extra["source"] == [ENGLISH[0]] * 4
     assert all(isinstance(value, float) and math.isfinite(value) for value in log.values())
 
 
 def test_training_and_evaluation_are_kept_apart(fresh):
     reward = fresh()
-    reward([], TAMIL[:2], english=ENGLISH[:2])
+    reward([], TAMIL[:2], source=ENGLISH[:2])
     train = dict(reward.last_log)
     reward.evaluating = True
-    reward([], ["", "x"], english=ENGLISH[:2])
+    reward([], ["", "x"], source=ENGLISH[:2])
     assert reward.last_log == train and reward.last_eval_log["reward/total"] == 0.0 and reward.calls == 1
     reward.evaluating = False
-    reward([], TAMIL[:1], english=ENGLISH[:1])
+    reward([], TAMIL[:1], source=ENGLISH[:1])
     assert reward.last_log != train and reward.last_eval_log["reward/total"] == 0.0 and reward.calls == 2
-    reward.score_components(None, [""], english=["x"])
+    reward.score_components(None, [""], source=["x"])
     assert reward.calls == 2 and reward.last_log["reward/gated_share"] == 0.0  # looking changes no log
 
 
 def test_an_empty_batch(reward):
-    assert reward([], [], english=[]) == [] and summarise([], reward) == {}
+    assert reward([], [], source=[]) == [] and summarise([], reward) == {}
 
 
 # --- faults --------------------------------------------------------------------------------------------
@@ -555,9 +563,9 @@ def fail(values):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None])
 def test_a_value_that_is_no_number_costs_its_sample_alone(fresh, part, value):
     reward = fresh()
-    expected = reward([], TAMIL[:4], english=ENGLISH[:4])
+    expected = reward([], TAMIL[:4], source=ENGLISH[:4])
     setattr(reward, part, Faulty(getattr(reward, part), at(1, value)))
-    totals = reward([], [*TAMIL[:4], ""], english=ENGLISH[:5])
+    totals = reward([], [*TAMIL[:4], ""], source=ENGLISH[:5])
     assert totals == [expected[0], None, *expected[2:], 0.0]
     assert reward.last_log["reward/missing_share"] == pytest.approx(1 / 5)
     assert reward.last_log["reward/total"] == pytest.approx(sum(t for t in totals if t is not None) / 4)
@@ -568,7 +576,7 @@ def test_a_value_that_is_no_number_costs_its_sample_alone(fresh, part, value):
 def test_a_model_that_fails_gives_no_reward_and_no_exception(fresh, capsys, part, spoil):
     reward = fresh()
     setattr(reward, part, Faulty(getattr(reward, part), spoil))
-    assert reward([], [*TAMIL[:2], "", "abc"], english=ENGLISH[:4]) == [None, None, 0.0, 0.0]  # gated ones count
+    assert reward([], [*TAMIL[:2], "", "abc"], source=ENGLISH[:4]) == [None, None, 0.0, 0.0]  # gated ones count
     argument = {"da": "comet_da_model", "qe": "comet_qe_model", "backtranslator": "backtranslation_model"}[part]
     assert f"warning: {argument}" in capsys.readouterr().err
     others = {"da": "qe", "qe": "cycle", "backtranslator": "qe"}
@@ -577,26 +585,26 @@ def test_a_model_that_fails_gives_no_reward_and_no_exception(fresh, capsys, part
 
 def test_a_missing_back_translation_costs_its_sample_alone(fresh):
     reward = fresh()
-    expected = reward([], TAMIL[:3], english=ENGLISH[:3])
+    expected = reward([], TAMIL[:3], source=ENGLISH[:3])
     reward.backtranslator = Faulty(reward.backtranslator, at(0, None))
-    assert reward([], TAMIL[:3], english=ENGLISH[:3]) == [None, *expected[1:]]
+    assert reward([], TAMIL[:3], source=ENGLISH[:3]) == [None, *expected[1:]]
 
 
 def test_numpy_numbers_are_numbers_and_numpy_nan_is_not(fresh):
     import numpy as np
 
     reward = fresh()
-    expected = reward([], TAMIL[:3], english=ENGLISH[:3])
+    expected = reward([], TAMIL[:3], source=ENGLISH[:3])
     reward.qe = Faulty(reward.qe, lambda values: [np.float32("nan"), *map(np.float32, values[1:])])
-    assert reward([], TAMIL[:3], english=ENGLISH[:3]) == [None, *[pytest.approx(v, abs=1e-6) for v in expected[1:]]]
+    assert reward([], TAMIL[:3], source=ENGLISH[:3]) == [None, *[pytest.approx(v, abs=1e-6) for v in expected[1:]]]
 
 
 def test_what_is_no_score_costs_its_sample_alone(fresh):
     reward = fresh()
-    expected, real = reward([], TAMIL[:3], english=ENGLISH[:3]), reward.da
+    expected, real = reward([], TAMIL[:3], source=ENGLISH[:3]), reward.da
     for value in (1e30, "0.5", True):
         reward.da = Faulty(real, at(0, value))
-        assert reward([], TAMIL[:3], english=ENGLISH[:3]) == [None, *expected[1:]]
+        assert reward([], TAMIL[:3], source=ENGLISH[:3]) == [None, *expected[1:]]
 
 
 def test_three_dead_calls_stop_the_run(fresh):
@@ -604,15 +612,15 @@ def test_three_dead_calls_stop_the_run(fresh):
     alive, dead = reward.qe, Faulty(reward.qe, fail)
     for judge in (dead, dead, alive, dead, dead):  # a live call in between starts the count anew
         reward.qe = judge
-        reward([], TAMIL[:2], english=ENGLISH[:2])
-    reward([], ["", "abc"], english=ENGLISH[:2])  # gated samples have a reward: not dead
-    reward([], TAMIL[:2], english=ENGLISH[:2])
-    reward([], TAMIL[:2], english=ENGLISH[:2])
+        reward([], TAMIL[:2], source=ENGLISH[:2])
+    reward([], ["", "abc"], source=ENGLISH[:2])  # gated samples have a reward: not dead
+    reward([], TAMIL[:2], source=ENGLISH[:2])
+    reward([], TAMIL[:2], source=ENGLISH[:2])
     with pytest.raises(MissingService, match="3 calls in a row"):
-        reward([], TAMIL[:2], english=ENGLISH[:2])
+        reward([], TAMIL[:2], source=ENGLISH[:2])
 
 
 def test_fifty_thousand_characters_and_odd_strings_have_a_reward(reward):
-    odd = ["அ" * 50_000, "க்" * 2000, "\ud800அ", "அ\x00\x07", "அ" + "\u0301" * 5000, "அ<bos>", "அ {english}", "\u202eஅ"]
-    totals = reward([], odd, english=["The boy reads a book."] * len(odd))
+    odd = ["அ" * 50_000, "க்" * 2000, "\ud800அ", "அ\x00\x07", "அ" + "\u0301" * 5000, "அ<bos>", "அ {source}", "\u202eஅ"]
+    totals = reward([], odd, source=["The boy reads a book."] * len(odd))
     assert all(total == 0.0 or 0.01 <= total <= 1 for total in totals)

@@ -66,8 +66,8 @@ def test_several_pairs_and_the_signature(smoke):
         ("head.tsv", "English\tTamil\r\n" + "".join(f"{en}\t{ta}\r\n" for en, ta in PAIRS[:2])),
         ("third.tsv", "".join(f'{en}\t{ta}\t"note\n' for en, ta in PAIRS[:2])),
         ("bom.tsv", "\ufeff" + "\n\n".join(f"{en}\t{ta}" for en, ta in PAIRS[:2])),
-        ("pairs.jsonl", "".join(json.dumps({"english": en, "tamil": ta, "x": 1}) + "\n" for en, ta in PAIRS[:2])),
-        ("raw.jsonl", "".join(f'{{"english": "{en}\u2028", "tamil": "{ta}"}}\n' for en, ta in PAIRS[:2])),
+        ("pairs.jsonl", "".join(json.dumps({"source": en, "reference": ta, "x": 1}) + "\n" for en, ta in PAIRS[:2])),
+        ("raw.jsonl", "".join(f'{{"source": "{en}\u2028", "reference": "{ta}"}}\n' for en, ta in PAIRS[:2])),
     ],
 )
 def test_files(smoke, tmp_path, name, content):
@@ -84,7 +84,11 @@ def test_files(smoke, tmp_path, name, content):
     ("name", "content", "said"),
     [
         ("a.tsv", b"only english\n", "line 1 has no tab"),
-        ("a.jsonl", b'{"english": "x", "tamil": "y"}\n{"english": "x"}\n', "line 2 is no JSON with english and tamil"),
+        (
+            "a.jsonl",
+            b'{"source": "x", "reference": "y"}\n{"source": "x"}\n',
+            "line 2 is no JSON with english and tamil",
+        ),
         ("a.jsonl", b"[1]\n", "line 1 is no JSON"),
         ("a.tsv", b"\xff\t\xff", "cannot be read as UTF-8"),
         ("a.tsv", b"\n \n", "holds no pairs"),
@@ -290,8 +294,8 @@ def test_attack_without_references_uses_the_pairs_that_come_with_the_code(smoke,
 
 
 def test_preferences(smoke, tmp_path):
-    rows = [{"english": e, "chosen": t, "rejected": e} for e, t in PAIRS] + [
-        {"english": PAIRS[0][0], "chosen": PAIRS[0][1], "rejected": PAIRS[0][1]}
+    rows = [{"source": e, "chosen": t, "rejected": e} for e, t in PAIRS] + [
+        {"source": PAIRS[0][0], "chosen": PAIRS[0][1], "rejected": PAIRS[0][1]}
     ]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     status, out, err = smoke("--pairs", tmp_path / "p.jsonl")
@@ -301,6 +305,6 @@ def test_preferences(smoke, tmp_path):
         "1 tied, 0 unscored"
     )
     assert len(out.splitlines()) == 2 and "identity" in json.loads(out.splitlines()[-1])
-    (tmp_path / "p.jsonl").write_text('{"english": "x", "chosen": "y"}', encoding="utf-8")
+    (tmp_path / "p.jsonl").write_text('{"source": "x", "chosen": "y"}', encoding="utf-8")
     status, out, err = smoke("--pairs", tmp_path / "p.jsonl")
     assert (status, out) == (2, "") and "line 1 lacks rejected" in err

@@ -628,7 +628,7 @@ def test_training_sentences_are_not_evaluated_on(tmp_path, tiny_all, capsys):
     train, held_out, _ = script.load_data(cfg, tmp_path / "run")
     overlap = {english.casefold() for english, _ in PAIRS} & {text.casefold() for text in train}
     assert len(train) == 54 and len(overlap) >= 3
-    assert {row["english"] for row in held_out} == {e for e, _ in PAIRS if e.casefold() not in overlap}
+    assert {row["source"] for row in held_out} == {e for e, _ in PAIRS if e.casefold() not in overlap}
     assert f"{len(overlap)} evaluation rows are in the training data: left out" in capsys.readouterr().out
 
 
@@ -657,7 +657,7 @@ def test_defaults_are_those_of_the_contract():
 
 
 def test_a_comparison_is_possible_only_on_the_same_measure(tmp_path):
-    rows = [{"english": "a", "tamil": "அ"}]
+    rows = [{"source": "a", "reference": "அ"}]
 
     class Reward:
         def signature(self):
@@ -668,7 +668,7 @@ def test_a_comparison_is_possible_only_on_the_same_measure(tmp_path):
         ["a"], ["அ"], ["x"], [{}], {}, {"reward": {"identity": {"w": 1}}, "decoding": decoding}
     )
     evaluation.require_same_measure(before, rows, Reward(), 8)
-    for changed in (([{"english": "b", "tamil": "அ"}], 8), ([{"english": "a"}], 8), (rows, 9)):
+    for changed in (([{"source": "b", "reference": "அ"}], 8), ([{"source": "a"}], 8), (rows, 9)):
         with pytest.raises(errors.ConfigError):
             evaluation.require_same_measure(before, changed[0], Reward(), changed[1])
 

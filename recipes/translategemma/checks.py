@@ -89,8 +89,8 @@ def require_environment(cfg: TranslateGemmaCfg) -> None:
     """Refuse, within seconds, packages that lack here or in a scorer's environment. Raises ConfigError."""
     needed = {"metricx": ("torch", "transformers"), "xcomet": ("comet", "torch", "transformers")}
     wanted = {name: getattr(cfg.reward, name) for name in needed}
-    asked = [name for name in needed if wanted[name].enabled or (name == "xcomet" and cfg.misc.judge_model)]
-    for name in asked:  # judge_model is a COMET checkpoint: it runs where XCOMET would
+    asked = [name for name in needed if wanted[name].enabled or (name == "xcomet" and cfg.misc.independent_scorer)]
+    for name in asked:  # independent_scorer is a COMET checkpoint: it runs where XCOMET would
         if wanted[name].python_executable:
             argument = f"reward.{name}.python_executable"
             require_python(argument, wanted[name].python_executable, needed[name])

@@ -74,7 +74,7 @@ def load(cfg: DataCfg, folder: str | Path, seed: int) -> Sealed:
         raise ConfigError(f"data: no row of {name} is left to train on ({_said(counts)}): give more rows")
     data = snapshot.write(train, heldout, dict(counts))
     print(f"data: {len(train)} rows to train on, {len(heldout)} held out, sha256 {data.sha256[:12]}", flush=True)
-    referenced = sum(target.name.lower() in row for row in heldout)
+    referenced = sum("reference" in row for row in heldout)
     if 0 < referenced < len(heldout):
         print(
             f"data: {referenced} of {len(heldout)} held-out rows have a reference: chrF++ and BLEU are of these",
@@ -111,8 +111,8 @@ def _place(seed: str, key: str) -> float:
 
 def _apart(train: list[Row], heldout: list[Row], counts: Counter[str]) -> list[Row]:
     """Training rows whose source is not held out."""
-    seen = {_folded(row["english"]) for row in heldout}
-    apart = [row for row in train if _folded(row["english"]) not in seen]
+    seen = {_folded(row["source"]) for row in heldout}
+    apart = [row for row in train if _folded(row["source"]) not in seen]
     if len(apart) < len(train):
         counts["held out too"] = len(train) - len(apart)
     return apart
@@ -162,7 +162,7 @@ def _rows(
             counts["duplicate"] += 1
             continue
         seen.add(_folded(text))
-        row = {"id": _id(record, key, text, name, where), "english": text}
+        row = {"id": _id(record, key, text, name, where), "source": text}
         if row["id"] in ids:
             raise ConfigError(
                 f"{name}, {where}: id_field {key}: {row['id']!r} stands in {ids[row['id']]} too: name a column whose "
@@ -170,7 +170,7 @@ def _rows(
             )
         ids[row["id"]] = where
         reference = _text(record, target, name, where) if target and not document_chars else ""
-        rows.append(row if is_blank(reference) else {**row, pair[1].name.lower(): reference})
+        rows.append(row if is_blank(reference) else {**row, "reference": reference})
     if not rows:
         raise ConfigError(f"{name} holds no row with a source in {source!r}: give another file or data.source_field")
     return rows

@@ -78,7 +78,7 @@ class EnsembleReward(RewardLog):
         memories: name → `Remembered` of the parts that have one in this process; carried along in checkpoints, so
             that a resumed run repeats every bit.
 
-    After a call `last_rows` has one dict per completion: english (the source), output (cleaned), gate, total, each
+    After a call `last_rows` has one dict per completion: source, output (cleaned), gate, total, each
     part's raw score under its name, `spans` {name: list[Span] | None} and counts of them. `credits` names the parts
     whose spans count: {name: (span_weight, SpanCredit)}.
 
@@ -108,10 +108,10 @@ class EnsembleReward(RewardLog):
     # ------------------------------------------------------------------ scoring
 
     def score_components(
-        self, prompts: Sequence[str] | None, completions: Sequence[str], english: Sequence[str], **_
+        self, prompts: Sequence[str] | None, completions: Sequence[str], source: Sequence[str], **_
     ) -> list[dict[str, Any]]:
         """One row per completion, in order, ready for JSON: spans as [start, end, severity, confidence, category]."""
-        rows, _ = self._score(english, completions)
+        rows, _ = self._score(source, completions)
         for row in rows:
             row["spans"] = {
                 name: None if spans is None else [[s.start, s.end, s.severity, s.confidence, s.category] for s in spans]
@@ -126,7 +126,7 @@ class EnsembleReward(RewardLog):
         rows = [self._text_row(s, c) for s, c in zip(sources, completions, strict=True)]
         times = {"time/guards": time.perf_counter() - start}
         alive = [row for row in rows if row["gate"] is None]
-        segments = [Segment(row["english"], row["output"]) for row in alive]
+        segments = [Segment(row["source"], row["output"]) for row in alive]
         beside = [name for name, part in self.parts.items() if part.beside]
         # Also without anything to score: a scorer that several processes share is asked by all of them together.
         with ThreadPoolExecutor(max(1, len(beside))) as pool:
@@ -141,12 +141,12 @@ class EnsembleReward(RewardLog):
         return rows, times
 
     def _text_row(self, source: str, completion: str) -> dict[str, Any]:
-        english, output = clean_for_scoring(source), clean_for_scoring(completion)
+        cleaned, output = clean_for_scoring(source), clean_for_scoring(completion)
         return {
-            "english": english,
+            "source": cleaned,
             "output": output,
             "gate": verdict(source, completion, self.language, self.source) if self.guards == "on" else None,
-            "script_off": 1.0 - script_share(output, self.language),
+            "foreign_script": 1.0 - script_share(output, self.language),
             "length": length(output),
             "backtranslation": None,
             "spans": {},
@@ -187,10 +187,10 @@ class EnsembleReward(RewardLog):
     # ------------------------------------------------------------------ what TRL calls
 
     def __call__(
-        self, prompts: Sequence[str], completions: Sequence[str], english: Sequence[str], **columns
+        self, prompts: Sequence[str], completions: Sequence[str], source: Sequence[str], **columns
     ) -> list[float | None]:
         """Totals, one per completion, None where a score is missing; fills `last_rows` and `last_log`."""
-        rows, times = self._score(english, completions)
+        rows, times = self._score(source, completions)
         work = work_done(rows, ((name, part.scorer, WORK) for name, part in self.parts.items()))
         return self.keep(rows, {**self.summarise(rows), **times, **work}, columns)
 
@@ -199,8 +199,8 @@ class EnsembleReward(RewardLog):
         if not rows:
             return {}
         passing = [row for row in rows if row["gate"] is None]
-        log = {**common_scalars(rows), "reward/script_off": mean(r["script_off"] for r in passing)}
-        totals, groups = [row["total"] for row in rows], [row["english"] for row in rows]
+        log = {**common_scalars(rows), "reward/foreign_script": mean(r["foreign_script"] for r in passing)}
+        totals, groups = [row["total"] for row in rows], [row["source"] for row in rows]
         for name, part in self.parts.items():
             log[f"reward/{name}"] = mean(r[name] for r in passing)
             if part.weight:
@@ -214,7 +214,9 @@ class EnsembleReward(RewardLog):
                     log[f"spans/{name}/{severity}"] = mean(sum(s.severity == severity for s in m) for m in marked)
                 log[f"spans/{name}/missing_share"] = mean(r["spans"].get(name) is None for r in passing)
         worth = {n: [self._worth(n, r) for r in rows] for n, p in self.parts.items() if p.weight}
-        log |= {f"decides/{name}": share for name, share in variance_shares.shares(totals, worth, groups).items()}
+        log |= {
+            f"variance_share/{name}": share for name, share in variance_shares.shares(totals, worth, groups).items()
+        }
         return {key: value for key, value in log.items() if value is not None}
 
     def _worth(self, name: str, row: dict[str, Any]) -> float | None:

@@ -88,7 +88,7 @@ class GenerationCfg:
     max_new_tokens: int = 512
     """Longest completion in tokens."""
     prompt: str = ""
-    """What the model is asked, with the slot {english} for the source, whatever its language; empty: what
+    """What the model is asked, with the slot {source} for the source, whatever its language; empty: what
     TranslateGemma is asked."""
     eval_batch_size: int = 16
     """Prompts decoded together in evaluation."""
@@ -308,7 +308,7 @@ class MiscCfg:
         metadata={"secret": True, "in_file": "name an environment variable in misc.huggingface_token_env instead"},
     )
     """Accepted in a file with a warning, never as a flag; never printed or saved."""
-    judge_model: str = ""
+    independent_scorer: str = field(default="", metadata={"was": "judge_model"})
     """COMET checkpoint outside the reward, to watch it and choose best where held-out rows have no references."""
     on_divergence: Literal["warn", "stop"] = "warn"
     """What to do when the reward rises while the score outside it falls."""

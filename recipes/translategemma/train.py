@@ -42,7 +42,7 @@ PROMPT = (
 FILES = FileNames(metrics="train_log.jsonl", rollouts="train_rollouts.jsonl", samples="eval_outputs.jsonl")
 
 NAMES = SettingNames(
-    "logging.output_dir", "data.eval_file", "misc.judge_model", "reward.xcomet.python_executable", "misc.device"
+    "logging.output_dir", "data.eval_file", "misc.independent_scorer", "reward.xcomet.python_executable", "misc.device"
 )
 POLICY = "model.policy_name_or_path"
 EVAL_ONLY = "eval_only_outputs.jsonl"  # of --eval_only: a training run's own evaluations stay as they are
@@ -94,7 +94,7 @@ TOLD = (  # settings in the model card
 
 
 def prompt_template(cfg: TranslateGemmaCfg) -> str:
-    """What the model is asked, with the slot {english} for the source, whatever its language."""
+    """What the model is asked, with the slot {source} for the source, whatever its language."""
     if cfg.generation.prompt:
         return cfg.generation.prompt
     source, target = cfg.data.source_lang, cfg.data.target_lang
@@ -104,7 +104,7 @@ def prompt_template(cfg: TranslateGemmaCfg) -> str:
         target=language(target).name,
         target_code=bcp47(target),
     )
-    return words + "{english}"
+    return words + "{source}"
 
 
 def prompt_maker(cfg: TranslateGemmaCfg, tokenizer) -> Callable[[str], str]:
@@ -137,8 +137,8 @@ def require_models(cfg: TranslateGemmaCfg) -> None:
         hub.require_model("reward.metricx.model_name_or_path", cfg.reward.metricx.model_name_or_path)
     if cfg.reward.xcomet.enabled:
         hub.require_model("reward.xcomet.model_name_or_path", cfg.reward.xcomet.model_name_or_path, "hparams.yaml")
-    if cfg.misc.judge_model:
-        hub.require_model("misc.judge_model", cfg.misc.judge_model, "hparams.yaml")
+    if cfg.misc.independent_scorer:
+        hub.require_model("misc.independent_scorer", cfg.misc.independent_scorer, "hparams.yaml")
 
 
 def place_models(cfg: TranslateGemmaCfg) -> dict[str, str]:
@@ -249,7 +249,7 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precis
         reward_funcs=reward,
         args=args,
         processing_class=tokenizer,
-        train_dataset=Dataset.from_list([{"prompt": make_prompt(r["english"]), "english": r["english"]} for r in rows]),
+        train_dataset=Dataset.from_list([{"prompt": make_prompt(r["source"]), "source": r["source"]} for r in rows]),
         peft_config=lora_config(cfg.model.lora_rank, cfg.model.lora_alpha),
         credit=TokenCredit(rl.normalise, rl.group_coefficient, rl.credit, rl.baseline),
         rollouts=folder / FILES.rollouts if log.save_rollouts else None,
@@ -398,7 +398,7 @@ def run(
         launch(cfg, reward, rows.heldout, notes, actions["skip_launch_gate"])
         watch = loop.build_watch(
             rows.heldout,
-            cfg.misc.judge_model,
+            cfg.misc.independent_scorer,
             placed.get("xcomet", "auto"),
             target,
             cfg.reward.xcomet.python_executable,

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # Components for which less is better; they are negated here, so that more is better in every line.
-PENALTIES = ("copied", "copied_share")
-PENALTY_SUFFIX = "_off"
+PENALTIES = ("copied", "copied_share", "foreign_script", "length_penalty", "fidelity_loss")
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,12 @@ def measure(scores: Sequence[float | None], human: Sequence[float | None], sourc
 def oriented(name: str, value: Any) -> float | None:
     """A component as a number of which more is better; None for what is no finite number.
 
-    >>> oriented("qe", 0.5), oriented("length_off", 0.5), oriented("gate", "copy")
+    >>> oriented("qe", 0.5), oriented("length_penalty", 0.5), oriented("gate", "copy")
     (0.5, -0.5, None)
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return -float(value) if name.endswith(PENALTY_SUFFIX) or name in PENALTIES else float(value)
+    return -float(value) if name in PENALTIES else float(value)
 
 
 def table(

@@ -49,7 +49,7 @@ class Reward(Protocol):
     """What the gate needs of a reward: rows with "total" (float or None) and "gate" (reason or None)."""
 
     def score_components(
-        self, prompts: Sequence[str] | None, completions: Sequence[str], english: Sequence[str] | None = None
+        self, prompts: Sequence[str] | None, completions: Sequence[str], source: Sequence[str] | None = None
     ) -> list[dict[str, Any]]: ...
 
 
@@ -151,7 +151,7 @@ class GateReport:
             )
             for example in family.examples if mark else []:
                 lines += [
-                    f"    {example['total']:.3f} against {example['honest_total']:.3f}   {_line(example['english'])}",
+                    f"    {example['total']:.3f} against {example['honest_total']:.3f}   {_line(example['source'])}",
                     f"    cheat  {_line(example['cheat'])}",
                 ]
         soft = self.soft_win_share
@@ -220,7 +220,7 @@ def _score(reward: Reward, sources: list[str], texts: list[str]) -> list[dict[st
     rows: list[dict[str, Any]] = []
     for start in range(0, len(texts), BATCH):
         part = slice(start, start + BATCH)
-        rows += reward.score_components(None, texts[part], english=sources[part])
+        rows += reward.score_components(None, texts[part], source=sources[part])
     for row in rows:
         if row["total"] is not None and not math.isfinite(row["total"]):
             row["total"] = None  # no number to compare with
@@ -246,7 +246,7 @@ def _compare(result: FamilyResult, cheat: Cheat, row: dict, pair: Pair, honest: 
     if len(result.examples) < EXAMPLES:
         result.examples.append(
             {
-                "english": pair[0],
+                "source": pair[0],
                 "honest": pair[1],
                 "cheat": cheat.text,
                 "total": row["total"],
@@ -261,7 +261,7 @@ def _compare(result: FamilyResult, cheat: Cheat, row: dict, pair: Pair, honest: 
 def shipped_pairs() -> list[Pair]:
     """The hand-checked English–Tamil pairs that come with the code (ours): 72 sentences of 4 to 25 words."""
     rows = map(json.loads, HONEST_FILE.read_text(encoding="utf-8").splitlines())
-    return [(row["english"], row["tamil"]) for row in rows]
+    return [(row["source"], row["reference"]) for row in rows]
 
 
 def honest_pairs(
@@ -269,14 +269,14 @@ def honest_pairs(
 ) -> tuple[list[Pair], str]:
     """Up to `count` (source, translation) pairs for the gate, and a phrase that says where they are from.
 
-    `rows` are evaluation rows {"english", "tamil"?}; those with a reference in the language's own script
+    `rows` are evaluation rows {"source", "reference"?}; those with a reference in the language's own script
     are used, chosen by a seeded hash whatever their order. Without any the shipped pairs are.
     """
     tongue = LANGUAGES[language]
     found = {
-        (row["english"], reference): None
+        (row["source"], reference): None
         for row in rows or ()
-        if (reference := row.get(tongue.name.lower())) and script_share(reference, tongue) >= 0.5
+        if (reference := row.get("reference")) and script_share(reference, tongue) >= 0.5
     }
     pairs, source = (list(found), "evaluation references") if found else (shipped_pairs(), SHIPPED)
 

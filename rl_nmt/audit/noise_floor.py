@@ -14,13 +14,13 @@ ROUNDS = 4
 
 
 def measure_jitter(
-    reward, english: Sequence[str], outputs: Sequence[str], seed: int = 0, rounds: int = ROUNDS
+    reward, sources: Sequence[str], outputs: Sequence[str], seed: int = 0, rounds: int = ROUNDS
 ) -> float:
     """Largest spread (max − min) of one segment's total over calls of other order and batch composition.
 
     Args:
-        reward: has `score_components(prompts, completions, english=…)`.
-        english, outputs: the segments (N,); the more alike to training's, the better.
+        reward: has `score_components(prompts, completions, source=…)`.
+        sources, outputs: the segments (N,); the more alike to training's, the better.
         rounds: calls: one over everything, the others over shuffled halves, so that every segment meets
             other neighbours.
 
@@ -34,7 +34,7 @@ def measure_jitter(
     for turn in range(rounds):
         pieces = [order] if not turn else [order[::2], order[1::2]]
         for piece in filter(None, pieces):
-            rows = reward.score_components(None, [outputs[i] for i in piece], english=[english[i] for i in piece])
+            rows = reward.score_components(None, [outputs[i] for i in piece], source=[sources[i] for i in piece])
             for i, row in zip(piece, rows, strict=True):
                 if row["total"] is not None:
                     low[i] = min(low.get(i, row["total"]), row["total"])

@@ -1,6 +1,6 @@
 """Preference accuracy: how often a reward prefers the chosen of two translations. No torch.
 
-Pairs come from a JSONL file {"english", "chosen", "rejected"}. The interval is a percentile bootstrap
+Pairs come from a JSONL file {"source", "chosen", "rejected"}. The interval is a percentile bootstrap
 over pairs (Efron 1979).
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from rl_nmt.errors import ConfigError
 
-FIELDS = ("english", "chosen", "rejected")
+FIELDS = ("source", "chosen", "rejected")
 RESAMPLES = 2000
 TIE = 1e-6  # fp32 scorers agree to this between batches: a smaller difference says nothing
 
@@ -49,7 +49,7 @@ class Preferences:
 
 
 def read_preferences(path: Path, argument: str = "--pairs") -> list[tuple[str, str, str]]:
-    """(english, chosen, rejected) rows of a JSONL file. Raises ConfigError naming the first bad line."""
+    """(source, chosen, rejected) rows of a JSONL file. Raises ConfigError naming the first bad line."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # only line feeds: a text may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
@@ -59,7 +59,7 @@ def read_preferences(path: Path, argument: str = "--pairs") -> list[tuple[str, s
         if line.strip():
             pairs.append(_parse(line, f"{argument}: {path} line {number}"))
     if not pairs:
-        raise ConfigError(f'{argument}: {path} is empty: write {{"english", "chosen", "rejected"}} per line')
+        raise ConfigError(f'{argument}: {path} is empty: write {{"source", "chosen", "rejected"}} per line')
     return pairs
 
 
@@ -69,20 +69,22 @@ def _parse(line: str, where: str) -> tuple[str, str, str]:
     except (ValueError, RecursionError):
         raise ConfigError(f"{where} is no JSON") from None
     if not isinstance(row, dict):
-        raise ConfigError(f"{where} is no JSON object with english, chosen and rejected")
+        raise ConfigError(f"{where} is no JSON object with source, chosen and rejected")
+    if "source" not in row and "english" in row:
+        row["source"] = row["english"]
     missing = [name for name in FIELDS if name not in row]
     if missing:
         raise ConfigError(f"{where} lacks {', '.join(missing)}: it has {', '.join(row) or 'nothing'}")
     wrong = [name for name in FIELDS if not isinstance(row[name], str)]
     if wrong:
         raise ConfigError(f"{where}: {wrong[0]} is {type(row[wrong[0]]).__name__}, must be a text")
-    return row["english"], row["chosen"], row["rejected"]
+    return row["source"], row["chosen"], row["rejected"]
 
 
 def judge(reward, pairs: Sequence[tuple[str, str, str]], seed: int = 0, batch: int = 256) -> Preferences:
-    """Score both sides of every (english, chosen, rejected) and count.
+    """Score both sides of every (source, chosen, rejected) and count.
 
-    `reward.score_components(None, completions, english=[...])` gives one row with "total" per completion.
+    `reward.score_components(None, completions, source=[...])` gives one row with "total" per completion.
     Raises ConfigError for no pairs.
     """
     if not pairs:
@@ -92,7 +94,7 @@ def judge(reward, pairs: Sequence[tuple[str, str, str]], seed: int = 0, batch: i
     totals: list[float | None] = []
     for start in range(0, len(texts), batch):
         part = slice(start, start + batch)
-        totals += [row["total"] for row in reward.score_components(None, texts[part], english=sources[part])]
+        totals += [row["total"] for row in reward.score_components(None, texts[part], source=sources[part])]
     return count(list(zip(totals[::2], totals[1::2], strict=True)), seed)
 
 

@@ -4,7 +4,7 @@
     python smoke_test_rewards.py --file outputs.jsonl --score mqm --rollouts scored.jsonl    # any file ...
     python -m rl_nmt.audit.reweigh scored.jsonl --set w_qe=0.5 --human mqm                      # ... against people
 
-Reads rows {step, group, english, completion, components, gate, total}; needs neither torch nor a model. The
+Reads rows {step, group, source, completion, components, gate, total}; needs neither torch nor a model. The
 old settings are those that the rows were scored with: `--config`, or the YAML file of the same name beside
 the rows (what `--rollouts` writes), or resolved_config.yaml in their folder (a run's). They must give the
 saved totals back, else nothing is reported. The formula is the reward's own: a function
@@ -34,7 +34,7 @@ Formula = Callable[[dict[str, Any], Any], float | None]
 DEFAULT_FORMULA = "rewards_en_ta_dupo:combine"
 SAME = 1e-6  # totals closer than this are equal
 EXAMPLES = 3
-NOT_COMPONENTS = ("english", "output", "completion", "backtranslation", "gate", "total")
+NOT_COMPONENTS = ("source", "output", "completion", "backtranslation", "gate", "total")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Sample:
     """One scored output: `row` is what the formula reads (components and gate), `total` what it once earned."""
 
     group: Hashable
-    english: str
+    source: str
     completion: str
     row: dict[str, Any]
     total: float | None
@@ -62,7 +62,7 @@ def rollout_row(row: Mapping[str, Any], step: int, group: int, **extra: Any) -> 
     return {
         "step": step,
         "group": group,
-        "english": row["english"],
+        "source": row["source"],
         "completion": row["output"],
         "components": numbers,
         "gate": row["gate"],
@@ -97,7 +97,9 @@ def _sample(line: str, where: str, human: str) -> Sample:
         raise ConfigError(f"{where} is no JSON") from None
     if not isinstance(row, dict) or not isinstance(row.get("components"), dict):
         raise ConfigError(f"{where} has no components: write them with smoke_test_rewards.py --rollouts")
-    missing = [name for name in ("english", "gate", "total") if name not in row]
+    if "source" not in row and "english" in row:  # of a run before version 2
+        row["source"] = row["english"]
+    missing = [name for name in ("source", "gate", "total") if name not in row]
     if missing:
         raise ConfigError(f"{where} lacks {', '.join(missing)}: it has {', '.join(row)}")
     score = None
@@ -105,12 +107,12 @@ def _sample(line: str, where: str, human: str) -> Sample:
         if human not in row:
             raise ConfigError(f"--human: {where} has no column {human!r}: it has {', '.join(row)}")
         score = number(row[human], f"--human: {where}: {human}")
-    group = (row.get("step"), row["group"]) if row.get("group") is not None else row["english"]
+    group = (row.get("step"), row["group"]) if row.get("group") is not None else row["source"]
     total = row["total"]
     if total is not None and (isinstance(total, bool) or not isinstance(total, int | float) or total != total):
         raise ConfigError(f"{where}: total {total!r} is no number")
     completion = str(row.get("completion", ""))
-    return Sample(group, str(row["english"]), completion, {**row["components"], "gate": row["gate"]}, total, score)
+    return Sample(group, str(row["source"]), completion, {**row["components"], "gate": row["gate"]}, total, score)
 
 
 def number(value: Any, where: str) -> float | None:
@@ -237,7 +239,7 @@ def reweigh(
         if (total is None) != (sample.total is None) or (total is not None and abs(total - sample.total) > SAME):
             raise ConfigError(
                 f"--config: these settings do not give the saved totals back ({total} instead of {sample.total} for "
-                f"{sample.english[:60]!r}): name the YAML file that the rows were scored with"
+                f"{sample.source[:60]!r}): name the YAML file that the rows were scored with"
             )
     numeric = sorted(name for name in known if isinstance(settings.get(name), int | float))
     for name in changes:
@@ -321,7 +323,7 @@ def _spreads(values: list[float], groups: list[list[float]]) -> dict[str, float 
 
 def _example(winner: tuple[Sample, float, float], best: tuple[Sample, float, float]) -> dict[str, Any]:
     return {
-        "english": winner[0].english,
+        "source": winner[0].source,
         "old_winner": {"text": winner[0].completion, "old": winner[1], "new": winner[2]},
         "new_winner": {"text": best[0].completion, "old": best[1], "new": best[2]},
     }
@@ -331,7 +333,7 @@ def against_people(samples: Sequence[Sample], new: Sequence[float | None]) -> di
     """Agreement with the human scores: each component (of samples that pass), the old total, the new total."""
     passing = [sample.row if sample.row["gate"] is None else {} for sample in samples]
     totals = {"old total": [sample.total for sample in samples], "new total": new}
-    return correlation.table(passing, [s.human for s in samples], [s.english for s in samples], totals)
+    return correlation.table(passing, [s.human for s in samples], [s.source for s in samples], totals)
 
 
 def as_text(found: dict[str, Any], changes: Mapping[str, float], settings: Mapping[str, Any]) -> str:
@@ -357,7 +359,7 @@ def as_text(found: dict[str, Any], changes: Mapping[str, float], settings: Mappi
     ):
         lines.append(f"{label:<26}{cell(found['old'][name])}{cell(found['new'][name])}")
     for example in found["examples"]:
-        lines.append(f"english    {example['english']}")
+        lines.append(f"source     {example['source']}")
         for label, side in (("old winner", example["old_winner"]), ("new winner", example["new_winner"])):
             lines.append(f"{label} {side['old']:.3f} → {side['new']:.3f}  {side['text']}")
     return "\n".join(lines)

@@ -30,7 +30,7 @@ class Corpus:
     """What `materialise` left on disk.
 
     train, heldout: English sources, disjoint, no duplicates. sha256: over the hashes of both files.
-    folder: holds train.jsonl, heldout.jsonl ({"english": …} per line) and data.json.
+    folder: holds train.jsonl, heldout.jsonl ({"source": …} per line) and data.json.
     counts: {"read": rows read, "kept": distinct clean rows, "rejected": {reason: rows}}.
     """
 
@@ -79,12 +79,12 @@ def materialise(
         train, heldout, counts = _select(rows, request)
     finally:
         rows.close()
-    rows_of = [[{"english": text} for text in texts] for texts in (train, heldout)]
+    rows_of = [[{"source": text} for text in texts] for texts in (train, heldout)]
     return _corpus(folder, snapshot.write(*rows_of, counts))
 
 
 def _corpus(folder: Path, sealed: Sealed) -> Corpus:
-    train, heldout = ([row["english"] for row in rows] for rows in (sealed.train, sealed.heldout))
+    train, heldout = ([row["source"] for row in rows] for rows in (sealed.train, sealed.heldout))
     return Corpus(train, heldout, sealed.sha256, folder, sealed.counts)
 
 

@@ -18,7 +18,7 @@ from rl_nmt.text.unicode import is_blank, safe_unicode
 Row = dict[str, str]  # "english", and "tamil" where there is a reference
 
 # Field names people use for the two sides, best first.
-_FIELDS = (("english", "tamil"), ("en", "ta"), ("source", "target"), ("src", "ref"))
+_FIELDS = (("source", "reference"), ("source", "target"), ("src", "ref"), ("english", "tamil"), ("en", "ta"))
 HUB_SETS = (
     "google/wmt24pp",
     "openlanguagedata/flores_plus",
@@ -54,7 +54,7 @@ def load_eval(eval_dataset: str, eval_file: str, num_eval_samples: int, seed: in
 
 def choose(rows: Iterable[Row], count: int, seed: int) -> list[Row]:
     """Return the `count` distinct rows of smallest seeded hash, in the order in which they came."""
-    distinct = {(row["english"], row.get("tamil", "")): row for row in rows}
+    distinct = {(row["source"], row.get("reference", "")): row for row in rows}
 
     def place(key: tuple[str, str]) -> bytes:
         return hashlib.sha256(f"{seed}\n{key[0]}\n{key[1]}".encode()).digest()
@@ -69,7 +69,7 @@ def _row(english: str, tamil: str | None) -> Row | None:
     tamil = " ".join(safe_unicode(tamil or "").split())
     if is_blank(english):
         return None
-    return {"english": english} if is_blank(tamil) else {"english": english, "tamil": tamil}
+    return {"source": english} if is_blank(tamil) else {"source": english, "reference": tamil}
 
 
 # --- files -------------------------------------------------------------------------------------------
@@ -122,8 +122,8 @@ def _parse_json(line: str, where: str, number: int) -> Row | None:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not valid JSON: write one object per line") from error
     if not isinstance(record, dict):
-        raise ConfigError(f'{where} is no JSON object: write {{"english": "…", "tamil": "…"}}')
-    for english, tamil in _FIELDS:
+        raise ConfigError(f'{where} is no JSON object: write {{"source": "…", "reference": "…"}}')
+    for english, tamil in sorted(_FIELDS, key=lambda pair: pair[1] not in record):  # a whole pair first
         if isinstance(record.get(english), str):
             other = record.get(tamil)
             if not isinstance(other, str | None):

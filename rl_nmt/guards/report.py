@@ -22,7 +22,7 @@ from rl_nmt.guards.copying import copied_share
 from rl_nmt.guards.facts import fidelity
 from rl_nmt.guards.gates import REASONS, verdict
 from rl_nmt.text.languages import LANGUAGES, Language
-from rl_nmt.text.unicode import length_off, script_share
+from rl_nmt.text.unicode import length_penalty, script_share
 
 QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99, 1.0)  # penalties are read at the upper end, fidelity at the lower
 
@@ -39,17 +39,17 @@ class Row:
 def measures(language: Language, source_language: Language) -> dict[str, Callable[[str, str], float | None]]:
     """The measures of this package that need no model, as functions of (source, output).
 
-    Penalties: length_off ≥ 0, script_off and copied_share in [0, 1]. Merit: fidelity in [0, 1], or None.
+    Penalties: length_penalty ≥ 0, foreign_script and copied_share in [0, 1]. Merit: fidelity in [0, 1], or None.
     """
     return {
-        "length_off": lambda source, output: length_off(source, output, language),
-        "script_off": lambda _source, output: 1.0 - script_share(output, language),
+        "length_penalty": lambda source, output: length_penalty(source, output, language),
+        "foreign_script": lambda _source, output: 1.0 - script_share(output, language),
         "copied_share": lambda source, output: copied_share(source, output, language, source_language),
         "fidelity": lambda source, output: fidelity(source, output, language, source_language),
     }
 
 
-PENALTIES = ("length_off", "script_off", "copied_share")
+PENALTIES = ("length_penalty", "foreign_script", "copied_share")
 
 
 # --- reading -------------------------------------------------------------------------------------------
@@ -239,8 +239,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command: read, judge, print."""
     parser = argparse.ArgumentParser(prog="python -m rl_nmt.guards", description=__doc__.split("\n\n")[0])
     parser.add_argument("file", metavar="FILE", type=Path, help="JSONL, or TSV with a header line")
-    parser.add_argument("--source", default="english", metavar="COLUMN", help="column of the sources (%(default)s)")
-    parser.add_argument("--target", default="tamil", metavar="COLUMN", help="column of the translations (%(default)s)")
+    parser.add_argument("--source", default="source", metavar="COLUMN", help="column of the sources (%(default)s)")
+    parser.add_argument(
+        "--target", default="reference", metavar="COLUMN", help="column of the translations (%(default)s)"
+    )
     parser.add_argument("--score", default="", metavar="COLUMN", help="column of human scores, higher is better")
     parser.add_argument("--language", default="ta", choices=sorted(LANGUAGES), help="of the translations (%(default)s)")
     parser.add_argument("--source_language", default="en", choices=sorted(LANGUAGES), help="(%(default)s)")

@@ -273,8 +273,8 @@ def shapes(settings: Any) -> dict[str, Shape | None]:
         models["comet_da"] = model_shape(settings.comet_da_model)
     if settings.w_qe:
         models["comet_qe"] = model_shape(settings.comet_qe_model)
-    if getattr(settings, "judge_model", ""):
-        models["judge"] = model_shape(settings.judge_model)
+    if getattr(settings, "independent_scorer", ""):
+        models["judge"] = model_shape(settings.independent_scorer)
     return models
 
 

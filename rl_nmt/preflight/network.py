@@ -20,8 +20,8 @@ def models_wanted(settings: Any) -> list[tuple[str, str, str]]:
         models.append(("backtranslation_model", settings.backtranslation_model, "config.json"))
     if settings.w_qe:
         models.append(("comet_qe_model", settings.comet_qe_model, "hparams.yaml"))
-    if getattr(settings, "judge_model", ""):
-        models.append(("judge_model", settings.judge_model, "hparams.yaml"))
+    if getattr(settings, "independent_scorer", ""):
+        models.append(("independent_scorer", settings.independent_scorer, "hparams.yaml"))
     return models
 
 

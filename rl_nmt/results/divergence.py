@@ -102,7 +102,7 @@ class Watch:
             return {
                 "step": self.looks[-1].step if self.looks else None,
                 "by": "last",
-                "reason": "no score outside the reward: give held-out rows with references, or a judge_model",
+                "reason": "no score outside the reward: give held-out rows with references, or an independent_scorer",
             }
         by_reward = self._best_by(lambda look: mean(look.rewards))
         reported = {
@@ -154,7 +154,7 @@ def mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(there)) if there else None
 
 
-def choose_independent(rows: Sequence[dict], judge=None, reference_key: str = "tamil"):
+def choose_independent(rows: Sequence[dict], judge=None, reference_key: str = "reference"):
     """Name and function of the independent score for these held-out rows; ("", …) when there is none.
 
     `judge` is a loaded `Scorer` that the reward does not contain; references are preferred to it.

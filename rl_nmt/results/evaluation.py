@@ -31,7 +31,7 @@ RESAMPLES = 1000
 SCORED_TOGETHER = 64  # rows in a call of the reward: with their neighbours scores change in the last digits
 IN_LANGUAGE = 0.5  # an output counts as Tamil when at least this share of its letters is
 REFERENCE_METRICS = ("chrf", "bleu")
-TEXTS = ("english", "output", "backtranslation")  # of a component row; samples.jsonl names them itself
+TEXTS = ("source", "output", "backtranslation")  # of a component row; samples.jsonl names them itself
 
 
 @dataclass
@@ -75,8 +75,8 @@ def evaluate(
 ) -> Snapshot:
     """Translate every row greedily and score the outputs.
 
-    `rows` have "english" and, where there is a reference, the language's own name ("tamil").
-    `reward_fn.score_components(prompts, completions, english=[...])` gives one dict per output.
+    `rows` have "source" and, where there is one, "reference".
+    `reward_fn.score_components(prompts, completions, source=[...])` gives one dict per output.
     Metrics: "reward" (mean total, in [0, 1], over the scored outputs), the mean of every other numeric
     component, "chrf" (chrF++) and "bleu" (both 0 to 100, over the rows with a reference; absent without
     any), "<language>_share" (share of outputs in the language), "mean_length" (code points), "scored"
@@ -90,8 +90,8 @@ def evaluate(
 
     if not rows:
         raise ConfigError("evaluation rows: there are none; give eval_file, eval_dataset or held-out rows")
-    sources = [row["english"] for row in rows]
-    references = [row.get(language.name.lower()) for row in rows]
+    sources = [row["source"] for row in rows]
+    references = [row.get("reference") for row in rows]
     prompts = [make_prompt(source) for source in sources]
     answers = generate_together(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
     outputs = [safe_unicode(answer) for answer in answers]
@@ -118,7 +118,7 @@ def _score_together(reward_fn, prompts: list[str], outputs: list[str], sources: 
     for turn in range(0, len(starts), count):  # a process without a block takes part with nothing
         start = SCORED_TOGETHER * (turn + distributed.rank())
         block = slice(start, start + SCORED_TOGETHER)
-        rows = reward_fn.score_components(prompts[block], outputs[block], english=sources[block])
+        rows = reward_fn.score_components(prompts[block], outputs[block], source=sources[block])
         own += [(start + i, row) for i, row in enumerate(rows)]
     return [row for _, row in sorted(distributed.gathered(own), key=lambda placed: placed[0])]
 
@@ -181,7 +181,7 @@ def require_same_measure(
     before: Snapshot, rows: list[dict[str, str]], reward_fn, max_new_tokens: int, language: Language = TAMIL
 ) -> None:
     """Refuse, before a resumed run goes on, what `compare` would refuse at its end. Raises ConfigError."""
-    sources, references = [row["english"] for row in rows], [row.get(language.name.lower()) for row in rows]
+    sources, references = [row["source"] for row in rows], [row.get("reference") for row in rows]
     measure = {"reward": finite(reward_fn.signature()), "decoding": _decoding(max_new_tokens)}
     _check_comparable(before, Snapshot(sources, references, [], [], {}, measure))
 

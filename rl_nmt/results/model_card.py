@@ -64,7 +64,7 @@ def model_card(
         base_model: hub name, also with @revision, or local folder of the start policy.
         data: {"name": hub name or file, "rows": sentences trained on, "sha256": their hash}.
         settings: name → value of what a reader would want to know, in this order.
-        prompt: what the model was asked, with the slot {english} for the source.
+        prompt: what the model was asked, with the slot {source} for the source.
         language: of the translations; source: of what is translated.
         best: the weights of the chosen evaluation, not of the last step.
     """
@@ -125,7 +125,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained(folder := ".")
 tokenizer = AutoTokenizer.from_pretrained(folder)
-words = Path(folder, "prompt.txt").read_text(encoding="utf-8").replace("{english}", "The rain has stopped.")
+words = Path(folder, "prompt.txt").read_text(encoding="utf-8").replace("{source}", "The rain has stopped.")
 turn = tokenizer.apply_chat_template(
     [{"role": "user", "content": words}], add_generation_prompt=True, enable_thinking=False, return_dict=True,
     return_tensors="pt",

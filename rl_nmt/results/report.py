@@ -24,7 +24,7 @@ from rl_nmt.text.unicode import safe_unicode
 
 INK, MUTED, ACCENT, SECOND = "#1c2430", "#9aa5b1", "#0f766e", "#c2410c"
 MORE_IS_BETTER = ("reward", "chrf", "bleu", "cycle", "qe", "scored")  # the rest of the table stays uncoloured
-LESS_IS_BETTER = ("gated", "penalty_script", "penalty_length", "script_off", "length_off")
+LESS_IS_BETTER = ("gated", "penalty_script", "penalty_length", "foreign_script", "length_penalty")
 SAMPLES = 6  # per group: gains, losses, random
 CURVES = (
     ("reward", "Reward", "mean total per step, and its moving average"),

@@ -41,7 +41,7 @@ class SettingNames:
 
     output_dir: str = "output_dir"
     eval_file: str = "eval_file"
-    judge_model: str = "judge_model"
+    independent_scorer: str = "independent_scorer"
     scorer_python: str = "scorer_python"
     device: str = "reward_device"
 

@@ -1,7 +1,7 @@
 """Chat turns: write a prompt around an English source, read the source back out of Gemma's. No torch.
 
 A prompt carries no `<bos>`: TRL's tokenisation of string prompts adds exactly one. The words of the
-prompt belong to the recipe, which passes them as a template with one `{english}` slot. Gemma's turns are
+prompt belong to the recipe, which passes them as a template with one `{source}` slot. Gemma's turns are
 written here; any other model's by the chat template of its tokenizer.
 """
 
@@ -13,7 +13,8 @@ from functools import lru_cache
 from rl_nmt.errors import ConfigError
 from rl_nmt.text.unicode import neutralise_control_tokens, restore_control_tokens
 
-SLOT = "{english}"
+SLOT = "{source}"
+OLD_SLOT = "{english}"  # in the prompt.txt of models that were trained with version 1
 _BOS = "<bos>"
 _USER = "<start_of_turn>user\n"
 _MODEL = "<end_of_turn>\n<start_of_turn>model"
@@ -92,15 +93,15 @@ def _disarm(text: str, tokens: tuple[str, ...]) -> str:
     return text
 
 
-def fill(template: str, english: str) -> str:
-    """Return the template with the source, on one line, in its `{english}` slot.
+def fill(template: str, source: str) -> str:
+    """Return the template with the source, on one line, in its `{source}` slot.
 
     Runs of whitespace in the source become one space and lone surrogates, which no tokenizer accepts,
     become `?`; control tokens stay readable text but lose their power. Raises ConfigError for a
     template without exactly one slot.
     """
     before, after = _around_slot(template)
-    source = " ".join(english.encode("utf-8", "replace").decode("utf-8").split())
+    source = " ".join(source.encode("utf-8", "replace").decode("utf-8").split())
     # The whole text, not the source alone: a token may be completed by what stands around the slot.
     return neutralise_control_tokens(before + source + after)
 
@@ -109,7 +110,7 @@ def read_source(prompt: str, template: str) -> str:
     """Return the English source that `fill` put into a prompt: its exact inverse.
 
     Accepts what `gemma_prompt` wrote, the same with `<bos>` in front, and the bare user text. `template`
-    is the whole of it, or its last lines from one that holds the slot ("English: {english}\\nTamil:"): a
+    is the whole of it, or its last lines from one that holds the slot ("English: {source}\\nTamil:"): a
     source has no line break, so nothing in it can pass for the line it stands on. Raises ConfigError for
     anything that was not written so.
     """
@@ -122,13 +123,13 @@ def read_source(prompt: str, template: str) -> str:
     if text[start:] != before + source + after:
         raise ConfigError(
             f"prompt {_excerpt(prompt)} was not written from the template {_excerpt(template)}: "
-            "build it with prompts.fill, or give the dataset an 'english' column"
+            "build it with prompts.fill, or give the dataset a 'source' column"
         )
     return source
 
 
 def _around_slot(template: str) -> tuple[str, str]:
-    pieces = template.split(SLOT)
+    pieces = template.replace(OLD_SLOT, SLOT).split(SLOT)
     if len(pieces) != 2:
         raise ConfigError(f"prompt template {_excerpt(template)} has {len(pieces) - 1} {SLOT} slots: write exactly one")
     return pieces[0], pieces[1]

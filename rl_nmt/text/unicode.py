@@ -224,7 +224,7 @@ def log_length_ratio(source: str, output: str) -> float:
     return math.log(max(1, length(output)) / max(1, length(source)))
 
 
-def length_off(
+def length_penalty(
     source: str,
     output: str,
     language: Language,
@@ -239,9 +239,9 @@ def length_off(
     Natural log; None takes the language's own value. Shape: ours. Raises ConfigError for a ratio that is
     not positive and finite or a tolerance that is negative or not finite.
 
-    >>> length_off("abcdefghij", "கடலோரம் அழகு", TAMIL)
+    >>> length_penalty("abcdefghij", "கடலோரம் அழகு", TAMIL)
     0.0
-    >>> length_off("abcd", "கட", TAMIL, expected_ratio=1, tolerance=0) == math.log(2)
+    >>> length_penalty("abcd", "கட", TAMIL, expected_ratio=1, tolerance=0) == math.log(2)
     True
     """
     expected = language.expected_length_ratio if expected_ratio is None else expected_ratio

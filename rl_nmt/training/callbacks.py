@@ -67,7 +67,7 @@ class ProgressLine(TrainerCallback):
             total = "no score" if row["total"] is None else f"{row['total']:.3f}"
             reason = f" gated: {row['gate']}" if row["gate"] else ""
             back = "" if row["backtranslation"] is None else f"\n    ← {row['backtranslation']}"
-            print(f"    {row['english']}\n    → {row['output']}{back}\n      [{total}{reason}]", flush=True)
+            print(f"    {row['source']}\n    → {row['output']}{back}\n      [{total}{reason}]", flush=True)
 
 
 class HeldOut(TrainerCallback):
@@ -167,8 +167,8 @@ class Rollouts(TrainerCallback):
             return
         group, source = -1, None
         for row in rows:
-            if row["english"] != source:
-                group, source = group + 1, row["english"]
+            if row["source"] != source:
+                group, source = group + 1, row["source"]
             self.file.append(rollout_row(row, state.global_step, group))
 
 

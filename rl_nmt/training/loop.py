@@ -142,27 +142,29 @@ def noise_floor(reward, before) -> float:
 
 def build_watch(
     rows: Sequence[dict],
-    judge_model: str,
+    independent_scorer: str,
     device: str,
     language: Language = TAMIL,
     scorer_python: str = "",
     names: SettingNames = USUAL_NAMES,
 ):
-    """Watches the held-out rows with a score that the reward does not contain: chrF++, or `judge_model`.
+    """Watches the held-out rows with a score that the reward does not contain: chrF++, or `independent_scorer`.
 
     `device` is where the judge goes, "auto" for CUDA if there is one, `scorer_python` the Python of another
     environment to run it in; it is loaded only where no row has a reference. `names`: of these, for messages.
     """
     from rl_nmt.results.divergence import Watch, choose_independent
 
-    judge, reference = None, language.name.lower()
-    if judge_model and not any(row.get(reference) for row in rows) and distributed.is_main_process():  # who looks
+    judge, reference = None, "reference"
+    if (
+        independent_scorer and not any(row.get(reference) for row in rows) and distributed.is_main_process()
+    ):  # who looks
         from rl_nmt.models.loading import choose_device
 
         options = {
-            "name_or_path": judge_model,
+            "name_or_path": independent_scorer,
             "device": choose_device(device, names.device),
-            "argument": names.judge_model,
+            "argument": names.independent_scorer,
             "classes": ("unified_metric", "referenceless_regression_metric", "xcomet_metric"),
         }
         if scorer_python:
@@ -175,9 +177,9 @@ def build_watch(
 
             judge = load_comet(**options)
     name, score = choose_independent(rows, judge, reference)
-    none = f"none: nobody watches it; give {names.eval_file} or {names.judge_model}"
+    none = f"none: nobody watches it; give {names.eval_file} or {names.independent_scorer}"
     print(f"score outside the reward: {name or none}", flush=True)
-    return Watch(name, score, [row["english"] for row in rows])
+    return Watch(name, score, [row["source"] for row in rows])
 
 
 def watch_anew(watch, before) -> None:
@@ -232,7 +234,7 @@ def train(
 
     def repeats():
         rows = reward.last_rows
-        return self_bleu([row["english"] for row in rows], [row["output"] for row in rows])
+        return self_bleu([row["source"] for row in rows], [row["output"] for row in rows])
 
     held_out = HeldOut(
         schedule.eval_steps, evaluate, metrics.record, watch, save_best, repeats, schedule.stop_on_divergence

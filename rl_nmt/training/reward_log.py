@@ -92,7 +92,7 @@ def common_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]
         "reward/gated_share": mean(row["gate"] is not None for row in rows),
         "reward/missing_share": mean(row["total"] is None for row in rows),
         "reward/length": mean(row["length"] for row in rows),
-        "reward/distinct_share": len({(row["english"], row["output"]) for row in rows}) / len(rows),
+        "reward/distinct_share": len({(row["source"], row["output"]) for row in rows}) / len(rows),
     }
     for reason in sorted({row["gate"] for row in rows if row["gate"]}):
         log[f"reward/gate/{reason}"] = mean(row["gate"] == reason for row in rows)

@@ -59,15 +59,15 @@ def test_random_scores_against_the_definitions():
 
 
 def test_penalties_are_negated():
-    assert oriented("script_off", 0.25) == oriented("copied_share", 0.25) == -0.25
+    assert oriented("foreign_script", 0.25) == oriented("copied_share", 0.25) == -0.25
     assert oriented("qe", 0.25) == 0.25
     assert [oriented("qe", value) for value in (None, True, "x", math.nan, math.inf, [1])] == [None] * 6
 
 
 def test_table_has_what_varies():
-    rows = [{"qe": v, "length_off": 1 - v, "gate": None, "same": 1.0, "text": "x"} for v in (0.1, 0.2, 0.3)]
+    rows = [{"qe": v, "length_penalty": 1 - v, "gate": None, "same": 1.0, "text": "x"} for v in (0.1, 0.2, 0.3)]
     found = table(rows, [1, 2, 3], ["a"] * 3, {"total": [3.0, 2.0, 1.0]})
-    assert list(found) == ["qe", "length_off", "total"]
+    assert list(found) == ["qe", "length_penalty", "total"]
     assert [found[name].kendall for name in found] == pytest.approx([1, 1, -1])
     shown = correlation.as_text(found, "mqm").splitlines()
     assert "against mqm" in shown[0]

@@ -32,9 +32,9 @@ class Oracle:
         self.references, self.clean, self.gates = dict(pairs), clean, gates
         self.sizes, self.chrf = [], CHRF()
 
-    def score_components(self, prompts, completions, english=None):
+    def score_components(self, prompts, completions, source=None):
         self.sizes.append(len(completions))
-        return [self.row(e, c) for e, c in zip(english, completions, strict=True)]
+        return [self.row(e, c) for e, c in zip(source, completions, strict=True)]
 
     def row(self, english, completion):
         reason = self.gates and self.gates(english, completion)
@@ -99,7 +99,7 @@ def test_a_reward_for_copies_is_refused_with_examples():
     found = by_name(report)
     assert found["copied_source"].share == 1.0 and found["empty"].wins == 0
     example = found["copied_source"].examples[0]
-    assert example["cheat"] == example["english"] == PAIRS[0][0] and example["honest"] == PAIRS[0][1]
+    assert example["cheat"] == example["source"] == PAIRS[0][0] and example["honest"] == PAIRS[0][1]
     assert example["total"] == 1.0 > example["honest_total"]
     assert len(found["copied_source"].examples) == gate.EXAMPLES
     assert any(reason.startswith("copied_source wins 20 of 20") for reason in report.reasons)
@@ -228,15 +228,15 @@ def test_shipped_pairs_are_clean_sentences_of_all_kinds():
 
 
 def test_references_come_first_and_are_chosen_whatever_their_order():
-    rows = [{"english": f"Sentence {i}.", "tamil": f"வாக்கியம் {i}."} for i in range(100)]
+    rows = [{"source": f"Sentence {i}.", "reference": f"வாக்கியம் {i}."} for i in range(100)]
     chosen, source = honest_pairs(rows, seed=1, count=10)
     again, _ = honest_pairs(rows[::-1], seed=1, count=10)
     assert source == "evaluation references" and set(chosen) == set(again) and len(chosen) == 10
     assert set(honest_pairs(rows, seed=2, count=10)[0]) != set(chosen)
-    assert honest_pairs(rows[:3] * 2)[0] == [(row["english"], row["tamil"]) for row in rows[:3]]
+    assert honest_pairs(rows[:3] * 2)[0] == [(row["source"], row["reference"]) for row in rows[:3]]
 
 
-@pytest.mark.parametrize("rows", [None, [], [{"english": "Hello."}], [{"english": "x", "tamil": "not Tamil"}]])
+@pytest.mark.parametrize("rows", [None, [], [{"source": "Hello."}], [{"source": "x", "reference": "not Tamil"}]])
 def test_without_references_the_shipped_pairs_are_used(rows):
     pairs, source = honest_pairs(rows)
     assert source == gate.SHIPPED and len(pairs) == gate.MAX_PAIRS and set(pairs) <= set(shipped_pairs())
@@ -246,14 +246,14 @@ def test_without_references_the_shipped_pairs_are_used(rows):
 
 
 def test_require_launch_returns_the_verdict_and_prints_the_table(capsys):
-    rows = [{"english": english, "tamil": tamil} for english, tamil in PAIRS]
+    rows = [{"source": english, "reference": tamil} for english, tamil in PAIRS]
     verdict = require_launch(Oracle(PAIRS), rows)
     assert verdict["passed"] and verdict["pairs"] == 20 and verdict["source"] == "evaluation references"
     assert "launch gate: passed" in capsys.readouterr().out
 
 
 def test_require_launch_refuses_with_status_3_and_names_the_families():
-    rows = [{"english": english, "tamil": tamil} for english, tamil in PAIRS]
+    rows = [{"source": english, "reference": tamil} for english, tamil in PAIRS]
     with pytest.raises(RewardRefused, match=r"copied_source wins 20 of 20 .*--skip_launch_gate") as refused:
         require_launch(Copies(PAIRS), rows)
     assert refused.value.exit_code == 3

@@ -23,7 +23,7 @@ class Batchy:
     def __init__(self, step: float):
         self.step = step
 
-    def score_components(self, prompts, completions, english):
+    def score_components(self, prompts, completions, source):
         return [{"total": None if text == "lost" else 0.5 + self.step * len(completions)} for text in completions]
 
 

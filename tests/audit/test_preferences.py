@@ -13,7 +13,7 @@ from rl_nmt.audit import preferences
 from rl_nmt.audit.preferences import count, judge, read_preferences
 from rl_nmt.errors import ConfigError
 
-GOOD = {"english": "Thank you.", "chosen": "நன்றி.", "rejected": "வணக்கம்."}
+GOOD = {"source": "Thank you.", "chosen": "நன்றி.", "rejected": "வணக்கம்."}
 
 
 def test_examples_run():
@@ -26,9 +26,9 @@ class Lengths:
     def __init__(self):
         self.calls = []
 
-    def score_components(self, prompts, completions, english=None):
-        assert prompts is None and len(completions) == len(english)
-        self.calls.append(list(zip(english, completions, strict=True)))
+    def score_components(self, prompts, completions, source=None):
+        assert prompts is None and len(completions) == len(source)
+        self.calls.append(list(zip(source, completions, strict=True)))
         return [{"total": 1 / len(text) if text else None, "gate": None} for text in completions]
 
 
@@ -68,8 +68,8 @@ def test_reading(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (json.dumps(GOOD) + '\n{"english": "x", "chosen": "y"}', "line 2 lacks rejected: it has english, chosen"),
-        ("{}", "line 1 lacks english, chosen, rejected: it has nothing"),
+        (json.dumps(GOOD) + '\n{"source": "x", "chosen": "y"}', "line 2 lacks rejected: it has source, chosen"),
+        ("{}", "line 1 lacks source, chosen, rejected: it has nothing"),
         ("[1]", "line 1 is no JSON object"),
         ("{", "line 1 is no JSON"),
         ("[" * 100_000, "line 1 is no JSON"),

@@ -29,12 +29,18 @@ SETTINGS = {
 }
 
 
-def row(group, cycle, qe, total, gate=None, script_off=0.0, length_off=0.0, **more):
-    components = {"cycle": cycle, "qe": qe, "script_off": script_off, "length_off": length_off, "length": 7}
+def row(group, cycle, qe, total, gate=None, foreign_script=0.0, length_penalty=0.0, **more):
+    components = {
+        "cycle": cycle,
+        "qe": qe,
+        "foreign_script": foreign_script,
+        "length_penalty": length_penalty,
+        "length": 7,
+    }
     return {
         "step": 1,
         "group": group,
-        "english": f"Sentence {group}.",
+        "source": f"Sentence {group}.",
         "completion": f"{cycle} {qe}",
         "components": components,
         "gate": gate,
@@ -43,12 +49,12 @@ def row(group, cycle, qe, total, gate=None, script_off=0.0, length_off=0.0, **mo
     }
 
 
-ROWS = [  # total = 0.6 cycle + 0.4 qe - 0.2 script_off - 0.1 length_off, worked out by hand
+ROWS = [  # total = 0.6 cycle + 0.4 qe - 0.2 foreign_script - 0.1 length_penalty, worked out by hand
     row(0, 0.9, 0.2, 0.62, mqm="0.3"),
     row(0, 0.5, 0.7, 0.58, mqm="0.9"),
     row(0, None, None, 0.0, gate="copy", mqm="0.1"),
-    row(1, 0.8, 0.8, 0.76, script_off=0.2, mqm="0.5"),
-    row(1, 0.3, 0.5, 0.35, length_off=0.3, mqm="0.2"),
+    row(1, 0.8, 0.8, 0.76, foreign_script=0.2, mqm="0.5"),
+    row(1, 0.3, 0.5, 0.35, length_penalty=0.3, mqm="0.2"),
     row(2, 0.5, 0.5, 0.5, mqm=None),
     row(2, 0.5, 0.5, 0.5, mqm="0.5"),
 ]
@@ -165,12 +171,12 @@ def test_a_component_that_was_not_measured(lab):
     [
         ("\n", "holds no rows"),
         ("{", "line 1 is no JSON"),
-        ('{"english": "x"}', "line 1 has no components"),
-        ('{"components": {}, "english": "x"}', "line 1 lacks gate, total"),
-        (json.dumps(ROWS[0]) + '\n{"components": {}, "english": "x", "gate": null, "total": "1"}', "line 2: total '1'"),
+        ('{"source": "x"}', "line 1 has no components"),
+        ('{"components": {}, "source": "x"}', "line 1 lacks gate, total"),
+        (json.dumps(ROWS[0]) + '\n{"components": {}, "source": "x", "gate": null, "total": "1"}', "line 2: total '1'"),
         (json.dumps(ROWS[0] | {"total": math.nan}), "total nan is no number"),
         (json.dumps(ROWS[0]), "1 of 1 samples passed the gates: nothing to compare"),
-        (json.dumps({**ROWS[0], "components": {"cycle": 0.9, "qe": 0.2}}), "--formula needs 'script_off'"),
+        (json.dumps({**ROWS[0], "components": {"cycle": 0.9, "qe": 0.2}}), "--formula needs 'foreign_script'"),
         (json.dumps({**ROWS[0], "components": ROWS[0]["components"] | {"cycle": "a"}}), "--formula cannot use"),
     ],
 )
@@ -210,7 +216,7 @@ def test_settings_read_both_ways():
 
 def test_a_row_from_the_reward_has_numbers_only():
     full = {
-        "english": "e",
+        "source": "e",
         "output": "o",
         "gate": None,
         "total": 0.5,
@@ -223,7 +229,7 @@ def test_a_row_from_the_reward_has_numbers_only():
     assert rollout_row(full, 3, 4, mqm=0.2) == {
         "step": 3,
         "group": 4,
-        "english": "e",
+        "source": "e",
         "completion": "o",
         "components": {"cycle": 0.1, "qe": None},
         "gate": None,

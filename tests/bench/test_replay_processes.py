@@ -14,20 +14,11 @@ from bench import replay_processes as bench
 from rl_nmt.errors import ConfigError
 
 
-def argv(models, folder, **changes) -> list[str]:
-    """Three prompts with four samples each: of two processes each gets six, so that the middle group is split."""
-    tiny_run.write_data(folder)
-    changes = {"per_device_batch_size": 12, "temperature": 1.2} | changes
-    config = folder / "tiny.yaml"
-    config.write_text(json.dumps(tiny_run.settings(models, folder, folder / "unused", **changes)))  # JSON is YAML
-    return ["--config", str(config)]
-
-
 @pytest.fixture(scope="module")
 def folder(tiny_all, tmp_path_factory):
     """Recorded once, replayed in one process and in two."""
     folder = tmp_path_factory.mktemp("replay")
-    line = argv(tiny_all, folder)
+    line = tiny_run.split_argv(tiny_all, folder)
     for stage, processes in ((bench.record, [0]), (bench.replay, [0]), (bench.replay, [0, 1])):
         Processes(folder / f"{stage.__name__}-{len(processes)}", processes, stage, line, folder).results(120)
     return folder
@@ -45,7 +36,7 @@ def test_another_reward_is_another_gradient(folder, tiny_all, tmp_path):
     recorded["rows"][7]["total"] = 1.0 - recorded["rows"][7]["total"]
     torch.save(recorded, tmp_path / bench.ROLLOUTS)
     torch.save(torch.load(folder / "gradient-1.pt", weights_only=True), tmp_path / "gradient-1.pt")
-    line = argv(tiny_all, tmp_path)
+    line = tiny_run.split_argv(tiny_all, tmp_path)
     Processes(tmp_path / "group", [0, 1], bench.replay, line, tmp_path).results(120)
     assert bench.compare(tmp_path, 2)["relative_difference"] > 1e-2
 
@@ -74,10 +65,10 @@ def test_difference_by_hand():
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_runs(tiny_all, tmp_path):
     with pytest.raises(ConfigError, match="per_device_batch_size: 12 does not divide by 5 processes"):
-        bench.main(["--processes", "5", *argv(tiny_all, tmp_path)])
+        bench.main(["--processes", "5", *tiny_run.split_argv(tiny_all, tmp_path)])
 
 
 @pytest.mark.slow
 def test_the_command(tiny_all, tmp_path, capsys):
-    assert bench.main(["--json", *argv(tiny_all, tmp_path)]) == 0
+    assert bench.main(["--json", *tiny_run.split_argv(tiny_all, tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["relative_difference"] <= bench.BAR

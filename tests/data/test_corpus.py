@@ -88,7 +88,7 @@ def test_what_lies_in_the_folder(shards, tmp_path):
     data = make(folder, dataset_name=str(shards))
     assert sorted(os.listdir(folder)) == ["data.json", "heldout.jsonl", "train.jsonl"]
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
-    assert rows == [{"english": text} for text in data.train]
+    assert rows == [{"source": text} for text in data.train]
     seal = json.loads((folder / "data.json").read_text())
     for name in ("train.jsonl", "heldout.jsonl"):
         assert seal["sha256"][name] == hashlib.sha256((folder / name).read_bytes()).hexdigest()

@@ -11,7 +11,7 @@ import pytest
 from rl_nmt.data.eval_sets import choose, from_flores, from_in22, from_wmt24pp, load_eval
 from rl_nmt.errors import ConfigError, MissingService
 
-PAIR = {"english": "Good morning.", "tamil": "காலை வணக்கம்."}
+PAIR = {"source": "Good morning.", "reference": "காலை வணக்கம்."}
 
 
 def load(path, count=100, seed=0):
@@ -24,14 +24,14 @@ def load(path, count=100, seed=0):
         ("a.tsv", "Good morning.\tகாலை வணக்கம்.\n", [PAIR]),
         ("a.tsv", "english\ttamil\nGood morning.\tகாலை வணக்கம்.\r\n\n", [PAIR]),
         ("a.tsv", "\ufeffen\tta\nGood  morning.\t காலை வணக்கம். ", [PAIR]),
-        ("a.txt", "Only English.\n", [{"english": "Only English."}]),
-        ("a.tsv", "One.\t\nTwo.\t\u200b\n\tமூன்று\n", [{"english": "One."}, {"english": "Two."}]),
+        ("a.txt", "Only English.\n", [{"source": "Only English."}]),
+        ("a.tsv", "One.\t\nTwo.\t\u200b\n\tமூன்று\n", [{"source": "One."}, {"source": "Two."}]),
         ("a.jsonl", json.dumps(PAIR), [PAIR]),
-        ("a.jsonl", json.dumps({"en": PAIR["english"], "ta": PAIR["tamil"]}), [PAIR]),
-        ("a.jsonl", json.dumps({"source": PAIR["english"], "target": PAIR["tamil"], "x": 1}), [PAIR]),
-        ("a.jsonl", json.dumps({"src": PAIR["english"], "ref": PAIR["tamil"]}), [PAIR]),
-        ("a.jsonl", '{"en": "A."}\n\n{"en": "B.", "ta": null}', [{"english": "A."}, {"english": "B."}]),
-        ("a.jsonl", '{"english": "A\\n b\\ud800"}', [{"english": "A b?"}]),
+        ("a.jsonl", json.dumps({"en": PAIR["source"], "ta": PAIR["reference"]}), [PAIR]),
+        ("a.jsonl", json.dumps({"source": PAIR["source"], "target": PAIR["reference"], "x": 1}), [PAIR]),
+        ("a.jsonl", json.dumps({"src": PAIR["source"], "ref": PAIR["reference"]}), [PAIR]),
+        ("a.jsonl", '{"en": "A."}\n\n{"en": "B.", "ta": null}', [{"source": "A."}, {"source": "B."}]),
+        ("a.jsonl", '{"source": "A\\n b\\ud800"}', [{"source": "A b?"}]),
     ],
 )
 def test_files(tmp_path, name, content, rows):
@@ -52,12 +52,12 @@ def test_packed_file(tmp_path):
         ("a.tsv", b"a\tb\ncaf\xe9\tx\n", ["line 2", "not UTF-8"]),
         ("a.tsv", b"", ["holds no row"]),
         ("a.tsv", b"english\ttamil\n", ["holds no row"]),
-        ("a.jsonl", b'{"english": "a"}\n{"english": \n', ["line 2", "not valid JSON"]),
+        ("a.jsonl", b'{"source": "a"}\n{"source": \n', ["line 2", "not valid JSON"]),
         ("a.jsonl", b"[1]\n", ["line 1", "no JSON object"]),
         ("a.jsonl", b'{"text": "a"}\n', ["line 1", "it has text"]),
         ("a.jsonl", b"{}\n", ["line 1", "it has nothing"]),
-        ("a.jsonl", b'{"english": 3}\n', ["line 1", "no text"]),
-        ("a.jsonl", b'{"english": "a", "tamil": 3}\n', ["line 1", "'tamil' is int"]),
+        ("a.jsonl", b'{"source": 3}\n', ["line 1", "no text"]),
+        ("a.jsonl", b'{"source": "a", "reference": 3}\n', ["line 1", "'reference' is int"]),
         ("a.jsonl.gz", b"plain", ["gzip"]),
         ("a.csv", b"a,b\n", [".tsv"]),
     ],
@@ -82,7 +82,7 @@ def test_missing_file_unknown_name_and_none(tmp_path):
 
 
 def test_choice_is_by_hash_not_by_order(tmp_path):
-    rows = [{"english": f"Sentence {i}.", "tamil": f"வாக்கியம் {i}."} for i in range(100)]
+    rows = [{"source": f"Sentence {i}.", "reference": f"வாக்கியம் {i}."} for i in range(100)]
     chosen = choose(rows, 20, 1)
     assert len(chosen) == 20 and [row for row in rows if row in chosen] == chosen
     backwards = choose(rows[::-1], 20, 1)
@@ -103,7 +103,7 @@ def test_wmt24pp_records():
 def test_flores_records_are_joined_by_id():
     english = [{"id": 1, "text": "One."}, {"id": 2, "text": "Good morning."}, {"id": 9, "text": "Alone."}]
     tamil = [{"id": 2, "text": "காலை வணக்கம்."}, {"id": 1, "text": "ஒன்று."}]
-    assert from_flores(english, tamil) == [{"english": "One.", "tamil": "ஒன்று."}, PAIR]
+    assert from_flores(english, tamil) == [{"source": "One.", "reference": "ஒன்று."}, PAIR]
 
 
 @pytest.mark.parametrize("prefix", ["", "sentence_"])

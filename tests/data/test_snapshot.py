@@ -12,8 +12,8 @@ import pytest
 from rl_nmt.data.snapshot import Sealed, Snapshot
 from rl_nmt.errors import CannotWrite, ConfigError
 
-TRAIN = [{"english": "One.", "n": 1}, {"english": "A\u2028B \u0bb5\n<eos>"}]
-HELDOUT = [{"english": "Two."}]
+TRAIN = [{"source": "One.", "n": 1}, {"source": "A\u2028B \u0bb5\n<eos>"}]
+HELDOUT = [{"source": "Two."}]
 
 
 def snapshot(folder, **request) -> Snapshot:
@@ -50,7 +50,7 @@ def test_another_request_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train.jsonl", b'{"english": "Another sentence stands here."}\n', "SHA-256"),
+        ("train.jsonl", b'{"source": "Another sentence stands here."}\n', "SHA-256"),
         ("heldout.jsonl", b"", "SHA-256"),
         ("train.jsonl", None, "cannot be read"),
         ("data.json", b"{", "cannot be read"),

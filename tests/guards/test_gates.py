@@ -131,7 +131,7 @@ def test_every_reason_has_a_case():
 
 
 def test_words_of_the_prompt_are_an_echo():
-    prompt = "Translate the following sentence. Give only Tamil.\nEnglish: {english}"
+    prompt = "Translate the following sentence. Give only Tamil.\nEnglish: {source}"
     spoken = "Give only Tamil. Translate the following sentence: " + HONEST
     assert verdict(SOURCE, spoken, TAMIL, prompt=prompt) == "echo"
     assert verdict(SOURCE, HONEST, TAMIL, prompt=prompt) is None

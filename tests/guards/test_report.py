@@ -124,15 +124,15 @@ def test_report_against_people():
 
 
 def test_the_command(tmp_path, capsys):
-    path = write(tmp_path / "a.jsonl", {"english": SOURCE, "tamil": HONEST}, {"english": SOURCE, "tamil": COPY})
+    path = write(tmp_path / "a.jsonl", {"source": SOURCE, "reference": HONEST}, {"source": SOURCE, "reference": COPY})
     assert main([str(path)]) == 0
     assert "all gates           1   50.00%   of 2 rows" in capsys.readouterr().out
 
 
 def test_the_command_ends_with_a_clear_line(tmp_path):
-    path = write(tmp_path / "a.jsonl", {"english": SOURCE})
+    path = write(tmp_path / "a.jsonl", {"source": SOURCE})
     done = subprocess.run(
         [sys.executable, "-m", "rl_nmt.guards", str(path)], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == f"error: FILE {path}, line 1 has no column 'tamil', it has english\n"
+    assert done.stderr == f"error: FILE {path}, line 1 has no column 'reference', it has source\n"

@@ -279,7 +279,7 @@ def test_a_chatml_model_is_trained_by_grpo(tmp_path, capsys, lora):
         save_strategy="no",
         logging_strategy="no",
     )
-    rows = Dataset.from_list([{"prompt": chat_prompt(tokenizer, PROMPT.format(english=en))} for en, _ in PAIRS])
+    rows = Dataset.from_list([{"prompt": chat_prompt(tokenizer, PROMPT.format(source=en))} for en, _ in PAIRS])
     with torch.random.fork_rng():
         trainer = GuardedGRPOTrainer(
             model=model,

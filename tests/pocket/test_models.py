@@ -58,7 +58,9 @@ def test_every_part_loads_with_the_products_own_code(world):
     policy.load_policy(str(world / "policy"), tokenizer, policy.choose_precision(lora=False), "eager")
     reward = CometDuPOReward(str(world / "comet_da"), str(world / "comet_qe"), str(world / "nllb"))
     pairs = corpus.load_eval("none", str(world / "heldout.jsonl"), 4, 0)
-    assert all(v is not None for v in reward(None, [p["tamil"] for p in pairs], english=[p["english"] for p in pairs]))
+    assert all(
+        v is not None for v in reward(None, [p["reference"] for p in pairs], source=[p["source"] for p in pairs])
+    )
 
 
 def test_the_training_shard_and_the_references_share_no_sentence(world, tmp_path):
@@ -78,7 +80,7 @@ def test_the_training_shard_and_the_references_share_no_sentence(world, tmp_path
         max_chars=60,
         seed=0,
     )
-    references = {json.loads(line)["english"] for line in (world / "heldout.jsonl").read_text().splitlines()}
+    references = {json.loads(line)["source"] for line in (world / "heldout.jsonl").read_text().splitlines()}
     assert not references & set(data.train)
     assert not references & set(data.heldout)
 

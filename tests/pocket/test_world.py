@@ -498,7 +498,7 @@ def test_files_are_the_same_for_the_same_seed(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == 30 and all(set(row) == {"english", "tamil"} and is_heldout(row["english"]) for row in rows)
+    assert len(rows) == 30 and all(set(row) == {"english", "tamil"} and is_heldout(row["source"]) for row in rows)
 
 
 @pytest.mark.parametrize("write", [write_shard, write_references])

@@ -286,13 +286,13 @@ def test_a_scorer_in_its_own_process_has_a_context_of_its_own():
 
 def test_the_judge_is_counted_and_looks_from_the_cpu_where_others_are_offloaded():
     judged = models() | {"judge": small(3 * 10**8)}
-    here = memory_estimate.memory_needs(cfg(judge_model="x"), judged, 1, True)
+    here = memory_estimate.memory_needs(cfg(independent_scorer="x"), judged, 1, True)
     assert here["cuda:0"].resident["judge"] == 4 * 3 * 10**8
-    away = memory_estimate.memory_needs(cfg(judge_model="x", reward_offload=True), judged, 1, True)
+    away = memory_estimate.memory_needs(cfg(independent_scorer="x", reward_offload=True), judged, 1, True)
     linears = 24 * (4 * 1024**2 + 2 * 1024 * 4096)
     assert away["cpu"].resident["judge"] == 4 * 3 * 10**8 + 4 * linears  # prepacked: its linear layers are there twice
     assert "judge" not in away["cuda:0"].resident
-    settings = SimpleNamespace(model_id="x", w_cycle=0.0, w_qe=0.0, judge_model="Unbabel/wmt22-cometkiwi-da")
+    settings = SimpleNamespace(model_id="x", w_cycle=0.0, w_qe=0.0, independent_scorer="Unbabel/wmt22-cometkiwi-da")
     assert list(memory_estimate.shapes(settings)) == ["policy", "judge"]
 
 

@@ -25,9 +25,9 @@ def test_the_models_that_the_weights_ask_for():
     names = [argument for argument, _, _ in network.models_wanted(cfg())]
     assert names == ["model_id", "comet_da_model", "backtranslation_model", "comet_qe_model"]
     assert [m[0] for m in network.models_wanted(cfg(w_cycle=0.0))] == ["model_id", "comet_qe_model"]
-    judged = network.models_wanted(cfg(w_qe=0.0, judge_model="org/judge"))
-    assert [m[0] for m in judged] == ["model_id", "comet_da_model", "backtranslation_model", "judge_model"]
-    assert judged[-1] == ("judge_model", "org/judge", "hparams.yaml")
+    judged = network.models_wanted(cfg(w_qe=0.0, independent_scorer="org/judge"))
+    assert [m[0] for m in judged] == ["model_id", "comet_da_model", "backtranslation_model", "independent_scorer"]
+    assert judged[-1] == ("independent_scorer", "org/judge", "hparams.yaml")
 
 
 def test_a_hub_finding_for_each_state(monkeypatch, tiny_gemma, tmp_path):

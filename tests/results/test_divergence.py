@@ -80,7 +80,7 @@ def test_best_is_chosen_on_one_half_and_reported_on_the_other():
 
 
 def test_without_an_independent_score_the_last_is_kept_and_it_is_said():
-    name, scores = choose_independent([{"english": "a"}])
+    name, scores = choose_independent([{"source": "a"}])
     eye = Watch(name, scores, SOURCES)
     assert eye.look(0, snapshot(0.3, 0.4)) is None and eye.look(10, snapshot(0.9, 0.1)) is None
     assert eye.choice()["by"] == "last" and eye.choice()["step"] == 10 and "references" in eye.choice()["reason"]
@@ -91,8 +91,8 @@ def test_references_come_before_a_judge_and_a_judge_before_nothing(tiny_comet_qe
     from rl_nmt.scorers.comet.scorer import load_comet
 
     judge = load_comet(tiny_comet_qe)
-    assert choose_independent([{"english": "a", "tamil": "அ"}], judge)[0] == "chrF++"
-    name, scores = choose_independent([{"english": "a"}], judge)
+    assert choose_independent([{"source": "a", "reference": "அ"}], judge)[0] == "chrF++"
+    name, scores = choose_independent([{"source": "a"}], judge)
     assert name == judge.name
     assert all(isinstance(value, float) for value in scores(snapshot(0.1, 0.1)))
 

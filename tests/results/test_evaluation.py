@@ -207,7 +207,7 @@ def test_bad_sizes_are_refused(policy, options, words):
 
 def test_evaluate_on_a_real_model(policy, tmp_path):
     model, tokenizer = policy
-    rows = [{"english": en, "tamil": ta} for en, ta in PAIRS[:6]] + [{"english": "fail"}]
+    rows = [{"source": en, "reference": ta} for en, ta in PAIRS[:6]] + [{"source": "fail"}]
     shot = ev.evaluate(model, tokenizer, rows, make_prompt, LetterReward(), max_new_tokens=24, batch_size=3)
     assert len(shot.outputs) == len(shot.components) == 7
     assert shot.metrics["scored"] == pytest.approx(6 / 7)
@@ -349,7 +349,7 @@ def test_snapshots_of_other_rows_or_another_reward_do_not_compare():
 def test_comparison_and_samples_are_strict_json(tmp_path):
     before = snapshot(["வா", ""], ["வா", None], [0.1, float("nan")])
     after = snapshot(["வா \ud800", "நட"], ["வா", None], [0.2, 0.3])
-    after.components[0] |= {"backtranslation": "come", "english": "source 0", "output": "வா"}
+    after.components[0] |= {"backtranslation": "come", "source": "source 0", "output": "வா"}
     comparison = ev.compare(before, after)
     ev.write_json(tmp_path / "evaluation.json", comparison)
     ev.write_samples(tmp_path / "samples.jsonl", before, after)

@@ -75,18 +75,18 @@ def never():
 
 
 def test_best_is_complete_where_it_holds_the_chosen_step(trained, tmp_path):
-    export.save_best(tmp_path, trained, "Say {english}")
+    export.save_best(tmp_path, trained, "Say {source}")
     choice = {"step": 30, "by": "chrF++"}
     assert export.finish_best(tmp_path, trained.processing_class, choice, never) == choice
     stops = json.loads((tmp_path / "best" / "generation_config.json").read_text(encoding="utf-8"))["eos_token_id"]
     assert trained.processing_class.convert_tokens_to_ids("<end_of_turn>") in stops
-    assert (tmp_path / "best" / "prompt.txt").read_text(encoding="utf-8") == "Say {english}"
+    assert (tmp_path / "best" / "prompt.txt").read_text(encoding="utf-8") == "Say {source}"
 
 
 @pytest.mark.parametrize(("chosen", "lost"), [(20, True), (0, False), (None, False)])
 def test_best_of_an_abandoned_branch_is_set_aside(trained, tmp_path, capsys, chosen, lost):
     """Saved at step 30, killed, resumed from step 20, and step 30 came out worse this time."""
-    export.save_best(tmp_path, trained, "Say {english}")
+    export.save_best(tmp_path, trained, "Say {source}")
     found = export.finish_best(tmp_path, trained.processing_class, {"step": chosen, "by": "chrF++"}, never)
     assert not (tmp_path / "best").exists() and (tmp_path / "earlier-best" / "model.safetensors").exists()
     assert found.get("kept", True) is not lost
@@ -104,7 +104,7 @@ def test_final_answers_like_the_trained_model(trained, tmp_path):
 
     prompts = ["<start_of_turn>user\nEnglish: The door is open.\nTamil:<end_of_turn>\n<start_of_turn>model\n"]
     before = generate(trained.model, trained.processing_class, prompts, max_new_tokens=8, batch_size=1)
-    export.save_final(tmp_path, trained, trained.processing_class, "Say {english}")
+    export.save_final(tmp_path, trained, trained.processing_class, "Say {source}")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "final")
     assert generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=1) == before
@@ -301,7 +301,7 @@ def test_a_model_is_pushed_to_a_private_repository(hub, tmp_path):
     (model / ".hidden").write_text("not this")
     done = ask(hub, f"export.push(Path({str(model)!r}), 'me/tamil')")
     assert done.returncode == 0, done.stderr
-    told = hub.repos["tamil"]
+    told = hub.repos["reference"]
     assert told.get("private") is True or told.get("visibility") == "private"  # huggingface_hub 0.x, 1.x
     assert told["organization"] == "me"
     assert set(hub.files) == {"README.md", "model.safetensors", "adapter/adapter_config.json"}

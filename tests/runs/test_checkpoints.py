@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fault_trials import TextReward, die_after, differences, outcome, settings, train, trial
+from fault_trials import flip, TextReward, die_after, differences, outcome, settings, train, trial
 
 from rl_nmt.errors import CannotWrite, ResumeRefused
 from rl_nmt.runs import checkpoints
@@ -91,13 +91,6 @@ def bomb(folder):
 
     path = folder / "deep" / "optimizer.pt"
     path.write_bytes(pickle.dumps(Bomb()).ljust(path.stat().st_size, b"."))
-
-
-def flip(folder):
-    path = folder / "model.safetensors"
-    data = bytearray(path.read_bytes())
-    data[500] ^= 1
-    path.write_bytes(bytes(data))
 
 
 def rewrite(**changes):

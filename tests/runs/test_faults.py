@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 from fault_trials import DiskFault, Trial, at_step, die_after, differences, outcome, settings, train, trial
-from test_checkpoints import flip
+from fault_trials import flip
 from tiny_run import ROOT, command, environment, flags, write_data
 from tiny_run import settings as script_settings
 from transformers import TrainerCallback

@@ -101,7 +101,7 @@ def trainer(reward, tiny_policy, tmp_path_factory):
 
 def step(trainer, reward):
     """(totals, advantages) of one generation batch, the same samples each time."""
-    inputs = [{"prompt": script.make_prompt(text), "english": text} for text in ENGLISH[:3] for _ in range(GROUP)]
+    inputs = [{"prompt": script.make_prompt(text), "source": text} for text in ENGLISH[:3] for _ in range(GROUP)]
     trainer.model.train()
     torch.manual_seed(5)
     advantages = trainer._generate_and_score_completions(inputs)["advantages"].tolist()
@@ -263,9 +263,9 @@ def test_a_translator_halves_its_batches_and_loses_only_what_never_fits(reward, 
 
 def test_what_never_fits_costs_its_sample_alone_in_the_reward(reward, monkeypatch):
     english, tamil = zip(*PAIRS[:4], strict=True)
-    expected = reward([], list(tamil), english=list(english))
+    expected = reward([], list(tamil), source=list(english))
     monkeypatch.setattr(reward.qe, "_budget", TokenBudget(8192))
     limit(monkeypatch, reward.qe.encoder, "pack", 100, lambda sequences: sum(map(len, sequences)))
-    totals = reward([], [*tamil[:2], LONG.mt, *tamil[2:]], english=[*english[:2], LONG.src, *english[2:]])
+    totals = reward([], [*tamil[:2], LONG.mt, *tamil[2:]], source=[*english[:2], LONG.src, *english[2:]])
     assert totals[2] is None and [*totals[:2], *totals[3:]] == pytest.approx(expected, abs=1e-6)
     assert all(math.isfinite(total) for total in expected)

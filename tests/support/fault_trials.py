@@ -44,17 +44,17 @@ class TextReward:
     def __init__(self):
         self.last_log, self.last_eval_log, self.last_rows, self.seen = {}, {}, [], 0
 
-    def __call__(self, prompts, completions, english=None, **columns):
+    def __call__(self, prompts, completions, source=None, **columns):
         self.seen += len(completions)
-        self.last_rows = self.score_components(prompts, completions, english=english)
+        self.last_rows = self.score_components(prompts, completions, source=source)
         totals = [row["total"] for row in self.last_rows]
         self.last_log = {"reward/total": sum(totals) / len(totals), "reward/seen": float(self.seen)}
         return totals
 
-    def score_components(self, prompts, completions, english):
+    def score_components(self, prompts, completions, source):
         return [
-            {"english": source, "output": text, "gate": None, "total": script_share(text, TAMIL) - len(text) % 17 / 100}
-            for source, text in zip(english, completions, strict=True)
+            {"source": english, "output": text, "gate": None, "total": script_share(text, TAMIL) - len(text) % 17 / 100}
+            for english, text in zip(source, completions, strict=True)
         ]
 
     def signature(self):
@@ -348,3 +348,11 @@ class DiskFault:
             return function(*args, **kwargs)
 
         return wrapped
+
+
+def flip(folder):
+    """Change one bit of a checkpoint's weights."""
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[500] ^= 1
+    path.write_bytes(bytes(data))

@@ -31,7 +31,7 @@ PAIRS = [
     ("We speak Tamil.", "நாங்கள் தமிழ் பேசுகிறோம்."),
 ]
 # The words of the trainer's default prompt are not this file's business: any instruction will do here.
-PROMPT = "Translate the sentence to Tamil.\n\nEnglish: {english}\nTamil:"
+PROMPT = "Translate the sentence to Tamil.\n\nEnglish: {source}\nTamil:"
 GEMMA_TURN = "<bos><start_of_turn>user\n{user}<end_of_turn>\n<start_of_turn>model\n"
 
 
@@ -62,7 +62,7 @@ def build_gemma(folder: str | Path, steps: int = 60, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         model = Gemma3ForCausalLM(config)
-        texts = [GEMMA_TURN.format(user=PROMPT.format(english=en)) + ta + "<end_of_turn>" for en, ta in PAIRS]
+        texts = [GEMMA_TURN.format(user=PROMPT.format(source=en)) + ta + "<end_of_turn>" for en, ta in PAIRS]
         batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
         labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
         _train(model, lambda: model(**batch, labels=labels).loss, steps, lr=1e-2)

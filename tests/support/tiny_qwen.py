@@ -79,7 +79,7 @@ def build(folder: Path, steps: int = 120, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config)
-        texts = [TURN.format(user=PROMPT.format(english=en)) + ta + "<|im_end|>" for en, ta in PAIRS]
+        texts = [TURN.format(user=PROMPT.format(source=en)) + ta + "<|im_end|>" for en, ta in PAIRS]
         batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
         labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
         _train(model, lambda: model(**batch, labels=labels).loss, steps, lr=1e-2)

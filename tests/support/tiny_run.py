@@ -176,3 +176,12 @@ class FullRun:
         self.config.write_text(json.dumps(self.settings), encoding="utf-8")  # JSON is YAML
         self.done = command(script, "--config", self.config, cwd=folder, WANDB_BASE_URL="http://127.0.0.1:9")
         assert self.done.returncode == 0, self.done.stderr
+
+
+def split_argv(models, folder, **changes) -> list[str]:
+    """Three prompts with four samples each: of two processes each gets six, so that the middle group is split."""
+    write_data(folder)
+    changes = {"per_device_batch_size": 12, "temperature": 1.2} | changes
+    config = folder / "tiny.yaml"
+    config.write_text(json.dumps(settings(models, folder, folder / "unused", **changes)))  # JSON is YAML
+    return ["--config", str(config)]

@@ -11,11 +11,11 @@ from rl_nmt.errors import ConfigError
 from rl_nmt.text.prompts import chat_prompt, end_of_turn, fill, gemma_prompt, read_source
 from rl_nmt.text.unicode import CONTROL_PATTERN, CONTROL_TOKENS
 
-TEMPLATE = "Translate from English to Tamil. Reply with the Tamil translation only.\n\nEnglish: {english}\nTamil:"
-OTHERS = ["{english}", "<{english}>", "[{english}", "{english}\n", "a {b} {{c}} {english} {0} %s"]
-OTHERS += ["< bos> {english}"]
+TEMPLATE = "Translate from English to Tamil. Reply with the Tamil translation only.\n\nEnglish: {source}\nTamil:"
+OTHERS = ["{source}", "<{source}>", "[{source}", "{source}\n", "a {b} {{c}} {source} {0} %s"]
+OTHERS += ["< bos> {source}"]
 PIECES = [*CONTROL_TOKENS, "<unused9>", "< bos>", "Tamil:", "English:", "\nTamil:", "\nEnglish: ", "user"]
-PIECES += ["model", "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", "{english}", "{", "}"]
+PIECES += ["model", "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n", "{source}", "{", "}"]
 PIECES += ["%s", "\\", "<", "bos>", "@BOS@]", " ", "\n", "\t", "\r", "\x85"]
 PIECES += ["\u2028", "\u00a0", "தமிழ்", "é", "\u200b", "\x00"]
 sources = st.lists(
@@ -78,7 +78,7 @@ def test_foreign_prompts_are_refused(prompt):
 
 def test_prefix_and_suffix_may_not_overlap():
     with pytest.raises(ConfigError):
-        read_source("aba", "ab{english}ba")
+        read_source("aba", "ab{source}ba")
 
 
 def test_messages_are_refused_by_type():
@@ -86,7 +86,7 @@ def test_messages_are_refused_by_type():
         read_source([{"role": "user", "content": "x"}], TEMPLATE)
 
 
-@pytest.mark.parametrize(("template", "slots"), [("no slot", 0), ("{english} {english}", 2), ("", 0)])
+@pytest.mark.parametrize(("template", "slots"), [("no slot", 0), ("{source} {source}", 2), ("", 0)])
 def test_templates_have_one_slot(template, slots):
     with pytest.raises(ConfigError, match=f"has {slots} "):
         fill(template, "x")

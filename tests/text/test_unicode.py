@@ -20,7 +20,7 @@ from rl_nmt.text.unicode import (
     is_blank,
     latin_share,
     length,
-    length_off,
+    length_penalty,
     log_length_ratio,
     neutralise_control_tokens,
     restore_control_tokens,
@@ -264,17 +264,17 @@ def test_without_invisible_keeps_lines_and_tokens():
     ],
 )
 def test_length_off(source, output, expected, tolerance, off):
-    assert length_off("a" * source, "க" * output, TAMIL, expected, tolerance) == pytest.approx(off, abs=1e-5)
+    assert length_penalty("a" * source, "க" * output, TAMIL, expected, tolerance) == pytest.approx(off, abs=1e-5)
 
 
 def test_length_off_takes_the_languages_band():
-    assert length_off("a" * 100, "க" * 200, TAMIL) == length_off("a" * 100, "க" * 200, ENGLISH, 1.17, 0.45) > 0
+    assert length_penalty("a" * 100, "க" * 200, TAMIL) == length_penalty("a" * 100, "க" * 200, ENGLISH, 1.17, 0.45) > 0
 
 
 def test_length_off_has_no_kink():
     """Slope over ln(length), from values alone: it never jumps, neither at the band's edge nor further out."""
     lengths = [round(1000 * math.exp(0.3 + i / 100)) for i in range(80)]
-    points = [(math.log(n / 1000), length_off("a" * 1000, "க" * n, TAMIL, 1.0, 0.45)) for n in lengths]
+    points = [(math.log(n / 1000), length_penalty("a" * 1000, "க" * n, TAMIL, 1.0, 0.45)) for n in lengths]
     slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(points)]
     assert slopes[0] == 0.0 and slopes[-1] == pytest.approx(1.0)
     assert all(-1e-9 <= b - a < 0.07 for a, b in pairwise(slopes))
@@ -291,4 +291,4 @@ def test_length_off_has_no_kink():
 )
 def test_length_off_refuses(options, named):
     with pytest.raises(ConfigError, match=named):
-        length_off("a", "b", TAMIL, **options)
+        length_penalty("a", "b", TAMIL, **options)

@@ -17,7 +17,7 @@ class Reward(RewardLog):
 
 
 def row(total, gate=None, english="a", output="b") -> dict:
-    return {"english": english, "output": output, "gate": gate, "length": len(output), "total": total}
+    return {"source": english, "output": output, "gate": gate, "length": len(output), "total": total}
 
 
 def test_training_and_evaluation_are_kept_apart():

@@ -54,11 +54,11 @@ class Reward:
         self.credits = {"judge": (1.0, SpanCredit())} if credits is None else credits
         self.last_rows, self.last_log, self.evaluating = [], {}, False
 
-    def __call__(self, prompts, completions, english=None, **columns):
+    def __call__(self, prompts, completions, source=None, **columns):
         self.last_rows = []
-        for source, completion in zip(english, completions, strict=True):
+        for english, completion in zip(source, completions, strict=True):
             output = clean_for_scoring(completion)
-            row = {"english": source, "output": output, "gate": self.gate(output), "total": self.total(output)}
+            row = {"source": english, "output": output, "gate": self.gate(output), "total": self.total(output)}
             row["spans"] = {} if row["gate"] else {name: self.spans(output) for name in self.credits}
             self.last_rows.append(row)
         return [row["total"] for row in self.last_rows]
@@ -109,7 +109,7 @@ def build(cls, model: Path, folder: Path, reward, extra=(), evaluation=(), **opt
     tokenizer = policy.load_tokenizer(str(model))
     loaded = policy.load_policy(str(model), tokenizer, policy.Precision("cpu", torch.float32, False, ""), "eager")
     rows, held_out = (
-        Dataset.from_list([{"prompt": script.make_prompt(text), "english": text} for text in texts]) if texts else None
+        Dataset.from_list([{"prompt": script.make_prompt(text), "source": text} for text in texts]) if texts else None
         for texts in (SENTENCES[:16], evaluation)
     )
     with torch.random.fork_rng(devices=[]):
@@ -457,7 +457,7 @@ def test_a_marked_word_becomes_less_likely(make, level):
     tokenizer = trainer.processing_class
     ids = [*tokenizer(tamil, add_special_tokens=False).input_ids, policy.stop_ids(tokenizer)[0]]
     trainer.train_dataset = trainer.train_dataset.map(
-        lambda row: {"prompt": script.make_prompt(english), "english": english}
+        lambda row: {"prompt": script.make_prompt(english), "source": english}
     )
     trainer._generate_single_turn = lambda *_: ([ids] * 8, None)
     ranges, before = log_probs(trainer, english, tamil)
@@ -544,7 +544,7 @@ def test_rollouts_hold_what_the_update_saw(make, tmp_path, beta):
     # log-probabilities of sampling time, from the plain logits of the start policy
     with torch.no_grad():
         for row in rows[:8]:
-            prompt = tokenizer(script.make_prompt(row["english"])).input_ids
+            prompt = tokenizer(script.make_prompt(row["source"])).input_ids
             logits = model(torch.tensor([prompt + row["token_ids"]])).logits[0, len(prompt) - 1 : -1].double() / 0.7
             expected = torch.log_softmax(logits, -1).gather(1, torch.tensor(row["token_ids"])[:, None])[:, 0]
             assert row["old_logps"] == pytest.approx(expected.tolist(), abs=2e-5)

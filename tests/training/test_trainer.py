@@ -229,7 +229,7 @@ def test_prompts_carry_one_bos_and_no_control_token_of_the_source(build):
     with torch.random.fork_rng(devices=[]), recorded(trainer) as batches:  # and so they reach the loss
         trainer.model.train()
         trainer._prepare_inputs(
-            [{"prompt": script.make_prompt(text), "english": text} for text in hostile[:2] for _ in range(4)]
+            [{"prompt": script.make_prompt(text), "source": text} for text in hostile[:2] for _ in range(4)]
         )
     for row, mask in zip(batches[0]["prompt_ids"], batches[0]["prompt_mask"], strict=True):
         assert row[mask.bool()].tolist().count(tokenizer.bos_token_id) == 1
@@ -340,7 +340,7 @@ def test_evaluation_calls_are_marked(build):
     trainer.model.eval()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         trainer._generate_and_score_completions(
-            [{"prompt": script.make_prompt(text), "english": text} for text in SENTENCES[:1] for _ in range(4)]
+            [{"prompt": script.make_prompt(text), "source": text} for text in SENTENCES[:1] for _ in range(4)]
         )
     assert reward.modes == [True]
 

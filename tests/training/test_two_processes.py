@@ -15,7 +15,6 @@ from pathlib import Path
 
 import fault_trials
 import pytest
-import test_replay_processes
 import tiny_run
 import torch
 from process_trials import Processes
@@ -51,7 +50,7 @@ def _evaluate(models, rows):
 def test_evaluation_in_several_processes_is_that_of_one(tiny_all, tmp_path):
     """Eleven rows: four batches, three blocks; the third of three processes has a batch and a block."""
     models = {name: str(path) for name, path in tiny_all.items()}
-    rows = [{"english": english, "tamil": tamil} for english, tamil in PAIRS[:10]] + [{"english": "Rain."}]
+    rows = [{"source": english, "reference": tamil} for english, tamil in PAIRS[:10]] + [{"source": "Rain."}]
     ((alone, scored, batches),) = Processes(tmp_path / "1", [0], _evaluate, models, rows).results(120)
     assert scored == [4, 4, 3] and batches == 4 and len({text for text in alone["outputs"]}) > 4
     for count, calls, made in ((2, [[4, 3], [4, 0]], [2, 2]), (3, [[4], [4], [3]], [2, 1, 1])):
@@ -114,7 +113,7 @@ def test_groups_that_are_split_over_processes_obey_the_rules_as_one(tiny_all, tm
     and the third would be ranked by noise.
     """
     totals = [1.0, 1.0, 1.0, 0.0, 0.2, 0.9, None, None, 0.5, 0.5004, 0.5, 0.5002]
-    line = test_replay_processes.argv(tiny_all, tmp_path)
+    line = tiny_run.split_argv(tiny_all, tmp_path)
     Processes(tmp_path / "record", [0], replay_processes.record, line, tmp_path).results(120)
     recorded = torch.load(tmp_path / replay_processes.ROLLOUTS, weights_only=True)
     for row, total in zip(recorded["rows"], totals, strict=True):
@@ -142,7 +141,7 @@ def _rewards(models, batches, how):
     reward = CometDuPOReward(models["da"], models["qe"], models["nllb"], backtranslation_beams=1, reward_models=how)
     loaded = [part is not None for part in (getattr(reward.qe, "_model", reward.qe), reward.da)]
     english, tamil = zip(*batches[distributed.rank()], strict=True)
-    totals = [reward(None, list(tamil), english=list(english)) for _ in range(2)]
+    totals = [reward(None, list(tamil), source=list(english)) for _ in range(2)]
     return totals, loaded, reward.signature(), reward.last_log
 
 
@@ -223,7 +222,7 @@ def test_the_samples_of_all_processes_are_kept_in_whole_groups(whole):
     assert [row["step"] for row in rollouts] == [step for step in range(1, 7) for _ in range(12)]
     assert [row["group"] for row in rollouts] == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2] * 6
     for start in range(0, len(rollouts), 4):
-        assert len({row["english"] for row in rollouts[start : start + 4]}) == 1
+        assert len({row["source"] for row in rollouts[start : start + 4]}) == 1
 
 
 def test_logs_are_about_the_samples_of_all_processes(whole):

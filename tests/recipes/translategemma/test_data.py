@@ -35,7 +35,7 @@ def data(tmp_path, seed=0, **changes):
 
 
 def sources(rows) -> list[str]:
-    return [row["english"] for row in rows]
+    return [row["source"] for row in rows]
 
 
 def as_parquet(path, rows) -> str:
@@ -63,7 +63,7 @@ def test_every_shape_gives_the_same_rows(tmp_path, name):
     for settings in ({"train_file": file}, {"hf_dataset_name": file}):
         found = load(DataCfg(**settings, eval_sampling_count=5), tmp_path / "-".join(settings), 0)
         assert len(found.train) == 35 and len(found.heldout) == 5
-        rows = {row["english"]: row["tamil"] for row in found.train + found.heldout}
+        rows = {row["source"]: row["reference"] for row in found.train + found.heldout}
         assert rows == {pair["source"]: pair["target"] for pair in PAIRS}
 
 
@@ -84,25 +84,29 @@ def test_a_local_folder_stands_in_for_a_hub_name(tmp_path):
 @pytest.mark.parametrize(
     ("row", "settings", "wanted"),
     [
-        ({"source": "A.", "target": "அ."}, {}, {"english": "A.", "tamil": "அ."}),
-        ({"english": "A.", "tamil": "அ."}, {}, {"english": "A.", "tamil": "அ."}),
-        ({"en": "A.", "ta": "அ.", "id": 7}, {}, {"id": "7", "english": "A.", "tamil": "அ."}),
-        ({"Src": "A.", "Ref": "அ."}, {}, {"english": "A.", "tamil": "அ."}),
-        ({"text": "A."}, {}, {"english": "A."}),
-        ({"translation": {"en": "A.", "ta": "அ."}}, {}, {"english": "A.", "tamil": "அ."}),
-        ({"en": "A.", "ko_KR": "가."}, {"target_lang": "ko_KR"}, {"english": "A.", "korean": "가."}),
-        ({"en": "A.", "ko-KR": "가."}, {"target_lang": "ko-kr"}, {"english": "A.", "korean": "가."}),
-        ({"en": "A.", "ko": "가."}, {"target_lang": "ko_KR"}, {"english": "A.", "korean": "가."}),
-        ({"de": "Regen.", "ta": "அ."}, {"source_lang": "de"}, {"english": "Regen.", "tamil": "அ."}),
+        ({"source": "A.", "target": "அ."}, {}, {"source": "A.", "reference": "அ."}),
+        ({"source": "A.", "reference": "அ."}, {}, {"source": "A.", "reference": "அ."}),
+        ({"en": "A.", "ta": "அ.", "id": 7}, {}, {"id": "7", "source": "A.", "reference": "அ."}),
+        ({"Src": "A.", "Ref": "அ."}, {}, {"source": "A.", "reference": "அ."}),
+        ({"text": "A."}, {}, {"source": "A."}),
+        ({"translation": {"en": "A.", "ta": "அ."}}, {}, {"source": "A.", "reference": "அ."}),
+        ({"en": "A.", "ko_KR": "가."}, {"target_lang": "ko_KR"}, {"source": "A.", "korean": "가."}),
+        ({"en": "A.", "ko-KR": "가."}, {"target_lang": "ko-kr"}, {"source": "A.", "korean": "가."}),
+        ({"en": "A.", "ko": "가."}, {"target_lang": "ko_KR"}, {"source": "A.", "korean": "가."}),
+        ({"de": "Regen.", "ta": "அ."}, {"source_lang": "de"}, {"source": "Regen.", "reference": "அ."}),
         (
             {"q": "A.", "r": "அ.", "n": "x"},
             {"source_field": "q", "target_field": "r", "id_field": "n"},
-            {"id": "x", "english": "A.", "tamil": "அ."},
+            {"id": "x", "source": "A.", "reference": "அ."},
         ),
-        ({"source": "A.", "target": None}, {}, {"english": "A."}),
-        ({"source": "A.", "target": " \u200b"}, {}, {"english": "A."}),
-        ({"source": " A\u200b <bos>b\n c\ud800 e\u0301", "target": "அ."}, {}, {"english": "A b c? é", "tamil": "அ."}),
-        ({"source": "A.", "target": "می\u200cروم"}, {"target_lang": "fa"}, {"english": "A.", "persian": "می\u200cروم"}),
+        ({"source": "A.", "target": None}, {}, {"source": "A."}),
+        ({"source": "A.", "target": " \u200b"}, {}, {"source": "A."}),
+        (
+            {"source": " A\u200b <bos>b\n c\ud800 e\u0301", "target": "அ."},
+            {},
+            {"source": "A b c? é", "reference": "அ."},
+        ),
+        ({"source": "A.", "target": "می\u200cروم"}, {"target_lang": "fa"}, {"source": "A.", "persian": "می\u200cروم"}),
     ],
 )
 def test_fields(tmp_path, row, settings, wanted):
@@ -199,7 +203,7 @@ def test_rows_fall_out_for_a_reason(tmp_path, capsys):
 
 
 def ids(count):
-    return [{"id": f"s{i}", "english": f"Sentence {i}."} for i in range(count)]
+    return [{"id": f"s{i}", "source": f"Sentence {i}."} for i in range(count)]
 
 
 def test_a_count_wins_over_the_ratio_and_nothing_depends_on_order():
@@ -243,8 +247,8 @@ def test_columns_are_those_of_all_rows(tmp_path, capsys):
         train_file=write(tmp_path / "a.jsonl", jsonl(train)),
         eval_file=write(tmp_path / "b.jsonl", jsonl(held)),
     )
-    assert [row.get("tamil") for row in found.train] == [None, "மழை.", None]
-    assert [row.get("tamil") for row in found.heldout] == [None, *(pair["target"] for pair in PAIRS[:2])]
+    assert [row.get("reference") for row in found.train] == [None, "மழை.", None]
+    assert [row.get("reference") for row in found.heldout] == [None, *(pair["target"] for pair in PAIRS[:2])]
     assert "2 of 3 held-out rows have a reference: chrF++ and BLEU are of these" in capsys.readouterr().out
     named = DataCfg(train_file=str(tmp_path / "a.jsonl"), eval_file=str(tmp_path / "b.jsonl"), target_field="target")
     again = load(named, tmp_path / "named", 0)
@@ -284,16 +288,16 @@ def test_fewer_training_rows(tmp_path):
 
 def test_documents_are_cut_to_sentences(tmp_path):
     page = "Home | News\nThe rain has stopped. The road is dry.\nRead more…"
-    rows = [{"text": page, "tamil": "x"}, {"text": "Subscribe to our newsletter"}, {"text": "The mill is old."}]
-    held = write(tmp_path / "held.jsonl", jsonl([{"english": page, "tamil": "அ"}]))
+    rows = [{"text": page, "reference": "x"}, {"text": "Subscribe to our newsletter"}, {"text": "The mill is old."}]
+    held = write(tmp_path / "held.jsonl", jsonl([{"source": page, "reference": "அ"}]))
     file = write(tmp_path / "a.jsonl", jsonl(rows))
     found = data(tmp_path, train_file=file, eval_file=held, document_chars=(10, 60))
     assert [{k: v for k, v in row.items() if k != "id"} for row in found.train] == [
-        {"english": "The rain has stopped. The road is dry."},
-        {"english": "The mill is old."},
+        {"source": "The rain has stopped. The road is dry."},
+        {"source": "The mill is old."},
     ]
     assert found.counts == {"only URLs and boilerplate": 1}
-    assert found.heldout[0]["english"].startswith("Home | News") and found.heldout[0]["tamil"] == "அ"
+    assert found.heldout[0]["source"].startswith("Home | News") and found.heldout[0]["reference"] == "அ"
 
 
 # ---------------------------------------------------------------------- the snapshot
@@ -474,7 +478,7 @@ def test_wmt24pp_by_name(tmp_path):
     assert done.returncode == 0, done.stderr
     count, ratio, config, split, unknown = json.loads(done.stdout.splitlines()[-1])
     everything = {f"Village {i}.": f"마을 {i}." for i in range(2, 42)}
-    assert {row["english"]: row["korean"] for row in count["train"] + count["heldout"]} == everything
+    assert {row["source"]: row["korean"] for row in count["train"] + count["heldout"]} == everything
     assert len(count["heldout"]) == 4 and count["counts"] == {"marked as bad source": 2}
     assert 1 <= len(ratio["heldout"]) < 12 and len(ratio["train"]) + len(ratio["heldout"]) == 40
     assert config["status"] == 2 and "data.hf_dataset_config_name: 'en-xx_XX'" in config["said"], config

@@ -43,7 +43,7 @@ def reward(metricx, xcomet):
 
 
 def test_the_total_is_the_weighted_sum_of_what_the_judges_say(reward, metricx, xcomet):
-    totals = reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
+    totals = reward(ENGLISH, TAMIL_TEXTS, source=ENGLISH)
     segments = [Segment(e, t) for e, t in zip(ENGLISH, TAMIL_TEXTS, strict=True)]
     raw, quality = metricx.score(segments).values, xcomet.score(segments)
     expected = [2.0 * (5.0 - m) + 0.5 * min(1, max(0, q)) for m, q in zip(raw, quality.values, strict=True)]
@@ -56,7 +56,7 @@ def test_the_total_is_the_weighted_sum_of_what_the_judges_say(reward, metricx, x
 
 def test_what_is_no_translation_is_below_all_that_passes_and_costs_no_model_time(reward, metricx):
     outputs = [TAMIL_TEXTS[0], ENGLISH[1], "", TAMIL_TEXTS[3]]
-    totals = reward(ENGLISH, outputs, english=ENGLISH)
+    totals = reward(ENGLISH, outputs, source=ENGLISH)
     assert [row["gate"] is not None for row in reward.last_rows] == [False, True, True, False]
     assert totals[1] == totals[2] == 2.0 * (5 - 25) + 0.5 * 0.0 - 1.0
     assert min(totals[0], totals[3]) > totals[1]
@@ -66,19 +66,19 @@ def test_what_is_no_translation_is_below_all_that_passes_and_costs_no_model_time
 
 
 def test_evaluation_rows_are_json_and_lead_back_to_spans(reward):
-    rows = reward.score_components(None, TAMIL_TEXTS, english=ENGLISH)
+    rows = reward.score_components(None, TAMIL_TEXTS, source=ENGLISH)
     assert json.loads(json.dumps(rows)) == rows
-    reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
+    reward(ENGLISH, TAMIL_TEXTS, source=ENGLISH)
     read_back = [[Span(*fields) for fields in row["spans"]["xcomet"]] for row in rows]
     assert read_back == [row["spans"]["xcomet"] for row in reward.last_rows]
     assert [row["xcomet_errors"] for row in rows] == [len(row["spans"]["xcomet"]) for row in rows]
 
 
 def test_an_evaluation_call_leaves_the_training_log_alone(reward):
-    reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
+    reward(ENGLISH, TAMIL_TEXTS, source=ENGLISH)
     training = dict(reward.last_log)
     reward.evaluating = True
-    reward(ENGLISH[:1], TAMIL_TEXTS[:1], english=ENGLISH[:1])
+    reward(ENGLISH[:1], TAMIL_TEXTS[:1], source=ENGLISH[:1])
     assert reward.last_log == training and reward.last_eval_log and reward.calls == 1
 
 
@@ -100,11 +100,11 @@ class Broken:
 def test_a_failed_judge_is_no_number(xcomet):
     parts = {"metricx": Part(Broken(TAMIL_TEXTS[1]), turn=lambda raw: 5 - raw), "xcomet": Part(xcomet, 0.0)}
     reward = EnsembleReward(parts, TAMIL)
-    assert reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH) == [4.0, None, 4.0, 4.0]
+    assert reward(ENGLISH, TAMIL_TEXTS, source=ENGLISH) == [4.0, None, 4.0, 4.0]
     assert reward.last_log["reward/missing_share"] == 0.25
     # without a weight in the total, a judge's failure costs its spans alone
     spans_only = EnsembleReward({"a": Part(xcomet), "b": Part(Broken(TAMIL_TEXTS[0]), 0.0, span_weight=1.0)}, TAMIL)
-    assert None not in spans_only(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
+    assert None not in spans_only(ENGLISH, TAMIL_TEXTS, source=ENGLISH)
     assert [row["spans"]["b"] for row in spans_only.last_rows] == [None] * 4
     assert spans_only.last_log["spans/b/missing_share"] == 1.0
 
@@ -112,14 +112,14 @@ def test_a_failed_judge_is_no_number(xcomet):
 def test_a_dead_ensemble_goes_on_for_a_while_and_then_stops():
     reward = EnsembleReward({"metricx": Part(Broken("", everything=True))}, TAMIL)
     for _ in range(9):
-        assert reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH) == [None] * 4
+        assert reward(ENGLISH, TAMIL_TEXTS, source=ENGLISH) == [None] * 4
     state = reward.state_dict()
     with pytest.raises(MissingService, match="no sample could be scored in 10 calls"):
-        reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
+        reward(ENGLISH, TAMIL_TEXTS, source=ENGLISH)
     resumed = EnsembleReward({"metricx": Part(Broken("", everything=True))}, TAMIL)
     resumed.load_state_dict(state)
     with pytest.raises(MissingService):
-        resumed(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
+        resumed(ENGLISH, TAMIL_TEXTS, source=ENGLISH)
 
 
 def test_a_judge_that_only_marks_and_is_gone_is_told_and_stops_the_run(metricx, capsys):
@@ -129,12 +129,12 @@ def test_a_judge_that_only_marks_and_is_gone_is_told_and_stops_the_run(metricx, 
         reward = EnsembleReward(parts, TAMIL)
         outputs = [TAMIL_TEXTS[0], ENGLISH[1]]  # one that passes, one that is gated
         for _ in range(11):  # alive: nothing is counted
-            reward(ENGLISH[:2], outputs, english=ENGLISH[:2])
+            reward(ENGLISH[:2], outputs, source=ENGLISH[:2])
         server.mode = "status_401"
         for _ in range(9):
-            assert None not in reward(ENGLISH[:2], outputs, english=ENGLISH[:2])
+            assert None not in reward(ENGLISH[:2], outputs, source=ENGLISH[:2])
         with pytest.raises(MissingService, match="no sample could be scored in 10 calls in a row"):
-            reward(ENGLISH[:2], outputs, english=ENGLISH[:2])
+            reward(ENGLISH[:2], outputs, source=ENGLISH[:2])
         judge.close()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 10
@@ -147,7 +147,7 @@ def test_the_judge_over_http_gives_score_and_spans():
         judge = load_gemba_mqm(server.url, "judge")
         part = Part(judge, weight=0.2, span_weight=1.0, beside=True)
         reward = EnsembleReward({"mqm": part}, TAMIL)
-        totals = reward(ENGLISH, TAMIL_TEXTS, english=ENGLISH)
+        totals = reward(ENGLISH, TAMIL_TEXTS, source=ENGLISH)
         judge.close()
     assert totals == pytest.approx([0.2 * -5.0, 0.0, 0.0, 0.0])
     (span,) = reward.last_rows[0]["spans"]["mqm"]
@@ -171,5 +171,5 @@ def test_an_ensemble_that_would_never_change_is_refused(xcomet):
 
 def test_guards_off_gates_nothing(xcomet):
     reward = EnsembleReward({"xcomet": Part(xcomet)}, TAMIL, guards="off")
-    rows = reward.score_components(None, [ENGLISH[0], ""], english=ENGLISH[:2])
+    rows = reward.score_components(None, [ENGLISH[0], ""], source=ENGLISH[:2])
     assert [row["gate"] for row in rows] == [None, None] and all(row["total"] is not None for row in rows)

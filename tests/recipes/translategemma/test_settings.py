@@ -134,7 +134,7 @@ def test_resolved_settings_read_back(tmp_path):
         ([*WMT, "--data.document_chars", "20", "30"], ["no longer fits its reference"]),
         ([*WMT, "--generation.num_samples_per_prompt", "1"], ["num_samples_per_prompt: 1", "2–16"]),
         ([*WMT, "--generation.top_p", "0"], ["generation.top_p: 0.0"]),
-        ([*WMT, "--generation.prompt", "Translate."], ["generation.prompt", "{english} once"]),
+        ([*WMT, "--generation.prompt", "Translate."], ["generation.prompt", "{source} once"]),
         ([*WMT, "--rl.clip", "1"], ["rl.clip: 1.0"]),
         ([*WMT, "--rl.baseline", "group", "--rl.normalise", "False"], ["rl.baseline: group", "rl.normalise"]),
         ([*WMT, "--rl.iterations", "3"], ["rl.save_every: 20", "rl.iterations 3", "18 or 21"]),

@@ -231,7 +231,7 @@ def test_two_processes_train_one_policy_with_one_copy_of_each_judge(finished, mo
     assert [row["step"] for row in rollouts] == [1] * 8 + [2] * 8
     groups = {(row["step"], row["group"]): set() for row in rollouts}
     for row in rollouts:
-        groups[row["step"], row["group"]].add(row["english"])
+        groups[row["step"], row["group"]].add(row["source"])
     assert len(groups) == 4 and all(len(sources) == 1 for sources in groups.values())
     before, whole = (json.loads((f / "before.json").read_text(encoding="utf-8")) for f in (folder, finished[0]))
     assert before["outputs"] == whole["outputs"]  # the start policy is the same, whoever translates which row
@@ -350,7 +350,7 @@ def test_a_scorer_environment_without_the_package_is_refused(config, tmp_path):
         assert f"reward.{name}.python_executable" in said and f"has no {lacks};" in said
     said = refused(
         config,
-        "--misc.judge_model",
+        "--misc.independent_scorer",
         "/gone",
         "--reward.xcomet.enabled",
         "False",
@@ -372,7 +372,7 @@ def test_an_environment_without_comet_is_refused_before_anything_is_loaded(confi
         "u.find_spec = lambda name, *rest: None if name.split('.')[0] == 'comet' else find(name, *rest)\n"
     )
     flags = ("--reward.xcomet.enabled", "False", "--rl.credit", "sequence") if judge_alone else ()
-    flags += ("--misc.judge_model", "/gone") if judge_alone else ()
+    flags += ("--misc.independent_scorer", "/gone") if judge_alone else ()
     said = refused(config, *flags, PYTHONPATH=f"{tmp_path / 'site'}:{ROOT}")
     assert said.startswith("error: reward.xcomet.python_executable: there is no COMET")
     assert "scripts/setup_split_envs.sh" in said and not (tmp_path / "run").exists()
