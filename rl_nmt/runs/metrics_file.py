@@ -1,16 +1,12 @@
 """metrics.jsonl: one JSON row per line, cut back to a checkpoint on a resume."""
 
 from __future__ import annotations
+
 import json
 import math
-import os
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from rl_nmt.errors import leave_behind
 
 
 def finite(value: Any) -> Any:

@@ -14,6 +14,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from rl_nmt.errors import ResumeRefused
 from rl_nmt.runs.checkpoints import (
     MANIFEST,
     RECORD,
@@ -28,7 +29,6 @@ from rl_nmt.runs.checkpoints import (
     step_of,
     write_durable,
 )
-from rl_nmt.errors import ResumeRefused
 
 
 def named(path: Path, run_folder: Path) -> Checkpoint:

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from rl_nmt.runs.checkpoints import FORMAT, write_durable
+from rl_nmt.distributed import is_main_process
 from rl_nmt.errors import CannotWrite, ResumeRefused
 from rl_nmt.hub import split_revision
+from rl_nmt.runs.checkpoints import FORMAT, write_durable
 
 IDENTITY = "run_identity.json"
 
@@ -216,8 +217,6 @@ def _locked(path: Path, argument: str) -> IO[str]:
             where = f"{path.parent} cannot be locked ({error.strerror})"
             print(f"warning: {where}: start only one run there", file=sys.stderr, flush=True)
             return file
-
-
 
 
 def continue_command(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import sys
 import threading
@@ -18,10 +16,6 @@ PROBE_SECONDS = 3.0
 INIT_SECONDS = 30.0
 SILENT = "no answer"
 FINISH_SECONDS = 60.0  # what an upload may take at the end before it is left to `wandb sync`
-
-
-
-
 
 
 def wandb_key_known() -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fault_trials import flip, TextReward, die_after, differences, outcome, settings, train, trial
+from fault_trials import TextReward, die_after, differences, flip, outcome, settings, train, trial
 
 from rl_nmt.errors import CannotWrite, ResumeRefused
 from rl_nmt.runs import checkpoints

@@ -19,8 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fault_trials import DiskFault, Trial, at_step, die_after, differences, outcome, settings, train, trial
-from fault_trials import flip
+from fault_trials import DiskFault, Trial, at_step, die_after, differences, flip, outcome, settings, train, trial
 from tiny_run import ROOT, command, environment, flags, write_data
 from tiny_run import settings as script_settings
 from transformers import TrainerCallback
