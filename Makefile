@@ -1,17 +1,22 @@
 # make train   build the pocket world once, then train on it (two CPU cores, no GPU)
-# make test    the tests: offline, under ten minutes on two cores
+# make test    the tests: offline, two processes
+# make test-fast    text, guards, audit, config and runs: under a minute
+# make coverage     the tests with a table of the lines that they do not run
+# make lint    ruff format --check, ruff check, mypy
 # make translategemma   the recipe with token credit, on the pocket world and small MetricX and XCOMET twins
 # make smoke   look at the pocket reward
 # make pocket  only build the pocket models
 # make bench   three seeds and a control run: the table in docs/LOG.md
 # make curve   put the curve of its seed 0 into the README
-# Each makes .venv from requirements.txt first, if it is not there or older.
+# Each makes .venv from requirements.txt first, if it is missing or older; the tests and lint also need requirements-dev.txt.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
+PARALLEL := -n 2 --dist loadfile
+FAST := tests/text tests/guards tests/audit tests/runs tests/test_config.py
 
-.PHONY: train test smoke pocket translategemma bench curve clean
+.PHONY: train test test-fast coverage lint smoke pocket translategemma bench curve clean
 
 train: pocket
 	$(RUN) train_grpo_en_ta.py --config configs/pocket.yaml
@@ -23,8 +28,19 @@ translategemma: pocket
 	$(RUN) -m pocket.twins.build
 	$(RUN) -m recipes.translategemma.train --config recipes/translategemma/configs/pocket.yaml
 
-test: $(VENV)
-	$(RUN) -m pytest
+test: $(VENV)/developer
+	$(RUN) -m pytest $(PARALLEL)
+
+test-fast: $(VENV)/developer
+	$(RUN) -m pytest $(PARALLEL) $(FAST)
+
+coverage: $(VENV)/developer
+	$(RUN) -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered
+
+lint: $(VENV)/developer
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
 
 smoke: pocket
 	$(RUN) smoke_test_rewards.py --config configs/pocket.yaml
@@ -39,6 +55,10 @@ $(VENV)/installed: requirements.txt
 	  { echo "Python 3.11 or 3.12 is needed (PYTHON=$(PYTHON)); set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/developer: requirements-dev.txt $(VENV)/installed
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
 curve:  # the picture in the README: seed 0 of `make bench`

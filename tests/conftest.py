@@ -2,50 +2,77 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import pickle
+import shutil
 
-# Before any import of torch or huggingface_hub: tests are offline, and two cores are shared.
+# Before any import of torch or huggingface_hub: tests are offline, and each process of a parallel run has one thread.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
-import tiny_models
 
 
-def _build(factory, name, builder, **options):
-    """Build a model once for the session, with the root logger as it was (`import comet` changes it)."""
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    path = builder(factory.mktemp(name), **options)
-    root.setLevel(level)
-    root.handlers[:] = handlers
-    return path
+def _build(factory, name, builder, *args, **options):
+    """`builder(folder, …)`, called once for all workers of pytest-xdist; returns its value.
+
+    The first worker that asks builds, under a lock; the value is pickled beside the folder when everything is
+    written, so that a build that was stopped half way does not count. The root logger stays as it was (`import comet`
+    changes it).
+    """
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, built = base / f"shared_{name}", base / f"shared_{name}.pickle"
+    with (base / f"shared_{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not built.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            root = logging.getLogger()
+            level, handlers = root.level, list(root.handlers)
+            value = builder(folder, *args, **options)
+            root.setLevel(level)
+            root.handlers[:] = handlers
+            part = built.with_suffix(".part")
+            part.write_bytes(pickle.dumps(value))
+            part.rename(built)
+        return pickle.loads(built.read_bytes())
 
 
 @pytest.fixture(scope="session")
 def tiny_gemma(tmp_path_factory):
     """Folder of a tiny Gemma 3 policy that knows tiny_models.PAIRS by heart."""
+    import tiny_models
+
     return _build(tmp_path_factory, "gemma", tiny_models.build_gemma)
 
 
 @pytest.fixture(scope="session")
 def tiny_nllb(tmp_path_factory):
     """Folder of a tiny NLLB-format model that translates tiny_models.PAIRS from Tamil to English."""
+    import tiny_models
+
     return _build(tmp_path_factory, "nllb", tiny_models.build_nllb)
 
 
 @pytest.fixture(scope="session")
 def tiny_comet_da(tmp_path_factory):
     """Folder of a random COMET-DA checkpoint (src, mt, ref)."""
+    import tiny_models
+
     return _build(tmp_path_factory, "comet_da", tiny_models.build_comet, kind="regression_metric")
 
 
 @pytest.fixture(scope="session")
 def tiny_comet_qe(tmp_path_factory):
     """Folder of a random COMETKiwi checkpoint (src, mt)."""
+    import tiny_models
+
     return _build(tmp_path_factory, "comet_qe", tiny_models.build_comet, kind="unified_metric")
 
 
@@ -54,7 +81,7 @@ def tiny_policy(tiny_gemma, tmp_path_factory):
     """Folder of the tiny policy once it also knows the words of the trainer's prompt."""
     import tiny_run
 
-    return tiny_run.teach_prompt(tiny_gemma, tmp_path_factory.mktemp("policy"))
+    return _build(tmp_path_factory, "policy", tiny_run.teach_prompt, tiny_gemma)
 
 
 @pytest.fixture(scope="session")
@@ -68,4 +95,4 @@ def full_run(tiny_all, tmp_path_factory):
     """A finished run of train_grpo_en_ta.py as a process of its own (tiny_run.FullRun); read it only."""
     import tiny_run
 
-    return tiny_run.FullRun(tmp_path_factory.mktemp("full"), tiny_all)
+    return _build(tmp_path_factory, "full", tiny_run.FullRun, tiny_all)

@@ -21,7 +21,7 @@ TIMES = ("today", "in the evening", "in the city", "at the market")
 SENTENCES = [f"{who} {what} {when}." for who in SUBJECTS for what in ENDINGS for when in TIMES]
 
 
-def teach_prompt(source: Path, folder: Path, steps: int = 60) -> Path:
+def teach_prompt(folder: Path, source: Path, steps: int = 60) -> Path:
     """Copy a tiny policy and teach it PAIRS under the trainer's own prompt; it then answers in Tamil."""
     import torch
 
