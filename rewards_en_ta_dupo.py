@@ -39,6 +39,7 @@ from rl_nmt.errors import ConfigError
 from rl_nmt.guards.copying import copied_share
 from rl_nmt.guards.facts import fidelity
 from rl_nmt.guards.gates import verdict
+from rl_nmt.scorers.base import Segment, ask
 from rl_nmt.scorers.shared import Shared, SharedTranslator
 from rl_nmt.text.languages import TAMIL
 from rl_nmt.text.prompts import read_source
@@ -189,8 +190,6 @@ class CometDuPOReward(RewardLog):
 
     def _warm_up(self) -> None:
         """One call of each model, so that the first timed step pays for no lazy loading and a broken one shows now."""
-        from rl_nmt.scorers.base import Segment
-
         if self.backtranslator is not None:
             self.backtranslator(["1 2 3"])
         if self.da is not None:
@@ -299,14 +298,14 @@ class CometDuPOReward(RewardLog):
 
     def _quality(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
         start = time.perf_counter()
-        values = self._safely("comet_qe_model", self.qe, [(r["source"], r["output"]) for r in alive])
+        values = ask("comet_qe_model", self.qe, [Segment(r["source"], r["output"]) for r in alive]).values
         for row, value in zip(alive, values, strict=True):
             row["qe"] = value
         times["time/qe"] = time.perf_counter() - start
 
     def _cycle(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
         start = time.perf_counter()
-        backs = self._safely("backtranslation_model", self.backtranslator, [r["output"] for r in alive])
+        backs = ask("backtranslation_model", self.backtranslator, [r["output"] for r in alive]).values
         times["time/back_translate"] = time.perf_counter() - start
         start = time.perf_counter()
         done = []
@@ -314,18 +313,10 @@ class CometDuPOReward(RewardLog):
             if back is not None:
                 row["backtranslation"] = clean_for_scoring(back)
                 done.append(row)
-        triples = [(r["source"], r["backtranslation"], r["source"]) for r in done]
-        for row, value in zip(done, self._safely("comet_da_model", self.da, triples), strict=True):
+        segments = [Segment(r["source"], r["backtranslation"], r["source"]) for r in done]
+        for row, value in zip(done, ask("comet_da_model", self.da, segments).values, strict=True):
             row["cycle"] = value
         times["time/cycle"] = time.perf_counter() - start
-
-    def _safely(self, argument: str, model, items: list) -> list:
-        """What one model says to each item, None where it fails: see `rl_nmt.scorers.base.ask`."""
-        from rl_nmt.scorers.base import Segment, ask
-
-        if model is self.backtranslator:
-            return ask(argument, model, items, None)
-        return ask(argument, model.score, [Segment(*item) for item in items], getattr(model, "range", (0.0, 1.0)))
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], source: Sequence[str] | None = None, **columns

@@ -27,6 +27,8 @@ MAX_NEW_TOKENS = 256
 class PlainComet:
     """COMET by `predict`. `score` takes and gives what a `rl_nmt.scorers.base.Scorer` does."""
 
+    range = (0.0, 1.0)
+
     def __init__(self, folder: Path, device: str = "cpu"):
         folder = folder.resolve()
         with loading(), contextlib.chdir(folder):  # the encoder is named relative to the checkpoint

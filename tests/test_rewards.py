@@ -539,7 +539,9 @@ def test_an_empty_batch(reward):
 
 
 class Faulty:
-    """A real judge or translator whose answer `spoil` changes on the way out."""
+    """A real scorer whose answer `spoil` changes on the way out."""
+
+    range = (0.0, 1.0)
 
     def __init__(self, real, spoil):
         self.real, self.spoil = real, spoil
@@ -547,8 +549,10 @@ class Faulty:
     def score(self, segments):
         return Scores(self.spoil(self.real.score(segments).values))
 
-    def __call__(self, texts):
-        return self.spoil(self.real(texts))
+
+def spoiled(model, spoil):
+    """A faulty scorer or back-translator."""
+    return Faulty(model, spoil) if hasattr(model, "score") else lambda texts: spoil(model(texts))
 
 
 def at(i, value):
@@ -575,7 +579,7 @@ def test_a_value_that_is_no_number_costs_its_sample_alone(fresh, part, value):
 @pytest.mark.parametrize("spoil", [fail, lambda values: values[:-1], lambda values: [*values, values[0]]])
 def test_a_model_that_fails_gives_no_reward_and_no_exception(fresh, capsys, part, spoil):
     reward = fresh()
-    setattr(reward, part, Faulty(getattr(reward, part), spoil))
+    setattr(reward, part, spoiled(getattr(reward, part), spoil))
     assert reward([], [*TAMIL[:2], "", "abc"], source=ENGLISH[:4]) == [None, None, 0.0, 0.0]  # gated ones count
     argument = {"da": "comet_da_model", "qe": "comet_qe_model", "backtranslator": "backtranslation_model"}[part]
     assert f"warning: {argument}" in capsys.readouterr().err
@@ -586,7 +590,7 @@ def test_a_model_that_fails_gives_no_reward_and_no_exception(fresh, capsys, part
 def test_a_missing_back_translation_costs_its_sample_alone(fresh):
     reward = fresh()
     expected = reward([], TAMIL[:3], source=ENGLISH[:3])
-    reward.backtranslator = Faulty(reward.backtranslator, at(0, None))
+    reward.backtranslator = spoiled(reward.backtranslator, at(0, None))
     assert reward([], TAMIL[:3], source=ENGLISH[:3]) == [None, *expected[1:]]
 
 

@@ -142,9 +142,9 @@ def test_a_missing_score_is_status_3(smoke, monkeypatch):
     class Silent(rewards_en_ta_dupo.CometDuPOReward):
         """The real reward, whose judge loses the first sample."""
 
-        def _safely(self, argument, function, items):
-            values = super()._safely(argument, function, items)
-            return [None, *values[1:]] if argument == "comet_qe_model" else values
+        def _quality(self, alive, times):
+            super()._quality(alive, times)
+            alive[0]["qe"] = None
 
     monkeypatch.setattr(rewards_en_ta_dupo, "CometDuPOReward", Silent)
     line = [word for english, tamil in PAIRS[:2] for word in ("--prompt", english, "--tamil", tamil)]

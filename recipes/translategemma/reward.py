@@ -15,7 +15,6 @@ failed leaves None: in the total TRL then leaves the sample out, in the spans th
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from typing import Any
 from rl_nmt.audit import variance_shares
 from rl_nmt.errors import ConfigError
 from rl_nmt.guards.gates import verdict
-from rl_nmt.scorers.base import Scorer, Segment, ask_spans
+from rl_nmt.scorers.base import Scorer, Segment, ask
 from rl_nmt.text.languages import ENGLISH, Language
 from rl_nmt.text.unicode import clean_for_scoring, length, script_share
 from rl_nmt.training.reward_log import RewardLog, common_scalars, mean, work_done
@@ -155,18 +154,13 @@ class EnsembleReward(RewardLog):
 
     def _ask(self, name: str, segments: list[Segment], alive: list[dict[str, Any]], times: dict[str, float]) -> None:
         start = time.perf_counter()
-        values, spans = ask_spans(name, self.parts[name].scorer, segments)
-        for row, value, found in zip(alive, values, spans, strict=True):
+        found = ask(f"reward.{name}", self.parts[name].scorer, segments)
+        for row, value, spans in zip(alive, found.values, found.spans, strict=True):
             row[name] = value
             if name in self.credits:
-                row["spans"][name] = found
-                if found is not None:
-                    row[f"{name}_errors"] = len(found)
-        stats = getattr(self.parts[name].scorer, "stats", {})
-        why = ", ".join(f"{k.removeprefix('failed/')} {n:g}" for k, n in stats.items() if k.startswith("failed/"))
-        if why and segments and all(value is None for value in values):
-            told = f"none of {len(segments)} outputs has a score ({why}); they are left out of the update"
-            print(f"warning: reward.{name}: {told}", file=sys.stderr, flush=True)
+                row["spans"][name] = spans
+                if spans is not None:
+                    row[f"{name}_errors"] = len(spans)
         times[f"time/{name}"] = time.perf_counter() - start
 
     def complete(self, row: Mapping[str, Any]) -> bool:

@@ -126,7 +126,8 @@ def run_batches(
         if len(batch) == 1:
             lost += batch
             print(
-                f"warning: {argument}: {lengths[batch[0]]} tokens do not fit alone ({problem}): no score",
+                f"warning: {argument}: 1 of {len(lengths)} inputs gets no result "
+                f"({lengths[batch[0]]} tokens do not fit alone: {problem})",
                 file=sys.stderr,
                 flush=True,
             )

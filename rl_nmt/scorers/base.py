@@ -65,76 +65,66 @@ class Scorer(Protocol):
         """
 
 
-def ask(argument: str, function: Callable[[list], Any], items: list, limits: tuple[float, float] | None) -> list:
-    """One model's answers to `items`, None where there is none to be trusted: never a made-up number, never a raise.
+def ask(name: str, scorer: Scorer | Callable[[list[str]], Sequence[str]], items: Sequence) -> Scores:
+    """Values and spans of `items`, one of each per item; None for what cannot be trusted. Never raises for a bad item.
+
+    A valid score is a finite number no further outside `scorer.range` than its width (COMET's own leave [0, 1] by
+    hundredths). Valid spans lie within their translation, with a confidence in [0, 1]. What is lost is counted in a
+    warning on standard error.
 
     Args:
-        argument: the setting that names the model, for the warning on standard error.
-        function: items to `Scores`, or to a sequence with one answer per item; see `isolate` for what happens
-            when it raises or gives another number of answers. A model with the attribute `collective` (one that
-            several processes share), or its method, is called exactly once, also with nothing.
-        items: what it is asked.
-        limits: the scorer's `range`: answers are then finite numbers no further outside than its width (COMET's
-            own leave [0, 1] by hundredths); numbers as text and truth values are none. None: answers are texts.
+        name: the setting that names the model, for the warning.
+        scorer: a `Scorer`, or a back-translator (values are then texts). One with the attribute `collective`, which
+            several processes share, is called exactly once, also without items; others as `isolate` calls them.
+        items: segments for a scorer, texts for a back-translator.
     """
-
-    def answers(batch: list) -> list:
-        result = function(batch)
-        return list(result.values) if isinstance(result, Scores) else list(result)
-
-    if getattr(getattr(function, "__self__", function), "collective", False):
-        values, errors = _as_many(answers(items), len(items)), []
-    else:
-        values, errors = isolate(answers, items)
-    sound = [_text(v) if limits is None else _number(v, *limits) for v in values]
-    _warn(argument, values, sound, errors)
-    return sound
-
-
-def ask_spans(
-    argument: str, scorer: Scorer, segments: Sequence[Segment]
-) -> tuple[list[float | None], list[list[Span] | None]]:
-    """A scorer's values as `ask` gives them, and its spans; None for both where there is no sound value.
-
-    Spans that are none of their translation (outside it, a confidence outside [0, 1]) are None, and counted in a
-    warning. A scorer without spans gives None for all. A scorer with the attribute `collective` (one that several
-    processes share) is called exactly once, also without any segments, and sees to its failures itself.
-    """
-
-    def pairs(batch: list[Segment]) -> list[tuple[Any, Any]]:
-        result = scorer.score(batch)
-        return list(zip(result.values, result.spans or [None] * len(result.values), strict=True))
-
-    segments = list(segments)
+    items = list(items)
     if getattr(scorer, "collective", False):
-        found, errors = _as_many(pairs(segments), len(segments)), []
+        found, errors = _as_many(answers(scorer, items), len(items)), []
     else:
-        found, errors = isolate(pairs, segments)
-    values = [None if pair is None else pair[0] for pair in found]
-    sound = [_number(v, *scorer.range) for v in values]
-    _warn(argument, values, sound, errors)
-    spans = [
-        None if value is None or pair[1] is None or not all(_inside(span, segment.mt) for span in pair[1]) else pair[1]
-        for value, pair, segment in zip(sound, found, segments, strict=True)
-    ]
-    odd = sum(s is None and v is not None and p[1] is not None for s, v, p in zip(spans, sound, found, strict=True))
-    if odd:
-        print(f"warning: {argument} marked {odd} outputs outside their text: not used", file=sys.stderr, flush=True)
-    return sound, spans
+        found, errors = isolate(lambda batch: answers(scorer, batch), items)
+    raw = [(None, None) if answer is None else answer for answer in found]
+    limits = scorer.range if hasattr(scorer, "score") else None
+    values = [_text(value) if limits is None else _number(value, *limits) for value, _ in raw]
+    lost = [i for i, value in enumerate(values) if value is None]
+    if errors:
+        warn_lost(name, "score", len(lost), len(items), describe(errors[0]))
+    elif odd := [raw[i][0] for i in lost if raw[i][0] is not None]:
+        warn_lost(name, "score", len(odd), len(items), f"invalid: {type(odd[0]).__name__} {str(odd[0])[:40]}")
+    elif lost and len(lost) == len(items):
+        failed = {k: n for k, n in getattr(scorer, "stats", {}).items() if k.startswith("failed/")}
+        if failed:
+            why = ", ".join(f"{reason.removeprefix('failed/')} {n:g}" for reason, n in failed.items())
+            warn_lost(name, "score", len(lost), len(items), why)
+    spans = [None if value is None else marked for value, (_, marked) in zip(values, raw, strict=True)]
+    outside = [i for i, row in enumerate(spans) if row and not all(_inside(span, items[i].mt) for span in row)]
+    for i in outside:
+        spans[i] = None
+    if outside:
+        warn_lost(name, "spans", len(outside), len(items), "outside their text")
+    return Scores(values, spans)
+
+
+def answers(scorer, batch: list) -> list[tuple[Any, list[Span] | None]]:
+    """(value, spans) of each item, straight from the scorer; (text, None) from a back-translator."""
+    if not hasattr(scorer, "score"):
+        return [(text, None) for text in scorer(batch)]
+    scores = scorer.score(batch)
+    return list(zip(scores.values, scores.spans or [None] * len(scores.values), strict=True))
+
+
+def warn_lost(name: str, what: str, lost: int, total: int, why: str) -> None:
+    """The one warning about outputs without a score or spans."""
+    print(f"warning: {name}: {lost} of {total} outputs get no {what} ({why})", file=sys.stderr, flush=True)
+
+
+def describe(error: Exception) -> str:
+    """An exception in one short line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _inside(span: Span, mt: str) -> bool:
     return 0 <= span.start <= span.end <= len(mt) and 0.0 <= span.confidence <= 1.0 + 1e-6
-
-
-def _warn(argument: str, values: list, sound: list, errors: list[Exception]) -> None:
-    lost = sum(value is None for value in sound)
-    if errors:
-        first = f"{type(errors[0]).__name__}: {' '.join(str(errors[0]).split())[:200]}"
-        print(f"warning: {argument} failed on {lost} of {len(sound)} ({first})", file=sys.stderr, flush=True)
-    elif odd := [v for v, kept in zip(values, sound, strict=True) if kept is None and v is not None]:
-        shown = f"{type(odd[0]).__name__} {str(odd[0])[:40]}"
-        print(f"warning: {argument} gave {len(odd)} answers that are none ({shown})", file=sys.stderr, flush=True)
 
 
 def _text(value: Any) -> str | None:
@@ -142,7 +132,7 @@ def _text(value: Any) -> str | None:
 
 
 def _number(value: Any, low: float, high: float) -> float | None:
-    """A plain float, or None for what is no sound score."""
+    """A plain float, or None for an invalid score."""
     if isinstance(value, (bool, str, bytes)) or value is None or type(value).__name__ in ("bool_", "bool"):
         return None
     try:

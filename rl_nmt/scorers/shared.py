@@ -13,12 +13,11 @@ itself.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from rl_nmt import distributed
-from rl_nmt.scorers.base import Scorer, Scores, Segment, isolate
+from rl_nmt.scorers.base import Scorer, Scores, Segment, answers, describe, isolate, warn_lost
 
 BackTranslator = Callable[[list[str]], list[str]]
 
@@ -82,28 +81,25 @@ class _OncePerMachine:
             raise error or told
         return result
 
-    def _ask(self, items: list[Hashable], answer: Callable[[list], list[tuple]]) -> list[tuple]:
-        """One answer per item, of this process's; (None, None) where the model failed on it. Collective."""
+    def _ask(self, items: list[Hashable]) -> list[tuple]:
+        """(value, spans) of each item of this process; (None, None) where the model failed on it. Collective."""
         import torch.distributed as dist
 
         asked: list[list] = [[] for _ in self._ranks]
         dist.gather_object(items, asked if self.owner else None, dst=self._ranks[0], group=self._group)
-        parts: list[tuple] = [() for _ in self._ranks]
-        if self.owner:
-            parts = self._answers(asked, answer)
+        parts = self._answers(asked) if self.owner else [() for _ in self._ranks]
         mine: list[Any] = [None]
         dist.scatter_object_list(mine, parts, src=self._ranks[0], group=self._group)
-        answers, self.marks, self.stats = mine[0]
-        return answers
+        found, self.marks, self.stats = mine[0]
+        return found
 
-    def _answers(self, asked: list[list], answer: Callable[[list], list[tuple]]) -> list[tuple]:
+    def _answers(self, asked: list[list]) -> list[tuple]:
         """For each process its answers and the model's stats; no exception may keep them waiting."""
         distinct = list(dict.fromkeys(item for items in asked for item in items))
-        found, errors = isolate(answer, distinct)
+        found, errors = isolate(lambda batch: answers(self._model, batch), distinct)
         if errors:
             lost = sum(value is None for value in found)
-            first = f"{type(errors[0]).__name__}: {' '.join(str(errors[0]).split())[:200]}"
-            print(f"warning: {self._told['name']} failed on {lost} of {len(distinct)} ({first})", file=sys.stderr)
+            warn_lost(self._told["name"], "score", lost, len(distinct), describe(errors[0]))
         known = dict(zip(distinct, (value or (None, None) for value in found), strict=True))
         marks = any(marked is not None for _, marked in known.values())
         stats = dict(getattr(self._model, "stats", {}))
@@ -132,12 +128,8 @@ class Shared(_OncePerMachine):
             scores = self._model.score(segments)
             self.stats = dict(getattr(self._model, "stats", {}))
             return scores
-        answers = self._ask(list(segments), self._score)
-        return Scores([value for value, _ in answers], [marked for _, marked in answers] if self.marks else None)
-
-    def _score(self, segments: list[Segment]) -> list[tuple]:
-        scores = self._model.score(segments)
-        return list(zip(scores.values, scores.spans or [None] * len(scores.values), strict=True))
+        found = self._ask(list(segments))
+        return Scores([value for value, _ in found], [marked for _, marked in found] if self.marks else None)
 
 
 class SharedTranslator(_OncePerMachine):
@@ -153,4 +145,4 @@ class SharedTranslator(_OncePerMachine):
             translations = self._model(texts)
             self.stats = dict(getattr(self._model, "stats", {}))
             return translations
-        return [text for text, _ in self._ask(list(texts), lambda batch: [(t, None) for t in self._model(batch)])]
+        return [text for text, _ in self._ask(list(texts))]

@@ -9,9 +9,21 @@ import pytest
 import torch
 
 from rl_nmt.scorers import base
-from rl_nmt.scorers.base import Scores, Segment, Span, ask, ask_spans, isolate
+from rl_nmt.scorers.base import Scores, Segment, Span, ask, isolate
 
-UNIT = (0.0, 1.0)
+
+class Unit:
+    """A scorer of `model`'s answers."""
+
+    def __init__(self, model, limits=(0.0, 1.0)):
+        self.model, self.range = model, limits
+
+    def score(self, batch):
+        return Scores(self.model(batch))
+
+
+def values_of(name, model, items, limits=(0.0, 1.0)):
+    return ask(name, Unit(model, limits), items).values
 
 
 def test_docstrings():
@@ -20,7 +32,7 @@ def test_docstrings():
 
 @pytest.mark.parametrize("value", [0.5, 0, 1, -0.03, 1.04, -1.0, 2.0, np.float32(0.25), torch.tensor(0.75)])
 def test_numbers_are_kept_as_floats(value, capsys):
-    (kept,) = ask("comet_da_model", lambda batch: [value], ["a"], UNIT)
+    (kept,) = values_of("comet_da_model", lambda batch: [value], ["a"])
     assert type(kept) is float and kept == float(value) and capsys.readouterr().err == ""
 
 
@@ -48,21 +60,22 @@ def test_numbers_are_kept_as_floats(value, capsys):
     ],
 )
 def test_what_is_no_score_is_none_and_is_said(value, capsys):
-    assert ask("comet_da_model", lambda batch: [0.5, value, 0.25], ["a", "b", "c"], UNIT) == [0.5, None, 0.25]
-    assert "warning: comet_da_model gave 1 answers that are none (" in capsys.readouterr().err
+    assert values_of("comet_da_model", lambda batch: [0.5, value, 0.25], ["a", "b", "c"]) == [0.5, None, 0.25]
+    assert "warning: comet_da_model: 1 of 3 outputs get no score (invalid: " in capsys.readouterr().err
 
 
 def test_none_is_an_answer_and_no_warning(capsys):
-    assert ask("x", lambda batch: Scores([None, 0.5]), ["a", "b"], UNIT) == [None, 0.5]
+    assert values_of("x", lambda batch: [None, 0.5], ["a", "b"]) == [None, 0.5]
     assert capsys.readouterr().err == ""
 
 
 def test_the_range_is_the_scorers_own():
-    assert ask("x", lambda batch: [24.0, 60.0], ["a", "b"], (0.0, 25.0)) == [24.0, None]  # MetricX
+    assert values_of("x", lambda batch: [24.0, 60.0], ["a", "b"], (0.0, 25.0)) == [24.0, None]  # MetricX
 
 
 def test_a_translators_answers_are_texts():
-    assert ask("x", lambda batch: ["one", None, 3.0, True, ""], list("abcde"), None) == ["one", None, None, None, ""]
+    found = ask("x", lambda batch: ["one", None, 3.0, True, ""], list("abcde"))
+    assert found.values == ["one", None, None, None, ""] and found.spans == [None] * 5
 
 
 class Model:
@@ -84,11 +97,11 @@ class Model:
 def test_one_bad_item_costs_itself_and_few_calls(count, where, capsys):
     bad = int(where * (count - 1))
     model = Model([bad])
-    values = ask("comet_qe_model", model, list(range(count)), UNIT)
+    values = values_of("comet_qe_model", model, list(range(count)))
     assert values == [None if i == bad else i / 1000 for i in range(count)]
     assert model.calls <= 1 + 2 * (count - 1).bit_length()
     assert sorted(model.done) == [i for i in range(count) if i != bad]  # each good one once
-    assert f"comet_qe_model failed on 1 of {count} (RuntimeError: the card" in capsys.readouterr().err
+    assert f"comet_qe_model: 1 of {count} outputs get no score (RuntimeError: the card" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("bad", [(0, 63), (0, 1), (31, 32), (5, 40)])
@@ -107,13 +120,13 @@ def test_a_dead_model_is_not_asked_for_ever(count):
 
 def test_a_wrong_number_of_answers_is_no_answer(capsys):
     for answers in ([0.1], [0.1] * 5, []):
-        assert ask("x", lambda batch, a=answers: a if len(batch) > 1 else [], ["a", "b", "c"], UNIT) == [None] * 3
+        assert values_of("x", lambda batch, a=answers: a if len(batch) > 1 else [], ["a", "b", "c"]) == [None] * 3
     assert "results for" in capsys.readouterr().err
 
 
 def test_nothing_is_asked_of_nobody():
     model = Model([])
-    assert ask("x", model, [], UNIT) == [] and model.calls == 0
+    assert values_of("x", model, []) == [] and model.calls == 0
 
 
 class Marker:
@@ -138,16 +151,16 @@ class Marker:
 def test_spans_come_with_their_values_and_a_bad_segment_costs_itself(capsys):
     good = [Span(0, 2, "major", 0.9)]
     scorer = Marker({"abc": (1.0, good), "d": (float("nan"), []), "boom": RuntimeError("no"), "ef": (2.0, [])})
-    values, spans = ask_spans("reward.xcomet", scorer, [Segment("s", mt) for mt in ("abc", "d", "boom", "ef")])
-    assert values == [1.0, None, None, 2.0] and spans == [good, None, None, []]
-    assert "warning: reward.xcomet failed on 2 of 4 (RuntimeError: no)" in capsys.readouterr().err
+    found = ask("reward.xcomet", scorer, [Segment("s", mt) for mt in ("abc", "d", "boom", "ef")])
+    assert found == Scores([1.0, None, None, 2.0], [good, None, None, []])
+    assert "warning: reward.xcomet: 2 of 4 outputs get no score (RuntimeError: no)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("span", [Span(0, 4, "major", 0.5), Span(-1, 2, "major", 0.5), Span(0, 1, "major", 1.5)])
 def test_spans_outside_their_text_are_not_used(span, capsys):
     scorer = Marker({"abc": (1.0, [span]), "de": (2.0, [])})
-    assert ask_spans("x", scorer, [Segment("s", "abc"), Segment("s", "de")]) == ([1.0, 2.0], [None, []])
-    assert "marked 1 outputs outside their text" in capsys.readouterr().err
+    assert ask("x", scorer, [Segment("s", "abc"), Segment("s", "de")]) == Scores([1.0, 2.0], [None, []])
+    assert "warning: x: 1 of 2 outputs get no spans (outside their text)" in capsys.readouterr().err
 
 
 def test_a_scorer_without_spans_gives_none():
@@ -155,20 +168,20 @@ def test_a_scorer_without_spans_gives_none():
         def score(self, segments):
             return Scores([1.0] * len(segments))
 
-    assert ask_spans("x", Plain({}), [Segment("s", "a")] * 2) == ([1.0, 1.0], [None, None])
+    assert ask("x", Plain({}), [Segment("s", "a")] * 2) == Scores([1.0, 1.0], [None, None])
 
 
 def test_a_collective_scorer_is_asked_exactly_once():
     scorer = Marker({}, collective=True)
-    assert ask_spans("x", scorer, []) == ([], []) and scorer.calls == 1
-    assert ask_spans("x", Marker({}), []) == ([], [])
+    assert ask("x", scorer, []) == Scores([], []) and scorer.calls == 1
+    assert ask("x", Marker({}), []) == Scores([], [])
 
 
 def test_a_model_that_several_processes_share_is_called_exactly_once():
     """Also with nothing to ask; and not again for its halves, which the others would not ask for."""
 
     class Shared:
-        collective = True
+        collective, range = True, (0.0, 1.0)
 
         def __init__(self):
             self.calls = []
@@ -177,10 +190,8 @@ def test_a_model_that_several_processes_share_is_called_exactly_once():
             self.calls.append(list(batch))
             return Scores([None if item == "bad" else 0.5 for item in batch])
 
-        __call__ = score
-
     shared = Shared()
-    assert ask("x", shared.score, [], UNIT) == [] and ask("x", shared, ["a", "bad"], UNIT) == [0.5, None]
+    assert ask("x", shared, []).values == [] and ask("x", shared, ["a", "bad"]).values == [0.5, None]
     assert shared.calls == [[], ["a", "bad"]]
     with pytest.raises(ValueError, match="0 results for 1 items"):
-        ask("x", type("Odd", (Shared,), {"score": lambda self, batch: Scores([])})().score, ["a"], UNIT)
+        ask("x", type("Odd", (Shared,), {"score": lambda self, batch: Scores([])})(), ["a"])

@@ -159,8 +159,8 @@ def test_errors_pass_and_leave_nothing_behind(capsys):
     with pytest.raises(RuntimeError, match="refused"):
         scorer.score(segments("a", "bad"))
     assert scorer.state_dict() == {"memory": []} and scorer.stats == {}
-    assert ask("judge", scorer.score, segments("a", "bad", "b", "c"), scorer.range) == [1.0, None, 1.0, 1.0]
-    assert "judge failed on 1 of 4 (RuntimeError: refused)" in capsys.readouterr().err
+    assert ask("judge", scorer, segments("a", "bad", "b", "c")).values == [1.0, None, 1.0, 1.0]
+    assert "judge: 1 of 4 outputs get no score (RuntimeError: refused)" in capsys.readouterr().err
     inner.score = lambda rows: Scores([1.0])
     with pytest.raises(ValueError, match="letters: 1 results for 2 segments"):
         scorer.score(segments("d", "e"))

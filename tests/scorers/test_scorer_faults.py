@@ -22,17 +22,12 @@ GROUP = 4
 ENGLISH = [english for english, _ in PAIRS]
 
 
-class Wrong:
-    """A real judge, or translator, whose answer for one item is replaced by `value`, or that fails on it."""
-
-    range = (0.0, 1.0)
+class WrongTranslator:
+    """A real back-translator whose answer for one item is replaced by `value`, or that fails on it."""
 
     def __init__(self, real, target, value=None, error=None, short=False):
         self.real, self.target, self.value, self.error, self.short = real, target, value, error, short
         self.stats = real.stats
-
-    def score(self, segments):
-        return Scores(self._answers([s.mt for s in segments], self.real.score(segments).values))
 
     def __call__(self, texts):
         return self._answers(texts, self.real(texts))
@@ -44,6 +39,15 @@ class Wrong:
         if self.short and any(hit):
             return answers[:-1]
         return [self.value if bad else answer for bad, answer in zip(hit, answers, strict=True)]
+
+
+class Wrong(WrongTranslator):
+    """The same of a scorer."""
+
+    range = (0.0, 1.0)
+
+    def score(self, segments):
+        return Scores(self._answers([s.mt for s in segments], self.real.score(segments).values))
 
 
 FAULTS = {
@@ -149,7 +153,8 @@ def test_undisturbed_advantages_are_those_by_hand(clean):
 )
 def test_a_fault_costs_its_sample_alone(trainer, reward, clean, monkeypatch, part, fault):
     totals, undisturbed, bad, seen_as = clean
-    monkeypatch.setattr(reward, part, Wrong(getattr(reward, part), seen_as[part], **FAULTS[fault]))
+    kind = WrongTranslator if part == "backtranslator" else Wrong
+    monkeypatch.setattr(reward, part, kind(getattr(reward, part), seen_as[part], **FAULTS[fault]))
     found, advantages = step(trainer, reward)
     assert [i for i, total in enumerate(found) if total is None] == [bad]
     assert [t for t in found if t is not None] == pytest.approx([t for t in totals if t != totals[bad]], abs=1e-6)

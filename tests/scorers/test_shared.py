@@ -118,8 +118,7 @@ def _score_through_ask(folder, batches):
     shared = Shared(lambda: Counting(folder))
     mine = batches[int(os.environ["RANK"])]
     return [  # `ask` does not call where there is nothing to ask
-        ask("comet_qe_model", shared.score, segments(batch), shared.range) if batch else shared.score([]).values
-        for batch in mine
+        ask("comet_qe_model", shared, segments(batch)).values if batch else shared.score([]).values for batch in mine
     ]
 
 
@@ -129,8 +128,8 @@ def test_a_segment_that_fails_costs_itself_alone(tmp_path):
     group = Processes(tmp_path / "group", [0, 1], _score_through_ask, tmp_path, batches)
     assert group.results() == [[[1.0, 2.0, 3.0, 4.0], [1.0], [None], [1.0]], [[None, 1.0], [2.0], [], [1.0]]]
     assert group.trials[0].err.read_text().splitlines() == [
-        "warning: faulty failed on 1 of 5 (ValueError: cannot score bad)",
-        "warning: faulty failed on 1 of 1 (ValueError: cannot score bad)",
+        "warning: faulty: 1 of 5 outputs get no score (ValueError: cannot score bad)",
+        "warning: faulty: 1 of 1 outputs get no score (ValueError: cannot score bad)",
     ]
     assert group.trials[1].err.read_text() == ""
 

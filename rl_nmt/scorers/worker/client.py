@@ -301,7 +301,7 @@ def _is_number(value: object) -> bool:
 
 
 def _span(fields: Sequence) -> Span:
-    """A span of the right kinds; one that lies outside its translation costs that row, as in process (`ask_spans`)."""
+    """A span of the right kinds; one that lies outside its translation costs that row, as in process (`ask`)."""
     span = Span(*fields)
     if not isinstance(span.severity, str) or not all(map(_is_number, (span.start, span.end, span.confidence))):
         raise ValueError("no span")

@@ -138,7 +138,7 @@ def test_a_judge_that_only_marks_and_is_gone_is_told_and_stops_the_run(metricx, 
         judge.close()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 10
-    assert said[0].startswith("warning: reward.mqm: none of 1 outputs has a score (")
+    assert said[0].startswith("warning: reward.mqm: 1 of 1 outputs get no score (")
 
 
 def test_the_judge_over_http_gives_score_and_spans():

@@ -17,7 +17,7 @@ from tiny_metricx import build_metricx
 from tiny_models import PAIRS, build_comet
 
 from rl_nmt.errors import ConfigError, MissingService
-from rl_nmt.scorers.base import Segment, Span, ask_spans
+from rl_nmt.scorers.base import Segment, Span, ask
 from rl_nmt.scorers.worker.client import WorkerError, load_in_worker, worker_environment
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -197,9 +197,9 @@ def test_spans_outside_their_translation_cost_that_row_its_spans_alone(load, cap
     """As in process: no restart, and the other rows keep everything."""
     scorer = load()
     first, batch = scorer.process_id, segments("ab", "outside")
-    values, spans = ask_spans("reward.xcomet", scorer, batch)
-    assert values == [2.0, 7.0] and spans[0] is None and spans[1] is not None
-    assert "reward.xcomet marked 1 outputs outside their text: not used" in capsys.readouterr().err
+    found = ask("reward.xcomet", scorer, batch)
+    assert found.values == [2.0, 7.0] and found.spans[0] is None and found.spans[1] is not None
+    assert "reward.xcomet: 1 of 2 outputs get no spans (outside their text)" in capsys.readouterr().err
     assert scorer.process_id == first and scorer.stats["restarts"] == 0
 
 
