@@ -570,7 +570,7 @@ def fixed_settings(cfg: RunCfg) -> dict:
 
 def identity_of(cfg: RunCfg, data_hash: str, reward) -> dict:
     """What a run is: settings, model, data and reward that must stay the same for it to go on."""
-    from rl_nmt.runs.metrics_file import finite
+    from rl_nmt.files import finite
 
     return {
         **fixed_settings(cfg),

@@ -23,7 +23,8 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from rl_nmt.errors import CannotWrite, ConfigError
+from rl_nmt import files
+from rl_nmt.errors import ConfigError
 
 Cfg = TypeVar("Cfg")
 _TAG = "tag:yaml.org,2002:"
@@ -71,7 +72,7 @@ def to_public_dict(cfg: Any) -> dict[str, Any]:
 def save_resolved(cfg: Any, path: str | Path) -> None:
     """Write the settings without secrets as YAML that `--config` reads back to an equal instance.
 
-    The file appears whole or not at all (written beside, then renamed). Raises CannotWrite.
+    The file appears whole or not at all. Raises CannotWrite.
     """
     import yaml
 
@@ -81,14 +82,9 @@ def save_resolved(cfg: Any, path: str | Path) -> None:
         text = yaml.safe_dump(to_public_dict(cfg), sort_keys=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            partial.write_text(f"# Every setting; keys are never written.\n{text}", encoding="utf-8")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
     except OSError as error:
-        raise CannotWrite(f"cannot write {path}: {error.strerror}: choose another folder") from error
+        raise files.cannot_write(path, error) from error
+    files.write(path, f"# Every setting; keys are never written.\n{text}")
 
 
 def field_docs(cls: type) -> dict[str, str]:

@@ -16,6 +16,7 @@ import os
 import sys
 from pathlib import Path
 
+from rl_nmt import files
 from rl_nmt.errors import CannotWrite, ConfigError, run
 from rl_nmt.text.prompts import chat_prompt, fill
 
@@ -194,9 +195,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.buffer.write(text.encode("utf-8", "replace"))
         sys.stdout.flush()
     else:
-        from rl_nmt.results.evaluation import write_atomic
-
-        write_atomic(args.out, text)
+        files.write(args.out, text)
     return 0
 
 

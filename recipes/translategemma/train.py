@@ -311,7 +311,7 @@ def fixed_settings(cfg: TranslateGemmaCfg) -> dict:
 
 def identity_of(cfg: TranslateGemmaCfg, data_hash: str, reward) -> dict:
     """What a run is: what must stay the same for it to go on."""
-    from rl_nmt.runs.metrics_file import finite
+    from rl_nmt.files import finite
 
     return {
         **fixed_settings(cfg),

@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from rl_nmt.errors import CannotWrite, ConfigError
-from rl_nmt.runs.metrics_file import finite
+from rl_nmt import files
+from rl_nmt.errors import ConfigError
+from rl_nmt.files import finite
 from rl_nmt.text.languages import TAMIL, Language
 from rl_nmt.text.unicode import length, safe_unicode, script_share
 
@@ -51,7 +52,7 @@ class Snapshot:
 
     def save(self, path: Path | str) -> None:
         """Write as JSON, atomically. Raises CannotWrite."""
-        write_json(path, asdict(self))
+        files.write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: Path | str) -> Snapshot:
@@ -319,7 +320,7 @@ def short_signature(signature: dict[str, Any]) -> str:
 def write_samples(path: Path | str, before: Snapshot, after: Snapshot) -> None:
     """samples.jsonl: one of `sample_rows` per line."""
     rows = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in sample_rows(before, after)]
-    write_atomic(path, "".join(rows))
+    files.write(path, "".join(rows))
 
 
 def sample_rows(before: Snapshot, after: Snapshot) -> list[dict[str, Any]]:
@@ -340,21 +341,3 @@ def sample_rows(before: Snapshot, after: Snapshot) -> list[dict[str, Any]]:
             row[f"{side}_scores"] = scores
         rows.append(finite(row))
     return rows
-
-
-def write_json(path: Path | str, value: Any) -> None:
-    """Write JSON (UTF-8, indented, never NaN), atomically. Raises CannotWrite."""
-    write_atomic(path, json.dumps(finite(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-
-
-def write_atomic(path: Path | str, text: str | bytes) -> None:
-    """Write beside the target and rename, so that nobody ever reads half a file. Raises CannotWrite."""
-    path = Path(path)
-    # A lone surrogate is no UTF-8: it becomes "?", and the file stays readable.
-    data = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
-    draft = path.with_name(f".{path.name}.part")
-    try:
-        draft.write_bytes(data)
-        draft.replace(path)
-    except OSError as error:
-        raise CannotWrite(f"{path}: cannot write ({error.strerror}); choose another place") from error

@@ -16,11 +16,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rl_nmt import distributed, hub
+from rl_nmt import distributed, files, hub
 from rl_nmt.distributed import is_main_process
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.results.model_card import model_card
-from rl_nmt.runs.checkpoints import replace_folder
 from rl_nmt.text.languages import ENGLISH, TAMIL, Language
 
 CHOSEN, PROMPT_FILE, CARD = "chosen.json", "prompt.txt", "README.md"
@@ -85,7 +84,7 @@ def save_best(folder: Path, trainer, prompt: str) -> None:
     if not is_main_process():
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
-    with replace_folder(folder / "best") as draft:
+    with files.replace_folder(folder / "best") as draft:
         if hasattr(model, "merge_and_unload"):
             model.save_pretrained(draft, state_dict=state)
         else:
@@ -151,7 +150,7 @@ def finish_best(folder: Path, tokenizer, choice: dict, load_start: Callable) -> 
 
         with distributed.outside_zero3():
             model = PeftModel.from_pretrained(load_start(), best)
-        with replace_folder(best) as draft:
+        with files.replace_folder(best) as draft:
             for name in (PROMPT_FILE, CHOSEN):
                 (draft / name).write_bytes((best / name).read_bytes())
             _save(model.get_base_model(), draft, merged_state(model.state_dict(), model))
@@ -184,8 +183,6 @@ def write_cards(
 
     Raises ConfigError where evaluation.json cannot be read, CannotWrite.
     """
-    from rl_nmt.results.evaluation import write_atomic
-
     path = folder / "evaluation.json"
     try:
         comparison = json.loads(path.read_text(encoding="utf-8"))
@@ -203,7 +200,7 @@ def write_cards(
                 source=source,
                 best=name == "best",
             )
-            write_atomic(folder / name / CARD, card)
+            files.write(folder / name / CARD, card)
 
 
 # ---------------------------------------------------------------------- the hub

@@ -17,7 +17,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from rl_nmt.results.evaluation import REFERENCE_METRICS, label, write_atomic
+from rl_nmt import files
+from rl_nmt.results.evaluation import REFERENCE_METRICS, label
 from rl_nmt.runs.run_folder import USUAL_FILES, FileNames
 from rl_nmt.text.languages import TAMIL, Language
 from rl_nmt.text.unicode import safe_unicode
@@ -99,7 +100,7 @@ def reward_curve_png(metrics_jsonl: Path | str, png: Path | str, ema: float = 0.
     if series(metrics["eval"], "chrf")[0]:
         panels.append(("chrf", "chrF++"))
     width = 7.2 if len(panels) == 1 else 9.6
-    write_atomic(png, _figure(metrics, panels, ema, size=(width, 3.6), kind="png"))
+    files.write(png, _figure(metrics, panels, ema, size=(width, 3.6), kind="png"))
 
 
 def _figure(metrics, panels: list[tuple[str, str]], ema: float, size: tuple[float, float], kind: str) -> bytes:
@@ -167,7 +168,7 @@ def write_report(
         body="\n".join(sections),
     )
     path = folder / "report.html"
-    write_atomic(path, page)
+    files.write(path, page)
     return path
 
 

@@ -14,7 +14,6 @@ No torch here: an unusable folder is refused before anything heavy is imported.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -22,12 +21,13 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rl_nmt.errors import CannotWrite, ResumeRefused
+from rl_nmt.files import write_durable
 
 FORMAT = 1
 MANIFEST, STATE, RECORD = "manifest.json", "run_state.json", "checkpoints.json"
@@ -195,22 +195,6 @@ def set_aside(path: Path, reason: str, prefix: str = "broken") -> Path:
     return target
 
 
-@contextlib.contextmanager
-def replace_folder(target: Path) -> Iterator[Path]:
-    """A draft to write into, which takes the place of `target` when the block ends well. Raises CannotWrite."""
-    draft = target.with_name(f".{target.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        draft.mkdir(parents=True)
-        yield draft
-        shutil.rmtree(target, ignore_errors=True)
-        draft.rename(target)
-    except OSError as error:
-        raise CannotWrite(f"{target}: cannot write ({error.strerror or error}); free space there") from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
 def files_of(folder: Path) -> list[Path]:
     """Files of a checkpoint, hidden ones (nothing loads them) and the manifest aside."""
     found = []
@@ -227,23 +211,6 @@ def _digest(path: Path, sync: bool = False) -> tuple[str, int]:
         if sync:
             os.fsync(file.fileno())
         return digest, file.tell()
-
-
-def write_durable(path: Path, text: str) -> None:
-    """Write beside, fsync, rename: after a crash the old file or the new one, never half of it. Raises OSError."""
-    draft = path.with_name(f".{path.name}.part")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    except OSError:  # some file systems cannot; the rename itself is done
-        pass
-    finally:
-        os.close(folder)
 
 
 def record_of(run_folder: Path) -> dict[str, Any]:

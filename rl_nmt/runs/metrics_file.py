@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
-
-def finite(value: Any) -> Any:
-    """JSON-safe copy: non-finite floats become None, tensors and NumPy values become numbers or lists."""
-    if isinstance(value, dict):
-        return {str(k): finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
-    if hasattr(value, "tolist"):
-        return finite(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+from rl_nmt.files import finite, write_durable
 
 
 class MetricsFile:
@@ -84,7 +72,5 @@ class MetricsFile:
         self._waiting.clear()
         rows = [row for row in self.rows() if row.get("step", 0) <= step][:count]
         if self.path.exists():
-            partial = self.path.with_suffix(".tmp")
-            partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-            partial.replace(self.path)
+            write_durable(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return rows

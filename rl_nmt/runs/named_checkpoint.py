@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rl_nmt.errors import ResumeRefused
+from rl_nmt.files import replace_folder, write_durable
 from rl_nmt.runs.checkpoints import (
     MANIFEST,
     RECORD,
@@ -24,10 +25,8 @@ from rl_nmt.runs.checkpoints import (
     files_of,
     read,
     record_of,
-    replace_folder,
     set_aside,
     step_of,
-    write_durable,
 )
 
 

@@ -21,8 +21,9 @@ from typing import IO, Any
 
 from rl_nmt.distributed import is_main_process
 from rl_nmt.errors import CannotWrite, ResumeRefused
+from rl_nmt.files import write_durable
 from rl_nmt.hub import split_revision
-from rl_nmt.runs.checkpoints import FORMAT, write_durable
+from rl_nmt.runs.checkpoints import FORMAT
 
 IDENTITY = "run_identity.json"
 

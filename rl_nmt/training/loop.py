@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl_nmt import distributed
+from rl_nmt import distributed, files
 from rl_nmt.errors import ConfigError, ResumeRefused
 from rl_nmt.runs import checkpoints, run_folder
 from rl_nmt.runs.checkpoints import Checkpoint
@@ -316,7 +316,7 @@ def write_results(
         comparison["launch_gate"] = {k: v for k, v in notes["launch_gate"].items() if k != "families"}
     if names == USUAL_FILES:
         evaluation.write_samples(folder / names.samples, before, after)
-    evaluation.write_json(folder / "evaluation.json", comparison)
+    files.write_json(folder / "evaluation.json", comparison)
     report.reward_curve_png(folder / names.metrics, folder / "reward_curve.png")
     report.write_report(folder, language, names, source)
     print(evaluation.print_table(comparison))

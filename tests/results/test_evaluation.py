@@ -14,6 +14,7 @@ from scipy import stats as scipy_stats
 from tiny_models import PAIRS, PROMPT
 from transformers import AutoTokenizer, Gemma3ForCausalLM
 
+from rl_nmt import files
 from rl_nmt.errors import CannotWrite, ConfigError
 from rl_nmt.models.generate import encode_prompts, generate
 from rl_nmt.results import evaluation as ev
@@ -351,7 +352,7 @@ def test_comparison_and_samples_are_strict_json(tmp_path):
     after = snapshot(["வா \ud800", "நட"], ["வா", None], [0.2, 0.3])
     after.components[0] |= {"backtranslation": "come", "source": "source 0", "output": "வா"}
     comparison = ev.compare(before, after)
-    ev.write_json(tmp_path / "evaluation.json", comparison)
+    files.write_json(tmp_path / "evaluation.json", comparison)
     ev.write_samples(tmp_path / "samples.jsonl", before, after)
 
     def refuse(name):
@@ -387,4 +388,4 @@ def test_a_damaged_snapshot_and_an_unwritable_place_are_one_clear_line(tmp_path)
     with pytest.raises(ConfigError, match=r"none\.json"):
         ev.Snapshot.load(tmp_path / "none.json")
     with pytest.raises(CannotWrite, match="gone"):
-        ev.write_json(tmp_path / "gone" / "x.json", {"a": math.inf})
+        files.write_json(tmp_path / "gone" / "x.json", {"a": math.inf})

@@ -1,6 +1,7 @@
 """The fault battery: what may happen to a run from outside, and that it ends as if nothing had.
 
-`pytest -m "slow or not slow" tests/runs/test_faults.py` runs all of it, the default run a handful. Every trial is a process.
+`pytest -m "slow or not slow" tests/runs/test_faults.py` runs all of it, the default run a handful. Every trial is a
+process.
 """
 
 from __future__ import annotations

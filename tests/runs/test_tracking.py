@@ -18,7 +18,8 @@ from fault_trials import trial
 from tiny_run import Server, command
 
 from rl_nmt import errors
-from rl_nmt.runs.metrics_file import MetricsFile, finite
+from rl_nmt.files import finite
+from rl_nmt.runs.metrics_file import MetricsFile
 from rl_nmt.runs.wandb_run import choose_wandb_mode, finish_wandb, probe, start_wandb, wandb_key_known
 
 
