@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rl_nmt.data import tables
 from rl_nmt.data.sources import hub_error, quiet_datasets, require_hub
 from rl_nmt.errors import ConfigError, UserError
 from rl_nmt.hub import split_revision
@@ -17,8 +15,6 @@ from rl_nmt.text.unicode import is_blank, safe_unicode
 
 Row = dict[str, str]  # "english", and "tamil" where there is a reference
 
-# Field names people use for the two sides, best first.
-_FIELDS = (("source", "reference"), ("source", "target"), ("src", "ref"), ("english", "tamil"), ("en", "ta"))
 HUB_SETS = (
     "google/wmt24pp",
     "openlanguagedata/flores_plus",
@@ -37,11 +33,11 @@ def load_eval(eval_dataset: str, eval_file: str, num_eval_samples: int, seed: in
     if num_eval_samples < 1 and (eval_file or eval_dataset not in ("", "none")):
         raise ConfigError(f"num_eval_samples is {num_eval_samples}: give 1 or more, or eval_dataset none")
     if eval_file:
-        rows = _read_file(Path(eval_file).expanduser(), "eval_file")
+        rows = _read_file(eval_file, "eval_file")
     elif eval_dataset in ("", "none"):
         return []
     elif Path(eval_dataset).expanduser().is_file():
-        rows = _read_file(Path(eval_dataset).expanduser(), "eval_dataset")
+        rows = _read_file(eval_dataset, "eval_dataset")
     elif split_revision(eval_dataset)[0] in HUB_SETS:
         rows = _read_hub(eval_dataset)
     else:
@@ -75,62 +71,16 @@ def _row(english: str, tamil: str | None) -> Row | None:
 # --- files -------------------------------------------------------------------------------------------
 
 
-def _read_file(path: Path, argument: str) -> list[Row]:
-    name = path.name.lower().removesuffix(".gz")
-    if not name.endswith((".tsv", ".txt", ".jsonl", ".json")):
-        raise ConfigError(f"{argument} {path}: give a .tsv (english<TAB>tamil) or a .jsonl file")
-    parse = _parse_json if name.endswith((".jsonl", ".json")) else _parse_tsv
+def _read_file(path: str, argument: str) -> list[Row]:
     rows = []
-    for number, line in _lines(path, argument):
-        row = parse(line, f"{argument} {path}, line {number}", number)
-        if row is not None:
+    for record in tables.read_all(path, argument):
+        if "column 3" in record.cells:
+            raise ConfigError(f"{record.where} has {len(record.cells)} columns: write english<TAB>tamil")
+        if row := _row(*tables.sides(record)):
             rows.append(row)
     if not rows:
-        raise ConfigError(f"{argument} {path} holds no row: give english<TAB>tamil lines or JSONL")
+        raise ConfigError(f"{argument}: {path} holds no rows with a source: give english<TAB>tamil lines or JSONL")
     return rows
-
-
-def _lines(path: Path, argument: str) -> Iterator[tuple[int, str]]:
-    """Yield (line number, text) of the lines that are not empty."""
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb") as stream:
-            for number, raw in enumerate(stream, 1):
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{argument} {path}, line {number} is not UTF-8: save it as UTF-8") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ConfigError(f"{argument} {path} is no whole gzip file: fetch it again") from error
-    except OSError as error:
-        raise ConfigError(f"{argument} {path} cannot be read: {error.strerror}") from error
-
-
-def _parse_tsv(line: str, where: str, number: int) -> Row | None:
-    cells = [cell.strip() for cell in line.split("\t")]
-    if number == 1 and tuple(cell.lower() for cell in cells) in _FIELDS:
-        return None
-    if len(cells) > 2:
-        raise ConfigError(f"{where} has {len(cells)} columns: write english<TAB>tamil")
-    return _row(cells[0], cells[1] if len(cells) == 2 else None)
-
-
-def _parse_json(line: str, where: str, number: int) -> Row | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where} is not valid JSON: write one object per line") from error
-    if not isinstance(record, dict):
-        raise ConfigError(f'{where} is no JSON object: write {{"source": "…", "reference": "…"}}')
-    for english, tamil in sorted(_FIELDS, key=lambda pair: pair[1] not in record):  # a whole pair first
-        if isinstance(record.get(english), str):
-            other = record.get(tamil)
-            if not isinstance(other, str | None):
-                raise ConfigError(f"{where}: {tamil!r} is {type(other).__name__}, must be a text")
-            return _row(record[english], other)
-    names = ", ".join(map(str, record)) or "nothing"
-    raise ConfigError(f"{where} has no text under 'english', 'en', 'source' or 'src': it has {names}")
 
 
 # --- the hub -----------------------------------------------------------------------------------------

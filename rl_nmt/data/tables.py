@@ -1,0 +1,227 @@
+"""Read rows from JSONL, JSON, TSV, text and Parquet files, with the place of the row in every error. No torch.
+
+    for row in read(path, "--file"):            # streamed: row.where is "--file: pairs.tsv line 3"
+        source, reference = sides(row)          # columns by their usual names
+    read_pairs(path, "--file", "src", "mt", "mqm")   # source, output and human score, columns by name
+
+Lines end at line feeds alone: a text may hold U+2028. All formats but Parquet may be packed (.gz).
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rl_nmt.errors import ConfigError
+
+FORMATS = {"json": (".jsonl", ".json"), "tsv": (".tsv", ".txt"), "parquet": (".parquet",)}
+SOURCES = ("source", "english", "en", "src")
+REFERENCES = ("reference", "target", "tamil", "ta", "ref")
+# Names that belong together, best first: a row that has both of a pair is read by them.
+PAIRS = (("source", "reference"), ("source", "target"), ("src", "ref"), ("english", "tamil"), ("en", "ta"))
+Line = tuple[int, str]  # its number and its text
+
+
+class Row(NamedTuple):
+    """One row: `where` it is, for messages ("--file: a.tsv line 3"), and its cells by column name."""
+
+    where: str
+    cells: dict[str, Any]
+
+
+class Pair(NamedTuple):
+    """A source and its translation; `score` is the human one, None where there is none."""
+
+    source: str
+    output: str
+    score: float | None = None
+
+
+def read(path: str | Path, argument: str, columns: Iterable[str] = (), kind: str = "") -> Iterator[Row]:
+    """Yield the rows of a file one by one.
+
+    JSON is one object per line, an array of objects, or {"data": [...]}. The first line of a TSV names its
+    columns if it holds `columns`, or without those a usual name of a source and of a reference; otherwise the
+    columns are source, reference, column 3, …
+
+    Args:
+        argument: the setting that names the file, for messages.
+        columns: names that the caller needs; a TSV must then have them in its first line.
+        kind: a key of FORMATS; empty: by the file's name.
+
+    Raises:
+        ConfigError: an unknown ending, a file that cannot be read or unpacked or is not UTF-8, a line that is
+            not a row; with the line.
+    """
+    path, columns = Path(path).expanduser(), [name for name in columns if name]
+    file, name = f"{argument}: {path}", path.name.lower()
+    kind = kind or next((k for k, endings in FORMATS.items() if name.removesuffix(".gz").endswith(endings)), "")
+    if not kind:
+        raise ConfigError(f"{file}: give a file that ends in .jsonl, .json, .tsv, .txt (also .gz) or .parquet")
+    try:
+        if kind == "parquet":
+            yield from _parquet(path, file)
+        else:
+            with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as stream:
+                lines = _lines(stream, file)
+                yield from _json(lines, file) if kind == "json" else _tsv(lines, file, columns)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ConfigError(f"{file} is not a whole gzip file: fetch it again") from error
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def read_all(path: str | Path, argument: str, columns: Iterable[str] = ()) -> list[Row]:
+    """The rows of a file, at least one; see `read`."""
+    rows = list(read(path, argument, columns))
+    if not rows:
+        raise ConfigError(f"{argument}: {path} holds no rows: give a file with at least one")
+    return rows
+
+
+def read_pairs(path: str | Path, argument: str, source: str = "", output: str = "", score: str = "") -> list[Pair]:
+    """Sources with translations and, where `score` names a column, human scores; see `read` and `sides`.
+
+    Raises ConfigError, also for a row without a translation and for a score that is not a finite number.
+    """
+    pairs = []
+    for row in read_all(path, argument, (source, output, score)):
+        text, translation = sides(row, source, output)
+        if translation is None:
+            raise ConfigError(f"{row.where} has no translation: name its column, or call it {' or '.join(REFERENCES)}")
+        if score and (key := _find(row.cells, score)) is None:
+            raise ConfigError(f"{row.where} has no column {score!r}, it has {_names(row)}")
+        pairs.append(Pair(text, translation, number(row.cells[key], f"{row.where}: {score}") if score else None))
+    return pairs
+
+
+def sides(row: Row, source: str = "", reference: str = "") -> tuple[str, str | None]:
+    """The source and the reference of a row; None for a reference that is missing or null.
+
+    `source` and `reference` name columns; empty: the usual names, a whole pair of them first. Capitals do not matter.
+    Raises ConfigError for a named column that is missing and for a value that is not a text.
+    """
+    whole = next((pair for pair in PAIRS if all(_find(row.cells, name) is not None for name in pair)), ("", ""))
+    keys = (
+        _find(row.cells, *([source] if source else (whole[0], *SOURCES))),
+        _find(row.cells, *([reference] if reference else (whole[1], *REFERENCES))),
+    )
+    for key, name in zip(keys, (source or " or ".join(SOURCES), reference), strict=True):
+        if key is None and name:
+            raise ConfigError(f"{row.where} has no column {name!r}, it has {_names(row)}")
+    text, other = (None if key is None else row.cells[key] for key in keys)
+    for key, value, types in ((keys[0], text, str), (keys[1], other, str | None)):
+        if not isinstance(value, types):
+            raise ConfigError(f"{row.where}: {key!r} is {type(value).__name__}, must be a text")
+    return text, other
+
+
+def number(value: Any, where: str) -> float | None:
+    """A score from a cell: a finite number, also as text; None for null or blank. Raises ConfigError."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ConfigError(f"{where} {value!r} is not a finite number")
+    return found
+
+
+def _find(cells: dict[str, Any], *names: str) -> str | None:
+    """The first of these columns that a row has."""
+    keys = {str(key).lower(): key for key in reversed(cells)}
+    return next((name if name in cells else keys[name.lower()] for name in names if name.lower() in keys), None)
+
+
+def _names(row: Row) -> str:
+    return ", ".join(map(str, row.cells)) or "nothing"
+
+
+# --- formats -----------------------------------------------------------------------------------------
+
+
+def _lines(stream: Iterable[bytes], file: str) -> Iterator[Line]:
+    for number, raw in enumerate(stream, 1):
+        try:
+            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{file} line {number} is not UTF-8: save the file as UTF-8") from error
+
+
+def _tsv(lines: Iterator[Line], file: str, columns: Sequence[str]) -> Iterator[Row]:
+    header: list[str] | None = None
+    for number, line in lines:
+        if not line.strip():
+            continue
+        cells, where = line.split("\t"), f"{file} line {number}"
+        if header is None:
+            names = [cell.strip() for cell in cells]
+            known = {name.lower() for name in names}
+            missing = [name for name in columns if name.lower() not in known]
+            if missing:
+                raise ConfigError(f"{where}: the first line does not name the columns {', '.join(columns)}")
+            header = []
+            if columns or (known.intersection(SOURCES) and known.intersection(REFERENCES)):
+                header = names
+                continue
+        if header and len(cells) != len(header):
+            raise ConfigError(f"{where} has {len(cells)} columns, the first line names {len(header)}")
+        names = header or ["source", "reference", *(f"column {i}" for i in range(3, len(cells) + 1))]
+        yield Row(where, dict(zip(names, cells, strict=False)))
+
+
+def _json(lines: Iterator[Line], file: str) -> Iterator[Row]:
+    first = next(((number, line) for number, line in lines if line.strip()), None)
+    if first is None:
+        return
+    try:
+        value = json.loads(first[1])
+    except (ValueError, RecursionError):
+        value = []  # broken, or the beginning of a value that takes several lines
+    if not isinstance(value, list) and not (isinstance(value, dict) and isinstance(value.get("data"), list)):
+        for number, line in itertools.chain([first], lines):
+            if line.strip():
+                yield _object(_parsed(line, file, number), f"{file} line {number}")
+        return
+    whole = _parsed("\n".join([first[1], *(line for _, line in lines)]), file, first[0])
+    rows = whole.get("data", [whole]) if isinstance(whole, dict) else whole
+    for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
+        yield _object(row, f"{file} row {number}")
+
+
+def _parsed(text: str, file: str, number: int) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line, problem = number + getattr(error, "lineno", 1) - 1, getattr(error, "msg", error)
+        raise ConfigError(f"{file} line {line} is not valid JSON ({problem}): write one object per line") from error
+
+
+def _object(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise ConfigError(f'{where} is not a JSON object: write {{"source": "…", "reference": "…"}}')
+    return Row(where, value)
+
+
+def _parquet(path: Path, file: str) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    number = 0
+    with path.open("rb") as stream:
+        try:
+            for batch in parquet.ParquetFile(stream).iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Row(f"{file} row {number}", row)
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            problem = " ".join(str(error).split())[:160]
+            raise ConfigError(f"{file} is not a whole Parquet file ({problem}): fetch it again") from error
