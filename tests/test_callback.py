@@ -6,7 +6,6 @@ import json
 import re
 import socket
 import sys
-import time
 import types
 from collections import defaultdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
+from hang_guard import ends_within
 from tiny_models import PAIRS
 from tiny_run import ROOT, SENTENCES, FullRun
 from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -346,10 +346,9 @@ def test_a_silent_server_costs_seconds_and_the_key_is_not_written(wandb_free, tm
         quiet.bind(("127.0.0.1", 0))
         quiet.listen()  # accepts, and never answers
         wandb_free.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{quiet.getsockname()[1]}")
-        start = time.monotonic()
         try:
-            assert script.setup_wandb(script.RunCfg(wandb_api_key=FullRun.KEY), tmp_path) is True
-            assert time.monotonic() - start < 10
+            with ends_within(60):
+                assert script.setup_wandb(script.RunCfg(wandb_api_key=FullRun.KEY), tmp_path) is True
             assert wandb.run.settings._offline and wandb.run.settings.disable_git and not wandb.run.settings.save_code
             assert wandb.run.config["lr"] == script.RunCfg.lr and "wandb_api_key" not in wandb.run.config
         finally:

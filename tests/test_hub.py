@@ -6,12 +6,12 @@ import hashlib
 import json
 import shutil
 import socket
-import time
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 import torch
+from hang_guard import ends_within
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from tiny_run import ROOT, Server, command
 
@@ -125,10 +125,8 @@ def test_a_folder_must_hold_the_file(tmp_path, tiny_gemma):
 
 def test_no_hub_names_the_model_and_the_pocket_command_in_seconds(online, tmp_path):
     online.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    start = time.monotonic()
-    with pytest.raises(MissingService) as caught:
+    with ends_within(20), pytest.raises(MissingService) as caught:
         hub.require_model("comet_qe_model", "Unbabel/none-such-here", "hparams.yaml")
-    assert time.monotonic() - start < 5
     message = str(caught.value)
     assert all(part in message for part in ("comet_qe_model", "Unbabel/none-such-here", "make train", "hf download"))
     online.setenv("HF_HUB_OFFLINE", "1")

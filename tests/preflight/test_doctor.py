@@ -6,6 +6,7 @@ import socket
 import time
 
 import pytest
+from hang_guard import ends_within
 from tiny_run import settings, write_data
 
 import train_grpo_en_ta as script
@@ -104,9 +105,8 @@ def test_settings_may_be_a_mapping(local, tmp_path):
 
 def test_the_defaults_without_a_network_take_seconds(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    start = time.monotonic()
-    findings = doctor.diagnose(cfg(), tmp_path / "run", machine=MACHINE)
-    assert time.monotonic() - start < 15
+    with ends_within(60):
+        findings = doctor.diagnose(cfg(), tmp_path / "run", machine=MACHINE)
     failed = {f.what: f for f in findings if f.level == "fail"}
     models = {"model_id", "comet_da_model", "comet_qe_model", "backtranslation_model"}
     assert set(failed) == {*models, "data"} and doctor.exit_code(findings) == 69

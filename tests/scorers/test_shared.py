@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 from faulty_scorer import Faulty
@@ -174,9 +173,7 @@ def _lose_the_owner(folder):
 
 
 def test_an_owner_that_is_killed_does_not_let_the_others_hang(tmp_path):
-    start = time.monotonic()
     (owner, _, _), (other, _, error) = Processes(tmp_path / "group", [0, 1], _lose_the_owner, tmp_path).wait(30)
-    assert time.monotonic() - start < 30
     assert (owner, other) == (137, 69) and "another process of this run has ended" in error
 
 

@@ -8,6 +8,7 @@ import unicodedata
 from itertools import pairwise
 
 import pytest
+from hang_guard import ends_within
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,9 +70,8 @@ def test_safe_unicode(raw, clean):
 
 def test_safe_unicode_survives_stacked_marks():
     zalgo = "க" + "\u0301" * 100_000 + "\u0323" * 100_000  # quadratic in unicodedata.normalize
-    start = time.perf_counter()
-    assert len(safe_unicode(zalgo)) == 31
-    assert time.perf_counter() - start < 2
+    with ends_within(30):
+        assert len(safe_unicode(zalgo)) == 31
     assert safe_unicode("x" + "\u0323" * 5) == unicodedata.normalize("NFC", "x" + "\u0323" * 5)
 
 
@@ -232,16 +232,16 @@ def test_lengths():
 
 @pytest.mark.parametrize("unit", ["க்\u200dஷ a", "<bos>", "<", "< ", "\u200d", "a\u0301\u0323", "\x00\ud800"])
 def test_rules_are_linear(unit):
-    def seconds(repeats):
+    def cpu_seconds(repeats):
         text = unit * repeats
         best = math.inf
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             clean_for_scoring(text), script_share(text, TAMIL), restore_control_tokens(text)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
-    assert seconds(40_000) < 12 * seconds(10_000) + 0.05  # quadratic would be 16 times
+    assert cpu_seconds(40_000) < 12 * cpu_seconds(10_000) + 0.05  # quadratic would be 16 times
 
 
 def test_without_invisible_keeps_lines_and_tokens():

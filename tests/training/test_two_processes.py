@@ -239,9 +239,8 @@ def test_logs_are_about_the_samples_of_all_processes(whole):
 def test_a_run_that_lost_a_process_goes_on_to_the_same_bits(whole, tiny_policy, tmp_path):
     folder = tmp_path / "run"
     cfg = _settings(tiny_policy, folder)
-    start = time.monotonic()
     (status, _, error), (died, _, _) = Processes(tmp_path / "a", [0, 1], _train, cfg, _die_in_the_second(5)).wait(120)
-    assert (status, died) == (69, 137) and time.monotonic() - start < 60
+    assert (status, died) == (69, 137)
     assert "error: process 0 of 2 cannot go on: another process of this run has ended" in error
     assert error.splitlines()[-1].startswith("continue with: ")
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]

@@ -458,15 +458,14 @@ def test_a_hub_model_comes_from_the_local_cache(tiny_comet_da, tmp_path, monkeyp
 def test_no_network_is_said_within_seconds(tmp_path):
     with pytest.raises(MissingService, match="Unbabel/wmt22-comet-da"):
         load_comet("Unbabel/wmt22-comet-da", argument="comet_da_model")  # tests run with HF_HUB_OFFLINE
-    done, seconds = _load_from_hub("http://127.0.0.1:9", "Unbabel/wmt22-comet-da", tmp_path)
+    done = _load_from_hub("http://127.0.0.1:9", "Unbabel/wmt22-comet-da", tmp_path)
     assert "MissingService" in done.stdout and "Unbabel/wmt22-comet-da" in done.stdout, done.stderr
-    assert seconds < 10
 
 
 @pytest.mark.parametrize("at", ["repository", "files"])
 def test_a_gated_model_names_its_licence_page(at, tmp_path):
     with _hub(at) as endpoint:
-        done, _ = _load_from_hub(endpoint, "Unbabel/wmt22-cometkiwi-da", tmp_path)
+        done = _load_from_hub(endpoint, "Unbabel/wmt22-cometkiwi-da", tmp_path)
     assert "MissingService" in done.stdout, done.stderr
     assert "https://huggingface.co/Unbabel/wmt22-cometkiwi-da" in done.stdout and "hf auth login" in done.stdout
 
@@ -483,17 +482,15 @@ def _python(code: str, *arguments: str, **environment: str) -> subprocess.Comple
     )
 
 
-def _load_from_hub(endpoint: str, name: str, home: Path) -> tuple[subprocess.CompletedProcess, float]:
-    """`load_comet(name)` in its own process (the endpoint is read at import); seconds without imports."""
+def _load_from_hub(endpoint: str, name: str, home: Path) -> subprocess.CompletedProcess:
+    """`load_comet(name)` in its own process (the endpoint is read at import), killed after 20 s without imports."""
     code = (
-        "import sys, time\nfrom rl_nmt.scorers.comet.scorer import load_comet\nimport huggingface_hub\n"
-        "start = time.perf_counter()\n"
+        "import sys, signal\nfrom rl_nmt.scorers.comet.scorer import load_comet\nimport huggingface_hub\n"
+        "signal.alarm(20)\n"
         "try:\n    load_comet(sys.argv[1])\n"
         "except Exception as error:\n    print(type(error).__name__, error)\n"
-        "print('seconds', time.perf_counter() - start)\n"
     )
-    done = _python(code, name, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0", HF_HOME=str(home), NO_PROXY="127.0.0.1")
-    return done, float(done.stdout.split()[-1])
+    return _python(code, name, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="0", HF_HOME=str(home), NO_PROXY="127.0.0.1")
 
 
 @contextmanager

