@@ -9,10 +9,13 @@ thresholds: ours.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
 
-from rl_nmt.text.languages import ENGLISH, Language
+from rl_nmt.text.languages import Language
+from rl_nmt.text.pair import TextPair
 from rl_nmt.text.phonetics import keys
-from rl_nmt.text.tokens import Token, kept, tokenize
+from rl_nmt.text.tokens import Token
 
 _GRAM = 8  # letters in a row, spaces aside, that two texts share by copying alone
 _CHAIN = 3  # words in a row that sound alike: fewer happen by chance and by borrowing
@@ -20,15 +23,15 @@ _LONG_CHAIN = 5  # enough even when all of them could be borrowed
 _STARTS = 8  # places in the output where one source word may start a chain: keeps the search linear
 
 
-def copied_share(source: str, output: str, language: Language, source_language: Language = ENGLISH) -> float:
-    """Return the share, 0 to 1, of the source's content letters that `output` repeats instead of translating.
+def copied_share(*pair: Any) -> float:
+    """Return the share, 0 to 1, of the source's content letters that the output repeats instead of translating.
 
-    Content is every word but those that may stay as they are. A word is copied when it stands in the
-    output in its own letters (NFKC, case folded, accents off; also run together, or cut by other spaces),
-    or when it belongs to a chain that sounds alike word by word in the output's script. 0.0 when the source
-    has no content.
+    `pair` is a TextPair, or what makes one: source, output, language and perhaps source_language. Content is every
+    word but those that may stay as they are. A word is copied when it is in the output in its own letters (NFKC, case
+    folded, accents off; also run together, or cut by other spaces), or when it belongs to a chain that sounds alike
+    word by word in the output's script. 0.0 when the source has no content.
 
-    >>> from rl_nmt.text.unicode import TAMIL
+    >>> from rl_nmt.text.languages import TAMIL
     >>> copied_share("The boy reads a book.", "THE BOY, READS A-BOOK", TAMIL)
     1.0
     >>> copied_share("The boy reads a book.", "தி பாய் ரீட்ஸ் எ புக்.", TAMIL)
@@ -36,24 +39,18 @@ def copied_share(source: str, output: str, language: Language, source_language: 
     >>> copied_share("The boy takes a bus.", "சிறுவன் பஸ்ஸில் செல்கிறான்.", TAMIL)
     0.0
     """
-    words = tokenize(source, source_language)
-    return copied_of(words, kept(words, source_language), tokenize(output, language), language, source_language)
-
-
-def copied_of(
-    words: list[Token], excused: list[bool], said: list[Token], language: Language, source_language: Language
-) -> float:
-    """`copied_share` of texts that are tokens already: of the source, which of them may stay, of the output."""
-    content = [i for i, token in enumerate(words) if token.kind == "word" and not excused[i]]
+    texts = TextPair.of(*pair)
+    words = texts.source_tokens
+    content = [i for i, token in enumerate(words) if token.kind == "word" and not texts.kept[i]]
     if not content:
         return 0.0
-    copied = _verbatim(words, said) | _sounded(words, said, excused, language, source_language)
+    copied = _verbatim(words, texts.output_tokens) | _sounded(texts)
     size = [len(token.key) for token in words]
     return sum(size[i] for i in content if i in copied) / sum(size[i] for i in content)
 
 
 def _verbatim(words: list[Token], said: list[Token]) -> set[int]:
-    """Indices of source words that stand in the output in their own letters."""
+    """Indices of source words that are in the output in their own letters."""
     own_words = {token.key for token in said}
     copied = {i for i, token in enumerate(words) if token.key in own_words}
     text = "".join(token.key for token in said)
@@ -74,15 +71,14 @@ def _verbatim(words: list[Token], said: list[Token]) -> set[int]:
     return copied
 
 
-def _sounded(
-    words: list[Token], said: list[Token], excused: list[bool], language: Language, source_language: Language
-) -> set[int]:
+def _sounded(pair: TextPair) -> set[int]:
     """Indices of source words in chains that sound alike in the output, word after word.
 
     A chain goes on from (source word i, output word p) to i+1 or i+2 and p+1 or p+2: one word may be
     missed on either side, and a missed source word inside a chain counts as copied too.
     """
-    theirs = [_keys(token, language) for token in said]
+    words, excused = pair.source_tokens, pair.kept
+    theirs = [_keys(token, pair.language) for token in pair.output_tokens]
     places: dict[str, list[int]] = defaultdict(list)
     for p, found in enumerate(theirs):
         for key in found:
@@ -90,10 +86,10 @@ def _sounded(
     copied: set[int] = set()
     live: dict[int, dict[int, _Chain]] = {}  # source index -> output position -> chain that ends there
     for i, token in enumerate(words):
-        ours = _keys(token, source_language)
+        ours = _keys(token, pair.source_language)
         here: dict[int, _Chain] = {}
         if ours:
-            small = token.key in source_language.function_words
+            small = token.key in pair.source_language.function_words
             for back in (1, 2):
                 for p, chain in live.get(i - back, {}).items():
                     for q in (p + 1, p + 2):
@@ -128,16 +124,17 @@ def _longest(chains: dict[int, _Chain], place: int, chain: _Chain) -> None:
         chains[place] = chain
 
 
+@dataclass(slots=True)
 class _Chain:
     """Neighbouring source words that sound alike: how many, and how many of them are small or content words.
 
     `new` is the first source word of the chain that has not been counted as copied yet.
     """
 
-    __slots__ = ("content", "matched", "new", "small")
-
-    def __init__(self, new: int, matched: int, small: int, content: int):
-        self.new, self.matched, self.small, self.content = new, matched, small, content
+    new: int
+    matched: int
+    small: int
+    content: int
 
     def grown(self, small: bool, content: bool) -> _Chain:
         return _Chain(self.new, self.matched + 1, self.small + small, self.content + content)

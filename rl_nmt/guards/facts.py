@@ -13,12 +13,13 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
-from rl_nmt.text.languages import ENGLISH, Language
+from rl_nmt.text.languages import Language
+from rl_nmt.text.pair import TextPair
 from rl_nmt.text.phonetics import LOOSE, initials, neighbourhood, skeletons
-from rl_nmt.text.tokens import LITERAL, Token, fold, kept, own, tokenize, without_literals
-from rl_nmt.text.unicode import clean_for_scoring
+from rl_nmt.text.tokens import LITERAL, Token, fold, own, without_literals
 
 WEIGHTS = {"number": 1.0, "percent": 1.0, "url": 1.0, "email": 1.0, "placeholder": 1.0, "code": 1.0}
 WEIGHTS |= {"acronym": 0.5, "name": 0.5}
@@ -40,10 +41,12 @@ class Fidelity:
         return sum(WEIGHTS[kind] for kind, _ in self.found) / sought if sought else None
 
 
-def fidelity(source: str, output: str, language: Language, source_language: Language = ENGLISH) -> float | None:
-    """Return the weighted share, 0 to 1, of what must stay that `output` has; None when there is nothing.
+def fidelity(*pair: Any) -> float | None:
+    """Return the weighted share, 0 to 1, of what must stay that the output has; None when there is nothing.
 
-    >>> from rl_nmt.text.unicode import TAMIL
+    `pair` is a TextPair, or what makes one: source, output, language and perhaps source_language.
+
+    >>> from rl_nmt.text.languages import TAMIL
     >>> fidelity("Ravi paid 100,000 rupees.", "ரவி 1,00,000 ரூபாய் கொடுத்தார்.", TAMIL)
     1.0
     >>> fidelity("It costs 40 percent more.", "இது 4 சதவீதம் அதிகம்.", TAMIL)
@@ -51,43 +54,39 @@ def fidelity(source: str, output: str, language: Language, source_language: Lang
     >>> fidelity("the rain has stopped.", "மழை நின்றுவிட்டது.", TAMIL) is None
     True
     """
-    return check(source, output, language, source_language).value
+    return check(*pair).value
 
 
-def check(source: str, output: str, language: Language, source_language: Language = ENGLISH) -> Fidelity:
+def check(*pair: Any) -> Fidelity:
     """Look for everything that must stay, each thing once, and say what was found and what is missing.
 
-    Linear in the lengths of the texts; never raises for any two strings.
+    Takes what `fidelity` takes. Linear in the lengths of the texts; never raises for any two strings.
 
-    >>> from rl_nmt.text.unicode import TAMIL
+    >>> from rl_nmt.text.languages import TAMIL
     >>> check("Ravi came on 12 May.", "ரவி மே 13 அன்று வந்தார்.", TAMIL).missing
     (('number', '12'),)
     """
-    source, output = clean_for_scoring(source), clean_for_scoring(output)
-    tokens = tokenize(source, source_language)
-    said = tokenize(output, language)
-    have = _Output(output, said, language)
     found: dict[tuple[str, str], None] = {}
     missing: dict[tuple[str, str], None] = {}
-    for kind, text, there in _demands(source, tokens, have, language, source_language):
+    for kind, text, there in _demands(TextPair.of(*pair)):
         (found if there else missing)[(kind, text)] = None
     return Fidelity(tuple(found), tuple(item for item in missing if item not in found))
 
 
-def _demands(source, tokens, have: _Output, language, source_language) -> Iterator[tuple[str, str, bool]]:
-    for token in tokens:
+def _demands(pair: TextPair) -> Iterator[tuple[str, str, bool]]:
+    """(kind, text, whether the output has it) of everything that must stay."""
+    have = _Output(pair)
+    for token in pair.source_tokens:
         if token.kind in LITERAL:
             core = _core(token)
-            there = core.casefold() in have.literals or (
-                token.kind in ("url", "code") and "/" not in core and have.sounds_like(core, source_language)
-            )
-            yield token.kind, core, there
-    for number in numbers(without_literals(source), source_language):
+            spoken = token.kind in ("url", "code") and "/" not in core
+            yield token.kind, core, core.casefold() in have.literals or (spoken and have.sounds_like(core))
+    for number in numbers(without_literals(pair.clean_source), pair.source_language):
         yield ("percent" if number.percent else "number"), number.text, have.counts(number)
-    for name in _names(tokens, source_language):
+    for name in _names(pair):
         text = " ".join(t.text for t in name)
         acronym = len(name) == 1 and text.isupper() and len(text) > 1
-        yield "acronym" if acronym else "name", text, have.calls(name, source_language, acronym)
+        yield "acronym" if acronym else "name", text, have.calls(name, acronym)
 
 
 def _core(token: Token) -> str:
@@ -113,7 +112,7 @@ class Number:
 
 _NUMBER = re.compile(r"[0-9]+(?:[.,:][0-9]+)*")
 _INDIAN = re.compile(r"[0-9]{1,2}(?:,[0-9]{2})*,[0-9]{3}(?:\.[0-9]+)?|[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
-_MAX_DIGITS = 30  # a longer run of digits is no number; comparing its digits is enough
+_MAX_DIGITS = 30  # a longer run of digits is not a number; comparing its digits is enough
 
 
 def numbers(text: str, language: Language) -> list[Number]:
@@ -161,72 +160,77 @@ def _digit(char: str) -> str:
 # --- names ---------------------------------------------------------------------------------------------
 
 
-def _names(tokens: list[Token], language: Language) -> Iterator[list[Token]]:
-    """Runs of kept words with a capital, unless all of them are commonly translated."""
-    flags = kept(tokens, language)
+def _names(pair: TextPair) -> Iterator[list[Token]]:
+    """Runs of kept source words with a capital, unless all of them are commonly translated."""
+    language = pair.source_language
     run: list[Token] = []
-    for token, stays in zip(tokens, flags, strict=True):
-        named = stays and token.kind == "word" and own(token, language) and token.text[:1].isupper()
-        if named and token.key not in language.function_words and len(token.text) > 1:
-            run.append(token)
-            continue
+    for token, stays in [*zip(pair.source_tokens, pair.kept, strict=True), (None, False)]:
+        if token and stays and token.kind == "word" and own(token, language) and token.text[:1].isupper():
+            if token.key not in language.function_words and len(token.text) > 1:
+                run.append(token)
+                continue
         if any(t.key not in language.common_capitals for t in run):
             yield run
         run = []
-    if any(t.key not in language.common_capitals for t in run):
-        yield run
 
 
 class _Output:
-    """An output, indexed once for every question about it."""
+    """The output of a pair, indexed once for every question about it."""
 
-    def __init__(self, output: str, said: list[Token], language: Language):
-        self.folded = unicodedata.normalize("NFKC", output).casefold()
-        self.words = {t.key for t in said}
-        self.literals = {_core(t).casefold() for t in said if t.kind in LITERAL}
-        self.language = language
-        self.numbers = numbers(without_literals(output), language)
-        self.digits = {d for n in self.numbers for d in n.digits}
-        self.values = {v for n in self.numbers for v in n.values}
-        self.spelled = {v for stem, v in language.number_words if any(w.startswith(stem) for w in self.words)}
-        self.percent = any(word in self.folded for word in language.percent)
-        self._said = said
-        self._sounds: set[str] | None = None
+    def __init__(self, pair: TextPair):
+        language, self.said = pair.language, pair.output_tokens
+        self.language, self.source_language = language, pair.source_language
+        self.words = {t.key for t in self.said}
+        self.literals = {_core(t).casefold() for t in self.said if t.kind in LITERAL}
+        found = numbers(without_literals(pair.clean_output), language)
+        self.digits = {d for n in found for d in n.digits}
+        self.values = {v for n in found for v in n.values}
+        self.values |= {v for stem, v in language.number_words if any(w.startswith(stem) for w in self.words)}
+        folded = unicodedata.normalize("NFKC", pair.clean_output).casefold()
+        self.percent = any(word in folded for word in language.percent)
 
     def counts(self, number: Number) -> bool:
         """Whether the number is there: same value, same digits, or a small one as a word."""
-        whole = max(number.digits, key=len)
-        there = bool(number.values & self.values)
-        there = there or (number.digits <= self.digits or whole in self.digits)
-        there = there or bool(number.values & self.spelled)
-        return there and (self.percent or not number.percent)
+        same_digits = number.digits <= self.digits or max(number.digits, key=len) in self.digits
+        return (bool(number.values & self.values) or same_digits) and (self.percent or not number.percent)
 
-    def calls(self, name: list[Token], source_language: Language, acronym: bool) -> bool:
+    def calls(self, name: list[Token], acronym: bool) -> bool:
         """Whether one word of the name is there, in its letters or by its sound; or all of it run together."""
-        telling = [token for token in name if token.key not in source_language.common_capitals]
-        words = [word for token in telling for word in _bare(token.key, source_language)]
+        telling = [token for token in name if token.key not in self.source_language.common_capitals]
+        words = [word for token in telling for word in _bare(token.key, self.source_language)]
         if any(word in self.words for word in words):
             return True
         if acronym:
-            words.append(initials(name[0].key, source_language))
-            return self._begins(words.pop()) or self._sounds_like(words[0], source_language)
-        return any(self._sounds_like(word, source_language) for word in (*words, "".join(t.key for t in name)))
+            return self._begins(initials(name[0].key, self.source_language)) or self._sounds_like(words[0])
+        return any(map(self._sounds_like, (*words, "".join(t.key for t in name))))
 
-    def sounds_like(self, text: str, source_language: Language) -> bool:
-        words = [fold(word) for word in re.findall(r"[^\W\d_]+", text)]
-        return any(self._sounds_like(word, source_language) for word in words)
+    def sounds_like(self, text: str) -> bool:
+        """Whether a word of the text is there by its sound."""
+        return any(self._sounds_like(fold(word)) for word in re.findall(r"[^\W\d_]+", text))
 
-    def _sounds_like(self, word: str, source_language: Language) -> bool:
-        return any(self._begins(skeleton) for skeleton in skeletons(word, source_language))
+    def _sounds_like(self, word: str) -> bool:
+        return any(map(self._begins, skeletons(word, self.source_language)))
 
     def _begins(self, skeleton: str) -> bool:
         """Whether a word begins so: within one edit from four classes on; with three, one more may be heard."""
-        if self._sounds is None:
-            self._sounds = _beginnings(self._said, self.language)
         skeleton = skeleton[:_NAME]
         if len(skeleton) < LOOSE:
-            return bool(skeleton) and (f"{skeleton}$" in self._sounds or skeleton in self._sounds)
-        return not neighbourhood(skeleton).isdisjoint(self._sounds)
+            return bool(skeleton) and (f"{skeleton}$" in self._beginnings or skeleton in self._beginnings)
+        return not neighbourhood(skeleton).isdisjoint(self._beginnings)
+
+    @cached_property
+    def _beginnings(self) -> set[str]:
+        """Look-up keys of how the words begin, for every length a name may have."""
+        found: set[str] = set()
+        for token in self.said:
+            if token.kind != "word" or not own(token, self.language):
+                continue
+            for skeleton in skeletons(token.key, self.language):
+                for end in range(1, min(len(skeleton), _NAME) + 1):
+                    found.add(f"{skeleton[:end]}$")
+                    if end >= LOOSE:
+                        found |= neighbourhood(skeleton[:end])
+        return found
 
 
 def _bare(key: str, language: Language) -> list[str]:
@@ -235,17 +239,3 @@ def _bare(key: str, language: Language) -> list[str]:
 
 
 _NAME = 6  # classes of a name that are compared; what follows may be an ending
-
-
-def _beginnings(said: list[Token], language: Language) -> set[str]:
-    """Look-up keys of how the words begin, for every length a name may have."""
-    found: set[str] = set()
-    for token in said:
-        if token.kind != "word" or not own(token, language):
-            continue
-        for skeleton in skeletons(token.key, language):
-            for end in range(1, min(len(skeleton), _NAME) + 1):
-                found.add(f"{skeleton[:end]}$")
-                if end >= LOOSE:
-                    found |= neighbourhood(skeleton[:end])
-    return found

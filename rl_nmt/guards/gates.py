@@ -1,6 +1,6 @@
-"""Gates: which outputs are no translation at all, and why. Pure functions over text, no model.
+"""Gates: which outputs are not translations at all, and why. Pure functions over text, no model.
 
-A gate is not a judge of quality. It names outputs that no score may lift above a real translation:
+A gate is not a measure of quality. It names outputs that no score may lift above a real translation:
 the reward gives them 0.0 whatever the neural scorers would say, and calls no model for them. Every gate
 compares with the source, so that what the source itself does (repeats, lists, quotes, speaks of
 translating) is no offence. Rules and thresholds are ours; `python -m rl_nmt.guards FILE` measures how
@@ -12,94 +12,76 @@ from __future__ import annotations
 import math
 import re
 from functools import lru_cache
+from typing import Any
 
-from rl_nmt.guards.copying import copied_of
+from rl_nmt.guards.copying import copied_share
 from rl_nmt.guards.repetition import loops
-from rl_nmt.text.languages import ENGLISH, Language
-from rl_nmt.text.tokens import LITERAL, Token, kept, own, tokenize
-from rl_nmt.text.unicode import CONTROL_PATTERN, clean_for_scoring, is_blank, length, without_invisible
+from rl_nmt.text.languages import SHARED_SCRIPTS, Language
+from rl_nmt.text.pair import TextPair
+from rl_nmt.text.tokens import LITERAL, Token, own, tokenize
+from rl_nmt.text.unicode import CONTROL_PATTERN, is_blank, length, one_line
 
-REASONS = (
-    "empty",
-    "control",
-    "echo",
-    "preamble",
-    "copy",
-    "script",
-    "glued",
-    "loop",
-    "length",
-    "truncated",
-)
+# In the order in which they are looked for.
+REASONS = {
+    "empty": "nothing visible",
+    "control": "a control token of a chat format or translation model that the source has not",
+    "echo": "a label of the prompt ('Tamil:', 'user') or a run of its words",
+    "preamble": "talk about the translation before or after it, more lines than the source has sentences, markdown, "
+    "HTML or quotes around the whole",
+    "copy": "more than a third of the source repeated, in either script (more where both share one and write cognates "
+    "alike: Language.max_copied)",
+    "script": "foreign letters, or no letter of the language",
+    "glued": "foreign words before, after or amid the translation",
+    "loop": "words, phrases or characters in circles",
+    "length": "too short or too long for any translation",
+    "truncated": "ends in a word or sign that ends no sentence, or short and without the end mark of its source; a cut "
+    "between two sentences, or one that leaves a complete one, cannot be told from a free translation and passes",
+}
 
 MAX_FOREIGN = 0.2  # share of letters that are foreign and not the source's to keep
 MAX_THIRD_SCRIPT = 3  # letters of a script that neither language is written in
 GLUED = 2  # foreign words in a row at an end of the output; one more in the middle
 
 
-def verdict(
-    source: str, output: str, language: Language, source_language: Language = ENGLISH, prompt: str = ""
-) -> str | None:
-    """Return the reason why `output` is no translation of `source` into `language`, or None.
+def verdict(*pair: Any, prompt: str = "") -> str | None:
+    """Return the reason, a key of REASONS, why an output is not a translation of its source, or None.
 
     Args:
-        source: the text to translate, as it was given.
-        output: the completion as the policy wrote it, decoded without special tokens and not cleaned:
-            control tokens and line breaks are evidence.
-        language, source_language: rows of the language table.
+        pair: a TextPair, or what makes one: source, output, language and perhaps source_language. The output is the
+            completion as the policy wrote it, decoded without special tokens and not cleaned: control tokens and
+            line breaks are evidence.
         prompt: the words of the prompt, where an echo of them is to be recognised beyond its labels.
-
-    Returns:
-        None or, in the order in which they are looked for:
-        "empty"      nothing visible;
-        "control"    a control token of a chat format or translation model that the source has not;
-        "echo"       a label of the prompt ("Tamil:", "user") or a run of its words;
-        "preamble"   talk about the translation before or after it, more lines than the source has
-                     sentences, markdown, HTML or quotes around the whole;
-        "copy"       more than a third of the source repeated, in either script (more where both share one and
-                     write cognates alike: Language.max_copied);
-        "script"     foreign letters, or no letter of the language;
-        "glued"      foreign words before, after or amid the translation;
-        "loop"       words, phrases or characters in circles;
-        "length"     too short or too long for any translation;
-        "truncated"  ends in a word or sign that ends no sentence, or short and without the end mark of
-                     its source. A cut between two sentences, or one that leaves a complete one, cannot be told
-                     from a free translation and passes.
 
     Never raises for any two strings, and takes time linear in their lengths.
 
-    >>> from rl_nmt.text.unicode import TAMIL
+    >>> from rl_nmt.text.languages import TAMIL
     >>> [verdict("I came home.", text, TAMIL) for text in ("நான் வீட்டிற்கு வந்தேன்.", "Naan veettirku vanthen.",
     ...  "இதோ மொழிபெயர்ப்பு: நான் வீட்டிற்கு வந்தேன்.", "நான் வீட்டிற்கு வந்தேன். I came home.")]
     [None, 'script', 'preamble', 'copy']
     """
-    if is_blank(output):
+    texts = TextPair.of(*pair)
+    if is_blank(texts.clean_output):
         return "empty"
-    if _control(source, output):
+    if _control(texts):
         return "control"
-    clean_source, clean_output = clean_for_scoring(source), clean_for_scoring(output)
-    source_words = tokenize(clean_source, source_language)
-    words = tokenize(clean_output, language)
-    lines = [line for line in map(clean_for_scoring, without_invisible(output).splitlines()) if line]
-    if _echo(clean_source, lines, words, source_words, language, source_language, prompt):
+    lines = [line for line in map(one_line, texts.visible_output.splitlines()) if line]
+    if _labelled(texts, lines) or _repeats_prompt(texts, prompt):
         return "echo"
-    if _preamble(clean_source, source, lines, clean_output, language, source_language):
+    if _preamble(texts, lines):
         return "preamble"
-    excused = kept(source_words, source_language)
-    if copied_of(source_words, excused, words, language, source_language) > language.max_copied:
+    if copied_share(texts) > texts.language.max_copied:
         return "copy"
-    foreign = _foreign(source_words, excused, words, language)
-    if _wrong_script(source_words, words, foreign, language):
+    foreign = _foreign(texts)
+    if _wrong_script(texts, foreign):
         return "script"
-    if _glued(words, foreign):
+    if _glued(texts.output_tokens, foreign):
         return "glued"
-    if loops(clean_source, source_words, clean_output, words):
+    if loops(texts):
         return "loop"
-    if _impossible_length(clean_source, clean_output, language):
+    low, high = texts.language.length_limits
+    if not low <= _log_distance(texts) <= high:
         return "length"
-    if _truncated(clean_source, clean_output, words, language):
-        return "truncated"
-    return None
+    return "truncated" if _truncated(texts) else None
 
 
 # --- control tokens ------------------------------------------------------------------------------------
@@ -110,15 +92,14 @@ _CHAT_TOKENS = re.compile(
 )
 
 
-def _control(source: str, output: str) -> bool:
-    return any(
-        not _found(pattern, without_invisible(output)) <= _found(pattern, without_invisible(source))
-        for pattern in (CONTROL_PATTERN, _CHAT_TOKENS)
-    )
+def _control(pair: TextPair) -> bool:
+    return any(_adds(p, pair.visible_output, pair.visible_source) for p in (CONTROL_PATTERN, _CHAT_TOKENS))
 
 
-def _found(pattern: re.Pattern[str], text: str) -> set[str]:
-    return {match[0].strip() for match in pattern.finditer(text)}
+def _adds(pattern: re.Pattern[str], output: str, source: str) -> bool:
+    """Whether the output holds a match that the source does not hold."""
+    said, heard = ({match[0].strip() for match in pattern.finditer(text)} for text in (output, source))
+    return not said <= heard
 
 
 # --- talk around the translation -----------------------------------------------------------------------
@@ -127,65 +108,64 @@ _LABEL_END = re.compile(r"\s*(?:[:：]|\s[-–—=]+>?\s)")
 _ECHO_RUN = 4  # words of the prompt in a row
 
 
-def _labels(language: Language, source_language: Language) -> tuple[str, ...]:
-    return tuple(sorted({*language.labels, *source_language.labels, *ENGLISH.labels}, key=len, reverse=True))
-
-
-def _echo(source, lines, words, source_words, language, source_language, prompt) -> bool:
-    """A line that opens with a label of the prompt, or a run of the prompt's words."""
-    opening = source.casefold()
+def _labelled(pair: TextPair, lines: list[str]) -> bool:
+    """A line that opens with a label of the prompt."""
+    opening = pair.clean_source.casefold()
+    labels = [x for x in {*pair.language.labels, *pair.source_language.labels} if not opening.startswith(x)]
     for line in lines:
         folded = line.casefold().lstrip("*#>-• \"'“")
-        for label in _labels(language, source_language):
-            if folded.startswith(label) and not opening.startswith(label):
+        for label in labels:
+            if folded.startswith(label):
                 rest = folded[len(label) :].lstrip("*\"'” ")
                 if _LABEL_END.match(rest) or (not rest and len(lines) > 1):
                     return True
+    return False
+
+
+def _repeats_prompt(pair: TextPair, prompt: str) -> bool:
+    """A run of the prompt's words that is not the source's."""
     if not prompt:
         return False
-    heard = [t.key for t in tokenize(prompt, source_language)]
-    given = _runs([t.key for t in source_words])
-    return bool((_runs(heard) - given) & _runs([t.key for t in words]))
+    asked, given, said = map(_runs, (tokenize(prompt, pair.source_language), pair.source_tokens, pair.output_tokens))
+    return bool((asked - given) & said)
 
 
-def _runs(keys: list[str]) -> set[tuple[str, ...]]:
+def _runs(tokens: list[Token]) -> set[tuple[str, ...]]:
+    keys = [token.key for token in tokens]
     return {tuple(keys[i : i + _ECHO_RUN]) for i in range(len(keys) - _ECHO_RUN + 1)}
 
 
 _MARKDOWN = re.compile(r"\*\*|```|~~~|^#{1,6}\s|^>\s|\\(?:boxed|text|begin)\b|\|\s*-{3,}|^[*•]\s|^\d{1,2}[.)]\s", re.M)
 _HTML = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,10}(?:\s[^<>]{0,200})?/?>")
-_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`", "”": "”", "(": ")", "[": "]", "{": "}"}
-_QUOTES |= {"「": "」", "『": "』"}
+_QUOTES = dict(zip("\"'“‘«„`”([{「『", "\"'”’»“`”)]}」』", strict=True))
 _QUOTE_MARKS, _BRACKETS = "\"'“”‘’«»„`「」『』", "()[]{}"
 _COLON = re.compile(r"[^:：\n]{1,80}[:：]")
 _SENTENCES = re.compile(r"[.!?…:;]+(?=\s|$)")
 
 
-def _preamble(source, raw_source, lines, output, language, source_language) -> bool:
-    """Anything in the output that is there beside the translation: see `verdict`."""
-    text = "\n".join(lines)
-    opening = source.casefold()
-    if len(lines) > max(1, len(_SENTENCES.findall(source)), len(raw_source.strip().splitlines())):
+def _preamble(pair: TextPair, lines: list[str]) -> bool:
+    """Anything in the output that is there beside the translation."""
+    ours, text = pair.source_language, "\n".join(lines)
+    opening, folded = pair.clean_source.casefold(), pair.clean_output.casefold()
+    if len(lines) > max(1, len(_SENTENCES.findall(pair.clean_source)), len(pair.source.strip().splitlines())):
         return True
-    if any(not _found(pattern, text) <= _found(pattern, raw_source) for pattern in (_MARKDOWN, _HTML)):
+    if _adds(_MARKDOWN, text, pair.source) or _adds(_HTML, text, pair.source):
         return True
-    if _wrapped(output, source):
+    if _wrapped(pair.clean_output, pair.clean_source):
         return True
-    folded = output.casefold()
-    for row in (language, source_language):
-        if not _mentions(opening, source_language.meta_topics) and _mentions(folded, row.meta):
+    for row in (pair.language, ours):
+        if _mentions(folded, row.meta) and not _mentions(opening, ours.meta_topics):
             return True
-        label = _COLON.match(folded)
-        if label and _mentions(label[0], row.meta) and not _mentions(_head(opening), source_language.meta_topics):
+        if _mentions(_head(folded), row.meta) and not _mentions(_head(opening), ours.meta_topics):
             return True
-        if not _mentions(opening, source_language.note_topics) and _note_pattern(row).search(folded):
+        if not _mentions(opening, ours.note_topics) and _note_pattern(row).search(folded):
             return True
-    return _opener(opening, folded, language, source_language)
+    return _opener(opening, folded, pair.language, ours)
 
 
-def _head(source: str) -> str:
-    """What stands before the first colon; all of a text without one is no label."""
-    label = _COLON.match(source)
+def _head(text: str) -> str:
+    """The text up to its first colon; a text without one has no label."""
+    label = _COLON.match(text)
     return label[0] if label else ""
 
 
@@ -227,11 +207,11 @@ def _opens(text: str, phrase: str) -> bool:
 # --- script --------------------------------------------------------------------------------------------
 
 
-def _foreign(source_words, excused, words: list[Token], language: Language) -> list[bool]:
+def _foreign(pair: TextPair) -> list[bool]:
     """For each token of the output whether it is a foreign word that the source does not excuse."""
-    may_stay = {t.key for t, stays in zip(source_words, excused, strict=True) if stays}
-    content = {t.key for t in source_words} - may_stay
-    return [_is_foreign(token, may_stay, content, language) for token in words]
+    may_stay = {t.key for t, stays in zip(pair.source_tokens, pair.kept, strict=True) if stays}
+    content = {t.key for t in pair.source_tokens} - may_stay
+    return [_is_foreign(token, may_stay, content, pair.language) for token in pair.output_tokens]
 
 
 def _is_foreign(token: Token, may_stay: set[str], content: set[str], language: Language) -> bool:
@@ -241,18 +221,16 @@ def _is_foreign(token: Token, may_stay: set[str], content: set[str], language: L
     return not (new_acronym or len(token.text) == 1)
 
 
-def _wrong_script(source_words, words: list[Token], foreign: list[bool], language: Language) -> bool:
-    ours = sum(len(t.text) for t in words if t.kind == "word" and own(t, language))
-    theirs = sum(len(t.text) for t, bad in zip(words, foreign, strict=True) if bad)
+def _wrong_script(pair: TextPair, foreign: list[bool]) -> bool:
+    words = [token for token in pair.output_tokens if token.kind == "word"]
+    ours = sum(len(t.text) for t in words if own(t, pair.language))
+    theirs = sum(len(t.text) for t, bad in zip(pair.output_tokens, foreign, strict=True) if bad)
     if theirs > MAX_FOREIGN * (ours + theirs):
         return True
-    scripts = {t.script for t in source_words}
-    third = sum(
-        len(t.text) for t in words if t.kind == "word" and not own(t, language) and t.script not in {"LATIN", *scripts}
-    )
-    if third >= MAX_THIRD_SCRIPT:
+    known = {*SHARED_SCRIPTS, *(t.script for t in pair.source_tokens)}
+    if sum(len(t.text) for t in words if not own(t, pair.language) and t.script not in known) >= MAX_THIRD_SCRIPT:
         return True
-    to_translate = any(t.kind == "word" and not (t.text.isupper() and len(t.text) > 1) for t in source_words)
+    to_translate = any(t.kind == "word" and not (t.text.isupper() and len(t.text) > 1) for t in pair.source_tokens)
     return ours == 0 and to_translate
 
 
@@ -261,12 +239,7 @@ def _glued(words: list[Token], foreign: list[bool]) -> bool:
     spoken = [bad for token, bad in zip(words, foreign, strict=True) if token.kind == "word"]
     if len(spoken) > GLUED and (all(spoken[:GLUED]) or all(spoken[-GLUED:])):
         return True
-    run = 0
-    for bad in spoken:
-        run = run + 1 if bad else 0
-        if run > GLUED:
-            return True
-    return False
+    return any(all(spoken[i : i + GLUED + 1]) for i in range(len(spoken) - GLUED))
 
 
 # --- size ----------------------------------------------------------------------------------------------
@@ -274,14 +247,10 @@ def _glued(words: list[Token], foreign: list[bool]) -> bool:
 _SLACK = 12  # code points by which a short text may differ freely: "Yes." is one word in any language
 
 
-def _log_distance(source: str, output: str, language: Language) -> float:
-    expected = language.expected_length_ratio * length(source)
-    return math.log((length(output) + _SLACK) / (expected + _SLACK))
-
-
-def _impossible_length(source: str, output: str, language: Language) -> bool:
-    low, high = language.length_limits
-    return not low <= _log_distance(source, output, language) <= high
+def _log_distance(pair: TextPair) -> float:
+    """ln of the output's length over the expected one."""
+    expected = pair.language.expected_length_ratio * length(pair.clean_source)
+    return math.log((length(pair.clean_output) + _SLACK) / (expected + _SLACK))
 
 
 _ENDS = ".!?…।॥\"”'’»)]}:。！？｡؟۔」』】》）："
@@ -289,14 +258,12 @@ _OPEN_ENDS = ",;-–—(/[{“‘«&，、；「『【《（،؛"
 _SHORT = -0.25  # log distance below the expected ratio from which a missing end mark is a cut
 
 
-def _truncated(source: str, output: str, words: list[Token], language: Language) -> bool:
-    finished = source.rstrip("\"”'’»)] ")[-1:] in (".", "!", "?")
-    if not finished:
+def _truncated(pair: TextPair) -> bool:
+    last = pair.clean_output[-1]
+    if pair.clean_source.rstrip("\"”'’»)] ")[-1:] not in (".", "!", "?"):
         return False
-    if output[-1] in _OPEN_ENDS:
+    if last in _OPEN_ENDS:
         return True
-    if output[-1] in _ENDS or not words or not language.end_marks:
+    if last in _ENDS or not pair.output_tokens or not pair.language.end_marks:
         return False
-    if words[-1].key in language.unfinished:
-        return True
-    return _log_distance(source, output, language) < _SHORT
+    return pair.output_tokens[-1].key in pair.language.unfinished or _log_distance(pair) < _SHORT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rl_nmt.text.tokens import Token
+from rl_nmt.text.pair import TextPair
 
 _SHORT_PERIOD = 3  # phrases of up to three words loop when said three times; longer ones when said twice
 _SENTENCE = 4  # words in a row that no text says again and again
@@ -16,18 +16,19 @@ _SOURCE_PIECES = re.compile(r"([^\W\d_])\1\1|([^\W\d_]{2,4})[\s,!-]{0,2}\2[\s,!-
 _SOURCE_SIGNS = re.compile(r"([^\w\s])\1\1")
 
 
-def loops(source: str, source_words: list[Token], output: str, words: list[Token]) -> bool:
-    """Say whether the output (cleaned, and its tokens) repeats itself as its source does not.
+def loops(pair: TextPair) -> bool:
+    """Say whether the output repeats itself as its source does not.
 
-    Counted are a phrase of one to three words three times in a row, a quarter of the four-word runs being
+    A loop is a phrase of one to three words three times in a row, a quarter of the four-word runs being
     repetitions, a block of twenty words with seven different ones, a piece of up to eight characters five
     times in a row, one letter five or one sign eight times. A source that does the like excuses it.
     Thresholds: ours; reduplication (மெல்ல மெல்ல) says a word twice and is no loop.
     """
-    said, heard = [t.key for t in words], [t.key for t in source_words]
+    said, heard = [t.key for t in pair.output_tokens], [t.key for t in pair.source_tokens]
     for rule in (_circles, _repeats, _poor):
         if rule(said) and not rule(heard):
             return True
+    source, output = pair.clean_source, pair.clean_output
     if _pieces(output) and not _SOURCE_PIECES.search(source.casefold()):
         return True
     return bool(_SIGNS.search(output)) and not _SOURCE_SIGNS.search(source)

@@ -3,7 +3,7 @@
 A word is reduced to the classes of its consonants (k s t p m n r l v), which transliterators agree about,
 and an `a` in front when it opens with a vowel; vowels, where they differ, and h and y, which come and go,
 are left out. Two skeletons within one edit of each other count as the same word (deletion neighbourhoods,
-as in symmetric-delete spelling correction, so that look-ups stay linear). The tables stand in the language
+as in symmetric-delete spelling correction, so that look-ups stay linear). The tables are in the language
 rows; classes and rules are ours.
 """
 
@@ -20,8 +20,8 @@ MAX_SKELETON = 10  # classes kept of a word; the rest of a longer word says noth
 
 
 @lru_cache(maxsize=64)
-def _table(language: Language) -> tuple[dict[str, tuple[str, ...]], int]:
-    rows = {grapheme: tuple("" if c == "-" else c for c in classes.split("|")) for grapheme, classes in language.sounds}
+def _table(language: Language) -> tuple[dict[str, list[str]], int]:
+    rows = {grapheme: classes.replace("-", "").split("|") for grapheme, classes in language.sounds}
     return rows, max(map(len, rows), default=0)
 
 
@@ -41,7 +41,7 @@ def _skeletons(word: str, language: Language) -> tuple[str, ...]:
     if word[:1] and word[0] in language.vowels:
         found = [["a"]]
     else:  # a first h or y may be written or not: Hindi, இந்தி
-        found = [[], ["a"]] if table.get(word[:1]) == ("",) else [[]]
+        found = [[], ["a"]] if table.get(word[:1]) == [""] else [[]]
     i, adjacent = 0, False
     while i < len(word) and min(map(len, found)) <= MAX_SKELETON:
         for size in range(min(longest, len(word) - i), 0, -1):

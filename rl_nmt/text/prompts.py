@@ -1,4 +1,4 @@
-"""Chat turns: write a prompt around an English source, read the source back out of Gemma's. No torch.
+"""Chat turns: write a prompt around a source, read the source back out of Gemma's. No torch.
 
 A prompt carries no `<bos>`: TRL's tokenisation of string prompts adds exactly one. The words of the
 prompt belong to the recipe, which passes them as a template with one `{source}` slot. Gemma's turns are
@@ -107,7 +107,7 @@ def fill(template: str, source: str) -> str:
 
 
 def read_source(prompt: str, template: str) -> str:
-    """Return the English source that `fill` put into a prompt: its exact inverse.
+    """Return the source that `fill` put into a prompt: its exact inverse.
 
     Accepts what `gemma_prompt` wrote, the same with `<bos>` in front, and the bare user text. `template`
     is the whole of it, or its last lines from one that holds the slot ("English: {source}\\nTamil:"): a

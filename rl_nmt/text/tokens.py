@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from rl_nmt.text.languages import Language
+from rl_nmt.text.languages import POSSESSIVES, Language
 from rl_nmt.text.unicode import clean_for_scoring
 
 LITERAL = ("url", "email", "placeholder", "code")  # kinds that stay letter by letter
@@ -52,7 +52,7 @@ def tokenize(s: str, language: Language) -> list[Token]:
     Words break at hyphens, apostrophes at their end, digits, and where the script changes ("NATO-வின்" and
     "NATOவின்" give the same two). `language` tells which full stops end no sentence.
 
-    >>> from rl_nmt.text.unicode import ENGLISH
+    >>> from rl_nmt.text.languages import ENGLISH
     >>> [(t.text, t.kind) for t in tokenize("Mail a@b.org 2 NATOவின் {x}!", ENGLISH)]
     ... # doctest: +NORMALIZE_WHITESPACE
     [('Mail', 'word'), ('a@b.org', 'email'), ('2', 'number'), ('NATO', 'word'), ('வின்', 'word'),
@@ -121,25 +121,16 @@ def _literal(chunk: str) -> str:
     core = chunk.strip(_EDGES).rstrip(".")
     if "@" in core and _EMAIL.fullmatch(core):
         return "email"
-    if _URL.fullmatch(core):
+    if _URL.fullmatch(core) or (core[:1].isalnum() and _DOMAIN.fullmatch(core) and _looks_like_domain(core)):
         return "url"
-    if "." in core and core[:1].isalnum() and _DOMAIN.fullmatch(core) and _looks_like_domain(core):
-        return "url"
-    if core and all(c.isascii() for c in core) and _is_code(core):
-        return "code"
-    return ""
+    return "code" if core.isascii() and core and _is_code(core) else ""
 
 
 def _looks_like_domain(core: str) -> bool:
     """`weather.com` and `a.org/x`, but not `U.S`, `7.55am`, `e.g` or a missing space (`end.Then`)."""
     host, _, path = core.partition("/")
-    labels = host.split(".")
-    return (
-        len(labels[-1]) >= 2
-        and len(labels[-2]) >= 2
-        and not host[0].isdigit()
-        and (bool(path) or labels[-1].lower() in _TOP_LEVEL)
-    )
+    *_, name, top = host.split(".")
+    return min(len(name), len(top)) >= 2 and not host[0].isdigit() and (bool(path) or top.lower() in _TOP_LEVEL)
 
 
 _TOP_LEVEL = frozenset("com org net edu gov info in uk eu io ai dev app tv me lk sg us ca au de fr".split())
@@ -196,7 +187,9 @@ def fold(s: str) -> str:
     if not s.isascii():
         s = "".join(c for c in unicodedata.normalize("NFD", s) if not "\u0300" <= c <= "\u036f")
         s = unicodedata.normalize("NFC", s)
-    return s.removesuffix("'s")
+    for ending in POSSESSIVES:
+        s = s.removesuffix(ending)
+    return s
 
 
 def kept(tokens: list[Token], language: Language) -> list[bool]:
@@ -223,13 +216,9 @@ def kept(tokens: list[Token], language: Language) -> list[bool]:
 
 
 def _stays(token: Token, language: Language, capitals_tell: bool, inside: set[str]) -> bool:
-    if token.kind != "word":
+    if token.kind != "word" or not own(token, language):
         return True
-    if not own(token, language):
-        return True
-    if not capitals_tell:
-        return False
-    if token.key in language.function_words:
+    if not capitals_tell or token.key in language.function_words:
         return False
     brand = not token.text[1:].islower() and any(map(str.isupper, token.text[1:]))  # NASA, iPhone, McDonald
     return brand or token.key in inside
@@ -247,9 +236,8 @@ def _titled(tokens: list[Token], language: Language) -> bool:
     if len(words) > 2 and all(t.text[0].isupper() for t in words):
         if any(t.key in language.function_words and not t.initial for t in words):
             return True  # small words need a capital nowhere else
-    words = [t for t in words if t.key not in language.function_words]
-    capitals = sum(t.text[:1].isupper() for t in words)
-    return len(words) >= 4 and len(words) - capitals <= len(words) // 10
+    content = [t for t in words if t.key not in language.function_words]
+    return len(content) >= 4 and sum(not t.text[0].isupper() for t in content) <= len(content) // 10
 
 
 def own(token: Token, language: Language) -> bool:

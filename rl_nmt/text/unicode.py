@@ -12,29 +12,13 @@ import unicodedata
 from functools import lru_cache
 
 from rl_nmt.errors import ConfigError
-from rl_nmt.text.languages import ENGLISH as ENGLISH
-from rl_nmt.text.languages import LANGUAGES as LANGUAGES
-from rl_nmt.text.languages import TAMIL as TAMIL
-from rl_nmt.text.languages import Language as Language
-from rl_nmt.text.languages import Range as Range
+from rl_nmt.text.languages import Language, Range, code_points
 
 # Added tokens of the Gemma 3 tokenizer, and of XLM-R and NLLB (<s> </s>). Their tokenizers match
 # them case-sensitively anywhere in a text, so these are exactly the strings that can do harm.
-CONTROL_TOKENS: tuple[str, ...] = (
-    "<bos>",
-    "<eos>",
-    "<pad>",
-    "<unk>",
-    "<mask>",
-    "<s>",
-    "</s>",
-    "<start_of_turn>",
-    "<end_of_turn>",
-    "<start_of_image>",
-    "<end_of_image>",
-    "<image_soft_token>",
-    "[multimodal]",
-    "[@BOS@]",
+CONTROL_TOKENS: tuple[str, ...] = tuple(
+    "<bos> <eos> <pad> <unk> <mask> <s> </s> <start_of_turn> <end_of_turn> <start_of_image> <end_of_image> "
+    "<image_soft_token> [multimodal] [@BOS@]".split()
 )
 _BODIES = "|".join(re.escape(token[1:]) for token in CONTROL_TOKENS if token.startswith("<"))
 _SQUARE = "|".join(re.escape(token[1:]) for token in CONTROL_TOKENS if token.startswith("["))
@@ -58,16 +42,7 @@ _INDIC = frozenset(chr(c) for c in range(0x0900, 0x0E00) if unicodedata.category
 # Characters that have a letter's or a symbol's category and yet show nothing.
 _BLANK_GLYPHS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u200c\u200d")
 # Marks that take the script of their base (Inherited), or belong to emoji: no script of their own.
-_SCRIPTLESS_MARKS: tuple[Range, ...] = (
-    (0x0300, 0x036F),
-    (0x180B, 0x180F),
-    (0x1AB0, 0x1AFF),
-    (0x1DC0, 0x1DFF),
-    (0x20D0, 0x20FF),
-    (0xFE00, 0xFE0F),
-    (0xFE20, 0xFE2F),
-    (0xE0100, 0xE01EF),
-)
+_SCRIPTLESS_MARKS = code_points("0300-036F 180B-180F 1AB0-1AFF 1DC0-1DFF 20D0-20FF FE00-FE0F FE20-FE2F E0100-E01EF")
 _MAX_MARKS = 30  # UAX #15, Stream-Safe Text Format: no real text stacks more
 
 
@@ -125,8 +100,14 @@ def restore_control_tokens(s: str) -> str:
     return _NEUTRAL.sub(lambda match: match[1] or match[2], s)
 
 
+class Clean(str):
+    """A text known to be clean, which `clean_for_scoring` returns as it is. Only TextPair makes them."""
+
+    __slots__ = ()
+
+
 def clean_for_scoring(s: str) -> str:
-    """Return the text a judge should see: one line, NFC, nothing invisible, no control token.
+    """Return the text a scorer should see: one line, NFC, nothing invisible, no control token.
 
     ZWJ and ZWNJ survive between two letters of an Indic script, where spelling needs them, and
     nowhere else. Idempotent.
@@ -134,7 +115,12 @@ def clean_for_scoring(s: str) -> str:
     >>> clean_for_scoring("  <bos>வணக்\\u200bகம்\\u200d !\\n<end_of_turn>")
     'வணக்கம் !'
     """
-    return " ".join(strip_control_tokens(without_invisible(s)).split())
+    return s if isinstance(s, Clean) else one_line(without_invisible(s))
+
+
+def one_line(visible: str) -> str:
+    """What `clean_for_scoring` returns for a text that `without_invisible` returned."""
+    return " ".join(strip_control_tokens(visible).split())
 
 
 def without_invisible(s: str) -> str:
@@ -178,6 +164,7 @@ def script_share(s: str, language: Language) -> float:
     Marks without a script of their own (accents, emoji selectors) are not counted. 0.0 when there is
     no letter at all.
 
+    >>> from rl_nmt.text.languages import TAMIL
     >>> script_share("அAB", TAMIL)
     0.3333333333333333
     """
@@ -187,11 +174,6 @@ def script_share(s: str, language: Language) -> float:
             letters += 1
             inside += _within(ord(char), language.ranges)
     return inside / letters if letters else 0.0
-
-
-def latin_share(s: str) -> float:
-    """Return the share, 0 to 1, of letters of `s` that are Latin; 0.0 when there is no letter."""
-    return script_share(s, ENGLISH)
 
 
 @lru_cache(maxsize=4096)
@@ -215,15 +197,6 @@ def length(s: str) -> int:
     return len(clean_for_scoring(s))
 
 
-def log_length_ratio(source: str, output: str) -> float:
-    """Return ln(length(output) / length(source)); a blank text counts as one character.
-
-    >>> log_length_ratio("abcd", "ab") == -math.log(2)
-    True
-    """
-    return math.log(max(1, length(output)) / max(1, length(source)))
-
-
 def length_penalty(
     source: str,
     output: str,
@@ -236,9 +209,10 @@ def length_penalty(
     With d = |ln(length(output) / length(source)) - ln(expected_ratio)| and x = d - tolerance: 0 inside the
     band (x ≤ 0), x²/tolerance up to half a tolerance outside it, and linear with slope 1 from there on, so
     that value and slope are continuous everywhere. `expected_ratio=1, tolerance=0` is exactly |ln ratio|.
-    Natural log; None takes the language's own value. Shape: ours. Raises ConfigError for a ratio that is
+    Natural log; a blank text counts as one character; None takes the language's own value. Ours. Raises ConfigError for a ratio that is
     not positive and finite or a tolerance that is negative or not finite.
 
+    >>> from rl_nmt.text.languages import TAMIL
     >>> length_penalty("abcdefghij", "கடலோரம் அழகு", TAMIL)
     0.0
     >>> length_penalty("abcd", "கட", TAMIL, expected_ratio=1, tolerance=0) == math.log(2)
@@ -250,7 +224,8 @@ def length_penalty(
         raise ConfigError(f"expected_ratio is {expected}: give a positive number, such as 1.17")
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise ConfigError(f"tolerance is {tolerance}: give 0 or a positive number")
-    outside = abs(log_length_ratio(source, output) - math.log(expected)) - tolerance
+    ratio = math.log(max(1, length(output)) / max(1, length(source)))
+    outside = abs(ratio - math.log(expected)) - tolerance
     if outside <= 0:
         return 0.0
     if outside < tolerance / 2:

@@ -15,7 +15,7 @@ from rl_nmt.audit import transliteration
 from rl_nmt.audit.launch_gate import HONEST_FILE
 from rl_nmt.audit.transliteration import find_names, fullwidth, in_letters_of, lookalike, romanise, skeleton, spell
 from rl_nmt.text.languages import LANGUAGES
-from rl_nmt.text.unicode import latin_share, script_share
+from rl_nmt.text.unicode import script_share
 
 TAMIL = LANGUAGES["ta"]
 PAIRS = [json.loads(line) for line in HONEST_FILE.read_text(encoding="utf-8").splitlines()]
@@ -98,7 +98,7 @@ def test_lookalikes_look_alike_and_are_not_latin():
         "CYRILLIC",
     ]
     assert lookalike("nut") == "nut"  # letters without a twin stay
-    assert latin_share(lookalike("peace")) == 0.0 and unicodedata.normalize("NFKC", fullwidth("A b!")) == "A b!"
+    assert script_share(lookalike("peace"), LANGUAGES["en"]) == 0.0 and unicodedata.normalize("NFKC", fullwidth("A b!")) == "A b!"
 
 
 @pytest.mark.parametrize(

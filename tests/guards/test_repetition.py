@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 
 from rl_nmt.guards.repetition import loops
-from rl_nmt.text.languages import ENGLISH, TAMIL
-from rl_nmt.text.tokens import tokenize
+from rl_nmt.text import TAMIL, TextPair
 
 SOURCE = "The boy reads a book."
 A = "சிறுவன் தோட்டத்தில் நல்ல புத்தகம் படிக்கிறான்"
 
 
 def verdict(output, source=SOURCE):
-    return loops(source, tokenize(source, ENGLISH), output, tokenize(output, TAMIL))
+    return loops(TextPair(source, output, TAMIL))
 
 
 @pytest.mark.parametrize(

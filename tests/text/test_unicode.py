@@ -19,10 +19,8 @@ from rl_nmt.text.unicode import (
     CONTROL_TOKENS,
     clean_for_scoring,
     is_blank,
-    latin_share,
     length,
     length_penalty,
-    log_length_ratio,
     neutralise_control_tokens,
     restore_control_tokens,
     safe_unicode,
@@ -191,7 +189,7 @@ def test_is_blank(text, blank):
 )
 def test_script_shares(text, tamil, latin):
     assert script_share(text, TAMIL) == pytest.approx(tamil)
-    assert latin_share(text) == pytest.approx(latin)
+    assert script_share(text, ENGLISH) == pytest.approx(latin)
 
 
 def test_scripts_agree_with_unicode_names():
@@ -216,18 +214,18 @@ def test_scripts_agree_with_unicode_names():
 
 @given(hostile)
 def test_measures_take_anything(text):
-    assert 0.0 <= script_share(text, TAMIL) + latin_share(text) <= 1.0 + 1e-12
+    assert 0.0 <= script_share(text, TAMIL) + script_share(text, ENGLISH) <= 1.0 + 1e-12
     assert length(text) == length(clean_for_scoring(text))
-    assert math.isfinite(log_length_ratio(text, "அ")) and math.isfinite(log_length_ratio("a", text))
+    assert math.isfinite(length_penalty(text, "அ", TAMIL)) and math.isfinite(length_penalty("a", text, TAMIL))
     assert is_blank(text) is is_blank(clean_for_scoring(text))
 
 
 def test_lengths():
     assert length("e\u0301 <bos>x\u200b") == 3
     assert length("வணக்கம்") == 7  # code points, of which graphemes would be 5
-    assert log_length_ratio("abcd", "ab") == pytest.approx(-0.6931471805599453)
-    assert log_length_ratio("", "") == 0.0
-    assert log_length_ratio("abc", "") == pytest.approx(-1.0986122886681098)
+    assert length_penalty("abcd", "ab", TAMIL, 1.0, 0.0) == pytest.approx(0.6931471805599453)
+    assert length_penalty("", "", TAMIL, 1.0, 0.0) == 0.0
+    assert length_penalty("abc", "", TAMIL, 1.0, 0.0) == pytest.approx(1.0986122886681098)
 
 
 @pytest.mark.parametrize("unit", ["க்\u200dஷ a", "<bos>", "<", "< ", "\u200d", "a\u0301\u0323", "\x00\ud800"])
