@@ -36,12 +36,10 @@ from typing import Any
 from rl_nmt import distributed
 from rl_nmt.audit import variance_shares
 from rl_nmt.errors import ConfigError
-from rl_nmt.guards.copying import copied_share
-from rl_nmt.guards.facts import fidelity
-from rl_nmt.guards.gates import verdict
+from rl_nmt.guards import copied_share, fidelity, verdict
 from rl_nmt.scorers.base import Segment, ask
 from rl_nmt.scorers.shared import Shared, SharedTranslator
-from rl_nmt.text.languages import TAMIL
+from rl_nmt.text import TAMIL, TextPair
 from rl_nmt.text.prompts import read_source
 from rl_nmt.text.unicode import clean_for_scoring, length, length_penalty, script_share
 from rl_nmt.training.reward_log import RewardLog, common_scalars, mean, work_done
@@ -214,21 +212,21 @@ class CometDuPOReward(RewardLog):
 
     def _text_components(self, source: str, completion: str) -> dict[str, Any]:
         """Everything that needs no model; see `score_components`."""
-        cleaned, output = clean_for_scoring(source), clean_for_scoring(completion)
+        pair = TextPair(source, completion, self.language)
         guarded = self.guards == "on"
-        reason = verdict(source, completion, self.language) if guarded else None  # as written: tokens are evidence
-        kept = fidelity(cleaned, output, self.language) if guarded and reason is None else None
+        reason = verdict(pair) if guarded else None
+        kept = fidelity(pair) if guarded and reason is None else None
         return {
-            "source": cleaned,
-            "output": output,
+            "source": str(pair.clean_source),
+            "output": str(pair.clean_output),
             "gate": reason,
-            "foreign_script": 1.0 - script_share(output, self.language),
+            "foreign_script": 1.0 - script_share(pair.clean_output, self.language),
             "length_penalty": length_penalty(
-                cleaned, output, self.language, self.expected_length_ratio, self.length_tolerance
+                pair.clean_source, pair.clean_output, self.language, self.expected_length_ratio, self.length_tolerance
             ),
-            "copied": copied_share(cleaned, output, self.language) if guarded and reason is None else 0.0,
+            "copied": copied_share(pair) if guarded and reason is None else 0.0,
             "fidelity_loss": 0.0 if kept is None else 1.0 - kept,
-            "length": length(output),
+            "length": length(pair.clean_output),
             "backtranslation": None,
             "cycle": None,
             "qe": None,

@@ -23,10 +23,11 @@ from typing import Any
 
 from rl_nmt.audit import variance_shares
 from rl_nmt.errors import ConfigError
-from rl_nmt.guards.gates import verdict
+from rl_nmt.guards import verdict
 from rl_nmt.scorers.base import Scorer, Segment, ask
+from rl_nmt.text import TextPair
 from rl_nmt.text.languages import ENGLISH, Language
-from rl_nmt.text.unicode import clean_for_scoring, length, script_share
+from rl_nmt.text.unicode import length, script_share
 from rl_nmt.training.reward_log import RewardLog, common_scalars, mean, work_done
 from rl_nmt.training.token_credit import SpanCredit
 
@@ -140,13 +141,13 @@ class EnsembleReward(RewardLog):
         return rows, times
 
     def _text_row(self, source: str, completion: str) -> dict[str, Any]:
-        cleaned, output = clean_for_scoring(source), clean_for_scoring(completion)
+        pair = TextPair(source, completion, self.language, self.source)
         return {
-            "source": cleaned,
-            "output": output,
-            "gate": verdict(source, completion, self.language, self.source) if self.guards == "on" else None,
-            "foreign_script": 1.0 - script_share(output, self.language),
-            "length": length(output),
+            "source": str(pair.clean_source),
+            "output": str(pair.clean_output),
+            "gate": verdict(pair) if self.guards == "on" else None,
+            "foreign_script": 1.0 - script_share(pair.clean_output, self.language),
+            "length": length(pair.clean_output),
             "backtranslation": None,
             "spans": {},
             **dict.fromkeys(self.parts),

@@ -21,7 +21,8 @@ from rl_nmt.errors import ConfigError
 from rl_nmt.guards.copying import copied_share
 from rl_nmt.guards.facts import fidelity
 from rl_nmt.guards.gates import REASONS, verdict
-from rl_nmt.text.languages import LANGUAGES, Language
+from rl_nmt.text.languages import LANGUAGES, SOURCE, TARGET, Language
+from rl_nmt.text.pair import TextPair
 from rl_nmt.text.unicode import length_penalty, script_share
 
 QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99, 1.0)  # penalties are read at the upper end, fidelity at the lower
@@ -36,19 +37,14 @@ class Row:
     score: float | None
 
 
-def measures(language: Language, source_language: Language) -> dict[str, Callable[[str, str], float | None]]:
-    """The measures of this package that need no model, as functions of (source, output).
-
-    Penalties: length_penalty ≥ 0, foreign_script and copied_share in [0, 1]. Merit: fidelity in [0, 1], or None.
-    """
-    return {
-        "length_penalty": lambda source, output: length_penalty(source, output, language),
-        "foreign_script": lambda _source, output: 1.0 - script_share(output, language),
-        "copied_share": lambda source, output: copied_share(source, output, language, source_language),
-        "fidelity": lambda source, output: fidelity(source, output, language, source_language),
-    }
-
-
+# The measures that need no model. Penalties: length_penalty ≥ 0, foreign_script and copied_share in [0, 1]. Merit:
+# fidelity in [0, 1], or None.
+MEASURES: dict[str, Callable[[TextPair], float | None]] = {
+    "length_penalty": lambda pair: length_penalty(pair.clean_source, pair.clean_output, pair.language),
+    "foreign_script": lambda pair: 1.0 - script_share(pair.clean_output, pair.language),
+    "copied_share": copied_share,
+    "fidelity": fidelity,
+}
 PENALTIES = ("length_penalty", "foreign_script", "copied_share")
 
 
@@ -173,11 +169,9 @@ def pairwise_accuracy(
 
 def report(rows: Sequence[Row], language: Language, source_language: Language, examples: int = 0) -> str:
     """Return the whole report as text; `examples` gated rows are shown per reason."""
-    reasons = [verdict(row.source, row.output, language, source_language) for row in rows]
-    values = {
-        name: [measure(row.source, row.output) for row in rows]
-        for name, measure in measures(language, source_language).items()
-    }
+    pairs = [TextPair(row.source, row.output, language, source_language) for row in rows]
+    reasons = [verdict(pair) for pair in pairs]
+    values = {name: [measure(pair) for pair in pairs] for name, measure in MEASURES.items()}
     lines = [*_gates(rows, reasons, examples), "", *_distributions(values)]
     if rows and rows[0].score is not None:
         lines += ["", *_against_people(rows, reasons, values)]
@@ -244,8 +238,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--target", default="reference", metavar="COLUMN", help="column of the translations (%(default)s)"
     )
     parser.add_argument("--score", default="", metavar="COLUMN", help="column of human scores, higher is better")
-    parser.add_argument("--language", default="ta", choices=sorted(LANGUAGES), help="of the translations (%(default)s)")
-    parser.add_argument("--source_language", default="en", choices=sorted(LANGUAGES), help="(%(default)s)")
+    parser.add_argument(
+        "--language", default=TARGET.code, choices=sorted(LANGUAGES), help="of the translations (%(default)s)"
+    )
+    parser.add_argument("--source_language", default=SOURCE.code, choices=sorted(LANGUAGES), help="(%(default)s)")
     parser.add_argument("--examples", type=int, default=0, metavar="N", help="gated rows to show per gate")
     given = parser.parse_args(arguments)
     rows = read_rows(given.file, given.source, given.target, given.score)

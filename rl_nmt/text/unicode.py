@@ -10,6 +10,7 @@ import math
 import re
 import unicodedata
 from functools import lru_cache
+from itertools import accumulate, islice
 
 from rl_nmt.errors import ConfigError
 from rl_nmt.text.languages import Language, Range, code_points
@@ -43,6 +44,7 @@ _INDIC = frozenset(chr(c) for c in range(0x0900, 0x0E00) if unicodedata.category
 _BLANK_GLYPHS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u200c\u200d")
 # Marks that take the script of their base (Inherited), or belong to emoji: no script of their own.
 _SCRIPTLESS_MARKS = code_points("0300-036F 180B-180F 1AB0-1AFF 1DC0-1DFF 20D0-20FF FE00-FE0F FE20-FE2F E0100-E01EF")
+_SELECTORS = code_points("180B-180F FE00-FE0F E0100-E01EF")
 _MAX_MARKS = 30  # UAX #15, Stream-Safe Text Format: no real text stacks more
 
 
@@ -58,17 +60,9 @@ def safe_unicode(s: str) -> str:
     s = s.encode("utf-8", "replace").decode("utf-8")
     s = _CONTROLS.sub("", _BREAKS.sub("\n", s))
     if len(s) > 1000:  # Python's normalize sorts mark runs by insertion: quadratic in their length
-        s = _cap_marks(s)
+        marks = accumulate(s, lambda run, char: run + 1 if unicodedata.combining(char) else 0, initial=0)
+        s = "".join(char for char, run in zip(s, islice(marks, 1, None), strict=True) if run <= _MAX_MARKS)
     return unicodedata.normalize("NFC", s)
-
-
-def _cap_marks(s: str) -> str:
-    kept, run = [], 0
-    for char in s:
-        run = run + 1 if unicodedata.combining(char) else 0
-        if run <= _MAX_MARKS:
-            kept.append(char)
-    return "".join(kept)
 
 
 def strip_control_tokens(s: str) -> str:
@@ -152,10 +146,8 @@ def is_blank(s: str) -> bool:
 
 
 def _shows_nothing(char: str) -> bool:
-    if char in _BLANK_GLYPHS or unicodedata.category(char) in ("Zs", "Zl", "Zp", "Cc", "Cf"):
-        return True
-    code = ord(char)
-    return 0x180B <= code <= 0x180F or 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF
+    no_ink = char in _BLANK_GLYPHS or unicodedata.category(char) in ("Zs", "Zl", "Zp", "Cc", "Cf")
+    return no_ink or _within(ord(char), _SELECTORS)
 
 
 def script_share(s: str, language: Language) -> float:
@@ -209,8 +201,8 @@ def length_penalty(
     With d = |ln(length(output) / length(source)) - ln(expected_ratio)| and x = d - tolerance: 0 inside the
     band (x ≤ 0), x²/tolerance up to half a tolerance outside it, and linear with slope 1 from there on, so
     that value and slope are continuous everywhere. `expected_ratio=1, tolerance=0` is exactly |ln ratio|.
-    Natural log; a blank text counts as one character; None takes the language's own value. Ours. Raises ConfigError for a ratio that is
-    not positive and finite or a tolerance that is negative or not finite.
+    Natural log; a blank text counts as one character; None takes the language's own value. Shape: ours. Raises
+    ConfigError for a ratio that is not positive and finite or a tolerance that is negative or not finite.
 
     >>> from rl_nmt.text.languages import TAMIL
     >>> length_penalty("abcdefghij", "கடலோரம் அழகு", TAMIL)

@@ -98,7 +98,10 @@ def test_lookalikes_look_alike_and_are_not_latin():
         "CYRILLIC",
     ]
     assert lookalike("nut") == "nut"  # letters without a twin stay
-    assert script_share(lookalike("peace"), LANGUAGES["en"]) == 0.0 and unicodedata.normalize("NFKC", fullwidth("A b!")) == "A b!"
+    assert (
+        script_share(lookalike("peace"), LANGUAGES["en"]) == 0.0
+        and unicodedata.normalize("NFKC", fullwidth("A b!")) == "A b!"
+    )
 
 
 @pytest.mark.parametrize(

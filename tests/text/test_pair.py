@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -53,8 +54,8 @@ def test_a_passing_row_of_the_reward_costs_one_cleaning_and_one_tokenisation_a_s
     from rewards_en_ta_dupo import CometDuPOReward
 
     source, output = SOURCE + "\n", " \u200b" + HONEST
-    reward = CometDuPOReward(w_cycle=0.0, w_qe=0.0)
-    row = reward._text_components(source, output)
+    settings = SimpleNamespace(guards="on", language=TAMIL, expected_length_ratio=None, length_tolerance=None)
+    row = CometDuPOReward._text_components(settings, source, output)
     seen = {name: Counter(found) for name, found in counts.items()}
     assert row["gate"] is None and row["output"] == HONEST and type(row["output"]) is type(row["source"]) is str
     assert_once(seen, source, output)
