@@ -8,16 +8,13 @@ expect little there, these are gates and not judges. `python -m rl_nmt.guards` i
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-from rl_nmt.errors import ConfigError
+from rl_nmt.data.tables import Pair, read_pairs
 from rl_nmt.guards.copying import copied_share
 from rl_nmt.guards.facts import fidelity
 from rl_nmt.guards.gates import REASONS, verdict
@@ -26,15 +23,6 @@ from rl_nmt.text.pair import TextPair
 from rl_nmt.text.unicode import length_penalty, script_share
 
 QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99, 1.0)  # penalties are read at the upper end, fidelity at the lower
-
-
-@dataclass(frozen=True)
-class Row:
-    """One translation; `score` is the human one, higher is better, None without a score column."""
-
-    source: str
-    output: str
-    score: float | None
 
 
 # The measures that need no model. Penalties: length_penalty ≥ 0, foreign_script and copied_share in [0, 1]. Merit:
@@ -46,79 +34,6 @@ MEASURES: dict[str, Callable[[TextPair], float | None]] = {
     "fidelity": fidelity,
 }
 PENALTIES = ("length_penalty", "foreign_script", "copied_share")
-
-
-# --- reading -------------------------------------------------------------------------------------------
-
-
-def read_rows(path: Path, source: str, target: str, score: str = "") -> list[Row]:
-    """Read the named columns of a JSONL file, or of a TSV file with a header line.
-
-    Raises ConfigError, with the line, for a file that cannot be read, a line that is no record, a missing
-    column, a cell that is no text, a score that is no finite number, and a file without rows.
-    """
-    if path.suffix not in (".jsonl", ".tsv"):
-        raise ConfigError(f"FILE {path}: give a .jsonl file, or a .tsv file with a header line")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"FILE {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"FILE {path} is not UTF-8: save it as UTF-8") from error
-    parse = _jsonl if path.suffix == ".jsonl" else _tsv
-    rows = []
-    for number, record in parse(text, path):
-        where = f"FILE {path}, line {number}"
-        cells = [_cell(record, column, where) for column in (source, target)]
-        rows.append(Row(cells[0], cells[1], _number(record, score, where) if score else None))
-    if not rows:
-        raise ConfigError(f"FILE {path} holds no row")
-    return rows
-
-
-def _jsonl(text: str, path: Path) -> Iterator[tuple[int, dict]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"FILE {path}, line {number} is not valid JSON: write one object per line") from error
-        if not isinstance(record, dict):
-            raise ConfigError(f"FILE {path}, line {number} is no JSON object")
-        yield number, record
-
-
-def _tsv(text: str, path: Path) -> Iterator[tuple[int, dict]]:
-    lines = csv.reader(text.split("\n"), delimiter="\t", quoting=csv.QUOTE_NONE)
-    header = next(lines, [])
-    for number, cells in enumerate(lines, 2):
-        if not cells:
-            continue
-        if len(cells) != len(header):
-            raise ConfigError(f"FILE {path}, line {number} has {len(cells)} columns, its header {len(header)}")
-        yield number, dict(zip(header, cells, strict=True))
-
-
-def _cell(record: dict, column: str, where: str) -> str:
-    if column not in record:
-        raise ConfigError(f"{where} has no column {column!r}, it has {', '.join(map(str, record)) or 'nothing'}")
-    if not isinstance(record[column], str):
-        raise ConfigError(f"{where}: {column!r} is {type(record[column]).__name__}, must be a text")
-    return record[column]
-
-
-def _number(record: dict, column: str, where: str) -> float:
-    value = record.get(column)
-    if column not in record:
-        raise ConfigError(f"{where} has no column {column!r}, it has {', '.join(map(str, record))}")
-    try:
-        number = float(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else math.nan
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(f"{where}: {column!r} is {value!r}, must be a finite number")
-    return number
 
 
 # --- agreement with people -----------------------------------------------------------------------------
@@ -167,18 +82,18 @@ def pairwise_accuracy(
 # --- the report ----------------------------------------------------------------------------------------
 
 
-def report(rows: Sequence[Row], language: Language, source_language: Language, examples: int = 0) -> str:
+def report(rows: Sequence[Pair], language: Language, source_language: Language, examples: int = 0) -> str:
     """Return the whole report as text; `examples` gated rows are shown per reason."""
     pairs = [TextPair(row.source, row.output, language, source_language) for row in rows]
     reasons = [verdict(pair) for pair in pairs]
     values = {name: [measure(pair) for pair in pairs] for name, measure in MEASURES.items()}
     lines = [*_gates(rows, reasons, examples), "", *_distributions(values)]
-    if rows and rows[0].score is not None:
+    if any(row.score is not None for row in rows):
         lines += ["", *_against_people(rows, reasons, values)]
     return "\n".join(lines)
 
 
-def _gates(rows: Sequence[Row], reasons: Sequence[str | None], examples: int) -> list[str]:
+def _gates(rows: Sequence[Pair], reasons: Sequence[str | None], examples: int) -> list[str]:
     counts = Counter(reasons)
     lines = [f"{'gate':<14}{'rows':>7}{'share':>9}"]
     for reason in REASONS:
@@ -206,14 +121,14 @@ def _distributions(values: dict[str, list[float | None]]) -> list[str]:
 
 
 def _against_people(rows, reasons, values) -> list[str]:
-    middle = median(row.score for row in rows)
-    gated = [row.score for row, reason in zip(rows, reasons, strict=True) if reason]
+    middle = median(row.score for row in rows if row.score is not None)
+    gated = [row.score for row, reason in zip(rows, reasons, strict=True) if reason and row.score is not None]
     below, level = sum(score < middle for score in gated), sum(score == middle for score in gated)
     share = f"{below / len(gated):.1%}" if gated else "–"
     lines = [f"gated rows below the median score {middle:g}: {below} of {len(gated)} ({share}), {level} at it", ""]
     lines.append(f"{'against people':<14}{'rows':>7}{'tau-b':>9}{'pairs':>8}{'right':>9}{'tied':>9}")
     for name, column in values.items():
-        known = [(row, value) for row, value in zip(rows, column, strict=True) if value is not None]
+        known = [(row, value) for row, value in zip(rows, column, strict=True) if None not in (value, row.score)]
         merits = [-value if name in PENALTIES else value for _, value in known]
         scores = [row.score for row, _ in known]
         right, pairs, tied = pairwise_accuracy([row.source for row, _ in known], merits, scores)
@@ -232,18 +147,14 @@ def _cell_of(value: float | None, form: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command: read, judge, print."""
     parser = argparse.ArgumentParser(prog="python -m rl_nmt.guards", description=__doc__.split("\n\n")[0])
-    parser.add_argument("file", metavar="FILE", type=Path, help="JSONL, or TSV with a header line")
-    parser.add_argument("--source", default="source", metavar="COLUMN", help="column of the sources (%(default)s)")
-    parser.add_argument(
-        "--target", default="reference", metavar="COLUMN", help="column of the translations (%(default)s)"
-    )
-    parser.add_argument("--score", default="", metavar="COLUMN", help="column of human scores, higher is better")
-    parser.add_argument(
-        "--language", default=TARGET.code, choices=sorted(LANGUAGES), help="of the translations (%(default)s)"
-    )
+    parser.add_argument("file", metavar="FILE", type=Path, help="JSONL, JSON, TSV or Parquet")
+    parser.add_argument("--source", default="source", metavar="COLUMN", help="of the sources (%(default)s)")
+    parser.add_argument("--target", default="reference", metavar="COLUMN", help="of the translations (%(default)s)")
+    parser.add_argument("--score", default="", metavar="COLUMN", help="of human scores, higher is better")
+    parser.add_argument("--language", default=TARGET.code, choices=sorted(LANGUAGES), help="target (%(default)s)")
     parser.add_argument("--source_language", default=SOURCE.code, choices=sorted(LANGUAGES), help="(%(default)s)")
     parser.add_argument("--examples", type=int, default=0, metavar="N", help="gated rows to show per gate")
     given = parser.parse_args(arguments)
-    rows = read_rows(given.file, given.source, given.target, given.score)
+    rows = read_pairs(given.file, "FILE", given.source, given.target, given.score)
     print(report(rows, LANGUAGES[given.language], LANGUAGES[given.source_language], given.examples))
     return 0

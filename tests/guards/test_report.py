@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from odd_texts import HONEST, SOURCE
 
+from rl_nmt.data.tables import Pair as Row
+from rl_nmt.data.tables import read_pairs
 from rl_nmt.errors import ConfigError
-from rl_nmt.guards.report import Row, kendall, main, pairwise_accuracy, read_rows, report
+from rl_nmt.guards.report import kendall, main, pairwise_accuracy, report
 from rl_nmt.text.languages import ENGLISH, TAMIL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,29 +31,29 @@ def write(path, *records):
 def test_reads_jsonl_and_tsv(tmp_path):
     expected = [Row("a", HONEST, 0.5), Row("b\u2028c", "d", 1.0)]
     records = [{"s": r.source, "t": r.output, "m": str(r.score), "x": [1]} for r in expected]
-    assert read_rows(write(tmp_path / "a.jsonl", *records), "s", "t", "m") == expected
+    assert read_pairs(write(tmp_path / "a.jsonl", *records), "FILE", "s", "t", "m") == expected
     tsv = tmp_path / "a.tsv"
     tsv.write_text("\ufeffm\ts\tt\n0.5\ta\t" + HONEST + '\n1\tb\u2028c\td\n2\t"q\t"\n', encoding="utf-8")
-    assert read_rows(tsv, "s", "t", "m") == [*expected, Row('"q', '"', 2.0)]
-    assert read_rows(tsv, "s", "t")[0] == Row("a", HONEST, None)
+    assert read_pairs(tsv, "FILE", "s", "t", "m") == [*expected, Row('"q', '"', 2.0)]
+    assert read_pairs(tsv, "FILE", "s", "t")[0] == Row("a", HONEST, None)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("a.csv", "s,t", "a.csv: give a .jsonl file"),
-        ("a.jsonl", "", "holds no row"),
+        ("a.csv", "s,t", "a.csv: give a file that ends in .jsonl"),
+        ("a.jsonl", "", "holds no rows"),
         ("a.jsonl", "\n\n", "holds no row"),
         ("a.jsonl", "{", "line 1 is not valid JSON"),
-        ("a.jsonl", "[1]", "line 1 is no JSON object"),
+        ("a.jsonl", "[1]", "row 1 is not a JSON object"),
         ("a.jsonl", '\n{"s": "x"}', "line 2 has no column 't', it has s"),
         ("a.jsonl", '{"s": "x", "t": 3, "m": 1}', "line 1: 't' is int, must be a text"),
         ("a.jsonl", '{"s": "x", "t": "y"}', "has no column 'm', it has s, t"),
-        ("a.jsonl", '{"s": "x", "t": "y", "m": "good"}', "'m' is 'good', must be a finite number"),
-        ("a.jsonl", '{"s": "x", "t": "y", "m": NaN}', "'m' is nan, must be a finite number"),
-        ("a.jsonl", '{"s": "x", "t": "y", "m": true}', "'m' is True, must be a finite number"),
-        ("a.tsv", "s\tt\tm\na\tb\n", "line 2 has 2 columns, its header 3"),
-        ("a.tsv", "s\tt\n", "holds no row"),
+        ("a.jsonl", '{"s": "x", "t": "y", "m": "good"}', "m 'good' is not a finite number"),
+        ("a.jsonl", '{"s": "x", "t": "y", "m": NaN}', "m nan is not a finite number"),
+        ("a.jsonl", '{"s": "x", "t": "y", "m": true}', "m True is not a finite number"),
+        ("a.tsv", "s\tt\tm\na\tb\n", "line 2 has 2 columns, the first line names 3"),
+        ("a.tsv", "s\tt\tm\n", "holds no rows"),
         ("a.jsonl", b"\xff", "is not UTF-8"),
         ("a.jsonl", None, "cannot be read"),
     ],
@@ -61,7 +63,7 @@ def test_bad_files_are_named(tmp_path, name, content, complaint):
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=complaint.replace("[", r"\[")):
-        read_rows(path, "s", "t", "m")
+        main([str(path), "--source", "s", "--target", "t", "--score", "m"])
 
 
 def test_kendall_by_hand():
@@ -135,4 +137,4 @@ def test_the_command_ends_with_a_clear_line(tmp_path):
         [sys.executable, "-m", "rl_nmt.guards", str(path)], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == f"error: FILE {path}, line 1 has no column 'reference', it has source\n"
+    assert done.stderr == f"error: FILE: {path} line 1 has no column 'reference', it has source\n"
