@@ -516,6 +516,14 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, tokenizer, precision, rewar
     return trainer
 
 
+def task():
+    """What the results measure beside the reward, and how they name it."""
+    from rl_nmt.results.translation import translation_task
+    from rl_nmt.text.languages import TAMIL
+
+    return translation_task(TAMIL)
+
+
 def launch(cfg: RunCfg, reward, eval_rows: list[dict], notes: dict, skip: bool) -> None:
     """Train only on a reward that cheats cannot win; asked once per run. Raises RewardRefused."""
     from rl_nmt.audit.launch_gate import require_launch
@@ -536,7 +544,9 @@ def schedule(cfg: RunCfg):
     return Schedule(cfg.eval_steps, cfg.sample_steps, cfg.save_total_limit, cfg.max_hours, cfg.on_divergence == "stop")
 
 
-def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate, watch, resume, notes, started, command):
+def run_training(
+    cfg: RunCfg, folder: Path, trainer, reward, before, evaluate, monitor, resume, notes, started, command
+):
     """Train from the checkpoint `resume`, or from the start; returns the evaluation at the end. See training.train."""
     from rl_nmt.results import export
     from rl_nmt.training import loop
@@ -549,7 +559,7 @@ def run_training(cfg: RunCfg, folder: Path, trainer, reward, before, evaluate, w
         reward,
         before,
         evaluate,
-        watch,
+        monitor,
         WandbRewardCallback(reward, path=folder / "metrics.jsonl"),
         schedule(cfg),
         resume=resume,
@@ -602,6 +612,7 @@ def evaluator(cfg: RunCfg, tokenizer, eval_rows: list[dict], reward):
         eval_rows,
         make_prompt,
         reward,
+        task(),
         max_new_tokens=cfg.max_new_tokens,
         batch_size=cfg.eval_batch_size,
     )
@@ -614,13 +625,13 @@ def evaluate_only(cfg: RunCfg, folder: Path) -> None:
     _, eval_rows, _ = distributed.from_main(lambda: load_data(cfg, folder))
     tokenizer, _, model, reward = load_models(cfg)
     snapshot = evaluator(cfg, tokenizer, eval_rows, reward)(model)
-    print(evaluation.print_table(evaluation.compare(snapshot, snapshot)), flush=True)
+    print(evaluation.print_table(evaluation.compare(snapshot, snapshot, task()), task()), flush=True)
 
 
 def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started: float, command: str) -> None:
     """The whole run, or what is left of it from the checkpoint `resume`."""
     from rl_nmt.models import policy
-    from rl_nmt.results import export
+    from rl_nmt.results import export, translation
     from rl_nmt.runs.wandb_run import finish_wandb
     from rl_nmt.training import loop
 
@@ -642,12 +653,8 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
                 before.save(folder / "before.json")
         notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
         launch(cfg, reward, eval_rows, notes, skip_gate)
-        watch = loop.build_watch(
-            eval_rows,
-            cfg.independent_scorer,
-            "cpu" if cfg.reward_offload else cfg.reward_device,
-            scorer_python=cfg.scorer_python,
-        )
+        device = "cpu" if cfg.reward_offload else cfg.reward_device
+        monitor = translation.divergence_monitor(eval_rows, cfg.independent_scorer, device, cfg.scorer_python)
         setup_wandb(cfg, folder, notes)
         try:
             trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, train)
@@ -658,7 +665,7 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
                 reward,
                 before,
                 lambda: evaluate(trainer.model),
-                watch,
+                monitor,
                 resume,
                 notes,
                 started,
@@ -669,10 +676,10 @@ def run(cfg: RunCfg, folder: Path, resume, force: bool, skip_gate: bool, started
                 best = export.finish_best(
                     folder,
                     tokenizer,
-                    watch.choice(),
+                    monitor.choice(),
                     lambda: policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation),
                 )
-                loop.write_results(folder, before, after, best, notes, cfg.seed)
+                loop.write_results(folder, before, after, best, notes, cfg.seed, task())
                 publish(cfg, folder, {"rows": len(train), "sha256": data_hash})
         finally:
             finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
@@ -706,6 +713,7 @@ def publish(cfg: RunCfg, folder: Path, data: dict) -> None:
         data={"name": cfg.dataset_name, **data},
         settings={name: getattr(cfg, name) for name in names},
         prompt=PROMPT,
+        task=task(),
     )
     if cfg.push_to:
         export.push(folder / "final", cfg.push_to)
@@ -759,7 +767,7 @@ def main(argv: list[str] | None = None) -> int:
     if not actions["eval_only"] and not actions["fresh"]:
         from rl_nmt.training.loop import finished
 
-        if finished(folder := Path(cfg.output_dir).expanduser()):
+        if finished(folder := Path(cfg.output_dir).expanduser(), task()):
             if pushes:
                 export.push(folder / "final", cfg.push_to)
             return 0

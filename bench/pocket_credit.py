@@ -27,7 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rl_nmt.results.evaluation import Snapshot, bootstrap_scores
+from rl_nmt.results.evaluation import Snapshot
+from rl_nmt.results.translation import CHRF
 
 RUNS = Path("runs/pocket_credit")
 CONFIG = "recipes/translategemma/configs/pocket.yaml"
@@ -149,7 +150,7 @@ def interval(runs: list[Run], arm: str) -> tuple[float, float, float]:
     draws, observed = [], []
     for run in runs:
         one, other = (outputs(run, name) for name in (arm, "sequence"))
-        draws.append(bootstrap_scores("chrf", one, run.seed) - bootstrap_scores("chrf", other, run.seed))
+        draws.append(CHRF.resampled(one, run.seed) - CHRF.resampled(other, run.seed))
         observed.append(evaluations(run, arm)[-1][1] - evaluations(run, "sequence")[-1][1])
     low, high = np.percentile(np.mean(draws, axis=0), [2.5, 97.5])
     return float(np.mean(observed)), float(low), float(high)

@@ -114,7 +114,7 @@ def test_the_launch_gate_the_watch_and_the_choice_are_in_the_record(full_run):
     assert 0 <= floor < 1e-5
     state = json.loads((full_run.folder / "checkpoint-4" / "run_state.json").read_text(encoding="utf-8"))
     assert state["parts"]["trainer"]["noise_floor"] == pytest.approx(floor, rel=0.1)
-    assert [look[0] for look in state["parts"]["watch"]["looks"]] == [0, 2]
+    assert [known[0] for known in state["parts"]["divergence"]["evaluations"]] == [0, 2]
     assert state["notes"]["launch_gate"]["passed"] is True
 
 
@@ -658,7 +658,7 @@ def test_a_comparison_is_possible_only_on_the_same_measure(tmp_path):
         def signature(self):
             return {"identity": {"w": 1}, "environment": {"torch": "2"}}
 
-    decoding = evaluation._decoding(8)
+    decoding = "greedy|max_new_tokens:8"
     before = evaluation.Snapshot(
         ["a"], ["அ"], ["x"], [{}], {}, {"reward": {"identity": {"w": 1}}, "decoding": decoding}
     )

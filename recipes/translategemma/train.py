@@ -264,6 +264,13 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precis
 # ---------------------------------------------------------------------- the run
 
 
+def task(cfg: TranslateGemmaCfg):
+    """What the results measure beside the reward, and how they name it."""
+    from rl_nmt.results.translation import translation_task
+
+    return translation_task(language(cfg.data.target_lang), language(cfg.data.source_lang))
+
+
 def launch(cfg: TranslateGemmaCfg, reward, rows: list[dict], notes: dict, skip: bool) -> None:
     """Train only on a reward that cheats cannot win; asked once per run. Raises RewardRefused."""
     from rl_nmt.audit.cheats import TONGUES
@@ -332,8 +339,8 @@ def evaluator(cfg: TranslateGemmaCfg, tokenizer, rows: list[dict], reward) -> Ca
         rows,
         make_prompt,
         reward,
+        task(cfg),
         max_new_tokens=cfg.generation.max_new_tokens,
-        language=language(cfg.data.target_lang),
         batch_size=cfg.generation.eval_batch_size,
     )
 
@@ -363,12 +370,12 @@ def run(
 ) -> None:
     """The whole run, or what is left of it from the checkpoint `resume`."""
     from recipes.translategemma import data
-    from rl_nmt.results import export
+    from rl_nmt.results import export, translation
     from rl_nmt.runs.wandb_run import finish_wandb
     from rl_nmt.training import loop
     from wandb_reward_callback import WandbRewardCallback
 
-    target, template = language(cfg.data.target_lang), prompt_template(cfg)
+    template = prompt_template(cfg)
     force = actions["force"]
     distributed.from_main(lambda: loop.accept_settings(folder, fixed_settings(cfg), DATA, resume, force))
     rows = distributed.from_main(lambda: data.load(cfg.data, folder, cfg.rl.seed))
@@ -377,10 +384,10 @@ def run(
     tokenizer, precision, model = load_policy(cfg)
     evaluate = evaluator(cfg, tokenizer, rows.heldout, reward)
     if actions["eval_only"]:
-        return evaluate_only(folder, evaluate(model))
+        return evaluate_only(cfg, folder, evaluate(model))
     identity, public = identity_of(cfg, rows.sha256, reward), config.to_public_dict(cfg)
     loop.accept_identity(folder, identity, public, resume, force)
-    before = loop.earlier_evaluation(folder, rows.heldout, reward, cfg.generation.max_new_tokens, resume, force, target)
+    before = loop.earlier_evaluation(folder, rows.heldout, reward, cfg.generation.max_new_tokens, resume, force)
     run_folder.save_identity(folder, identity, public)
     if distributed.is_main_process():
         config.save_resolved(cfg, folder / "resolved_config.yaml")
@@ -396,18 +403,17 @@ def run(
             if distributed.is_main_process():
                 before.save(folder / "before.json")
         launch(cfg, reward, rows.heldout, notes, actions["skip_launch_gate"])
-        watch = loop.build_watch(
+        monitor = translation.divergence_monitor(
             rows.heldout,
             cfg.misc.independent_scorer,
             placed.get("xcomet", "auto"),
-            target,
             cfg.reward.xcomet.python_executable,
             NAMES,
         )
         setup_wandb(cfg, folder, notes)
         try:
             trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, rows.train)
-            outputs = loop.EvalOutputs(folder / FILES.samples, before, resume.step if resume else 0)
+            outputs = loop.EvalOutputs(folder / FILES.samples, before, task(cfg), resume.step if resume else 0)
 
             def look():
                 """The held-out translations of the present policy; those of the last evaluation are always kept."""
@@ -422,7 +428,7 @@ def run(
                 reward,
                 before,
                 look,
-                watch,
+                monitor,
                 WandbRewardCallback(reward, path=folder / FILES.metrics),
                 schedule(cfg),
                 resume=resume,
@@ -433,17 +439,15 @@ def run(
             )
             export.save_final(folder, trainer, tokenizer, template)
             best = export.finish_best(
-                folder, tokenizer, watch.choice(), lambda: start_policy(cfg, tokenizer, precision)
+                folder, tokenizer, monitor.choice(), lambda: start_policy(cfg, tokenizer, precision)
             )
             if distributed.is_main_process():
-                source = language(cfg.data.source_lang).name
-                loop.write_results(folder, before, after, best, notes, cfg.rl.seed, target, FILES, source)
+                loop.write_results(folder, before, after, best, notes, cfg.rl.seed, task(cfg), FILES)
                 export.write_cards(
                     folder,
                     base_model=cfg.model.policy_name_or_path,
                     prompt=template,
-                    language=target,
-                    source=language(cfg.data.source_lang),
+                    task=task(cfg),
                     settings=told(cfg),
                     data={
                         "name": cfg.data.train_file or cfg.data.hf_dataset_name,
@@ -462,13 +466,13 @@ def told(cfg: TranslateGemmaCfg) -> dict[str, Any]:
     return {name: settings.value_of(cfg, name) for name in TOLD if not name.startswith(silent)}
 
 
-def evaluate_only(folder: Path, snapshot) -> None:
+def evaluate_only(cfg: TranslateGemmaCfg, folder: Path, snapshot) -> None:
     """Print the table of the policy as it is and keep its outputs, of the last time alone; nothing is trained."""
     from rl_nmt.results import evaluation
     from rl_nmt.training import loop
 
-    loop.EvalOutputs(folder / EVAL_ONLY, snapshot).take(0, snapshot)
-    print(evaluation.print_table(evaluation.compare(snapshot, snapshot)), flush=True)
+    loop.EvalOutputs(folder / EVAL_ONLY, snapshot, task(cfg)).take(0, snapshot)
+    print(evaluation.print_table(evaluation.compare(snapshot, snapshot, task(cfg)), task(cfg)), flush=True)
 
 
 def find_resume(cfg: TranslateGemmaCfg, folder: Path):
@@ -501,7 +505,7 @@ def main(argv: list[str] | None = None) -> int:
     if not (actions["eval_only"] or fresh or named):
         from rl_nmt.training.loop import finished
 
-        if finished(Path(cfg.logging.output_dir).expanduser(), NAMES.output_dir):
+        if finished(Path(cfg.logging.output_dir).expanduser(), task(cfg), NAMES.output_dir):
             return 0
     os.environ.update(hub_environment(cfg))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported

@@ -20,7 +20,7 @@ from rl_nmt import distributed, files, hub
 from rl_nmt.distributed import is_main_process
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.results.model_card import model_card
-from rl_nmt.text.languages import ENGLISH, TAMIL, Language
+from rl_nmt.results.task import Task
 
 CHOSEN, PROMPT_FILE, CARD = "chosen.json", "prompt.txt", "README.md"
 MODELS = ("final", "best")
@@ -125,7 +125,7 @@ def finish_best(folder: Path, tokenizer, choice: dict, load_start: Callable) -> 
 
     Args:
         folder: the run folder.
-        choice: what `Watch.choice` says.
+        choice: what `DivergenceMonitor.choice` returns.
         load_start: () → the start policy, called only where an adapter has to be merged.
 
     Returns `choice`, with `kept` False and the reason where the chosen step's weights are gone: a run that was
@@ -176,8 +176,7 @@ def write_cards(
     data: Mapping[str, Any],
     settings: Mapping[str, Any],
     prompt: str,
-    language: Language = TAMIL,
-    source: Language = ENGLISH,
+    task: Task,
 ) -> None:
     """README.md in final/ and best/, from the run's evaluation.json; see `rl_nmt.results.model_card.model_card`.
 
@@ -196,8 +195,7 @@ def write_cards(
                 data=data,
                 settings=settings,
                 prompt=prompt,
-                language=language,
-                source=source,
+                task=task,
                 best=name == "best",
             )
             files.write(folder / name / CARD, card)

@@ -1,4 +1,4 @@
-"""The README.md of a trained model: what it was made from, what it was rewarded by, and what came of it.
+"""Write the README.md of a trained model: what it was made from, what it was rewarded by, and what came of it.
 
 `model_card` is a pure function of a run's evaluation.json and settings. It names no path of the machine, chooses no
 licence, and lists those of the models that gave the reward.
@@ -7,11 +7,13 @@ licence, and lists those of the models that gave the reward.
 from __future__ import annotations
 
 import fnmatch
+import json
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from rl_nmt.text.languages import ENGLISH, TAMIL, Language
+from rl_nmt.results.evaluation import short_signature
+from rl_nmt.results.task import Task
 
 # Licences of the models named in this repository, as their pages state them; names are patterns.
 LICENCES = {
@@ -52,39 +54,35 @@ def model_card(
     data: Mapping[str, Any],
     settings: Mapping[str, Any],
     prompt: str,
-    language: Language = TAMIL,
-    source: Language = ENGLISH,
+    task: Task,
     best: bool = False,
 ) -> str:
     """The card as Markdown with the hub's YAML head.
 
     Args:
         comparison: evaluation.json, as `rl_nmt.results.evaluation.compare` makes it; its reward signature names the
-            scorers. `best` in it is what `Watch.choice` says.
+            scorers. `best` in it is what `DivergenceMonitor.choice` returns.
         base_model: hub name, also with @revision, or local folder of the start policy.
         data: {"name": hub name or file, "rows": sentences trained on, "sha256": their hash}.
         settings: name → value of what a reader would want to know, in this order.
         prompt: what the model was asked, with the slot {source} for the source.
-        language: of the translations; source: of what is translated.
+        task: names the languages, the columns and what came in and out.
         best: the weights of the chosen evaluation, not of the last step.
     """
-    from rl_nmt.results.evaluation import short_signature
-
     choice = comparison.get("best") or {}
     identity = comparison["signature"]["reward"].get("identity", {})
     scorers = {name: part for name, part in identity.items() if isinstance(part, dict) and "model" in part}
     base = base_model if on_hub(base_model) else PurePath(base_model).name
     text = [
-        _head(base_model, scorers, source, language),
-        f"# {base.partition('@')[0].rpartition('/')[2]} for {source.name} → {language.name}",
-        f"Trained with GRPO from {_name(base)}, with a reward that reads no reference translation.",
+        _head(base_model, scorers, task),
+        f"# {base.partition('@')[0].rpartition('/')[2]} for {task.title}",
+        f"Trained with GRPO from {_name(base)}, with {task.reward}.",
         "## Use",
-        _usage(),
+        USAGE.replace('"EXAMPLE"', json.dumps(task.example, ensure_ascii=False)),
         "The words it was trained with are in `prompt.txt`:",
         "```text\n" + prompt.strip("\n") + "\n```",
         "## Training",
-        f"Data: {_name(str(data['name']))}, {data['rows']} {source.name} sentences, "
-        f"sha256 `{str(data['sha256'])[:12]}`.",
+        f"Data: {_name(str(data['name']))}, {data['rows']} {task.inputs}, sha256 `{str(data['sha256'])[:12]}`.",
         _table(("setting", "value"), settings.items()),
         "## Reward",
         f"Signature `{short_signature(comparison['signature']['reward']).split()[0]}`: equal signatures mean "
@@ -92,22 +90,23 @@ def model_card(
         _table(("part", "model", "revision", "licence"), (_scorer_row(n, p) for n, p in scorers.items())),
         _restriction(scorers, base_model),
         "## Evaluation",
-        _verdict(comparison, choice, best),
-        _scores(comparison),
+        _verdict(comparison, task, choice, best),
+        _scores(comparison, task),
         "; ".join(f"{name}: `{v}`" for name, v in comparison["signature"].items() if isinstance(v, str)),
-        "Automatic scores do not say that a translation is right. Those that are part of the reward rise because they "
-        "were trained on; look at the ones outside it.",
+        f"Automatic scores do not say that the {task.outputs} are right. Those that are part of the reward rise "
+        "because they were trained on; look at the ones outside it.",
     ]
     return "\n\n".join(part for part in text if part) + "\n"
 
 
-def _head(base_model: str, scorers: Mapping[str, Any], source: Language, language: Language) -> str:
+def _head(base_model: str, scorers: Mapping[str, Any], task: Task) -> str:
     import yaml
 
-    head: dict[str, Any] = {"language": [source.code, language.code]}
+    languages = [code for code in (task.source_language, task.output_language) if code]
+    head: dict[str, Any] = {"language": languages} if languages else {}
     if on_hub(base_model):
         head |= {"base_model": base_model.partition("@")[0], "base_model_relation": "finetune"}
-    head |= {"library_name": "transformers", "pipeline_tag": "translation", "tags": ["translation", "grpo", "trl"]}
+    head |= {"library_name": "transformers", "pipeline_tag": task.pipeline, "tags": [task.pipeline, "grpo", "trl"]}
     limits = "; ".join(f"{name} {text}" for name, text in _non_commercial(scorers).items())
     note = "# license: yours to choose" + (f"; the reward's models are not for commercial use: {limits}" * bool(limits))
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}{note}\n---"
@@ -117,15 +116,14 @@ def _name(name: str) -> str:
     return f"[{name}](https://huggingface.co/{name.partition('@')[0]})" if on_hub(name) else f"`{PurePath(name).name}`"
 
 
-def _usage() -> str:
-    return """```python
+USAGE = """```python
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained(folder := ".")
 tokenizer = AutoTokenizer.from_pretrained(folder)
-words = Path(folder, "prompt.txt").read_text(encoding="utf-8").replace("{source}", "The rain has stopped.")
+words = Path(folder, "prompt.txt").read_text(encoding="utf-8").replace("{source}", "EXAMPLE")
 turn = tokenizer.apply_chat_template(
     [{"role": "user", "content": words}], add_generation_prompt=True, enable_thinking=False, return_dict=True,
     return_tensors="pt",
@@ -169,8 +167,8 @@ def _restriction(scorers: Mapping[str, Any], base_model: str) -> str:
     return " ".join(said)
 
 
-def _verdict(comparison: Mapping[str, Any], choice: Mapping[str, Any], best: bool) -> str:
-    said = f"Greedy translations of {comparison['rows']} held-out rows before and after training"
+def _verdict(comparison: Mapping[str, Any], task: Task, choice: Mapping[str, Any], best: bool) -> str:
+    said = f"Greedy {task.outputs} of {comparison['rows']} held-out rows before and after training"
     reported = choice.get("reported") or {}
     if not best:
         return f"{said}; p is a paired bootstrap."
@@ -181,13 +179,10 @@ def _verdict(comparison: Mapping[str, Any], choice: Mapping[str, Any], best: boo
     return said + "The table is of the last step of the same run, on all held-out rows; p is a paired bootstrap."
 
 
-def _scores(comparison: Mapping[str, Any]) -> str:
-    from rl_nmt.results.evaluation import REFERENCE_METRICS, label
-
+def _scores(comparison: Mapping[str, Any], task: Task) -> str:
     before, after, p_values = comparison["before"], comparison["after"], comparison["p_value"]
     rows = []
     for name in dict.fromkeys([*before, *after]):
-        digits = 1 if name in (*REFERENCE_METRICS, "mean_length") else 3
-        cells = ["–" if value is None else f"{value:.{digits}f}" for value in (before.get(name), after.get(name))]
-        rows.append((label(name), *cells, f"{p_values[name]:.3f}" if name in p_values else ""))
+        cells = [task.column(name).show(side.get(name)) for side in (before, after)]
+        rows.append((task.label(name), *cells, f"{p_values[name]:.3f}" if name in p_values else ""))
     return _table(("metric", "before", "after", "p"), rows)

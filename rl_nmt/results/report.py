@@ -1,4 +1,4 @@
-"""A run as one page: curves, the before/after table, and translations side by side.
+"""Write a run as one page: curves, the table before and after, and outputs side by side.
 
 `write_report` reads what a run folder holds (resolved_config.yaml, metrics.jsonl, evaluation.json,
 samples.jsonl) and writes report.html beside it: no script, no outside file, and everything that a model
@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 import random
 from collections.abc import Iterable
 from html import escape
@@ -18,48 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from rl_nmt import files
-from rl_nmt.results.evaluation import REFERENCE_METRICS, label
+from rl_nmt.results.task import REWARD, Task, number
 from rl_nmt.runs.run_folder import USUAL_FILES, FileNames
-from rl_nmt.text.languages import TAMIL, Language
 from rl_nmt.text.unicode import safe_unicode
 
 INK, MUTED, ACCENT, SECOND = "#1c2430", "#9aa5b1", "#0f766e", "#c2410c"
-MORE_IS_BETTER = ("reward", "chrf", "bleu", "cycle", "qe", "scored")  # the rest of the table stays uncoloured
-LESS_IS_BETTER = ("gated", "penalty_script", "penalty_length", "foreign_script", "length_penalty")
 SAMPLES = 6  # per group: gains, losses, random
-CURVES = (
-    ("reward", "Reward", "mean total per step, and its moving average"),
-    ("chrf", "chrF++", "held-out, greedy; the reward does not see it"),
-    ("kl", "KL", "distance from the start policy, nats per token"),
-    ("completions/mean_length", "Length", "mean completion, tokens"),
-)
-FIRST_SETTINGS = (
-    "model_id",
-    "dataset_name",
-    "num_train_samples",
-    "max_steps",
-    "group_size",
-    "temperature",
-    "lr",
-    "kl_beta",
-    "loss_type",
-    "lora_rank",
-    "comet_da_model",
-    "comet_qe_model",
-    "backtranslation_model",
-    "w_cycle",
-    "w_qe",
-    "guards",
-    "seed",
-    "model.policy_name_or_path",
-    "data.train_file",
-    "data.hf_dataset_name",
-    "rl.credit",
-    "rl.updates",
-    "rl.lr",
-    "rl.kl",
-    "generation.num_samples_per_prompt",
-)
 
 
 def read_metrics(path: Path | str) -> dict[str, list[dict[str, Any]]]:
@@ -70,14 +33,14 @@ def read_metrics(path: Path | str) -> dict[str, list[dict[str, Any]]]:
     kinds: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "eval": {}}
     for row in _read_jsonl(Path(path)):
         step, kind = row.get("step"), row.get("kind", "train")
-        if kind in kinds and _finite(step):
+        if kind in kinds and _is_number(step):
             kinds[kind][step] = kinds[kind].get(step, {}) | row
     return {kind: [rows[step] for step in sorted(rows)] for kind, rows in kinds.items()}
 
 
 def series(rows: Iterable[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
     """(steps, values) of the rows in which `key` is a finite number."""
-    points = [(row["step"], row[key]) for row in rows if _finite(row.get(key))]
+    points = [(row["step"], row[key]) for row in rows if _is_number(row.get(key))]
     return [step for step, _ in points], [value for _, value in points]
 
 
@@ -89,16 +52,15 @@ def moving_average(values: list[float], ema: float) -> list[float]:
     return smooth
 
 
-def reward_curve_png(metrics_jsonl: Path | str, png: Path | str, ema: float = 0.9) -> None:
+def reward_curve_png(metrics_jsonl: Path | str, png: Path | str, task: Task, ema: float = 0.9) -> None:
     """Reward by optimizer step with its moving average, and held-out values where rows of kind "eval" are.
 
-    Beside it held-out chrF++, which the reward cannot see, where there are references. Raises
+    Next to it the first of the task's columns by row that was evaluated: the reward does not see it. Raises
     CannotWrite. Without any row the picture says so.
     """
     metrics = read_metrics(metrics_jsonl)
-    panels = [("reward", "reward")]
-    if series(metrics["eval"], "chrf")[0]:
-        panels.append(("chrf", "chrF++"))
+    outside = [column for column in task.by_row if series(metrics["eval"], column.name)[0]][:1]
+    panels = [(column.name, task.label(column.name)) for column in (REWARD, *outside)]
     width = 7.2 if len(panels) == 1 else 9.6
     files.write(png, _figure(metrics, panels, ema, size=(width, 3.6), kind="png"))
 
@@ -141,9 +103,7 @@ def _panel(axes, metrics, key: str, name: str, ema: float) -> None:
         axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center", color=MUTED)
 
 
-def write_report(
-    run_folder: Path | str, language: Language = TAMIL, names: FileNames = USUAL_FILES, source: str = "English"
-) -> Path:
+def write_report(run_folder: Path | str, task: Task, names: FileNames = USUAL_FILES) -> Path:
     """Write `run_folder`/report.html from whatever the folder already holds; returns its path.
 
     Of samples of several steps the last ones are shown. Parts that are missing are named on the page.
@@ -153,18 +113,18 @@ def write_report(
     folder = Path(run_folder)
     comparison = _read_json(folder / "evaluation.json")
     sections = [
-        _curves(read_metrics(folder / names.metrics)),
-        _table(comparison),
-        _samples(_last(list(_read_jsonl(folder / names.samples))), language.code),
-        _settings(_flat(_read_yaml(folder / "resolved_config.yaml"))),
-        _signature(comparison.get("signature", {})),
+        _curves(read_metrics(folder / names.metrics), task),
+        _table(comparison, task),
+        _samples(_last(list(_read_jsonl(folder / names.samples))), task),
+        _settings(_flat(_read_yaml(folder / "resolved_config.yaml")), task.settings),
+        _signature(comparison.get("signature", {}), task),
     ]
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     page = PAGE.format(
-        title=f"{source} → {language.name}, before and after",
+        title=f"{escape(task.title)}, before and after",
         run=escape(folder.resolve().name),
         style=style,
-        lead=_lead(comparison),
+        lead=_lead(comparison, task),
         body="\n".join(sections),
     )
     path = folder / "report.html"
@@ -201,26 +161,32 @@ def text(value: Any, language: str = "") -> str:
 DIRECTION_MARKS = {chr(c) for c in (0x200E, 0x200F, 0x61C, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
-def _lead(comparison: dict[str, Any]) -> str:
+def _lead(comparison: dict[str, Any], task: Task) -> str:
     """The result in one row of large numbers."""
     before, after = comparison.get("before", {}), comparison.get("after", {})
     tiles = []
-    for name in ("chrf", "reward", "bleu", *(key for key in after if key.endswith("_share"))):
-        old, new = before.get(name), after.get(name)
-        if not (_finite(old) and _finite(new)):
+    for name in task.headline:
+        old, new, show = before.get(name), after.get(name), task.column(name).show
+        if not (_is_number(old) and _is_number(new)):
             continue
         tiles.append(
-            f'<div class="tile"><span>{text(label(name))}</span><b>{_show(name, new)}</b>'
-            f"<small>from {_show(name, old)} {_change(name, old, new)}</small></div>"
+            f'<div class="tile"><span>{text(task.label(name))}</span><b>{show(new)}</b>'
+            f"<small>from {show(old)} {_change(task, name, old, new)}</small></div>"
         )
     return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
 
 
-def _curves(metrics) -> str:
+def _curves(metrics, task: Task) -> str:
     if not metrics["train"] and not metrics["eval"]:
         return _section("Curves", _missing("metrics.jsonl"))
+    outside = [(column.name, task.label(column.name)) for column in task.by_row]
     cards = []
-    for key, name, note in CURVES:
+    for key, name, note in (
+        ("reward", "Reward", "mean total per step, and its moving average"),
+        *((key, name, "held-out, greedy; the reward does not see it") for key, name in outside),
+        ("kl", "KL", "distance from the start policy, nats per token"),
+        ("completions/mean_length", "Length", "mean completion, tokens"),
+    ):
         if not any(series(rows, key)[0] for rows in metrics.values()):
             continue
         svg = base64.b64encode(_figure(metrics, [(key, name.lower())], 0.9, size=(4.0, 2.6), kind="svg")).decode()
@@ -229,37 +195,39 @@ def _curves(metrics) -> str:
     return _section("Curves", f'<div class="curves">{"".join(cards)}</div>')
 
 
-def _table(comparison: dict[str, Any]) -> str:
+def _table(comparison: dict[str, Any], task: Task) -> str:
     if not comparison.get("before"):
         return _section("Before and after", _missing("evaluation.json"))
     before, after, p_values = comparison["before"], comparison.get("after", {}), comparison.get("p_value", {})
     rows = []
     for name in dict.fromkeys([*before, *after]):
-        old, new = before.get(name), after.get(name)
-        cells = [_show(name, old), _show(name, new), _change(name, old, new), _p(p_values.get(name))]
+        old, new, show = before.get(name), after.get(name), task.column(name).show
+        cells = [show(old), show(new), _change(task, name, old, new), _p(p_values.get(name))]
         numbers = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f"<tr><th scope=row>{text(label(name))}</th>{numbers}</tr>")
+        rows.append(f"<tr><th scope=row>{text(task.label(name))}</th>{numbers}</tr>")
     head = "".join(f"<th scope=col>{name}</th>" for name in ("", "before", "after", "change", "p"))
     counts = [
-        f"by {text(label(name))} {wins} better, {comparison['losses'][name]} worse, {comparison['ties'][name]} equal"
+        f"by {text(task.label(name))} {wins} better, {comparison['losses'][name]} worse, "
+        f"{comparison['ties'][name]} equal"
         for name, wins in comparison.get("wins", {}).items()
     ]
-    note = "; ".join([f"{comparison.get('rows', '')} held-out sentences, greedy decoding", *counts])
+    note = "; ".join([f"{comparison.get('rows', '')} held-out rows, greedy decoding", *counts])
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return _section("Before and after", f'<div class="wide">{table}</div><p class="note">{note}.</p>')
 
 
-def _samples(rows: list[dict[str, Any]], code: str) -> str:
+def _samples(rows: list[dict[str, Any]], task: Task) -> str:
     if not rows:
         return _section("Side by side", _missing("samples.jsonl"))
-    key = "chrf" if any("chrf" in row.get("after_scores", {}) for row in rows) else "total"
+    by_row = (column.name for column in task.by_row)
+    key = next((name for name in by_row if any(name in row.get("after_scores", {}) for row in rows)), "total")
     gains = {i: gain for i, row in enumerate(rows) if (gain := _gain(row, key)) is not None}
     ranked = sorted(gains, key=gains.__getitem__, reverse=True)
     best = [i for i in ranked if gains[i] > 0][:SAMPLES]
     worst = [i for i in reversed(ranked) if gains[i] < 0][:SAMPLES]
     others = [i for i in range(len(rows)) if i not in {*best, *worst}]
     chance = sorted(random.Random(0).sample(others, min(SAMPLES, len(others))))
-    measure = text(label("reward" if key == "total" else key))
+    measure = text(task.label(key))
     groups = (
         (f"Largest gains in {measure}", best),
         (f"Largest losses in {measure}", worst),
@@ -268,43 +236,46 @@ def _samples(rows: list[dict[str, Any]], code: str) -> str:
     body = ""
     for name, picks in groups:
         if picks:
-            body += f"<h3>{name}</h3>" + "".join(_card(rows[i], code) for i in picks)
+            body += f"<h3>{name}</h3>" + "".join(_card(rows[i], task) for i in picks)
     return _section("Side by side", body)
 
 
 def _gain(row: dict[str, Any], key: str) -> float | None:
     old, new = (row.get(f"{side}_scores", {}).get(key) for side in ("before", "after"))
-    return new - old if _finite(old) and _finite(new) else None
+    return new - old if _is_number(old) and _is_number(new) else None
 
 
-def _card(row: dict[str, Any], code: str) -> str:
-    parts = [f'<p class="source">{text(row["source"], "en")}</p>']
+def _card(row: dict[str, Any], task: Task) -> str:
+    parts = [f'<p class="source">{text(row["source"], task.source_language)}</p>']
     if row.get("reference"):
-        parts.append(f'<p class="reference"><span>reference</span>{text(row["reference"], code)}</p>')
-    sides = "".join(_side(row, side, code) for side in ("before", "after"))
+        reference = text(row["reference"], task.output_language)
+        parts.append(f'<p class="reference"><span>reference</span>{reference}</p>')
+    sides = "".join(_side(row, side, task) for side in ("before", "after"))
     return f'<article>{"".join(parts)}<div class="sides">{sides}</div></article>'
 
 
-def _side(row: dict[str, Any], side: str, code: str) -> str:
-    output, back = row.get(side) or "", row.get(f"{side}_backtranslation") or ""
-    shown = text(output, code) if output else "<i class=empty>empty</i>"
+def _side(row: dict[str, Any], side: str, task: Task) -> str:
+    output = row.get(side) or ""
+    shown = text(output, task.output_language) if output else "<i class=empty>empty</i>"
     scores = row.get(f"{side}_scores", {})
     numbers = [
-        f"<li>{text(label('reward' if name == 'total' else name))} <b>{_show(name, value)}</b></li>"
+        f"<li>{text(task.label(name))} <b>{task.column(name).show(value)}</b></li>"
         for name, value in scores.items()
-        if _finite(value)
+        if _is_number(value)
     ]
     if scores.get("gate"):
         numbers.insert(0, f'<li class="gate">gated: {text(scores["gate"])}</li>')
     elif scores.get("total") is None:
         numbers.insert(0, '<li class="gate">not scored</li>')
-    read_back = f'<p class="back"><span>read back as</span>{text(back, "en")}</p>' if back else ""
-    return (
-        f'<div class="{side}"><h4>{side}</h4><p class="output">{shown}</p>{read_back}<ul>{"".join(numbers)}</ul></div>'
+    further = "".join(
+        f'<p class="back"><span>{label}</span>{text(row[f"{side}_{name}"], task.source_language)}</p>'
+        for name, label in task.texts.items()
+        if row.get(f"{side}_{name}")
     )
+    return f'<div class="{side}"><h4>{side}</h4><p class="output">{shown}</p>{further}<ul>{"".join(numbers)}</ul></div>'
 
 
-def _settings(config: dict[str, Any]) -> str:
+def _settings(config: dict[str, Any], shown_first: tuple[str, ...]) -> str:
     if not config:
         return _section("Settings", _missing("resolved_config.yaml"))
 
@@ -312,7 +283,7 @@ def _settings(config: dict[str, Any]) -> str:
         cells = "".join(f"<dt>{text(n)}</dt><dd>{text(config[n])}</dd>" for n in names)
         return f"<dl>{cells}</dl>"
 
-    first = [name for name in FIRST_SETTINGS if name in config]
+    first = [name for name in shown_first if name in config]
     rest = [name for name in config if name not in first]
     body = grid(first) if first else ""
     if rest:
@@ -320,13 +291,13 @@ def _settings(config: dict[str, Any]) -> str:
     return _section("Settings", body)
 
 
-def _signature(signature: dict[str, Any]) -> str:
+def _signature(signature: dict[str, Any], task: Task) -> str:
     if not signature:
         return ""
     parts = []
     for name, value in signature.items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
-        parts.append(f"<dt>{text(label(name))}</dt><dd><pre>{text(shown)}</pre></dd>")
+        parts.append(f"<dt>{text(task.label(name))}</dt><dd><pre>{text(shown)}</pre></dd>")
     return _section("Signature", f"<p class=note>What produced these numbers.</p><dl>{''.join(parts)}</dl>")
 
 
@@ -338,30 +309,22 @@ def _missing(name: str) -> str:
     return f"<p class=note>{name} is not in the run folder yet.</p>"
 
 
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(value: Any) -> bool:
+    return number(value) is not None
 
 
-def _digits(name: str) -> int:
-    return 1 if name in (*REFERENCE_METRICS, "mean_length") else 3
-
-
-def _show(name: str, value: Any) -> str:
-    return f"{value:.{_digits(name)}f}" if _finite(value) else "–"
-
-
-def _change(name: str, old: Any, new: Any) -> str:
-    if not (_finite(old) and _finite(new)):
+def _change(task: Task, name: str, old: Any, new: Any) -> str:
+    if not (_is_number(old) and _is_number(new)):
         return ""
-    change = round(new - old, _digits(name))
-    direction = (name in MORE_IS_BETTER or name.endswith("_share")) - (name in LESS_IS_BETTER)
-    tone = "up" if change * direction > 0 else "down" if change * direction < 0 else ""
-    shown = f"{change:+.{_digits(name)}f}" if change else "0"
+    column = task.column(name)
+    change = round(new - old, column.digits)
+    tone = "up" if change * column.better > 0 else "down" if change * column.better < 0 else ""
+    shown = f"{change:+.{column.digits}f}" if change else "0"
     return f'<span class="{tone}">{shown}</span>'
 
 
 def _p(value: Any) -> str:
-    if not _finite(value):
+    if not _is_number(value):
         return ""
     return "&lt; 0.001" if value < 0.001 else f"{value:.3f}"
 

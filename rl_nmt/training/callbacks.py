@@ -16,7 +16,7 @@ from rl_nmt import distributed
 from rl_nmt.audit.reweigh import rollout_row
 from rl_nmt.distributed import is_main_process
 from rl_nmt.errors import Stopped
-from rl_nmt.results.divergence import Watch
+from rl_nmt.results.divergence import DivergenceMonitor
 from rl_nmt.results.evaluation import Snapshot
 from rl_nmt.runs.metrics_file import MetricsFile
 
@@ -79,7 +79,7 @@ class HeldOut(TrainerCallback):
         eval_steps: 0 evaluates at start and end alone.
         evaluate: () → Snapshot.
         record: called with (kind, step, values), e.g. WandbRewardCallback.record.
-        watch: a `rl_nmt.results.divergence.Watch`; its warning is printed, loudly and once.
+        monitor: a `rl_nmt.results.divergence.DivergenceMonitor`; its warning is printed, loudly and once.
         save_best: () → None, called when the present model is the best so far by the independent score; on every
             process, since gathering sharded weights takes all of them.
         diverse: () → float | None, how much the samples of a group say the same; recorded as `self_bleu`. Of
@@ -92,12 +92,12 @@ class HeldOut(TrainerCallback):
         eval_steps: int,
         evaluate: Callable[[], Snapshot],
         record: Callable[[str, int, dict], None],
-        watch: Watch,
+        monitor: DivergenceMonitor,
         save_best: Callable[[], None],
         diverse: Callable[[], float | None] = lambda: None,
         stop_on_divergence: bool = False,
     ):
-        self.eval_steps, self.evaluate, self.record, self.watch = eval_steps, evaluate, record, watch
+        self.eval_steps, self.evaluate, self.record, self.monitor = eval_steps, evaluate, record, monitor
         self.save_best, self.diverse, self.stop_on_divergence = save_best, diverse, stop_on_divergence
         self._repeats: float | None = None
 
@@ -123,9 +123,9 @@ class HeldOut(TrainerCallback):
         if repeats is not None:
             values["self_bleu"] = repeats
         self.record("eval", step, values)
-        if warning := self.watch.look(step, snapshot):
+        if warning := self.monitor.record(step, snapshot):
             print(warning, file=sys.stderr, flush=True)
-        return bool(warning), self.watch.is_best(step)
+        return bool(warning), self.monitor.is_best(step)
 
     def on_step_end(self, args, state, control, **kwargs):
         if not self.eval_steps or state.global_step % self.eval_steps or state.global_step == state.max_steps:

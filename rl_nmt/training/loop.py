@@ -17,8 +17,7 @@ from rl_nmt import distributed, files
 from rl_nmt.errors import ConfigError, ResumeRefused
 from rl_nmt.runs import checkpoints, run_folder
 from rl_nmt.runs.checkpoints import Checkpoint
-from rl_nmt.runs.run_folder import USUAL_FILES, USUAL_NAMES, FileNames, SettingNames
-from rl_nmt.text.languages import TAMIL, Language
+from rl_nmt.runs.run_folder import USUAL_FILES, FileNames
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,6 @@ def earlier_evaluation(
     max_new_tokens: int,
     resume: Checkpoint | None,
     force: bool,
-    language: Language = TAMIL,
 ):
     """The evaluation before training that a run in this folder has already made, or None to make it.
 
@@ -95,7 +93,7 @@ def earlier_evaluation(
         return None
     try:
         before = evaluation.Snapshot.load(path)
-        evaluation.require_same_measure(before, rows, reward, max_new_tokens, language)
+        evaluation.require_same_measure(before, rows, reward, max_new_tokens)
     except ConfigError as error:
         if resume is None or force:
             print(f"the start policy is evaluated again: {error}", flush=True)
@@ -107,10 +105,11 @@ def earlier_evaluation(
     return before
 
 
-def finished(folder: Path, argument: str = "output_dir") -> bool:
+def finished(folder: Path, task, argument: str = "output_dir") -> bool:
     """Has this folder's run ended? Then print its table instead of doing it again.
 
-    `argument`: the setting that names the folder, for messages. Raises ConfigError for a table that cannot be read.
+    `task` names the table's lines, `argument` the setting with the folder. Raises ConfigError for a table that cannot
+    be read.
     """
     from rl_nmt.results.evaluation import print_table
 
@@ -118,7 +117,7 @@ def finished(folder: Path, argument: str = "output_dir") -> bool:
     if not path.exists():
         return False
     try:
-        table = print_table(json.loads(path.read_text(encoding="utf-8")))
+        table = print_table(json.loads(path.read_text(encoding="utf-8")), task)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{argument}: {path} cannot be read ({error}); use --fresh or another folder") from None
     if not (folder / "report.html").exists():  # killed between the two
@@ -126,9 +125,6 @@ def finished(folder: Path, argument: str = "output_dir") -> bool:
     print(table)
     print(f"{folder} holds a finished run; --fresh starts anew beside it, --{argument} elsewhere", flush=True)
     return True
-
-
-# ---------------------------------------------------------------------- who watches
 
 
 def noise_floor(reward, before) -> float:
@@ -140,58 +136,6 @@ def noise_floor(reward, before) -> float:
     return floor
 
 
-def build_watch(
-    rows: Sequence[dict],
-    independent_scorer: str,
-    device: str,
-    language: Language = TAMIL,
-    scorer_python: str = "",
-    names: SettingNames = USUAL_NAMES,
-):
-    """Watches the held-out rows with a score that the reward does not contain: chrF++, or `independent_scorer`.
-
-    `device` is where the judge goes, "auto" for CUDA if there is one, `scorer_python` the Python of another
-    environment to run it in; it is loaded only where no row has a reference. `names`: of these, for messages.
-    """
-    from rl_nmt.results.divergence import Watch, choose_independent
-
-    judge, reference = None, "reference"
-    if (
-        independent_scorer and not any(row.get(reference) for row in rows) and distributed.is_main_process()
-    ):  # who looks
-        from rl_nmt.models.loading import choose_device
-
-        options = {
-            "name_or_path": independent_scorer,
-            "device": choose_device(device, names.device),
-            "argument": names.independent_scorer,
-            "classes": ("unified_metric", "referenceless_regression_metric", "xcomet_metric"),
-        }
-        if scorer_python:
-            from rl_nmt.scorers.worker.client import load_in_worker
-
-            factory = "rl_nmt.scorers.comet.scorer:load_comet"
-            judge = load_in_worker(factory, options, python_executable=scorer_python, argument=names.scorer_python)
-        else:
-            from rl_nmt.scorers.comet.scorer import load_comet
-
-            judge = load_comet(**options)
-    name, score = choose_independent(rows, judge, reference)
-    none = f"none: nobody watches it; give {names.eval_file} or {names.independent_scorer}"
-    print(f"score outside the reward: {name or none}", flush=True)
-    return Watch(name, score, [row["source"] for row in rows])
-
-
-def watch_anew(watch, before) -> None:
-    """Forget the looks of a run that was begun on other rows or another reward (--force): they compare with nothing."""
-    from rl_nmt.results.evaluation import number
-
-    if watch.looks and watch.looks[0].rewards != [number(row.get("total")) for row in before.components]:
-        print("the watch begins anew: evaluations so far were of other rows or another reward", flush=True)
-        watch.looks, watch.best_step, watch.warned = [], None, False
-        watch.look(0, before)
-
-
 # ---------------------------------------------------------------------- training
 
 
@@ -201,7 +145,7 @@ def train(
     reward,
     before,
     evaluate: Callable[[], Any],
-    watch,
+    monitor,
     metrics,
     schedule: Schedule,
     *,
@@ -220,7 +164,7 @@ def train(
         trainer: a `GuardedGRPOTrainer` that was not trained yet.
         reward: has `last_rows`; its `state_dict`, if any, is kept in checkpoints.
         before: the Snapshot of the start policy; evaluate: () → Snapshot of the present one.
-        watch: a `rl_nmt.results.divergence.Watch`.
+        monitor: a `rl_nmt.results.divergence.DivergenceMonitor`.
         metrics: the callback that writes metrics.jsonl, with `record` and `begin_anew`.
         notes: JSON values that every checkpoint carries along.
         save_best: called when the present model is the best so far.
@@ -237,14 +181,14 @@ def train(
         return self_bleu([row["source"] for row in rows], [row["output"] for row in rows])
 
     held_out = HeldOut(
-        schedule.eval_steps, evaluate, metrics.record, watch, save_best, repeats, schedule.stop_on_divergence
+        schedule.eval_steps, evaluate, metrics.record, monitor, save_best, repeats, schedule.stop_on_divergence
     )
     for callback in (metrics, held_out, ProgressLine(reward, schedule.sample_steps), *callbacks):
         trainer.add_callback(callback)
     trainer.checkpoints = keeper = checkpoints.Keeper(
         folder,
         keep=schedule.save_total_limit,
-        parts={"trainer": trainer, "reward": reward, "metrics": metrics, "watch": watch, "held_out": held_out},
+        parts={"trainer": trainer, "reward": reward, "metrics": metrics, "divergence": monitor, "held_out": held_out},
         files=("before.json",),
         notes=notes,
         latest=schedule.latest,
@@ -252,7 +196,7 @@ def train(
     if resume:
         print(f"resuming from {resume}; --fresh starts anew beside it", flush=True)
         keeper.restore(resume)
-        watch_anew(watch, before)
+        monitor.restart_unless_same(before)
     else:
         trainer.noise_floor = distributed.from_main(lambda: noise_floor(reward, before))
         metrics.begin_anew()
@@ -272,13 +216,14 @@ class EvalOutputs:
     Args:
         path: the file; rows past the step from which a run continues are cut.
         before: Snapshot of the start policy.
+        task: a `rl_nmt.results.task.Task`.
         resumed_at: that step, 0 for a new run.
     """
 
-    def __init__(self, path: Path, before, resumed_at: int = 0):
+    def __init__(self, path: Path, before, task, resumed_at: int = 0):
         from rl_nmt.runs.metrics_file import MetricsFile
 
-        self.before, self.file = before, MetricsFile(path)
+        self.before, self.task, self.file = before, task, MetricsFile(path)
         if distributed.is_main_process():
             self.file.cut_after(resumed_at)
 
@@ -288,7 +233,7 @@ class EvalOutputs:
 
         if distributed.is_main_process():
             self.file.cut_after(step - 1)
-            for row in sample_rows(self.before, snapshot):
+            for row in sample_rows(self.before, snapshot, self.task):
                 self.file.append({"step": step, **row})
 
 
@@ -299,25 +244,24 @@ def write_results(
     best: dict[str, Any],
     notes: dict[str, Any],
     seed: int,
-    language: Language = TAMIL,
+    task,
     names: FileNames = USUAL_FILES,
-    source: str = "English",
 ) -> None:
     """Samples, evaluation.json, the curve and the report; prints the table.
 
-    `best` is what `watch.choice()` says, `notes["launch_gate"]` what the launch gate found, if it was asked. A
-    file of samples under another name than samples.jsonl is `EvalOutputs`' and is left as it is.
+    `best` is what `DivergenceMonitor.choice` returns, `notes["launch_gate"]` what the launch gate found, if it ran.
+    A file of samples under another name than samples.jsonl is `EvalOutputs`' and is left as it is.
     """
     from rl_nmt.results import evaluation, report
 
-    comparison = evaluation.compare(before, after, seed=seed)
+    comparison = evaluation.compare(before, after, task, seed)
     comparison["best"] = best
     if "launch_gate" in notes:
         comparison["launch_gate"] = {k: v for k, v in notes["launch_gate"].items() if k != "families"}
     if names == USUAL_FILES:
-        evaluation.write_samples(folder / names.samples, before, after)
+        evaluation.write_samples(folder / names.samples, before, after, task)
     files.write_json(folder / "evaluation.json", comparison)
-    report.reward_curve_png(folder / names.metrics, folder / "reward_curve.png")
-    report.write_report(folder, language, names, source)
-    print(evaluation.print_table(comparison))
+    report.reward_curve_png(folder / names.metrics, folder / "reward_curve.png", task)
+    report.write_report(folder, task, names)
+    print(evaluation.print_table(comparison, task))
     print(f"model {folder / 'final'}   report {folder / 'report.html'}", flush=True)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
-from rl_nmt.results.divergence import Watch, change, choose_independent, choosing_half, self_bleu
+from rl_nmt.results.divergence import DivergenceMonitor, change, choosing_half, self_bleu
 from rl_nmt.results.evaluation import Snapshot
+from rl_nmt.results.translation import outside_score
 
 SOURCES = [f"Sentence number {i}." for i in range(60)]
 
@@ -23,39 +24,39 @@ def snapshot(reward: float, score: float, seed: int = 0, spread: float = 0.1) ->
     return Snapshot(SOURCES, [None] * len(SOURCES), [""] * len(SOURCES), rows, {})
 
 
-def watch() -> Watch:
-    return Watch("judge", lambda s: [row["score"] for row in s.components], SOURCES)
+def made() -> DivergenceMonitor:
+    return DivergenceMonitor("judge", lambda s: [row["score"] for row in s.components], SOURCES)
 
 
 def test_rising_reward_and_falling_score_ring_once():
-    eye = watch()
-    assert eye.look(0, snapshot(0.5, 0.5, 0)) is None
-    assert eye.look(10, snapshot(0.6, 0.55, 1)) is None
-    warning = eye.look(20, snapshot(0.7, 0.3, 2))
+    monitor = made()
+    assert monitor.record(0, snapshot(0.5, 0.5, 0)) is None
+    assert monitor.record(10, snapshot(0.6, 0.55, 1)) is None
+    warning = monitor.record(20, snapshot(0.7, 0.3, 2))
     assert "judge, which is not in it, falls" in warning and warning.count("\n") >= 5
-    assert eye.look(30, snapshot(0.8, 0.1, 3)) is None and eye.warned
+    assert monitor.record(30, snapshot(0.8, 0.1, 3)) is None and monitor.warned
 
 
 def test_it_also_rings_against_the_best_when_the_start_was_bad():
-    eye = watch()
-    eye.look(0, snapshot(0.3, 0.2, 0))
-    eye.look(10, snapshot(0.5, 0.7, 1))
-    assert eye.look(20, snapshot(0.8, 0.5, 2))  # still above the start, far below its best
+    monitor = made()
+    monitor.record(0, snapshot(0.3, 0.2, 0))
+    monitor.record(10, snapshot(0.5, 0.7, 1))
+    assert monitor.record(20, snapshot(0.8, 0.5, 2))  # still above the start, far below its best
 
 
 @pytest.mark.parametrize("later", [(0.7, 0.6), (0.4, 0.3), (0.5, 0.5), (0.7, 0.5)])
 def test_it_does_not_ring_otherwise(later):
-    eye = watch()
-    eye.look(0, snapshot(0.5, 0.5, 0))
-    assert eye.look(10, snapshot(*later, seed=1)) is None
+    monitor = made()
+    monitor.record(0, snapshot(0.5, 0.5, 0))
+    assert monitor.record(10, snapshot(*later, seed=1)) is None
 
 
 def test_noise_rarely_rings():
     rung = 0
     for seed in range(200):
-        eye = watch()
-        eye.look(0, snapshot(0.5, 0.5, 2 * seed))
-        rung += eye.look(10, snapshot(0.5, 0.5, 2 * seed + 1)) is not None
+        monitor = made()
+        monitor.record(0, snapshot(0.5, 0.5, 2 * seed))
+        rung += monitor.record(10, snapshot(0.5, 0.5, 2 * seed + 1)) is not None
     assert rung <= 2  # reward beyond +2 and score beyond -2 standard errors: about 0.05 % by chance
 
 
@@ -68,43 +69,47 @@ def test_change_is_the_paired_t_tests():
 
 
 def test_best_is_chosen_on_one_half_and_reported_on_the_other():
-    eye = watch()
+    monitor = made()
     for step, (reward, score) in {0: (0.3, 0.4), 10: (0.5, 0.8), 20: (0.9, 0.6)}.items():
-        eye.look(step, snapshot(reward, score, step))
-    assert (eye.best_step, eye.is_best(10), eye.is_best(20)) == (10, True, False)
-    choice = eye.choice()
+        monitor.record(step, snapshot(reward, score, step))
+    assert (monitor.best_step, monitor.is_best(10), monitor.is_best(20)) == (10, True, False)
+    choice = monitor.choice()
     assert (choice["step"], choice["by"], choice["best_by_reward_step"]) == (10, "judge", 20)
-    other = [s for s, source in zip(eye.looks[1].scores, SOURCES, strict=True) if not choosing_half(source)]
+    other = [s for s, source in zip(monitor.evaluations[1].scores, SOURCES, strict=True) if not choosing_half(source)]
     assert choice["reported"]["best"] == pytest.approx(np.mean(other))
     assert choice["reported_rows"] == len(other) and 20 < len(other) < 40
 
 
 def test_without_an_independent_score_the_last_is_kept_and_it_is_said():
-    name, scores = choose_independent([{"source": "a"}])
-    eye = Watch(name, scores, SOURCES)
-    assert eye.look(0, snapshot(0.3, 0.4)) is None and eye.look(10, snapshot(0.9, 0.1)) is None
-    assert eye.choice()["by"] == "last" and eye.choice()["step"] == 10 and "references" in eye.choice()["reason"]
-    assert not eye.is_best(10)
+    name, scores = outside_score([{"source": "a"}])
+    monitor = DivergenceMonitor(name, scores, SOURCES)
+    assert monitor.record(0, snapshot(0.3, 0.4)) is None and monitor.record(10, snapshot(0.9, 0.1)) is None
+    assert (
+        monitor.choice()["by"] == "last"
+        and monitor.choice()["step"] == 10
+        and "references" in monitor.choice()["reason"]
+    )
+    assert not monitor.is_best(10)
 
 
 def test_references_come_before_a_judge_and_a_judge_before_nothing(tiny_comet_qe):
     from rl_nmt.scorers.comet.scorer import load_comet
 
     judge = load_comet(tiny_comet_qe)
-    assert choose_independent([{"source": "a", "reference": "அ"}], judge)[0] == "chrF++"
-    name, scores = choose_independent([{"source": "a"}], judge)
+    assert outside_score([{"source": "a", "reference": "அ"}], lambda: judge)[0] == "chrF++"
+    name, scores = outside_score([{"source": "a"}], lambda: judge)
     assert name == judge.name
     assert all(isinstance(value, float) for value in scores(snapshot(0.1, 0.1)))
 
 
-def test_state_goes_through_json_and_a_resumed_look_replaces_its_own():
-    eye, other = watch(), watch()
+def test_state_goes_through_json_and_a_repeated_evaluation_replaces_its_own():
+    monitor, other = made(), made()
     for step, (reward, score) in {0: (0.3, 0.4), 10: (0.5, 0.8), 20: (0.9, 0.3)}.items():
-        eye.look(step, snapshot(reward, score, step))
-    other.load_state_dict(json.loads(json.dumps(eye.state_dict())))
-    assert other.choice() == eye.choice() and other.warned == eye.warned
-    other.look(20, snapshot(0.9, 0.3, 20))
-    assert [look.step for look in other.looks] == [0, 10, 20]
+        monitor.record(step, snapshot(reward, score, step))
+    other.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+    assert other.choice() == monitor.choice() and other.warned == monitor.warned
+    other.record(20, snapshot(0.9, 0.3, 20))
+    assert [known.step for known in other.evaluations] == [0, 10, 20]
 
 
 def test_self_bleu():

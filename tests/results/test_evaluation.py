@@ -18,10 +18,16 @@ from rl_nmt import files
 from rl_nmt.errors import CannotWrite, ConfigError
 from rl_nmt.models.generate import encode_prompts, generate
 from rl_nmt.results import evaluation as ev
+from rl_nmt.results.translation import BLEU as OUR_BLEU
+from rl_nmt.results.translation import CHRF as OUR_CHRF
+from rl_nmt.results.translation import translation_task
 from rl_nmt.text.languages import TAMIL
 from rl_nmt.text.prompts import fill, gemma_prompt
 
 WORDS = "நான் அவன் வீட்டில் பூனையைப் மரத்தில் சென்றான் வந்தாள் பெரிய சிறிய படித்தேன்".split()
+
+
+TASK = translation_task(TAMIL)
 
 
 def make_prompt(english: str) -> str:
@@ -34,15 +40,15 @@ class LetterReward:
     def __init__(self, revision: str = "1"):
         self.revision = revision
 
-    def score_components(self, prompts, completions, *, english):
-        assert len(prompts) == len(completions) == len(english)
+    def score_components(self, prompts, completions, *, source):
+        assert len(prompts) == len(completions) == len(source)
         rows = []
-        for source, output in zip(english, completions, strict=True):
+        for english, output in zip(source, completions, strict=True):
             share = min(1.0, sum("\u0b80" <= c <= "\u0bff" for c in output) / 40)
-            row = {"total": share, "cycle": share / 2, "gate": None, "backtranslation": source.upper()}
+            row = {"total": share, "cycle": share / 2, "gate": None, "backtranslation": english.upper()}
             if not output.strip():
                 row |= {"total": 0.0, "cycle": None, "gate": "blank"}
-            if source == "fail":
+            if english == "fail":
                 row |= {"total": None, "cycle": float("nan")}
             rows.append(row)
         return rows
@@ -64,7 +70,7 @@ def snapshot(outputs, references, totals=None) -> ev.Snapshot:
     totals = totals if totals is not None else [0.5] * len(outputs)
     rows = [{"total": total, "gate": None, "backtranslation": ""} for total in totals]
     shot = ev.Snapshot([f"source {i}" for i in range(len(outputs))], references, outputs, rows, {})
-    shot.metrics = ev._metrics(shot, TAMIL)
+    shot.metrics = ev.measure(shot, TASK)
     return shot
 
 
@@ -209,7 +215,7 @@ def test_bad_sizes_are_refused(policy, options, words):
 def test_evaluate_on_a_real_model(policy, tmp_path):
     model, tokenizer = policy
     rows = [{"source": en, "reference": ta} for en, ta in PAIRS[:6]] + [{"source": "fail"}]
-    shot = ev.evaluate(model, tokenizer, rows, make_prompt, LetterReward(), max_new_tokens=24, batch_size=3)
+    shot = ev.evaluate(model, tokenizer, rows, make_prompt, LetterReward(), TASK, max_new_tokens=24, batch_size=3)
     assert len(shot.outputs) == len(shot.components) == 7
     assert shot.metrics["scored"] == pytest.approx(6 / 7)
     outputs, references = shot.outputs[:6], [ta for _, ta in PAIRS[:6]]
@@ -227,7 +233,7 @@ def test_metrics_by_hand():
     shot.components[0]["length"] = 2
     for row, cycle in zip(shot.components, [0.5, None, 0.7, float("nan"), True], strict=True):
         row["cycle"] = cycle
-    metrics = ev._metrics(shot, TAMIL)
+    metrics = ev.measure(shot, TASK)
     assert metrics["reward"] == pytest.approx(0.15)  # (0.2 + 0 + 0.4 + 0) / 4: the unscored row is left out
     assert metrics["cycle"] == pytest.approx(0.6)  # None, NaN and a bool are no numbers
     assert metrics["tamil_share"] == pytest.approx(2 / 5)  # "வா abc" is 2 of 5 letters Tamil
@@ -240,25 +246,25 @@ def test_references_may_be_partial_and_decomposed():
     composed, decomposed = "கொடு", "க\u0bc6\u0bbeடு"
     shot = snapshot([composed, "abc"], [decomposed, None])
     assert shot.metrics["chrf"] == pytest.approx(100.0)
-    assert ev.sentence_chrf(shot)[1] is None
+    assert OUR_CHRF.sentences(shot)[1] is None
 
 
 def test_no_rows_is_a_clear_error(policy):
     with pytest.raises(ConfigError, match="evaluation rows"):
-        ev.evaluate(*policy, [], make_prompt, LetterReward(), max_new_tokens=4)
+        ev.evaluate(*policy, [], make_prompt, LetterReward(), TASK, max_new_tokens=4)
 
 
 # compare
 
 
-@pytest.mark.parametrize(("name", "metric"), [("chrf", CHRF(word_order=2)), ("bleu", BLEU())])
-def test_resampled_scores_are_corpus_scores_of_the_resampled_lists(name, metric):
+@pytest.mark.parametrize(("ours", "metric"), [(OUR_CHRF, CHRF(word_order=2)), (OUR_BLEU, BLEU())])
+def test_resampled_scores_are_corpus_scores_of_the_resampled_lists(ours, metric):
     rng = random.Random(3)
     references = sentences(rng, 40)
     shot = snapshot(noisy(rng, references, 0.4), references)
-    scores = ev.bootstrap_scores(name, shot, seed=5)
+    scores = ours.resampled(shot, seed=5)
     assert scores.shape == (ev.RESAMPLES,)
-    counts = ev._draws(40, 5)
+    counts = ev.bootstrap_draws(40, 5)
     assert (counts.sum(axis=1) == 40).all()
     for i in (0, 1, 499, 999):
         rows = np.repeat(np.arange(40), counts[i])
@@ -267,8 +273,8 @@ def test_resampled_scores_are_corpus_scores_of_the_resampled_lists(name, metric)
 
 
 def test_draws_are_uniform_and_seeded():
-    draws = ev._draws(20, 1)
-    assert np.array_equal(draws, ev._draws(20, 1)) and not np.array_equal(draws, ev._draws(20, 2))
+    draws = ev.bootstrap_draws(20, 1)
+    assert np.array_equal(draws, ev.bootstrap_draws(20, 1)) and not np.array_equal(draws, ev.bootstrap_draws(20, 2))
     assert draws.mean(axis=0) == pytest.approx(np.ones(20), abs=0.15)
     assert draws[:, 0].var() == pytest.approx(19 / 20, abs=0.15)  # binomial(20, 1/20)
 
@@ -282,7 +288,7 @@ def test_chrf_p_value_is_near_sacrebleus_tests(shift, monkeypatch):
     rng = random.Random(11)
     references = sentences(rng, 150)
     old, new = noisy(rng, references, 0.45), noisy(rng, references, 0.45 - shift / 3)
-    comparison = ev.compare(snapshot(old, references), snapshot(new, references), seed=1)
+    comparison = ev.compare(snapshot(old, references), snapshot(new, references), TASK, seed=1)
     test = PairedTest(
         [("a", old), ("b", new)], {"chrf": CHRF(word_order=2)}, [references], test_type="ar", n_samples=2000
     )
@@ -297,7 +303,7 @@ def test_reward_p_value_is_near_a_paired_t_test(effect):
     new = old + effect + rng.normal(0, 0.12, 300)
     references = [None] * 300
     shots = [snapshot(["வா"] * 300, references, totals.tolist()) for totals in (old, new)]
-    comparison = ev.compare(*shots, seed=0)
+    comparison = ev.compare(*shots, TASK, seed=0)
     assert comparison["p_value"]["reward"] == pytest.approx(scipy_stats.ttest_rel(new, old).pvalue, abs=0.04)
 
 
@@ -307,7 +313,7 @@ def test_false_alarms_are_as_rare_as_promised():
     alarms = 0
     for seed in range(400):
         change = rng.normal(0, 1, 80)
-        draws = ev._draws(80, seed) @ change / 80
+        draws = ev.bootstrap_draws(80, seed) @ change / 80
         alarms += ev.bootstrap_p_value(draws, float(change.mean())) < 0.05
     assert 0.025 <= alarms / 400 <= 0.085
 
@@ -316,11 +322,11 @@ def test_equal_systems_do_not_differ_and_clear_gains_do():
     rng = random.Random(2)
     references = sentences(rng, 100)
     worse = snapshot(noisy(rng, references, 0.6), references, [0.2 + 0.001 * i for i in range(100)])
-    same = ev.compare(worse, worse)
+    same = ev.compare(worse, worse, TASK)
     assert same["p_value"] == {"reward": 1.0, "chrf": 1.0, "bleu": 1.0}
     assert same["ties"] == {"reward": 100, "chrf": 100}
     better = snapshot(references, references, [0.6] * 100)
-    gain = ev.compare(worse, better)
+    gain = ev.compare(worse, better, TASK)
     assert max(gain["p_value"].values()) < 0.01
     assert gain["wins"]["chrf"] > 80 and gain["losses"] == {"reward": 0, "chrf": 0}
 
@@ -328,7 +334,7 @@ def test_equal_systems_do_not_differ_and_clear_gains_do():
 def test_wins_count_only_rows_scored_on_both_sides():
     before = snapshot(["வா"] * 4, [None] * 4, [0.1, None, 0.5, 0.5])
     after = snapshot(["வா"] * 4, [None] * 4, [0.3, 0.9, 0.2, 0.5])
-    result = ev.compare(before, after)
+    result = ev.compare(before, after, TASK)
     assert (result["wins"], result["losses"], result["ties"]) == ({"reward": 1}, {"reward": 1}, {"reward": 1})
     assert "chrf" not in result["p_value"]
 
@@ -336,24 +342,24 @@ def test_wins_count_only_rows_scored_on_both_sides():
 def test_snapshots_of_other_rows_or_another_reward_do_not_compare():
     one, other = snapshot(["வா"], ["வா"]), snapshot(["வா"], ["போ"])
     with pytest.raises(ConfigError, match="references differ"):
-        ev.compare(one, other)
+        ev.compare(one, other, TASK)
     other = snapshot(["வா"], ["வா"])
     for shot, revision in ((one, "1"), (other, "2")):
         shot.signature = {"reward": LetterReward(revision).signature(), "decoding": "greedy"}
     with pytest.raises(ConfigError, match="reward changed"):
-        ev.compare(one, other)
+        ev.compare(one, other, TASK)
     other.signature = json.loads(json.dumps(one.signature))
     other.signature["reward"]["environment"]["torch"] = "9.9"
-    assert ev.compare(one, other)["signature"]["reward"]["environment"]["torch"] == "9.9"
+    assert ev.compare(one, other, TASK)["signature"]["reward"]["environment"]["torch"] == "9.9"
 
 
 def test_comparison_and_samples_are_strict_json(tmp_path):
     before = snapshot(["வா", ""], ["வா", None], [0.1, float("nan")])
     after = snapshot(["வா \ud800", "நட"], ["வா", None], [0.2, 0.3])
     after.components[0] |= {"backtranslation": "come", "source": "source 0", "output": "வா"}
-    comparison = ev.compare(before, after)
+    comparison = ev.compare(before, after, TASK)
     files.write_json(tmp_path / "evaluation.json", comparison)
-    ev.write_samples(tmp_path / "samples.jsonl", before, after)
+    ev.write_samples(tmp_path / "samples.jsonl", before, after, TASK)
 
     def refuse(name):
         raise AssertionError(f"{name} in JSON")
@@ -374,7 +380,7 @@ def test_the_table_shows_every_metric_and_signature():
     references = sentences(rng, 20)
     one, two = snapshot(noisy(rng, references, 0.5), references), snapshot(references, references)
     one.signature = two.signature = {"chrf": "nrefs:1|nw:2"}
-    table = ev.print_table(ev.compare(one, two, seed=3))
+    table = ev.print_table(ev.compare(one, two, TASK, seed=3), TASK)
     lines = {line.split("  ")[0]: line for line in table.splitlines()}
     assert f"{one.metrics['chrf']:.1f}" in lines["chrF++"] and "100.0" in lines["chrF++"]
     assert "in Tamil" in lines and "by chrF++: " in table

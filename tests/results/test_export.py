@@ -287,7 +287,10 @@ def hub():
 
 def ask(hub, code: str, token: str | None = Hub.TOKEN):
     """Run `code` in a process of its own that talks to `hub`: its address is read when the client is imported."""
-    code = f"from pathlib import Path\nfrom rl_nmt import errors, export\nerrors.run(lambda: print({code}) or 0)"
+    code = (
+        "from pathlib import Path\nfrom rl_nmt import errors\nfrom rl_nmt.results import export\n"
+        f"errors.run(lambda: print({code}) or 0)"
+    )
     token = {"HF_TOKEN": token} if token is not None else {"HF_TOKEN": ""}
     return command("-c", code, cwd=ROOT, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", **token)
 
@@ -301,7 +304,7 @@ def test_a_model_is_pushed_to_a_private_repository(hub, tmp_path):
     (model / ".hidden").write_text("not this")
     done = ask(hub, f"export.push(Path({str(model)!r}), 'me/tamil')")
     assert done.returncode == 0, done.stderr
-    told = hub.repos["reference"]
+    told = hub.repos["tamil"]
     assert told.get("private") is True or told.get("visibility") == "private"  # huggingface_hub 0.x, 1.x
     assert told["organization"] == "me"
     assert set(hub.files) == {"README.md", "model.safetensors", "adapter/adapter_config.json"}

@@ -12,6 +12,7 @@ import yaml
 from tiny_models import PAIRS, PROMPT
 
 from rl_nmt.results import model_card
+from rl_nmt.results.translation import translation_task
 from rl_nmt.text.languages import TAMIL
 
 COMPARISON = {
@@ -49,6 +50,7 @@ def card(comparison=COMPARISON, base="google/gemma-3-1b-it@v2", **changes) -> st
         "data": {"name": "allenai/c4", "rows": 2000, "sha256": "ab" * 32},
         "settings": {"lr": 1e-5, "seed": 42},
         "prompt": PROMPT,
+        "task": translation_task(TAMIL),
     }
     return model_card.model_card(comparison, **(given | changes))
 
@@ -80,8 +82,8 @@ def test_languages_that_yaml_would_take_for_something_else():
     from dataclasses import replace
 
     norwegian = replace(TAMIL, code="no", name="Norwegian")
-    assert yaml.safe_load(card(language=norwegian).split("---")[1])["language"] == ["en", "no"]
-    other = card(language=norwegian, source=TAMIL)
+    assert yaml.safe_load(card(task=translation_task(norwegian)).split("---")[1])["language"] == ["en", "no"]
+    other = card(task=translation_task(norwegian, TAMIL))
     assert yaml.safe_load(other.split("---")[1])["language"] == ["ta", "no"]
     assert "for Tamil → Norwegian" in other and "2000 Tamil sentences" in other
 

@@ -13,6 +13,10 @@ from PIL import Image
 
 from rl_nmt.errors import CannotWrite
 from rl_nmt.results import report
+from rl_nmt.results.translation import translation_task
+from rl_nmt.text.languages import TAMIL
+
+TASK = translation_task(TAMIL)
 
 HOSTILE = "<script>alert(1)</script> \"double\" 'single' & </bdi><img src=x onerror=alert(2)> \u202eevil\u2066 நட"
 
@@ -80,7 +84,7 @@ def test_everything_foreign_is_text_and_isolated(tmp_path):
     row |= {"before_backtranslation": HOSTILE, "after_backtranslation": HOSTILE}
     row["after_scores"] = {"total": 0.0, "gate": HOSTILE, HOSTILE: 0.5}
     write_run(tmp_path, [row])
-    html = report.write_report(tmp_path).read_text("utf-8")
+    html = report.write_report(tmp_path, TASK).read_text("utf-8")
     page = Page(html)
     assert "script" not in page.tags and not {name for name, _ in page.attributes if name.startswith("on")}
     shown = HOSTILE.replace("\u202e", "U+202E").replace("\u2066", "U+2066")
@@ -92,7 +96,7 @@ def test_everything_foreign_is_text_and_isolated(tmp_path):
 
 def test_the_page_is_self_contained_and_closed(tmp_path):
     write_run(tmp_path, [sample(0, 0.1, 0.2)])
-    html = report.write_report(tmp_path).read_text("utf-8")
+    html = report.write_report(tmp_path, TASK).read_text("utf-8")
     page = Page(html)
     sources = [value for name, value in page.attributes if name in ("src", "href")]
     assert sources and all(value.startswith("data:image/svg+xml;base64,") for value in sources)
@@ -105,7 +109,7 @@ def test_the_page_is_self_contained_and_closed(tmp_path):
 
 def test_the_numbers_are_on_the_page(tmp_path):
     write_run(tmp_path, [sample(0, 0.1, 0.2)])
-    html = report.write_report(tmp_path).read_text("utf-8")
+    html = report.write_report(tmp_path, TASK).read_text("utf-8")
     html = re.sub("</?bdi.*?>", "", html)
     rows = dict(re.findall(r"<tr><th scope=row>(.*?)</th>(.*?)</tr>", html))
     cells = {name: re.findall(r"<td>(.*?)</td>", row) for name, row in rows.items()}
@@ -120,13 +124,13 @@ def test_the_numbers_are_on_the_page(tmp_path):
 def test_gains_losses_and_random_rows_are_told_apart(tmp_path):
     changes = [0.3, -0.2, 0.0, 0.1, -0.4, *([0.0] * 20)]
     write_run(tmp_path, [sample(i, 0.5, 0.5 + change) for i, change in enumerate(changes)])
-    html = report.write_report(tmp_path).read_text("utf-8")
+    html = report.write_report(tmp_path, TASK).read_text("utf-8")
     gains, losses, chance = (part.split("<h3>")[0] for part in html.split("<h3>")[1:])
     assert re.findall(r"source (\d+)", gains) == ["0", "3"]
     assert re.findall(r"source (\d+)", losses) == ["4", "1"]
     assert len(re.findall(r"<article>", chance)) == report.SAMPLES
     assert not {"0", "1", "3", "4"} & set(re.findall(r"source (\d+)", chance))
-    assert html == report.write_report(tmp_path).read_text("utf-8")  # same run, same page
+    assert html == report.write_report(tmp_path, TASK).read_text("utf-8")  # same run, same page
 
 
 def test_chrf_ranks_the_samples_where_references_exist(tmp_path):
@@ -134,7 +138,7 @@ def test_chrf_ranks_the_samples_where_references_exist(tmp_path):
     for row, (old, new) in zip(rows, [(80.0, 20.0), (20.0, 80.0)], strict=True):
         row["before_scores"]["chrf"], row["after_scores"]["chrf"] = old, new
     write_run(tmp_path, rows)
-    html = re.sub("</?bdi.*?>", "", report.write_report(tmp_path).read_text("utf-8"))
+    html = re.sub("</?bdi.*?>", "", report.write_report(tmp_path, TASK).read_text("utf-8"))
     gains = html.split("Largest gains in chrF++")[1].split("<h3>")[0]
     assert "source 1" in gains and "source 0" not in gains
 
@@ -143,12 +147,12 @@ def test_gated_empty_and_unscored_outputs_say_so(tmp_path):
     row = sample(0, None, 0.0, after="")
     row["after_scores"]["gate"] = "blank"
     write_run(tmp_path, [row])
-    html = report.write_report(tmp_path).read_text("utf-8")
+    html = report.write_report(tmp_path, TASK).read_text("utf-8")
     assert "not scored" in html and "gated: " in html and "<i class=empty>empty</i>" in html
 
 
 def test_an_unfinished_run_still_gives_a_page(tmp_path):
-    html = report.write_report(tmp_path).read_text("utf-8")
+    html = report.write_report(tmp_path, TASK).read_text("utf-8")
     for name in ("metrics.jsonl", "evaluation.json", "samples.jsonl", "resolved_config.yaml"):
         assert f"{name} is not in the run folder yet" in html
 
@@ -179,8 +183,8 @@ def test_moving_average_against_pandas():
 
 def test_the_curve_is_a_picture_that_shows_the_data(tmp_path):
     write_run(tmp_path, [])
-    report.reward_curve_png(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
-    report.reward_curve_png(tmp_path / "none.jsonl", tmp_path / "empty.png")
+    report.reward_curve_png(tmp_path / "metrics.jsonl", tmp_path / "curve.png", TASK)
+    report.reward_curve_png(tmp_path / "none.jsonl", tmp_path / "empty.png", TASK)
     curve, empty = Image.open(tmp_path / "curve.png"), Image.open(tmp_path / "empty.png")
     assert curve.size == empty.size and curve.size[0] > 800
 
@@ -193,4 +197,4 @@ def test_the_curve_is_a_picture_that_shows_the_data(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
     with pytest.raises(CannotWrite, match=r"report\.html"):
-        report.write_report(tmp_path / "gone")
+        report.write_report(tmp_path / "gone", TASK)

@@ -25,7 +25,7 @@ import train_grpo_en_ta as script
 import wandb_reward_callback  # noqa: F401  heavy ones here, once, and not in every child
 from rl_nmt import errors
 from rl_nmt.models import policy
-from rl_nmt.results.divergence import Watch
+from rl_nmt.results.divergence import DivergenceMonitor
 from rl_nmt.results.evaluation import Snapshot
 from rl_nmt.runs import checkpoints, run_folder
 from rl_nmt.runs.metrics_file import MetricsFile
@@ -115,7 +115,7 @@ def train(cfg: script.RunCfg, sentences=16, iterations=1, prepare=None, force=Fa
         if prepare:
             prepare(trainer)
         texts = SENTENCES[:4]
-        watch = Watch("weights", lambda snapshot: [snapshot.metrics["weight"]] * len(texts), texts)
+        monitor = DivergenceMonitor("weights", lambda snapshot: [snapshot.metrics["weight"]] * len(texts), texts)
 
         def evaluate():
             """Scores that depend on the weights, so that best/ moves as they do."""
@@ -130,9 +130,9 @@ def train(cfg: script.RunCfg, sentences=16, iterations=1, prepare=None, force=Fa
         command = "python train_grpo_en_ta.py"
         with errors.last_words(command):
             script.run_training(
-                cfg, folder, trainer, reward, evaluate(), evaluate, watch, resume, notes, time.monotonic(), command
+                cfg, folder, trainer, reward, evaluate(), evaluate, monitor, resume, notes, time.monotonic(), command
             )
-        (folder / "done").write_text(json.dumps({"notes": notes, "seen": reward.seen, "best": watch.choice()}))
+        (folder / "done").write_text(json.dumps({"notes": notes, "seen": reward.seen, "best": monitor.choice()}))
 
 
 # --- forked trials -------------------------------------------------------------------------------------

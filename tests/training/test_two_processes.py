@@ -43,7 +43,9 @@ def _evaluate(models, rows):
     reward = CometDuPOReward(models["da"], models["qe"], models["nllb"], backtranslation_beams=1)
     components = reward.score_components
     reward.score_components = lambda *a, **k: scored.append(len(a[1])) or components(*a, **k)
-    shot = evaluation.evaluate(model, tokenizer, rows, script.make_prompt, reward, max_new_tokens=16, batch_size=3)
+    shot = evaluation.evaluate(
+        model, tokenizer, rows, script.make_prompt, reward, script.task(), max_new_tokens=16, batch_size=3
+    )
     return dataclasses.asdict(shot), scored, len(batches)
 
 

@@ -1,0 +1,135 @@
+"""Describe a task to the results: metric columns beside the reward, labels, languages. No torch.
+
+Evaluation, divergence, report and model card measure and name only what a `Task` gives them. Translation's is in
+rl_nmt/results/translation.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rl_nmt.text.unicode import length
+
+if TYPE_CHECKING:
+    from rl_nmt.results.evaluation import Snapshot
+
+
+@dataclass(frozen=True)
+class Column:
+    """One line of the table before and after.
+
+    Without functions it only says how a component of the reward is shown.
+
+    Args:
+        name: key in evaluation.json and metrics.jsonl; label: on the screen, by default the name.
+        digits: shown after the point; better: 1 more is better, -1 less, 0 neither.
+        rows: Snapshot → one number per row, None where it cannot be measured. Counts wins and ranks samples.
+        value: Snapshot → number for all rows, or None. Default: the mean of `rows`.
+        resampled: (Snapshot, seed) → (RESAMPLES,) values on `bootstrap_draws` of the rows. Default: means of `rows`.
+        signature: Snapshot → how it was measured.
+    """
+
+    name: str
+    label: str = ""
+    digits: int = 3
+    better: int = 0
+    rows: Callable[[Snapshot], list[float | None]] | None = None
+    value: Callable[[Snapshot], float | None] | None = None
+    resampled: Callable[[Snapshot, int], np.ndarray] | None = None
+    signature: Callable[[Snapshot], str] | None = None
+
+    def of(self, snapshot: Snapshot) -> float | None:
+        """The number for all rows."""
+        if self.value:
+            return self.value(snapshot)
+        return mean(self.rows(snapshot)) if self.rows else None
+
+    def show(self, value: Any) -> str:
+        """A value with this column's digits, a dash for what is not a finite number."""
+        return "–" if number(value) is None else f"{value:.{self.digits}f}"
+
+
+def number(value: Any) -> float | None:
+    """A finite int or float as a float; None for anything else, also for a bool."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Mean of the values that are not None; None without any."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _totals(snapshot: Snapshot) -> list[float | None]:
+    return [number(row.get("total")) for row in snapshot.components]
+
+
+def _share(holds: Callable[[Mapping[str, Any]], bool]) -> Callable[[Snapshot], float]:
+    return lambda snapshot: float(np.mean([holds(row) for row in snapshot.components]))
+
+
+# Of every task: the mean total over the scored outputs; code points; shares of outputs.
+REWARD = Column("reward", better=1, rows=_totals)
+COMMON = (
+    Column("mean_length", "mean length", 1, value=lambda s: float(np.mean([length(text) for text in s.outputs]))),
+    Column("scored", better=1, value=_share(lambda row: number(row.get("total")) is not None)),
+    Column("gated", better=-1, value=_share(lambda row: bool(row.get("gate")))),
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the results say of a task. The defaults name nothing but the reward.
+
+    Args:
+        title: of report and model card, e.g. "English → Tamil".
+        columns: metrics beside the reward, in the table's order.
+        headline: names of the columns that the report shows large.
+        texts: further texts in a row of the reward, in the source's language: name → label.
+        source_language, output_language: BCP 47 codes, "" where that says nothing.
+        inputs, outputs: plurals for prose: what one row asks for, what the model answers.
+        reward: for the card: "Trained with GRPO from …, with " this.
+        pipeline: the hub's pipeline tag; example: a source for the card's example.
+        settings: names of the settings that the report shows first.
+    """
+
+    title: str
+    columns: tuple[Column, ...] = ()
+    headline: tuple[str, ...] = (REWARD.name,)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    source_language: str = ""
+    output_language: str = ""
+    inputs: str = "prompts"
+    outputs: str = "answers"
+    reward: str = "the reward below"
+    pipeline: str = "text-generation"
+    example: str = "Hello."
+    settings: tuple[str, ...] = ()
+
+    def column(self, name: str) -> Column:
+        """How a metric or a component of the reward is shown; an unknown one with its name and three digits.
+
+        >>> task = Task("count", (Column("hits", "hits in %", 1),))
+        >>> [task.column(name).label or name for name in ("hits", "mean_length", "total", "new")]
+        ['hits in %', 'mean length', 'reward', 'new']
+        """
+        name = REWARD.name if name == "total" else name
+        known = {column.name: column for column in (REWARD, *self.columns, *COMMON)}
+        return known.get(name) or Column(name)
+
+    def label(self, name: str) -> str:
+        """How a metric is called on the screen."""
+        column = self.column(name)
+        return column.label or column.name.replace("_", " ")
+
+    @property
+    def by_row(self) -> tuple[Column, ...]:
+        """The columns that have a value for every row."""
+        return tuple(column for column in self.columns if column.rows)
