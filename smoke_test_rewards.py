@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 import train_grpo_en_ta as trainer
-from rl_nmt import config, errors
+from rl_nmt import config, errors, hub
 from rl_nmt.audit import correlation, launch_gate, preferences, reweigh
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService, RewardRefused
 
@@ -94,7 +94,6 @@ def sample_policy(cfg, count: int) -> list[tuple[str, str]]:
     """Let the configured policy translate `count` evaluation rows, `group_size` samples each."""
     import torch
 
-    from rl_nmt import hub
     from rl_nmt.data import corpus
     from rl_nmt.models import policy
     from rl_nmt.models.generate import generate
@@ -265,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     cfg, _, _ = config.parse(trainer.RunCfg, rest, {}, prog="smoke_test_rewards.py", description=__doc__)
     check(own)
     launch_gate.check_bound(allowed(own, cfg))
-    trainer.require_reward_models(cfg)
+    hub.require_models(trainer.reward_models(cfg))
     pairs = [(e, t, None) for e, t in zip(own.prompt or [], own.tamil or [], strict=True)]
     pairs += read_pairs(own.file, own.source, own.target, own.score) if own.file else []
     preferred = preferences.read_preferences(own.pairs) if own.pairs else []

@@ -23,8 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rl_nmt import config, distributed, errors
+from rl_nmt import config, distributed, errors, hub
 from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.hub import ModelUse
 from rl_nmt.runs import checkpoints, run_folder
 
 # What the model is asked. It must end in the two cues that rewards_en_ta_dupo.CUES names.
@@ -46,6 +47,8 @@ DATA_FIELDS = (  # of RunCfg: what the snapshot in data/ is made from
     "max_chars",
     "seed",
 )
+
+COMET = "hparams.yaml"  # the file that tells a COMET checkpoint from other models
 
 FAMILIES = ("gemma3",)  # the turns of PROMPT are Gemma's; other chat models: recipes/translategemma
 
@@ -313,38 +316,23 @@ def require_environment(cfg: RunCfg) -> None:
             raise ConfigError(f"optimizer: {cfg.optimizer} needs a CUDA device: --optimizer adamw_torch")
 
 
-def require_models(cfg: RunCfg) -> None:
-    """Name the first model that cannot be had, within seconds and before anything heavy is imported."""
-    from rl_nmt import hub
-
-    hub.require_model("model_id", cfg.model_id)
-    require_reward_models(cfg)
-    if cfg.independent_scorer:
-        hub.require_model("independent_scorer", cfg.independent_scorer, "hparams.yaml")
-
-
-def require_reward_models(cfg: RunCfg) -> None:
-    """The same for the models that the reward's weights ask for."""
-    from rl_nmt import hub
-
-    if cfg.w_cycle:
-        hub.require_model("comet_da_model", cfg.comet_da_model, "hparams.yaml")
-        hub.require_model("backtranslation_model", cfg.backtranslation_model)
-    if cfg.w_qe:
-        hub.require_model("comet_qe_model", cfg.comet_qe_model, "hparams.yaml")
+def models(cfg: RunCfg) -> list[ModelUse]:
+    """Every model that these settings ask for, under the name of its setting."""
+    return [
+        ModelUse("model_id", cfg.model_id, part="policy"),
+        *reward_models(cfg),
+        *([ModelUse("independent_scorer", cfg.independent_scorer, COMET, "judge")] if cfg.independent_scorer else []),
+    ]
 
 
-def download(cfg: RunCfg) -> None:
-    """Fetch every model that the weights of the reward ask for, sizes and licences first."""
-    from rl_nmt import hub
-    from rl_nmt.results.model_card import licence
-
-    names = ["model_id"]
-    names += ["comet_da_model", "backtranslation_model"] if cfg.w_cycle else []
-    names += ["comet_qe_model"] if cfg.w_qe else []
-    names += ["independent_scorer"] if cfg.independent_scorer else []
-    models = {name: getattr(cfg, name) for name in names}
-    hub.download(models, {m.partition("@")[0]: licence(m) or "not stated" for m in models.values()})
+def reward_models(cfg: RunCfg) -> list[ModelUse]:
+    """Those that the weights of the reward ask for."""
+    cycle = [
+        ModelUse("comet_da_model", cfg.comet_da_model, COMET, "comet_da"),
+        ModelUse("backtranslation_model", cfg.backtranslation_model, part="NLLB"),
+    ]
+    qe = [ModelUse("comet_qe_model", cfg.comet_qe_model, COMET, "comet_qe")]
+    return [*(cycle if cfg.w_cycle else []), *(qe if cfg.w_qe else [])]
 
 
 def load_data(cfg: RunCfg, folder: Path) -> tuple[list[str], list[dict], str]:
@@ -747,7 +735,7 @@ def main(argv: list[str] | None = None) -> int:
     if actions["doctor"]:
         from rl_nmt.preflight import doctor
 
-        findings = doctor.diagnose(cfg, cfg.output_dir, check, environment=require_environment)
+        findings = doctor.diagnose(cfg, models(cfg), cfg.output_dir, check, environment=require_environment)
         print(doctor.table(findings), flush=True)
         if actions["dry_step"] and not doctor.exit_code(findings):
             dry_step(cfg)
@@ -756,7 +744,9 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError("--dry_step belongs to --doctor: give both")
     check(cfg)
     if actions["download"]:
-        download(cfg)
+        from rl_nmt.results.model_card import licence
+
+        hub.download(models(cfg), licence)
         return 0
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
     pushes = cfg.push_to and not actions["eval_only"] and distributed.is_main_process()
@@ -772,7 +762,7 @@ def main(argv: list[str] | None = None) -> int:
                 export.push(folder / "final", cfg.push_to)
             return 0
     require_environment(cfg)
-    require_models(cfg)
+    hub.require_models(models(cfg))
     distributed.start()  # refuses more of them than there are GPUs
     folder = distributed.from_main(lambda: run_folder.open_run_folder(cfg.output_dir, actions["fresh"]))
     if actions["eval_only"]:

@@ -58,7 +58,7 @@ def hardware(path: Path) -> Hardware:
 def estimate(path: Path) -> list[doctor.Finding]:
     """The doctor's lines about memory for a preset on its own hardware, one per device."""
     cfg, _, _ = config.parse(script.RunCfg, ["--config", str(path)], {}, "presets", "")
-    return doctor.memory_findings(cfg, hardware(path).machine(), memory_estimate.shapes(cfg))
+    return doctor.memory_findings(cfg, hardware(path).machine(), memory_estimate.shapes(script.models(cfg)))
 
 
 def main(argv: list[str] | None = None) -> int:

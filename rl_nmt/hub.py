@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,6 +17,20 @@ from rl_nmt.errors import ConfigError, MissingService
 
 PROBE_SECONDS = 3.0
 POCKET_HINT = "or try the whole loop offline with `make train`, which needs no download"
+
+
+@dataclass(frozen=True)
+class ModelUse:
+    """A model that a run loads.
+
+    setting: what its name is called in the settings. name: hub name, also with @revision, or local folder; "" for no
+    model. filename: a file that it must have. part: what it does in the run, for the memory estimate.
+    """
+
+    setting: str
+    name: str
+    filename: str = "config.json"
+    part: str = ""
 
 
 def hub_offline() -> bool:
@@ -114,29 +129,32 @@ def require_model(
         )
 
 
-def locate(
-    argument: str, name: str, filename: str = "config.json", reachable: Callable[[], bool] = hub_reachable
-) -> str:
+def require_models(models: Iterable[ModelUse]) -> None:
+    """`require_model` for each of them, in their order."""
+    for model in models:
+        if model.name:
+            require_model(model.setting, model.name, model.filename)
+
+
+def locate(model: ModelUse, reachable: Callable[[], bool] = hub_reachable) -> str:
     """Where a model would be loaded from: "folder", "cache" or "hub"; the hub is asked whether it may be fetched.
 
-    Arguments as for `require_model`. Nothing is downloaded; the hub has `PROBE_SECONDS` to answer.
-    Raises ConfigError (a path that is not there) and MissingService (not reachable, gated, unknown).
+    Nothing is downloaded; the hub has `PROBE_SECONDS` to answer. Raises as `require_model`, and MissingService for
+    a model that is gated or unknown.
     """
-    require_model(argument, name, filename, reachable)
-    if Path(name).expanduser().exists():
+    require_model(model.setting, model.name, model.filename, reachable)
+    if Path(model.name).expanduser().exists():
         return "folder"
-    if is_cached(name, filename):
+    if is_cached(model.name, model.filename):
         return "cache"
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    repository, revision = split_revision(name)
-    endpoint = os.environ.get("HF_ENDPOINT") or None
+    repository, revision = split_revision(model.name)
+    url = hf_hub_url(repository, model.filename, revision=revision, endpoint=os.environ.get("HF_ENDPOINT") or None)
     try:
-        get_hf_file_metadata(
-            hf_hub_url(repository, filename, revision=revision, endpoint=endpoint), timeout=PROBE_SECONDS
-        )
+        get_hf_file_metadata(url, timeout=PROBE_SECONDS)
     except Exception as error:  # the hub client's own, requests', OSError
-        raise explain(argument, name, error) from error
+        raise explain(model.setting, model.name, error) from error
     return "hub"
 
 
@@ -175,47 +193,47 @@ def explain(argument: str, name: str, error: BaseException) -> MissingService:
     return MissingService(f"{argument}: {name} could not be loaded ({type(error).__name__}: {error})")
 
 
-def download(models: dict[str, str], licences: dict[str, str]) -> None:
-    """Fetch every hub model into the cache, sizes and licences printed first.
+def download(models: Iterable[ModelUse], licence: Callable[[str], str | None] = lambda name: None) -> None:
+    """Fetch every hub model into the cache, sizes and licences printed first; local folders are skipped.
 
-    Args:
-        models: argument name → model name, also with @revision; local folders are skipped.
-        licences: hub name → licence, shown where the hub itself names none.
-
-    Raises:
-        MissingService: the hub is not there, or a model is gated or unknown.
+    `licence`: name → licence, used where the hub itself names none. Raises MissingService: the hub cannot be reached,
+    or a model is gated or unknown.
     """
-    wanted = {arg: name for arg, name in models.items() if name and not Path(name).expanduser().exists()}
+    wanted = [model for model in models if model.name and not Path(model.name).expanduser().exists()]
     if not wanted:
         print("nothing to download: every model is a local folder")
         return
     if not hub_reachable():
         raise MissingService("--download: the hub cannot be reached from here (HF_ENDPOINT, HF_HUB_OFFLINE)")
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
 
-    plan = []
-    for argument, name in wanted.items():
+    for model in wanted:
         try:
-            repository, revision = split_revision(name)
+            repository, revision = split_revision(model.name)
             info = HfApi().model_info(repository, revision=revision, files_metadata=True)
         except Exception as error:
-            raise explain(argument, name, error) from error
+            raise explain(model.setting, model.name, error) from error
         size = sum(f.size or 0 for f in info.siblings or []) / 2**30
-        licence = (info.card_data.get("license") if info.card_data else None) or licences.get(repository, "not stated")
+        terms = (info.card_data.get("license") if info.card_data else None) or licence(model.name) or "not stated"
         gated = ", gated: accept the licence on its page first" if info.gated else ""
-        print(f"{argument:24} {name:45} {size:6.1f} GiB  licence {licence}{gated}", flush=True)
-        plan.append((argument, name))
-    for argument, name in plan:
+        print(f"{model.setting:24} {model.name:45} {size:6.1f} GiB  licence {terms}{gated}", flush=True)
+    for model in wanted:
         try:
-            repository, revision = split_revision(name)
-            folder = Path(snapshot_download(repository, revision=revision))
-            print(f"have {name}", flush=True)
-            # A COMET checkpoint brings its encoder's weights, but not the tokenizer and configuration.
-            if encoder := _encoder_of(folder):
-                snapshot_download(encoder, allow_patterns=["*.json", "*.model", "*.txt"])
-                print(f"have the tokenizer of {encoder}", flush=True)
+            _fetch(model.name)
         except Exception as error:
-            raise explain(argument, name, error) from error
+            raise explain(model.setting, model.name, error) from error
+
+
+def _fetch(name: str) -> None:
+    from huggingface_hub import snapshot_download
+
+    repository, revision = split_revision(name)
+    folder = Path(snapshot_download(repository, revision=revision))
+    print(f"have {name}", flush=True)
+    # A COMET checkpoint brings its encoder's weights, but not the tokenizer and configuration.
+    if encoder := _encoder_of(folder):
+        snapshot_download(encoder, allow_patterns=["*.json", "*.model", "*.txt"])
+        print(f"have the tokenizer of {encoder}", flush=True)
 
 
 def _encoder_of(folder: Path) -> str | None:

@@ -17,6 +17,7 @@ from tiny_run import ROOT, Server, command
 
 from rl_nmt import hub
 from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.hub import ModelUse
 
 
 @pytest.fixture
@@ -255,7 +256,7 @@ def test_download_fetches_everything_that_a_later_offline_run_needs(published, t
         "import train_grpo_en_ta as t; from rl_nmt.models import policy\n"
         "cfg = t.RunCfg(model_id='acme/gemma', backtranslation_model='acme/nllb', comet_da_model='acme/da',"
         " comet_qe_model='acme/qe', backtranslation_beams=1)\n"
-        "t.require_models(cfg)\n"
+        "t.hub.require_models(t.models(cfg))\n"
         "print(t.build_reward(cfg)(['English: Thank you.\\nTamil:'], ['நன்றி.']))\n"
         "policy.load_policy(cfg.model_id, policy.load_tokenizer(cfg.model_id), policy.choose_precision(True))\n"
     )
@@ -277,26 +278,26 @@ def test_a_gated_or_unknown_model_says_what_to_do(published, tmp_path):
 
 
 def test_download_without_a_hub_and_with_nothing_to_do(tiny_gemma, online, capsys):
-    hub.download({"model_id": str(tiny_gemma)}, {})
+    hub.download([ModelUse("model_id", str(tiny_gemma))])
     assert "nothing to download" in capsys.readouterr().out
     online.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(MissingService, match="--download: the hub cannot be reached"):
-        hub.download({"model_id": "acme/gemma"}, {})
+        hub.download([ModelUse("model_id", "acme/gemma")])
 
 
 @pytest.mark.slow
 def test_pinned_revisions_are_fetched_found_again_and_recorded(published, tmp_path):
     """`org/name@revision`: the download, the cache, the scorer and the translator all take that commit."""
     code = (
-        "import json, sys\nfrom rl_nmt import hub\n"
+        "import json, sys\nfrom rl_nmt import hub\nfrom rl_nmt.hub import ModelUse\n"
         "from rl_nmt.backtranslation.translator import load_backtranslator\n"
         "from rl_nmt.scorers.comet.scorer import load_comet\n"
-        "hub.download({'comet_qe_model': 'acme/qe@v1', 'backtranslation_model': 'acme/nllb@' + '1' * 40}, {})\n"
+        "hub.download([ModelUse('comet_qe_model', 'acme/qe@v1'), ModelUse('x', 'acme/nllb@' + '1' * 40)])\n"
         "da = load_comet('acme/da@v1')\nqe = load_comet('acme/qe@v1')\n"
         "newest = load_comet('acme/qe')\nnllb = load_backtranslator('acme/nllb@' + '1' * 40, beams=1)\n"
         "print(json.dumps([m.signature()['identity']['revision'] for m in (da, qe, newest, nllb)]))\n"
         "print(json.dumps([hub.is_cached(n) for n in ('acme/nllb@v1', 'acme/nllb', 'acme/nllb@v2')]))\n"
-        "hub.download({'model_id': 'acme/gemma@v1'}, {})\nprint(json.dumps([da.name, nllb.name]))\n"
+        "hub.download([ModelUse('model_id', 'acme/gemma@v1')])\nprint(json.dumps([da.name, nllb.name]))\n"
     )
     with Server(small_hub(published, {}, set())) as server:
         env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": server.url, "HF_HOME": tmp_path, "HF_HUB_DISABLE_XET": "1"}
@@ -318,10 +319,12 @@ def test_pinned_revisions_are_fetched_found_again_and_recorded(published, tmp_pa
 
 def test_where_a_model_would_come_from(published, tmp_path):
     code = (
-        "import json\nfrom rl_nmt import errors, hub\n"
-        "hub.download({'model_id': 'acme/gemma@v1'}, {})\nanswers = []\n"
+        "import json\nfrom rl_nmt import errors, hub\nfrom rl_nmt.hub import ModelUse\n"
+        "hub.download([ModelUse('model_id', 'acme/gemma@v1')])\nanswers = []\n"
         "for name in ('acme/gemma@v1', 'acme/nllb', 'acme/nllb@v1', 'acme/nllb@v9', 'acme/none', 'acme/qe@v1', '.'):\n"
-        "    try:\n        answers.append(hub.locate('model_id', name, 'config.json' if name != '.' else 'Makefile'))\n"
+        "    try:\n"
+        "        model = ModelUse('model_id', name, 'config.json' if name != '.' else 'Makefile')\n"
+        "        answers.append(hub.locate(model))\n"
         "    except errors.MissingService as error:\n        answers.append(str(error))\n"
         "print(json.dumps(answers))\n"
     )

@@ -25,8 +25,9 @@ from typing import Any
 from recipes.translategemma import settings
 from recipes.translategemma.checks import require_environment
 from recipes.translategemma.settings import TranslateGemmaCfg, accumulation_steps, check, hub_environment
-from rl_nmt import config, distributed, errors
+from rl_nmt import config, distributed, errors, hub
 from rl_nmt.errors import ConfigError
+from rl_nmt.hub import ModelUse
 from rl_nmt.runs import checkpoints, named_checkpoint, run_folder
 from rl_nmt.runs.run_folder import FileNames, SettingNames
 from rl_nmt.text.languages import bcp47, language
@@ -45,6 +46,7 @@ NAMES = SettingNames(
     "logging.output_dir", "data.eval_file", "misc.independent_scorer", "reward.xcomet.python_executable", "misc.device"
 )
 POLICY = "model.policy_name_or_path"
+COMET = "hparams.yaml"  # the file that tells a COMET checkpoint from other models
 EVAL_ONLY = "eval_only_outputs.jsonl"  # of --eval_only: a training run's own evaluations stay as they are
 
 ACTIONS = {
@@ -128,17 +130,15 @@ def build_reward(cfg: TranslateGemmaCfg, placed: dict[str, str]):
     return EnsembleReward(parts, target, source, cfg.reward.guards, memories)
 
 
-def require_models(cfg: TranslateGemmaCfg) -> None:
-    """Name the first model that cannot be had, within seconds and before anything heavy is imported."""
-    from rl_nmt import hub
-
-    hub.require_model(POLICY, cfg.model.policy_name_or_path)
-    if cfg.reward.metricx.enabled:
-        hub.require_model("reward.metricx.model_name_or_path", cfg.reward.metricx.model_name_or_path)
-    if cfg.reward.xcomet.enabled:
-        hub.require_model("reward.xcomet.model_name_or_path", cfg.reward.xcomet.model_name_or_path, "hparams.yaml")
-    if cfg.misc.independent_scorer:
-        hub.require_model("misc.independent_scorer", cfg.misc.independent_scorer, "hparams.yaml")
+def models(cfg: TranslateGemmaCfg) -> list[ModelUse]:
+    """Every model that these settings ask for, under the name of its setting."""
+    metricx, xcomet, independent = cfg.reward.metricx, cfg.reward.xcomet, cfg.misc.independent_scorer
+    return [
+        ModelUse(POLICY, cfg.model.policy_name_or_path),
+        *([ModelUse("reward.metricx.model_name_or_path", metricx.model_name_or_path)] if metricx.enabled else []),
+        *([ModelUse("reward.xcomet.model_name_or_path", xcomet.model_name_or_path, COMET)] if xcomet.enabled else []),
+        *([ModelUse("misc.independent_scorer", independent, COMET)] if independent else []),
+    ]
 
 
 def place_models(cfg: TranslateGemmaCfg) -> dict[str, str]:
@@ -510,7 +510,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.update(hub_environment(cfg))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
     require_environment(cfg)
-    require_models(cfg)
+    hub.require_models(models(cfg))
     placed = place_models(cfg)
     distributed.start()
     folder = distributed.from_main(lambda: run_folder.open_run_folder(cfg.logging.output_dir, fresh, NAMES.output_dir))

@@ -13,20 +13,20 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from rl_nmt import hub
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService, UserError
+from rl_nmt.hub import ModelUse
 from rl_nmt.preflight import memory_estimate
 from rl_nmt.preflight.findings import Finding, Level, failed
 from rl_nmt.preflight.memory_estimate import GIB, Shape
-from rl_nmt.preflight.network import data_finding, model_finding, models_wanted, tracker_finding
+from rl_nmt.preflight.network import data_finding, model_finding, tracker_finding
 
 JOINT_TOKENS = 512  # what COMETKiwi and XCOMET read of translation and source together
 CHARACTERS_PER_TOKEN = 3.0  # assumed for XLM-R, English and Tamil alike, on the safe side
@@ -88,6 +88,7 @@ class Machine:
 
 def diagnose(
     settings: Any,
+    uses: Sequence[ModelUse],
     folder: str | Path,
     check: Callable[[Any], None] | None = None,
     machine: Machine | None = None,
@@ -97,7 +98,8 @@ def diagnose(
     """Everything that could stop or spoil a run with these settings in this folder.
 
     Args:
-        settings: RunCfg, or a mapping of its fields.
+        settings: RunCfg, or what has its fields.
+        uses: the models that these settings ask for.
         folder: the run folder; need not exist.
         check: the recipe's own check of its settings; what it raises as UserError becomes a finding.
         machine: None looks at this one.
@@ -106,15 +108,14 @@ def diagnose(
     Returns:
         Findings in the order of the table; what is the user's to mend is in them, never raised.
     """
-    settings = SimpleNamespace(**settings) if isinstance(settings, Mapping) else settings
     folder = Path(folder).expanduser()
     with ThreadPoolExecutor(8) as beside:
         reachable = functools.partial(beside.submit(hub.hub_reachable).result)
-        places = [beside.submit(model_finding, *model, reachable) for model in models_wanted(settings)]
+        places = [beside.submit(model_finding, model, reachable) for model in uses]
         data = beside.submit(data_finding, settings, folder, reachable)
         tracker = beside.submit(tracker_finding, settings)
         machine = look() if machine is None else machine
-        models = memory_estimate.shapes(settings)
+        models = memory_estimate.shapes(uses)
         findings = [
             *_asked("settings", settings, check),
             *_asked("environment", settings, environment),

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rl_nmt import hub
+from rl_nmt.hub import ModelUse
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.6 * GIB)  # what a process holds on a GPU before its first tensor (ours, rounded up)
@@ -265,17 +266,9 @@ def comet_need(shape: Shape, dtype: str, cuda: bool) -> tuple[int, int]:
     return weights, value * COMET_TOKENS * (8 * hidden + 2 * ffn)
 
 
-def shapes(settings: Any) -> dict[str, Shape | None]:
-    """Name → shape of the models that these settings load: policy; NLLB, comet_da, comet_qe where weighed; judge."""
-    models = {"policy": model_shape(settings.model_id)}
-    if settings.w_cycle:
-        models["NLLB"] = model_shape(settings.backtranslation_model)
-        models["comet_da"] = model_shape(settings.comet_da_model)
-    if settings.w_qe:
-        models["comet_qe"] = model_shape(settings.comet_qe_model)
-    if getattr(settings, "independent_scorer", ""):
-        models["judge"] = model_shape(settings.independent_scorer)
-    return models
+def shapes(models: Iterable[ModelUse]) -> dict[str, Shape | None]:
+    """Part → shape of the models that a run loads: policy, NLLB, comet_da, comet_qe, judge."""
+    return {model.part: model_shape(model.name) for model in models}
 
 
 def memory_needs(

@@ -9,32 +9,18 @@ from typing import Any
 
 from rl_nmt import hub
 from rl_nmt.errors import MissingService, UserError
+from rl_nmt.hub import ModelUse
 from rl_nmt.preflight.findings import Finding, failed
 
 
-def models_wanted(settings: Any) -> list[tuple[str, str, str]]:
-    """(argument, name, a file it must have) of every model that the weights of the reward ask for."""
-    models = [("model_id", settings.model_id, "config.json")]
-    if settings.w_cycle:
-        models.append(("comet_da_model", settings.comet_da_model, "hparams.yaml"))
-        models.append(("backtranslation_model", settings.backtranslation_model, "config.json"))
-    if settings.w_qe:
-        models.append(("comet_qe_model", settings.comet_qe_model, "hparams.yaml"))
-    if getattr(settings, "independent_scorer", ""):
-        models.append(("independent_scorer", settings.independent_scorer, "hparams.yaml"))
-    return models
-
-
-def model_finding(
-    argument: str, name: str, filename: str, reachable: Callable[[], bool] = hub.hub_reachable
-) -> Finding:
+def model_finding(model: ModelUse, reachable: Callable[[], bool] = hub.hub_reachable) -> Finding:
     """Where a model would come from, or why it cannot; a licence still to be accepted is named with its page."""
     try:
-        place = hub.locate(argument, name, filename, reachable)
+        place = hub.locate(model, reachable)
     except UserError as error:
-        return failed(argument, error)
+        return failed(model.setting, error)
     where = {"folder": "a folder here", "cache": "in the local cache", "hub": "on the hub, to be downloaded"}[place]
-    return Finding("ok", argument, f"{name}: {where}")
+    return Finding("ok", model.setting, f"{model.name}: {where}")
 
 
 def data_finding(settings: Any, folder: Path, reachable: Callable[[], bool] = hub.hub_reachable) -> Finding:

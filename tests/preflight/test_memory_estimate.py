@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import doctest
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from transformers import (
 )
 
 import train_grpo_en_ta as script
+from rl_nmt.hub import ModelUse
 from rl_nmt.preflight import memory_estimate
 from rl_nmt.preflight.memory_estimate import GIB, KNOWN, Need, Shape, model_shape
 
@@ -292,8 +292,8 @@ def test_the_judge_is_counted_and_looks_from_the_cpu_where_others_are_offloaded(
     linears = 24 * (4 * 1024**2 + 2 * 1024 * 4096)
     assert away["cpu"].resident["judge"] == 4 * 3 * 10**8 + 4 * linears  # prepacked: its linear layers are there twice
     assert "judge" not in away["cuda:0"].resident
-    settings = SimpleNamespace(model_id="x", w_cycle=0.0, w_qe=0.0, independent_scorer="Unbabel/wmt22-cometkiwi-da")
-    assert list(memory_estimate.shapes(settings)) == ["policy", "judge"]
+    settings = cfg(model_id="x", w_cycle=0.0, w_qe=0.0, independent_scorer="Unbabel/wmt22-cometkiwi-da")
+    assert list(memory_estimate.shapes(script.models(settings))) == ["policy", "judge"]
 
 
 @pytest.mark.parametrize(("name", "billions"), [("4b", 3.88), ("12b", 11.77), ("27b", 27.01)])
@@ -340,8 +340,7 @@ def test_names_that_lead_to_no_size(tmp_path):
     for name in ("acme/none", str(tmp_path), str(tmp_path / "gone"), "./gone"):
         assert model_shape(name) is None
     assert model_shape("google/gemma-3-1b-it@v1").parameters == 999_885_952
-    settings = SimpleNamespace(model_id="acme/none", w_cycle=0.0, w_qe=1.0, comet_qe_model="Unbabel/wmt22-cometkiwi-da")
-    assert {name: bool(shape) for name, shape in memory_estimate.shapes(settings).items()} == {
-        "policy": False,
-        "comet_qe": True,
-    }
+    uses = [ModelUse("model_id", "acme/none", part="policy")]
+    uses += [ModelUse("comet_qe_model", "Unbabel/wmt22-cometkiwi-da", "hparams.yaml", "comet_qe")]
+    found = memory_estimate.shapes(uses)
+    assert {name: bool(shape) for name, shape in found.items()} == {"policy": False, "comet_qe": True}

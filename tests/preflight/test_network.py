@@ -9,9 +9,11 @@ import pytest
 from hang_guard import ends_within
 from tiny_run import Server, write_data
 
-from rl_nmt.preflight import network as network
+from rl_nmt.hub import ModelUse
+from rl_nmt.preflight import network
 from rl_nmt.preflight.findings import Finding
 from train_grpo_en_ta import RunCfg as cfg
+from train_grpo_en_ta import models
 
 
 @pytest.fixture(autouse=True)
@@ -22,20 +24,20 @@ def no_login(monkeypatch, tmp_path):
 
 
 def test_the_models_that_the_weights_ask_for():
-    names = [argument for argument, _, _ in network.models_wanted(cfg())]
+    names = [model.setting for model in models(cfg())]
     assert names == ["model_id", "comet_da_model", "backtranslation_model", "comet_qe_model"]
-    assert [m[0] for m in network.models_wanted(cfg(w_cycle=0.0))] == ["model_id", "comet_qe_model"]
-    judged = network.models_wanted(cfg(w_qe=0.0, independent_scorer="org/judge"))
-    assert [m[0] for m in judged] == ["model_id", "comet_da_model", "backtranslation_model", "independent_scorer"]
-    assert judged[-1] == ("independent_scorer", "org/judge", "hparams.yaml")
+    assert [m.setting for m in models(cfg(w_cycle=0.0))] == ["model_id", "comet_qe_model"]
+    judged = models(cfg(w_qe=0.0, independent_scorer="org/judge"))
+    assert [m.setting for m in judged] == ["model_id", "comet_da_model", "backtranslation_model", "independent_scorer"]
+    assert judged[-1] == ModelUse("independent_scorer", "org/judge", "hparams.yaml", "judge")
 
 
 def test_a_hub_finding_for_each_state(monkeypatch, tiny_gemma, tmp_path):
-    here = network.model_finding("model_id", str(tiny_gemma), "config.json")
+    here = network.model_finding(ModelUse("model_id", str(tiny_gemma)))
     assert here.level == "ok" and "a folder here" in here.detail
-    gone = network.model_finding("model_id", "./gone", "config.json")
+    gone = network.model_finding(ModelUse("model_id", "./gone"))
     assert (gone.level, gone.status, gone.detail) == ("fail", 2, "no such folder: ./gone")
-    unreachable = network.model_finding("model_id", "acme/none", "config.json", lambda: False)
+    unreachable = network.model_finding(ModelUse("model_id", "acme/none"), lambda: False)
     assert (unreachable.level, unreachable.status) == ("fail", 69)
 
 
@@ -50,7 +52,9 @@ def test_a_licence_to_accept_is_named_with_its_page(monkeypatch):
         raise errors.GatedRepoError("403", reply)
 
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", gated)
-    found = network.model_finding("comet_qe_model", "Unbabel/wmt22-cometkiwi-da", "hparams.yaml", lambda: True)
+    found = network.model_finding(
+        ModelUse("comet_qe_model", "Unbabel/wmt22-cometkiwi-da", "hparams.yaml"), lambda: True
+    )
     assert (found.level, found.status, found.detail) == ("fail", 69, "Unbabel/wmt22-cometkiwi-da is gated")
     assert "licence at https://huggingface.co/Unbabel/wmt22-cometkiwi-da" in found.way_out
 
