@@ -60,14 +60,14 @@ rl_nmt/data/sources.py: _hub_rows requires too many arguments
 rl_nmt/data/sources.py: read_rows requires too many arguments
 rl_nmt/preflight/doctor.py is too long
 rl_nmt/preflight/doctor.py: batch_findings is too long
-rl_nmt/preflight/memory_estimate.py is too long
-rl_nmt/results/report.py is too long
+rl_nmt/results/evaluation.py: evaluate requires too many arguments
 rl_nmt/scorers/comet/scorer.py: __init__ requires too many arguments
 rl_nmt/scorers/metricx.py: __init__ requires too many arguments
 rl_nmt/scorers/mqm/endpoint.py is too long
 rl_nmt/scorers/worker/client.py: __init__ requires too many arguments
 rl_nmt/training/loop.py: train is too long
 rl_nmt/training/loop.py: train requires too many arguments
+rl_nmt/training/loop.py: write_results requires too many arguments
 train_grpo_en_ta.py is too long
 """
 
@@ -368,3 +368,10 @@ def test_docstring_examples_run(name):
 
 def test_docstring_examples_exist():
     assert doctest.testmod(importlib.import_module("rl_nmt.text.unicode")).attempted >= 8
+
+
+def test_the_paths_of_the_contributors_page_exist():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .+ \| (`.+) \|$", page.split("## Where do I change …?")[1], re.M)
+    assert len(rows) == 10
+    assert [path for row in rows for path in re.findall(r"`(.+?)`", row) if not (ROOT / path).exists()] == []
