@@ -84,9 +84,8 @@ _READ = {
     "Values": lambda text: tuple((stem, int(float(value))) for stem, value in _pairs(text)),
 }
 _TYPES = {field.name: field.type for field in fields(Language)}
-_FILE = Path(__file__).with_name("languages.yaml")
-# Every scalar stays a string: "no" is a language.
-_TABLE = yaml.load(_FILE.read_text(encoding="utf-8"), Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # every scalar stays a string: "no" is a language
+_TABLE = yaml.load(Path(__file__).with_name("languages.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
 
 
 def _row(code: str, cells: dict) -> Language:
@@ -100,8 +99,7 @@ def _row(code: str, cells: dict) -> Language:
 
 
 LANGUAGES: dict[str, Language] = {}
-for _code, _cells in _TABLE["languages"].items():
-    LANGUAGES[_code] = _row(_code, _cells)
+LANGUAGES.update((code, _row(code, cells)) for code, cells in _TABLE["languages"].items())
 TAMIL, ENGLISH = LANGUAGES["ta"], LANGUAGES["en"]
 SOURCE, TARGET = LANGUAGES[_TABLE["source"]], LANGUAGES[_TABLE["target"]]  # where a caller names no language
 POSSESSIVES: tuple[str, ...] = tuple(_TABLE["possessives"])
@@ -112,8 +110,7 @@ WMT24PP: tuple[str, ...] = tuple(_TABLE["wmt24pp"].split())
 def language(code: str, argument: str = "language") -> Language:
     """Return the row for a language code, with or without a region, in any of the usual spellings.
 
-    A region without a row of its own takes its language's. Raises ConfigError, naming `argument`, for a code that is
-    not in the table.
+    A region without a row of its own takes its language's. Raises ConfigError, naming `argument`, for other codes.
 
     >>> [language(code).name for code in ("ko", "ko_KR", "ta-in", "ZH_tw")], language("zh_TW").nllb
     (['Korean', 'Korean', 'Tamil', 'Chinese'], 'zho_Hant')

@@ -13,10 +13,10 @@ from rl_nmt.text.unicode import Clean, one_line, without_invisible
 
 @dataclass(frozen=True)
 class TextPair:
-    """A text to translate and what was written for it, both as they were given, and the rows of their languages.
+    """A text to translate and what was written for it, both as given, and the rows of their languages.
 
-    `visible_*` keeps line breaks and control tokens, which are evidence; `clean_*` is what scorers see
-    (`clean_for_scoring`); `*_tokens` are the tokens of that; `kept` says which source tokens a translation may keep.
+    `visible_*` keeps line breaks and control tokens, which are evidence; `clean_*` is `clean_for_scoring` of it and
+    `*_tokens` are the tokens of that; `kept` says which source tokens a translation may keep.
 
     >>> from rl_nmt.text.languages import TAMIL
     >>> pair = TextPair("Ravi <bos> came.", " ரவி\\nவந்தார்.", TAMIL)

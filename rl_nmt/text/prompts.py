@@ -1,8 +1,7 @@
 """Chat turns: write a prompt around a source, read the source back out of Gemma's. No torch.
 
-A prompt carries no `<bos>`: TRL's tokenisation of string prompts adds exactly one. The words of the
-prompt belong to the recipe, which passes them as a template with one `{source}` slot. Gemma's turns are
-written here; any other model's by the chat template of its tokenizer.
+A prompt carries no `<bos>`: TRL's tokenisation of string prompts adds exactly one. The recipe passes its words as a
+template with one `{source}` slot. Gemma's turns are written here, any other model's by its chat template.
 """
 
 from __future__ import annotations
@@ -15,16 +14,13 @@ from rl_nmt.text.unicode import neutralise_control_tokens, restore_control_token
 
 SLOT = "{source}"
 OLD_SLOT = "{english}"  # in the prompt.txt of models that were trained with version 1
-_BOS = "<bos>"
-_USER = "<start_of_turn>user\n"
-_MODEL = "<end_of_turn>\n<start_of_turn>model"
+_BOS, _USER, _MODEL = "<bos>", "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model"
 
 
 def gemma_prompt(user_text: str) -> str:
-    """Return the user's turn and the opening of the model's turn, without `<bos>`.
+    """Return the user's turn and the opening of the model's turn, without `<bos>`, as google/gemma-3-1b-it has them.
 
     `user_text` must hold no live control token; `fill` sees to that.
-    Source: chat_template of google/gemma-3-1b-it.
     """
     return f"{_USER}{user_text}{_MODEL}\n"
 
@@ -32,10 +28,9 @@ def gemma_prompt(user_text: str) -> str:
 def chat_prompt(tokenizer, user_text: str) -> str:
     """Return the user's turn and the opening of the model's turn, in the words that `tokenizer`'s model knows.
 
-    Gemma's is `gemma_prompt`. Any other is the tokenizer's chat template, with thinking off where the
-    template has that switch, and without the BOS that the tokenizer would add a second time. What reads
-    like a token of the tokenizer's own in `user_text` gets a space behind its first character, so that the
-    tokenizer takes it for text. Raises ConfigError where there is no chat template, or it fails.
+    Gemma's is `gemma_prompt`. Any other is the tokenizer's chat template, with thinking off where it has that
+    switch, without the BOS that the tokenizer would add again; in `user_text`, what reads like one of its tokens
+    gets a space behind its first character. Raises ConfigError where the template is missing or fails.
     """
     if is_gemma(tokenizer):
         return gemma_prompt(user_text)
@@ -77,7 +72,7 @@ def _render(tokenizer, messages: list[dict[str, str]], **options) -> str:
 
 
 def _added_tokens(tokenizer) -> tuple[str, ...]:
-    """Every token that the tokenizer finds in a text before it splits words; blanks and single letters aside."""
+    """The tokens found in a text before it is split into words; blanks and single letters aside."""
     return tuple(sorted(token for token in tokenizer.get_added_vocab() if len(token) > 1 and not token.isspace()))
 
 
@@ -96,9 +91,8 @@ def _disarm(text: str, tokens: tuple[str, ...]) -> str:
 def fill(template: str, source: str) -> str:
     """Return the template with the source, on one line, in its `{source}` slot.
 
-    Runs of whitespace in the source become one space and lone surrogates, which no tokenizer accepts,
-    become `?`; control tokens stay readable text but lose their power. Raises ConfigError for a
-    template without exactly one slot.
+    Runs of whitespace in the source become one space and lone surrogates, which no tokenizer accepts, become
+    `?`; control tokens stay readable but lose their power. Raises ConfigError without exactly one slot.
     """
     before, after = _around_slot(template)
     source = " ".join(source.encode("utf-8", "replace").decode("utf-8").split())
@@ -109,15 +103,17 @@ def fill(template: str, source: str) -> str:
 def read_source(prompt: str, template: str) -> str:
     """Return the source that `fill` put into a prompt: its exact inverse.
 
-    Accepts what `gemma_prompt` wrote, the same with `<bos>` in front, and the bare user text. `template`
-    is the whole of it, or its last lines from one that holds the slot ("English: {source}\\nTamil:"): a
-    source has no line break, so nothing in it can pass for the line it stands on. Raises ConfigError for
-    anything that was not written so.
+    Accepts what `gemma_prompt` wrote, the same with `<bos>` in front, and the bare user text. `template` is the
+    whole of it, or its last lines from the one with the slot: a source has no line break, so nothing in it can
+    pass for that line. Raises ConfigError for anything else.
     """
     before, after = _around_slot(template)
     if not isinstance(prompt, str):
         raise ConfigError(f"prompt must be a string, not {type(prompt).__name__}: pass gemma_prompt(…)")
-    text = restore_control_tokens(_user_text(prompt))
+    text = re.sub(f"^(?:{_BOS})+", "", prompt)
+    if text.startswith(_USER):
+        text = text[len(_USER) :].removesuffix("\n").removesuffix(_MODEL)
+    text = restore_control_tokens(text)
     start = 0 if text.startswith(before) else text.rfind("\n" + before) + 1
     source = text[start + len(before) : len(text) - len(after)]
     if text[start:] != before + source + after:
@@ -133,15 +129,6 @@ def _around_slot(template: str) -> tuple[str, str]:
     if len(pieces) != 2:
         raise ConfigError(f"prompt template {_excerpt(template)} has {len(pieces) - 1} {SLOT} slots: write exactly one")
     return pieces[0], pieces[1]
-
-
-def _user_text(prompt: str) -> str:
-    while prompt.startswith(_BOS):
-        prompt = prompt[len(_BOS) :]
-    if not prompt.startswith(_USER):
-        return prompt
-    prompt = prompt[len(_USER) :].removesuffix("\n")
-    return prompt.removesuffix(_MODEL)
 
 
 def _excerpt(text: str, width: int = 60) -> str:

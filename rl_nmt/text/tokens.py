@@ -1,8 +1,7 @@
 """Tokens of a text, and which of them a translation may keep as they are. No torch.
 
-A token is a word of one script, a number, or something that no translator touches: URL, e-mail address,
-placeholder, code. What a translation may keep (names, acronyms, units) is read from the source alone,
-through its capitals: a rough judgement, so rules built on it must bear single mistakes.
+A token is a word of one script, a number, or something that no translator touches: URL, e-mail address, placeholder,
+code. What a translation may keep (names, acronyms, units) is read from the source's capitals: a rough judgement.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def tokenize(s: str, language: Language) -> list[Token]:
     """
     tokens: list[Token] = []
     initial = True
-    for chunk in _chunks(unicodedata.normalize("NFKC", clean_for_scoring(s))):
+    for chunk in _chunks(s):
         head, kind = _literal_head(chunk)
         if kind:
             tokens.append(Token(head, fold(head), kind, "", initial))
@@ -68,8 +67,9 @@ def tokenize(s: str, language: Language) -> list[Token]:
         for text, script in _runs(chunk):
             if script == "SYMBOL":
                 ends = text[-1] in _SENTENCE_END or text[0] in ".!?"
-                abbreviated = text == "." and tokens and _abbreviates(tokens[-1], language)
-                initial = initial or (ends and not abbreviated)
+                last = tokens[-1] if tokens and text == "." else None
+                letter = last and last.kind == "word" and len(last.text) == 1
+                initial = initial or (ends and not (letter or (last and last.key in language.abbreviations)))
                 continue
             kind = "number" if script == "" else "word"
             tokens.append(Token(text, fold(text), kind, script, initial))
@@ -77,13 +77,9 @@ def tokenize(s: str, language: Language) -> list[Token]:
     return tokens
 
 
-def _abbreviates(token: Token, language: Language) -> bool:
-    return token.key in language.abbreviations or (token.kind == "word" and len(token.text) == 1)
-
-
 def _chunks(s: str) -> Iterator[str]:
-    """Placeholders and what stands between spaces."""
-    end = 0
+    """Placeholders of the cleaned text, NFKC, and what is between spaces."""
+    s, end = unicodedata.normalize("NFKC", clean_for_scoring(s)), 0
     for match in _PLACEHOLDER.finditer(s):
         yield from s[end : match.start()].split()
         yield match[0]
@@ -97,11 +93,8 @@ def without_literals(s: str) -> str:
     >>> without_literals("Mail a2@b.org {x1} 3 times")
     'Mail 3 times'
     """
-    rest = []
-    for chunk in _chunks(unicodedata.normalize("NFKC", clean_for_scoring(s))):
-        head, kind = _literal_head(chunk)
-        rest.append(chunk[len(head) :] if kind else chunk)
-    return " ".join(filter(None, rest))
+    chunks = [(chunk, *_literal_head(chunk)) for chunk in _chunks(s)]
+    return " ".join(filter(None, (chunk[len(head) :] if kind else chunk for chunk, head, kind in chunks)))
 
 
 def _literal_head(chunk: str) -> tuple[str, str]:
@@ -138,11 +131,9 @@ _TOP_LEVEL = frozenset("com org net edu gov info in uk eu io ai dev app tv me lk
 
 def _is_code(core: str) -> bool:
     """`snake_case`, `f(x)`, `--flag`, `path/to.py`, `#tag`, `@handle`, `camelCase`-free: only sure signs."""
-    if core[0] in "#@" and core[1:].replace("_", "").isalnum() and len(core) > 2:
-        return True
-    if "_" in core.strip("_") or "()" in core or "::" in core or "->" in core or "==" in core:
-        return True
-    return core.startswith("--") and len(core) > 3 and core[2].isalpha()
+    tag = core[0] in "#@" and core[1:].replace("_", "").isalnum() and len(core) > 2
+    flag = core.startswith("--") and len(core) > 3 and core[2].isalpha()
+    return tag or flag or "_" in core.strip("_") or any(sign in core for sign in ("()", "::", "->", "=="))
 
 
 def _runs(chunk: str) -> Iterator[tuple[str, str]]:
@@ -172,9 +163,7 @@ def script_of(char: str) -> str | None:
     if category[0] not in "LM":
         return None if char in "\u200c\u200d" else "SYMBOL"
     name = unicodedata.name(char, "UNKNOWN").split()[0]
-    if category[0] == "M" and name in ("COMBINING", "VARIATION", "VEDIC"):
-        return None
-    return name
+    return None if category[0] == "M" and name in ("COMBINING", "VARIATION", "VEDIC") else name
 
 
 def fold(s: str) -> str:
@@ -195,11 +184,10 @@ def fold(s: str) -> str:
 def kept(tokens: list[Token], language: Language) -> list[bool]:
     """Say for each token of a source whether a translation may keep it as it is.
 
-    Kept are numbers and LITERAL kinds; words with a capital beyond their first letter (NASA, iPhone); words
-    with a capital inside a sentence, or at its start when a capitalised word follows or the same word has
-    one elsewhere; connectors between two of these ("Marks and Spencer"); a short word right after a number
-    ("10 kph"); words outside the language's script.
-    In a text set in capitals or title case, capitals say nothing and only what is left counts.
+    Kept are numbers and LITERAL kinds; words with a capital beyond their first letter (NASA, iPhone); words with a
+    capital inside a sentence, or at its start when a capitalised word follows or the same word has one elsewhere;
+    connectors between two of these ("Marks and Spencer"); a short word right after a number ("10 kph"); words
+    outside the language's script. In a text in capitals or title case, capitals say nothing.
     """
     capitals_tell = not _titled(tokens, language)
     inside = {t.key for t in tokens if capitals_tell and _capital(t, language) and not t.initial}

@@ -51,8 +51,8 @@ _MAX_MARKS = 30  # UAX #15, Stream-Safe Text Format: no real text stacks more
 def safe_unicode(s: str) -> str:
     """Return `s` in NFC, without lone surrogates (`?` instead) and without control characters.
 
-    Newline and tab stay; other line-breaking controls (CR, VT, FF, NEL …) become a newline. In texts
-    above 1,000 characters runs of more than 30 combining marks are cut to 30.
+    Newline and tab stay; other line-breaking controls (CR, VT, FF, NEL …) become a newline. In texts above 1,000
+    characters runs of more than 30 combining marks are cut to 30.
 
     >>> safe_unicode("a\\x00b\\ud800\\r\\nc\\u0301")
     'ab?\\nć'
@@ -66,18 +66,12 @@ def safe_unicode(s: str) -> str:
 
 
 def strip_control_tokens(s: str) -> str:
-    """Replace every whole control token by a space; what only resembles one stays.
-
-    >>> strip_control_tokens("a<bos>b <bosun>")
-    'a b <bosun>'
-    """
+    """Replace every whole control token by a space; what only resembles one (`<bosun>`) stays."""
     return CONTROL_PATTERN.sub(" ", s)
 
 
 def neutralise_control_tokens(s: str) -> str:
-    """Keep control tokens readable but let no tokenizer take them for one: one space after the bracket.
-
-    `restore_control_tokens` is the exact inverse, also for text that already reads `< bos>`.
+    """Keep control tokens readable, but as text for any tokenizer: one more space after the bracket.
 
     >>> neutralise_control_tokens("<bos> < bos> <bosun>")
     '< bos> <  bos> <bosun>'
@@ -86,7 +80,7 @@ def neutralise_control_tokens(s: str) -> str:
 
 
 def restore_control_tokens(s: str) -> str:
-    """Undo `neutralise_control_tokens`.
+    """Undo `neutralise_control_tokens` exactly.
 
     >>> restore_control_tokens("< bos> <  bos> <bosun>")
     '<bos> < bos> <bosun>'
@@ -101,10 +95,9 @@ class Clean(str):
 
 
 def clean_for_scoring(s: str) -> str:
-    """Return the text a scorer should see: one line, NFC, nothing invisible, no control token.
+    """Return the text a scorer should see: one line, NFC, nothing invisible, no control token. Idempotent.
 
-    ZWJ and ZWNJ survive between two letters of an Indic script, where spelling needs them, and
-    nowhere else. Idempotent.
+    ZWJ and ZWNJ survive between two letters of an Indic script, where spelling needs them, and nowhere else.
 
     >>> clean_for_scoring("  <bos>வணக்\\u200bகம்\\u200d !\\n<end_of_turn>")
     'வணக்கம் !'
@@ -151,28 +144,22 @@ def _shows_nothing(char: str) -> bool:
 
 
 def script_share(s: str, language: Language) -> float:
-    """Return the share, 0 to 1, of letters (categories L and M) of `s` in the language's script.
+    """Return the share, 0 to 1, of letters (categories L and M) of `s` in the language's script; 0.0 without a letter.
 
-    Marks without a script of their own (accents, emoji selectors) are not counted. 0.0 when there is
-    no letter at all.
+    Marks without a script of their own (accents, emoji selectors) are not counted.
 
     >>> from rl_nmt.text.languages import TAMIL
     >>> script_share("அAB", TAMIL)
     0.3333333333333333
     """
-    letters = inside = 0
-    for char in clean_for_scoring(s):
-        if _is_letter(char):
-            letters += 1
-            inside += _within(ord(char), language.ranges)
-    return inside / letters if letters else 0.0
+    letters = [ord(char) for char in clean_for_scoring(s) if _is_letter(char)]
+    return sum(_within(code, language.ranges) for code in letters) / len(letters) if letters else 0.0
 
 
 @lru_cache(maxsize=4096)
 def _is_letter(char: str) -> bool:
-    if char in _BLANK_GLYPHS or unicodedata.category(char)[0] not in "LM":
-        return False
-    return not _within(ord(char), _SCRIPTLESS_MARKS)
+    letter = char not in _BLANK_GLYPHS and unicodedata.category(char)[0] in "LM"
+    return letter and not _within(ord(char), _SCRIPTLESS_MARKS)
 
 
 @lru_cache(maxsize=4096)
@@ -181,11 +168,7 @@ def _within(code: int, ranges: tuple[Range, ...]) -> bool:
 
 
 def length(s: str) -> int:
-    """Return the length of the cleaned text in NFC code points (not bytes, not graphemes).
-
-    >>> length(" <bos>வணக்கம் ")
-    7
-    """
+    """Return the length of the cleaned text in NFC code points (not bytes, not graphemes)."""
     return len(clean_for_scoring(s))
 
 
@@ -198,10 +181,9 @@ def length_penalty(
 ) -> float:
     """Return how far, ≥ 0, the log length ratio of `output` to `source` lies outside the language's band.
 
-    With d = |ln(length(output) / length(source)) - ln(expected_ratio)| and x = d - tolerance: 0 inside the
-    band (x ≤ 0), x²/tolerance up to half a tolerance outside it, and linear with slope 1 from there on, so
-    that value and slope are continuous everywhere. `expected_ratio=1, tolerance=0` is exactly |ln ratio|.
-    Natural log; a blank text counts as one character; None takes the language's own value. Shape: ours. Raises
+    With d = |ln(length(output) / length(source)) - ln(expected_ratio)| and x = d - tolerance: 0 inside the band
+    (x ≤ 0), x²/tolerance up to half a tolerance outside it, and linear with slope 1 from there on: value and slope are
+    continuous. A blank text counts as one character; None takes the language's own value. Shape: ours. Raises
     ConfigError for a ratio that is not positive and finite or a tolerance that is negative or not finite.
 
     >>> from rl_nmt.text.languages import TAMIL
