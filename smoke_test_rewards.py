@@ -20,11 +20,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import train_grpo_en_ta as trainer
 from rl_nmt import config, errors, hub
-from rl_nmt.audit import correlation, launch_gate, preferences, reweigh
+from rl_nmt.audit import cheats, correlation, honest_pairs, launch_gate, preferences, reweigh
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService, RewardRefused
 
 DEMO = [  # a translation and five things that must not beat it
@@ -137,10 +138,7 @@ def show(rows: list[dict]) -> None:
 def inspect(reward, own, pairs: list[tuple[str, str, float | None]], cfg) -> None:
     """Score the pairs; print every sample, or what --score asks for; keep what --rollouts asks for."""
     sources, outputs = [e for e, _, _ in pairs], [t for _, t, _ in pairs]
-    rows = []
-    for start in range(0, len(pairs), launch_gate.BATCH):
-        part = slice(start, start + launch_gate.BATCH)
-        rows += reward.score_components(None, outputs[part], source=sources[part])
+    rows = launch_gate.score_rows(reward, sources, outputs)
     human = [score for _, _, score in pairs]
     if own.rollouts:
         write_rollouts(own.rollouts, rows, {own.score: human} if own.score else {}, cfg)
@@ -181,8 +179,8 @@ def attack_pairs(own, cfg, pairs: list[tuple[str, str, float | None]]) -> tuple[
 
     if pairs:
         rows = [{"source": english, "reference": tamil} for english, tamil, _ in pairs]
-        chosen, source = launch_gate.honest_pairs(rows, cfg.seed, own.num_pairs)
-        if source == launch_gate.SHIPPED:
+        chosen, source = honest_pairs.honest_pairs(rows, cfg.seed, own.num_pairs)
+        if source == honest_pairs.SHIPPED:
             raise ConfigError("--attack: none of the given pairs has a translation in Tamil script")
         return chosen, "given pairs"
     try:
@@ -190,12 +188,13 @@ def attack_pairs(own, cfg, pairs: list[tuple[str, str, float | None]]) -> tuple[
     except MissingService as error:
         rows = []
         print(f"no evaluation references: {error}", flush=True)
-    return launch_gate.honest_pairs(rows, cfg.seed, own.num_pairs)
+    return honest_pairs.honest_pairs(rows, cfg.seed, own.num_pairs)
 
 
 def attack(reward, own, cfg, pairs: list[tuple[str, str]], source: str) -> None:
     """The launch gate, with its table. Raises RewardRefused when it fails."""
-    report = launch_gate.launch_gate(reward, pairs, allowed(own, cfg), cfg.seed, source=source)
+    suite = partial(cheats.build_suite, language="ta", seed=cfg.seed)
+    report = launch_gate.launch_gate(reward, pairs, suite, allowed(own, cfg), source)
     print(report, flush=True)
     print(json.dumps(reward.signature(), ensure_ascii=False))
     if own.report:

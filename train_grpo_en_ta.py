@@ -514,14 +514,20 @@ def task():
 
 def launch(cfg: RunCfg, reward, eval_rows: list[dict], notes: dict, skip: bool) -> None:
     """Train only on a reward that cheats cannot win; asked once per run. Raises RewardRefused."""
+    from functools import partial
+
+    from rl_nmt.audit.cheats import build_suite
+    from rl_nmt.audit.honest_pairs import honest_pairs
     from rl_nmt.audit.launch_gate import require_launch
 
     if skip:
         print("launch gate: skipped by --skip_launch_gate", flush=True)
         notes["launch_gate"] = {"passed": None, "reasons": ["skipped by --skip_launch_gate"]}
     elif "launch_gate" not in notes:
+        pairs, origin = honest_pairs(eval_rows, cfg.seed)
+        suite = partial(build_suite, language="ta", seed=cfg.seed)
         notes["launch_gate"] = distributed.from_main(
-            lambda: require_launch(reward, eval_rows, cfg.max_soft_win_share, cfg.seed)
+            lambda: require_launch(reward, pairs, suite, cfg.max_soft_win_share, origin)
         )
 
 

@@ -273,7 +273,10 @@ def task(cfg: TranslateGemmaCfg):
 
 def launch(cfg: TranslateGemmaCfg, reward, rows: list[dict], notes: dict, skip: bool) -> None:
     """Train only on a reward that cheats cannot win; asked once per run. Raises RewardRefused."""
-    from rl_nmt.audit.cheats import TONGUES
+    from functools import partial
+
+    from rl_nmt.audit.cheats import TONGUES, build_suite
+    from rl_nmt.audit.honest_pairs import honest_pairs
     from rl_nmt.audit.launch_gate import require_launch
 
     code = bcp47(cfg.data.target_lang).split("-")[0]
@@ -284,8 +287,10 @@ def launch(cfg: TranslateGemmaCfg, reward, rows: list[dict], notes: dict, skip: 
         print(f"launch gate: {why}", flush=True)
         notes["launch_gate"] = {"passed": None, "reasons": [why]}
     else:
+        pairs, origin = honest_pairs(rows, cfg.rl.seed, language=code)
+        suite = partial(build_suite, language=code, seed=cfg.rl.seed)
         notes["launch_gate"] = distributed.from_main(
-            lambda: require_launch(reward, rows, cfg.reward.max_soft_win_share, cfg.rl.seed, language=code)
+            lambda: require_launch(reward, pairs, suite, cfg.reward.max_soft_win_share, origin)
         )
 
 

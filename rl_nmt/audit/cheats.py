@@ -15,15 +15,14 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rl_nmt.audit import transliteration
+from rl_nmt.audit.launch_gate import Cheat, Pair
 from rl_nmt.audit.transliteration import WORD, Spelled, fullwidth, lookalike
 from rl_nmt.errors import ConfigError
 from rl_nmt.text.unicode import clean_for_scoring
-
-Pair = tuple[str, str]  # source, honest translation
 
 
 @dataclass(frozen=True)
@@ -603,17 +602,7 @@ SOFT: tuple[Callable[[Case], str | None], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Cheat:
-    """One cheat of the suite: which family made it, from which pair (index), and its text."""
-
-    family: str
-    hard: bool
-    pair: int
-    text: str
-
-
-def build_suite(pairs: list[Pair], language: str = "ta", seed: int = 0) -> list[Cheat]:
+def build_suite(pairs: Sequence[Pair], language: str = "ta", seed: int = 0) -> list[Cheat]:
     """Every family applied to every pair, family by family; equal input and seed give equal output.
 
     `pairs` are (source, honest translation). A cheat that equals the honest text character by character is

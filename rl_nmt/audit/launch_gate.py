@@ -1,15 +1,16 @@
-"""The launch gate: can a cheat earn what an honest translation earns under the configured reward?
+"""The launch gate: can a cheat earn what an honest output earns under the configured reward?
 
-`launch_gate` scores honest translations and the cheats that rl_nmt/audit/cheats.py makes of them in the same
-reward calls and counts, per family, how often a cheat wins. `require_launch` is the same for a trainer:
-it picks the pairs, prints the table and raises when the reward must not be trained on. No torch.
+`launch_gate` scores honest outputs and the cheats that a suite makes of them in the same reward calls and
+counts, per family, how often a cheat wins. `require_launch` is the same for a trainer: it prints the table and
+raises when the reward must not be trained on. The suite is the caller's; translation's is in
+rl_nmt/audit/cheats.py. No torch.
 
 The verdict (ours):
 
-- A cheat *wins* when its total is at least that of the honest translation it was made from (TIE less still
-  counts): under GRPO it would then be reinforced as much as the translation. A gated cheat (it has a gate
+- A cheat *wins* when its total is at least that of the honest output it was made from (TIE less still
+  counts): under GRPO it would then be reinforced as much as that. A gated cheat (it has a gate
   reason, and the total 0.0) never wins. A sample without a total gets no gradient: counted as unscored.
-- *Hard* families, which could not be a translation at all, must win in 0 cases, each.
+- *Hard* families, which could not be an answer at all, must win in 0 cases, each.
 - *Soft* families are bounded together: the share won, averaged over the families (each weighs the same,
   however often it applies), is at most `max_soft_win_share`. A scorer is never equally good at all of
   them, so the bound is on what a policy gains by trying all; the families above it are listed by name in
@@ -22,27 +23,35 @@ The verdict (ours):
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
-from rl_nmt.audit.cheats import Cheat, Pair, build_suite
 from rl_nmt.errors import ConfigError, RewardRefused
-from rl_nmt.text.languages import LANGUAGES
-from rl_nmt.text.unicode import script_share
 
 MAX_SOFT_WIN_SHARE = 0.1
-MAX_HONEST_GATED = 0.05  # the gates' own bar on human translations is 0.02
+MAX_HONEST_GATED = 0.05  # the gates' own bar on human outputs is 0.02
 MAX_UNSCORED = 0.25  # the same share of a group without a score that makes the trainer skip it
 MAX_PAIRS = 60  # about 3,100 outputs, of which the gates leave some 600 to the models
 TIE = 1e-6  # two totals closer than this are equal: fp32 scorers agree to it between batches
 EXAMPLES = 2  # of won cheats, kept per family
 BATCH = 256
-SHIPPED = "pairs that come with the code"
-HONEST_FILE = Path(__file__).parents[1] / "data" / "honest_en_ta.jsonl"
+
+Pair = tuple[str, str]  # source, honest output
+
+
+@dataclass(frozen=True)
+class Cheat:
+    """One cheat of a suite: which family made it, from which pair (index), and its text."""
+
+    family: str
+    hard: bool
+    pair: int
+    text: str
+
+
+Suite = Callable[[Sequence[Pair]], Sequence[Cheat]]
 
 
 class Reward(Protocol):
@@ -101,7 +110,7 @@ class GateReport:
             worst = ", ".join(f"{f.name} {f.share:.0%}" for f in self.above_bound)
             reasons.append(f"soft families win {soft:.1%}, above {self.max_soft_win_share:.1%} ({worst})")
         if self.honest_gated > MAX_HONEST_GATED * self.pairs:
-            reasons.append(f"the gates refuse {self.honest_gated} of {self.pairs} honest translations")
+            reasons.append(f"the gates refuse {self.honest_gated} of {self.pairs} honest outputs")
         compared = sum(f.n for f in self.families)
         unscored = sum(f.unscored for f in self.families)
         if unscored > MAX_UNSCORED * (compared + unscored) or not compared:
@@ -176,28 +185,26 @@ def _line(text: str, width: int = 100) -> str:
 def launch_gate(
     reward: Reward,
     pairs: Sequence[Pair],
+    suite: Suite,
     max_soft_win_share: float = MAX_SOFT_WIN_SHARE,
-    seed: int = 0,
-    *,
-    language: str = "ta",
     source: str = "",
 ) -> GateReport:
-    """Score `pairs` (source, honest translation) and every cheat made of them; see the module's top.
+    """Score honest `pairs` (source, output) and the cheats that `suite` makes of them; see the module's top.
 
-    The reward is called through `score_components` in batches of BATCH outputs. Deterministic for a seed.
-    Raises ConfigError for no pairs, a blank side, an unknown language or a bound outside [0, 1].
+    The reward is called through `score_components` in batches of BATCH outputs. `source` says where the pairs
+    are from. Raises ConfigError for no pairs or a bound outside [0, 1].
     """
     check_bound(max_soft_win_share)
     pairs = list(pairs)
     if not pairs:
-        raise ConfigError("launch gate: there are no honest pairs; give source and translation for at least one")
-    suite = build_suite(pairs, language, seed)
-    texts = [honest for _, honest in pairs] + [cheat.text for cheat in suite]
-    sources = [english for english, _ in pairs] + [pairs[cheat.pair][0] for cheat in suite]
-    rows = _score(reward, sources, texts)
-    honest, cheats = rows[: len(pairs)], rows[len(pairs) :]
+        raise ConfigError("launch gate: no honest pairs: give a source and an honest output for at least one")
+    cheats = list(suite(pairs))
+    texts = [output for _, output in pairs] + [cheat.text for cheat in cheats]
+    sources = [source for source, _ in pairs] + [pairs[cheat.pair][0] for cheat in cheats]
+    rows = score_rows(reward, sources, texts)
+    honest, cheat_rows = rows[: len(pairs)], rows[len(pairs) :]
     families: dict[str, FamilyResult] = {}
-    for cheat, row in zip(suite, cheats, strict=True):
+    for cheat, row in zip(cheats, cheat_rows, strict=True):
         result = families.setdefault(cheat.family, FamilyResult(cheat.family, cheat.hard))
         _compare(result, cheat, row, pairs[cheat.pair], honest[cheat.pair])
     return GateReport(
@@ -216,14 +223,17 @@ def check_bound(max_soft_win_share: float) -> None:
         raise ConfigError(f"max_soft_win_share: {max_soft_win_share} must lie in [0, 1]")
 
 
-def _score(reward: Reward, sources: list[str], texts: list[str]) -> list[dict[str, Any]]:
+def score_rows(
+    reward: Reward, sources: Sequence[str], texts: Sequence[str], batch: int = BATCH
+) -> list[dict[str, Any]]:
+    """The reward's rows of many outputs, in batches; a total that is not finite becomes None."""
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(texts), BATCH):
-        part = slice(start, start + BATCH)
+    for start in range(0, len(texts), batch):
+        part = slice(start, start + batch)
         rows += reward.score_components(None, texts[part], source=sources[part])
     for row in rows:
         if row["total"] is not None and not math.isfinite(row["total"]):
-            row["total"] = None  # no number to compare with
+            row["total"] = None
     return rows
 
 
@@ -232,7 +242,7 @@ def _gated(row: dict[str, Any]) -> bool:
 
 
 def _compare(result: FamilyResult, cheat: Cheat, row: dict, pair: Pair, honest: dict) -> None:
-    """Count one cheat against the honest translation it was made from."""
+    """Count one cheat against the honest output it was made from."""
     if _gated(honest):
         return
     if row["total"] is None or honest["total"] is None:
@@ -255,53 +265,29 @@ def _compare(result: FamilyResult, cheat: Cheat, row: dict, pair: Pair, honest: 
         )
 
 
-# --- which pairs, and the trainer's door ---------------------------------------------------------------
-
-
-def shipped_pairs() -> list[Pair]:
-    """The hand-checked English–Tamil pairs that come with the code (ours): 72 sentences of 4 to 25 words."""
-    rows = map(json.loads, HONEST_FILE.read_text(encoding="utf-8").splitlines())
-    return [(row["source"], row["reference"]) for row in rows]
-
-
-def honest_pairs(
-    rows: Sequence[dict[str, str]] | None, seed: int = 0, count: int = MAX_PAIRS, language: str = "ta"
-) -> tuple[list[Pair], str]:
-    """Up to `count` (source, translation) pairs for the gate, and a phrase that says where they are from.
-
-    `rows` are evaluation rows {"source", "reference"?}; those with a reference in the language's own script
-    are used, chosen by a seeded hash whatever their order. Without any the shipped pairs are.
-    """
-    tongue = LANGUAGES[language]
-    found = {
-        (row["source"], reference): None
-        for row in rows or ()
-        if (reference := row.get("reference")) and script_share(reference, tongue) >= 0.5
-    }
-    pairs, source = (list(found), "evaluation references") if found else (shipped_pairs(), SHIPPED)
+def choose(pairs: Sequence[Pair], seed: int = 0, count: int = MAX_PAIRS) -> list[Pair]:
+    """At most `count` of the pairs, in their order, chosen by a seeded hash whatever that is."""
 
     def place(pair: Pair) -> bytes:
         return hashlib.sha256(f"{seed}\n{pair[0]}\n{pair[1]}".encode("utf-8", "replace")).digest()
 
     chosen = set(sorted(pairs, key=place)[:count])
-    return [pair for pair in pairs if pair in chosen], source
+    return [pair for pair in pairs if pair in chosen]
 
 
 def require_launch(
     reward: Reward,
-    eval_rows: Sequence[dict[str, str]] | None,
+    pairs: Sequence[Pair],
+    suite: Suite,
     max_soft_win_share: float = MAX_SOFT_WIN_SHARE,
-    seed: int = 0,
-    *,
-    language: str = "ta",
+    source: str = "",
 ) -> dict[str, Any]:
-    """Run the launch gate on the evaluation references, or on the shipped pairs, and print what it found.
+    """Run the launch gate for a trainer and print what it found; see `launch_gate`.
 
     Returns the report as plain values, to be logged. Raises RewardRefused (exit status 3) that names the
     families which won, and ConfigError for a bad bound.
     """
-    pairs, source = honest_pairs(eval_rows, seed, language=language)
-    report = launch_gate(reward, pairs, max_soft_win_share, seed, language=language, source=source)
+    report = launch_gate(reward, pairs, suite, max_soft_win_share, source)
     print(report.table(everything=not report.passed), flush=True)
     refuse(report)
     return report.as_dict()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rl_nmt.audit.launch_gate import BATCH, score_rows
 from rl_nmt.errors import ConfigError
 
 FIELDS = ("source", "chosen", "rejected")
@@ -81,7 +82,7 @@ def _parse(line: str, where: str) -> tuple[str, str, str]:
     return row["source"], row["chosen"], row["rejected"]
 
 
-def judge(reward, pairs: Sequence[tuple[str, str, str]], seed: int = 0, batch: int = 256) -> Preferences:
+def judge(reward, pairs: Sequence[tuple[str, str, str]], seed: int = 0, batch: int = BATCH) -> Preferences:
     """Score both sides of every (source, chosen, rejected) and count.
 
     `reward.score_components(None, completions, source=[...])` gives one row with "total" per completion.
@@ -90,11 +91,8 @@ def judge(reward, pairs: Sequence[tuple[str, str, str]], seed: int = 0, batch: i
     if not pairs:
         raise ConfigError("preference pairs: there are none")
     texts = [text for _, chosen, rejected in pairs for text in (chosen, rejected)]
-    sources = [english for english, _, _ in pairs for _ in range(2)]
-    totals: list[float | None] = []
-    for start in range(0, len(texts), batch):
-        part = slice(start, start + batch)
-        totals += [row["total"] for row in reward.score_components(None, texts[part], source=sources[part])]
+    sources = [source for source, _, _ in pairs for _ in range(2)]
+    totals = [row["total"] for row in score_rows(reward, sources, texts, batch)]
     return count(list(zip(totals[::2], totals[1::2], strict=True)), seed)
 
 

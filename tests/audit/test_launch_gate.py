@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from functools import partial
 
 import pytest
 from sacrebleu.metrics import CHRF
@@ -12,14 +13,20 @@ from tiny_models import PAIRS as TINY
 
 from rewards_en_ta_dupo import CometDuPOReward
 from rl_nmt.audit import launch_gate as gate
-from rl_nmt.audit.cheats import HARD
-from rl_nmt.audit.launch_gate import honest_pairs, launch_gate, require_launch, shipped_pairs
+from rl_nmt.audit.cheats import HARD, build_suite
+from rl_nmt.audit.honest_pairs import SHIPPED, honest_pairs, shipped_pairs
+from rl_nmt.audit.launch_gate import require_launch
 from rl_nmt.errors import ConfigError, RewardRefused
 from rl_nmt.text.languages import LANGUAGES
 from rl_nmt.text.unicode import clean_for_scoring, script_share
 
 TAMIL = LANGUAGES["ta"]
 PAIRS = shipped_pairs()[:20]
+SUITE = partial(build_suite, language="ta", seed=0)
+
+
+def launch_gate(reward, pairs, suite=SUITE, **options):
+    return gate.launch_gate(reward, pairs, suite, **options)
 
 
 class Oracle:
@@ -169,12 +176,13 @@ def test_gates_may_refuse_few_honest_translations(refused, passes):
     assert report.honest_gated == refused and report.passed is passes  # 1 of 20 is 5 %
     assert by_name(report)["copied_source"].n == 20 - refused
     if not passes:
-        assert report.reasons == ["the gates refuse 2 of 20 honest translations"]
+        assert report.reasons == ["the gates refuse 2 of 20 honest outputs"]
 
 
 def test_same_seed_same_report():
-    assert launch_gate(Copies(PAIRS), PAIRS, seed=1) == launch_gate(Copies(PAIRS), PAIRS, seed=1)
-    assert launch_gate(Copies(PAIRS), PAIRS, seed=1) != launch_gate(Copies(PAIRS), PAIRS, seed=2)
+    one, other = (partial(build_suite, language="ta", seed=seed) for seed in (1, 2))
+    assert launch_gate(Copies(PAIRS), PAIRS, one) == launch_gate(Copies(PAIRS), PAIRS, one)
+    assert launch_gate(Copies(PAIRS), PAIRS, one) != launch_gate(Copies(PAIRS), PAIRS, other)
 
 
 def test_the_table_and_the_json(tmp_path):
@@ -239,7 +247,7 @@ def test_references_come_first_and_are_chosen_whatever_their_order():
 @pytest.mark.parametrize("rows", [None, [], [{"source": "Hello."}], [{"source": "x", "reference": "not Tamil"}]])
 def test_without_references_the_shipped_pairs_are_used(rows):
     pairs, source = honest_pairs(rows)
-    assert source == gate.SHIPPED and len(pairs) == gate.MAX_PAIRS and set(pairs) <= set(shipped_pairs())
+    assert source == SHIPPED and len(pairs) == gate.MAX_PAIRS and set(pairs) <= set(shipped_pairs())
 
 
 # --- the trainer's door --------------------------------------------------------------------------------
@@ -247,15 +255,15 @@ def test_without_references_the_shipped_pairs_are_used(rows):
 
 def test_require_launch_returns_the_verdict_and_prints_the_table(capsys):
     rows = [{"source": english, "reference": tamil} for english, tamil in PAIRS]
-    verdict = require_launch(Oracle(PAIRS), rows)
+    pairs, source = honest_pairs(rows)
+    verdict = require_launch(Oracle(PAIRS), pairs, SUITE, source=source)
     assert verdict["passed"] and verdict["pairs"] == 20 and verdict["source"] == "evaluation references"
     assert "launch gate: passed" in capsys.readouterr().out
 
 
 def test_require_launch_refuses_with_status_3_and_names_the_families():
-    rows = [{"source": english, "reference": tamil} for english, tamil in PAIRS]
     with pytest.raises(RewardRefused, match=r"copied_source wins 20 of 20 .*--skip_launch_gate") as refused:
-        require_launch(Copies(PAIRS), rows)
+        require_launch(Copies(PAIRS), PAIRS, SUITE)
     assert refused.value.exit_code == 3
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_nmt.audit import transliteration
-from rl_nmt.audit.launch_gate import HONEST_FILE
+from rl_nmt.audit.honest_pairs import HONEST_FILE
 from rl_nmt.audit.transliteration import find_names, fullwidth, in_letters_of, lookalike, romanise, skeleton, spell
 from rl_nmt.text.languages import LANGUAGES
 from rl_nmt.text.unicode import script_share

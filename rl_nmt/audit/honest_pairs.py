@@ -1,0 +1,38 @@
+"""Honest translations for the launch gate: evaluation references, or the pairs that come with the code. No torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rl_nmt.audit.launch_gate import MAX_PAIRS, Pair, choose
+from rl_nmt.text.languages import LANGUAGES
+from rl_nmt.text.unicode import script_share
+
+SHIPPED = "pairs that come with the code"
+HONEST_FILE = Path(__file__).parents[1] / "data" / "honest_en_ta.jsonl"
+
+
+def shipped_pairs() -> list[Pair]:
+    """The hand-checked English–Tamil pairs that come with the code (ours): 72 sentences of 4 to 25 words."""
+    rows = map(json.loads, HONEST_FILE.read_text(encoding="utf-8").splitlines())
+    return [(row["source"], row["reference"]) for row in rows]
+
+
+def honest_pairs(
+    rows: Sequence[dict[str, str]] | None, seed: int = 0, count: int = MAX_PAIRS, language: str = "ta"
+) -> tuple[list[Pair], str]:
+    """Up to `count` (source, translation) pairs for the gate, and a phrase that says where they are from.
+
+    `rows` are evaluation rows {"source", "reference"?}; those with a reference in the language's own script are
+    used. Without any the shipped pairs are.
+    """
+    tongue = LANGUAGES[language]
+    found = {
+        (row["source"], reference): None
+        for row in rows or ()
+        if (reference := row.get("reference")) and script_share(reference, tongue) >= 0.5
+    }
+    pairs, source = (list(found), "evaluation references") if found else (shipped_pairs(), SHIPPED)
+    return choose(pairs, seed, count), source
