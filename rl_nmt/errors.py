@@ -60,6 +60,23 @@ class CannotWrite(UserError):
     exit_code = 73
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and everything that led to it (`__cause__`, `__context__`), each once."""
+    seen: set[int] = set()
+    queue = [error]
+    while queue:
+        current = queue.pop()
+        if id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            queue += [e for e in (current.__cause__, current.__context__) if e is not None]
+
+
+def caused_by(error: BaseException, kind: type[BaseException]) -> bool:
+    """Is the error, or anything that led to it, of this class?"""
+    return any(isinstance(e, kind) for e in causes(error))
+
+
 class Stopped(BaseException):
     """The command was asked to stop. No Exception: no `except Exception` on the way may swallow it.
 

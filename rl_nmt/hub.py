@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.errors import ConfigError, MissingService, caused_by
 
 PROBE_SECONDS = 3.0
 POCKET_HINT = "or try the whole loop offline with `make train`, which needs no download"
@@ -158,35 +158,21 @@ def locate(model: ModelUse, reachable: Callable[[], bool] = hub_reachable) -> st
     return "hub"
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and everything that led to it (`__cause__`, `__context__`)."""
-    seen: set[int] = set()
-    queue = [error]
-    while queue:
-        current = queue.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        queue += [e for e in (current.__cause__, current.__context__) if e is not None]
-
-
 def explain(argument: str, name: str, error: BaseException) -> MissingService:
     """Turn a failed download into the one line that helps: licence to accept, no such name, no network."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    chain = list(causes(error))
     repository, revision = split_revision(name)
-    if any(isinstance(e, GatedRepoError) for e in chain):
+    if caused_by(error, GatedRepoError):
         return MissingService(
             f"{argument}: {name} is gated. Accept its licence at https://huggingface.co/{repository} while logged "
             "in, then run `hf auth login` here"
         )
-    if any(isinstance(e, RevisionNotFoundError) for e in chain):
+    if caused_by(error, RevisionNotFoundError):
         return MissingService(
             f"{argument}: {repository} has no revision {revision}. Take a commit or tag that its page lists"
         )
-    if any(isinstance(e, RepositoryNotFoundError) for e in chain):
+    if caused_by(error, RepositoryNotFoundError):
         return MissingService(
             f"{argument}: the hub knows no {name}, or it is private. Check the spelling, or `hf auth login`"
         )

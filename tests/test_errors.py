@@ -117,3 +117,10 @@ def test_the_handler_is_put_back(capsys):
     before = signal.getsignal(signal.SIGTERM)
     ended(capsys, lambda: 0)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_causes_end_even_in_a_circle():
+    first, second = ValueError("1"), ValueError("2")
+    first.__context__, second.__context__ = second, first
+    assert set(map(str, errors.causes(first))) == {"1", "2"}
+    assert errors.caused_by(first, ValueError) and not errors.caused_by(first, OSError)

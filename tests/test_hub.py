@@ -162,12 +162,6 @@ def test_explanations_look_behind_the_error_they_are_given():
     assert {type(e) for e in (gated, unknown, other)} == {MissingService}
 
 
-def test_causes_end_even_in_a_circle():
-    first, second = ValueError("1"), ValueError("2")
-    first.__context__, second.__context__ = second, first
-    assert set(map(str, hub.causes(first))) == {"1", "2"}
-
-
 # --- a hub of our own ----------------------------------------------------------------------------------
 
 

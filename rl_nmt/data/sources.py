@@ -20,7 +20,7 @@ from typing import Any
 
 from rl_nmt import hub
 from rl_nmt.data.streams import persistent
-from rl_nmt.errors import ConfigError, MissingService, UserError
+from rl_nmt.errors import ConfigError, MissingService, UserError, caused_by
 
 FORMATS: dict[str, tuple[str, ...]] = {
     "json": (".json", ".jsonl", ".json.gz", ".jsonl.gz"),
@@ -302,19 +302,18 @@ def require_hub(argument: str, name: str) -> None:
 def hub_error(argument: str, name: str, error: BaseException) -> UserError:
     """Turn a failed hub read into one line: licence to accept, no such name, config or split, no network."""
     from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub.errors import GatedRepoError
+    from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
-    chain = list(hub.causes(error))
     text = " ".join(str(error).split())[:300]
     repository, revision = hub.split_revision(name)
     page = f"https://huggingface.co/datasets/{repository}"
-    if any(isinstance(e, GatedRepoError) for e in chain):
+    if caused_by(error, GatedRepoError):
         return MissingService(
             f"{argument}: {name} is gated. Accept its licence at {page} while logged in, then run `hf auth login` here"
         )
-    if revision and any(type(e).__name__ == "RevisionNotFoundError" for e in chain):
+    if revision and caused_by(error, RevisionNotFoundError):
         return MissingService(f"{argument}: {repository} has no revision {revision}: take one that {page} lists")
-    if any(isinstance(e, DatasetNotFoundError) for e in chain):
+    if caused_by(error, DatasetNotFoundError):
         return MissingService(f"{argument}: no file here and no data set on the hub is called {name}")
     if isinstance(error, ValueError) and ("BuilderConfig" in text or "split" in text.lower()):
         return ConfigError(f"dataset_config or dataset_split does not fit {name}: {text}")

@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rl_nmt.errors import MissingService, UserError
-from rl_nmt.hub import causes
+from rl_nmt.errors import MissingService, UserError, causes
 
 RETRY_SECONDS = 600.0  # without a new row, whether the stream fails or only drips
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts: doubled each time

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from rl_nmt.hub import causes
+from rl_nmt.errors import causes
 from rl_nmt.models.batching import batches
 
 V = TypeVar("V")
