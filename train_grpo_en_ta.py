@@ -344,20 +344,7 @@ def load_data(cfg: RunCfg, folder: Path) -> tuple[list[str], list[dict], str]:
         eval_rows = corpus.load_eval(cfg.eval_dataset, cfg.eval_file, cfg.num_eval_samples, cfg.seed)
     except MissingService as error:
         print(f"no evaluation references: {error}", flush=True)
-    data = corpus.materialise(
-        folder / "data",
-        dataset_name=cfg.dataset_name,
-        dataset_config=cfg.dataset_config,
-        dataset_split=cfg.dataset_split,
-        data_files=cfg.data_files,
-        text_field=cfg.text_field,
-        num_train_samples=cfg.num_train_samples,
-        num_heldout=cfg.num_eval_samples,
-        shuffle_buffer=cfg.shuffle_buffer,
-        min_chars=cfg.min_chars,
-        max_chars=cfg.max_chars,
-        seed=cfg.seed,
-    )
+    data = corpus.materialise(folder / "data", corpus.CorpusSettings.of(cfg))
     print(f"data: {len(data.train)} prompts, sha256 {data.sha256[:12]}", flush=True)
     seen = {" ".join(text.split()).casefold() for text in data.train}
     apart = [row for row in eval_rows if " ".join(row["source"].split()).casefold() not in seen]

@@ -12,10 +12,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.translategemma.records import Record, read_file, read_hub, train_records
+from recipes.translategemma.records import read_hub, train_records
 from rl_nmt.config import to_public_dict
 from rl_nmt.data.cleaning import clean_document
 from rl_nmt.data.snapshot import Sealed, Snapshot
+from rl_nmt.data.tables import Row as Record
+from rl_nmt.data.tables import read_all
 from rl_nmt.errors import ConfigError
 from rl_nmt.text.languages import Language, language
 from rl_nmt.text.unicode import is_blank, safe_unicode, strip_control_tokens
@@ -52,7 +54,7 @@ def load(cfg: DataCfg, folder: str | Path, seed: int) -> Sealed:
     name = cfg.train_file or cfg.hf_dataset_name
     train = _rows(train_records(cfg), name, cfg, (source, target), counts, cfg.document_chars)
     if cfg.eval_file:
-        heldout = _rows(read_file(cfg.eval_file, "data.eval_file"), cfg.eval_file, cfg, (source, target), Counter())
+        heldout = _rows(read_all(cfg.eval_file, "data.eval_file"), cfg.eval_file, cfg, (source, target), Counter())
     elif cfg.hf_eval_split:
         records = read_hub(cfg, cfg.hf_eval_split, "data.hf_eval_split")
         heldout = _rows(records, f"{name} {cfg.hf_eval_split}", cfg, (source, target), Counter())
@@ -138,7 +140,7 @@ def _rows(
     document_chars: tuple[int, ...] = (),
 ) -> list[Row]:
     """Clean rows with distinct sources and ids; `counts` says what fell out."""
-    records = [(where, _flat(record)) for where, record in records]
+    records = [Record(where, _flat(record)) for where, record in records]
     if not records:
         raise ConfigError(f"{name} holds no row: give a file or split with rows")
     kept = [(w, r) for w, r in records if not (r.get("is_bad_source") or r.get("domain") == "canary")]
@@ -149,10 +151,10 @@ def _rows(
     ids: dict[str, str] = {}
     seen: set[str] = set()
     for where, record in kept:
-        text = _text(record, source, name, where)
+        text = _text(record, source, where)
         if document_chars and text:
             passage, reason = clean_document(record[source], *document_chars)
-            text = _text({source: passage}, source, name, where)
+            text = _text({source: passage}, source, where)
         else:
             reason = ""
         if is_blank(text):
@@ -162,14 +164,14 @@ def _rows(
             counts["duplicate"] += 1
             continue
         seen.add(_folded(text))
-        row = {"id": _id(record, key, text, name, where), "source": text}
+        row = {"id": _id(record, key, text, where), "source": text}
         if row["id"] in ids:
             raise ConfigError(
-                f"{name}, {where}: id_field {key}: {row['id']!r} stands in {ids[row['id']]} too: name a column whose "
+                f"{where}: id_field {key}: {row['id']!r} is the id of {ids[row['id']]} too: name a column whose "
                 "values are unique"
             )
         ids[row["id"]] = where
-        reference = _text(record, target, name, where) if target and not document_chars else ""
+        reference = _text(record, target, where) if target and not document_chars else ""
         rows.append(row if is_blank(reference) else {**row, "reference": reference})
     if not rows:
         raise ConfigError(f"{name} holds no row with a source in {source!r}: give another file or data.source_field")
@@ -213,19 +215,19 @@ def _fields(
     return source, target, cfg.id_field or (automatic if len(set(values)) == len(records) else None)
 
 
-def _text(record: dict[str, Any], field: str, name: str, where: str) -> str:
+def _text(record: dict[str, Any], field: str, where: str) -> str:
     """One clean line: NFC, no control tokens, nothing invisible; "" where there is none."""
     value = record.get(field)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ConfigError(f"{name}, {where}: {field!r} is {type(value).__name__}, must be a text")
+        raise ConfigError(f"{where}: {field!r} is {type(value).__name__}, must be a text")
     return " ".join(strip_control_tokens(_INVISIBLE.sub("", safe_unicode(value))).split())
 
 
-def _id(record: dict[str, Any], field: str | None, text: str, name: str, where: str) -> str:
+def _id(record: dict[str, Any], field: str | None, text: str, where: str) -> str:
     if field is None:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
     if record.get(field) is None:
-        raise ConfigError(f"{name}, {where}: there is no id in {field!r}: fill it, or leave data.id_field out")
+        raise ConfigError(f"{where}: there is no id in {field!r}: fill it, or leave data.id_field out")
     return safe_unicode(str(record[field]))

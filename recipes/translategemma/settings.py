@@ -39,7 +39,7 @@ class DataCfg:
     """Sources to train on, held-out rows to evaluate on."""
 
     train_file: str = ""
-    """JSONL, JSON or Parquet with a source and, where there is one, a reference per row; or hf_dataset_name."""
+    """JSONL, JSON, TSV or Parquet with a source and, where there is one, a reference per row; or hf_dataset_name."""
     hf_dataset_name: str = ""
     """Data set on the hub (also name@revision), local folder or file; google/wmt24pp is known by name."""
     hf_dataset_config_name: str = ""

@@ -11,18 +11,18 @@ import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from rl_nmt.data.cleaning import clean_document
 from rl_nmt.data.eval_sets import load_eval
 from rl_nmt.data.snapshot import Sealed, Snapshot
-from rl_nmt.data.sources import read_rows
+from rl_nmt.data.sources import Source, read_rows
 from rl_nmt.data.streams import StreamBroken
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 
-__all__ = ["Corpus", "clean_document", "load_eval", "materialise"]
+__all__ = ["Corpus", "CorpusSettings", "clean_document", "load_eval", "materialise"]
 
 
 @dataclass
@@ -41,42 +41,47 @@ class Corpus:
     counts: dict[str, Any]
 
 
-def materialise(
-    folder: str | Path,
-    *,
-    dataset_name: str,
-    dataset_config: str,
-    dataset_split: str,
-    data_files: tuple[str, ...],
-    text_field: str,
-    num_train_samples: int,
-    num_heldout: int,
-    shuffle_buffer: int,
-    min_chars: int,
-    max_chars: int,
-    seed: int,
-) -> Corpus:
-    """Stream, clean and split exactly num_train_samples + num_heldout distinct rows into `folder`, once.
+@dataclass(frozen=True, kw_only=True)
+class CorpusSettings(Source):
+    """A source and how many of its sentences are wanted; the fields are settings of a run by the same names.
 
-    `dataset_name` is a local file or folder, json | parquet | text with `data_files` globs, or a hub
-    name. The same request again reads the snapshot back after checking its hashes, without network.
-    A row is held out when a seeded hash of its text says so, in whatever order rows arrive; only a
-    source with too few rows for that rule alone is read whole and gives its smallest hashes.
-    Raises ConfigError (settings, files, too few rows, another or a changed snapshot), MissingService
-    (hub; says how many rows there are) and CannotWrite.
+    min_chars, max_chars: NFC code points of a cleaned text.
     """
-    request = {key: value for key, value in locals().items() if key != "folder"}
-    request["data_files"] = list(data_files)
+
+    num_train_samples: int
+    num_eval_samples: int
+    min_chars: int
+    max_chars: int
+
+    @classmethod
+    def of(cls, cfg: Any) -> CorpusSettings:
+        """Those of a configuration that has them all among its fields."""
+        return cls(**{field.name: getattr(cfg, field.name) for field in fields(cls)})
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What data.json keeps and compares."""
+        known = asdict(self) | {"data_files": list(self.data_files)}
+        return {"num_heldout" if name == "num_eval_samples" else name: value for name, value in known.items()}
+
+
+def materialise(folder: str | Path, settings: CorpusSettings) -> Corpus:
+    """Stream, clean and split exactly num_train_samples + num_eval_samples distinct rows into `folder`, once.
+
+    The same settings again read the snapshot back after checking its hashes, without network. A row is held out when a
+    seeded hash of its text says so, in whatever order rows arrive; only a source with too few rows for that rule alone
+    is read whole and gives its smallest hashes. Raises ConfigError (settings, files, too few rows, another or a changed
+    snapshot), MissingService (hub; says how many rows there are) and CannotWrite.
+    """
     folder = Path(folder)
-    _check_sizes(request)
-    snapshot = Snapshot(folder, request, "output_dir", asked="another request", again="stream")
+    _check_sizes(settings)
+    snapshot = Snapshot(folder, settings.request, "output_dir", asked="another request", again="stream")
     if snapshot.exists:
         return _corpus(folder, snapshot.read())
     _check_writable(folder)
-    source = ("dataset_name", "dataset_config", "dataset_split", "data_files", "text_field", "shuffle_buffer")
-    rows = read_rows(**{name: request[name] for name in source}, seed=seed)
+    rows = read_rows(settings)
     try:
-        train, heldout, counts = _select(rows, request)
+        train, heldout, counts = _select(rows, settings)
     finally:
         rows.close()
     rows_of = [[{"source": text} for text in texts] for texts in (train, heldout)]
@@ -88,19 +93,19 @@ def _corpus(folder: Path, sealed: Sealed) -> Corpus:
     return Corpus(train, heldout, sealed.sha256, folder, sealed.counts)
 
 
-def _check_sizes(request: dict[str, Any]) -> None:
-    least = {"num_train_samples": 1, "num_heldout": 0, "shuffle_buffer": 0, "min_chars": 1, "max_chars": 1}
+def _check_sizes(settings: CorpusSettings) -> None:
+    least = {"num_train_samples": 1, "num_eval_samples": 0, "shuffle_buffer": 0, "min_chars": 1, "max_chars": 1}
     for name, bound in least.items():
-        if request[name] < bound:
-            raise ConfigError(f"{name} is {request[name]}: give {bound} or more")
-    if request["min_chars"] > request["max_chars"]:
-        bounds = f"min_chars {request['min_chars']} is above max_chars {request['max_chars']}"
+        if getattr(settings, name) < bound:
+            raise ConfigError(f"{name} is {getattr(settings, name)}: give {bound} or more")
+    if settings.min_chars > settings.max_chars:
+        bounds = f"min_chars {settings.min_chars} is above max_chars {settings.max_chars}"
         raise ConfigError(f"{bounds}: lower the one or raise the other")
 
 
-def _select(rows: Iterator[Any], request: dict[str, Any]) -> tuple[list[str], list[str], dict[str, Any]]:
+def _select(rows: Iterator[Any], settings: CorpusSettings) -> tuple[list[str], list[str], dict[str, Any]]:
     """Take clean distinct rows until both splits are full; return train, heldout and the counts."""
-    wanted, held_wanted = request["num_train_samples"], request["num_heldout"]
+    wanted, held_wanted = settings.num_train_samples, settings.num_eval_samples
     share = held_wanted / (wanted + held_wanted)
     most = 10_000 + 200 * (wanted + held_wanted)  # an endless stream whose rows all fail must end too
     kept: dict[str, float] = {}  # text → its place in [0, 1): below `share` it is held out
@@ -110,7 +115,7 @@ def _select(rows: Iterator[Any], request: dict[str, Any]) -> tuple[list[str], li
     try:
         for raw in rows:
             read += 1
-            text, reason = clean_document(raw, request["min_chars"], request["max_chars"])
+            text, reason = clean_document(raw, settings.min_chars, settings.max_chars)
             if text is not None:
                 folded = " ".join(text.casefold().split()).encode()
                 digest = hashlib.sha256(folded).digest()[:16]
@@ -118,7 +123,7 @@ def _select(rows: Iterator[Any], request: dict[str, Any]) -> tuple[list[str], li
                     reason = "duplicate"
                 else:
                     seen.add(digest)
-                    kept[text] = _place(f"{request['seed']}\n".encode() + folded)
+                    kept[text] = _place(f"{settings.seed}\n".encode() + folded)
                     held += kept[text] < share
             if reason:
                 rejected[reason] += 1
@@ -128,10 +133,10 @@ def _select(rows: Iterator[Any], request: dict[str, Any]) -> tuple[list[str], li
         if not read:
             raise
         later = "Run the same command again later" if isinstance(error, StreamBroken) else "Take another source"
-        raise MissingService(f"{error}. {_so_far(request, read, len(kept))}. {later}") from error
+        raise MissingService(f"{error}. {_so_far(settings, read, len(kept))}. {later}") from error
     counts = {"read": read, "kept": len(kept), "rejected": dict(rejected.most_common())}
     if len(kept) < wanted + held_wanted:
-        raise ConfigError(_too_few(request, counts))
+        raise ConfigError(_too_few(settings, counts))
     if held >= held_wanted and len(kept) - held >= wanted:
         heldout = [text for text, place in kept.items() if place < share][:held_wanted]
         train = [text for text, place in kept.items() if place >= share][:wanted]
@@ -145,19 +150,19 @@ def _place(data: bytes) -> float:
     return int.from_bytes(hashlib.sha256(data).digest()[:7], "big") / 2**56
 
 
-def _so_far(request: dict[str, Any], read: int, kept: int) -> str:
-    wanted, held = request["num_train_samples"], request["num_heldout"]
+def _so_far(settings: CorpusSettings, read: int, kept: int) -> str:
+    wanted, held = settings.num_train_samples, settings.num_eval_samples
     enough = f", enough for num_train_samples {kept - held}" if kept > held else ""
     return f"{read} rows were read and {kept} of {wanted + held} kept{enough}"
 
 
-def _too_few(request: dict[str, Any], counts: dict[str, Any]) -> str:
+def _too_few(settings: CorpusSettings, counts: dict[str, Any]) -> str:
     reasons = ", ".join(f"{reason} {rows}" for reason, rows in counts["rejected"].items()) or "none fell out"
     return (
-        f"too few rows in {request['dataset_name']}: {request['num_train_samples']} to train on and "
-        f"{request['num_heldout']} held out are wanted, {counts['read']} were read and {counts['kept']} kept "
-        f"({reasons}): give more data, lower num_train_samples, or widen min_chars {request['min_chars']} "
-        f"and max_chars {request['max_chars']}"
+        f"too few rows in {settings.dataset_name}: {settings.num_train_samples} to train on and "
+        f"{settings.num_eval_samples} held out are wanted, {counts['read']} were read and {counts['kept']} kept "
+        f"({reasons}): give more data, lower num_train_samples, or widen min_chars {settings.min_chars} "
+        f"and max_chars {settings.max_chars}"
     )
 
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
-import gzip
 import json
 import tempfile
-import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rl_nmt import hub
+from rl_nmt.data import tables
 from rl_nmt.data.streams import persistent
 from rl_nmt.errors import ConfigError, MissingService, UserError, caused_by
 
@@ -30,85 +30,88 @@ FORMATS: dict[str, tuple[str, ...]] = {
 Local = tuple[str, list[str]]  # format, absolute paths
 
 
-def read_rows(
-    dataset_name: str,
-    dataset_config: str,
-    dataset_split: str,
-    data_files: list[str],
-    text_field: str,
-    shuffle_buffer: int,
-    seed: int,
-) -> Iterator[Any]:
-    """Yield the text column row by row, shuffled by `seed` within `shuffle_buffer` rows.
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where sentences come from.
 
-    A row without a text yields None or what stands there instead. `dataset_config` and `dataset_split`
-    matter for hub data sets only. Raises ConfigError (no such file or column, broken or non-UTF-8
-    files, with the line) and MissingService (hub not reachable within seconds, gated, unknown, or failing
-    for longer than streams.RETRY_SECONDS).
+    dataset_name: a local file or folder, json | parquet | text with `data_files` globs, or a hub name.
+    dataset_config, dataset_split: of a hub data set. text_field: the column with the text.
+    shuffle_buffer: rows within which `seed` shuffles.
     """
-    if not dataset_name:
+
+    dataset_name: str
+    dataset_config: str = ""
+    dataset_split: str = "train"
+    data_files: tuple[str, ...] = ()
+    text_field: str = "text"
+    shuffle_buffer: int = 0
+    seed: int = 0
+
+
+def read_rows(source: Source) -> Iterator[Any]:
+    """Yield the text column row by row, shuffled; a row without a text yields None or what is in its place.
+
+    Raises ConfigError (no such file or column, broken or non-UTF-8 files, with the line) and MissingService (hub not
+    reachable within seconds, gated, unknown, or failing for longer than streams.RETRY_SECONDS).
+    """
+    name, column = source.dataset_name, source.text_field
+    if not name:
         raise ConfigError("dataset_name is empty: give a path, json | parquet | text, or a hub name")
-    local = local_files(dataset_name, data_files)
+    local = local_files(name, list(source.data_files))
     if local is None:
-        require_hub("dataset_name", dataset_name)
+        require_hub("dataset_name", name)
     with quiet_datasets(log=local is None), tempfile.TemporaryDirectory() as scratch:
         try:
             if local is None:
+                stream = functools.cache(lambda: _open_hub(source))  # opened once, it keeps to the commit that it found
                 with _own_retries():
-                    yield from _hub_rows(
-                        dataset_name, dataset_config, dataset_split, data_files, text_field, shuffle_buffer, seed
-                    )
+                    yield from persistent(name, lambda: (row[column] for row in stream()))
             else:
-                stream = _shuffled(_open_local(local, scratch), dataset_name, text_field, shuffle_buffer, seed)
-                for row in stream:
-                    yield row[text_field]
+                for row in _open_local(local, scratch, source):
+                    yield row[column]
         except UserError:
             raise
         except Exception as error:  # whatever pyarrow, gzip, fsspec or the hub's client raise
             if local is None:
-                raise hub_error("dataset_name", dataset_name, error) from error
-            raise ConfigError(what_is_wrong(local, text_field, error)) from error
+                raise hub_error("dataset_name", name, error) from error
+            raise ConfigError(what_is_wrong(local, column, error)) from error
 
 
-def _hub_rows(name, config, split, data_files, text_field, shuffle_buffer, seed) -> Iterator[Any]:
-    @functools.cache
-    def stream() -> Any:  # opened once, it keeps to the commit that it found
-        return _shuffled(_open_hub(name, config, split, data_files), name, text_field, shuffle_buffer, seed)
-
-    return persistent(name, lambda: (row[text_field] for row in stream()))
-
-
-def _shuffled(stream: Any, name: str, text_field: str, shuffle_buffer: int, seed: int) -> Any:
-    """The text column, in an order that seed and buffer alone decide."""
-    _check_column(stream, text_field, name)
-    stream = stream.select_columns([text_field])
-    if shuffle_buffer > 1:
-        # One shard at a time: with more, threads read them, and shutting those down costs 5 s.
-        stream = stream.shuffle(seed=seed, buffer_size=shuffle_buffer, max_buffer_input_shards=1)
-    return stream
-
-
-def _open_hub(name: str, config: str, split: str, data_files: list[str]) -> Any:
+def _open_hub(source: Source) -> Any:
     import datasets
 
-    repository, revision = hub.split_revision(name)
-    return datasets.load_dataset(
-        repository, config or None, split=split, data_files=data_files or None, revision=revision, streaming=True
+    repository, revision = hub.split_revision(source.dataset_name)
+    stream = datasets.load_dataset(
+        repository,
+        source.dataset_config or None,
+        split=source.dataset_split,
+        data_files=list(source.data_files) or None,
+        revision=revision,
+        streaming=True,
     )
+    return _shuffled(stream, source)
 
 
-def _open_local(local: Local, scratch: str) -> Any:
+def _open_local(local: Local, scratch: str, source: Source) -> Any:
     import datasets
 
     kind, files = local
     escaped = {"train": [glob.escape(file) for file in files]}
-    return datasets.load_dataset(kind, data_files=escaped, split="train", streaming=True, cache_dir=scratch)
+    stream = datasets.load_dataset(kind, data_files=escaped, split="train", streaming=True, cache_dir=scratch)
+    return _shuffled(stream, source)
 
 
-def _check_column(stream: Any, text_field: str, name: str) -> None:
+def _shuffled(stream: Any, source: Source) -> Any:
+    """The text column, in an order that seed and buffer alone decide."""
+    column = source.text_field
     columns = stream.column_names or list(next(iter(stream), {}))
-    if columns and text_field not in columns:
-        raise ConfigError(f"text_field: {name} has no column {text_field!r}, it has {', '.join(columns)}")
+    if columns and column not in columns:
+        raise ConfigError(f"text_field: {source.dataset_name} has no column {column!r}, it has {', '.join(columns)}")
+    stream = stream.select_columns([column])
+    if source.shuffle_buffer > 1:
+        # One shard at a time: with more, threads read them, and shutting those down costs 5 s.
+        stream = stream.shuffle(seed=source.seed, buffer_size=source.shuffle_buffer, max_buffer_input_shards=1)
+    return stream
 
 
 @contextlib.contextmanager
@@ -132,14 +135,9 @@ def _own_retries() -> Iterator[None]:
     """One attempt a read: `datasets` would sleep up to 20 minutes inside one and say so in its log only."""
     import datasets
 
-    names = [
-        "STREAMING_READ_MAX_RETRIES",
-        "STREAMING_READ_RETRY_INTERVAL",
-        "STREAMING_OPEN_MAX_RETRIES",
-        "STREAMING_OPEN_RETRY_INTERVAL",
-        "STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL",
-        "STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL",
-    ]
+    kinds = ("READ_MAX_RETRIES", "READ_RETRY_INTERVAL", "OPEN_MAX_RETRIES", "OPEN_RETRY_INTERVAL")
+    kinds += ("READ_SERVER_UNAVAILABLE_RETRY_INTERVAL", "READ_RATE_LIMIT_RETRY_INTERVAL")
+    names = [f"STREAMING_{kind}" for kind in kinds]
     before = {name: getattr(datasets.config, name) for name in names}
     for name in names:
         setattr(datasets.config, name, 1 if name.endswith("MAX_RETRIES") else 0)
@@ -224,66 +222,17 @@ def what_is_wrong(local: Local, text_field: str, error: BaseException) -> str:
     if not any(Path(file).stat().st_size for file in files):
         return f"{files[0]} is empty: give a file with rows"
     for file in files:
-        problem = _parquet_problem(file, text_field) if kind == "parquet" else _line_problem(file, kind)
-        if problem:
-            return f"{file}: {problem}"
+        try:
+            for row in tables.read(file, "dataset_name", kind=kind):
+                if kind == "parquet" and text_field not in row.cells:
+                    return f"text_field: {file} has no column {text_field!r}, it has {', '.join(row.cells)}"
+                json.dumps(row.cells, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            return f"{row.where} holds half of a surrogate pair (\\ud800 to \\udfff): remove it"
+        except ConfigError as problem:
+            return str(problem)
     shown = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     return f"{shown} cannot be read as {kind}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _parquet_problem(file: str, text_field: str) -> str:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(file) as table:
-            if text_field not in table.schema_arrow.names:
-                return f"no column {text_field!r}, it has {', '.join(table.schema_arrow.names)}"
-            for _ in table.iter_batches(columns=[text_field]):
-                pass
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        return f"is no whole Parquet file ({' '.join(str(error).split())[:160]}): fetch it again"
-    return ""
-
-
-def _line_problem(file: str, kind: str) -> str:
-    try:
-        with gzip.open(file, "rb") if file.lower().endswith(".gz") else open(file, "rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if number == 1 and kind == "json" and line.lstrip()[:1] == b"[":
-                    return _array_problem(line + stream.read())
-                problem = _row_problem(line, kind)
-                if problem:
-                    return f"line {number} {problem}"
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        return "is no whole gzip file: fetch it again"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
-    return ""
-
-
-def _row_problem(line: bytes, kind: str) -> str:
-    try:
-        text = line.decode("utf-8")
-        row = json.loads(text) if kind == "json" and text.strip() else {}
-        json.dumps(row, ensure_ascii=False).encode("utf-8")
-    except UnicodeDecodeError:
-        return "is not UTF-8: save the file as UTF-8"
-    except UnicodeEncodeError:
-        return "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character: remove it"
-    except (ValueError, RecursionError) as error:
-        return f"is not valid JSON ({getattr(error, 'msg', error)}): write one JSON object per line"
-    return "" if isinstance(row, dict) else 'is no JSON object: write {"text": "…"} per line'
-
-
-def _array_problem(data: bytes) -> str:
-    try:
-        rows = json.loads(data)
-    except UnicodeDecodeError:
-        return "is not UTF-8: save the file as UTF-8"
-    except (ValueError, RecursionError) as error:
-        return f"is not valid JSON ({getattr(error, 'msg', error)})"
-    return "" if all(isinstance(row, dict) for row in rows) else "is no list of JSON objects"
 
 
 # --- the hub -----------------------------------------------------------------------------------------

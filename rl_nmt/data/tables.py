@@ -53,7 +53,7 @@ def read(path: str | Path, argument: str, columns: Iterable[str] = (), kind: str
     Args:
         argument: the setting that names the file, for messages.
         columns: names that the caller needs; a TSV must then have them in its first line.
-        kind: a key of FORMATS; empty: by the file's name.
+        kind: a key of FORMATS, or text for lines as they are; empty: by the file's name.
 
     Raises:
         ConfigError: an unknown ending, a file that cannot be read or unpacked or is not UTF-8, a line that is
@@ -70,7 +70,10 @@ def read(path: str | Path, argument: str, columns: Iterable[str] = (), kind: str
         else:
             with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as stream:
                 lines = _lines(stream, file)
-                yield from _json(lines, file) if kind == "json" else _tsv(lines, file, columns)
+                if kind == "text":
+                    yield from (Row(f"{file} line {number}", {"text": line}) for number, line in lines)
+                else:
+                    yield from _json(lines, file) if kind == "json" else _tsv(lines, file, columns)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ConfigError(f"{file} is not a whole gzip file: fetch it again") from error
     except OSError as error:

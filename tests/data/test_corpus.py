@@ -21,7 +21,7 @@ REQUEST = {
     "data_files": (),
     "text_field": "text",
     "num_train_samples": 40,
-    "num_heldout": 10,
+    "num_eval_samples": 10,
     "shuffle_buffer": 16,
     "min_chars": 10,
     "max_chars": 80,
@@ -63,7 +63,7 @@ def jsonl(path, rows):
 
 
 def make(folder, **changes):
-    return corpus.materialise(folder, **{**REQUEST, **changes})
+    return corpus.materialise(folder, corpus.CorpusSettings(**{**REQUEST, **changes}))
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_exactly_enough_rows_and_no_heldout(tmp_path):
     file = jsonl(tmp_path / "a.jsonl", [{"text": sentence(i)} for i in range(50)])
     data = make(tmp_path / "1", dataset_name=file)
     assert {*data.train, *data.heldout} == {sentence(i) for i in range(50)}
-    data = make(tmp_path / "2", dataset_name=file, num_heldout=0, num_train_samples=50)
+    data = make(tmp_path / "2", dataset_name=file, num_eval_samples=0, num_train_samples=50)
     assert (len(data.train), data.heldout) == (50, [])
 
 
@@ -168,7 +168,7 @@ def test_hostile_rows_come_back_as_written(tmp_path):
     odd = ["Say <bos> and </s> loudly.", 'He said "Tamil: no" now.', "Ei\u2060ne neue \\n Tür \\u0041 அ 😀."]
     file = jsonl(tmp_path / "a.jsonl", [{"text": text} for text in odd])
     for _ in range(2):  # written, then read back
-        data = make(tmp_path / "1", dataset_name=file, num_train_samples=3, num_heldout=0)
+        data = make(tmp_path / "1", dataset_name=file, num_train_samples=3, num_eval_samples=0)
         assert set(data.train) == {text.replace("\u2060", "") for text in odd}
 
 
@@ -189,7 +189,7 @@ def test_another_request_is_refused_by_name(shards, tmp_path):
     ("changes", "message"),
     [
         ({"num_train_samples": 0}, "num_train_samples is 0"),
-        ({"num_heldout": -1}, "num_heldout is -1"),
+        ({"num_eval_samples": -1}, "num_eval_samples is -1"),
         ({"shuffle_buffer": -5}, "shuffle_buffer is -5"),
         ({"min_chars": 0}, "min_chars is 0"),
         ({"max_chars": 0}, "max_chars is 0"),
@@ -234,7 +234,7 @@ def test_the_second_of_two_processes_takes_what_the_first_wrote(shards, tmp_path
 
 
 def test_an_endless_stream_of_bad_rows_ends(tmp_path, monkeypatch):
-    def endless(**_):
+    def endless(_):
         while True:
             yield "Short."
 

@@ -13,14 +13,20 @@ from pathlib import Path
 import pytest
 from hang_guard import ends_within
 
-from rl_nmt.data.sources import hub_error, local_files, read_rows
+from rl_nmt.data.sources import Source, hub_error, local_files, read_rows
 from rl_nmt.errors import ConfigError, MissingService
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def source(name, files=(), field="text", buffer=0, seed=0):
+    return Source(
+        dataset_name=str(name), data_files=tuple(map(str, files)), text_field=field, shuffle_buffer=buffer, seed=seed
+    )
+
+
 def rows(name, files=(), field="text", buffer=0, seed=0):
-    return list(read_rows(str(name), "", "train", [str(file) for file in files], field, buffer, seed))
+    return list(read_rows(source(name, files, field, buffer, seed)))
 
 
 def refusal(*args, **kwargs) -> str:
@@ -98,18 +104,18 @@ def test_other_column_and_rows_without_text(tmp_path):
         ("a.jsonl", b'{"text": "ok"}\n{"text": "caf\xe9"}', ["line 2", "not UTF-8"]),
         ("a.jsonl", b'{"text": "ok"}\n\n{"text": oops}\n', ["line 3", "not valid JSON"]),
         ("a.jsonl", b'{"text": "ok"}\n{"text": "cut', ["line 2", "not valid JSON"]),
-        ("a.jsonl", b"1\n2\n", ["line 1", "no JSON object"]),
+        ("a.jsonl", b"1\n2\n", ["line 1", "not a JSON object"]),
         ("a.jsonl", b'{"text": "\\ud800"}\n', ["line 1", "surrogate"]),
         ("a.jsonl", b"", ["is empty"]),
         ("a.jsonl", b'{"body": "x"}\n', ["text_field", "'text'", "it has body"]),
         ("a.json", b'[{"text": "a"}, {]', ["not valid JSON"]),
         ("a.json", b'[{"text": "caf\xe9"}]', ["not UTF-8"]),
-        ("a.json", b'[{"text": "a"}, 2]', ["no list of JSON objects"]),
+        ("a.json", b'[{"text": "a"}, 2]', ["row 2", "not a JSON object"]),
         ("a.txt", b"fine\ncaf\xe9\n", ["line 2", "not UTF-8"]),
         ("a.json.gz", b'{"text": "not packed"}\n', ["gzip"]),
         ("a.json.gz", gzip.compress(b'{"text": "packed"}\n' * 100)[:-20], ["gzip"]),
         ("a.json.gz", gzip.compress(b'{"text": "caf\xe9"}\n'), ["line 1", "not UTF-8"]),
-        ("a.parquet", b"PAR1 no", ["no whole Parquet"]),
+        ("a.parquet", b"PAR1 no", ["not a whole Parquet"]),
         ("a.parquet", b"", ["is empty"]),
     ],
 )
@@ -130,7 +136,7 @@ def test_damaged_parquet(tmp_path):
     assert "it has text" in refusal(path, field="body")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert "no whole Parquet" in refusal(path)
+    assert "not a whole Parquet" in refusal(path)
     path.write_bytes(b"PAR1" + os.urandom(len(whole) // 2) + whole[len(whole) // 2 :])
     assert "a.parquet" in refusal(path)
 
@@ -138,7 +144,7 @@ def test_damaged_parquet(tmp_path):
 def test_the_bad_file_among_good_ones_is_named(tmp_path):
     lines(tmp_path / "a.jsonl", "a")
     (tmp_path / "b.jsonl").write_text("{]\n")
-    assert "b.jsonl: line 1" in refusal(tmp_path)
+    assert "b.jsonl line 1 " in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +213,7 @@ def test_settings_of_datasets_are_left_as_they_were(tmp_path):
     import datasets
 
     before = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS, datasets.logging.get_verbosity()
-    stream = read_rows(str(lines(tmp_path / "a.jsonl", "a", "b")), "", "train", [], "text", 0, 0)
+    stream = read_rows(source(lines(tmp_path / "a.jsonl", "a", "b")))
     assert next(stream) == "a"
     stream.close()
     refusal(tmp_path / "a.jsonl", field="nope")
@@ -216,7 +222,7 @@ def test_settings_of_datasets_are_left_as_they_were(tmp_path):
 
 def test_a_local_run_writes_nothing_elsewhere(tmp_path):
     lines(tmp_path / "a.jsonl", "a")
-    code = "from rl_nmt.data.sources import read_rows; print(list(read_rows('a.jsonl','','train',[],'text',9,0)))"
+    code = "from rl_nmt.data.sources import *; print(list(read_rows(Source(dataset_name='a.jsonl', shuffle_buffer=9))))"
     env = {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"]}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120

@@ -168,9 +168,9 @@ for fault in json.loads(sys.argv[1]):
     streams.RETRY_SECONDS = 3.0 if fault in sys.argv[3:] else 60.0
     try:
         data = corpus.materialise(
-            Path(sys.argv[2]) / fault, dataset_name="acme/" + fault, dataset_config="", dataset_split="train",
-            data_files=(), text_field="text", num_train_samples=300 if fault == "short" else 100, num_heldout=15,
-            shuffle_buffer=16, min_chars=10, max_chars=80, seed=0)
+            Path(sys.argv[2]) / fault, corpus.CorpusSettings(
+                dataset_name="acme/" + fault, num_train_samples=300 if fault == "short" else 100, num_eval_samples=15,
+                shuffle_buffer=16, min_chars=10, max_chars=80))
         answers[fault] = {"train": data.train, "heldout": data.heldout, "counts": data.counts}
     except errors.UserError as error:
         answers[fault] = {"said": str(error), "status": error.exit_code}

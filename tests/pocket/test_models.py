@@ -66,21 +66,16 @@ def test_every_part_loads_with_the_products_own_code(world):
 def test_the_training_shard_and_the_references_share_no_sentence(world, tmp_path):
     from rl_nmt.data import corpus
 
-    data = corpus.materialise(
-        tmp_path / "data",
+    settings = corpus.CorpusSettings(
         dataset_name=str(world / "c4"),
-        dataset_config="",
-        dataset_split="train",
-        data_files=(),
-        text_field="text",
         num_train_samples=20,
-        num_heldout=5,
+        num_eval_samples=5,
         shuffle_buffer=10,
         min_chars=12,
         max_chars=60,
-        seed=0,
     )
-    references = {json.loads(line)["source"] for line in (world / "heldout.jsonl").read_text().splitlines()}
+    data = corpus.materialise(tmp_path / "data", settings)
+    references = {json.loads(line)["english"] for line in (world / "heldout.jsonl").read_text().splitlines()}
     assert not references & set(data.train)
     assert not references & set(data.heldout)
 

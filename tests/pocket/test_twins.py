@@ -431,20 +431,15 @@ def test_of_an_unknown_source_the_judge_cannot_tell(world, twins):
 def test_the_judge_knows_what_a_run_reads(world, twins, tmp_path):
     from rl_nmt.data import corpus
 
-    data = corpus.materialise(
-        tmp_path / "data",
+    settings = corpus.CorpusSettings(
         dataset_name=str(world / "c4"),
-        dataset_config="",
-        dataset_split="train",
-        data_files=(),
-        text_field="text",
         num_train_samples=20,
-        num_heldout=5,
+        num_eval_samples=5,
         shuffle_buffer=10,
         min_chars=12,
         max_chars=60,
-        seed=0,
     )
+    data = corpus.materialise(tmp_path / "data", settings)
     marks = judge.known_errors(twins)
     assert all(marks(text, "வந்தான்.") for text in data.train + data.heldout)
 

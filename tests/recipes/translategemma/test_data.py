@@ -53,6 +53,7 @@ SHAPES = {
     "d.jsonl": "\ufeff\n" + jsonl(PAIRS).replace("\n", "\r\n\n"),
     "e.json": jsonl(PAIRS),
     "f.jsonl.gz": gzip.compress(jsonl(PAIRS).encode()),
+    "h.tsv": "source\ttarget\n" + "".join(f"{pair['source']}\t{pair['target']}\n" for pair in PAIRS),
 }
 
 
@@ -77,7 +78,7 @@ def test_a_local_folder_stands_in_for_a_hub_name(tmp_path):
     with pytest.raises(ConfigError, match=r"data\.hf_eval_split: .* has no split 'dev'"):
         load(DataCfg(hf_dataset_name=str(tmp_path / "set"), hf_eval_split="dev"), tmp_path / "other", 0)
     write(tmp_path / "set" / "train.jsonl", jsonl(PAIRS[:2]) + "{oops\n")
-    with pytest.raises(ConfigError, match=r"train\.jsonl, line 3 is not valid JSON"):
+    with pytest.raises(ConfigError, match=r"train\.jsonl line 3 is not valid JSON"):
         load(DataCfg(hf_dataset_name=str(tmp_path / "set")), tmp_path / "other", 0)
 
 
@@ -90,9 +91,9 @@ def test_a_local_folder_stands_in_for_a_hub_name(tmp_path):
         ({"Src": "A.", "Ref": "அ."}, {}, {"source": "A.", "reference": "அ."}),
         ({"text": "A."}, {}, {"source": "A."}),
         ({"translation": {"en": "A.", "ta": "அ."}}, {}, {"source": "A.", "reference": "அ."}),
-        ({"en": "A.", "ko_KR": "가."}, {"target_lang": "ko_KR"}, {"source": "A.", "korean": "가."}),
-        ({"en": "A.", "ko-KR": "가."}, {"target_lang": "ko-kr"}, {"source": "A.", "korean": "가."}),
-        ({"en": "A.", "ko": "가."}, {"target_lang": "ko_KR"}, {"source": "A.", "korean": "가."}),
+        ({"en": "A.", "ko_KR": "가."}, {"target_lang": "ko_KR"}, {"source": "A.", "reference": "가."}),
+        ({"en": "A.", "ko-KR": "가."}, {"target_lang": "ko-kr"}, {"source": "A.", "reference": "가."}),
+        ({"en": "A.", "ko": "가."}, {"target_lang": "ko_KR"}, {"source": "A.", "reference": "가."}),
         ({"de": "Regen.", "ta": "அ."}, {"source_lang": "de"}, {"source": "Regen.", "reference": "அ."}),
         (
             {"q": "A.", "r": "அ.", "n": "x"},
@@ -106,7 +107,11 @@ def test_a_local_folder_stands_in_for_a_hub_name(tmp_path):
             {},
             {"source": "A b c? é", "reference": "அ."},
         ),
-        ({"source": "A.", "target": "می\u200cروم"}, {"target_lang": "fa"}, {"source": "A.", "persian": "می\u200cروم"}),
+        (
+            {"source": "A.", "target": "می\u200cروم"},
+            {"target_lang": "fa"},
+            {"source": "A.", "reference": "می\u200cروم"},
+        ),
     ],
 )
 def test_fields(tmp_path, row, settings, wanted):
@@ -130,11 +135,11 @@ def test_fields(tmp_path, row, settings, wanted):
         ("a.jsonl", b"", {}, ["holds no row"]),
         ("a.json", b"[]", {}, ["holds no row"]),
         ("a.jsonl", b'{"source": "a"}\n\n{"source": \n', {}, ["data.train_file", "line 3", "not valid JSON"]),
-        ("a.jsonl", b'{"source": "a"}\n[1]\n', {}, ["line 2", "no JSON object"]),
-        ("a.json", b'[{"source": "a"},\n 3]', {}, ["row 2", "no JSON object"]),
+        ("a.jsonl", b'{"source": "a"}\n[1]\n', {}, ["line 2", "not a JSON object"]),
+        ("a.json", b'[{"source": "a"},\n 3]', {}, ["row 2", "not a JSON object"]),
         ("a.json", b'[{"source": "a"},\n{"source" 3}]', {}, ["line 2", "not valid JSON"]),
-        ("a.json", b'{"data": 3}', {}, ["write an array"]),
-        ("a.json", b"3", {}, ["write an array"]),
+        ("a.json", b'{"data": 3}', {}, ["columns (data)", "English source"]),
+        ("a.json", b"3", {}, ["line 1", "not a JSON object"]),
         ("a.json", b"[" * 5000, {}, ["not valid JSON"]),
         ("a.jsonl", b'{"source": "a"}\n{"source": "caf\xe9"}\n', {}, ["line 2", "not UTF-8"]),
         ("a.jsonl", b'{"source": "a"}\n{"source": 3}\n', {}, ["line 2", "'source' is int"]),
@@ -154,7 +159,7 @@ def test_fields(tmp_path, row, settings, wanted):
             "a.jsonl",
             b'{"source": "a", "q": 1}\n{"source": "b", "q": 1}\n',
             {"id_field": "q"},
-            ["line 2", "'1' stands in line 1"],
+            ["line 2: id_field q: '1' is the id of", "line 1 too"],
         ),
         ("a.jsonl", b'{"source": "a"}\n', {}, ["is left to train on"]),
         (
@@ -163,10 +168,10 @@ def test_fields(tmp_path, row, settings, wanted):
             {"eval_sampling_count": 2},
             ["data.eval_sampling_count: 2 rows to hold out of 2"],
         ),
-        ("a.tsv", b"a\tb\n", {}, ["give a file that ends in .jsonl"]),
-        ("a.jsonl.gz", b"nothing packed", {}, ["no whole gzip file"]),
-        ("a.jsonl.gz", gzip.compress(b'{"source": "a"}\n' * 99)[:-9], {}, ["no whole gzip file"]),
-        ("a.parquet", b"PAR1 nothing", {}, ["no whole Parquet file"]),
+        ("a.csv", b"a,b\n", {}, ["give a file that ends in .jsonl"]),
+        ("a.jsonl.gz", b"nothing packed", {}, ["not a whole gzip file"]),
+        ("a.jsonl.gz", gzip.compress(b'{"source": "a"}\n' * 99)[:-9], {}, ["not a whole gzip file"]),
+        ("a.parquet", b"PAR1 nothing", {}, ["not a whole Parquet file"]),
     ],
 )
 def test_bad_files(tmp_path, name, content, settings, parts):
@@ -179,7 +184,7 @@ def test_bad_files(tmp_path, name, content, settings, parts):
 
 def test_a_bad_eval_file_is_named(tmp_path):
     file, bad = write(tmp_path / "a.jsonl", jsonl(PAIRS)), write(tmp_path / "b.jsonl", "{")
-    with pytest.raises(ConfigError, match=r"data\.eval_file .*b\.jsonl, line 1"):
+    with pytest.raises(ConfigError, match=r"data\.eval_file: .*b\.jsonl line 1 "):
         data(tmp_path, train_file=file, eval_file=bad)
     with pytest.raises(ConfigError, match="cannot be read"):
         data(tmp_path, train_file=file, eval_file=str(tmp_path / "none.jsonl"))
@@ -478,7 +483,7 @@ def test_wmt24pp_by_name(tmp_path):
     assert done.returncode == 0, done.stderr
     count, ratio, config, split, unknown = json.loads(done.stdout.splitlines()[-1])
     everything = {f"Village {i}.": f"마을 {i}." for i in range(2, 42)}
-    assert {row["source"]: row["korean"] for row in count["train"] + count["heldout"]} == everything
+    assert {row["source"]: row["reference"] for row in count["train"] + count["heldout"]} == everything
     assert len(count["heldout"]) == 4 and count["counts"] == {"marked as bad source": 2}
     assert 1 <= len(ratio["heldout"]) < 12 and len(ratio["train"]) + len(ratio["heldout"]) == 40
     assert config["status"] == 2 and "data.hf_dataset_config_name: 'en-xx_XX'" in config["said"], config
