@@ -114,8 +114,7 @@ class EnsembleReward(RewardLog):
         rows, _ = self._score(source, completions)
         for row in rows:
             row["spans"] = {
-                name: None if spans is None else [[s.start, s.end, s.severity, s.confidence, s.category] for s in spans]
-                for name, spans in row["spans"].items()
+                name: None if spans is None else list(map(list, spans)) for name, spans in row["spans"].items()
             }
         return rows
 

@@ -119,7 +119,5 @@ def judge(cfg: TranslateGemmaCfg):
         deadline=mqm.deadline,
         body={"max_tokens": mqm.max_tokens},
         argument="reward.mqm.endpoint",
-        tokens_argument="reward.mqm.max_tokens",
-        cache_size=0,
         check=distributed.is_main_process(),
     )

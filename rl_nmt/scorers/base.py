@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -26,11 +26,10 @@ class Segment:
     ref: str | None = None
 
 
-@dataclass(frozen=True)
-class Span:
-    """An error a judge has marked: code points `start` (inclusive) to `end` (exclusive) of `mt`.
+class Span(NamedTuple):
+    """A marked error: code points `start` (inclusive) to `end` (exclusive) of `mt`; in JSON a list in this order.
 
-    `confidence` lies in [0, 1]; `category` is None where the judge names none.
+    `confidence` is in [0, 1]; `category` may be None.
     """
 
     start: int

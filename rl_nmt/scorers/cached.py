@@ -107,7 +107,7 @@ class Remembered:
         """The memory, the least recently used first; JSON, and floats survive it exactly."""
         return {
             "memory": [
-                [row.src, row.mt, row.ref, value, None if spans is None else [_fields(span) for span in spans]]
+                [row.src, row.mt, row.ref, value, None if spans is None else list(map(list, spans))]
                 for row, (value, spans) in self._memory.items()
             ]
         }
@@ -131,7 +131,3 @@ class Remembered:
                 self._memory.move_to_end(row)
         while len(self._memory) > self.size:
             self._memory.popitem(last=False)
-
-
-def _fields(span: Span) -> list[Any]:
-    return [span.start, span.end, span.severity, span.confidence, span.category]

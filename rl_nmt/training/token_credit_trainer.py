@@ -18,7 +18,7 @@ A scorer that gave none leaves the completion without a token reward, and so out
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +177,7 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
         lines = []
         for i, (row, ids, seen) in enumerate(zip(self.reward_funcs[0].last_rows, self._sampled, judged, strict=True)):
             n = len(ids)
-            spans = {
-                scorer: own and [astuple(span) for span in own] for scorer, own in (row.get("spans") or {}).items()
-            }
+            spans = {scorer: own and [tuple(span) for span in own] for scorer, own in (row.get("spans") or {}).items()}
             lines.append(
                 rollout_row(
                     row,

@@ -422,7 +422,7 @@ def test_of_an_unknown_source_the_judge_cannot_tell(world, twins):
     with judge.serve(twins) as server:
         scorer = load_gemba_mqm(server.url, "judge", **QUICK)
         assert scorer.score([Segment("The moon is made of cheese.", tamil)]).values == [None]
-        assert scorer.reasons == ["not_the_form"]
+        assert scorer.stats["failed/not_the_form"] == 1
         assert scorer.score([Segment(f"  {english.upper()}  ", tamil)]).values == [0.0]
         both = [Segment(f"{english} {english}", f"{tamil} {tamil}"), Segment(f"{english} Who?", tamil)]
         assert scorer.score(both).values == [0.0, None]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -102,94 +102,81 @@ def load_gemba_mqm(
     *,
     source_language: str = "English",
     target_language: str = "Tamil",
-    api_key_env: str | None = None,
     form: str = "auto",
     body: Mapping[str, Any] | None = None,
-    cache_size: int = 10_000,
     check: bool = True,
     argument: str = "mqm_endpoint",
-    tokens_argument: str = "body: max_tokens",
-    **limits,
+    **client,
 ) -> GembaMqmScorer:
-    """A judge behind an OpenAI-compatible endpoint, asked one segment to see that it can judge.
+    """An LLM judge behind an OpenAI-compatible endpoint, tried on one segment.
 
     Args:
         endpoint: base address, as http://host:8000/v1.
         model: the endpoint's name for the model.
         source_language, target_language: English names for the prompt.
-        api_key_env: environment variable that holds the key; None sends none.
         form: "json" (response_format json_schema), "text", or "auto": JSON where the server takes it, else text.
         body: request fields over the defaults temperature 0 and max_tokens 1024; None as a value leaves one out.
-        cache_size: judged segments remembered, so that equal text is paid for once; 0: none, not even the last.
-        check: ask one question now.
-        argument: the setting that names the endpoint, for messages.
-        tokens_argument: the setting that gives max_tokens, for messages.
-        limits: concurrency, timeout, deadline, retries, breaker of `ChatEndpoint`.
+        check: send one request now.
+        argument: the setting that names the endpoint, for messages; max_tokens is next to it.
+        client: api_key_env, concurrency, timeout, deadline, retries, breaker of `ChatEndpoint`.
 
     Raises:
         ConfigError: bad settings, no key, a refused key or request, an unknown model, or one that does not keep to
             the form.
-        MissingService: nothing there, no such API, or one that takes no requests now.
+        MissingService: nothing answers there, no such API, or it takes no requests now.
     """
     if form not in FORMS:
         raise ConfigError(f"form: {form!r} is unknown; use auto, json or text")
-    merged = SETTINGS | dict(body or {})
-    fields = {name: value for name, value in merged.items() if value is not None}
-    client = ChatEndpoint(endpoint, model, api_key_env=api_key_env, body=fields, argument=argument, **limits)
-    scorer = GembaMqmScorer(client, source_language, target_language, form, cache_size)
+    fields = {name: value for name, value in (SETTINGS | dict(body or {})).items() if value is not None}
+    scorer = GembaMqmScorer(
+        ChatEndpoint(endpoint, model, body=fields, argument=argument, **client), source_language, target_language, form
+    )
     if check:
-        scorer.check(tokens_argument)
+        scorer.check()
     return scorer
 
 
 class GembaMqmScorer:
-    """A judge behind an endpoint; see `load_gemba_mqm`. A `Scorer` with spans, from -25 (worst) to 0.
+    """An LLM judge behind an endpoint; see `load_gemba_mqm`. A `Scorer` with spans, from -25 (worst) to 0.
 
-    `stats` describes the last call: rows, distinct rows, cached ones, calls, retries, errors without a place
-    (`unplaced`), rows without a score (`failed`) and these by reason (`failed/timeout` …). `reasons` has one per
-    row, None for a scored one.
+    `stats` describes the last call: rows, distinct rows, calls, retries, errors without a place (`unplaced`), rows
+    without a score (`failed`) and these by reason (`failed/timeout` …).
     """
 
     range = (-float(WORST), 0.0)
     higher_is_better = True
 
-    def __init__(self, client: ChatEndpoint, source: str, target: str, form: str = "auto", cache_size: int = 10_000):
+    def __init__(self, client: ChatEndpoint, source: str, target: str, form: str = "auto"):
         self.client, self.source, self.target, self.form = client, source, target, form
         self.name = client.model
-        self.cache_size = cache_size
-        self._cache: OrderedDict[tuple[str, str], tuple[float, list[Span], int]] = OrderedDict()
         self._forms = FORMS[form]
         self.stats: dict[str, float] = {}
-        self.reasons: list[str | None] = []
 
-    def check(self, tokens_argument: str = "body: max_tokens") -> None:
-        """Judge one worked example. Raises ConfigError or MissingService where that cannot be done.
-
-        `tokens_argument`: the setting that gives the longest reply, for messages.
-        """
+    def check(self) -> None:
+        """Score one worked example. Raises ConfigError or MissingService where that fails."""
         source, target, src, mt, _ = EXAMPLES[0]
-        code, reason = segment_code(src, mt), ""
+        code, reason, url = segment_code(src, mt), "", self.client.url
         for form in self._forms:
-            said = messages(form, source, target, src, mt)
-            answer = self.client.check([(form, said, RESPONSE_FORMAT if form == "json" else None)])
+            answer = self.client.check([_question(form, source, target, src, mt)])
             try:
                 parse(form, answer.text or "", code)
             except Unparsable as error:
                 reason = answer.failure or str(error)
                 continue
-            self._forms = self._forms[self._forms.index(form) :]
+            self._use_from(form)
             return
+        argument = self.client.argument
+        limit = ".".join([*argument.split(".")[:-1], "max_tokens"])
         if reason == "finish_length":
-            limit = self.client.body.get("max_tokens")
-            after = f", {limit} tokens" if limit else ""
-            raise ConfigError(f"{tokens_argument}: {self.name}'s reply was cut off ({reason}{after}): raise it")
+            after = f", {self.client.body['max_tokens']} tokens" if "max_tokens" in self.client.body else ""
+            raise ConfigError(f"{limit}: {self.name}'s reply was cut off ({reason}{after}): raise it")
         if reason.startswith("http_"):
             raise ConfigError(
-                f"{self.client.argument}: {self.client.url} refuses the request ({status_line(reason)}), asked for "
-                f"{' and for '.join(self._forms)}: its log says which field; {tokens_argument} may be too high for it"
+                f"{argument}: {url} refuses the request ({status_line(reason)}), asked for "
+                f"{' and for '.join(self._forms)}: its log says which field; {limit} may be too high for it"
             )
         raise ConfigError(
-            f"{self.client.argument}: {self.name} does not answer in the asked form ({reason}); take a model that "
+            f"{argument}: {self.name} does not answer in the asked form ({reason}); take a model that "
             "follows instructions"
         )
 
@@ -199,16 +186,27 @@ class GembaMqmScorer:
         References are not shown. An empty translation of a text is a non-translation: -25, without a call.
         """
         keys, index = distinct((_clean(s.src), _clean(s.mt)) for s in segments)
-        results: list[tuple[float, list[Span], int] | None] = [self._known(src, mt) for src, mt in keys]
-        reasons: list[str | None] = [None] * len(keys)
+        results: list[tuple[float, list[Span], int] | None]
+        results = [None if mt.strip() else (-float(WORST), [], 0) for _, mt in keys]
         todo = [i for i, result in enumerate(results) if result is None]
-        answers = self.client.ask([self._forms_of(*keys[i]) for i in todo])
-        for i, answer in zip(todo, answers, strict=True):
+        questions = [[_question(form, self.source, self.target, *keys[i]) for form in self._forms] for i in todo]
+        reasons: dict[int, str] = {}
+        for i, answer in zip(todo, self.client.ask(questions), strict=True):
             try:
-                results[i] = self._remember(keys[i], answer)
+                results[i] = self._read(keys[i], answer)
             except Unparsable as error:
                 reasons[i] = str(error)
-        self._describe(index, keys, todo, results, reasons)
+        failed = Counter(reasons[i] for i in index if i in reasons)
+        calls = self.client.stats if todo else {}
+        self.stats = {
+            "rows": len(index),
+            "distinct": len(keys),
+            "calls": calls.get("calls", 0),
+            "retries": calls.get("retries", 0),
+            "unplaced": sum(r[2] for r in results if r is not None),
+            "failed": sum(failed.values()),
+            **{f"failed/{reason}": n for reason, n in failed.items()},
+        }
         found = [results[i] for i in index]
         return Scores([r and r[0] for r in found], [None if r is None else list(r[1]) for r in found])
 
@@ -229,43 +227,20 @@ class GembaMqmScorer:
         """Close the connections."""
         self.client.close()
 
-    def _known(self, src: str, mt: str) -> tuple[float, list[Span], int] | None:
-        if not mt.strip():
-            return -float(WORST), [], 0
-        if (src, mt) in self._cache:
-            self._cache.move_to_end((src, mt))
-        return self._cache.get((src, mt))
-
-    def _forms_of(self, src: str, mt: str) -> list[tuple[str, list[dict[str, str]], Mapping | None]]:
-        return [
-            (form, messages(form, self.source, self.target, src, mt), RESPONSE_FORMAT if form == "json" else None)
-            for form in self._forms
-        ]
-
-    def _remember(self, key: tuple[str, str], answer: Answer) -> tuple[float, list[Span], int]:
+    def _read(self, key: tuple[str, str], answer: Answer) -> tuple[float, list[Span], int]:
         if answer.text is None:
             raise Unparsable(answer.failure or "no_answer")
         result = judge(parse(answer.form, answer.text, segment_code(*key)), *key)
-        self._forms = self._forms[self._forms.index(answer.form) :]  # a refused form is not tried again
-        self._cache[key] = result
-        while len(self._cache) > self.cache_size:
-            self._cache.popitem(last=False)
+        self._use_from(answer.form)
         return result
 
-    def _describe(self, index, keys, todo, results, reasons) -> None:
-        self.reasons = [reasons[i] for i in index]
-        failed = Counter(reason for reason in self.reasons if reason is not None)
-        calls = self.client.stats if todo else {}
-        self.stats = {
-            "rows": len(index),
-            "distinct": len(keys),
-            "cached": len(keys) - len(todo),
-            "calls": calls.get("calls", 0),
-            "retries": calls.get("retries", 0),
-            "unplaced": sum(r[2] for r in results if r is not None),
-            "failed": sum(failed.values()),
-            **{f"failed/{reason}": n for reason, n in failed.items()},
-        }
+    def _use_from(self, form: str) -> None:
+        """Drop the forms before this one: the server refused them."""
+        self._forms = self._forms[self._forms.index(form) :]
+
+
+def _question(form: str, source: str, target: str, src: str, mt: str) -> tuple[str, list, Mapping | None]:
+    return form, messages(form, source, target, src, mt), RESPONSE_FORMAT if form == "json" else None
 
 
 def _clean(text: str) -> str:

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from importlib.metadata import distributions
 from typing import Any, BinaryIO
 
-from rl_nmt.scorers.base import Segment, Span
+from rl_nmt.scorers.base import Segment
 
 PROTOCOL = 1
 MAX_FRAME = 256 << 20  # bytes; a longer one is a stream out of step
@@ -58,15 +58,6 @@ def read_frame(stream: BinaryIO) -> dict | None:
     if not isinstance(message, dict):
         raise BadFrame(f"a frame of {length} bytes that is none")
     return message
-
-
-def pack_spans(spans: list[list[Span] | None] | None) -> list | None:
-    """Spans as JSON takes them."""
-    if spans is None:
-        return None
-    return [
-        None if row is None else [[s.start, s.end, s.severity, s.confidence, s.category] for s in row] for row in spans
-    ]
 
 
 def installed() -> dict[str, str]:
@@ -110,7 +101,7 @@ def serve(receive: Callable[[], dict | None], send: Callable[[dict], None]) -> N
                 answer["ready"] = describe(scorer)
             elif "score" in message:
                 scores = scorer.score([Segment(*fields) for fields in message["score"]])
-                answer |= {"values": list(scores.values), "spans": pack_spans(scores.spans)}
+                answer |= {"values": list(scores.values), "spans": scores.spans}
                 stats = {k: float(v) for k, v in getattr(scorer, "stats", {}).items()}
                 answer["stats"] = {k: v for k, v in stats.items() if math.isfinite(v)}
             elif "to" in message:

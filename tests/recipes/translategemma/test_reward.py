@@ -124,7 +124,7 @@ def test_a_dead_ensemble_goes_on_for_a_while_and_then_stops():
 
 def test_a_judge_that_only_marks_and_is_gone_is_told_and_stops_the_run(metricx, capsys):
     with JudgeServer(lambda src, mt: []) as server:
-        judge = load_gemba_mqm(server.url, "judge", cache_size=0)
+        judge = load_gemba_mqm(server.url, "judge")
         parts = {"metricx": Part(metricx), "mqm": Part(judge, 0.0, span_weight=1.0, beside=True)}
         reward = EnsembleReward(parts, TAMIL)
         outputs = [TAMIL_TEXTS[0], ENGLISH[1]]  # one that passes, one that is gated

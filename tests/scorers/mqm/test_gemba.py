@@ -11,6 +11,7 @@ from judge_server import CONTENTS, FAILURES, VARIANTS, JudgeServer
 
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.scorers.base import Segment, Span
+from rl_nmt.scorers.cached import Remembered
 from rl_nmt.scorers.mqm import endpoint
 from rl_nmt.scorers.mqm.form import MqmError, Unparsable
 from rl_nmt.scorers.mqm.gemba import judge, load_gemba_mqm
@@ -71,8 +72,8 @@ def test_no_failure_becomes_a_number(form):
         got = scorer.score(segments)
         failed = {mode: value for mode, value in zip(modes, got.values, strict=True) if value is not None}
         assert failed == {} and got.spans == [None] * len(modes)
-        assert all(scorer.reasons) and scorer.stats["failed"] == len(modes)
-        assert not any(reason == "deadline" for reason in scorer.reasons)  # each failed by its own fault
+        assert scorer.stats["failed"] == len(modes)
+        assert "failed/deadline" not in scorer.stats  # each failed by its own fault
         server.answer = answer
         assert scorer.score([Segment(SRC, MT)]).values == [-5.0]  # the same client still works
 
@@ -100,16 +101,16 @@ def test_an_empty_translation_is_no_translation():
         assert load(server).score([]).values == []
 
 
-def test_judged_segments_are_remembered_and_failed_ones_are_not():
+def test_judged_segments_are_cached_and_failed_ones_are_not():
     with JudgeServer(marks, lambda n: "plain" if n else "content_null") as server:
-        scorer = load(server, cache_size=2)
+        scorer = Remembered(load(server), size=2)
         first = [Segment(SRC, MT)]
         assert scorer.score(first).values == [None]
         assert [scorer.score(first).values for _ in range(3)] == [[-5.0]] * 3 and len(server.bodies) == 2
-        assert scorer.stats["cached"] == 1 and scorer.stats["calls"] == 0
+        assert scorer.stats == {"rows": 1, "remembered": 1}
         scorer.score([Segment(SRC, "a"), Segment(SRC, "b")])
         scorer.score(first)
-        assert len(server.bodies) == 5  # the oldest of more than cache_size was forgotten
+        assert len(server.bodies) == 5  # the oldest of more than `size` was forgotten
 
 
 # ---------------------------------------------------------------------- errors to a score
@@ -180,17 +181,17 @@ def test_decomposed_quotes_are_found():
         ("status_401", ConfigError, "refuses requests without a key"),
         ("status_404", ConfigError, "knows no model 'judge'"),
         ("praise_in_prose", ConfigError, "does not answer in the asked form"),
-        ("finish_length", ConfigError, r"judge\.tokens: judge's reply was cut off \(finish_length, 1024 tokens"),
-        ("status_429", MissingService, r"mqm_endpoint: .* takes no requests now \(429 Too Many Requests\)"),
+        ("finish_length", ConfigError, r"judge\.max_tokens: judge's reply was cut off \(finish_length, 1024 tokens"),
+        ("status_429", MissingService, r"judge\.endpoint: .* takes no requests now \(429 Too Many Requests\)"),
         ("status_408", MissingService, r"takes no requests now \(408 Request Timeout\)"),
-        ("status_402", ConfigError, r"mqm_endpoint: .* refuses requests \(402 Payment Required\)"),
+        ("status_402", ConfigError, r"judge\.endpoint: .* refuses requests \(402 Payment Required\)"),
         ("status_413", ConfigError, r"refuses requests \(413 "),
-        ("status_400", ConfigError, r"the request \(400 Bad Request\), asked for json and for text.*judge\.tokens"),
+        ("status_400", ConfigError, r"the request \(400 Bad Request\), asked for json and for text.*judge\.max_tokens"),
     ],
 )
 def test_an_endpoint_that_cannot_judge_is_said_at_once(mode, error, message):
     with JudgeServer(mode=mode) as server, pytest.raises(error, match=message):
-        load(server, check=True, argument="mqm_endpoint", tokens_argument="judge.tokens")
+        load(server, check=True, argument="judge.endpoint")
 
 
 def test_an_endpoint_that_is_not_there_and_one_that_is():
