@@ -34,7 +34,7 @@ class TransformersEngine:
 
     backend = "transformers"
 
-    def __init__(self, argument: str, folder: Path, tokenizer, target, beams: int, device: str, dtype: str):
+    def __init__(self, argument: str, folder: Path, tokenizer, target: str, beams=4, device="cpu", dtype="float32"):
         from transformers import AutoModelForSeq2SeqLM
 
         try:

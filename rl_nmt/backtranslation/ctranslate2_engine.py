@@ -40,7 +40,7 @@ class CTranslate2Engine:
 
     backend = "ctranslate2"
 
-    def __init__(self, argument: str, folder: Path, tokenizer, target: str, beams: int, device: str, dtype: str):
+    def __init__(self, argument: str, folder: Path, tokenizer, target: str, beams=4, device="cpu", dtype="float32"):
         try:
             import ctranslate2
         except ImportError:

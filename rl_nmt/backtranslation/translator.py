@@ -114,7 +114,19 @@ def load_backtranslator(
         check_tags(argument, tokenizer, len(tokenizer), source, target)  # before minutes of converting and loading
         engine = _open_engine(backend, argument, folder, tokenizer, target, beams, device, dtype)
     check_tags(argument, tokenizer, engine.vocabulary, source, target)
-    return BackTranslator(str(name_or_path), folder, tokenizer, engine, (source, target), max_new_tokens, token_budget)
+    name, revision = hub.recorded_as(str(name_or_path), folder)
+    identity = {
+        "model": name,
+        "revision": revision,
+        "weights": weights_key(folder),
+        "backend": engine.backend,
+        "dtype": engine.dtype,
+        "beams": engine.beams,
+        "source": source,
+        "target": target,
+        "max_new_tokens": max_new_tokens,
+    }
+    return BackTranslator(tokenizer, engine, identity, TokenBudget(token_budget))
 
 
 def _open_engine(backend: str, *model) -> Engine:
@@ -144,21 +156,10 @@ class BackTranslator:
     (padding positions encoded beside them), seconds.
     """
 
-    def __init__(self, name, folder, tokenizer, engine, tags, max_new_tokens: int, token_budget: int):
-        self.name, self.revision = hub.recorded_as(name, folder)
-        self.folder, self.tokenizer, self.engine = folder, tokenizer, engine
-        self.source, self.target = tags
-        self.max_new_tokens, self._budget = max_new_tokens, TokenBudget(token_budget)
+    def __init__(self, tokenizer, engine: Engine, identity: dict, budget: TokenBudget):
+        self.name, self.revision = identity["model"], identity["revision"]
+        self.tokenizer, self.engine, self.budget, self._identity = tokenizer, engine, budget, identity
         self.stats: dict[str, float] = {}
-
-    @property
-    def token_budget(self) -> int:
-        """Most source tokens at once while memory lasts."""
-        return self._budget.full
-
-    @token_budget.setter
-    def token_budget(self, tokens: int) -> None:
-        self._budget = TokenBudget(tokens)
 
     def __call__(self, texts: Sequence[str]) -> list[str | None]:
         """Translations of `texts`; equal texts share one, and batch mates do not change it (float32).
@@ -193,23 +194,12 @@ class BackTranslator:
 
     def signature(self) -> dict[str, dict]:
         """What makes the translations: model, weights, back-end, search; and package versions beside."""
-        identity = {
-            "model": self.name,
-            "revision": self.revision,
-            "weights": weights_key(self.folder),
-            "backend": self.engine.backend,
-            "dtype": self.engine.dtype,
-            "beams": self.engine.beams,
-            "source": self.source,
-            "target": self.target,
-            "max_new_tokens": self.max_new_tokens,
-        }
-        return {"identity": identity, "environment": versions("transformers", "ctranslate2", "torch")}
+        return {"identity": dict(self._identity), "environment": versions("transformers", "ctranslate2", "torch")}
 
     def _translate(self, sentences: list[str]) -> list[str | None]:
         """Distinct sentences, in batches of similar length; None for one that does not fit alone."""
         rows = self._encode(sentences)
-        caps = [length_cap(len(row), self.max_new_tokens) for row in rows]
+        caps = [length_cap(len(row), self._identity["max_new_tokens"]) for row in rows]
         self.stats["tokens"] = sum(map(len, rows))
 
         def translate(batch: list[int]) -> list[str]:
@@ -218,7 +208,7 @@ class BackTranslator:
             self.stats["padded"] += padded
             return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-        done, lost = run_batches(translate, [len(row) for row in rows], self._budget, argument=self.name)
+        done, lost = run_batches(translate, [len(row) for row in rows], self.budget, argument=self.name)
         order = [i for batch, _ in done for i in batch] + lost
         return restore(order, [text for _, texts in done for text in texts] + [None] * len(lost))
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -74,8 +75,6 @@ def require_device(argument: str, device: str) -> str:
     Raises:
         ConfigError: not a device name, or a CUDA device that is not there.
     """
-    import torch
-
     try:
         kind, index = torch.device(device).type, torch.device(device).index or 0
     except RuntimeError:
@@ -88,13 +87,18 @@ def require_device(argument: str, device: str) -> str:
 
 def torch_dtype(argument: str, dtype: str, device: str = "cpu"):
     """The torch dtype of this name. Raises ConfigError for another, and for float16 away from CUDA."""
-    import torch
-
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ConfigError(f"{argument}: {dtype!r} is no precision of a judge; use float32, bfloat16 or float16")
     if dtype == "float16" and torch.device(device).type != "cuda":
         raise ConfigError(f"{argument}: float16 needs a CUDA device, not {device}; use bfloat16 or float32")
     return getattr(torch, dtype)
+
+
+def skip_overlong(overlong: str) -> bool:
+    """Whether inputs that are too long are skipped. Raises ConfigError for another word than truncate or skip."""
+    if overlong not in ("truncate", "skip"):
+        raise ConfigError(f"overlong: {overlong!r} is unknown; use truncate or skip")
+    return overlong == "skip"
 
 
 @contextmanager
@@ -105,10 +109,6 @@ def loading() -> Iterator[None]:
     building a model draws from the global generator, which would make a resumed run differ from an
     uninterrupted one.
     """
-    import warnings
-
-    import torch
-
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     comet = logging.getLogger("comet")
@@ -125,8 +125,6 @@ def loading() -> Iterator[None]:
 
 
 _precision_lock = threading.Lock()
-
-
 _precision_users: list[str] = []  # what each open full_precision() found; the last one out restores the first
 
 
@@ -137,8 +135,6 @@ def full_precision() -> Iterator[None]:
     The precision is one for the process while scorers may run in threads side by side: it is given back when
     the last of them leaves.
     """
-    import torch
-
     with _precision_lock:
         _precision_users.append(torch.get_float32_matmul_precision())
         torch.set_float32_matmul_precision("highest")

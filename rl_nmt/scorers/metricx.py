@@ -1,8 +1,7 @@
-"""MetricX-24 hybrid judges, resident: predicted MQM errors from 0 (perfect) to 25, with or without a reference.
+"""MetricX-24 hybrid, resident: predicted MQM errors from 0 (perfect) to 25, with or without a reference.
 
-Same numbers as google-research/metricx metricx24 (tests: within 1e-5 of its full-logits route), other route:
-of the one decoder step only the first position and one row of the output matrix are computed, so no logits of
-250,112 words exist, and that matrix is not kept in memory at all.
+Same numbers as google-research/metricx metricx24 (tests: within 1e-5 of its full-logits route), computed differently:
+only the first position of the decoder and one row of the output matrix, so that no logits of 250,112 words exist.
 """
 
 from __future__ import annotations
@@ -18,7 +17,16 @@ import torch
 from rl_nmt.errors import ConfigError
 from rl_nmt.hub import recorded_as
 from rl_nmt.models.batching import distinct
-from rl_nmt.models.loading import fetch, fingerprint, full_precision, loading, require_device, torch_dtype, versions
+from rl_nmt.models.loading import (
+    fetch,
+    fingerprint,
+    full_precision,
+    loading,
+    require_device,
+    skip_overlong,
+    torch_dtype,
+    versions,
+)
 from rl_nmt.models.out_of_memory import TokenBudget, run_batches
 from rl_nmt.scorers.base import Scores, Segment
 
@@ -50,24 +58,21 @@ def load_metricx(
         tokenizer: folder or hub name of mT5's tokenizer; None takes the checkpoint's own, or google/mt5-* of its
             size, since the published checkpoints have none.
         device: "cpu", "cuda" or "cuda:N".
-        dtype: of the weights, "float32" or "bfloat16" (mT5 overflows in float16). The last product, which is the
-            score, is float32 either way.
+        dtype: of the weights, "float32" or "bfloat16" (mT5 overflows in float16); the last product is in float32.
         token_budget: most tokens, padding included, that go through the encoder at once.
         max_length: longest input in tokens, end marker counted.
         overlong: "truncate" longer inputs at their end, as published, or "skip" them (no score).
         argument: the setting that names this model, for messages.
 
     Raises:
-        ConfigError: a path that is not there, another architecture, missing weights, no tokenizer, or a device
-            or dtype that cannot be had.
+        ConfigError: a missing path, another architecture, missing weights, no tokenizer, an unusable device or dtype.
         MissingService: the hub cannot be reached.
     """
     require_device(argument, device)
     if dtype == "float16":
         raise ConfigError(f"{argument}: mT5 overflows in float16; use bfloat16 or float32")
     kind = torch_dtype(argument, dtype, device)
-    if overlong not in ("truncate", "skip"):
-        raise ConfigError(f"overlong: {overlong!r} is unknown; use truncate or skip")
+    skip = skip_overlong(overlong)
     for name, value in (("token_budget", token_budget), ("max_length", max_length)):
         if value < 2:
             raise ConfigError(f"{name}: {value} must be at least 2")
@@ -75,18 +80,19 @@ def load_metricx(
     with loading():
         model, row = _load_model(argument, folder, kind)
         words, words_folder = _load_tokenizer(argument, folder, tokenizer, model.config.d_model)
-    return MetricXScorer(
-        model.to(device),
-        row.to(device),
-        words,
-        folder,
-        words_folder,
-        name_or_path,
-        dtype,
-        token_budget,
-        max_length,
-        overlong == "skip",
-    )
+    name, revision = recorded_as(name_or_path, folder)
+    identity = {
+        "model": name,
+        "revision": revision,
+        "checkpoint": _fingerprints(folder, WEIGHTS),
+        "tokenizer": _fingerprints(words_folder, TOKENIZER_FILES),
+        "class": "metricx24",
+        "dtype": dtype,
+        "max_length": max_length,
+        "overlong": overlong,
+    }
+    budget = TokenBudget(token_budget)
+    return MetricXScorer(model.to(device), row.to(device), words, identity, budget, skip)
 
 
 def _load_model(argument: str, folder: Path, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.Tensor]:
@@ -152,25 +158,10 @@ class MetricXScorer:
     range = (0.0, WORST)
     higher_is_better = False
 
-    def __init__(
-        self,
-        model,
-        row: torch.Tensor,
-        tokenizer,
-        folder: Path,
-        words: Path,
-        name,
-        dtype: str,
-        token_budget: int,
-        max_length: int,
-        skip_overlong: bool,
-    ):
-        self.model, self.tokenizer, self.dtype = model, tokenizer, dtype
-        self.max_length, self.skip_overlong = max_length, skip_overlong
-        self._row, self._budget = row, TokenBudget(token_budget)
-        self.name, self.revision = recorded_as(name, folder)
-        self._checkpoint = _fingerprints(folder, WEIGHTS)
-        self._words = _fingerprints(words, TOKENIZER_FILES)
+    def __init__(self, model, row: torch.Tensor, tokenizer, identity: dict, budget: TokenBudget, skip_overlong: bool):
+        self.model, self.tokenizer, self._row = model, tokenizer, row
+        self.name, self.revision, self.dtype = (identity[key] for key in ("model", "revision", "dtype"))
+        self.budget, self.skip_overlong, self._identity = budget, skip_overlong, identity
         self.stats: dict[str, float] = {}
 
     @property
@@ -178,7 +169,7 @@ class MetricXScorer:
         return self._row.device
 
     def to(self, device: str) -> MetricXScorer:
-        """Move the model for good. Raises ConfigError for a device that is not there."""
+        """Move the model for good. Raises ConfigError for a missing device."""
         self.model.to(require_device("device", device))
         self._row = self._row.to(device)
         return self
@@ -204,7 +195,7 @@ class MetricXScorer:
                 done, _ = run_batches(
                     lambda batch: self._scores([sequences[i] for i in batch]),
                     [len(s) for s in sequences],
-                    self._budget,
+                    self.budget,
                     argument=self.name,
                 )
             for batch, scores in done:
@@ -215,17 +206,8 @@ class MetricXScorer:
 
     def signature(self) -> dict[str, dict]:
         """What makes the number; the same checkpoint at another place keeps its identity but for `model`."""
-        identity = {
-            "model": self.name,
-            "revision": self.revision,
-            "checkpoint": self._checkpoint,
-            "tokenizer": self._words,
-            "class": "metricx24",
-            "dtype": self.dtype,
-            "max_length": self.max_length,
-            "overlong": "skip" if self.skip_overlong else "truncate",
-        }
-        return {"identity": identity, "environment": versions("transformers", "tokenizers", "sentencepiece", "torch")}
+        versions_here = versions("transformers", "tokenizers", "sentencepiece", "torch")
+        return {"identity": dict(self._identity), "environment": versions_here}
 
     def _inputs(self, rows: list[Segment]) -> list[tuple[list[int], bool]]:
         """Token ids without the end marker (metricx24/predict.py drops it), and whether they were cut."""
@@ -234,10 +216,8 @@ class MetricXScorer:
             text = f"source: {row.src} candidate: {row.mt}"
             text += "" if row.ref is None else f" reference: {row.ref}"
             texts.append(text.encode("utf-8", "replace").decode())
-        if not texts:
-            return []
-        whole = self.tokenizer(texts, verbose=False)["input_ids"]
-        keep = self.max_length - 1
+        whole = self.tokenizer(texts, verbose=False)["input_ids"] if texts else []
+        keep = self._identity["max_length"] - 1
         return [(ids[:-1][:keep], len(ids) - 1 > keep) for ids in whole]
 
     def _scores(self, sequences: list[list[int]]) -> list[float]:

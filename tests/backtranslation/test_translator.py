@@ -17,6 +17,7 @@ from rl_nmt.backtranslation import beam_search
 from rl_nmt.backtranslation.beam_search import top_log_probs
 from rl_nmt.backtranslation.translator import check_tags, length_cap, load_backtranslator, split_sentences
 from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.models.out_of_memory import TokenBudget
 from rl_nmt.text.unicode import is_blank
 
 KNOWN = dict((ta, en) for en, ta in PAIRS)
@@ -193,9 +194,9 @@ def test_batch_mates_order_and_budget_change_nothing(tiny_nllb, request, backend
     shuffled = random.Random(0).sample(texts, len(texts))
     assert model(shuffled + shuffled[:5]) == [expected[text] for text in shuffled + shuffled[:5]]
     assert [model([text])[0] for text in texts[:6]] == [expected[text] for text in texts[:6]]
-    model.token_budget, before = 40, model.token_budget
+    model.budget, before = TokenBudget(40), model.budget
     assert model(texts) == [expected[text] for text in texts]
-    model.token_budget = before
+    model.budget = before
 
 
 def test_search_settings_of_the_checkpoint_are_not_used(tiny_nllb, translator, tmp_path):

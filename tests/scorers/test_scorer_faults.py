@@ -217,10 +217,10 @@ def test_a_judge_halves_its_batches_and_gets_them_back(reward, monkeypatch, caps
         seen = limit(patch, judge.encoder, "pack", 100, lambda sequences: sum(map(len, sequences)))
         assert judge.score(SEGMENTS).values == pytest.approx(expected, abs=1e-6)
         assert seen[0] > 100 and max(seen[-3:]) <= 100
-    assert "out of memory" in capsys.readouterr().err and judge._budget.tokens <= 100 < judge.token_budget
+    assert "out of memory" in capsys.readouterr().err and judge.budget.tokens <= 100 < judge.budget.full
     for _ in range(2 * 8):
         assert judge.score(SEGMENTS).values == pytest.approx(expected, abs=1e-6)
-    assert judge._budget.tokens == judge.token_budget == 8192
+    assert judge.budget.tokens == judge.budget.full == 8192
 
 
 @pytest.mark.parametrize("part", ["da", "qe"])

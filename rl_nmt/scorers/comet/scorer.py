@@ -1,9 +1,8 @@
-"""COMET judges (DA, COMETKiwi, reference-less regression, XCOMET), resident and without a Lightning Trainer.
+"""COMET (DA, COMETKiwi, reference-less regression, XCOMET), resident and without a Lightning Trainer.
 
-Same numbers as `model.predict` of unbabel-comet 2.2.7 (tests: within 1e-5 on CPU), other route: the model
-stays on its device, each distinct sentence is tokenised and encoded once, and no padding is computed
-(packed_route.py; spans: xcomet.py). Encoders other than XLM-RoBERTa's family take padded batches of
-similar length (padded_route.py).
+Same numbers as `model.predict` of unbabel-comet 2.2.7 (tests: within 1e-5 on CPU): each distinct sentence is tokenised
+and encoded once, without padding (packed_route.py; spans: xcomet.py). Encoders other than XLM-RoBERTa's family take
+padded batches of similar length (padded_route.py).
 """
 
 from __future__ import annotations
@@ -20,7 +19,15 @@ from rl_nmt.errors import ConfigError
 from rl_nmt.hub import recorded_as
 from rl_nmt.models.batching import distinct
 from rl_nmt.models.linears import prepacked_works
-from rl_nmt.models.loading import fingerprint, full_precision, loading, require_device, torch_dtype, versions
+from rl_nmt.models.loading import (
+    fingerprint,
+    full_precision,
+    loading,
+    require_device,
+    skip_overlong,
+    torch_dtype,
+    versions,
+)
 from rl_nmt.models.out_of_memory import TokenBudget
 from rl_nmt.scorers.base import Scores, Segment, Span
 from rl_nmt.scorers.comet import packed_layers
@@ -61,18 +68,18 @@ def load_comet(
         name_or_path: a folder with hparams.yaml and checkpoints/model.ckpt, the .ckpt itself, or a hub name.
         device: "cpu", "cuda" or "cuda:N".
         dtype: what linears and attention compute in: "float32", or "bfloat16" or "float16" (CUDA only),
-            whose score error is measured at load and stands in the signature.
+            whose score error is measured at load and is in the signature.
         linears: "torch", "prepacked" (weights in oneDNN's layout: faster on a CPU, at twice their memory),
             or "auto": prepacked on a CPU where it passes its self-test.
         token_budget: most tokens that go through the encoder at once; less where memory runs out.
         overlong: "truncate" texts that are longer than the encoder reads (512 tokens, for unified models and
             XCOMET of all texts together), as COMET does, or "skip" such segments (no score).
         argument: the setting that names this model, for messages.
-        classes: class identifiers accepted in this place.
+        classes: accepted class identifiers.
 
     Raises:
-        ConfigError: a path that is not there, a damaged or incomplete checkpoint, another class, or a
-            device, dtype or kind of linears that cannot be had.
+        ConfigError: a missing path, a damaged or incomplete checkpoint, another class, an unusable device, dtype or
+            kind of linears.
         MissingService: the hub cannot be reached, or wants the licence accepted first.
     """
     require_device(argument, device)
@@ -80,17 +87,25 @@ def load_comet(
     if linears not in ("auto", "torch", "prepacked"):
         raise ConfigError(f"linears: {linears!r} is unknown; use auto, torch or prepacked")
     if linears == "prepacked" and (torch.device(device).type != "cpu" or not prepacked_works()):
-        raise ConfigError(f"linears: prepacked is not to be had on {device} here; use auto or torch")
-    if overlong not in ("truncate", "skip"):
-        raise ConfigError(f"overlong: {overlong!r} is unknown; use truncate or skip")
+        raise ConfigError(f"linears: prepacked does not work on {device} here; use auto or torch")
+    if token_budget < 1:
+        raise ConfigError(f"token_budget: {token_budget} must be at least 1")
+    skip = skip_overlong(overlong)
     checkpoint = checkpoint_file(argument, str(name_or_path))
     with loading():
         model, kind, encoder = load_model(argument, checkpoint, tuple(classes))
     if kind == "xcomet_metric" and not packed_layers.supported(model.encoder.model):
         raise ConfigError(f"{argument}: {checkpoint} has an encoder that XCOMET was never published with")
-    return CometScorer(
-        model.to(device), kind, checkpoint, encoder, name_or_path, dtype, linears, token_budget, overlong == "skip"
-    )
+    name, revision = recorded_as(name_or_path, checkpoint.parents[1])
+    identity = {
+        "model": name,
+        "revision": revision,
+        "checkpoint": fingerprint(checkpoint),
+        "tokenizer": next((fingerprint(encoder / f) for f in TOKENIZER_FILES if (encoder / f).is_file()), None),
+        "class": kind,
+        "dtype": dtype,
+    } | ({"overlong": "skip"} if skip else {})
+    return CometScorer(model.to(device), identity, linears, TokenBudget(token_budget), skip)
 
 
 class CometScorer:
@@ -103,39 +118,15 @@ class CometScorer:
     range = (0.0, 1.0)
     higher_is_better = True
 
-    def __init__(
-        self,
-        model,
-        kind: str,
-        checkpoint: Path,
-        encoder: Path,
-        name,
-        dtype: str,
-        linears: str,
-        token_budget: int,
-        skip_overlong: bool = False,
-    ):
-        if token_budget < 1:
-            raise ConfigError(f"token_budget: {token_budget} must be at least 1")
+    def __init__(self, model, identity: dict, linears: str, budget: TokenBudget, skip_overlong: bool):
         self.model = model.eval().requires_grad_(False)  # COMET builds its models in train mode
-        self.kind, self.dtype, self._budget = kind, dtype, TokenBudget(token_budget)
-        self.skip_overlong = skip_overlong
-        self.name, self.revision = recorded_as(name, checkpoint.parents[1])
-        self._checkpoint = fingerprint(checkpoint)
-        self._tokenizer = next((fingerprint(encoder / f) for f in TOKENIZER_FILES if (encoder / f).is_file()), None)
+        self.name, self.revision = identity["model"], identity["revision"]
+        self.kind, self.dtype = identity["class"], identity["dtype"]
+        self.budget, self.skip_overlong = budget, skip_overlong
+        self._identity, self._linears = identity, linears
         self.stats: dict[str, float] = {}
-        self._linears = linears
-        self._use(dtype)
-        self.dtype_error = self._measure_error() if dtype != "float32" else 0.0
-
-    @property
-    def token_budget(self) -> int:
-        """Most tokens at once while memory lasts."""
-        return self._budget.full
-
-    @token_budget.setter
-    def token_budget(self, tokens: int) -> None:
-        self._budget = TokenBudget(tokens)
+        self._use(self.dtype)
+        self.dtype_error = self._measure_error() if self.dtype != "float32" else 0.0
 
     @property
     def encoder(self) -> packed_layers.PackedEncoder | None:
@@ -158,7 +149,7 @@ class CometScorer:
         return self.kind == "regression_metric" or "ref" in self.model.hparams.get("input_segments", ())
 
     def to(self, device: str) -> CometScorer:
-        """Move the model for good. Raises ConfigError for a device that is not there."""
+        """Move the model for good. Raises ConfigError for a missing device."""
         self.model.to(require_device("device", device))
         self._use(self.dtype)
         return self
@@ -174,7 +165,7 @@ class CometScorer:
         """
         rows, index = distinct(self._readable(i, segment) for i, segment in enumerate(segments))
         self.stats = {"rows": len(index), "distinct": len(rows)}
-        self._route.begin(self._budget, self.stats)
+        self._route.begin(self.budget, self.stats)
         read = [i for i, row in enumerate(rows) if not (self.skip_overlong and self._overlong(row))]
         values: list[float | None] = [None] * len(rows)
         spans: list[list[Span] | None] | None = [None] * len(rows) if self.kind == "xcomet_metric" else None
@@ -193,19 +184,10 @@ class CometScorer:
 
         `dtype_error`: largest difference from float32 over a fixed probe, in score.
         """
-        identity = {
-            "model": self.name,
-            "revision": self.revision,
-            "checkpoint": self._checkpoint,
-            "tokenizer": self._tokenizer,
-            "class": self.kind,
-            "dtype": self.dtype,
-        }
-        identity |= {"overlong": "skip"} if self.skip_overlong else {}
         environment = versions("unbabel-comet", "transformers", "torch") | {"linears": self.linears}
         if self.dtype != "float32":
             environment["dtype_error"] = f"{self.dtype_error:.1e}"
-        return {"identity": identity, "environment": environment}
+        return {"identity": dict(self._identity), "environment": environment}
 
     # ------------------------------------------------------------------ set-up
 

@@ -1,8 +1,7 @@
-"""Many questions to one OpenAI-compatible chat endpoint, within a deadline. No torch.
+"""Many requests to one OpenAI-compatible chat endpoint, within a deadline. No torch.
 
-An answer is text or the reason why there is none. Retried is only what may pass by itself (connection, 408, 425,
-429, 5xx), with Retry-After obeyed; a server that is down costs a handful of calls (circuit breaker), and one call
-of `ask` never lasts longer than its deadline, whatever the server does. Source: ours.
+Retried is only what may pass by itself (connection, 408, 425, 429, 5xx), with Retry-After obeyed. A circuit breaker
+limits the calls to a server that is down, and one call of `ask` never lasts longer than its deadline. Source: ours.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Answer:
-    """`text` of a complete answer, or None and the `failure` in one word; `form`: "json" or "text" as asked."""
+    """`text` of a complete answer, or None and the `failure` in one word; `form`: "json" or "text", as requested."""
 
     text: str | None
     failure: str | None = None
@@ -58,17 +57,17 @@ class ChatEndpoint:
     """An OpenAI-compatible endpoint and the model to ask there.
 
     Args:
-        url: the API's base, as http://host:8000/v1; its /chat/completions may be written out.
-        model: the name the endpoint knows the model by.
-        api_key_env: name of the environment variable that holds the key; None sends none. The key is kept nowhere
-            but in the HTTP client's header.
+        url: the API's base, as http://host:8000/v1; it may include /chat/completions.
+        model: the endpoint's name for the model.
+        api_key_env: environment variable that holds the key; None sends none. The key is kept in the HTTP client's
+            header only.
         body: further fields of every request (temperature, max_tokens …).
-        concurrency: most requests under way at once.
+        concurrency: most requests at once.
         timeout: seconds for one request, its whole reply included.
         deadline: seconds for one call of `ask`, retries included.
         retries: further attempts per question.
-        breaker: failures of the server in a row after which it counts as down. The next call of `ask` tries one
-            question first.
+        breaker: consecutive failures of the server after which it counts as down; the next `ask` tries one question
+            first.
         argument: the setting that names the endpoint, for messages.
 
     Raises:
@@ -166,28 +165,19 @@ class ChatEndpoint:
         end = time.monotonic() + self.deadline
         self._resume_at = 0.0
         gate = asyncio.Semaphore(self.concurrency)
-        answers: list[Answer | None] = [None] * len(questions)
-        first = 0
-        if self.down:  # is it back? One question tells
-            self._failures = self.breaker - 1
-            answers[0] = await self._within(self._one(questions[0], gate, end), end)
-            first = 1
-        tasks = [asyncio.create_task(self._one(question, gate, end)) for question in questions[first:]]
-        if tasks:
-            await asyncio.wait(tasks, timeout=max(0.0, end - time.monotonic()))
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for i, task in enumerate(tasks, first):
-            answers[i] = Answer(None, "deadline") if task.cancelled() else task.result()
-        return answers
 
-    @staticmethod
-    async def _within(work: Coroutine, end: float) -> Answer:
-        try:
-            return await asyncio.wait_for(work, max(0.0, end - time.monotonic()))
-        except TimeoutError:
-            return Answer(None, "deadline")
+        async def within(question) -> Answer:
+            try:
+                async with asyncio.timeout(max(0.0, end - time.monotonic())):
+                    return await self._one(question, gate, end)
+            except TimeoutError:
+                return Answer(None, "deadline")
+
+        first = []
+        if self.down:  # one question finds out whether it is back
+            self._failures = self.breaker - 1
+            first = [await within(questions[0])]
+        return [*first, *await asyncio.gather(*map(within, questions[len(first) :]))]
 
     async def _one(self, forms, gate: asyncio.Semaphore, end: float) -> Answer:
         """Ask one question in its forms, with retries, until it is answered or will not be."""
@@ -266,18 +256,13 @@ class ChatEndpoint:
     def check(self, forms: Sequence[tuple[str, Messages, Mapping | None]]) -> Answer:
         """Ask one question, and raise where the endpoint cannot be used at all.
 
-        What the question may be the reason of is left to the caller: an answer that is none, and 400 or 422.
+        An invalid answer, and 400 or 422, may be the question's fault: they are returned.
 
         Raises:
-            ConfigError: the key is refused, or model or path are unknown there, or any other 4xx that stays.
-            MissingService: no connection, what answers is no chat endpoint, or it takes no request now (429).
+            ConfigError: the key is refused, or model or path are unknown there, or any other permanent 4xx.
+            MissingService: no connection, no chat endpoint, or it takes no request now (429).
         """
-        answer = self._run(
-            self._within(
-                self._one(forms, asyncio.Semaphore(1), time.monotonic() + self.deadline),
-                time.monotonic() + self.deadline,
-            )
-        )
+        (answer,) = self._run(self._ask([forms]))
         where, reason = f"{self.argument}: {self.url}", answer.failure or ""
         if reason in ("http_401", "http_403"):
             name = f"the key in {self.api_key_env}" if self.api_key_env else "requests without a key (api_key_env)"
@@ -337,17 +322,17 @@ def read_completion(raw: bytes) -> str:
         raise _Failed("not_json", outage=True) from None
     if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
         raise _Failed("no_choices")
-    if not reply["choices"] or not isinstance(reply["choices"][0], dict):
+    choice = reply["choices"][0] if reply["choices"] else None
+    if not isinstance(choice, dict):
         raise _Failed("no_choices")
-    choice = reply["choices"][0]
     message = choice.get("message")
     if not isinstance(message, dict):
         raise _Failed("no_message")
     if message.get("refusal"):
         raise _Failed("refusal")
-    if choice.get("finish_reason") != "stop":
-        known = ("length", "content_filter", "tool_calls")
-        raise _Failed(f"finish_{choice['finish_reason']}" if choice.get("finish_reason") in known else "finish_other")
+    reason = choice.get("finish_reason")
+    if reason != "stop":
+        raise _Failed(f"finish_{reason if reason in ('length', 'content_filter', 'tool_calls') else 'other'}")
     return _text(message.get("content"))
 
 

@@ -3,9 +3,9 @@
     scorer = load_in_worker("rl_nmt.scorers.comet.scorer:load_comet", {"name_or_path": "Unbabel/wmt22-comet-da"},
                             python_executable=".venv-comet/bin/python")
 
-behaves as the scorer itself does, with the same identity in its signature. It is the way to run COMET, which needs
-transformers 4, beside a trainer on transformers 5 (scripts/setup_split_envs.sh). A worker that dies, hangs or
-answers nonsense costs its call (None for every segment, never a number) and is started again at the next one.
+behaves as the scorer itself does, with the same identity in its signature, and runs COMET, which needs transformers 4,
+next to a trainer on transformers 5 (scripts/setup_split_envs.sh). A worker that dies, hangs or sends invalid answers
+costs its call (None for every segment, never a number) and is restarted at the next one.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def load_in_worker(
     """Load a scorer in another process; returns when it is ready.
 
     Args:
-        factory: "module:function" of what loads it there, as rl_nmt.scorers.metricx:load_metricx.
+        factory: "module:function" that loads it there, as rl_nmt.scorers.metricx:load_metricx.
         options: its keyword arguments; they must be JSON.
         python_executable: the Python to run it with; None takes this one. Its environment needs what the scorer
             imports, neither trl nor datasets. rl_nmt itself comes from this repository.
         gpu: the only device(s) the worker may see, as for CUDA_VISIBLE_DEVICES; None leaves the variable.
         environment: further variables for the worker.
-        timeout: seconds for one call of `score`; a worker that needs more is killed.
+        timeout: seconds for one call of `score`; a slower worker is killed.
         load_timeout: seconds for starting Python and loading the model.
         argument: the setting that names the executable, for messages.
 
@@ -79,19 +79,15 @@ def load_in_worker(
         options = json.loads(json.dumps(dict(options), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"options: {error}: a worker takes what JSON can carry") from None
-    python = _executable(argument, python_executable)
+    # Made absolute, but not resolved: a virtual environment is recognised by its symbolic link.
+    python = shutil.which(os.path.expanduser(python_executable)) if python_executable else sys.executable
+    if not python:
+        raise ConfigError(f"{argument}: {python_executable} is no program that can be run; give a path to bin/python")
+    python = os.path.abspath(python)
     variables = worker_environment(os.environ, gpu) | dict(environment or {})
     scorer = WorkerScorer(factory, options, python, variables, timeout, load_timeout, argument)
     scorer.start()
     return scorer
-
-
-def _executable(argument: str, name: str | None) -> str:
-    """An absolute path; symbolic links stay, since a virtual environment is known by the link."""
-    found = shutil.which(os.path.expanduser(name)) if name else sys.executable
-    if not found:
-        raise ConfigError(f"{argument}: {name} is no program that can be run; give an environment's bin/python")
-    return os.path.abspath(found)
 
 
 def worker_environment(inherited: Mapping[str, str], gpu: int | str | None = None) -> dict[str, str]:
@@ -114,9 +110,9 @@ class WorkerScorer:
         options: dict,
         python: str,
         environment: dict,
-        timeout: float,
-        load_timeout: float,
-        argument: str,
+        timeout: float = 600.0,
+        load_timeout: float = 1800.0,
+        argument: str = "python_executable",
     ):
         self.factory, self.options, self.python, self.environment = factory, options, python, environment
         self.timeout, self.load_timeout, self.argument = timeout, load_timeout, argument
@@ -242,10 +238,7 @@ class WorkerScorer:
             raise Fault(f"came back as another scorer ({', '.join(changed) or 'fewer parts'} changed): not used")
         self._ready, self._signature = ready, signature
         self.name, self.higher_is_better = ready["name"], ready["higher_is_better"]
-        self.range = tuple(ready["range"])
-        self.packages = hello["packages"]
-        for name, value in ready["attributes"].items():
-            setattr(self, name, value)
+        self.range, self.revision = tuple(ready["range"]), ready["revision"]
 
     def _ask(self, message: dict, end: float) -> dict:
         """One message and its answer. Raises the scorer's error, or Fault."""

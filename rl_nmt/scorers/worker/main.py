@@ -22,14 +22,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from importlib.metadata import distributions
 from typing import Any, BinaryIO
 
 from rl_nmt.scorers.base import Segment
 
 PROTOCOL = 1
 MAX_FRAME = 256 << 20  # bytes; a longer one is a stream out of step
-ATTRIBUTES = ("revision", "dtype", "dtype_error", "needs_reference", "reads_reference")  # shown to the trainer if there
 PARENT_CHECK = 1.0  # seconds between two looks at whether the parent lives
 
 
@@ -60,11 +58,6 @@ def read_frame(stream: BinaryIO) -> dict | None:
     return message
 
 
-def installed() -> dict[str, str]:
-    """Version of every installed distribution by its name in lower case."""
-    return {d.metadata["Name"].lower(): d.version for d in distributions() if d.metadata["Name"]}
-
-
 def load(factory: str, options: dict[str, Any]):
     """Call "package.module:function" with keyword arguments."""
     module, _, function = factory.partition(":")
@@ -73,14 +66,8 @@ def load(factory: str, options: dict[str, Any]):
 
 def describe(scorer) -> dict[str, Any]:
     """What the trainer must know of a loaded scorer."""
-    known = {name: getattr(scorer, name) for name in ATTRIBUTES if hasattr(scorer, name)}
-    return {
-        "name": scorer.name,
-        "range": list(scorer.range),
-        "higher_is_better": scorer.higher_is_better,
-        "signature": scorer.signature(),
-        "attributes": known,
-    }
+    told = {name: getattr(scorer, name) for name in ("name", "range", "higher_is_better")}
+    return told | {"revision": getattr(scorer, "revision", None), "signature": scorer.signature()}
 
 
 def complaint(error: BaseException) -> dict[str, str]:
@@ -156,7 +143,6 @@ def main(token: str) -> None:
         "protocol": PROTOCOL,
         "python": platform.python_version(),
         "code": os.path.dirname(rl_nmt.__file__),
-        "packages": installed(),
     }
     write_frame(outgoing, hello)
     serve(messages.get, lambda answer: write_frame(outgoing, answer))

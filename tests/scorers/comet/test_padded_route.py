@@ -7,6 +7,7 @@ import torch
 from comet_oracle import VARIANTS, predict, rows
 from tiny_models import build_comet
 
+from rl_nmt.models.out_of_memory import TokenBudget
 from rl_nmt.scorers.comet.padded_route import inverse
 from rl_nmt.scorers.comet.scorer import load_comet
 
@@ -29,7 +30,7 @@ def test_equal_to_predict(tmp_path, kind, overrides):
 def test_small_batches_change_nothing(tmp_path):
     scorer = load_comet(build_comet(tmp_path / "m"))
     expected, passes = scorer.score(rows()[:20]).values, scorer.stats["encoded"]
-    scorer.token_budget = 1  # every sentence alone: nothing is padded
+    scorer.budget = TokenBudget(1)  # every sentence alone: nothing is padded
     assert scorer.score(rows()[:20]).values == pytest.approx(expected, abs=1e-6)
     assert scorer.stats["encoded"] == passes and scorer.stats["padded_share"] == 0.0
 

