@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import platform
 import statistics
 import sys
@@ -12,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from transformers import TrainerCallback
 
 from rl_nmt.models.loading import full_precision
 
@@ -57,6 +60,60 @@ def clock(function: Callable[[], object], device: str) -> tuple[float, object]:
     return time.perf_counter() - start, result
 
 
+def share_within(owner, name: str, call: Callable[[], object], device: str) -> float:
+    """Share of one `call` that is spent in the method `name` of `owner`."""
+    method, spent = getattr(owner, name), []
+
+    def timed(*args, **kwargs):
+        seconds, result = clock(lambda: method(*args, **kwargs), device)
+        spent.append(seconds)
+        return result
+
+    setattr(owner, name, timed)
+    try:
+        seconds, _ = clock(call, device)
+    finally:
+        delattr(owner, name)
+    return sum(spent) / seconds
+
+
+class StepClock(TrainerCallback):
+    """Seconds of every training step in `steps`, with what the trainer logs of its stages."""
+
+    def __init__(self):
+        self.steps: list[dict] = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._start = now()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps.append({"seconds": now() - self._start})
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.steps and "reward" in (logs or {}):
+            self.steps[-1] |= {name: value for name, value in logs.items() if name.startswith("time/")}
+
+
+def now() -> float:
+    """Seconds, once the GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def grpo_trainer(cfg, reward, rows, callback: TrainerCallback):
+    """The flagship's trainer over the policy and the output folder of `cfg`."""
+    import train_grpo_en_ta as script
+    from rl_nmt.models import policy
+
+    tokenizer = policy.load_tokenizer(cfg.model_id)
+    precision = policy.choose_precision(lora=bool(cfg.lora_rank))
+    model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
+    trainer = script.build_trainer(cfg, Path(cfg.output_dir), model, tokenizer, precision, reward, rows)
+    trainer.add_callback(callback)
+    return trainer
+
+
 def matmul_tflops(device: str) -> float:
     """10¹² floating-point operations per second of torch.matmul in float32 here (best of 5)."""
     size = 2048 if device == "cpu" else 8192
@@ -86,6 +143,26 @@ def stage_shares(log: dict[str, float]) -> dict[str, float]:
     """time/* of a reward call as shares of their sum."""
     seconds = {name.removeprefix("time/"): value for name, value in log.items() if name.startswith("time/")}
     return {name: value / sum(seconds.values()) for name, value in seconds.items()}
+
+
+def resident() -> int:
+    """Bytes of this process in memory now (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_growth(call: Callable[[int], object], calls: int, early: int) -> dict:
+    """Resident bytes after `early` and after `calls` calls; `call` gets the number of its call."""
+    readings = {}
+    for number in range(1, calls + 1):
+        call(number)
+        if number in (early, calls):
+            gc.collect()
+            readings[number] = resident()
+        if number % max(1, calls // 10) == 0:
+            say(f"{number} calls: {resident() / 2**20:.1f} MiB")
+    before, after = readings[early], readings[calls]
+    return {"calls": calls, "early": early, "bytes_early": before, "bytes": after, "growth": after / before - 1}
 
 
 def say(text: str) -> None:

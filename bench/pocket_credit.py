@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench.pocket_seeds import write_table
 from rl_nmt.results.evaluation import Snapshot
 from rl_nmt.results.translation import CHRF
 
@@ -35,43 +36,25 @@ CONFIG = "recipes/translategemma/configs/pocket.yaml"
 ARMS = {
     "sequence": ["--rl.credit", "sequence"],
     "token": ["--rl.credit", "token"],
-    "judge": [
-        "--rl.credit",
-        "token",
-        "--reward.xcomet.weight",
-        "0",
-        "--reward.mqm.enabled",
-        "True",
-        "--reward.mqm.weight",
-        "1",
-        "--reward.mqm.sentence_weight",
-        "0",
-        "--reward.mqm.scale",
-        "0.1",
-        "--reward.mqm.model",
-        "judge",
-        "--reward.mqm.endpoint",
-    ],
+    "judge": (
+        "--rl.credit token --reward.xcomet.weight 0 --reward.mqm.enabled True --reward.mqm.weight 1 "
+        "--reward.mqm.sentence_weight 0 --reward.mqm.scale 0.1 --reward.mqm.model judge --reward.mqm.endpoint"
+    ).split(),
 }
 
 
 def world_flags(seed: int) -> list[str]:
     """The recipe's flags that name the pocket world and the twins of this seed."""
     world, twins = f"pocket/build/seed{seed}", f"pocket/build/twins-seed{seed}"
-    return [
-        "--model.policy_name_or_path",
-        f"{world}/policy",
-        "--data.train_file",
-        f"{world}/c4/c4-train.00000-of-00001.json.gz",
-        "--data.eval_file",
-        f"{world}/heldout.jsonl",
-        "--reward.metricx.model_name_or_path",
-        f"{twins}/metricx",
-        "--reward.metricx.tokenizer_name_or_path",
-        f"{twins}/metricx",
-        "--reward.xcomet.model_name_or_path",
-        f"{twins}/xcomet",
-    ]
+    named = {
+        "model.policy_name_or_path": f"{world}/policy",
+        "data.train_file": f"{world}/c4/c4-train.00000-of-00001.json.gz",
+        "data.eval_file": f"{world}/heldout.jsonl",
+        "reward.metricx.model_name_or_path": f"{twins}/metricx",
+        "reward.metricx.tokenizer_name_or_path": f"{twins}/metricx",
+        "reward.xcomet.model_name_or_path": f"{twins}/xcomet",
+    }
+    return [word for name, value in named.items() for word in (f"--{name}", value)]
 
 
 class Run(NamedTuple):
@@ -98,23 +81,17 @@ def train(run: Run, arm: str, more: list[str]) -> None:
         flags = list(ARMS[arm])
         if arm == "judge":
             flags.append(stack.enter_context(serve(Path(f"pocket/build/twins-seed{run.seed}"))).url)
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "recipes.translategemma.train",
-                "--config",
-                CONFIG,
-                *world_flags(run.seed),
-                *flags,
-                "--rl.seed",
-                str(run.seed + 100 * run.again),
-                "--logging.output_dir",
-                str(folder(run, arm)),
-                *more,
-            ],
-            check=True,
-        )
+        command = [
+            sys.executable,
+            "-m",
+            "recipes.translategemma.train",
+            "--config",
+            CONFIG,
+            *world_flags(run.seed),
+            *flags,
+        ]
+        command += ["--rl.seed", str(run.seed + 100 * run.again), "--logging.output_dir", str(folder(run, arm)), *more]
+        subprocess.run(command, check=True)
 
 
 def outputs(run: Run, arm: str, side: str = "after") -> Snapshot:
@@ -156,7 +133,7 @@ def interval(runs: list[Run], arm: str) -> tuple[float, float, float]:
     return float(np.mean(observed)), float(low), float(high)
 
 
-def table(runs: list[Run], arms: list[str]) -> str:
+def table(runs: list[Run], arms: list[str]) -> list[str]:
     lines = [
         "| credit | seed | chrF++ before | after | errors per sentence before | after | sequence's chrF++ at update |",
         "|---|---|---|---|---|---|---|",
@@ -177,7 +154,7 @@ def table(runs: list[Run], arms: list[str]) -> str:
             mean, low, high = interval(runs, arm)
             found = f"{mean:+.2f} chrF++, 95 % interval [{low:+.2f}, {high:+.2f}]"
             lines.append(f"{arm} − sequence, mean over {len(runs)} runs: {found}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def main() -> int:
@@ -194,10 +171,7 @@ def main() -> int:
     for run in runs:
         for arm in arms:
             train(run, arm, more)
-    RUNS.mkdir(parents=True, exist_ok=True)
-    text = table(runs, arms)
-    (RUNS / "table.md").write_text(text, encoding="utf-8")
-    print(text)
+    write_table(RUNS, table(runs, arms))
     return 0
 
 

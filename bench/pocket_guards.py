@@ -26,7 +26,7 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
-from bench.pocket_seeds import world_flags
+from bench.pocket_seeds import world_flags, write_table
 
 RUNS = Path("runs/pocket_guards")
 COPIED_SOURCES = 0.3
@@ -35,20 +35,7 @@ LESSONS = 150
 VARIANTS = {
     "on": [],
     "off": ["--guards", "off"],
-    "best": [
-        "--guards",
-        "off",
-        "--w_cycle",
-        "0",
-        "--w_qe",
-        "1",
-        "--lr",
-        "3e-4",
-        "--kl_beta",
-        "0",
-        "--eval_steps",
-        "10",
-    ],
+    "best": "--guards off --w_cycle 0 --w_qe 1 --lr 3e-4 --kl_beta 0 --eval_steps 10".split(),
 }
 
 
@@ -164,9 +151,7 @@ def main() -> int:
             command = [sys.executable, "-m", "bench.pocket_guards", "--steps", str(args.steps)]
             subprocess.run([*command, "--one", str(seed), variant], check=True)
             table.append(line(seed, variant))
-    RUNS.mkdir(parents=True, exist_ok=True)
-    (RUNS / "table.md").write_text("\n".join(table) + "\n", encoding="utf-8")
-    print("\n".join(table))
+    write_table(RUNS, table)
     return 0
 
 

@@ -20,19 +20,23 @@ from pathlib import Path
 RUNS = Path("runs/pocket_seeds")
 
 
-class Shuffled:
-    """A reward whose values are dealt to the wrong samples: same distribution, no information."""
+class Wrapped:
+    """A reward whose attributes are those of another one."""
 
-    __name__ = "shuffled"
-
-    def __init__(self, reward, seed: int):
-        self.__dict__["reward"], self.__dict__["rng"] = reward, random.Random(seed)
+    def __init__(self, reward, **own):
+        self.__dict__.update(own, reward=reward)
 
     def __getattr__(self, name):
         return getattr(self.reward, name)
 
     def __setattr__(self, name, value):
         setattr(self.reward, name, value)
+
+
+class Shuffled(Wrapped):
+    """A reward whose values are dealt to the wrong samples: same distribution, no information."""
+
+    __name__ = "shuffled"
 
     def __call__(self, *args, **kwargs):
         values = self.reward(*args, **kwargs)
@@ -52,26 +56,31 @@ def one(seed: int, control: bool, steps: int) -> int:
         argv += ["--max_steps", str(steps)]
     if control:
         plain = trainer.build_reward
-        trainer.build_reward = lambda cfg: Shuffled(plain(cfg), seed)
+        trainer.build_reward = lambda cfg: Shuffled(plain(cfg), rng=random.Random(seed))
     return trainer.main(argv)
 
 
 def world_flags(world: Path) -> list[str]:
     """The flags that name a pocket world's data and reward models."""
-    flags = []
-    for flag, part in (
-        ("dataset_name", "c4"),
-        ("eval_file", "heldout.jsonl"),
-        ("comet_da_model", "comet_da"),
-        ("comet_qe_model", "comet_qe"),
-        ("backtranslation_model", "nllb"),
-    ):
-        flags += [f"--{flag}", str(world / part)]
-    return flags
+    named = {
+        "dataset_name": "c4",
+        "eval_file": "heldout.jsonl",
+        "comet_da_model": "comet_da",
+        "comet_qe_model": "comet_qe",
+        "backtranslation_model": "nllb",
+    }
+    return [word for flag, part in named.items() for word in (f"--{flag}", str(world / part))]
 
 
 def folder(seed: int, control: bool) -> Path:
     return RUNS / f"{'control' if control else 'seed'}{seed}"
+
+
+def write_table(runs: Path, lines: list[str]) -> None:
+    """Print the lines and write them to table.md."""
+    runs.mkdir(parents=True, exist_ok=True)
+    (runs / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
 
 
 def line(seed: int, control: bool, seconds: float) -> str:
@@ -102,9 +111,7 @@ def main() -> int:
         command = [sys.executable, "-m", "bench.pocket_seeds", "--one", str(seed), "--steps", str(args.steps)]
         subprocess.run([*command, "--control", *(["1"] if control else [])], check=True)
         table.append(line(seed, control, time.monotonic() - start))
-    RUNS.mkdir(parents=True, exist_ok=True)
-    (RUNS / "table.md").write_text("\n".join(table) + "\n", encoding="utf-8")
-    print("\n".join(table))
+    write_table(RUNS, table)
     return 0
 
 

@@ -18,22 +18,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model is a local folder
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 import torch
-from transformers import TrainerCallback
 
-from bench.measure import machine, say
+from bench.measure import StepClock, grpo_trainer, machine, say
 from bench.straightforward import use_plain_models
 from rl_nmt.errors import ConfigError, run
 
@@ -80,28 +73,20 @@ def agreement(ours: list[dict], plain: list[dict]) -> dict[str, float]:
     }
 
 
-class StepClock(TrainerCallback):
-    """Chooses the route of each step and keeps its seconds and stages in `steps`."""
+class RouteClock(StepClock):
+    """Chooses the route of each step as well."""
 
-    def __init__(self, reward: SwitchingReward, order: Sequence[str], device: str):
-        self.reward, self.order, self.device = reward, order, device
-        self.steps: list[dict] = []
+    def __init__(self, reward: SwitchingReward, order: Sequence[str]):
+        super().__init__()
+        self.reward, self.order = reward, order
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.reward.route = self.order[state.global_step]
-        self._start = self._now()
+        super().on_step_begin(args, state, control)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.steps.append({"route": self.reward.route, "seconds": self._now() - self._start})
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.steps and "reward" in (logs or {}):
-            self.steps[-1] |= {name: value for name, value in logs.items() if name.startswith("time/")}
-
-    def _now(self) -> float:
-        if self.device != "cpu":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+        super().on_step_end(args, state, control)
+        self.steps[-1]["route"] = self.reward.route
 
 
 def step_order(pairs: int) -> list[str]:
@@ -126,19 +111,15 @@ def train(argv: list[str], pairs: int, folder: Path) -> tuple[list[dict], dict, 
     if len(rows) * cfg.group_size < len(order) * cfg.per_device_batch_size * cfg.gradient_accumulation_steps:
         say("the prompts are fewer than the steps need: some are used twice")
     policy.prepare_processes()
-    tokenizer = policy.load_tokenizer(cfg.model_id)
-    precision = policy.choose_precision(lora=bool(cfg.lora_rank))
-    model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
     models = (cfg.comet_da_model, cfg.comet_qe_model, cfg.backtranslation_model)
     plain = use_plain_models(script.build_reward(cfg), *models, cfg.backtranslation_beams)
     reward = SwitchingReward({"ours": script.build_reward(cfg), "straightforward": plain})
-    trainer = script.build_trainer(cfg, folder, model, tokenizer, precision, reward, rows)
-    clock = StepClock(reward, order, precision.device)
-    trainer.add_callback(clock)
+    clock = RouteClock(reward, order)
+    trainer = grpo_trainer(cfg, reward, rows, clock)
     trainer.train()
     if [step["route"] for step in clock.steps] != order:
         raise RuntimeError(f"{len(clock.steps)} steps were taken, {len(order)} were wanted")
-    return clock.steps[len(ROUTES) :], reward.compare(), precision.device
+    return clock.steps[len(ROUTES) :], reward.compare(), trainer.args.device.type
 
 
 def summary(steps: list[dict]) -> dict:

@@ -25,14 +25,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model is a local folder
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 import torch
 from transformers import TrainerCallback
 
-from bench.measure import machine, say
+from bench.measure import grpo_trainer, machine, say
 from rl_nmt import distributed
 from rl_nmt.errors import ConfigError, run
 
@@ -114,17 +110,10 @@ def require_parts(cfg, count: int) -> None:
 
 def one_step(cfg, sentences: list[str], reward, rollout_func=None) -> dict[str, torch.Tensor]:
     """Gradients of the first step from the configured policy, name → tensor; on every process the same."""
-    import train_grpo_en_ta as script
-    from rl_nmt.models import policy
-
-    tokenizer = policy.load_tokenizer(cfg.model_id)
-    precision = policy.choose_precision(lora=bool(cfg.lora_rank))
-    model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
-    trainer = script.build_trainer(cfg, Path(cfg.output_dir), model, tokenizer, precision, reward, sentences)
+    keep = OneGradient()
+    trainer = grpo_trainer(cfg, reward, sentences, keep)
     trainer.rollout_func = rollout_func
     trainer.args.max_grad_norm = 0.0
-    keep = OneGradient()
-    trainer.add_callback(keep)
     trainer.train()
     return keep.gradients
 
@@ -178,21 +167,8 @@ def compare(folder: Path, count: int) -> dict[str, float]:
 
 def launch(stage: str, count: int, folder: Path, argv: list[str]) -> None:
     """This module's `stage` in `count` processes under torchrun, one thread each. Raises RuntimeError."""
-    line = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        str(count),
-        "--module",
-        "bench.replay_processes",
-        "--stage",
-        stage,
-        "--folder",
-        str(folder),
-        *argv,
-    ]
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "--module"]
+    line += ["bench.replay_processes", "--stage", stage, "--folder", str(folder), *argv]
     env = os.environ | {"OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, encoding="utf-8")
     if done.returncode:

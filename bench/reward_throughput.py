@@ -5,6 +5,7 @@
     python -m bench.reward_throughput --shape base --only backtranslate
     python -m bench.reward_throughput --shape large                    # N = 8 on a CPU
     python -m bench.reward_throughput --shape large --n 64 --device cuda
+    python -m bench.reward_throughput --memory [--calls 1000] [--early 50] [--backend transformers|ctranslate2]
 
 One process, in turn: every round runs the straightforward route (bench/straightforward.py), each of ours and
 the bare forward passes, on the same checkpoints (bench/shapes.py) and texts (bench/texts.py), every other
@@ -25,29 +26,39 @@ or span lists. `tokens` are the real tokens of the distinct sequences, `tokens_s
 `predict` runs through the encoder, padding and repeats included. `of_matmul` is the encoder's floating-point
 rate over that of a plain float32 torch.matmul here (bf16 and prepacked linears may pass 1).
 
+--memory calls the whole reward instead, with new texts every time, and prints one JSON object: resident memory after
+`early` calls, when allocators and kernels have warmed up, and after `calls`. Later growth would continue for ever.
+
 --json prints one object per row and back-end on standard output, everything else on standard error.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
-import inspect
 import json
-import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model is a local folder
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 
 from bench import shapes, texts
-from bench.measure import Timed, clock, equal_share, machine, matmul_tflops, paired, say, spearman, stage_shares
+from bench.measure import (
+    Timed,
+    equal_share,
+    machine,
+    matmul_tflops,
+    memory_growth,
+    paired,
+    say,
+    share_within,
+    spearman,
+    stage_shares,
+)
 from bench.straightforward import MAX_NEW_TOKENS, PlainComet, PlainTranslator, use_plain_models
 from rl_nmt.errors import ConfigError, UserError, run
 from rl_nmt.models.batching import batches, distinct
@@ -77,30 +88,19 @@ class Bench:
     def nllb(self) -> Path:
         return shapes.nllb(self.shape, self.models)
 
+    def reward_models(self) -> list[str]:
+        return [str(self.comet("regression_metric")), str(self.comet("unified_metric")), str(self.nllb())]
+
 
 # ------------------------------------------------------------------ COMET
 
 
-def cycle(bench: Bench) -> Iterator[dict]:
-    segments = [Segment(item.english, item.back, item.english) for item in bench.items]
-    yield from comet_rows(bench, "cycle", "regression_metric", segments)
-
-
-def qe(bench: Bench) -> Iterator[dict]:
-    segments = [Segment(item.english, item.tamil) for item in bench.items]
-    yield from comet_rows(bench, "qe", "unified_metric", segments)
-
-
-def xcomet(bench: Bench) -> Iterator[dict]:
-    if "xcomet_metric" not in inspect.signature(load_comet).parameters["classes"].default:
-        say("skipped: xcomet: load_comet does not take an xcomet_metric")
-        return
-    segments = [Segment(item.english, item.tamil) for item in bench.items]
-    yield from comet_rows(bench, "xcomet", "xcomet_metric", segments)
-
-
-def comet_rows(bench: Bench, row: str, kind: str, segments: list[Segment]) -> Iterator[dict]:
+def comet_rows(bench: Bench, row: str, kind: str) -> Iterator[dict]:
     """One object per way of computing linears."""
+    if row == "cycle":
+        segments = [Segment(item.english, item.back, item.english) for item in bench.items]
+    else:
+        segments = [Segment(item.english, item.tamil) for item in bench.items]
     folder = bench.comet(kind)
     plain = PlainComet(folder, bench.device)
     scorers = comet_variants(folder, row, bench.device)
@@ -112,7 +112,7 @@ def comet_rows(bench: Bench, row: str, kind: str, segments: list[Segment]) -> It
     routes["bare"] = bare_forward(plain, sequences, bench.device)
     routes["tokenise"] = lambda: plain.model.encoder.tokenizer(sentences)
     timed = paired(routes, bench.rounds, bench.device)
-    encoding = encoder_share(plain, segments, bench.device)
+    encoding = share_within(plain.model.encoder, "forward", lambda: plain.score(segments), bench.device)
     tokens = sum(map(len, sequences))
     tflops = 2 * sum(p.numel() for p in plain.model.encoder.model.encoder.parameters()) * tokens / 1e12
     matmul = matmul_tflops(bench.device)
@@ -137,10 +137,9 @@ def comet_rows(bench: Bench, row: str, kind: str, segments: list[Segment]) -> It
 
 def comet_variants(folder: Path, row: str, device: str) -> dict[str, object]:
     """Our scorer in every way it can compute here: torch's linears, prepacked ones, bfloat16."""
-    known = "linears" in inspect.signature(load_comet).parameters
-    wanted = {"torch": {"linears": "torch"}, "prepacked": {"linears": "prepacked"}} if known else {"torch": {}}
     scorers = {}
-    for name, options in {**wanted, "bf16": {"dtype": "bfloat16"}}.items():
+    variants = {"torch": {"linears": "torch"}, "prepacked": {"linears": "prepacked"}, "bf16": {"dtype": "bfloat16"}}
+    for name, options in variants.items():
         try:
             scorers[name] = load_comet(folder, device=device, **options)
         except ConfigError as error:
@@ -173,8 +172,6 @@ def bare_forward(plain: PlainComet, sequences: list[list[int]], device: str) -> 
     """The encoder over the distinct sequences in padded batches of similar length, and nothing else."""
     model = plain.model.encoder.model
     if device != "cpu":  # predict takes its own copy off the device after every call
-        import copy
-
         model = copy.deepcopy(model).to(device)
     inputs = []
     for batch in batches([len(ids) for ids in sequences], BARE_BUDGET[torch.device(device).type]):
@@ -188,27 +185,6 @@ def bare_forward(plain: PlainComet, sequences: list[list[int]], device: str) -> 
                 model(ids, attention_mask=mask)
 
     return forward
-
-
-def encoder_share(plain: PlainComet, segments: list[Segment], device: str) -> float:
-    """Share of one `predict` that its encoder takes, tokenisation, Trainer, data loader and moves left out."""
-    spent = []
-
-    def before(*_) -> None:
-        if device != "cpu":
-            torch.cuda.synchronize(device)
-        spent.append(-time.perf_counter())
-
-    def after(*_) -> None:
-        if device != "cpu":
-            torch.cuda.synchronize(device)
-        spent[-1] += time.perf_counter()
-
-    hooks = [plain.model.encoder.register_forward_pre_hook(before), plain.model.encoder.register_forward_hook(after)]
-    seconds, _ = clock(lambda: plain.score(segments), device)
-    for hook in hooks:
-        hook.remove()
-    return sum(spent) / seconds
 
 
 def agreement(plain, ours) -> dict:
@@ -255,38 +231,21 @@ def backtranslate(bench: Bench) -> Iterator[dict]:
     expected = timed.results["straightforward"]
     for name, translate in ours.items():
         found = timed.results[name]
+        search = share_within(translate.engine, "generate", lambda t=translate: t(sentences), bench.device)
         tokens = sum(map(len, plain.tokenizer(distinct(found)[0])["input_ids"]))
         yield common(bench, "backtranslate", name, timed) | {
             "equal": equal_share(expected, found),
             "tokens_per_second": tokens / timed.median(name),
-            "stages": engine_share(translate, sentences, bench.device),
+            "stages": {"search": search, "rest": 1 - search},
             "stats": translate.stats,
         }
-
-
-def engine_share(translate, sentences: list[str], device: str) -> dict[str, float]:
-    """Share of one call that the search takes; the rest is splitting, tokenising and decoding."""
-    engine, spent = translate.engine, []
-    search = engine.generate
-
-    def timed(*args, **kwargs):
-        seconds, result = clock(lambda: search(*args, **kwargs), device)
-        spent.append(seconds)
-        return result
-
-    engine.generate = timed
-    try:
-        seconds, _ = clock(lambda: translate(sentences), device)
-    finally:
-        del engine.generate
-    return {"search": sum(spent) / seconds, "rest": 1 - sum(spent) / seconds}
 
 
 def reward(bench: Bench) -> Iterator[dict]:
     """CometDuPOReward per back-end against the same formula over the straightforward models."""
     from rewards_en_ta_dupo import CometDuPOReward
 
-    models = [str(bench.comet("regression_metric")), str(bench.comet("unified_metric")), str(bench.nllb())]
+    models = bench.reward_models()
     english, tamil = [item.english for item in bench.items], [item.tamil for item in bench.items]
     settings = {"backtranslation_beams": BEAMS, "reward_device": bench.device, "dual_device": bench.device}
     rewards = {"straightforward": use_plain_models(CometDuPOReward(*models, **settings), *models, BEAMS)}
@@ -309,10 +268,31 @@ def reward(bench: Bench) -> Iterator[dict]:
         }
 
 
+def memory(args: argparse.Namespace) -> dict:
+    """How much a process grows by reward calls on the models of `args`; every call has texts of its own."""
+    from rewards_en_ta_dupo import CometDuPOReward
+
+    bench = Bench(args.shape, args.n, "real", 1, "cpu", args.models.resolve(), ())
+    options = {"backtranslation_backend": args.backend, "reward_device": "cpu", "dual_device": "cpu"}
+    reward = CometDuPOReward(*bench.reward_models(), **options)
+
+    def call(number: int) -> None:
+        items = texts.items(args.n, "real", seed=number)
+        reward(None, [item.tamil for item in items], source=[item.english for item in items])
+
+    return memory_growth(call, args.calls, args.early) | {"n": args.n, "backend": args.backend}
+
+
 # ------------------------------------------------------------------ output
 
 
-ROWS = {"cycle": cycle, "qe": qe, "xcomet": xcomet, "backtranslate": backtranslate, "reward": reward}
+ROWS = {
+    "cycle": partial(comet_rows, row="cycle", kind="regression_metric"),
+    "qe": partial(comet_rows, row="qe", kind="unified_metric"),
+    "xcomet": partial(comet_rows, row="xcomet", kind="xcomet_metric"),
+    "backtranslate": backtranslate,
+    "reward": reward,
+}
 
 
 def common(bench: Bench, row: str, backend: str, timed: Timed) -> dict:
@@ -368,12 +348,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="threads of torch and CTranslate2 (default: torch's)")
     parser.add_argument("--models", type=Path, default=shapes.MODELS, help="where models are built (bench/build)")
     parser.add_argument("--json", action="store_true", help="one JSON object per row and back-end")
+    parser.add_argument("--memory", action="store_true", help="how the process grows (--n defaults to 8)")
+    parser.add_argument("--calls", type=int, default=1000, help="with --memory: reward calls (default 1000)")
+    parser.add_argument("--early", type=int, default=50, help="with --memory: first reading (default 50)")
+    parser.add_argument(
+        "--backend", choices=("transformers", "ctranslate2"), default="transformers", help="with --memory"
+    )
     args = parser.parse_args(argv)
+    if args.memory and not 1 <= args.early < args.calls:
+        parser.error("--early must be at least 1 and below --calls")
     small = args.shape == "tiny" or args.device != "cpu"
     names = args.only.split(",") if args.only else [name for name in ROWS if small or name != "reward"]
     if unknown := [name for name in names if name not in ROWS]:
         parser.error(f"--only: {unknown[0]} is no row; the rows are {', '.join(ROWS)}")
-    args.n = args.n or (8 if args.shape == "large" and args.device == "cpu" else 32)
+    args.n = args.n or (8 if args.memory or (args.shape == "large" and args.device == "cpu") else 32)
     if args.n < 1 or args.rounds < 1 or (args.threads is not None and args.threads < 1):
         parser.error("--n, --rounds and --threads must be at least 1")
     args.rows = names
@@ -384,6 +372,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.memory:
+        print(json.dumps(memory(args)), flush=True)
+        say(machine("cpu"))
+        return 0
     bench = Bench(
         args.shape,
         args.n,

@@ -26,7 +26,6 @@ import hashlib
 import inspect
 import json
 import math
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -337,7 +336,6 @@ def main() -> int:
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder to build into (default bench/build)")
     args = parser.parse_args()
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     for kind in COMET_KINDS:
         print(comet(kind, args.shape, args.models))
     print(nllb(args.shape, args.models))

@@ -23,23 +23,11 @@ from pocket.grammar import Pair
 SHORTEST, LONGEST, MEDIAN, SPREAD = 5, 60, 18, 0.6  # English words; SPREAD: sigma of ln(words)
 # How often each distinct completion of a group occurs: 16 groups that stand for 128 groups of the pocket start
 # policy at temperature 0.8, where 29 % of the completions repeat an earlier one (here 31 %).
-REAL = (
-    (3, 1, 1, 1, 1, 1),
-    (1,) * 8,
-    (5, 1, 1, 1),
-    (4, 1, 1, 1, 1),
-    (2, 1, 1, 1, 1, 1, 1),
-    (7, 1),
-    (1,) * 8,
-    (3, 2, 1, 1, 1),
-    (2, 1, 1, 1, 1, 1, 1),
-    (1,) * 8,
-    (2, 2, 1, 1, 1, 1),
-    (1,) * 8,
-    (8,),
-    (4, 2, 1, 1),
-    (2, 1, 1, 1, 1, 1, 1),
-    (6, 1, 1),
+REAL = tuple(
+    tuple(map(int, counts))
+    for counts in (
+        "311111 11111111 5111 41111 2111111 71 11111111 32111 2111111 11111111 221111 11111111 8 4211 2111111 611"
+    ).split()
 )
 LATIN, TAMIL = re.compile("[A-Za-z]"), re.compile("[\u0b80-\u0bff]")
 

@@ -16,25 +16,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # every model is a local folder
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 import torch
-from transformers import TrainerCallback
 
 from bench import shapes, texts
-from bench.measure import machine
+from bench.measure import GROUP, StepClock, grpo_trainer, machine
+from bench.pocket_seeds import Wrapped
 from rl_nmt.errors import run
-
-GROUP = 8  # of bench.texts: so many recorded outputs belong to one source
 
 
 @dataclass(frozen=True)
@@ -89,64 +82,43 @@ def _build_policy(folder: Path, shape: PolicyShape) -> None:
     tokenizer.save_pretrained(folder)
 
 
-class Recorded:
+class Recorded(Wrapped):
     """A reward that is asked about recorded outputs, whatever the policy wrote; notes memory peaks."""
 
     __name__ = "comet_dupo"
 
-    def __init__(self, reward, device: str):
-        self.__dict__.update(reward=reward, device=device, peaks={})  # past __setattr__
-
-    def __getattr__(self, name):
-        return getattr(self.reward, name)
-
-    def __setattr__(self, name, value):
-        setattr(self.reward, name, value)
-
     def __call__(self, prompts, completions, source=None, **columns):
         found = texts.items(len(completions))
-        note_peak(self.peaks, "sampling", self.device)
+        note_peak(self.peaks, "sampling")
         totals = self.reward(
             [None] * len(found), [item.tamil for item in found], source=[item.english for item in found], **columns
         )
-        note_peak(self.peaks, "reward", self.device)
+        note_peak(self.peaks, "reward")
         return totals
 
 
-def note_peak(peaks: dict[str, float], stage: str, device: str) -> None:
+def note_peak(peaks: dict[str, float], stage: str) -> None:
     """The most memory since the last note, GiB, kept under `stage` where it is more than before."""
-    if device != "cpu":
+    if torch.cuda.is_available():
         peaks[stage] = max(peaks.get(stage, 0.0), torch.cuda.max_memory_allocated() / 2**30)
         torch.cuda.reset_peak_memory_stats()
 
 
-class Clock(TrainerCallback):
-    """Seconds of every step, with what the trainer logs of its stages."""
+class Clock(StepClock):
+    """Notes the memory peak of every update as well."""
 
-    def __init__(self, reward: Recorded):
-        self.reward, self.steps = reward, []
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.start = self._now()
+    def __init__(self, peaks: dict[str, float]):
+        super().__init__()
+        self.peaks = peaks
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.steps.append({"seconds": self._now() - self.start})
-        note_peak(self.reward.peaks, "update", self.reward.device)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.steps and "reward" in (logs or {}):
-            self.steps[-1] |= {name: value for name, value in logs.items() if name.startswith("time/")}
-
-    def _now(self) -> float:
-        if self.reward.device != "cpu":
-            torch.cuda.synchronize()
-        return time.perf_counter()
+        super().on_step_end(args, state, control)
+        note_peak(self.peaks, "update")
 
 
 def measure(args, group: int, length: int, folder: Path) -> dict:
     """One line: `args.steps` counted steps of `args.prompts` prompts with `group` samples of `length` tokens each."""
     import train_grpo_en_ta as script
-    from rl_nmt.models import policy as policies
 
     batch = min(args.batch, args.prompts * group)
     cfg = script.RunCfg(
@@ -170,15 +142,11 @@ def measure(args, group: int, length: int, folder: Path) -> dict:
         use_wandb=False,
         num_train_samples=args.prompts * (args.steps + 1),
     )
-    tokenizer = policies.load_tokenizer(cfg.model_id)
-    precision = policies.choose_precision(lora=bool(cfg.lora_rank))
-    model = policies.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
-    reward = Recorded(script.build_reward(cfg), precision.device)
+    reward = Recorded(script.build_reward(cfg), peaks={})
     sources = list(dict.fromkeys(item.english for item in texts.items(GROUP * cfg.num_train_samples)))
-    trainer = script.build_trainer(cfg, folder, model, tokenizer, precision, reward, sources)
+    clock = Clock(reward.peaks)
+    trainer = grpo_trainer(cfg, reward, sources, clock)
     trainer.generation_config.min_new_tokens = length  # to the last token, whatever is sampled
-    clock = Clock(reward)
-    trainer.add_callback(clock)
     trainer.train()
     counted = clock.steps[1:]
     stages = {

@@ -1,10 +1,8 @@
-"""Tamil → English through an NLLB-format model: deterministic beam search, order kept, one out per one in.
+"""Back-translation through an NLLB-format model: deterministic beam search, order kept, one text out per text in.
 
-NLLB is a single-sentence model and drops sentences of a paragraph, so texts are split, translated sentence
-by sentence and joined. Two back-ends: transformers (default) and CTranslate2 (faster; "auto" takes it where
-it works). In float32 their greedy outputs are equal; so are their beams on a model that knows its job, while
-on one so unsure that short hypotheses finish first they may keep different ones (same scores, other stopping
-rule: see the tests).
+NLLB is a single-sentence model and drops sentences of a paragraph, so texts are split, translated sentence by sentence
+and joined. In float32 the greedy outputs of both back-ends are equal; so are their beams, unless the model is so unsure
+that short hypotheses finish first (same scores, other stopping rule: see the tests).
 """
 
 from __future__ import annotations
@@ -25,18 +23,17 @@ from rl_nmt.backtranslation.ctranslate2_engine import DTYPES as CT2_DTYPES
 from rl_nmt.backtranslation.ctranslate2_engine import CTranslate2Engine, weights_key
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 from rl_nmt.models.batching import distinct, restore
-from rl_nmt.models.loading import fetch, loading, require_device, versions
+from rl_nmt.models.loading import fetch, load_tokenizer, loading, require_device, versions
 from rl_nmt.models.out_of_memory import TokenBudget, run_batches
 from rl_nmt.text.unicode import is_blank, safe_unicode
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "model.bin")
 DOWNLOAD = ["*.json", "*.model", "*.txt", "*.safetensors", "*.bin"]
 BACKENDS = ("auto", "transformers", "ctranslate2")
-DTYPES = ("float32", "bfloat16")
 
 
 class Engine(Protocol):
-    """Token ids in, token ids out; `BackTranslator` does the text. Whatever has these can translate.
+    """Token ids in, token ids out; `BackTranslator` handles text.
 
     `backend`, `dtype`, `beams` go into the signature; `vocabulary` is the number of ids the model knows,
     `longest_source` the most tokens it reads.
@@ -102,15 +99,14 @@ def load_backtranslator(
     ):
         if value < least:
             raise ConfigError(f"{name}: {value} must be at least {least}")
-    if backend == "transformers" or dtype not in CT2_DTYPES:
-        if dtype == "int8":
-            raise ConfigError("dual_dtype: int8 needs backtranslation_backend ctranslate2; use float32 or bfloat16")
-        if dtype not in DTYPES:
-            raise ConfigError(f"dual_dtype: {dtype!r} is no precision of a back-translator; use float32 or bfloat16")
+    if dtype == "int8" and backend == "transformers":
+        raise ConfigError("dual_dtype: int8 needs backtranslation_backend ctranslate2; use float32 or bfloat16")
+    if dtype not in CT2_DTYPES:
+        raise ConfigError(f"dual_dtype: {dtype!r} is not supported in back-translation; use float32 or bfloat16")
     require_device("dual_device", device)
     folder = _model_folder(argument, str(name_or_path))
     with loading():
-        tokenizer = _load_tokenizer(argument, folder, source)
+        tokenizer = load_tokenizer(argument, folder, src_lang=source)
         check_tags(argument, tokenizer, len(tokenizer), source, target)  # before minutes of converting and loading
         engine = _open_engine(backend, argument, folder, tokenizer, target, beams, device, dtype)
     check_tags(argument, tokenizer, engine.vocabulary, source, target)
@@ -307,16 +303,3 @@ def _model_folder(argument: str, name: str) -> Path:
     if not folder.is_dir():
         raise ConfigError(f"{argument}: {name} is a file; give the model's folder")
     return folder
-
-
-def _load_tokenizer(argument: str, folder: Path, source: str):
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, src_lang=source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{argument}: {folder} has no tokenizer that loads: {reason}") from error
-    if not tokenizer:  # transformers returns False for a SentencePiece tokenizer without its .model file
-        raise ConfigError(f"{argument}: {folder} has no tokenizer that loads: no tokenizer.json, no .model file")
-    return tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,13 +26,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> li
     bos = tokenizer.bos_token_id
     if bos is None:
         return [list(row) for row in rows]
-    encoded = []
-    for row in rows:
-        start = 0
-        while start < len(row) and row[start] == bos:
-            start += 1
-        encoded.append([bos, *row[start:]])
-    return encoded
+    return [[bos, *itertools.dropwhile(lambda i: i == bos, row)] for row in rows]
 
 
 @contextmanager
@@ -75,7 +70,12 @@ def generate(
 
     Raises ConfigError for sizes that are not positive or several greedy sequences of one prompt.
     """
-    _check(max_new_tokens, batch_size, do_sample, num_return_sequences)
+    n = num_return_sequences
+    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size), ("num_return_sequences", n)):
+        if value < 1:
+            raise ConfigError(f"{name}={value}: give a number of at least 1")
+    if n > 1 and not do_sample:
+        raise ConfigError(f"num_return_sequences={n}: sample, or use 1")
     encoded = encode_prompts(tokenizer, prompts)
     stops = stop_ids(tokenizer)
     sampling = {"do_sample": False}
@@ -83,7 +83,7 @@ def generate(
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        num_return_sequences=num_return_sequences,
+        num_return_sequences=n,
         eos_token_id=stops,
         pad_token_id=stops[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -92,7 +92,7 @@ def generate(
     )
     # Longest first: where memory is short, the first batch says so.
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]), reverse=True)
-    step = max(1, batch_size // num_return_sequences)
+    step = max(1, batch_size // n)
     batches = [order[start : start + step] for start in range(0, len(order), step)]
     own = batches[part[0] :: part[1]]
     if is_deepspeed_zero3_enabled() and len(own) < len(batches[:: part[1]]):
@@ -103,7 +103,7 @@ def generate(
             new = _generate_batch(model, [encoded[i] for i in rows], settings)  # (rows * n, new tokens)
             texts = [_decode(tokenizer, ids, stops) for ids in new.tolist()]
             for place, i in enumerate(rows):
-                answers[i] = texts[place * num_return_sequences : (place + 1) * num_return_sequences]
+                answers[i] = texts[place * n : (place + 1) * n]
     return answers
 
 
@@ -116,19 +116,6 @@ def generate_together(model, tokenizer, prompts: list[str], *, max_new_tokens: i
     own = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, part=part)
     found = {i: texts[0] for i, texts in distributed.gathered(list(enumerate(own))) if texts}
     return [found[i] for i in range(len(prompts))]
-
-
-def _check(max_new_tokens: int, batch_size: int, do_sample: bool, num_return_sequences: int) -> None:
-    sizes = {
-        "max_new_tokens": max_new_tokens,
-        "batch_size": batch_size,
-        "num_return_sequences": num_return_sequences,
-    }
-    for name, value in sizes.items():
-        if value < 1:
-            raise ConfigError(f"{name}={value}: give a number of at least 1")
-    if num_return_sequences > 1 and not do_sample:
-        raise ConfigError(f"num_return_sequences={num_return_sequences}: sample, or ask for 1")
 
 
 def _generate_batch(model: PreTrainedModel, rows: list[list[int]], settings) -> torch.Tensor:

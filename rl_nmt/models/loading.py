@@ -47,6 +47,22 @@ def fetch(argument: str, name: str, filename: str, patterns: Sequence[str] | Non
         raise hub.explain(argument, name, error) from error
 
 
+def load_tokenizer(argument: str, folder: Path, **options):
+    """The tokenizer in a folder. Raises ConfigError if none loads."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True, **options
+        )
+    except Exception as error:  # tokenizers raises plain Exception for a damaged file
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{argument}: {folder} has no tokenizer that loads: {reason}") from error
+    if not tokenizer:  # transformers returns False for a SentencePiece tokenizer without its .model file
+        raise ConfigError(f"{argument}: {folder} has no tokenizer that loads: no tokenizer.json, no .model file")
+    return tokenizer
+
+
 def fingerprint(file: Path) -> str:
     """Size and SHA-256 of the first and last megabyte: cheap, and different for any retrained weights."""
     size, chunk = file.stat().st_size, 1 << 20
@@ -79,7 +95,7 @@ def require_device(argument: str, device: str) -> str:
         kind, index = torch.device(device).type, torch.device(device).index or 0
     except RuntimeError:
         raise ConfigError(f"{argument}: {device!r} is no device; use cpu, cuda or cuda:N") from None
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = torch.cuda.device_count()
     if kind == "cuda" and index >= count:
         raise ConfigError(f"{argument}: {device} is not there ({count} CUDA devices); use cpu")
     return device
@@ -163,7 +179,7 @@ def choose_device(wanted: str, argument: str) -> str:
     if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigError(f"{argument}: {wanted!r} is no device; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        count = torch.cuda.device_count()
         if (device.index or 0) >= count:
             why = "no CUDA device" if not count else f"{wanted} is not there ({count} CUDA devices)"
             print(f"{argument}: {why}: using the CPU", file=sys.stderr, flush=True)

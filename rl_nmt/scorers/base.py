@@ -1,6 +1,6 @@
-"""What every judge takes and gives, and the manners they share as guests in the trainer's process.
+"""The interface of all scorers, and `ask`, which calls one and drops what cannot be trusted.
 
-Modules in this folder import neither trl nor datasets, so that they run in any environment.
+Modules of this package import neither trl nor datasets, so that they run in any environment.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Segment:
-    """One translation to judge: plain NFC strings without control tokens.
-
-    `ref` is None where there is no reference; an empty string is a reference that says nothing.
-    """
+    """One translation to score: plain NFC strings without control tokens; "" is an empty reference, None means none."""
 
     src: str
     mt: str
@@ -48,7 +45,7 @@ class Scores:
 
 
 class Scorer(Protocol):
-    """A resident judge: loaded once, never a Trainer per call, leaves global state as it finds it."""
+    """A resident metric: loaded once, no Trainer per call, leaves global state as it was."""
 
     name: str
     range: tuple[float, float]

@@ -1,8 +1,4 @@
-"""A scorer's answers kept from step to step, so that a text that comes again costs nothing.
-
-A policy that converges says the same things again, and an evaluation repeats its sources: with groups of samples
-it is common that most of a batch has been judged before.
-"""
+"""A cache of a scorer's answers: a converging policy repeats its outputs, and an evaluation repeats its sources."""
 
 from __future__ import annotations
 
@@ -19,19 +15,17 @@ Answer = tuple[float, tuple[Span, ...] | None]
 
 
 class Remembered:
-    """`scorer` with a memory of (src, mt, ref) → value and spans. A `Scorer` with the same signature.
+    """`scorer` with a cache of (src, mt, ref) → value and spans. A `Scorer`; all else is the scorer's own.
 
-    Only sound answers are kept: a segment that got None, a number that is not finite, or no spans from a scorer that
-    gives some, is asked again. The least recently used go first. A scorer that several processes share
-    (`collective`) is called once per call also when there is nothing to ask. What the class does not have itself
-    (needs_reference, close, …) is the scorer's.
+    Only valid answers are kept: a segment that got None, a number that is not finite, or no spans from a scorer that
+    gives some, is scored again. The least recently used go first. A scorer that several processes share
+    (`collective`) is called once per call, also without new segments.
 
-    `stats`: the scorer's own of this call, over the segments it was really asked for, with `rows` of the whole
-    call and `remembered`, those of them answered from memory. A call that is answered from memory alone has these
-    two only.
+    `stats`: the scorer's own of this call, over the segments it really scored, with `rows` of the whole call and
+    `remembered`, those of them answered from the cache. A call answered from the cache alone has these two only.
 
-    A scorer's value for a text may depend on the batch it came in, in its last bits. A resumed run therefore repeats
-    every bit only with the memory it had: `state_dict` and `load_state_dict` carry it.
+    The last bits of a value may depend on its batch. A resumed run therefore repeats every bit only with the same
+    cache: `state_dict` and `load_state_dict` carry it.
 
     Args:
         scorer: any `Scorer`.
@@ -53,23 +47,10 @@ class Remembered:
             raise AttributeError(name)
         return getattr(self.scorer, name)
 
-    @property
-    def name(self) -> str:
-        return self.scorer.name
-
-    @property
-    def range(self) -> tuple[float, float]:
-        return self.scorer.range
-
-    @property
-    def higher_is_better(self) -> bool:
-        return self.scorer.higher_is_better
-
     def score(self, segments: Sequence[Segment]) -> Scores:
-        """The scorer's values and spans, order kept, spans in lists of their own; it sees each new segment once.
+        """The scorer's values and spans, order kept, spans in new lists; it sees each new segment once.
 
-        Raises what the scorer raises, and ValueError when it gives another number of answers; nothing of such a
-        call is kept.
+        Raises what the scorer raises, and ValueError for another number of answers; nothing of such a call is kept.
         """
         rows, index = distinct(segments)
         known = [self._memory.get(row) for row in rows]
@@ -95,13 +76,9 @@ class Remembered:
         return Scores([values[i] for i in index], [None if spans[i] is None else list(spans[i]) for i in index])
 
     def to(self, device: str) -> Remembered:
-        """Move the scorer; what is remembered stays. Raises as the scorer's own."""
+        """Move the scorer; the cache stays. Raises as the scorer's own."""
         self.scorer.to(device)
         return self
-
-    def signature(self) -> dict[str, dict]:
-        """The scorer's own: a memory changes no number."""
-        return self.scorer.signature()
 
     def state_dict(self) -> dict[str, Any]:
         """The memory, the least recently used first; JSON, and floats survive it exactly."""
@@ -113,7 +90,7 @@ class Remembered:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember what `state_dict` has said, and nothing else."""
+        """Replace the cache by that of `state_dict`."""
         self._memory.clear()
         for src, mt, ref, value, spans in state["memory"][-self.size :]:
             marked = None if spans is None else tuple(Span(*fields) for fields in spans)
@@ -125,7 +102,7 @@ class Remembered:
             self._memory[row] = (value, None if spans is None else tuple(spans))
 
     def _refresh(self, rows: Sequence[Segment]) -> None:
-        """These were used last; forget the oldest beyond the size."""
+        """Mark these as used last; drop the oldest beyond the size."""
         for row in rows:
             if row in self._memory:
                 self._memory.move_to_end(row)

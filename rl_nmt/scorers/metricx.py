@@ -21,6 +21,7 @@ from rl_nmt.models.loading import (
     fetch,
     fingerprint,
     full_precision,
+    load_tokenizer,
     loading,
     require_device,
     skip_overlong,
@@ -129,18 +130,13 @@ def _load_model(argument: str, folder: Path, dtype: torch.dtype) -> tuple[torch.
 
 def _load_tokenizer(argument: str, folder: Path, name: str | None, width: int):
     """mT5's tokenizer and the folder it came from."""
-    from transformers import AutoTokenizer
-
     if name is None and any((folder / file).is_file() for file in TOKENIZER_FILES):
         found = folder
     else:
         name = name or f"google/mt5-{MT5_SIZES.get(width, 'large')}"
         wanted = "tokenizer_config.json"
         found = fetch(f"tokenizer of {argument}", name, wanted, ["*token*.json", "config.json", "*.model"])
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(found), local_files_only=True)
-    except Exception as error:  # tokenizers raises plain Exception for a damaged file
-        raise ConfigError(f"{argument}: no tokenizer loads from {found}: {error}") from error
+    tokenizer = load_tokenizer(argument, found)
     last = tokenizer("x")["input_ids"][-1:]
     if last != [tokenizer.eos_token_id]:
         raise ConfigError(f"{argument}: the tokenizer in {found} does not end inputs as mT5's does")

@@ -3,12 +3,10 @@
     scorer = Shared(lambda: load_metricx("google/metricx-24-hybrid-xl-v2p6", device="cuda:7"))
     translate = SharedTranslator(lambda: load_backtranslator(...))
 
-The process that comes first on its machine has the model; the others hand it what they want to know. Every
-segment is judged once, however many processes ask for it.
+The first process of a machine has the model; the others send it their items. Equal segments are scored once.
 
-**Collective.** Every process of the machine must call equally often, also when it has nothing to ask: then with
-no segments. With one process, and for what the main process does for all (`processes.from_main`), it is the model
-itself.
+**Collective.** Every process of the machine must call equally often, also without segments. With one process, and
+within `processes.from_main`, it is the model itself.
 """
 
 from __future__ import annotations

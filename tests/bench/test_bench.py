@@ -10,7 +10,7 @@ import tiny_run
 import torch
 import yaml
 
-from bench import measure, memory, pocket_step, reward_throughput, shapes, texts
+from bench import measure, pocket_step, reward_throughput, shapes, texts
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {
@@ -227,20 +227,19 @@ def test_large_shapes_take_eight_samples_on_a_cpu():
 
 
 def test_memory(models, capsys):
-    line = ["--calls", "3", "--early", "2", "--n", "2", "--json", "--models", str(models)]
-    assert memory.main(line) == 0
+    line = ["--memory", "--calls", "3", "--early", "2", "--n", "2", "--models", str(models)]
+    assert reward_throughput.main(line) == 0
     found = json.loads(capsys.readouterr().out)
+    assert found["n"] == 2 and found["backend"] == "transformers"
     assert found["bytes"] > 50 * 2**20  # torch alone is more
     assert found["growth"] == pytest.approx(found["bytes"] / found["bytes_early"] - 1)
+    with pytest.raises(SystemExit):
+        reward_throughput.main([*line, "--early", "3"])
 
 
 def test_memory_sees_a_leak():
     kept = []
-
-    def leaking(prompts, completions, english):
-        kept.append(torch.ones(1 << 20))  # 4 MiB
-
-    found = memory.measure(leaking, n=1, calls=20, early=10)
+    found = measure.memory_growth(lambda number: kept.append(torch.ones(1 << 20)), calls=20, early=10)  # 4 MiB each
     assert found["bytes"] - found["bytes_early"] > 30 * 2**20
 
 
@@ -260,7 +259,7 @@ def test_pocket_step(tiny_all, tmp_path, capsys):
 def test_the_document_mentions_every_bench():
     document = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     scripts = {path.stem for path in (ROOT / "bench").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
-    assert scripts >= {"reward_throughput", "pocket_step", "memory", "pocket_seeds"}
+    assert scripts >= {"reward_throughput", "pocket_step", "pocket_seeds"}
     assert {name for name in scripts if f"bench.{name}" not in document} == set()
 
 

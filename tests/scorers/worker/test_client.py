@@ -103,12 +103,13 @@ def test_a_real_scorer_scores_the_same_in_a_worker(tmp_path):
 def test_comet_and_xcomet_score_the_same_in_a_worker(tmp_path):
     from rl_nmt.scorers.comet.scorer import load_comet
 
-    rows = [Segment(en, ta) for en, _ in PAIRS[:4] for _, ta in PAIRS[:3]]
-    for kind in ("unified_metric", "xcomet_metric"):
+    rows = [Segment(en, ta, en) for en, _ in PAIRS[:4] for _, ta in PAIRS[:3]]
+    for kind in ("regression_metric", "unified_metric", "xcomet_metric"):
         folder = build_comet(tmp_path / kind, kind=kind, layer_norm=False)
         here = load_comet(folder)
         there = load_in_worker("rl_nmt.scorers.comet.scorer:load_comet", {"name_or_path": str(folder)})
-        assert there.score(rows) == here.score(rows)
+        for part in (rows[:1], rows[:8], rows):
+            assert there.score(part) == here.score(part)
         assert there.signature()["identity"] == here.signature()["identity"]
         there.close()
 
