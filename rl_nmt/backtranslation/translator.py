@@ -111,17 +111,9 @@ def load_backtranslator(
         engine = _open_engine(backend, argument, folder, tokenizer, target, beams, device, dtype)
     check_tags(argument, tokenizer, engine.vocabulary, source, target)
     name, revision = hub.recorded_as(str(name_or_path), folder)
-    identity = {
-        "model": name,
-        "revision": revision,
-        "weights": weights_key(folder),
-        "backend": engine.backend,
-        "dtype": engine.dtype,
-        "beams": engine.beams,
-        "source": source,
-        "target": target,
-        "max_new_tokens": max_new_tokens,
-    }
+    identity = {"model": name, "revision": revision, "weights": weights_key(folder)}
+    identity |= {key: getattr(engine, key) for key in ("backend", "dtype", "beams")}
+    identity |= {"source": source, "target": target, "max_new_tokens": max_new_tokens}
     return BackTranslator(tokenizer, engine, identity, TokenBudget(token_budget))
 
 
