@@ -1,9 +1,8 @@
 """Text in the wrong letters: English in Tamil letters, Tamil in Latin, Devanagari, Malayalam or Sinhala ones.
 
-The raw material of the cheats in rl_nmt/audit/cheats.py. Rough on purpose, as a cheating model would be, and on
-purpose without anything of the gates' own transliteration: an attack that shared the defence's tables could
-only find what the defence already knows. The tables are for Tamil; another language has functions of its own
-in its row of rl_nmt/audit/cheats.TONGUES. No model, no torch. Spelling rules and tables: ours.
+The raw material of rl_nmt/audit/families.py. Rough on purpose, as a cheating model would be, and without anything of
+the gates' own transliteration: an attack that shared the defence's tables could only find what the defence knows.
+Another language has a module of its own in rl_nmt/audit/cheats.TONGUES. No torch. Spelling rules and tables: ours.
 """
 
 from __future__ import annotations
@@ -11,96 +10,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from pathlib import Path
+
+from rl_nmt.text.languages import read_words
 
 VIRAMA = "்"
 
-# Vowel code → (letter that stands alone, sign after a consonant); "a" is inherent.
-_VOWELS = {
-    "a": ("அ", ""),
-    "aa": ("ஆ", "ா"),
-    "i": ("இ", "ி"),
-    "ii": ("ஈ", "ீ"),
-    "u": ("உ", "ு"),
-    "uu": ("ஊ", "ூ"),
-    "e": ("எ", "ெ"),
-    "ee": ("ஏ", "ே"),
-    "ai": ("ஐ", "ை"),
-    "o": ("ஒ", "ொ"),
-    "oo": ("ஓ", "ோ"),
-}
-
-# English letters, longest match first → vowel codes and Tamil consonants, by English pronunciation.
-_SOUNDS = {
-    "tion": "ஷ் a ன்",
-    "sion": "ஷ் a ன்",
-    "ture": "ச் a ர்",
-    "ought": "aa ட்",
-    "ight": "ai ட்",
-    "igh": "ai",
-    "tch": "ச்",
-    "sch": "ஸ் க்",
-    "ch": "ச்",
-    "sh": "ஷ்",
-    "th": "த்",
-    "ph": "ஃ ப்",
-    "ck": "க்",
-    "wh": "வ்",
-    "qu": "க் வ்",
-    "ng": "ங்",
-    "nd": "ண் ட்",
-    "nt": "ண் ட்",
-    "ce": "ஸ் e",
-    "ci": "ஸ் i",
-    "cy": "ஸ் i",
-    "ge": "ஜ் e",
-    "gi": "ஜ் i",
-    "ee": "ii",
-    "ea": "ii",
-    "ie": "ii",
-    "oo": "uu",
-    "ou": "a வ்",
-    "ow": "a வ்",
-    "oa": "oo",
-    "ai": "ee",
-    "ay": "ee",
-    "ey": "ii",
-    "oi": "aa ய்",
-    "oy": "aa ய்",
-    "au": "aa",
-    "aw": "aa",
-    "ew": "i ய் uu",
-    "ar": "aa ர்",
-    "er": "a ர்",
-    "ir": "a ர்",
-    "ur": "a ர்",
-    "or": "aa ர்",
-    "a": "aa",
-    "e": "e",
-    "i": "i",
-    "o": "o",
-    "u": "a",
-    "y": "i",
-    "b": "ப்",
-    "c": "க்",
-    "d": "ட்",
-    "f": "ஃ ப்",
-    "g": "க்",
-    "h": "ஹ்",
-    "j": "ஜ்",
-    "k": "க்",
-    "l": "ல்",
-    "m": "ம்",
-    "n": "ன்",
-    "p": "ப்",
-    "q": "க்",
-    "r": "ர்",
-    "s": "ஸ்",
-    "t": "ட்",
-    "v": "வ்",
-    "w": "வ்",
-    "x": "க் ஸ்",
-    "z": "ஸ்",
-}
+_TABLE = read_words(Path(__file__).with_name("transliteration_ta.yaml"))
+_VOWELS, _SOUNDS, _WORDS = _TABLE["vowels"], _TABLE["sounds"], _TABLE["words"]
 _SOUND = re.compile("|".join(sorted(_SOUNDS, key=len, reverse=True)))
 
 
@@ -124,35 +41,17 @@ _HABITS = [
     (re.compile(r"ng(?=[aou])"), "ngg"),
 ]
 
-# The commonest words sound too little like their letters.
-_WORDS = dict(
-    pair.split("=")
-    for pair in (
-        "the=தி of=ஆஃப் to=டு is=இஸ் are=ஆர் was=வாஸ் were=வேர் be=பி been=பீன் he=ஹி she=ஷி we=வி you=யூ i=ஐ my=மை "
-        "by=பை have=ஹேவ் has=ஹேஸ் do=டூ does=டஸ் what=வாட் who=ஹூ where=வேர் why=வை their=தேர் there=தேர் they=தே "
-        "one=ஒன் two=டூ four=ஃபோர் eight=எய்ட் people=பீப்பிள் water=வாட்டர் said=செட் come=கம் some=சம் your=யுவர் "
-        "and=அண்ட் not=நாட் no=நோ go=கோ going=கோயிங் so=ஸோ a=எ me=மி her=ஹெர் on=ஆன் at=அட் that=தட் an=ஆன் give=கிவ் live=லிவ் "
-        "through=த்ரூ although=ஆல்தோ friend=ஃப்ரெண்ட் our=அவர் house=ஹவுஸ் mother=மதர் brother=பிரதர் three=த்ரீ five=ஃபைவ்"
-    ).split()
-)
 
-# Tamil letter → Latin; consonants without their inherent a.
-_LATIN_CONSONANTS = dict(
-    zip("கஙசஞடணதநபமயரலவழளறனஜஷஸஹ", "k ng s nj t n th n p m y r l v zh l r n j sh s h".split(), strict=True)
-)
-_LATIN_LETTERS = dict(zip("அஆஇஈஉஊஎஏஐஒஓஃ", "a aa i ii u uu e ee ai o oo k".split(), strict=True)) | {"ஔ": "au"}
-_LATIN_SIGNS = dict(zip("ாிீுூெேைொோௌ", "aa i ii u uu e ee ai o oo au".split(), strict=True))
+def _latin(kind: str) -> dict[str, str]:
+    return dict(zip(_TABLE[kind]["letters"], _TABLE[kind]["latin"].split(), strict=True))
 
-_SINHALA = str.maketrans(
-    "கஙசஞடணதநபமயரலவழளறனஜஷஸஹஅஆஇஈஉஊஎஏஐஒஓஔாிீுூெேைொோௌ்",
-    "කඞචඤටණතනපමයරලවළළරනජෂසහඅආඉඊඋඌඑඒඓඔඕඖාිීුූෙේෛොෝෞ්",
-)
+
+_CONSONANTS, _INDEPENDENT, _SIGNS = map(_latin, ("consonants", "independent", "signs"))
+_SINHALA, _LOOKALIKES = (str.maketrans(*_TABLE[kind]) for kind in ("sinhala", "lookalikes"))
 # These two blocks follow the same order as the Tamil one (all three come from ISCII).
 _BLOCKS = {"Devanagari": 0x0900, "Malayalam": 0x0D00}
 _TAMIL_BLOCK = range(0x0B80, 0x0C00)
 
-# Latin letters → Cyrillic ones that look the same on a page; the others (n, t, u ...) have none.
-_LOOKALIKES = str.maketrans("aceiopsxyjdlrhABCEHIKMOPTXY", "асеіорѕхујԁӏгһАВСЕНІКМОРТХУ")
 _FULLWIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 
 WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
@@ -207,11 +106,10 @@ def romanise(tamil: str) -> str:
     """
     pieces = []
     for char, following in zip(tamil, [*tamil[1:], ""], strict=True):
-        if char in _LATIN_CONSONANTS:
-            bare = following == VIRAMA or following in _LATIN_SIGNS
-            pieces.append(_LATIN_CONSONANTS[char] + ("" if bare else "a"))
+        if char in _CONSONANTS:
+            pieces.append(_CONSONANTS[char] + "a" * (following != VIRAMA and following not in _SIGNS))
         elif char != VIRAMA:
-            pieces.append(_LATIN_LETTERS.get(char) or _LATIN_SIGNS.get(char) or char)
+            pieces.append(_INDEPENDENT.get(char) or _SIGNS.get(char) or char)
     return "".join(pieces)
 
 

@@ -84,8 +84,14 @@ _READ = {
     "Values": lambda text: tuple((stem, int(float(value))) for stem, value in _pairs(text)),
 }
 _TYPES = {field.name: field.type for field in fields(Language)}
-_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # every scalar stays a string: "no" is a language
-_TABLE = yaml.load(Path(__file__).with_name("languages.yaml").read_text(encoding="utf-8"), Loader=_LOADER)
+
+
+def read_words(path: Path) -> dict:
+    """A YAML file of words: every scalar is a string ("no" is a language)."""
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+
+
+_TABLE = read_words(Path(__file__).with_name("languages.yaml"))
 
 
 def _row(code: str, cells: dict) -> Language:

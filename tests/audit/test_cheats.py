@@ -17,7 +17,7 @@ from rl_nmt.text.unicode import clean_for_scoring, is_blank, script_share
 
 TAMIL = LANGUAGES["ta"]
 PAIRS = shipped_pairs()
-NAMES = [family.__name__ for family in (*HARD, *SOFT)]
+NAMES = [*HARD, *SOFT]
 
 
 def made(name: str, pairs=PAIRS, seed=0) -> dict[int, str]:
@@ -36,20 +36,20 @@ def test_there_are_enough_families_and_all_apply_somewhere():
         ("The old man sold his house.", "முதியவர் தன் வீட்டை விற்றார்."),
     ]
     assert {cheat.family for cheat in build_suite([*PAIRS, *near])} == set(NAMES)
-    assert all(family.__doc__ for family in (*HARD, *SOFT))
+    assert all(family.__doc__ for family in (*HARD.values(), *SOFT.values()))
 
 
 def test_same_seed_same_suite_whatever_the_order_of_calls():
     first, again = build_suite(PAIRS, seed=3), build_suite(PAIRS, seed=3)
     assert first == again != build_suite(PAIRS, seed=4)
     kinds = {cheat.family: cheat.hard for cheat in first}
-    assert [name for name in kinds if kinds[name]] == [family.__name__ for family in HARD]
+    assert [name for name in kinds if kinds[name]] == list(HARD)
 
 
 def test_a_familys_choice_does_not_hang_on_the_other_families(monkeypatch):
     before = made("copied_casing"), made("word_replaced")
-    monkeypatch.setattr(cheats, "HARD", (cheats.copied_casing,))
-    monkeypatch.setattr(cheats, "SOFT", (cheats.word_replaced,))
+    monkeypatch.setattr(cheats, "HARD", {"copied_casing": HARD["copied_casing"]})
+    monkeypatch.setattr(cheats, "SOFT", {"word_replaced": SOFT["word_replaced"]})
     assert (made("copied_casing"), made("word_replaced")) == before
 
 
