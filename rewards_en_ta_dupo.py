@@ -26,17 +26,20 @@ no gates, no (1 - copied), no fidelity, clamped to [0, 1]. By hand:
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from rl_nmt import distributed
 from rl_nmt.audit import variance_shares
 from rl_nmt.errors import ConfigError
 from rl_nmt.guards import copied_share, fidelity, verdict
+from rl_nmt.hub import COMET, ModelUse
+from rl_nmt.ranges import above, at_least, check_ranges
 from rl_nmt.scorers.base import Segment, ask
 from rl_nmt.scorers.shared import Shared, SharedTranslator
 from rl_nmt.text import TAMIL, TextPair
@@ -48,142 +51,203 @@ CUES = "English: {source}\nTamil:"  # how every prompt of this project ends; the
 GATED, PASSING_FLOOR = 0.0, 0.01
 COMPONENTS = ("cycle", "qe", "foreign_script", "length_penalty", "copied", "fidelity_loss")
 
+# ---------------------------------------------------------------------- the formula
+
+
+@dataclass
+class Formula:
+    """What the number depends on beside the models; all of it is in the reward's identity."""
+
+    w_cycle: float = at_least(0, 0.6)  # weight of the cycle term; at 0 its models are neither loaded nor run
+    w_qe: float = at_least(0, 0.4)  # weight of the quality estimation term; likewise
+    penalty_weight_script: float = at_least(0, 0.2)  # weight of the share of letters that are not Tamil
+    penalty_weight_lenratio: float = at_least(0, 0.1)  # weight of the log length ratio outside its band
+    penalty_weight_fidelity: float = at_least(0, 0.1)
+    """Weight of the share of numbers, names and addresses that the output lost."""
+    expected_length_ratio: float = above(0, TAMIL.expected_length_ratio)
+    """Tamil over English length, in code points, that costs nothing."""
+    length_tolerance: float = at_least(0, TAMIL.length_tolerance)
+    """Natural-log distance from it that costs nothing; ratio 1 and tolerance 0 give |log ratio|."""
+    guards: Literal["on", "off"] = "on"  # gate invalid outputs; off is the plain formula
+    normalize: Literal["identity"] = "identity"  # how scores are mapped: identity clamps them to [0, 1]
+
+
+def terms(row: dict[str, Any], formula: Formula) -> dict[str, float]:
+    """What each component adds to the reward of a scored row, weight and sign included."""
+    return {
+        "cycle": formula.w_cycle * _unit(row.get("cycle")) * (1.0 - (row.get("copied") or 0.0)),
+        "qe": formula.w_qe * _unit(row.get("qe")),
+        "script": -formula.penalty_weight_script * row["foreign_script"],
+        "length": -formula.penalty_weight_lenratio * row["length_penalty"],
+        "fidelity": -formula.penalty_weight_fidelity * (row.get("fidelity_loss") or 0.0),
+    }
+
+
+def combine(row: dict[str, Any], formula: Formula) -> float | None:
+    """The reward of one sample from its components; None when a component with a weight is missing."""
+    if row["gate"] is not None:
+        return GATED
+    if (formula.w_cycle and row["cycle"] is None) or (formula.w_qe and row["qe"] is None):
+        return None
+    floor = PASSING_FLOOR if formula.guards == "on" else 0.0
+    return min(1.0, max(floor, sum(terms(row, formula).values())))
+
+
+def _unit(value: float | None) -> float:
+    return min(1.0, max(0.0, value or 0.0))
+
+
+# ---------------------------------------------------------------------- settings
+
+
+@dataclass
+class RewardSettings(Formula):
+    """Every setting of the reward; the trainer's RunCfg has them too."""
+
+    comet_da_model: str = "Unbabel/wmt22-comet-da"  # COMET-DA checkpoint for the cycle: hub name or local folder
+    comet_qe_model: str = "Unbabel/wmt22-cometkiwi-da"
+    """COMETKiwi checkpoint for quality estimation (gated, non-commercial licence)."""
+    backtranslation_model: str = "facebook/nllb-200-distilled-1.3B"
+    """NLLB model that translates Tamil back into English."""
+    backtranslation_backend: Literal["transformers", "ctranslate2", "auto"] = "transformers"
+    """What runs it; CTranslate2 is faster, with the same texts in float32; auto: CTranslate2 where it works."""
+    backtranslation_beams: int = at_least(1, 4)  # beams of the deterministic search
+    reward_device: str = "auto"  # device of the COMET models: auto, cpu, cuda, cuda:N
+    reward_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the COMET models; the score error of a lower one is measured at load."""
+    dual_device: str = "auto"  # device of the back-translator
+    dual_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Precision of the back-translator; int8 with CTranslate2."""
+    scorer_python: str = ""
+    """Python of another environment that COMET runs in, as .venv/bin/python; empty: in this process."""
+    reward_offload: bool = False  # keep the reward models on the CPU while the policy trains; independent_scorer always
+    reward_models: Literal["each", "shared"] = "each"
+    """Each of several processes loads its own reward models, or they share one copy per machine."""
+
+    def check_reward(self) -> None:
+        """Raise ConfigError for values that make no reward, before a model is loaded."""
+        check_ranges(self)
+        if self.normalize != "identity":
+            raise ConfigError(f"normalize: {self.normalize!r} is unknown; the only value is 'identity'")
+        if self.guards not in ("on", "off"):
+            raise ConfigError(f"guards: {self.guards!r} must be 'on' or 'off'")
+        if self.w_cycle + self.w_qe == 0:
+            raise ConfigError("w_cycle and w_qe are both 0: the reward would not depend on any score")
+
+    def reward_models_used(self) -> list[ModelUse]:
+        """The models that the weights ask for, under the names of their settings."""
+        cycle = [
+            ModelUse("comet_da_model", self.comet_da_model, COMET, "comet_da"),
+            ModelUse("backtranslation_model", self.backtranslation_model, part="NLLB"),
+        ]
+        qe = [ModelUse("comet_qe_model", self.comet_qe_model, COMET, "comet_qe")]
+        return [*(cycle if self.w_cycle else []), *(qe if self.w_qe else [])]
+
+
+# ---------------------------------------------------------------------- the reward
+
 
 class CometDuPOReward(RewardLog):
     """Reference-free reward for English→Tamil, as TRL calls it: a batch in, a list out, None = no score.
 
     Args:
         comet_da_model, comet_qe_model, backtranslation_model: local folders or hub names.
-        w_cycle, w_qe: weights of the two scores; a weight of 0 neither loads nor runs its models.
-        penalty_weight_script, penalty_weight_lenratio, penalty_weight_fidelity: weights of the penalties.
-        expected_length_ratio: Tamil over English length that costs nothing; None takes the language's.
-        length_tolerance: natural-log distance from it that costs nothing; None takes the language's.
-        guards: "on" or "off" (off: the plain formula, for comparisons).
-        normalize: "identity", the only mapping of scores known: clamp to [0, 1].
-        reward_device: where the COMET models live; "auto" is CUDA if there is one, else CPU.
-        reward_dtype: what they compute in: "float32", or "bfloat16" | "float16" (CUDA), which measure their
-            score error at load.
-        dual_device, dual_dtype: the same for the back-translator; dtype "float32", "bfloat16", or "int8"
-            with ctranslate2.
-        backtranslation_backend: "transformers", "ctranslate2", or "auto" (ctranslate2 where it works).
-        backtranslation_beams: beams of the deterministic search.
-        reward_offload: keep the models on the CPU between calls.
-        reward_models: "each" of several processes has its own, or they are "shared": loaded once per machine, and
-            then every process must call this reward equally often, also with nothing.
-        scorer_python: Python of another environment, in which the COMET models run, each in a process of its own
-            with the same scores; "" runs them in this one.
+        settings: a `RewardSettings`, or a RunCfg, which is one; default: the defaults.
+        changes: single settings by name, e.g. w_qe=0.5.
+
+    With reward_models="shared" every process must call this reward equally often, also with nothing. With
+    scorer_python the COMET models run in processes of their own, with the same scores.
 
     Raises:
-        ConfigError: a bad weight, an unknown `normalize`, a checkpoint of the wrong class.
+        ConfigError: an unknown setting, a value out of range, a checkpoint of the wrong class.
         MissingService: a model that cannot be reached.
     """
 
     __name__ = "comet_dupo"
+    language = TAMIL
 
     def __init__(
         self,
-        comet_da_model: str = "Unbabel/wmt22-comet-da",
-        comet_qe_model: str = "Unbabel/wmt22-cometkiwi-da",
-        backtranslation_model: str = "facebook/nllb-200-distilled-1.3B",
+        comet_da_model: str | None = None,
+        comet_qe_model: str | None = None,
+        backtranslation_model: str | None = None,
         *,
-        w_cycle: float = 0.6,
-        w_qe: float = 0.4,
-        penalty_weight_script: float = 0.2,
-        penalty_weight_lenratio: float = 0.1,
-        penalty_weight_fidelity: float = 0.1,
-        expected_length_ratio: float | None = None,
-        length_tolerance: float | None = None,
-        guards: str = "on",
-        normalize: str = "identity",
-        reward_device: str = "auto",
-        reward_dtype: str = "float32",
-        dual_device: str = "auto",
-        dual_dtype: str = "float32",
-        backtranslation_backend: str = "transformers",
-        backtranslation_beams: int = 4,
-        reward_offload: bool = False,
-        scorer_python: str = "",
-        reward_models: str = "each",
+        settings: RewardSettings | None = None,
+        **changes: Any,
     ):
-        self._settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
-        self.language = TAMIL
-        self.w_cycle, self.w_qe = w_cycle, w_qe
-        self.penalty_weight_script = penalty_weight_script
-        self.penalty_weight_lenratio = penalty_weight_lenratio
-        self.penalty_weight_fidelity = penalty_weight_fidelity
-        self.expected_length_ratio = (
-            self.language.expected_length_ratio if expected_length_ratio is None else expected_length_ratio
-        )
-        self.length_tolerance = self.language.length_tolerance if length_tolerance is None else length_tolerance
-        self.guards, self.normalize, self.reward_offload = guards, normalize, reward_offload
-        check_settings(self)
-        self._load(
-            backtranslation_model,
-            backtranslation_backend,
-            backtranslation_beams,
-            reward_device,
-            dual_device,
-            dual_dtype,
-        )
+        named = {"comet_da_model": comet_da_model, "comet_qe_model": comet_qe_model}
+        named["backtranslation_model"] = backtranslation_model
+        changes |= {name: str(value) for name, value in named.items() if value is not None}
+        known = {field.name for field in dataclasses.fields(RewardSettings)}
+        if unknown := sorted(changes.keys() - known):
+            raise ConfigError(f"{unknown[0]} is not a setting of the reward: RewardSettings lists them")
+        given = {name: getattr(settings, name) for name in known} if settings else {}
+        for name in ("expected_length_ratio", "length_tolerance"):  # None: the language's own
+            if changes.get(name, 0) is None:
+                del changes[name]
+        self.settings = RewardSettings(**given | changes)
+        self.settings.check_reward()
+        self._load()
 
-    # ------------------------------------------------------------------ set-up
+    def __reduce__(self):
+        """Pickled as its settings: the copy loads its models again."""
+        return functools.partial(type(self), settings=self.settings), ()
 
-    def _load(self, backtranslation_model, backend, beams, reward_device, dual_device, dual_dtype) -> None:
+    # ------------------------------------------------------------------ models
+
+    def _load(self) -> None:
         from rl_nmt.models.loading import choose_device
 
-        self.shared = self._settings["reward_models"] == "shared" and distributed.count() > 1
-        self.reward_device = choose_device(reward_device, "reward_device")
-        self.dual_device = choose_device(dual_device, "dual_device")
+        own = self.settings
+        self.shared = own.reward_models == "shared" and distributed.count() > 1
+        self.reward_device = choose_device(own.reward_device, "reward_device")
+        self.dual_device = choose_device(own.dual_device, "dual_device")
         self.backtranslator = self.da = self.qe = None
-        if self.w_cycle:
-            from rl_nmt.backtranslation.translator import load_backtranslator
+        if own.w_cycle:
+            from rl_nmt.backtranslation import load_backtranslator
 
             load = functools.partial(
                 load_backtranslator,
-                backtranslation_model,
+                own.backtranslation_model,
                 source=self.language.nllb,
                 target="eng_Latn",
-                backend=backend,
-                beams=beams,
+                backend=own.backtranslation_backend,
+                beams=own.backtranslation_beams,
                 device=self.dual_device,
-                dtype=dual_dtype,
+                dtype=own.dual_dtype,
             )
             self.backtranslator = SharedTranslator(load) if self.shared else load()
             self.da = self._load_comet("comet_da_model", "regression_metric")
-        if self.w_qe:
-            self.qe = self._load_comet(
-                "comet_qe_model", "unified_metric", "referenceless_regression_metric", "xcomet_metric"
-            )
+        if own.w_qe:
+            kinds = ("unified_metric", "referenceless_regression_metric", "xcomet_metric")
+            self.qe = self._load_comet("comet_qe_model", *kinds)
         self._warm_up()
-        if self.reward_offload:
+        if own.reward_offload:
             self._place("cpu", "cpu")
 
     def _load_comet(self, argument: str, *classes: str):
-        """The COMET model of this setting, in this process or behind a worker in the environment of scorer_python."""
-        name, python = self._settings[argument], self._settings["scorer_python"]
+        """The COMET model of this setting, in this process or in a worker in the environment of scorer_python."""
+        name, python = getattr(self.settings, argument), self.settings.scorer_python
         options = {
             "device": self.reward_device,
-            "dtype": self._settings["reward_dtype"],
+            "dtype": self.settings.reward_dtype,
             "argument": argument,
             "classes": classes,
-            # Offloaded it lies on the CPU without computing there: nothing is prepared for that each time.
-            "linears": "torch" if self.reward_offload and self.reward_device != "cpu" else "auto",
+            # Offloaded it is on the CPU without computing there: nothing is prepared for that each time.
+            "linears": "torch" if self.settings.reward_offload and self.reward_device != "cpu" else "auto",
         }
-        if not python:
-            from rl_nmt.scorers.comet.scorer import load_comet
+        if python:
+            from rl_nmt.scorers.worker import load_in_worker
+
+            factory, options = "rl_nmt.scorers.comet:load_comet", {"name_or_path": name, **options}
+            load = functools.partial(
+                load_in_worker, factory, options, python_executable=python, argument="scorer_python"
+            )
+        else:
+            from rl_nmt.scorers.comet import load_comet
 
             load = functools.partial(load_comet, name, **options)
-        else:
-            from rl_nmt.scorers.worker.client import load_in_worker
-
-            load = functools.partial(
-                load_in_worker,
-                "rl_nmt.scorers.comet.scorer:load_comet",
-                {"name_or_path": str(name), **options},
-                python_executable=python,
-                argument="scorer_python",
-            )
         return Shared(load) if self.shared else load()
 
     def _warm_up(self) -> None:
@@ -196,37 +260,28 @@ class CometDuPOReward(RewardLog):
             self.qe.score([Segment("1 2 3", "1 2 3")])
 
     def _place(self, reward_device: str, dual_device: str) -> None:
-        for model, device in (
-            (self.da, reward_device),
-            (self.qe, reward_device),
-            (self.backtranslator, dual_device),
-        ):
+        places = ((self.da, reward_device), (self.qe, reward_device), (self.backtranslator, dual_device))
+        for model, device in places:
             if model is not None:
                 model.to(device)
 
-    def __reduce__(self):
-        """Pickled as its settings: the copy loads its models anew."""
-        return functools.partial(type(self), **self._settings), ()
-
-    # ------------------------------------------------------------------ the formula
-
     def _text_components(self, source: str, completion: str) -> dict[str, Any]:
         """Everything that needs no model; see `score_components`."""
-        pair = TextPair(source, completion, self.language)
-        guarded = self.guards == "on"
+        pair, own = TextPair(source, completion, self.language), self.settings
+        guarded = own.guards == "on"
         reason = verdict(pair) if guarded else None
         kept = fidelity(pair) if guarded and reason is None else None
+        english, output = str(pair.clean_source), str(pair.clean_output)
+        band = (self.language, own.expected_length_ratio, own.length_tolerance)
         return {
-            "source": str(pair.clean_source),
-            "output": str(pair.clean_output),
+            "source": english,
+            "output": output,
             "gate": reason,
             "foreign_script": 1.0 - script_share(pair.clean_output, self.language),
-            "length_penalty": length_penalty(
-                pair.clean_source, pair.clean_output, self.language, self.expected_length_ratio, self.length_tolerance
-            ),
+            "length_penalty": length_penalty(pair.clean_source, pair.clean_output, *band),
             "copied": copied_share(pair) if guarded and reason is None else 0.0,
             "fidelity_loss": 0.0 if kept is None else 1.0 - kept,
-            "length": length(pair.clean_output),
+            "length": length(output),
             "backtranslation": None,
             "cycle": None,
             "qe": None,
@@ -269,29 +324,29 @@ class CometDuPOReward(RewardLog):
         times = {"time/guards": time.perf_counter() - start}
         asked = bool(alive) or self.shared  # other processes may have something to ask
         try:
-            if self.reward_offload and asked:
+            if self.settings.reward_offload and asked:
                 self._place(self.reward_device, self.dual_device)
             if asked:
                 self._judge(alive, times)
         finally:  # also when a scorer has to stop the run: what is saved then may need the room
-            if self.reward_offload and asked:
+            if self.settings.reward_offload and asked:
                 self._place("cpu", "cpu")
         for row in rows:
-            row["total"] = combine(row, self)
+            row["total"] = combine(row, self.settings)
         return rows, times
 
     def _judge(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
         """Fill in cycle and qe; at the same time where back-translator and judges have a device each."""
         apart = self.reward_device.split(":0")[0] != self.dual_device.split(":0")[0]  # cuda is cuda:0
-        if self.w_cycle and self.w_qe and apart:
+        if self.settings.w_cycle and self.settings.w_qe and apart:
             with ThreadPoolExecutor(1) as beside:
                 quality = beside.submit(self._quality, alive, times)
                 self._cycle(alive, times)
                 quality.result()
             return
-        if self.w_cycle:
+        if self.settings.w_cycle:
             self._cycle(alive, times)
-        if self.w_qe:
+        if self.settings.w_qe:
             self._quality(alive, times)
 
     def _quality(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
@@ -321,8 +376,7 @@ class CometDuPOReward(RewardLog):
     ) -> list[float | None]:
         """Rewards in [0, 1], one per completion, None where a score is missing: what TRL calls.
 
-        Side effects: `last_log` (training) or `last_eval_log`, `last_rows`; the same scalars and columns
-        also go to TRL's `log_metric` and `log_extra` when it passes them.
+        Side effects: `last_log` (training) or `last_eval_log`, `last_rows`; columns for TRL's `log_extra`.
         """
         rows, times = self._score(self._sources(prompts, completions, source, columns), completions)
         log = {**self.summarise(rows), **times, **self._machine_log(rows)}
@@ -331,7 +385,7 @@ class CometDuPOReward(RewardLog):
 
     def summarise(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         """Scalars of these rows of `score_components`; the names are documented in docs/metrics.md."""
-        return summarise(rows, self)
+        return summarise(rows, self.settings)
 
     def _machine_log(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         """How much work the models had: distinct texts, cut and runaway back-translations, padding."""
@@ -346,19 +400,8 @@ class CometDuPOReward(RewardLog):
 
     def signature(self) -> dict[str, dict[str, Any]]:
         """What makes the number: `identity` (a change makes rewards incomparable), `environment`."""
-        identity: dict[str, Any] = {
-            "reward": "comet_dupo/2",
-            "language": self.language.code,
-            "w_cycle": self.w_cycle,
-            "w_qe": self.w_qe,
-            "penalty_weight_script": self.penalty_weight_script,
-            "penalty_weight_lenratio": self.penalty_weight_lenratio,
-            "penalty_weight_fidelity": self.penalty_weight_fidelity,
-            "expected_length_ratio": self.expected_length_ratio,
-            "length_tolerance": self.length_tolerance,
-            "guards": self.guards,
-            "normalize": self.normalize,
-        }
+        formula = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(Formula)}
+        identity: dict[str, Any] = {"reward": "comet_dupo/2", "language": self.language.code, **formula}
         environment: dict[str, Any] = {}
         for part, model in (("cycle", self.da), ("qe", self.qe), ("backtranslation", self.backtranslator)):
             if model is not None:
@@ -366,59 +409,6 @@ class CometDuPOReward(RewardLog):
                 identity[part] = signature["identity"]
                 environment[part] = signature["environment"]
         return {"identity": identity, "environment": environment}
-
-
-def terms(row: dict[str, Any], settings) -> dict[str, float]:
-    """What each component adds to the formula of a scored row, weight and sign included."""
-    copied = row.get("copied") or 0.0
-    return {
-        "cycle": settings.w_cycle * _unit(row.get("cycle")) * (1.0 - copied),
-        "qe": settings.w_qe * _unit(row.get("qe")),
-        "script": -settings.penalty_weight_script * row["foreign_script"],
-        "length": -settings.penalty_weight_lenratio * row["length_penalty"],
-        "fidelity": -settings.penalty_weight_fidelity * (row.get("fidelity_loss") or 0.0),
-    }
-
-
-def combine(row: dict[str, Any], settings) -> float | None:
-    """The reward of one sample from its components; the only place where they are weighed.
-
-    `settings` has the weights and `guards` as attributes: the reward itself, or a RunCfg. None when a
-    component with a weight is missing.
-    """
-    if row["gate"] is not None:
-        return GATED
-    if (settings.w_cycle and row["cycle"] is None) or (settings.w_qe and row["qe"] is None):
-        return None
-    formula = sum(terms(row, settings).values())
-    return min(1.0, max(PASSING_FLOOR if settings.guards == "on" else 0.0, formula))
-
-
-def _unit(value: float | None) -> float:
-    return min(1.0, max(0.0, value or 0.0))
-
-
-def check_settings(settings) -> None:
-    """Refuse numbers that make no reward, before a model is loaded.
-
-    `settings` has the reward's settings as attributes: the reward itself, or the trainer's RunCfg.
-    Raises ConfigError.
-    """
-    normalize = getattr(settings, "normalize", "identity")
-    if normalize != "identity":
-        raise ConfigError(f"normalize: {normalize!r} is unknown; the only value is 'identity'")
-    if settings.guards not in ("on", "off"):
-        raise ConfigError(f"guards: {settings.guards!r} is neither 'on' nor 'off'")
-    for name in ("w_cycle", "w_qe", "penalty_weight_script", "penalty_weight_lenratio", "penalty_weight_fidelity"):
-        value = getattr(settings, name)
-        if not math.isfinite(value) or value < 0:
-            raise ConfigError(f"{name}: {value} must be a finite number of at least 0")
-    if settings.w_cycle + settings.w_qe == 0:
-        raise ConfigError("w_cycle and w_qe are both 0: the reward would not depend on any score")
-    if not (math.isfinite(settings.expected_length_ratio) and settings.expected_length_ratio > 0):
-        raise ConfigError(f"expected_length_ratio: {settings.expected_length_ratio} must be above 0")
-    if not (math.isfinite(settings.length_tolerance) and settings.length_tolerance >= 0):
-        raise ConfigError(f"length_tolerance: {settings.length_tolerance} must be at least 0")
 
 
 def summarise(rows: list[dict[str, Any]], settings) -> dict[str, float]:

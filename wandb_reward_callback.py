@@ -59,9 +59,9 @@ class WandbRewardCallback(TrainerCallback):
                 if row.get("kind") == "train":
                     self._average({k[: -len("_ema")]: v for k, v in row.items() if k.endswith("_ema")}, reset=True)
 
-    def begin_anew(self) -> None:
+    def begin(self, resumed: bool) -> None:
         """Remove the rows of a start that ended before its first checkpoint."""
-        if self.file and is_main_process():
+        if not resumed and self.file and is_main_process():
             self.file.cut_after(-1)
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,7 +94,6 @@ class WandbRewardCallback(TrainerCallback):
             elsewhere = {key.removeprefix("eval_") for key in elsewhere}
             self.record("eval", state.global_step, {**values, **self.reward_fn.last_eval_log}, elsewhere)
         elif self._pending is not None:
-            # TRL repeats the reward's own keys (log_metric), averaged over logging_steps: ours stay.
             self._pending = {**logs, **self._pending}
             self._flush(elsewhere)
         elif "train_runtime" in logs:

@@ -104,12 +104,9 @@ def now() -> float:
 def grpo_trainer(cfg, reward, rows, callback: TrainerCallback):
     """The flagship's trainer over the policy and the output folder of `cfg`."""
     import train_grpo_en_ta as script
-    from rl_nmt.models import policy
 
-    tokenizer = policy.load_tokenizer(cfg.model_id)
-    precision = policy.choose_precision(lora=bool(cfg.lora_rank))
-    model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
-    trainer = script.build_trainer(cfg, Path(cfg.output_dir), model, tokenizer, precision, reward, rows)
+    policy = script.load_policy(cfg)
+    trainer = script.build_trainer(cfg, Path(cfg.output_dir), policy, reward, rows)
     trainer.add_callback(callback)
     return trainer
 

@@ -17,6 +17,7 @@ from rl_nmt.errors import ConfigError, MissingService, caused_by
 
 PROBE_SECONDS = 3.0
 POCKET_HINT = "or try the whole loop offline with `make train`, which needs no download"
+COMET = "hparams.yaml"  # the file that tells a COMET checkpoint from other models
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pickle
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from tiny_models import PAIRS
 
 import train_grpo_en_ta as script
-from rewards_en_ta_dupo import CUES, CometDuPOReward, check_settings, combine, summarise
+from rewards_en_ta_dupo import CUES, CometDuPOReward, Formula, combine, summarise
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.models.loading import loading
 from rl_nmt.scorers.base import Scores
@@ -203,13 +204,12 @@ def test_back_translations_are_the_translators_own(reward):
 @given(st.tuples(*[st.floats(0, 1e6)] * 4).filter(lambda w: w[0] + w[1] > 0), st.floats(0.01, 100), st.floats(0, 10))
 def test_no_translation_never_outranks_one_whatever_the_weights(reward, weights, ratio, tolerance):
     names = ("w_cycle", "w_qe", "penalty_weight_script", "penalty_weight_lenratio")
-    saved = {name: getattr(reward, name) for name in (*names, "expected_length_ratio", "length_tolerance")}
+    saved, changes = reward.settings, dict(zip(names, weights, strict=True))
+    reward.settings = dataclasses.replace(saved, **changes, expected_length_ratio=ratio, length_tolerance=tolerance)
     try:
-        vars(reward).update(zip(names, weights, strict=True))
-        vars(reward).update(expected_length_ratio=ratio, length_tolerance=tolerance)
         totals = reward([], NOT_TAMIL + TAMIL[:3], source=[ENGLISH[0]] * (len(NOT_TAMIL) + 3))
     finally:
-        vars(reward).update(saved)
+        reward.settings = saved
     assert totals[: len(NOT_TAMIL)] == [0.0] * len(NOT_TAMIL)
     assert all(0.01 <= total <= 1 for total in totals[len(NOT_TAMIL) :])
 
@@ -279,11 +279,11 @@ def test_the_trainers_prompt_ends_in_the_cues():
 @pytest.mark.parametrize(
     ("prompts", "completions", "columns", "said"),
     [
-        (None, ["அ"], {}, r"english=\[\.\.\.\]"),
+        (None, ["அ"], {}, r"source=\[\.\.\.\]"),
         (["Translate this!"], ["அ"], {}, "was not written from the template"),
         ([gemma_prompt("hello")], ["அ"], {}, "was not written from the template"),
         ([[{"role": "user", "content": "x"}]], ["அ"], {}, "prompt must be a string, not list"),
-        (["x"], ["அ", "ஆ"], {"source": ["one"]}, "2 completions but 1 English sources"),
+        (["x"], ["அ", "ஆ"], {"source": ["one"]}, "2 completions but 1 sources"),
     ],
 )
 def test_prompts_nobody_can_read_are_refused(light, prompts, completions, columns, said):
@@ -312,7 +312,7 @@ def test_name_pickle_and_module(fresh):
     reward = fresh(w_qe=0.25)
     assert reward.__name__ == "comet_dupo" and not isinstance(reward, torch.nn.Module)
     again = pickle.loads(pickle.dumps(reward))
-    assert again.signature() == reward.signature() and again.w_qe == 0.25
+    assert again.signature() == reward.signature() and again.settings.w_qe == 0.25
     assert again([], TAMIL, source=ENGLISH) == reward([], TAMIL, source=ENGLISH)
 
 
@@ -368,7 +368,9 @@ def test_weights_of_zero_load_nothing(models):
     row = only_cycle.score_components(None, TAMIL[:1], source=ENGLISH[:1])[0]
     assert row["qe"] is None and row["backtranslation"] == ENGLISH[0]
     assert "qe" not in only_cycle.signature()["identity"]
-    assert "reward/qe" not in summarise([row], only_cycle) and "reward/cycle" in summarise([row], only_cycle)
+    assert "reward/qe" not in summarise([row], only_cycle.settings) and "reward/cycle" in summarise(
+        [row], only_cycle.settings
+    )
 
 
 @pytest.mark.parametrize(
@@ -390,9 +392,8 @@ def test_weights_of_zero_load_nothing(models):
 def test_bad_settings_are_refused_before_a_model_is_looked_for(options, said):
     with pytest.raises(ConfigError, match=said):
         CometDuPOReward(NOWHERE, NOWHERE, NOWHERE, **options)
-    if "normalize" not in options and options.get("guards") is None:
-        with pytest.raises(ConfigError, match=said):
-            check_settings(script.RunCfg(**options))
+    with pytest.raises(ConfigError, match=said):
+        script.RunCfg(**options).check_reward()
 
 
 def test_models_in_the_wrong_place_are_refused(models):
@@ -472,7 +473,7 @@ def test_in_another_python_the_scores_are_the_same(reward, fresh, tmp_path):
         assert other([], TAMIL, source=ENGLISH) == pytest.approx(reward([], TAMIL, source=ENGLISH), abs=1e-6)
         assert other.signature()["identity"] == reward.signature()["identity"]
         assert other.signature()["environment"]["qe"]["python"]
-        assert other._settings["scorer_python"] == sys.executable
+        assert other.settings.scorer_python == sys.executable
     finally:
         other.da.close()
         other.qe.close()
@@ -512,7 +513,7 @@ def test_log_by_hand(fresh):
         "time/cycle",
         "time/qe",
     }
-    assert metrics == log
+    assert metrics == {}  # a scalar goes one way: last_log, callback, metrics.jsonl and W&B
     assert extra["gate"] == [None, None, "empty", "script"] and extra["source"] == [ENGLISH[0]] * 4
     assert all(isinstance(value, float) and math.isfinite(value) for value in log.values())
 
@@ -591,7 +592,8 @@ def test_a_missing_back_translation_costs_its_sample_alone(fresh):
     reward = fresh()
     expected = reward([], TAMIL[:3], source=ENGLISH[:3])
     reward.backtranslator = spoiled(reward.backtranslator, at(0, None))
-    assert reward([], TAMIL[:3], source=ENGLISH[:3]) == [None, *expected[1:]]
+    # one segment fewer is another batch: equal to rounding
+    assert reward([], TAMIL[:3], source=ENGLISH[:3]) == [None, *[pytest.approx(v, abs=1e-6) for v in expected[1:]]]
 
 
 def test_numpy_numbers_are_numbers_and_numpy_nan_is_not(fresh):
@@ -628,3 +630,11 @@ def test_fifty_thousand_characters_and_odd_strings_have_a_reward(reward):
     odd = ["அ" * 50_000, "க்" * 2000, "\ud800அ", "அ\x00\x07", "அ" + "\u0301" * 5000, "அ<bos>", "அ {source}", "\u202eஅ"]
     totals = reward([], odd, source=["The boy reads a book."] * len(odd))
     assert all(total == 0.0 or 0.01 <= total <= 1 for total in totals)
+
+
+def test_every_field_of_the_formula_is_a_setting_of_the_run_and_in_the_identity(reward):
+    """So that a new weight is two edits: its field and its term."""
+    formula = {field.name for field in dataclasses.fields(Formula)}
+    assert formula <= {field.name for field in dataclasses.fields(script.RunCfg)}
+    assert formula <= reward.signature()["identity"].keys()
+    assert len(formula) == 9 and "comet_da_model" not in formula

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from recipes.translategemma.placement import check_ids
 from rl_nmt.errors import ConfigError
 from rl_nmt.hub import split_revision
 from rl_nmt.preflight.environments import require_python
+from rl_nmt.ranges import check_ranges
 from rl_nmt.text.languages import ENGLISH, bcp47, language, wmt24pp_code
 from rl_nmt.text.prompts import SLOT
 
@@ -20,49 +21,6 @@ if TYPE_CHECKING:
     from recipes.translategemma.settings import DataCfg, MqmCfg, TranslateGemmaCfg
 
 WMT24PP = "google/wmt24pp"
-AT_LEAST_ONE = (
-    "model.lora_alpha",
-    "generation.max_new_tokens",
-    "generation.eval_batch_size",
-    "reward.mqm.concurrency",
-    "reward.mqm.max_tokens",
-    "rl.prompts_per_update",
-    "rl.micro_batch_size",
-    "rl.iterations",
-    "logging.save_total_limit",
-    "logging.logging_steps",
-)
-AT_LEAST_ZERO = (
-    "model.lora_rank",
-    "data.eval_sampling_count",
-    "data.max_train_samples",
-    "generation.top_k",
-    "reward.cache_size",
-    "reward.metricx.weight",
-    "reward.xcomet.weight",
-    "reward.xcomet.sentence_weight",
-    "reward.mqm.weight",
-    "reward.mqm.sentence_weight",
-    "rl.group_coefficient",
-    "rl.clip_high",
-    "rl.kl",
-    "rl.warmup_steps",
-    "rl.updates",
-    "rl.eval_every",
-    "rl.save_every",
-    "rl.max_hours",
-    "rl.seed",
-    "logging.sample_steps",
-)
-ABOVE_ZERO = (
-    "generation.temperature",
-    "rl.lr",
-    "rl.clip",
-    "reward.xcomet.scale",
-    "reward.mqm.scale",
-    "reward.mqm.timeout",
-    "reward.mqm.deadline",
-)
 
 
 def check(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.environ) -> None:
@@ -70,7 +28,8 @@ def check(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.environ) -> No
 
     `environ`: WORLD_SIZE and the variables that the settings name. Raises ConfigError, one line naming the settings.
     """
-    _check_ranges(cfg)
+    check_ranges(cfg)
+    _check_pairs(cfg)
     _check_languages(cfg.data)
     _check_data(cfg.data)
     _check_scorers(cfg, environ)
@@ -165,32 +124,10 @@ def hub_environment(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.envi
     return wanted | ({"HF_TOKEN": token} if token else {})
 
 
-def _check_ranges(cfg: TranslateGemmaCfg) -> None:
-    for names, holds, what in (
-        (AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
-        (AT_LEAST_ZERO, lambda value: value >= 0, "at least 0"),
-        (ABOVE_ZERO, lambda value: value > 0, "above 0"),
-    ):
-        for name in names:
-            if not holds(value_of(cfg, name)):
-                raise ConfigError(f"{name}: {value_of(cfg, name)} must be {what}")
-    if not 0 < cfg.generation.top_p <= 1:
-        raise ConfigError(f"generation.top_p: {cfg.generation.top_p} must lie in (0, 1]")
-    group = cfg.generation.num_samples_per_prompt
-    if group < 2:
-        raise ConfigError(
-            f"generation.num_samples_per_prompt: {group}: a group of one has nothing to be compared with; use 2–16"
-        )
+def _check_pairs(cfg: TranslateGemmaCfg) -> None:
+    """Settings that are fine one by one and do not go together."""
     if cfg.generation.prompt and cfg.generation.prompt.count(SLOT) != 1:
         raise ConfigError(f"generation.prompt: it must hold {SLOT} once, where the source goes")
-    if not 0 <= cfg.data.eval_sampling_ratio < 1:
-        raise ConfigError(f"data.eval_sampling_ratio: {cfg.data.eval_sampling_ratio} must lie in [0, 1)")
-    if cfg.reward.metricx.max_length < 2:
-        raise ConfigError(f"reward.metricx.max_length: {cfg.reward.metricx.max_length} must be at least 2")
-    if not 0 <= cfg.reward.max_soft_win_share <= 1:
-        raise ConfigError(f"reward.max_soft_win_share: {cfg.reward.max_soft_win_share} must lie in [0, 1]")
-    if cfg.rl.clip >= 1:
-        raise ConfigError(f"rl.clip: {cfg.rl.clip} must lie in (0, 1)")
     if 0 < cfg.rl.clip_high < cfg.rl.clip:
         raise ConfigError(f"rl.clip_high: {cfg.rl.clip_high} is below rl.clip {cfg.rl.clip}; 0 takes the same")
     if cfg.rl.baseline == "group" and not cfg.rl.normalise:
@@ -296,21 +233,11 @@ def _check_scorers(cfg: TranslateGemmaCfg, environ: Mapping[str, str]) -> None:
             "rl.credit: token needs error spans: enable reward.xcomet or reward.mqm with a weight above 0, or set "
             "rl.credit sequence"
         )
-    for name, value in _severities(cfg):
-        if value > 0:
-            raise ConfigError(f"{name}: {value} would reward an error: give 0 or less")
     for name, scorer in (("metricx", metricx), ("xcomet", xcomet)):
         if scorer.enabled and not scorer.model_name_or_path.strip():
             raise ConfigError(f"reward.{name}.model_name_or_path is empty: give a checkpoint, or disable the scorer")
     if mqm.enabled:
         _check_judge(mqm, environ)
-
-
-def _severities(cfg: TranslateGemmaCfg) -> Iterator[tuple[str, float]]:
-    for scorer in ("xcomet", "mqm"):
-        for severity in ("minor", "major", "critical"):
-            name = f"reward.{scorer}.{severity}"
-            yield name, value_of(cfg, name)
 
 
 def _check_judge(mqm: MqmCfg, environ: Mapping[str, str]) -> None:

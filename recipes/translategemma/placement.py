@@ -6,12 +6,19 @@ behind an endpoint takes none.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from rl_nmt import distributed
 from rl_nmt.errors import ConfigError
+
+if TYPE_CHECKING:
+    from recipes.translategemma.settings import TranslateGemmaCfg
 
 POLICY, REFERENCE = "model.policy_gpu_ids", "model.reference_gpu_ids"
 
@@ -165,3 +172,35 @@ def _shared(policy: Sequence[int], placed: Mapping[str, str]) -> list[str]:
 
 def _ids(ids: Sequence[int]) -> str:
     return ", ".join(map(str, ids))
+
+
+def place_models(cfg: TranslateGemmaCfg, scorers: dict[str, str]) -> dict[str, str]:
+    """Where the scorers go, printed with what shares a GPU; hides the GPUs from this process that it must not use.
+
+    Comes before CUDA is first used: the policy's GPU becomes the first that the process sees.
+    """
+    import torch
+
+    # not `is_available`: it wakes the driver, which reads CUDA_VISIBLE_DEVICES then and never again
+    count = torch.cuda.device_count() if cfg.misc.device != "cpu" else 0
+    if cfg.misc.device == "cuda" and not count:
+        raise ConfigError("misc.device: no CUDA device is available; use auto or cpu")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(distributed.count())))
+    placement = place(
+        count,
+        scorers=scorers,
+        policy_gpu_ids=cfg.model.policy_gpu_ids,
+        reference_gpu_ids=cfg.model.reference_gpu_ids,
+        processes=here,
+    )
+    if count:
+        visible = placement.visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES"))
+        if visible is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    elif cfg.misc.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    for warning in placement.warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+    policy = ", ".join(f"cuda:{i}" if isinstance(i, int) else i for i in placement.policy)
+    print("placement: policy " + "  ".join([policy, *(f"{n} {at}" for n, at in placement.scorers.items())]), flush=True)
+    return placement.renumbered().scorers

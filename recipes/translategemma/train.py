@@ -22,14 +22,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from recipes.translategemma import settings
-from recipes.translategemma.checks import require_environment
-from recipes.translategemma.settings import TranslateGemmaCfg, accumulation_steps, check, hub_environment
+from recipes.translategemma import checks, settings
+from recipes.translategemma.checks import accumulation_steps, value_of
+from recipes.translategemma.placement import place_models
+from recipes.translategemma.settings import TranslateGemmaCfg
 from rl_nmt import config, distributed, errors, hub
-from rl_nmt.errors import ConfigError
-from rl_nmt.hub import ModelUse
-from rl_nmt.runs import checkpoints, named_checkpoint, run_folder
-from rl_nmt.runs.run_folder import FileNames, SettingNames
+from rl_nmt.hub import COMET, ModelUse
+from rl_nmt.runs import checkpoints, named_checkpoint
+from rl_nmt.runs.run import Files, Run
 from rl_nmt.text.languages import bcp47, language
 
 # The prompt that TranslateGemma's models are trained with (its technical report, arXiv 2601.09012).
@@ -40,14 +40,16 @@ PROMPT = (
     "explanations or commentary. Please translate the following {source} text into {target}:\n\n\n"
 )
 
-FILES = FileNames(metrics="train_log.jsonl", rollouts="train_rollouts.jsonl", samples="eval_outputs.jsonl")
-
-NAMES = SettingNames(
-    "logging.output_dir", "data.eval_file", "misc.independent_scorer", "reward.xcomet.python_executable", "misc.device"
-)
-POLICY = "model.policy_name_or_path"
-COMET = "hparams.yaml"  # the file that tells a COMET checkpoint from other models
+FILES = Files(metrics="train_log.jsonl", rollouts="train_rollouts.jsonl", samples="eval_outputs.jsonl")
 EVAL_ONLY = "eval_only_outputs.jsonl"  # of --eval_only: a training run's own evaluations stay as they are
+POLICY = "model.policy_name_or_path"
+NAMES = {  # what messages of shared parts call a setting, and its name here
+    "output_dir": "logging.output_dir",
+    "eval_file": "data.eval_file",
+    "independent_scorer": "misc.independent_scorer",
+    "scorer_python": "reward.xcomet.python_executable",
+    "reward_device": "misc.device",
+}
 
 ACTIONS = {
     "eval_only": "evaluate the policy on the held-out rows and stop",
@@ -56,57 +58,26 @@ ACTIONS = {
     "force": "resume although model, data, group size or reward have changed",
 }
 
-FIXED = (  # settings under which alone a run can go on
-    "generation.num_samples_per_prompt",
-    "generation.max_new_tokens",
-    "generation.prompt",
-    "model.lora_rank",
-    "model.lora_alpha",
-    "rl.prompts_per_update",
-    "rl.credit",
-    "rl.normalise",
-    "rl.baseline",
-    "rl.group_coefficient",
-    "rl.iterations",
-)
-
 DATA = (*(f"data.{field.name}" for field in fields(settings.DataCfg)), "rl.seed")  # what data/ is made from
-
+FIXED = (  # settings under which alone a run can continue
+    *("generation.num_samples_per_prompt", "generation.max_new_tokens", "generation.prompt", "model.lora_rank"),
+    *("model.lora_alpha", "rl.prompts_per_update", "rl.credit", "rl.normalise", "rl.baseline"),
+    *("rl.group_coefficient", "rl.iterations"),
+)
 TOLD = (  # settings in the model card
-    "model.lora_rank",
-    "generation.num_samples_per_prompt",
-    "generation.temperature",
-    "rl.credit",
-    "rl.normalise",
-    "rl.baseline",
-    "rl.group_coefficient",
-    "rl.prompts_per_update",
-    "rl.updates",
-    "rl.lr",
-    "rl.kl",
-    "rl.loss_type",
-    "rl.seed",
-    "reward.guards",
-    "reward.metricx.weight",
-    "reward.xcomet.weight",
-    "reward.xcomet.sentence_weight",
-    "reward.mqm.weight",
-    "reward.mqm.sentence_weight",
+    *("model.lora_rank", "generation.num_samples_per_prompt", "generation.temperature", "rl.credit", "rl.normalise"),
+    *("rl.baseline", "rl.group_coefficient", "rl.prompts_per_update", "rl.updates", "rl.lr", "rl.kl", "rl.loss_type"),
+    *("rl.seed", "reward.guards", "reward.metricx.weight", "reward.xcomet.weight", "reward.xcomet.sentence_weight"),
+    *("reward.mqm.weight", "reward.mqm.sentence_weight"),
 )
 
 
 def prompt_template(cfg: TranslateGemmaCfg) -> str:
     """What the model is asked, with the slot {source} for the source, whatever its language."""
-    if cfg.generation.prompt:
-        return cfg.generation.prompt
     source, target = cfg.data.source_lang, cfg.data.target_lang
-    words = PROMPT.format(
-        source=language(source).name,
-        source_code=bcp47(source),
-        target=language(target).name,
-        target_code=bcp47(target),
-    )
-    return words + "{source}"
+    words = {"source": language(source).name, "source_code": bcp47(source)}
+    words |= {"target": language(target).name, "target_code": bcp47(target)}
+    return cfg.generation.prompt or PROMPT.format(**words) + "{source}"
 
 
 def prompt_maker(cfg: TranslateGemmaCfg, tokenizer) -> Callable[[str], str]:
@@ -141,196 +112,86 @@ def models(cfg: TranslateGemmaCfg) -> list[ModelUse]:
     ]
 
 
-def place_models(cfg: TranslateGemmaCfg) -> dict[str, str]:
-    """Where the scorers go, printed with what shares a GPU; hides the GPUs from this process that it must not use.
+def task(cfg: TranslateGemmaCfg):
+    """What the results measure in addition to the reward, and how they name it."""
+    from rl_nmt.results.translation import translation_task
 
-    Comes before CUDA is first used: the policy's GPU becomes the first that the process sees.
-    """
-    import torch
-
-    from recipes.translategemma.placement import place
-
-    # not `is_available`: it wakes the driver, which reads CUDA_VISIBLE_DEVICES then and never again
-    count = torch.cuda.device_count() if cfg.misc.device != "cpu" else 0
-    if cfg.misc.device == "cuda" and not count:
-        raise ConfigError("misc.device: cuda is not to be had here; use auto or cpu")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(distributed.count())))
-    placement = place(
-        count,
-        scorers=settings.scorer_devices(cfg),
-        policy_gpu_ids=cfg.model.policy_gpu_ids,
-        reference_gpu_ids=cfg.model.reference_gpu_ids,
-        processes=here,
-    )
-    if count:
-        visible = placement.visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES"))
-        if visible is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = visible
-    elif cfg.misc.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    for warning in placement.warnings:
-        print(f"warning: {warning}", file=sys.stderr, flush=True)
-    policy = ", ".join(f"cuda:{i}" if isinstance(i, int) else i for i in placement.policy)
-    print("placement: policy " + "  ".join([policy, *(f"{n} {at}" for n, at in placement.scorers.items())]), flush=True)
-    return placement.renumbered().scorers
+    return translation_task(language(cfg.data.target_lang), language(cfg.data.source_lang))
 
 
-def load_policy(cfg: TranslateGemmaCfg):
-    """(tokenizer, precision, policy on its device)."""
-    from rl_nmt.models import policy
-
-    policy.prepare_processes()
-    tokenizer = policy.load_tokenizer(cfg.model.policy_name_or_path, argument=POLICY)
-    precision = policy.choose_precision(lora=bool(cfg.model.lora_rank))
-    print(f"precision: {precision.reason}", flush=True)
-    return tokenizer, precision, start_policy(cfg, tokenizer, precision).to(precision.device)
-
-
-def start_policy(cfg: TranslateGemmaCfg, tokenizer, precision):
-    from rl_nmt.models import policy
-
-    return policy.load_policy(
-        cfg.model.policy_name_or_path, tokenizer, precision, cfg.model.attn_implementation, argument=POLICY
-    )
-
-
-def build_trainer(cfg: TranslateGemmaCfg, folder: Path, model, tokenizer, precision, reward, rows: list[dict]):
-    """TRL's trainer with advantages per token; every setting explicit, as TRL's defaults depend on the machine."""
-    from datasets import Dataset
-    from transformers import PrinterCallback, ProgressCallback
-    from trl import GRPOConfig
-
-    from rl_nmt.models.policy import lora_config, losing_combination, make_reference_loadable
+def build_trainer(cfg: TranslateGemmaCfg, folder: Path, policy, reward, rows: list[dict]):
+    """TRL's trainer with advantages per token."""
+    from rl_nmt.models.policy import lora_config, make_reference_loadable
+    from rl_nmt.training import setup
     from rl_nmt.training.token_credit_trainer import TokenCredit, TokenCreditTrainer
 
     rl, gen, log = cfg.rl, cfg.generation, cfg.logging
     if rl.kl and not cfg.model.lora_rank:
-        distributed.from_main(lambda: make_reference_loadable(model, tokenizer, folder / "start_policy"))
-        model.config._name_or_path = str(folder / "start_policy")
-    args = GRPOConfig(
-        output_dir=str(folder),
+        start = folder / "start_policy"
+        distributed.from_main(lambda: make_reference_loadable(policy.model, policy.tokenizer, start))
+        policy.model.config._name_or_path = str(start)
+    args = setup.grpo_config(
+        folder,
+        policy,
+        rl.save_every,
+        rl.seed,
         num_generations=gen.num_samples_per_prompt,
         max_completion_length=gen.max_new_tokens,
         temperature=gen.temperature,
         top_p=gen.top_p,
         top_k=gen.top_k,
         learning_rate=rl.lr,
+        warmup_steps=rl.warmup_steps,
         beta=rl.kl,
         epsilon=rl.clip,
         epsilon_high=rl.clip_high or None,
         num_iterations=rl.iterations,
         loss_type=rl.loss_type,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=rl.warmup_steps,
         optim=rl.optimizer,
         per_device_train_batch_size=rl.micro_batch_size,
         gradient_accumulation_steps=accumulation_steps(cfg, distributed.count()),
-        scale_rewards="group",
         max_steps=rl.updates or -1,
-        num_train_epochs=1,
-        seed=rl.seed,
-        data_seed=rl.seed,
         logging_steps=log.logging_steps,
-        save_strategy="steps" if rl.save_every else "no",
-        save_steps=rl.save_every or 1,
         save_total_limit=log.save_total_limit,
         gradient_checkpointing=cfg.model.gradient_checkpointing,
-        bf16=precision.autocast,
-        fp16=False,
-        **distributed.training_device(precision.device),
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=precision.device != "cpu",
-        ddp_find_unused_parameters=False,
     )
-    make_prompt = prompt_maker(cfg, tokenizer)
     trainer = TokenCreditTrainer(
-        model=model,
+        model=policy.model,
         reward_funcs=reward,
         args=args,
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_list([{"prompt": make_prompt(r["source"]), "source": r["source"]} for r in rows]),
+        processing_class=policy.tokenizer,
+        train_dataset=setup.dataset([row["source"] for row in rows], prompt_maker(cfg, policy.tokenizer)),
         peft_config=lora_config(cfg.model.lora_rank, cfg.model.lora_alpha),
         credit=TokenCredit(rl.normalise, rl.group_coefficient, rl.credit, rl.baseline),
         rollouts=folder / FILES.rollouts if log.save_rollouts else None,
     )
-    if warning := losing_combination(trainer.model):
-        print(warning, file=sys.stderr, flush=True)
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
+    setup.quieten(trainer)
     return trainer
 
 
 # ---------------------------------------------------------------------- the run
 
 
-def task(cfg: TranslateGemmaCfg):
-    """What the results measure beside the reward, and how they name it."""
-    from rl_nmt.results.translation import translation_task
+def ask_launch_gate(cfg: TranslateGemmaCfg, run: Run, reward, rows: list[dict], skip: bool) -> None:
+    """Train only on a reward that cheats cannot win; for target languages whose cheats are known."""
+    from rl_nmt.audit.cheats import TONGUES
+    from rl_nmt.audit.honest_pairs import require_translation_launch
+    from rl_nmt.training import setup
 
-    return translation_task(language(cfg.data.target_lang), language(cfg.data.source_lang))
-
-
-def launch(cfg: TranslateGemmaCfg, reward, rows: list[dict], notes: dict, skip: bool) -> None:
-    """Train only on a reward that cheats cannot win; asked once per run. Raises RewardRefused."""
-    from functools import partial
-
-    from rl_nmt.audit.cheats import TONGUES, build_suite
-    from rl_nmt.audit.honest_pairs import honest_pairs
-    from rl_nmt.audit.launch_gate import require_launch
-
-    code = bcp47(cfg.data.target_lang).split("-")[0]
-    if "launch_gate" in notes:
-        return
-    if skip or code not in TONGUES:
-        why = "skipped by --skip_launch_gate" if skip else f"no cheats are known for {language(code).name}: not asked"
-        print(f"launch gate: {why}", flush=True)
-        notes["launch_gate"] = {"passed": None, "reasons": [why]}
-    else:
-        pairs, origin = honest_pairs(rows, cfg.rl.seed, language=code)
-        suite = partial(build_suite, language=code, seed=cfg.rl.seed)
-        notes["launch_gate"] = distributed.from_main(
-            lambda: require_launch(reward, pairs, suite, cfg.reward.max_soft_win_share, origin)
-        )
+    code, bound = bcp47(cfg.data.target_lang).split("-")[0], cfg.reward.max_soft_win_share
+    unknown = "" if code in TONGUES else f"no cheats are known for {language(code).name}: not asked"
+    skipped = "skipped by --skip_launch_gate" if skip else unknown
+    setup.ask_launch_gate(run, lambda: require_translation_launch(reward, rows, bound, cfg.rl.seed, code), skipped)
 
 
-def setup_wandb(cfg: TranslateGemmaCfg, folder: Path, notes: dict) -> None:
-    """Start a W&B run if wanted and possible within seconds, or go on with the one in `notes`; no keys, no code."""
-    from rl_nmt.runs import wandb_run
+def setup_wandb(cfg: TranslateGemmaCfg, run: Run) -> None:
+    """Start a W&B run if wanted and possible within seconds, or continue the run's own; no keys, no code."""
+    from rl_nmt.training.setup import start_wandb
 
     log = cfg.logging
-    if not log.use_wandb or not distributed.is_main_process():
-        return
-    mode, reason = wandb_run.choose_wandb_mode(log.wandb_mode)
-    print(f"W&B: {mode} ({reason})", flush=True)
-    if mode != "disabled":
-        run_id = wandb_run.start_wandb(
-            mode,
-            folder,
-            notes.get("wandb_id"),
-            project=log.wandb_project,
-            entity=log.wandb_entity or None,
-            name=log.wandb_run_name or folder.name,
-            config=config.to_public_dict(cfg),
-        )
-        notes |= {"wandb_id": run_id} if run_id else {}
-
-
-def fixed_settings(cfg: TranslateGemmaCfg) -> dict:
-    """The settings under which alone a run can go on, known before anything is loaded."""
-    return {name: settings.value_of(cfg, name) for name in (*DATA, *FIXED)}
-
-
-def identity_of(cfg: TranslateGemmaCfg, data_hash: str, reward) -> dict:
-    """What a run is: what must stay the same for it to go on."""
-    from rl_nmt.files import finite
-
-    return {
-        **fixed_settings(cfg),
-        **run_folder.model_identity(cfg.model.policy_name_or_path),
-        "data": data_hash,
-        "reward": finite(reward.signature()["identity"]),
-    }
+    if log.use_wandb:
+        options = {"project": log.wandb_project, "entity": log.wandb_entity, "name": log.wandb_run_name}
+        start_wandb(run, options, log.wandb_mode, config.to_public_dict(cfg))
 
 
 def evaluator(cfg: TranslateGemmaCfg, tokenizer, rows: list[dict], reward) -> Callable:
@@ -338,193 +199,143 @@ def evaluator(cfg: TranslateGemmaCfg, tokenizer, rows: list[dict], reward) -> Ca
     from rl_nmt.results import evaluation
 
     make_prompt = prompt_maker(cfg, tokenizer)
-    return lambda model: evaluation.evaluate(
-        model,
-        tokenizer,
-        rows,
-        make_prompt,
-        reward,
-        task(cfg),
-        max_new_tokens=cfg.generation.max_new_tokens,
-        batch_size=cfg.generation.eval_batch_size,
-    )
+    sizes = {"max_new_tokens": cfg.generation.max_new_tokens, "batch_size": cfg.generation.eval_batch_size}
+    return lambda model: evaluation.evaluate(model, tokenizer, rows, make_prompt, reward, task(cfg), **sizes)
 
 
-def schedule(cfg: TranslateGemmaCfg):
-    from rl_nmt.training.loop import Schedule
-
-    log = cfg.logging
-    return Schedule(
-        cfg.rl.eval_every,
-        log.sample_steps,
-        log.save_total_limit,
-        cfg.rl.max_hours,
-        cfg.misc.on_divergence == "stop",
-        latest="only" if log.save_only_best else "link",
-    )
-
-
-def run(
-    cfg: TranslateGemmaCfg,
-    folder: Path,
-    resume,
-    actions: dict[str, bool],
-    placed: dict[str, str],
-    started: float,
-    command: str,
-) -> None:
-    """The whole run, or what is left of it from the checkpoint `resume`."""
+def load(cfg: TranslateGemmaCfg, folder: Path, placed: dict[str, str]):
+    """(rows, reward, policy)."""
     from recipes.translategemma import data
-    from rl_nmt.results import export, translation
+    from rl_nmt.training import setup
+
+    rows = distributed.from_main(lambda: data.load(cfg.data, folder, cfg.rl.seed))
+    checks.check_rows(cfg, len(rows.train))
+    reward, own = build_reward(cfg, placed), cfg.model
+    options = {"lora": bool(own.lora_rank), "attention": own.attn_implementation, "argument": POLICY}
+    return rows, reward, setup.load_policy(own.policy_name_or_path, **options)
+
+
+def train(cfg: TranslateGemmaCfg, run: Run, placed: dict[str, str], skip_gate: bool, started: float) -> None:
+    """The whole run, or what is left of it from `run.resume`."""
+    from rl_nmt.results import export
+    from rl_nmt.results.translation import divergence_monitor
     from rl_nmt.runs.wandb_run import finish_wandb
-    from rl_nmt.training import loop
+    from rl_nmt.training import loop, setup
+    from rl_nmt.training.callbacks import HeldOut, ProgressLine
     from wandb_reward_callback import WandbRewardCallback
 
-    template = prompt_template(cfg)
-    force = actions["force"]
-    distributed.from_main(lambda: loop.accept_settings(folder, fixed_settings(cfg), DATA, resume, force))
-    rows = distributed.from_main(lambda: data.load(cfg.data, folder, cfg.rl.seed))
-    settings.check_rows(cfg, len(rows.train))
-    reward = build_reward(cfg, placed)
-    tokenizer, precision, model = load_policy(cfg)
-    evaluate = evaluator(cfg, tokenizer, rows.heldout, reward)
-    if actions["eval_only"]:
-        return evaluate_only(cfg, folder, evaluate(model))
-    identity, public = identity_of(cfg, rows.sha256, reward), config.to_public_dict(cfg)
-    loop.accept_identity(folder, identity, public, resume, force)
-    before = loop.earlier_evaluation(folder, rows.heldout, reward, cfg.generation.max_new_tokens, resume, force)
-    run_folder.save_identity(folder, identity, public)
-    if distributed.is_main_process():
-        config.save_resolved(cfg, folder / "resolved_config.yaml")
-    notes = dict(resume.notes) if resume else {}  # what else every checkpoint carries along
-    if resume and cfg.logging.resume_from_checkpoint:
-        if resume.path.parent != folder.resolve():
-            notes.pop("wandb_id", None)  # the other run's
-        resume = distributed.from_main(lambda: named_checkpoint.take_up(resume, folder))
-    with errors.last_words(command), distributed.together():
-        if before is None:
-            print(f"evaluating the start policy on {len(rows.heldout)} held-out rows", flush=True)
-            before = evaluate(model)
-            if distributed.is_main_process():
-                before.save(folder / "before.json")
-        launch(cfg, reward, rows.heldout, notes, actions["skip_launch_gate"])
-        monitor = translation.divergence_monitor(
-            rows.heldout,
-            cfg.misc.independent_scorer,
-            placed.get("xcomet", "auto"),
-            cfg.reward.xcomet.python_executable,
-            NAMES,
-        )
-        setup_wandb(cfg, folder, notes)
+    log = cfg.logging
+    run.require_same(DATA, **{name: value_of(cfg, name) for name in (*DATA, *FIXED)})
+    rows, reward, policy = load(cfg, run.folder, placed)
+    run.require_same(**setup.identity(cfg.model.policy_name_or_path, reward), data=rows.sha256)
+    evaluate, template = evaluator(cfg, policy.tokenizer, rows.heldout, reward), prompt_template(cfg)
+    with run.under_way():
+        tokens = cfg.generation.max_new_tokens
+        before = setup.evaluate_before(run, lambda: evaluate(policy.model), rows.heldout, reward, tokens)
+        run.begin(cfg)
+        ask_launch_gate(cfg, run, reward, rows.heldout, skip_gate)
+        device, python = placed.get("xcomet", "auto"), cfg.reward.xcomet.python_executable
+        monitor = divergence_monitor(rows.heldout, cfg.misc.independent_scorer, device, python, run.setting)
+        setup_wandb(cfg, run)
         try:
-            trainer = build_trainer(cfg, folder, model, tokenizer, precision, reward, rows.train)
-            outputs = loop.EvalOutputs(folder / FILES.samples, before, task(cfg), resume.step if resume else 0)
+            trainer = build_trainer(cfg, run.folder, policy, reward, rows.train)
+            trainer.noise_floor = setup.noise_floor(run, reward, before)
+            step = run.resume.step if run.resume else 0
+            outputs = setup.EvalOutputs(run.folder / FILES.samples, before, task(cfg), step)
 
-            def look():
+            def evaluate_and_keep():
                 """The held-out translations of the present policy; those of the last evaluation are always kept."""
                 step, snapshot = trainer.state.global_step, evaluate(trainer.model)
-                if cfg.logging.save_eval_outputs or step == trainer.state.max_steps:
+                if log.save_eval_outputs or step == trainer.state.max_steps:
                     outputs.take(step, snapshot)
                 return snapshot
 
-            after = loop.train(
-                folder,
-                trainer,
-                reward,
+            metrics = WandbRewardCallback(reward, path=run.folder / FILES.metrics)
+            held_out = HeldOut(
                 before,
-                look,
+                evaluate_and_keep,
                 monitor,
-                WandbRewardCallback(reward, path=folder / FILES.metrics),
-                schedule(cfg),
-                resume=resume,
-                notes=notes,
-                started=started,
-                command=command,
-                save_best=lambda: export.save_best(folder, trainer, template),
+                metrics.record,
+                eval_steps=cfg.rl.eval_every,
+                save_best=lambda: export.save_best(run.folder, trainer, template),
+                reward=reward,
+                stop_on_divergence=cfg.misc.on_divergence == "stop",
             )
-            export.save_final(folder, trainer, tokenizer, template)
-            best = export.finish_best(
-                folder, tokenizer, monitor.choice(), lambda: start_policy(cfg, tokenizer, precision)
-            )
-            if distributed.is_main_process():
-                loop.write_results(folder, before, after, best, notes, cfg.rl.seed, task(cfg), FILES)
-                export.write_cards(
-                    folder,
-                    base_model=cfg.model.policy_name_or_path,
-                    prompt=template,
-                    task=task(cfg),
-                    settings=told(cfg),
-                    data={
-                        "name": cfg.data.train_file or cfg.data.hf_dataset_name,
-                        "rows": len(rows.train),
-                        "sha256": rows.sha256,
-                    },
-                )
+            callbacks = [metrics, held_out, ProgressLine(reward, log.sample_steps)]
+            limits = loop.Limits(1 if log.save_only_best else log.save_total_limit, cfg.rl.max_hours, link=True)
+            loop.train(run, trainer, callbacks, parts={"reward": reward}, limits=limits, started=started)
+            held_out.finish(trainer.state.global_step)
+            name = cfg.data.train_file or cfg.data.hf_dataset_name
+            data = {"name": name, "rows": len(rows.train), "sha256": rows.sha256}
+            card = {
+                "base_model": cfg.model.policy_name_or_path,
+                "data": data,
+                "settings": told(cfg),
+                "prompt": template,
+            }
+            setup.finish(run, trainer, policy, held_out, task(cfg), card, cfg.rl.seed)
         finally:
             finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
 
 
 def told(cfg: TranslateGemmaCfg) -> dict[str, Any]:
-    """What the model card says of the settings; of a judge that is not asked nothing."""
+    """The settings in the model card, without those of disabled scorers."""
     asked = {"metricx": cfg.reward.metricx, "xcomet": cfg.reward.xcomet, "mqm": cfg.reward.mqm}
     silent = tuple(f"reward.{name}." for name, section in asked.items() if not section.enabled)
-    return {name: settings.value_of(cfg, name) for name in TOLD if not name.startswith(silent)}
+    return {name: value_of(cfg, name) for name in TOLD if not name.startswith(silent)}
 
 
-def evaluate_only(cfg: TranslateGemmaCfg, folder: Path, snapshot) -> None:
+def evaluate_only(cfg: TranslateGemmaCfg, folder: Path, placed: dict[str, str]) -> None:
     """Print the table of the policy as it is and keep its outputs, of the last time alone; nothing is trained."""
-    from rl_nmt.results import evaluation
-    from rl_nmt.training import loop
+    from rl_nmt.training import setup
 
-    loop.EvalOutputs(folder / EVAL_ONLY, snapshot, task(cfg)).take(0, snapshot)
-    print(evaluation.print_table(evaluation.compare(snapshot, snapshot, task(cfg)), task(cfg)), flush=True)
+    rows, reward, policy = load(cfg, folder, placed)
+    snapshot = evaluator(cfg, policy.tokenizer, rows.heldout, reward)(policy.model)
+    setup.evaluate_only(snapshot, task(cfg), folder / EVAL_ONLY)
 
 
 def find_resume(cfg: TranslateGemmaCfg, folder: Path):
-    """The checkpoint to go on from: the newest valid one, the one that is named, or None. Raises ResumeRefused."""
-    named = cfg.logging.resume_from_checkpoint
-    if named:
-        return named_checkpoint.named(settings.checkpoint_folder(cfg), folder)
-    return checkpoints.find(folder, distributed.is_main_process()) if cfg.logging.auto_resume else None
-
-
-def flags_to_continue(cfg: TranslateGemmaCfg) -> list[str]:
-    """Flags that make any command line go on from the newest checkpoint of its folder."""
-    automatic = ["--logging.auto_resume", "True", "--logging.resume_from_checkpoint="]
-    return [] if cfg.logging.auto_resume else automatic
+    """The checkpoint to continue from: the newest valid one, the named one, or None. Raises ResumeRefused."""
+    if cfg.logging.resume_from_checkpoint:
+        return named_checkpoint.named(checks.checkpoint_folder(cfg), folder)
+    return checkpoints.find(folder) if cfg.logging.auto_resume else None
 
 
 def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
-    cfg, actions, _ = config.parse(
-        TranslateGemmaCfg,
-        sys.argv[1:] if argv is None else argv,
-        ACTIONS,
-        prog="python -m recipes.translategemma.train",
-        description=__doc__,
-    )
-    check(cfg)
+    words, prog = sys.argv[1:] if argv is None else argv, "python -m recipes.translategemma.train"
+    cfg, actions, _ = config.parse(TranslateGemmaCfg, words, ACTIONS, prog=prog, description=__doc__)
+    checks.check(cfg)
     distributed.mute_others()
-    named = cfg.logging.resume_from_checkpoint
-    fresh = actions["fresh"] or not (cfg.logging.auto_resume or named)
-    if not (actions["eval_only"] or fresh or named):
-        from rl_nmt.training.loop import finished
+    log, only = cfg.logging, actions["eval_only"]
+    fresh = actions["fresh"] or not (log.auto_resume or log.resume_from_checkpoint)
+    if not (only or fresh or log.resume_from_checkpoint):
+        from rl_nmt.training.setup import finished
 
-        if finished(Path(cfg.logging.output_dir).expanduser(), task(cfg), NAMES.output_dir):
+        if finished(Path(log.output_dir).expanduser(), task(cfg), NAMES["output_dir"]):
             return 0
-    os.environ.update(hub_environment(cfg))
+    os.environ.update(checks.hub_environment(cfg))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
-    require_environment(cfg)
+    checks.require_environment(cfg)
     hub.require_models(models(cfg))
-    placed = place_models(cfg)
+    placed = place_models(cfg, checks.scorer_devices(cfg))
     distributed.start()
-    folder = distributed.from_main(lambda: run_folder.open_run_folder(cfg.logging.output_dir, fresh, NAMES.output_dir))
-    command = run_folder.continue_command(
-        argv, "-m recipes.translategemma.train", folder, fresh, f"--{NAMES.output_dir}", flags_to_continue(cfg)
-    )
-    with run_folder.lock(folder, NAMES.output_dir):
-        resume = None if actions["eval_only"] else distributed.from_main(lambda: find_resume(cfg, folder))
-        run(cfg, folder, resume, actions, placed, started, command)
+    resume = ["--logging.auto_resume", "True", "--logging.resume_from_checkpoint="]  # from the folder's newest
+    with Run.open(
+        log.output_dir,
+        script="-m recipes.translategemma.train",
+        argv=argv,
+        fresh=fresh,
+        find=lambda folder: None if only else find_resume(cfg, folder),
+        continue_with=() if log.auto_resume else resume,
+        settings=NAMES,
+        force=actions["force"],
+        files=FILES,
+    ) as run:
+        if only:
+            evaluate_only(cfg, run.folder, placed)
+        else:
+            train(cfg, run, placed, actions["skip_launch_gate"], started)
     return 0
 
 

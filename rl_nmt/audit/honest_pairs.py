@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from rl_nmt.audit.launch_gate import MAX_PAIRS, Pair, choose
+from rl_nmt.audit.cheats import build_suite
+from rl_nmt.audit.launch_gate import MAX_PAIRS, Pair, Reward, choose, require_launch
 from rl_nmt.text.languages import LANGUAGES
 from rl_nmt.text.unicode import script_share
 
@@ -36,3 +39,14 @@ def honest_pairs(
     }
     pairs, source = (list(found), "evaluation references") if found else (shipped_pairs(), SHIPPED)
     return choose(pairs, seed, count), source
+
+
+def require_translation_launch(
+    reward: Reward, rows: list[dict[str, str]], bound: float, seed: int = 0, language: str = "ta"
+) -> dict[str, Any]:
+    """The launch gate over these rows, or shipped pairs, with the cheats of `language`; see `require_launch`.
+
+    `bound`: mean share of wins that soft cheats may have. Raises RewardRefused.
+    """
+    pairs, origin = honest_pairs(rows, seed, language=language)
+    return require_launch(reward, pairs, partial(build_suite, language=language, seed=seed), bound, origin)

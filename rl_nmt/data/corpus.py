@@ -179,3 +179,29 @@ def _check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise CannotWrite(f"cannot write in {parent}: {error.strerror}: name another output_dir") from error
+
+
+def load(folder: Path, cfg) -> tuple[list[str], list[dict[str, str]], str]:
+    """Training sentences, held-out rows {"source", "reference"?} that share none with them, the data's hash.
+
+    Args:
+        folder: of the snapshot; see `materialise`.
+        cfg: has the settings of `materialise` and of `eval_sets.load_eval` as attributes, under these names.
+
+    Without an evaluation set the corpus's own held-out sentences are the rows, without references.
+    """
+    rows: list[dict[str, str]] = []
+    try:
+        rows = load_eval(cfg.eval_dataset, cfg.eval_file, cfg.num_eval_samples, cfg.seed)
+    except MissingService as error:
+        print(f"no evaluation references: {error}", flush=True)
+    data = materialise(folder, CorpusSettings.of(cfg))
+    print(f"data: {len(data.train)} prompts, sha256 {data.sha256[:12]}", flush=True)
+    seen = {" ".join(text.split()).casefold() for text in data.train}
+    apart = [row for row in rows if " ".join(row["source"].split()).casefold() not in seen]
+    if len(apart) < len(rows):
+        print(f"{len(rows) - len(apart)} evaluation rows are in the training data: left out", flush=True)
+    if not apart:
+        print("evaluation without references: on held-out rows of the corpus, by the reward alone", flush=True)
+        apart = [{"source": text} for text in data.heldout]
+    return data.train, apart, data.sha256

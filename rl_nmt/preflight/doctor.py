@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -460,3 +461,10 @@ def dry_step_seconds(trainer: Any, steps: int = 2) -> list[float]:
     trainer.add_callback(Clock())
     trainer.train()
     return times
+
+
+def time_two_steps(trainer: Any, steps: int) -> None:
+    """Print how long two real steps take, and so about how long `steps` of them; see `dry_step_seconds`."""
+    first, second = dry_step_seconds(trainer)
+    left = timedelta(seconds=round(steps * second))
+    print(f"dry step: {first:.1f} s, the second {second:.1f} s: about {left} for {steps} steps", flush=True)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from rl_nmt.errors import ConfigError
 
@@ -57,3 +58,26 @@ def require_python(argument: str, executable: str, modules: Sequence[str] = ()) 
             "environments with scripts/setup_split_envs.sh"
         )
     return os.path.abspath(found)
+
+
+def require_comet(scorer_python: str) -> None:
+    """Raise ConfigError unless COMET can be imported here, or in the environment of `scorer_python`."""
+    if scorer_python:
+        require_python("scorer_python", scorer_python, ("comet", "torch", "transformers"))
+    elif find_spec("comet") is None:
+        raise ConfigError(
+            "scorer_python: COMET is not installed in this environment: give one that has it (--scorer_python "
+            ".venv/bin/python), or pip install -r requirements.txt"
+        )
+
+
+def require_optimizer(name: str) -> None:
+    """Raise ConfigError for an 8-bit optimizer without bitsandbytes or a CUDA device."""
+    if not name.startswith("adamw_bnb"):
+        return
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(f"optimizer: {name} needs bitsandbytes: install it, or --optimizer adamw_torch")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(f"optimizer: {name} needs a CUDA device: --optimizer adamw_torch")

@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 from rl_nmt.errors import ConfigError, MissingService
 
-MODES = ("colocate", "server")
 SECONDS = 3.0  # a server on the same network answers in milliseconds
 
 
@@ -25,16 +24,6 @@ def supported() -> str:
     except PackageNotFoundError:
         return ""
     return next((str(r.specifier) for r in wanted if r.name == "vllm"), "")
-
-
-def check_settings(mode: str, port: int, memory: float) -> None:
-    """Refuse values that nothing could be done with. Raises ConfigError."""
-    if mode not in MODES:
-        raise ConfigError(f"vllm_mode: {mode!r} is unknown; use {' or '.join(MODES)}")
-    if not 1 <= port <= 65535:
-        raise ConfigError(f"vllm_server_port: {port} is no port; use 1 to 65535")
-    if not 0 < memory < 1:
-        raise ConfigError(f"vllm_gpu_memory_utilization: {memory} must lie in (0, 1): vLLM's share of the GPU's memory")
 
 
 def require_vllm(mode: str, host: str, port: int, model: str) -> None:

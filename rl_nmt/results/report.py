@@ -18,7 +18,7 @@ from typing import Any
 
 from rl_nmt import files
 from rl_nmt.results.task import REWARD, Task, number
-from rl_nmt.runs.run_folder import USUAL_FILES, FileNames
+from rl_nmt.runs.run import Files
 from rl_nmt.text.unicode import safe_unicode
 
 INK, MUTED, ACCENT, SECOND = "#1c2430", "#9aa5b1", "#0f766e", "#c2410c"
@@ -103,14 +103,14 @@ def _panel(axes, metrics, key: str, name: str, ema: float) -> None:
         axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center", color=MUTED)
 
 
-def write_report(run_folder: Path | str, task: Task, names: FileNames = USUAL_FILES) -> Path:
+def write_report(run_folder: Path | str, task: Task, names: Files | None = None) -> Path:
     """Write `run_folder`/report.html from whatever the folder already holds; returns its path.
 
     Of samples of several steps the last ones are shown. Parts that are missing are named on the page.
 
     Raises CannotWrite.
     """
-    folder = Path(run_folder)
+    folder, names = Path(run_folder), names or Files()
     comparison = _read_json(folder / "evaluation.json")
     sections = [
         _curves(read_metrics(folder / names.metrics), task),

@@ -13,7 +13,6 @@ from rl_nmt import distributed
 from rl_nmt.results.divergence import DivergenceMonitor
 from rl_nmt.results.evaluation import Snapshot, bootstrap_draws
 from rl_nmt.results.task import Column, Task
-from rl_nmt.runs.run_folder import USUAL_NAMES, SettingNames
 from rl_nmt.text.languages import ENGLISH, Language
 from rl_nmt.text.unicode import safe_unicode, script_share
 
@@ -146,7 +145,7 @@ def divergence_monitor(
     independent_scorer: str = "",
     device: str = "auto",
     scorer_python: str = "",
-    names: SettingNames = USUAL_NAMES,
+    setting: Callable[[str], str] = str,
 ) -> DivergenceMonitor:
     """Monitor with a score that the reward does not contain: chrF++, or `independent_scorer` without references.
 
@@ -154,14 +153,14 @@ def divergence_monitor(
         rows: the held-out rows {"source", "reference"?}.
         independent_scorer: a COMET checkpoint, loaded only where it is needed, on `device` ("auto": CUDA if there
             is one), in the environment of the Python `scorer_python` if that is given.
-        names: of these settings, for messages.
+        setting: what the script calls a setting, for messages (`Run.setting`).
     """
 
     def load():
-        return _load_comet(independent_scorer, device, scorer_python, names) if independent_scorer else None
+        return _load_comet(independent_scorer, device, scorer_python, setting) if independent_scorer else None
 
     name, score = outside_score(rows, load)
-    missing = f"none: divergence cannot be noticed; give {names.eval_file} or {names.independent_scorer}"
+    missing = f"none: divergence cannot be noticed; give {setting('eval_file')} or {setting('independent_scorer')}"
     print(f"score outside the reward: {name or missing}", flush=True)
     return DivergenceMonitor(name, score, [row["source"] for row in rows])
 
@@ -186,7 +185,7 @@ def outside_score(rows: Sequence[dict], load: Callable = lambda: None) -> tuple[
     return scorer.name, score
 
 
-def _load_comet(model: str, device: str, python: str, names: SettingNames):
+def _load_comet(model: str, device: str, python: str, setting: Callable[[str], str]):
     """The independent scorer, on the main process alone: it evaluates for all."""
     if not distributed.is_main_process():
         return None
@@ -194,15 +193,15 @@ def _load_comet(model: str, device: str, python: str, names: SettingNames):
 
     options = {
         "name_or_path": model,
-        "device": choose_device(device, names.device),
-        "argument": names.independent_scorer,
+        "device": choose_device(device, setting("reward_device")),
+        "argument": setting("independent_scorer"),
         "classes": ("unified_metric", "referenceless_regression_metric", "xcomet_metric"),
     }
     if python:
         from rl_nmt.scorers.worker.client import load_in_worker
 
         factory = "rl_nmt.scorers.comet.scorer:load_comet"
-        return load_in_worker(factory, options, python_executable=python, argument=names.scorer_python)
+        return load_in_worker(factory, options, python_executable=python, argument=setting("scorer_python"))
     from rl_nmt.scorers.comet.scorer import load_comet
 
     return load_comet(**options)

@@ -5,7 +5,7 @@ resumed, or resumes wrong. Here a checkpoint counts only when `manifest.json`, w
 every file, has been renamed into place last. A run folder holds
 
     checkpoint-N/         what the Trainer saved, run_state.json (the rest of the run), manifest.json
-    resume_latest         on request: a link to the newest, or the only one there is
+    resume_latest         on request: a link to the newest
     checkpoints.json      which steps were ever sealed here, and the size of the last one
     broken-checkpoint-N/  set aside on a start, with WHY.txt
 
@@ -29,7 +29,7 @@ from typing import Any
 from rl_nmt.errors import CannotWrite, ResumeRefused
 from rl_nmt.files import write_durable
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, STATE, RECORD = "manifest.json", "run_state.json", "checkpoints.json"
 LATEST = "resume_latest"
 MAX_FAILED_SAVES = 3  # saves in a row that may fail; the last of them stops the run
@@ -53,6 +53,7 @@ class Checkpoint:
     sealed_at: float
     state: dict[str, Any]
     set_aside: list[str] = field(default_factory=list)
+    by_name: bool = False  # the user named it (named_checkpoint.py)
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def read(folder: Path) -> Checkpoint:
         raise Broken(f"{MANIFEST} cannot be read ({type(error).__name__})") from None
     if version != FORMAT:
         raise Broken(f"{MANIFEST} has format {version}, this version reads {FORMAT}")
-    if folder.name not in (f"checkpoint-{step}", LATEST):
+    if folder.name != f"checkpoint-{step}":
         raise Broken(f"{MANIFEST} is that of step {step}")
     try:
         found = {str(path.relative_to(folder)): path for path in files_of(folder)}
@@ -164,21 +165,14 @@ def find(run_folder: Path, main_process: bool = True) -> Checkpoint | None:
 
 
 def checkpoint_folders(run_folder: Path) -> list[Path]:
-    """Every `checkpoint-N` of a run folder, newest step first, valid or not; `resume_latest` where it is no link."""
+    """Every `checkpoint-N` of a run folder, newest step first, valid or not."""
     found = [p for p in run_folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(p.name) and p.is_dir()]
-    latest = run_folder / LATEST
-    found += [latest] if latest.is_dir() and not latest.is_symlink() else []
     return sorted(found, key=step_of, reverse=True)
 
 
 def step_of(folder: Path) -> int:
-    """The step in its name, or of `resume_latest` the one in its manifest; -1 where that cannot be read."""
-    if match := _CHECKPOINT.fullmatch(folder.name):
-        return int(match[1])
-    try:
-        return int(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return -1
+    """The step in the name of a `checkpoint-N`."""
+    return int(folder.name.removeprefix("checkpoint-"))
 
 
 def set_aside(path: Path, reason: str, prefix: str = "broken") -> Path:
@@ -242,8 +236,7 @@ class Keeper:
         parts: name → object with `state_dict` and `load_state_dict`; one without them is left out.
         files: names of JSON files of the run folder that are copied into every checkpoint.
         notes: JSON-able values of the run (W&B id, launch gate's verdict); stored as they are at each save.
-        latest: "link" keeps a link `resume_latest` to the newest; "only" keeps no other checkpoint than
-            `resume_latest`, swapped in once it is sealed.
+        link: keep a link `resume_latest` to the newest.
     """
 
     def __init__(
@@ -254,10 +247,9 @@ class Keeper:
         parts: Mapping[str, Any] | None = None,
         files: Iterable[str] = (),
         notes: dict[str, Any] | None = None,
-        latest: str = "",
+        link: bool = False,
     ):
-        self.latest = latest
-        self.folder, self.keep, self.files = Path(folder), keep, tuple(files)
+        self.folder, self.keep, self.files, self.link = Path(folder), keep, tuple(files), link
         self.parts = {name: part for name, part in (parts or {}).items() if hasattr(part, "load_state_dict")}
         self.notes = {} if notes is None else notes
         record = record_of(self.folder)
@@ -297,28 +289,12 @@ class Keeper:
         self._rotate()
 
     def _publish(self, target: Path) -> None:
-        """Let `resume_latest` be what was just sealed. Killed on the way, the sealed folder is found by its number."""
-        latest, draft = self.folder / LATEST, self.folder / f".{LATEST}.part"
-        if not self.latest:
-            return
-        if draft.is_symlink():
-            draft.unlink()
-        shutil.rmtree(draft, ignore_errors=True)
-        if self.latest == "link":
-            if latest.is_dir() and not latest.is_symlink():
-                latest.rename(draft)  # of a start that kept no other
-            else:
-                draft.symlink_to(target.name)
-                os.replace(draft, latest)
-                return
-            latest.symlink_to(target.name)
-        else:
-            if latest.is_symlink():
-                latest.unlink()
-            elif latest.exists():
-                latest.rename(draft)
-            target.rename(latest)
-        shutil.rmtree(draft, ignore_errors=True)
+        """Point `resume_latest` at what was just sealed. After a kill the folder is found by its number."""
+        if self.link:
+            draft = self.folder / f".{LATEST}.part"
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(target.name)
+            os.replace(draft, self.folder / LATEST)
 
     def discard(self, step: int, reason: str) -> None:
         """Remove what a failed save left and say so. Raises CannotWrite at the third failure in a row."""
@@ -336,7 +312,7 @@ class Keeper:
     def _rotate(self) -> None:
         folders = checkpoint_folders(self.folder)
         kept = [folder for folder in folders if (folder / MANIFEST).exists()]
-        kept = kept[: 1 if self.latest == "only" else self.keep]
+        kept = kept[: self.keep]
         for folder in folders:
             if folder not in kept:
                 (folder / MANIFEST).unlink(missing_ok=True)  # first: half of it must not look whole

@@ -46,7 +46,7 @@ def named(path: Path, run_folder: Path) -> Checkpoint:
             f"{run_folder} holds a run of its own, and {path} is another's: name a folder that is not used yet, or add "
             "--fresh"
         )
-    return checkpoint
+    return replace(checkpoint, by_name=True)
 
 
 def _leads_to(checkpoint: Checkpoint, run_folder: Path) -> bool:

@@ -15,7 +15,6 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,27 +27,6 @@ from rl_nmt.runs.checkpoints import FORMAT
 IDENTITY = "run_identity.json"
 
 
-@dataclass(frozen=True)
-class FileNames:
-    """What a recipe calls the files whose rows have the same form in all of them."""
-
-    metrics: str = "metrics.jsonl"
-    rollouts: str = "rollouts.jsonl"
-    samples: str = "samples.jsonl"
-
-
-@dataclass(frozen=True)
-class SettingNames:
-    """What a recipe calls the settings that are named in messages of what all recipes share."""
-
-    output_dir: str = "output_dir"
-    eval_file: str = "eval_file"
-    independent_scorer: str = "independent_scorer"
-    scorer_python: str = "scorer_python"
-    device: str = "reward_device"
-
-
-USUAL_FILES, USUAL_NAMES = FileNames(), SettingNames()
 WHOLE_FILE = 64 << 20  # fingerprints read larger files in samples
 
 
@@ -85,21 +63,17 @@ def _fingerprint(paths: list[Path]) -> str:
     return total.hexdigest()[:16]
 
 
-def identity_changes(run_folder: Path, identity: dict[str, Any]) -> list[str]:
-    """What of `identity` (possibly a part of it) differs from the run's, one "name: old → new" each.
+def require_identity(run_folder: Path, identity: dict[str, Any], force: bool) -> list[str]:
+    """Refuse to resume under another `identity`, possibly a part of the run's; with `force` return what differs.
 
-    Raises ResumeRefused when run_identity.json cannot be read; without one nothing differs.
+    Each as "name: old → new"; without run_identity.json nothing differs. Raises ResumeRefused, also when that file
+    cannot be read.
     """
     stored = _read_identity(run_folder).get("identity", {})
     shared = [name for name in identity if name in stored]
     before, now = (_flat({name: side[name] for name in shared}) for side in (stored, identity))
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return [f"{name}: {before.get(name, 'nothing')} → {now.get(name, 'nothing')}" for name in names]
-
-
-def require_identity(run_folder: Path, identity: dict[str, Any], force: bool) -> list[str]:
-    """Refuse to resume under another identity; with `force` return the differences. Raises ResumeRefused."""
-    changes = identity_changes(run_folder, identity)
+    changes = [f"{name}: {before.get(name, 'nothing')} → {now.get(name, 'nothing')}" for name in names]
     if changes and not force:
         raise ResumeRefused(
             f"{run_folder} holds a run that was begun with other settings ({'; '.join(changes)}): set them back, start "

@@ -16,7 +16,7 @@ from rl_nmt import distributed
 from rl_nmt.audit.reweigh import rollout_row
 from rl_nmt.distributed import is_main_process
 from rl_nmt.errors import Stopped
-from rl_nmt.results.divergence import DivergenceMonitor
+from rl_nmt.results.divergence import DivergenceMonitor, self_bleu
 from rl_nmt.results.evaluation import Snapshot
 from rl_nmt.runs.metrics_file import MetricsFile
 
@@ -73,55 +73,76 @@ class ProgressLine(TrainerCallback):
 class HeldOut(TrainerCallback):
     """The held-out evaluations of a run: at the start, every `eval_steps` optimizer steps, and at the end.
 
-    Of several processes the main one records, watches and decides for all.
+    Of several processes the main one records, monitors and decides for all. `last` is the latest Snapshot.
 
     Args:
-        eval_steps: 0 evaluates at start and end alone.
-        evaluate: () → Snapshot.
+        before: the Snapshot of the start policy; evaluate: () → Snapshot of the present one.
+        monitor: a `rl_nmt.results.divergence.DivergenceMonitor`; its warning is printed once.
         record: called with (kind, step, values), e.g. WandbRewardCallback.record.
-        monitor: a `rl_nmt.results.divergence.DivergenceMonitor`; its warning is printed, loudly and once.
+        eval_steps: 0 evaluates at start and end alone.
         save_best: () → None, called when the present model is the best so far by the independent score; on every
             process, since gathering sharded weights takes all of them.
-        diverse: () → float | None, how much the samples of a group say the same; recorded as `self_bleu`. Of
-            several processes it is asked on the main one, of its own samples.
-        stop_on_divergence: end the run, resumable, when the alarm rings.
+        reward: its `last_rows` tell how alike the samples of a group are, recorded as `self_bleu`; of several
+            processes those of the main one.
+        stop_on_divergence: end the run, resumable, when reward and independent score diverge.
     """
 
     def __init__(
         self,
-        eval_steps: int,
+        before: Snapshot,
         evaluate: Callable[[], Snapshot],
-        record: Callable[[str, int, dict], None],
         monitor: DivergenceMonitor,
-        save_best: Callable[[], None],
-        diverse: Callable[[], float | None] = lambda: None,
+        record: Callable[[str, int, dict], None],
+        *,
+        eval_steps: int = 0,
+        save_best: Callable[[], None] = lambda: None,
+        reward=None,
         stop_on_divergence: bool = False,
     ):
-        self.eval_steps, self.evaluate, self.record, self.monitor = eval_steps, evaluate, record, monitor
-        self.save_best, self.diverse, self.stop_on_divergence = save_best, diverse, stop_on_divergence
-        self._repeats: float | None = None
+        self.before, self.evaluate, self.monitor, self.record = before, evaluate, monitor, record
+        self.eval_steps, self.save_best, self.reward = eval_steps, save_best, reward
+        self.stop_on_divergence = stop_on_divergence
+        self.last = before
+        self._self_bleu: float | None = None
 
     def state_dict(self) -> dict:
-        """What the last samples said the same: a run that resumes after its last step has none of them."""
-        return {"self_bleu": self.diverse()}
+        """self_bleu of the last samples: a run that resumes after its last step has no samples."""
+        return {"self_bleu": self._diversity(), "monitor": self.monitor.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from `state_dict()`'s answer."""
-        self._repeats = state["self_bleu"]
+        self._self_bleu = state["self_bleu"]
+        self.monitor.load_state_dict(state["monitor"])
+
+    def _diversity(self) -> float | None:
+        rows = [] if self.reward is None else self.reward.last_rows
+        found = self_bleu([row["source"] for row in rows], [row["output"] for row in rows])
+        return self._self_bleu if found is None else found
+
+    def begin(self, resumed: bool) -> None:
+        """Record the evaluation before training, unless the run has done so under the same rows and reward."""
+        if resumed:
+            self.monitor.restart_unless_same(self.before)
+        else:
+            self.take(0, self.before)
+
+    def finish(self, step: int) -> None:
+        """Evaluate the trained model and record it. Collective."""
+        self.take(step, self.evaluate())
 
     def take(self, step: int, snapshot: Snapshot) -> bool:
-        """Record an evaluation and look at it; True when the alarm rang just now. Collective."""
+        """Record an evaluation; True when the warning came just now. Collective."""
+        self.last = snapshot
         rang, best = distributed.broadcast(self._look(step, snapshot) if is_main_process() else None)
         if step and best:
             self.save_best()
         return rang
 
     def _look(self, step: int, snapshot: Snapshot) -> tuple[bool, bool]:
-        """(did the alarm ring just now, is this the best so far)"""
-        values, repeats = dict(snapshot.metrics), self.diverse()
-        repeats = self._repeats if repeats is None else repeats
-        if repeats is not None:
-            values["self_bleu"] = repeats
+        """(did reward and independent score diverge just now, is this the best so far)"""
+        values, diversity = dict(snapshot.metrics), self._diversity()
+        if diversity is not None:
+            values["self_bleu"] = diversity
         self.record("eval", step, values)
         if warning := self.monitor.record(step, snapshot):
             print(warning, file=sys.stderr, flush=True)

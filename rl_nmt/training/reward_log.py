@@ -36,7 +36,7 @@ class RewardLog:
 
         Args:
             rows, log: of this call.
-            columns: what TRL passed; to its `log_metric` goes the log too, to its `log_extra` the columns `extra`.
+            columns: what TRL passed; its `log_extra` gets the columns `extra`. Scalars go one way: through last_log.
 
         Raises MissingService after `max_dead_calls` calls in a row in which no passing sample was `complete`.
         """
@@ -46,9 +46,6 @@ class RewardLog:
         else:
             self.last_log = log
             self.calls += 1
-        if log_metric := columns.get("log_metric"):
-            for name, value in log.items():
-                log_metric(name, value)
         if log_extra := columns.get("log_extra"):
             for name in extra:
                 log_extra(name, [row[name] for row in rows])

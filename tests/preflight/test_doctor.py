@@ -323,6 +323,7 @@ def test_dry_steps_are_timed_and_leave_no_checkpoint(tiny_policy, tmp_path):
     import torch
 
     from rl_nmt.models import policy
+    from rl_nmt.training.setup import Policy
 
     small = cfg(
         model_id=str(tiny_policy),
@@ -348,7 +349,7 @@ def test_dry_steps_are_timed_and_leave_no_checkpoint(tiny_policy, tmp_path):
 
     slow.__name__ = "slow"
     sentences = [f"Village number {i} has a school." for i in range(20)]
-    trainer = script.build_trainer(small, tmp_path, model, tokenizer, precision, slow, sentences)
+    trainer = script.build_trainer(small, tmp_path, Policy(tokenizer, precision, model, lambda: model), slow, sentences)
     start = time.perf_counter()
     seconds = doctor.dry_step_seconds(trainer, steps=2)
     assert len(seconds) == 2 == trainer.state.global_step

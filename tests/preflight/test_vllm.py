@@ -62,23 +62,6 @@ def test_the_requirements_stand_in_that_range_and_agree_with_the_others():
         assert ours[name] == other[name] and ours[name].startswith("==")
 
 
-@pytest.mark.parametrize(
-    ("mode", "port", "memory", "said"),
-    [
-        ("beside", 8000, 0.3, "vllm_mode: 'beside' is unknown; use colocate or server"),
-        ("server", 0, 0.3, "vllm_server_port: 0 is no port"),
-        ("server", 65536, 0.3, "vllm_server_port: 65536 is no port"),
-        ("colocate", 8000, 0.0, "vllm_gpu_memory_utilization: 0.0 must lie"),
-        ("colocate", 8000, 1.0, "vllm_gpu_memory_utilization: 1.0 must lie"),
-        ("colocate", 8000, float("nan"), "vllm_gpu_memory_utilization: nan must lie"),
-    ],
-)
-def test_settings_that_cannot_be_meant(mode, port, memory, said):
-    vllm.check_settings("server", 8000, 0.3)
-    with pytest.raises(ConfigError, match=said):
-        vllm.check_settings(mode, port, memory)
-
-
 def test_without_vllm_the_way_out_is_the_other_environment():
     with pytest.raises(ConfigError, match=r"vLLM is not installed.*requirements-vllm\.txt.*--scorer_python"):
         require()

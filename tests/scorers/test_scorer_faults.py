@@ -17,6 +17,7 @@ from rl_nmt.models import policy
 from rl_nmt.models.out_of_memory import TokenBudget
 from rl_nmt.scorers.base import Scores, Segment
 from rl_nmt.text.unicode import clean_for_scoring
+from rl_nmt.training.setup import Policy
 
 GROUP = 4
 ENGLISH = [english for english, _ in PAIRS]
@@ -100,7 +101,7 @@ def trainer(reward, tiny_policy, tmp_path_factory):
     tokenizer = policy.load_tokenizer(cfg.model_id)
     precision = policy.Precision("cpu", torch.float32, False, "test")
     model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation)
-    return script.build_trainer(cfg, folder, model, tokenizer, precision, reward, ENGLISH)
+    return script.build_trainer(cfg, folder, Policy(tokenizer, precision, model, lambda: model), reward, ENGLISH)
 
 
 def step(trainer, reward):

@@ -24,15 +24,13 @@ from tiny_run import SENTENCES
 import train_grpo_en_ta as script
 import wandb_reward_callback  # noqa: F401  heavy ones here, once, and not in every child
 from rl_nmt import errors
-from rl_nmt.models import policy
-from rl_nmt.results.divergence import DivergenceMonitor
-from rl_nmt.results.evaluation import Snapshot
-from rl_nmt.runs import checkpoints, run_folder
+from rl_nmt.results import export, report  # noqa: F401
 from rl_nmt.runs.metrics_file import MetricsFile
 from rl_nmt.text.languages import TAMIL
 from rl_nmt.text.unicode import script_share
-from rl_nmt.training import loop
+from rl_nmt.training import setup  # noqa: F401
 
+REFERENCE = "அம்மா இங்கே வா வா ஆசை முத்தம் தா தா இலையில் சோறு போட்டு ஈயைத் தூர ஓட்டு"
 CLOCK = ("time/", "memory/", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 
 
@@ -93,46 +91,47 @@ def settings(model: Path, folder: Path, **changes) -> script.RunCfg:
     )
 
 
-def train(cfg: script.RunCfg, sentences=16, iterations=1, prepare=None, force=False, during_evaluation=None) -> None:
-    """What `script.run` does once data and models are there. `prepare(trainer)` comes just before training."""
+def train(cfg: script.RunCfg, sentences=16, iterations=1, prepare=None, force=False, during_evaluation=None) -> int:
+    """The script's own `main` over lighter parts; in a process of its own, since it exchanges them for good.
+
+    `prepare(trainer)` comes just before training, `during_evaluation(trainer)` in every evaluation.
+    """
     import trl
 
-    folder = Path(cfg.output_dir)
-    with run_folder.lock(run_folder.open_run_folder(folder)):
-        resume = checkpoints.find(folder)
-        tokenizer = policy.load_tokenizer(cfg.model_id)
-        precision = policy.Precision("cpu", torch.float32, False, "test")
-        model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation)
-        reward, original = TextReward(), trl.GRPOConfig
-        identity, public = script.identity_of(cfg, "data", reward), script.config.to_public_dict(cfg)
-        loop.accept_identity(folder, identity, public, resume, force)
-        run_folder.save_identity(folder, identity, public)
+    original, build, evaluator = trl.GRPOConfig, script.build_trainer, script.evaluator
+    trainers = []
+
+    def build_trainer(*parts):
         trl.GRPOConfig = lambda **options: original(**options, num_iterations=iterations)
-        try:
-            trainer = script.build_trainer(cfg, folder, model, tokenizer, precision, reward, SENTENCES[:sentences])
-        finally:
-            trl.GRPOConfig = original
+        trainers.append(build(*parts))
+        trl.GRPOConfig = original
         if prepare:
-            prepare(trainer)
-        texts = SENTENCES[:4]
-        monitor = DivergenceMonitor("weights", lambda snapshot: [snapshot.metrics["weight"]] * len(texts), texts)
+            prepare(trainers[0])
+        return trainers[0]
 
-        def evaluate():
-            """Scores that depend on the weights, so that best/ moves as they do."""
-            if during_evaluation:
-                during_evaluation(trainer)
-            weight = max(float(p.detach().abs().sum()) for p in trainer.model.parameters() if p.requires_grad)
-            rows = [{"total": weight % 1.0} for _ in texts]
-            return Snapshot(texts, [None] * 4, ["அ"] * 4, rows, {"weight": weight % 1.0})
+    def moving(cfg, policy, rows, reward):
+        """Evaluations whose scores depend on the weights, so that best/ moves as they do."""
+        evaluate = evaluator(cfg, policy, rows, reward)
 
-        notes = dict(resume.notes) if resume else {"launch_gate": "passed"}
-        (folder / "before.json").exists() or (folder / "before.json").write_text('{"start": 1}')
-        command = "python train_grpo_en_ta.py"
-        with errors.last_words(command):
-            script.run_training(
-                cfg, folder, trainer, reward, evaluate(), evaluate, monitor, resume, notes, time.monotonic(), command
-            )
-        (folder / "done").write_text(json.dumps({"notes": notes, "seen": reward.seen, "best": monitor.choice()}))
+        def look(model):
+            if during_evaluation and trainers:
+                during_evaluation(trainers[0])
+            snapshot = evaluate(model)
+            weight = max(float(p.detach().abs().sum()) for p in model.parameters() if p.requires_grad) % 1.0
+            snapshot.outputs = [REFERENCE[: 1 + int(weight * len(REFERENCE))]] * len(rows)
+            snapshot.components = [{**row, "total": weight} for row in snapshot.components]
+            return snapshot
+
+        return look
+
+    rows = [{"source": text, "reference": REFERENCE} for text in SENTENCES[:4]]
+    script.load_data = lambda cfg, folder: (SENTENCES[:sentences], rows, "data")
+    script.build_reward = lambda cfg: TextReward()
+    script.require_environment, script.models = (lambda cfg: None), (lambda cfg: [])
+    script.build_trainer, script.evaluator = build_trainer, moving
+    config = Path(cfg.output_dir).with_suffix(".yaml")
+    script.config.save_resolved(cfg, config)
+    return script.main(["--config", str(config), "--skip_launch_gate", *(["--force"] if force else [])])
 
 
 # --- forked trials -------------------------------------------------------------------------------------
@@ -168,7 +167,7 @@ class Trial:
         finally:
             os._exit(status)
 
-    def wait(self, seconds: float = 120) -> tuple[int, str, str]:
+    def wait(self, seconds: float = 300) -> tuple[int, str, str]:
         """Exit status (128 + signal when killed) and what it said; kills it after `seconds`."""
         deadline = time.monotonic() + seconds
         while (done := os.waitpid(self.pid, os.WNOHANG))[0] == 0:
@@ -231,7 +230,8 @@ def outcome(folder: Path, step: int) -> dict:
     state["parts"]["trainer"]["unlogged_metrics"] = {
         mode: without_clock(metrics) for mode, metrics in state["parts"]["trainer"]["unlogged_metrics"].items()
     }
-    state["parts"]["metrics"]["averages"] = without_clock(state["parts"]["metrics"]["averages"])
+    metrics = state["parts"]["WandbRewardCallback"]
+    metrics["averages"] = without_clock(metrics["averages"])
     history = json.loads((last / "trainer_state.json").read_text())
     history["log_history"] = [without_clock(row) for row in history["log_history"]]
     return {
@@ -242,7 +242,7 @@ def outcome(folder: Path, step: int) -> dict:
         "state": state,
         "trainer": history,
         "metrics": [without_clock(row) for row in MetricsFile(folder / "metrics.jsonl").rows()],
-        "done": (folder / "done").read_text(),
+        "table": (folder / "evaluation.json").read_text(),
         "rollouts": MetricsFile(folder / "rollouts.jsonl").rows(),
         "best": {p.name: p.read_bytes() for p in (folder / "best").glob("*.safetensors")},
     }

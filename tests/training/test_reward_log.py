@@ -24,7 +24,7 @@ def test_training_and_evaluation_are_kept_apart():
     reward, metrics, extra = Reward(), {}, {}
     columns = {"log_metric": metrics.__setitem__, "log_extra": extra.__setitem__, "trainer_state": None}
     assert reward.keep([row(0.5), row(None)], {"x": 1.0}, columns, ("gate", "output")) == [0.5, None]
-    assert metrics == {"x": 1.0} and extra == {"gate": [None, None], "output": ["b", "b"]}
+    assert metrics == {} and reward.last_log == {"x": 1.0} and extra == {"gate": [None, None], "output": ["b", "b"]}
     reward.evaluating = True
     reward.keep([row(0.25)], {"x": 2.0}, {})
     assert (reward.last_log, reward.last_eval_log, reward.calls) == ({"x": 1.0}, {"x": 2.0}, 1)

@@ -18,6 +18,7 @@ from tiny_run import SENTENCES
 import train_grpo_en_ta as script
 from rl_nmt.errors import ConfigError, NonFiniteLoss
 from rl_nmt.models import policy
+from rl_nmt.training.setup import Policy
 from rl_nmt.training.trainer import MIN_VALID, EpochSampler, GuardedGRPOTrainer, apply_group_rules, check_save_steps
 
 NAN, INF = float("nan"), float("inf")
@@ -134,7 +135,9 @@ def build(tiny_policy, tmp_path):
         precision = policy.Precision("cpu", dtype, False, "test")
         model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation)
         with torch.random.fork_rng(devices=[]):
-            return script.build_trainer(cfg, tmp_path, model, tokenizer, precision, reward, list(sentences))
+            return script.build_trainer(
+                cfg, tmp_path, Policy(tokenizer, precision, model, lambda: model), reward, list(sentences)
+            )
 
     return make
 

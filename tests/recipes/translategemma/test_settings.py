@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recipes.translategemma.checks import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO
-from recipes.translategemma.settings import (
-    TranslateGemmaCfg,
+from recipes.translategemma.checks import (
     accumulation_steps,
     check,
     check_rows,
@@ -21,12 +19,21 @@ from recipes.translategemma.settings import (
     scorer_devices,
     value_of,
 )
+from recipes.translategemma.settings import TranslateGemmaCfg
 from rl_nmt import config
 from rl_nmt.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "recipes" / "translategemma" / "configs"
 WMT = ("--data.hf_dataset_name", "google/wmt24pp")
+NO_ZERO = """model.lora_alpha generation.max_new_tokens generation.eval_batch_size reward.mqm.concurrency
+reward.mqm.max_tokens rl.prompts_per_update rl.micro_batch_size rl.iterations logging.save_total_limit
+logging.logging_steps generation.temperature rl.lr rl.clip reward.xcomet.scale reward.mqm.scale reward.mqm.timeout
+reward.mqm.deadline""".split()
+NOTHING_NEGATIVE = """model.lora_rank data.eval_sampling_count data.max_train_samples generation.top_k reward.cache_size
+reward.metricx.weight reward.xcomet.weight reward.xcomet.sentence_weight reward.mqm.weight reward.mqm.sentence_weight
+rl.group_coefficient rl.clip_high rl.kl rl.warmup_steps rl.updates rl.eval_every rl.save_every rl.max_hours rl.seed
+logging.sample_steps""".split()
 # The published key names of such a system; they must not change.
 PUBLISHED = """
 model.policy_name_or_path model.policy_gpu_ids model.reference_gpu_ids data.train_file data.hf_dataset_name
@@ -63,7 +70,7 @@ def test_the_published_names():
 
 def test_every_field_has_its_sentence():
     docs = config.field_docs(TranslateGemmaCfg)
-    assert [name for name, text in docs.items() if not text.endswith(".")] == []
+    assert [name for name, text in docs.items() if not text] == []
 
 
 def test_defaults_work_once_there_are_data():
@@ -122,7 +129,7 @@ def test_resolved_settings_read_back(tmp_path):
         (["--data.train_file", "no/such.jsonl"], ["data.train_file: no such file: no/such.jsonl"]),
         ([*WMT, "--data.eval_file", "no/such.jsonl"], ["data.eval_file: no such file"]),
         ([*WMT, "--data.eval_sampling_ratio", "0"], ["no row is held out"]),
-        ([*WMT, "--data.eval_sampling_ratio", "1"], ["data.eval_sampling_ratio: 1.0", "[0, 1)"]),
+        ([*WMT, "--data.eval_sampling_ratio", "1"], ["data.eval_sampling_ratio: 1.0 must be in [0, 0.99]"]),
         ([*WMT, "--data.hf_eval_split", "train"], ["data.hf_eval_split: train is data.hf_train_split too"]),
         ([*WMT, "--data.target_lang", "kr"], ["data.target_lang: 'kr'"]),
         ([*WMT, "--data.target_lang", "en"], ["data.target_lang: en is the source language"]),
@@ -132,7 +139,7 @@ def test_resolved_settings_read_back(tmp_path):
         ([*WMT, "--data.document_chars", "20"], ["data.document_chars: 20", "20 300"]),
         ([*WMT, "--data.document_chars", "30", "20"], ["data.document_chars: 30 20"]),
         ([*WMT, "--data.document_chars", "20", "30"], ["no longer fits its reference"]),
-        ([*WMT, "--generation.num_samples_per_prompt", "1"], ["num_samples_per_prompt: 1", "2–16"]),
+        ([*WMT, "--generation.num_samples_per_prompt", "1"], ["num_samples_per_prompt: 1 must be at least 2"]),
         ([*WMT, "--generation.top_p", "0"], ["generation.top_p: 0.0"]),
         ([*WMT, "--generation.prompt", "Translate."], ["generation.prompt", "{source} once"]),
         ([*WMT, "--rl.clip", "1"], ["rl.clip: 1.0"]),
@@ -147,7 +154,7 @@ def test_resolved_settings_read_back(tmp_path):
         ([*WMT, "--reward.metricx.weight", "0"], ["weight in the sequence reward"]),
         ([*WMT, "--reward.xcomet.enabled", "False"], ["rl.credit: token needs error spans"]),
         ([*WMT, "--reward.xcomet.weight", "0"], ["rl.credit: token needs error spans"]),
-        ([*WMT, "--reward.xcomet.major", "5"], ["reward.xcomet.major: 5.0 would reward an error"]),
+        ([*WMT, "--reward.xcomet.major", "5"], ["reward.xcomet.major: 5.0 must be at most 0"]),
         ([*WMT, "--reward.mqm.minor", "0.5"], ["reward.mqm.minor"]),
         ([*WMT, "--reward.metricx.model_name_or_path="], ["reward.metricx.model_name_or_path is empty"]),
         ([*WMT, "--reward.mqm.enabled", "True"], ["reward.mqm.endpoint: ''"]),
@@ -236,9 +243,9 @@ def test_batches_that_no_size_mends():
         check_rows(parse(*WMT), 7)
 
 
-@pytest.mark.parametrize("name", [*AT_LEAST_ONE, *AT_LEAST_ZERO, *ABOVE_ZERO])
+@pytest.mark.parametrize("name", [*NO_ZERO, *NOTHING_NEGATIVE])
 def test_ranges(name):
-    bad = "0" if name in AT_LEAST_ONE or name in ABOVE_ZERO else "-1"
+    bad = "0" if name in NO_ZERO else "-1"
     message = refusal(*WMT, f"--{name}={bad}")
     assert message.startswith(f"{name}: ") and "must be" in message
     assert name in names()

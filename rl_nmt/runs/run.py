@@ -1,0 +1,199 @@
+"""One run on disk: its folder and lock, the checkpoint it continues from, what it has decided once, its identity.
+
+    with Run.open("runs/mine", script="train.py") as run:
+        run.require_same(group_size=8)                   # refused, status 4, where a checkpoint says otherwise
+        verdict = run.once("launch_gate", ask)           # asked once, also over resumes; the same on every process
+        with run.under_way():                            # whatever ends this names the command that continues
+            loop.train(run, trainer, callbacks)
+
+Of several processes the main one reads, asks and writes; every method is called by all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rl_nmt import config, distributed, errors
+from rl_nmt.errors import ConfigError, ResumeRefused
+from rl_nmt.runs import checkpoints, named_checkpoint, run_folder
+from rl_nmt.runs.checkpoints import Checkpoint
+
+
+@dataclass(frozen=True)
+class Files:
+    """Names of a run folder's files; a recipe may have others."""
+
+    metrics: str = "metrics.jsonl"
+    rollouts: str = "rollouts.jsonl"
+    samples: str = "samples.jsonl"
+
+
+@dataclass
+class Run:
+    """See the module.
+
+    folder: of this run. command: what to type to continue it. resume: the checkpoint it continues from, or None.
+    force: continue although the identity has changed. files: names of its files. settings: what a script calls a
+    setting that messages name ("output_dir": "logging.output_dir"). notes: JSON that every checkpoint carries.
+    identity: what `require_same` was given so far. sealed: files that every checkpoint holds a copy of.
+    """
+
+    folder: Path
+    command: str = ""
+    resume: Checkpoint | None = None
+    force: bool = False
+    files: Files = field(default_factory=Files)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
+    sealed: list[str] = field(default_factory=list)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls,
+        wanted: str | Path,
+        *,
+        script: str = "",
+        argv: list[str] | None = None,
+        fresh: bool = False,
+        find: Callable[[Path], Checkpoint | None] = checkpoints.find,
+        continue_with: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Iterator[Run]:
+        """Create the folder or open it, keep others out, find the newest valid checkpoint.
+
+        Args:
+            wanted: the folder; with `fresh` one next to it where it is used already.
+            script, argv, continue_with: for `command`; see `run_folder.continue_command`.
+            find: folder → the checkpoint to continue from, called by the main process.
+            settings, options: fields of `Run`.
+
+        Raises CannotWrite where the folder cannot be written or is in use, ResumeRefused as `find` does.
+        """
+        settings = settings or {}
+        setting = settings.get("output_dir", "output_dir")
+        folder = distributed.from_main(lambda: run_folder.open_run_folder(wanted, fresh, setting))
+        command = run_folder.continue_command(argv, script, folder, fresh, f"--{setting}", continue_with)
+        with run_folder.lock(folder, setting):
+            resume = distributed.from_main(lambda: find(folder))
+            notes = dict(resume.notes) if resume else {}
+            yield cls(folder, command, resume, settings=settings, notes=notes, **options)
+
+    def setting(self, name: str) -> str:
+        """What this run's script calls the setting `name`, for messages."""
+        return self.settings.get(name, name)
+
+    @staticmethod
+    def public(cfg: Any, names: Collection[str]) -> dict[str, Any]:
+        """These fields of a flat configuration, as JSON."""
+        public = config.to_public_dict(cfg)
+        return {name: public[name] for name in names}
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[Run]:
+        """A Run of its own in `<folder>/<name>/`, found and resumed like this one, under the same command."""
+        with Run.open(self.folder / name, force=self.force, files=self.files, settings=self.settings) as phase:
+            phase.command = self.command
+            yield phase
+
+    @contextlib.contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Whatever ends the block early names the command that continues; a lost process becomes one clear line."""
+        with errors.last_words(self.command), distributed.together():
+            yield
+
+    # ------------------------------------------------------------------ is this the same run?
+
+    def require_same(self, data: Collection[str] = (), **identity: Any) -> None:
+        """Refuse to continue under another identity; with `force` say what has changed.
+
+        Compared with the run that the checkpoint belongs to, also where that is in another folder. `data`: names in
+        `identity` that the snapshot in data/ is made from; with `force` a change of these sets it aside. Raises
+        ResumeRefused.
+        """
+        self.identity |= identity
+        if self.resume is not None:
+            distributed.from_main(lambda: self._compare(identity, data))
+
+    def _compare(self, identity: dict[str, Any], data: Collection[str]) -> None:
+        assert self.resume is not None
+        changes = run_folder.require_identity(self.resume.path.parent, identity, self.force)
+        for change in changes:
+            print(f"changed since the last start: {change}", flush=True)
+        if any(change.split(":")[0] in data for change in changes) and (self.folder / "data").exists():
+            aside = checkpoints.set_aside(self.folder / "data", "; ".join(changes), prefix="earlier")
+            print(f"the data so far are in {aside}", flush=True)
+
+    def begin(self, cfg: Any) -> None:
+        """Write run_identity.json and resolved_config.yaml, list harmless changes, take over a named checkpoint.
+
+        `cfg`: the settings, a dataclass (secrets are left out). Raises CannotWrite.
+        """
+        public = config.to_public_dict(cfg)
+        if self.resume is not None:
+            began = self.resume.path.parent
+            if not (began / run_folder.IDENTITY).exists() and began.resolve() != self.folder.resolve():
+                unknown = f"whether {self.resume.path.name} belongs to a run with these settings is not known"
+                print(f"warning: {began} has no {run_folder.IDENTITY}: {unknown}", file=sys.stderr, flush=True)
+            for change in run_folder.harmless_changes(began, public, self.identity):
+                print(f"changed since the last start: {change}", flush=True)
+        run_folder.save_identity(self.folder, self.identity, public)
+        if distributed.is_main_process():
+            config.save_resolved(cfg, self.folder / "resolved_config.yaml")
+        if self.resume is not None and self.resume.by_name:
+            if self.resume.path.parent != self.folder.resolve():
+                self.notes.pop("wandb_id", None)  # the other run's
+            resume = self.resume
+            self.resume = distributed.from_main(lambda: named_checkpoint.take_up(resume, self.folder))
+
+    # ------------------------------------------------------------------ what is decided once
+
+    def once(
+        self,
+        name: str,
+        make: Callable[[], Any],
+        everywhere: bool = False,
+        form: Any = None,
+        require: Callable[[Any], None] = lambda value: None,
+    ) -> Any:
+        """The value that `make` gave the first time, also in a resumed run; the same on every process.
+
+        Args:
+            name: under which it is kept: in `notes`, or with `form` in the file `<name>.json`.
+            make: () → JSON value, called by the main process alone, or `everywhere` where it is collective work.
+            form: a class with `save(path)` and `load(path)` (raises ConfigError) for values that are large.
+            require: raises ConfigError for a kept value that this run's settings do not allow.
+
+        Raises ResumeRefused where a run is resumed with such a value and without `force`; else it is made again.
+        """
+        if form is None:
+            if name not in self.notes:
+                self.notes[name] = distributed.broadcast(make()) if everywhere else distributed.from_main(make)
+            return self.notes[name]
+        path = self.folder / f"{name}.json"
+        self.sealed.append(path.name)
+        if self.resume:
+            self.resume.put_back(path.name, self.folder)
+        if path.exists():
+            try:
+                value = form.load(path)
+                require(value)
+                return value
+            except ConfigError as error:
+                if self.resume is not None and not self.force:
+                    raise ResumeRefused(
+                        f"{self.folder} holds a run that was begun with other settings ({error}): set them back, start "
+                        "again in a folder next to it with --fresh, or continue all the same with --force"
+                    ) from None
+                print(f"{path.name} is made again: {error}", flush=True)
+        value = make() if everywhere else distributed.from_main(make)
+        if distributed.is_main_process():
+            value.save(path)
+        return value

@@ -1,0 +1,221 @@
+"""What any transformers.Trainer needs to be stopped anywhere and to continue to the same bits.
+
+    class MyTrainer(Resumable, Trainer): ...        or        make_resumable(trainer)
+
+What the Trainer forgets on a resume is kept in `state_dict`: losses and metrics not logged yet. A loss or gradient
+that is not finite raises NonFiniteLoss before the optimizer step, and leaves the batch.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import TrainerCallback
+
+from rl_nmt.distributed import gathered
+from rl_nmt.errors import NonFiniteLoss
+from rl_nmt.runs.checkpoints import Keeper
+
+SAVE_FAILURES = (OSError, RuntimeError, SafetensorError)  # what a full disk is to Python, torch and safetensors
+
+
+class Resumable:
+    """Mixin in front of a Trainer class; see the module.
+
+    `checkpoints`, when set, seals what is saved; a save that fails is discarded and the run continues.
+    """
+
+    checkpoints: Keeper | None = None
+    _unlogged_loss: Any = 0.0  # the Trainer's running sum of losses since the last log
+    _unlogged_losses: tuple[float, ...] | list[float] = ()  # those of all processes, at the last save
+    _continued: dict[str, Any] | None = None
+    _batch: dict[str, Any] | None = None
+
+    # ------------------------------------------------------------------ losses that are no numbers
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        self._batch = inputs
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._require_finite(loss)
+        if self._continued is not None:  # the Trainer's sum starts at 0: 0 + (past + loss) is past + loss
+            loss = loss + self._continued["unlogged_loss"]
+            self._continued = None
+        return loss
+
+    def _require_finite(self, loss: torch.Tensor) -> None:
+        """After the backward pass and before clipping, which would spread one NaN over every weight."""
+        problem = None if torch.isfinite(loss) else f"the loss is {loss.item()}"
+        if problem is None and self.accelerator.sync_gradients:
+            named = [(n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None]
+            norms = torch._foreach_norm([gradient for _, gradient in named]) if named else []
+            if norms and not torch.isfinite(torch.stack([norm.float() for norm in norms])).all():
+                bad = [name for (name, _), norm in zip(named, norms, strict=True) if not torch.isfinite(norm)]
+                problem = f"the gradient of {bad[0]} is not finite ({len(bad)} of {len(named)} tensors)"
+        if problem:
+            raise NonFiniteLoss(self._lost(problem))
+
+    def _lost(self, problem: str) -> str:
+        step = self.state.global_step + 1
+        which = f"-process-{self.accelerator.process_index}" if self.accelerator.process_index else ""
+        folder = Path(self.args.output_dir) / f"nonfinite-step-{step}{which}"
+        try:
+            self._leave_batch(folder, problem)
+            left = f"the batch and the settings are in {folder}"
+        except SAVE_FAILURES as error:
+            left = f"the batch could not be written to {folder} ({error})"
+        return f"{problem} at step {step}: stopped before the optimizer step, no weight was changed; {left}; lower lr"
+
+    def _leave_batch(self, folder: Path, problem: str) -> None:
+        """batch.pt (tensors), batch.json (texts and advantages), and the run's settings."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {k: v.detach().cpu() for k, v in (self._batch or {}).items() if torch.is_tensor(v)}
+        torch.save(tensors, folder / "batch.pt")
+        texts = {}
+        for side in ("prompt", "completion"):
+            ids, mask = tensors.get(f"{side}_ids"), tensors.get(f"{side}_mask")
+            if ids is not None and mask is not None:
+                texts[side] = [self.processing_class.decode(r[m.bool()]) for r, m in zip(ids, mask, strict=True)]
+        advantages = tensors["advantages"].tolist() if "advantages" in tensors else []
+        told = {"problem": problem, "step": self.state.global_step + 1, **texts, "advantages": advantages}
+        (folder / "batch.json").write_text(json.dumps(told, ensure_ascii=False, indent=1), encoding="utf-8")
+        settings = Path(self.args.output_dir) / "resolved_config.yaml"
+        if settings.exists():
+            shutil.copy(settings, folder)
+
+    # ------------------------------------------------------------------ stopping and continuing
+
+    def at_cycle_end(self) -> bool:
+        """Can a run resume from a checkpoint made now? In plain training after every optimizer step."""
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What transformers and TRL leave out of a checkpoint; floats survive JSON exactly."""
+        return {
+            "unlogged_losses": self._unlogged_losses or [float(self._unlogged_loss)],
+            "unlogged_metrics": {
+                mode: {name: [float(value) for value in values] for name, values in metrics.items()}
+                for mode, metrics in getattr(self, "_metrics", {}).items()
+            },
+            "last_logged_step": self._globalstep_last_logged,
+            "logged_loss": self._total_loss_scalar,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Taken up when training begins, since the Trainer resets its counters there."""
+        losses = state["unlogged_losses"]  # one per process; their mean where there are now more or fewer
+        same = len(losses) == self.accelerator.num_processes
+        own = losses[self.accelerator.process_index] if same else sum(losses) / len(losses)
+        self._continued = {**state, "unlogged_loss": own}
+
+    def get_train_dataloader(self):
+        self._train_batch_size = self.args.train_batch_size  # the Trainer would take the checkpoint's
+        return super().get_train_dataloader()
+
+    def compare_trainer_and_checkpoint_args(self, training_args, trainer_state):
+        """Nothing: `Continue` lets the new values count where the Trainer would only warn."""
+
+    def _issue_warnings_after_load(self, load_result):
+        tied = set(getattr(self.model, "_tied_weights_keys", None) or ())  # saved once, under their other name
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        if self.control.should_training_stop:  # resumed where nothing is left
+            return [], None
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def _maybe_log_save_evaluate(self, tr_loss, *args, **kwargs):
+        self._unlogged_loss = tr_loss  # set to 0 in place when it is logged, and saved after that
+        super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        keeper, step = self.checkpoints, self.state.global_step
+        if keeper is None:
+            return super()._save_checkpoint(model, trial)
+        self._unlogged_losses = gathered([float(self._unlogged_loss)])
+        failure = keeper.lack_of_room() if self.args.should_save else None
+        failure = self._first(failure)
+        if failure is None:
+            try:
+                super()._save_checkpoint(model, trial)
+            except SAVE_FAILURES as error:
+                failure = _short(error)
+            failure = self._first(failure)
+        if self.args.should_save:
+            if failure is None:
+                try:
+                    keeper.seal(step)
+                except SAVE_FAILURES as error:
+                    failure = _short(error)
+            if failure is not None:
+                keeper.discard(step, failure)
+        elif failure is None:
+            keeper.newest = step
+
+    def _first(self, failure: str | None) -> str | None:
+        """The first failure of any process; also waits until all have written their part."""
+        return next((f for f in gathered([failure]) if f is not None), None)
+
+    def _rotate_checkpoints(self, use_mtime=False, output_dir=None):
+        # By step, not by the clock: a resumed or copied run folder has other times. A keeper rotates by itself,
+        # once the new one is sealed.
+        if self.checkpoints is None:
+            super()._rotate_checkpoints(use_mtime=False, output_dir=output_dir)
+
+
+class Continue(TrainerCallback):
+    """Counters taken up where a run resumes; no checkpoint inside a generation cycle."""
+
+    def __init__(self, trainer: Resumable):
+        self.trainer: Any = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        trainer = self.trainer
+        state.compute_steps(args, state.max_steps)  # a resumed state comes with the old save_steps and logging_steps
+        if trainer._continued is not None:
+            trainer._globalstep_last_logged = trainer._continued["last_logged_step"]
+            trainer._total_loss_scalar = trainer._continued["logged_loss"]
+            for mode, values in trainer._continued["unlogged_metrics"].items():
+                trainer._metrics[mode].update(values)
+        if state.global_step:
+            _adopt_learning_rate(trainer)
+        if state.global_step >= state.max_steps:  # the Trainer would train one step more
+            control.should_training_stop = True
+            if trainer._continued is not None:
+                trainer._total_loss_scalar += trainer._continued["unlogged_loss"]
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if not self.trainer.at_cycle_end():
+            control.should_save = False
+
+
+def _adopt_learning_rate(trainer) -> None:
+    """A resumed optimizer comes with the old rate: let a changed setting count."""
+    scheduler, wanted = trainer.lr_scheduler, trainer.args.learning_rate
+    if all(rate == wanted for rate in scheduler.base_lrs):
+        return
+    for group, old in zip(trainer.optimizer.param_groups, scheduler.base_lrs, strict=True):
+        group["lr"] = wanted * (group["lr"] / old)
+        group["initial_lr"] = wanted
+    scheduler.base_lrs = [wanted] * len(scheduler.base_lrs)
+    scheduler._last_lr = [group["lr"] for group in trainer.optimizer.param_groups]  # what is logged
+
+
+def make_resumable(trainer) -> None:
+    """Give a Trainer that was built without `Resumable` its methods; once."""
+    if not isinstance(trainer, Resumable):
+        kind = type(trainer)
+        trainer.__class__ = type(kind.__name__, (Resumable, kind), {})
+        trainer.add_callback(Continue(trainer))
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

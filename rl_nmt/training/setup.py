@@ -1,0 +1,286 @@
+"""What every recipe does around TRL: the policy, common GRPOConfig keywords, evaluation, the end of a run.
+
+The scripts show where they differ; nothing here knows what a run is about.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rl_nmt import distributed, files
+from rl_nmt.errors import ConfigError
+from rl_nmt.runs.run import Files, Run
+
+if TYPE_CHECKING:
+    from rl_nmt.results.task import Task
+
+# ---------------------------------------------------------------------- the policy
+
+
+@dataclass
+class Policy:
+    """A causal language model on its device, with its tokenizer; `start` loads it once more as it was."""
+
+    tokenizer: Any
+    precision: Any
+    model: Any
+    start: Callable[[], Any]
+
+
+def load_policy(
+    name: str, *, lora: bool, attention: str, families: Sequence[str] = (), argument: str = "model_id"
+) -> Policy:
+    """Load a policy; precision and device are chosen once and printed.
+
+    `families`: chat formats that the caller can write, () for all; `argument`: the setting that names the model.
+    Raises ConfigError, MissingService.
+    """
+    from rl_nmt.models import policy
+
+    policy.prepare_processes()
+    tokenizer = policy.load_tokenizer(name, families, argument)
+    precision = policy.choose_precision(lora=lora)
+    print(f"precision: {precision.reason}", flush=True)
+
+    def start():
+        return policy.load_policy(name, tokenizer, precision, attention, families, argument)
+
+    return Policy(tokenizer, precision, start().to(precision.device), start)
+
+
+# ---------------------------------------------------------------------- TRL
+
+
+def grpo_config(folder: Path, policy: Policy, save_steps: int, seed: int, **options: Any):
+    """GRPOConfig with what every recipe sets alike; explicitly, since several TRL defaults depend on the machine."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=str(folder),
+        lr_scheduler_type="constant_with_warmup",
+        num_train_epochs=1,
+        seed=seed,
+        data_seed=seed,
+        save_strategy="steps" if save_steps else "no",
+        save_steps=save_steps or 1,
+        bf16=policy.precision.autocast,
+        fp16=False,
+        **distributed.training_device(policy.precision.device),
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=policy.precision.device != "cpu",
+        ddp_find_unused_parameters=False,
+        **options,
+    )
+
+
+def dataset(sources: Sequence[str], make_prompt: Callable[[str], str]):
+    """The rows that TRL samples from: prompt, source."""
+    from datasets import Dataset
+
+    return Dataset.from_list([{"prompt": make_prompt(source), "source": source} for source in sources])
+
+
+def quieten(trainer) -> None:
+    """Our own progress lines instead of the Trainer's; a combination that hardly trains is warned of."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    from rl_nmt.models.policy import losing_combination
+
+    if warning := losing_combination(trainer.model):
+        print(warning, file=sys.stderr, flush=True)
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+
+
+def check_batch(group_size: int, per_device: int, accumulation: int, prompts: int) -> None:
+    """Refuse a step that does not hold whole groups, or more groups than there are prompts. Raises ConfigError."""
+    unit = per_device * distributed.count()
+    sequences = accumulation * unit
+    if sequences % group_size:
+        legal = [a for a in range(1, 4 * accumulation + 8 * group_size) if a * unit % group_size == 0]
+        nearest = sorted(sorted(legal, key=lambda a: abs(a - accumulation))[:2])
+        raise ConfigError(
+            f"gradient_accumulation_steps: per_device_batch_size {per_device} × {accumulation} × {distributed.count()} "
+            f"processes = {sequences} sequences is not a multiple of group_size {group_size}; nearest that work: "
+            f"{' or '.join(map(str, nearest))}"
+        )
+    if prompts < sequences // group_size:
+        raise ConfigError(
+            f"num_train_samples: {prompts} prompts do not fill one step of {sequences // group_size}; raise it or "
+            "lower gradient_accumulation_steps"
+        )
+
+
+def identity(model: str, reward) -> dict[str, Any]:
+    """Policy, tokenizer and reward as they must stay for a run to continue."""
+    from rl_nmt.files import finite
+    from rl_nmt.runs.run_folder import model_identity
+
+    return {**model_identity(model), "reward": finite(reward.signature()["identity"])}
+
+
+# ---------------------------------------------------------------------- before training
+
+
+def finished(folder: Path, task: Task, setting: str = "output_dir") -> bool:
+    """Has this folder's run ended? Then print its table instead of doing it again.
+
+    `setting`: the one that names the folder, for messages. Raises ConfigError for a table that cannot be read.
+    """
+    from rl_nmt.results.evaluation import print_table
+
+    path = folder / "evaluation.json"
+    if not path.exists():
+        return False
+    try:
+        table = print_table(json.loads(path.read_text(encoding="utf-8")), task)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{setting}: {path} cannot be read ({error}); use --fresh or another folder") from None
+    if not (folder / "report.html").exists():  # killed between the two
+        return False
+    print(table)
+    print(f"{folder} holds a finished run; --fresh starts again next to it, --{setting} elsewhere", flush=True)
+    return True
+
+
+def evaluate_before(run: Run, evaluate: Callable[[], Any], rows: Sequence[dict], reward, max_new_tokens: int):
+    """The Snapshot of the start policy, made once per run and only kept where the one at the end compares with it."""
+    from rl_nmt.results.evaluation import Snapshot, require_same_measure
+
+    def make():
+        print(f"evaluating the start policy on {len(rows)} held-out rows", flush=True)
+        return evaluate()
+
+    def comparable(kept) -> None:
+        require_same_measure(kept, rows, reward, max_new_tokens)
+
+    return run.once("before", make, everywhere=True, form=Snapshot, require=comparable)
+
+
+def ask_launch_gate(run: Run, ask: Callable[[], dict], skip: str = "") -> None:
+    """Train only on a reward that cheats cannot win: asked once per run, the verdict is noted.
+
+    `skip`: why it is not asked; "" asks. `ask` raises RewardRefused.
+    """
+
+    def verdict() -> dict:
+        if not skip:
+            return ask()
+        print(f"launch gate: {skip}", flush=True)
+        return {"passed": None, "reasons": [skip]}
+
+    run.once("launch_gate", verdict)
+
+
+def noise_floor(run: Run, reward, before) -> float:
+    """Spread of rewards below which a group is a tie: the scorers' jitter on the start policy's own outputs."""
+
+    def measure() -> float:
+        from rl_nmt.audit.noise_floor import measure_jitter
+
+        floor = measure_jitter(reward, before.sources[:64], before.outputs[:64])
+        print(f"noise floor: {floor:.1e}; a group whose rewards spread less is a tie", flush=True)
+        return floor
+
+    return run.once("noise_floor", measure)
+
+
+def start_wandb(run: Run, options: Mapping[str, Any], mode: str, settings: dict[str, Any]) -> None:
+    """Start a W&B run if possible within seconds, or continue the one in the run's notes; no keys, no code.
+
+    `options`: project, entity and name; `settings`: the configuration that W&B shows.
+    """
+    from rl_nmt.runs import wandb_run
+
+    if not distributed.is_main_process():
+        return
+    mode, reason = wandb_run.choose_wandb_mode(mode)
+    print(f"W&B: {mode} ({reason})", flush=True)
+    if mode == "disabled":
+        return
+    names = {**options, "name": options["name"] or run.folder.name, "entity": options["entity"] or None}
+    if run_id := wandb_run.start_wandb(mode, run.folder, run.notes.get("wandb_id"), **names, config=settings):
+        run.notes["wandb_id"] = run_id
+
+
+# ---------------------------------------------------------------------- after training
+
+
+class EvalOutputs:
+    """Every evaluation's outputs next to the start policy's in one JSONL file: rows of samples.jsonl with their step.
+
+    Args:
+        path: the file; rows past the step from which a run continues are cut.
+        before: Snapshot of the start policy; task: what is measured of it.
+        resumed_at: that step, 0 for a new run.
+    """
+
+    def __init__(self, path: Path, before, task: Task, resumed_at: int = 0):
+        from rl_nmt.runs.metrics_file import MetricsFile
+
+        self.before, self.task, self.file = before, task, MetricsFile(path)
+        if distributed.is_main_process():
+            self.file.cut_after(resumed_at)
+
+    def take(self, step: int, snapshot) -> None:
+        """Add an evaluation, once per step; the main process writes."""
+        from rl_nmt.results.evaluation import sample_rows
+
+        if distributed.is_main_process():
+            self.file.cut_after(step - 1)
+            for row in sample_rows(self.before, snapshot, self.task):
+                self.file.append({"step": step, **row})
+
+
+def evaluate_only(snapshot, task: Task, outputs: Path | None = None) -> None:
+    """Print the table of one Snapshot, and with `outputs` keep its translations there."""
+    from rl_nmt.results import evaluation
+
+    if outputs:
+        EvalOutputs(outputs, snapshot, task).take(0, snapshot)
+    print(evaluation.print_table(evaluation.compare(snapshot, snapshot, task), task), flush=True)
+
+
+def finish(run: Run, trainer, policy: Policy, held_out, task: Task, card: dict[str, Any], seed: int = 0) -> None:
+    """Everything a run leaves: final/, best/, samples, evaluation.json, curve, report and model cards. Collective.
+
+    Args:
+        held_out: the run's `HeldOut`, after its `finish`.
+        task: what is measured, and how tables, report and cards name it.
+        card: what the model cards say: base_model, data, settings, prompt.
+        seed: of the bootstrap.
+    """
+    from rl_nmt.results import export
+
+    export.save_final(run.folder, trainer, policy.tokenizer, card["prompt"])
+    best = export.finish_best(run.folder, policy.tokenizer, held_out.monitor.choice(), policy.start)
+    if distributed.is_main_process():
+        write_results(run, held_out.before, held_out.last, best, task, seed)
+        export.write_cards(run.folder, **card, task=task)
+
+
+def write_results(run: Run, before, after, best: dict[str, Any], task: Task, seed: int = 0) -> None:
+    """Samples, evaluation.json, the curve and the report; prints the table.
+
+    `best` is what the monitor chose. A file of samples under another name than samples.jsonl is `EvalOutputs`' and
+    stays as it is.
+    """
+    from rl_nmt.results import evaluation, report
+
+    comparison = evaluation.compare(before, after, task, seed=seed)
+    comparison["best"] = best
+    if "launch_gate" in run.notes:
+        comparison["launch_gate"] = {k: v for k, v in run.notes["launch_gate"].items() if k != "families"}
+    if run.files.samples == Files().samples:
+        evaluation.write_samples(run.folder / run.files.samples, before, after, task)
+    files.write_json(run.folder / "evaluation.json", comparison)
+    report.reward_curve_png(run.folder / run.files.metrics, run.folder / "reward_curve.png", task)
+    report.write_report(run.folder, task, run.files)
+    print(evaluation.print_table(comparison, task))
+    print(f"model {run.folder / 'final'}   report {run.folder / 'report.html'}", flush=True)
