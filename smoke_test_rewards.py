@@ -263,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
     cfg, _, _ = config.parse(trainer.RunCfg, rest, {}, prog="smoke_test_rewards.py", description=__doc__)
     check(own)
     launch_gate.check_bound(allowed(own, cfg))
-    hub.require_models(trainer.reward_models(cfg))
+    hub.require_models(cfg.reward_models_used())
     pairs = [(e, t, None) for e, t in zip(own.prompt or [], own.tamil or [], strict=True)]
     pairs += read_pairs(own.file, own.source, own.target, own.score) if own.file else []
     preferred = preferences.read_preferences(own.pairs) if own.pairs else []

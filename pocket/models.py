@@ -89,7 +89,8 @@ def fit_policy(folder: Path, pairs, seed: int, sizes):
     scorers are fitted on samples of both, as published metrics are on the outputs of many systems.
     """
     start = time.monotonic()
-    texts = [text for pair in pairs[:5000] for text in (pair.english, pair.tamil)] + [PROMPT, "user", "model"] * 500
+    words = PROMPT.replace("{source}", "{english}")  # the slot's old name: worlds of a seed stay the same
+    texts = [text for pair in pairs[:5000] for text in (pair.english, pair.tamil)] + [words, "user", "model"] * 500
     tokenizer = formats.gemma_tokenizer(folder, texts, sizes.vocab)
     torch.manual_seed(seed)
     model = formats.new_gemma(tokenizer, sizes.policy_hidden, sizes.policy_layers)

@@ -39,7 +39,8 @@ def build_gemma(folder: str | Path, steps: int = 60, seed: int = 0) -> Path:
     """A Gemma3ForCausalLM of about 0.1 M parameters, taught `steps` steps on PAIRS; returns `folder`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    texts = [PROMPT, "user", "model"] + [text for pair in PAIRS for text in pair]
+    words = PROMPT.replace("source", "english")  # the slot's old name: golden numbers hang on the tokenizer
+    texts = [words, "user", "model"] + [text for pair in PAIRS for text in pair]
     tokenizer = formats.gemma_tokenizer(folder, texts, vocab_size=700)
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
 
