@@ -122,7 +122,7 @@ def test_the_doctors_dry_step_times_real_steps_and_leaves_nothing(small, tmp_pat
     assert main(*small(), "--dry_step")[0] == 2
     status, out, err = main(*small(max_steps=0), "--doctor", "--dry_step")
     assert status == 0, out + err
-    assert re.search(r"^dry step: \d+\.\d s, the second \d+\.\d s: about \d+:\d\d for 12 steps$", out, re.MULTILINE)
+    assert re.search(r"^dry step: \d+\.\d s, the second \d+\.\d s: about \d:\d\d:\d\d for 12 steps$", out, re.MULTILINE)
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
 

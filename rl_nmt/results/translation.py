@@ -200,7 +200,7 @@ def _load_comet(model: str, device: str, python: str, setting: Callable[[str], s
     if python:
         from rl_nmt.scorers.worker.client import load_in_worker
 
-        factory = "rl_nmt.scorers.comet.scorer:load_comet"
+        factory = "rl_nmt.scorers.comet:load_comet"
         return load_in_worker(factory, options, python_executable=python, argument=setting("scorer_python"))
     from rl_nmt.scorers.comet.scorer import load_comet
 
