@@ -19,8 +19,9 @@ from pathlib import Path
 import train_grpo_en_ta as script
 from rl_nmt import config
 from rl_nmt.errors import ConfigError, run
-from rl_nmt.preflight import doctor, memory_estimate
-from rl_nmt.preflight.doctor import Gpu, Machine
+from rl_nmt.preflight import capacity, memory_estimate
+from rl_nmt.preflight.findings import Finding
+from rl_nmt.preflight.machine import Gpu, Machine
 
 ROOT = Path(__file__).resolve().parent.parent
 LINE = re.compile(
@@ -55,10 +56,10 @@ def hardware(path: Path) -> Hardware:
     return Hardware(int(found["gpus"] or 0), int(found["size"] or 0), found["bf16"] == "with", int(found["ram"]))
 
 
-def estimate(path: Path) -> list[doctor.Finding]:
+def estimate(path: Path) -> list[Finding]:
     """The doctor's lines about memory for a preset on its own hardware, one per device."""
     cfg, _, _ = config.parse(script.RunCfg, ["--config", str(path)], {}, "presets", "")
-    return doctor.memory_findings(cfg, hardware(path).machine(), memory_estimate.shapes(script.models(cfg)))
+    return capacity.memory_findings(cfg, hardware(path).machine(), memory_estimate.shapes(script.models(cfg)))
 
 
 def main(argv: list[str] | None = None) -> int:

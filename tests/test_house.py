@@ -50,11 +50,6 @@ rl_nmt.audit.reweigh names rewards_en_ta_dupo in a string
 rl_nmt.audit.reweigh names smoke_test_rewards in a string
 rl_nmt/audit/reweigh.py is too long
 rl_nmt/config.py is too long
-rl_nmt/data/corpus.py: materialise requires too many arguments
-rl_nmt/data/sources.py: _hub_rows requires too many arguments
-rl_nmt/data/sources.py: read_rows requires too many arguments
-rl_nmt/preflight/doctor.py is too long
-rl_nmt/preflight/doctor.py: batch_findings is too long
 rl_nmt/results/evaluation.py: evaluate requires too many arguments
 rl_nmt/training/loop.py: train is too long
 rl_nmt/training/loop.py: train requires too many arguments

@@ -23,7 +23,27 @@ LOGIT_TILE = (4096, 32768)  # TRL 1.16, trl/kernels/chunked_logprob.py: most tok
 COMET_TOKENS = 8192  # rl_nmt/scorers/comet/scorer.py, most tokens encoded at once
 NLLB_TOKENS = 4096  # rl_nmt/backtranslation/translator.py, most source tokens in one batch
 
-_GEMMA = {"model_type": "gemma3_text", "vocab_size": 262144, "head_dim": 256}
+
+def _gemma(hidden: int, ffn: int, layers: int, heads: int, keys: int, head: int = 256) -> dict[str, Any]:
+    return {
+        "model_type": "gemma3_text",
+        "vocab_size": 262144 if hidden < 2560 else 262208,
+        "head_dim": head,
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys,
+    }
+
+
+def _nllb(hidden: int, ffn: int, layers: int) -> dict[str, Any]:
+    sides = {
+        f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("ffn_dim", ffn), ("layers", layers))
+    }
+    return {"model_type": "m2m_100", "vocab_size": 256206, "d_model": hidden, **sides}
+
+
 _XLMR_LARGE = {
     "model_type": "xlm-roberta",
     "vocab_size": 250002,
@@ -33,65 +53,16 @@ _XLMR_LARGE = {
     "max_position_embeddings": 514,
     "type_vocab_size": 1,
 }
-_NLLB = {
-    "model_type": "m2m_100",
-    "vocab_size": 256206,
-    "d_model": 1024,
-    "encoder_ffn_dim": 8192,
-    "decoder_ffn_dim": 8192,
-    "encoder_layers": 24,
-    "decoder_layers": 24,
-}
-# What stands in the config.json of the models named in the README and presets, for those not on this machine.
+# The sizes in config.json of the models named in the README and presets, for those that are not on this machine.
 KNOWN: dict[str, dict[str, Any]] = {
-    "google/gemma-3-270m-it": _GEMMA
-    | {
-        "hidden_size": 640,
-        "intermediate_size": 2048,
-        "num_hidden_layers": 18,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-    },
-    "google/gemma-3-1b-it": _GEMMA
-    | {
-        "hidden_size": 1152,
-        "intermediate_size": 6912,
-        "num_hidden_layers": 26,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-    },
-    "google/gemma-3-4b-it": _GEMMA
-    | {
-        "hidden_size": 2560,
-        "intermediate_size": 10240,
-        "num_hidden_layers": 34,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "vocab_size": 262208,
-    },
-    "google/gemma-3-12b-it": _GEMMA
-    | {
-        "hidden_size": 3840,
-        "intermediate_size": 15360,
-        "num_hidden_layers": 48,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "vocab_size": 262208,
-    },
-    "google/gemma-3-27b-it": _GEMMA
-    | {
-        "hidden_size": 5376,
-        "intermediate_size": 21504,
-        "num_hidden_layers": 62,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 16,
-        "vocab_size": 262208,
-        "head_dim": 128,
-    },
-    "facebook/nllb-200-distilled-600M": _NLLB
-    | {"encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096, "encoder_layers": 12, "decoder_layers": 12},
-    "facebook/nllb-200-distilled-1.3B": _NLLB,
-    "facebook/nllb-200-3.3B": _NLLB | {"d_model": 2048},
+    "google/gemma-3-270m-it": _gemma(640, 2048, 18, 4, 1),
+    "google/gemma-3-1b-it": _gemma(1152, 6912, 26, 4, 1),
+    "google/gemma-3-4b-it": _gemma(2560, 10240, 34, 8, 4),
+    "google/gemma-3-12b-it": _gemma(3840, 15360, 48, 16, 8),
+    "google/gemma-3-27b-it": _gemma(5376, 21504, 62, 32, 16, head=128),
+    "facebook/nllb-200-distilled-600M": _nllb(1024, 4096, 12),
+    "facebook/nllb-200-distilled-1.3B": _nllb(1024, 8192, 24),
+    "facebook/nllb-200-3.3B": _nllb(2048, 8192, 24),
     # extra: the head on top of the encoder
     "Unbabel/wmt22-comet-da": _XLMR_LARGE | {"extra": 22_025_217},
     "Unbabel/wmt22-cometkiwi-da": _XLMR_LARGE | {"extra": 6_296_577},
@@ -105,6 +76,11 @@ class Shape:
     parameters: int
     config: Mapping[str, Any]
     source: str
+
+
+def gib(size: float) -> str:
+    """Bytes as GiB, for messages."""
+    return f"{size / GIB:.1f}" if size >= GIB / 10 else f"{size / GIB:.3f}"
 
 
 def model_shape(name: str) -> Shape | None:

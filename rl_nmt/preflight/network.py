@@ -10,7 +10,7 @@ from typing import Any
 from rl_nmt import hub
 from rl_nmt.errors import MissingService, UserError
 from rl_nmt.hub import ModelUse
-from rl_nmt.preflight.findings import Finding, failed
+from rl_nmt.preflight.findings import Finding, fail, failed
 
 
 def model_finding(model: ModelUse, reachable: Callable[[], bool] = hub.hub_reachable) -> Finding:
@@ -37,13 +37,8 @@ def data_finding(settings: Any, folder: Path, reachable: Callable[[], bool] = hu
         return Finding("ok", "data", f"{len(local[1])} {local[0]} file{'s' if len(local[1]) > 1 else ''} here")
     if reachable():
         return Finding("ok", "data", f"{settings.dataset_name}: to be streamed from the hub")
-    return Finding(
-        "fail",
-        "data",
-        f"dataset_name: {settings.dataset_name} is on the hub, which cannot be reached",
-        "give a local file or folder as --dataset_name",
-        MissingService.exit_code,
-    )
+    detail = f"dataset_name: {settings.dataset_name} is on the hub, which cannot be reached"
+    return fail("data", detail, "give a local file or folder as --dataset_name", MissingService)
 
 
 def tracker_finding(settings: Any) -> Finding:

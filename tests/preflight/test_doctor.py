@@ -10,8 +10,10 @@ from hang_guard import ends_within
 from tiny_run import settings, write_data
 
 import train_grpo_en_ta as script
-from rl_nmt.preflight import doctor
-from rl_nmt.preflight.doctor import Finding, Gpu, Machine
+from rl_nmt.preflight import capacity, doctor, plan
+from rl_nmt.preflight import machine as machine_
+from rl_nmt.preflight.findings import Finding
+from rl_nmt.preflight.machine import Gpu, Machine
 from rl_nmt.preflight.memory_estimate import GIB, KNOWN, Shape
 
 GOOD = {
@@ -134,7 +136,7 @@ def test_bad_settings_are_a_finding(tmp_path):
 
 
 def test_this_machine():
-    here = doctor.look()
+    here = machine_.look()
     assert here.packages["torch"] and here.python >= (3, 11) and here.ram_free > 0 and not here.torch_problem
 
 
@@ -155,7 +157,7 @@ def test_exit_code_and_verdict_by_hand():
 
 
 def test_good_versions():
-    assert level(doctor.version_findings(MACHINE, cfg())) == [("ok", 0)]
+    assert level(machine_.version_findings(MACHINE, cfg())) == [("ok", 0)]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,7 @@ def test_good_versions():
     ],
 )
 def test_known_bad_pairs(package, version, said):
-    found = doctor.version_findings(machine(packages=GOOD | {package: version}), cfg())
+    found = machine_.version_findings(machine(packages=GOOD | {package: version}), cfg())
     failed = [f for f in found if f.level == "fail"]
     assert len(failed) == 1 and said in failed[0].detail and f"{package} {version}" in failed[0].detail
     assert failed[0].status == 69 and "requirements.txt" in failed[0].way_out
@@ -185,44 +187,44 @@ def test_known_bad_pairs(package, version, said):
     [("pyarrow", "25.9.9"), ("setuptools", "80.10.2"), ("sentencepiece", "0.2.2"), ("trackio", "0.20.0")],
 )
 def test_versions_below_the_limit_are_good(package, version):
-    assert level(doctor.version_findings(machine(packages=GOOD | {package: version}), cfg())) == [("ok", 0)]
+    assert level(machine_.version_findings(machine(packages=GOOD | {package: version}), cfg())) == [("ok", 0)]
 
 
 def test_untested_versions_are_a_warning_and_missing_ones_are_not():
-    found = doctor.version_findings(machine(packages=GOOD | {"trl": "1.17.0"}), cfg())
+    found = machine_.version_findings(machine(packages=GOOD | {"trl": "1.17.0"}), cfg())
     assert level(found) == [("warn", 0)] and "trl 1.17.0 (tested: 1.16.0)" in found[0].detail
     without = {name: v for name, v in GOOD.items() if name not in ("trl", "peft", "wandb")}
-    found = doctor.version_findings(machine(packages=without), cfg())
+    found = machine_.version_findings(machine(packages=without), cfg())
     assert level(found) == [("fail", 69)] and found[0].detail == "not installed: trl, peft, wandb"
-    found = doctor.version_findings(machine(packages=without | {"trl": "1.16.0"}), cfg(lora_rank=0, use_wandb=False))
+    found = machine_.version_findings(machine(packages=without | {"trl": "1.16.0"}), cfg(lora_rank=0, use_wandb=False))
     assert level(found) == [("ok", 0)]
-    found = doctor.version_findings(machine(), cfg(backtranslation_backend="ctranslate2"))
+    found = machine_.version_findings(machine(), cfg(backtranslation_backend="ctranslate2"))
     assert "ctranslate2" in found[0].detail
-    broken = doctor.version_findings(machine(torch_problem="ImportError: libcudart.so.13"), cfg())
+    broken = machine_.version_findings(machine(torch_problem="ImportError: libcudart.so.13"), cfg())
     assert level(broken) == [("fail", 69)] and "libcudart" in broken[0].detail
 
 
 @pytest.mark.parametrize(("python", "fails"), [((3, 10), 1), ((3, 11), 0), ((3, 12), 0), ((3, 13), 1)])
 def test_python(python, fails):
-    assert sum(f.level == "fail" for f in doctor.version_findings(machine(python=python), cfg())) == fails
+    assert sum(f.level == "fail" for f in machine_.version_findings(machine(python=python), cfg())) == fails
 
 
 # --- devices, disk, memory -----------------------------------------------------------------------------
 
 
 def test_devices():
-    found = doctor.device_findings(MACHINE, cfg())
+    found = machine_.device_findings(MACHINE, cfg())
     assert found == [Finding("ok", "cuda:0", "NVIDIA A10G, 22.0 of 24.0 GiB free")]
-    found = doctor.device_findings(MACHINE, cfg(dual_device="cuda:1", reward_device="cuda"))
+    found = machine_.device_findings(MACHINE, cfg(dual_device="cuda:1", reward_device="cuda"))
     assert [f.what for f in found] == ["cuda:0", "dual_device"] and found[1].level == "warn"
-    found = doctor.device_findings(machine(gpus=(Gpu("Tesla T4", 15 * GIB, 16 * GIB, False),)), cfg())
+    found = machine_.device_findings(machine(gpus=(Gpu("Tesla T4", 15 * GIB, 16 * GIB, False),)), cfg())
     assert "no bf16 units" in found[0].detail
-    found = doctor.device_findings(machine(gpus=()), cfg(reward_device="cuda:0"))
+    found = machine_.device_findings(machine(gpus=()), cfg(reward_device="cuda:0"))
     assert [f.what for f in found] == ["devices", "reward_device"] and "60.0 GiB free" in found[0].detail
 
 
 def fake_disk(monkeypatch, free):
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: type("Usage", (), {"free": free})())
+    monkeypatch.setattr(capacity.shutil, "disk_usage", lambda place: type("Usage", (), {"free": free})())
 
 
 def test_disk_by_hand(monkeypatch, tmp_path):
@@ -230,18 +232,18 @@ def test_disk_by_hand(monkeypatch, tmp_path):
     need = 2 * 999_885_952 + 3 * (12 * 13_045_760 + 2_000_000)
     for free, wanted in ((need - 1, ("fail", 73)), (need, ("warn", 0)), (2 * need, ("ok", 0))):
         fake_disk(monkeypatch, free)
-        found = doctor.disk_finding(cfg(), tmp_path / "not" / "yet", GEMMA, bf16=True)
+        found = capacity.disk_finding(cfg(), tmp_path / "not" / "yet", GEMMA, bf16=True)
         assert (found.level, found.status) == wanted and "2.3 estimated (a checkpoint 0.1" in found.detail
-    found = doctor.disk_finding(cfg(), tmp_path, None, bf16=True)
+    found = capacity.disk_finding(cfg(), tmp_path, None, bf16=True)
     assert (found.level, found.status) == ("warn", 0)
     (tmp_path / "file").write_text("")
-    found = doctor.disk_finding(cfg(), tmp_path / "file", GEMMA, bf16=True)
+    found = capacity.disk_finding(cfg(), tmp_path / "file", GEMMA, bf16=True)
     assert (found.level, found.status) == ("fail", 73)
 
 
 def memory(machine, **changes):
     models = {"policy": GEMMA, "NLLB": NLLB, "comet_da": COMET, "comet_qe": COMET}
-    return doctor.memory_findings(cfg(**changes), machine, models)
+    return capacity.memory_findings(cfg(**changes), machine, models)
 
 
 def with_free(gib):
@@ -272,10 +274,10 @@ def test_memory_says_what_is_in_the_way():
 def test_memory_per_device_and_unknown_sizes():
     two = machine(gpus=(A10, A10))
     models = {"policy": GEMMA, "NLLB": NLLB, "comet_da": None, "comet_qe": COMET}
-    found = doctor.memory_findings(cfg(dual_device="cuda:1"), two, models)
+    found = capacity.memory_findings(cfg(dual_device="cuda:1"), two, models)
     assert [f.detail.split(":")[0] + ":" + f.detail.split(":")[1] for f in found] == ["cuda:0", "cuda:1"]
     assert "without comet_da: size not known" in found[0].detail
-    found = doctor.memory_findings(cfg(), MACHINE, models | {"policy": None})
+    found = capacity.memory_findings(cfg(), MACHINE, models | {"policy": None})
     assert level(found) == [("warn", 0)] and "not estimated" in found[0].detail
 
 
@@ -284,31 +286,31 @@ def test_memory_per_device_and_unknown_sizes():
 
 def test_the_joint_limit_by_hand():
     # the longest translation is 1.17 × e^0.45 = 1.835 times the source; 508 tokens × 3 characters / 2.835 = 537
-    assert level(doctor.joint_limit_findings(cfg(max_chars=537))) == [("ok", 0)]
-    found = doctor.joint_limit_findings(cfg(max_chars=538))
+    assert level(plan.joint_limit_findings(cfg(max_chars=537))) == [("ok", 0)]
+    found = plan.joint_limit_findings(cfg(max_chars=538))
     assert level(found) == [("warn", 0)] and found[0].way_out == "--max_chars 537 or less"
     assert "about 513 of COMETKiwi's 512 tokens" in found[0].detail  # 4 + 538 × 2.835 / 3
-    assert doctor.joint_limit_findings(cfg(max_chars=9999, w_qe=0.0)) == []
+    assert plan.joint_limit_findings(cfg(max_chars=9999, w_qe=0.0)) == []
 
 
 def test_batches_by_hand(monkeypatch):
-    found = doctor.batch_findings(cfg())  # 1 × 64 sequences, groups of 8, 2,000 prompts
+    found = plan.batch_findings(cfg())  # 1 × 64 sequences, groups of 8, 2,000 prompts
     assert found[0] == Finding("ok", "batches", "64 sequences a step (8 prompts × 8), 250 steps = 1 × the prompts")
     assert found[1] == Finding("ok", "checkpoints", "every 50 steps, a generation cycle is 1")
-    assert "100 steps = 0.4 × the prompts" in doctor.batch_findings(cfg(max_steps=100))[0].detail
-    assert level(doctor.batch_findings(cfg(gradient_accumulation_steps=12))) == [("fail", 2)]  # 12 in groups of 8
-    assert level(doctor.batch_findings(cfg(num_train_samples=7))) == [("fail", 2)]
+    assert "100 steps = 0.4 × the prompts" in plan.batch_findings(cfg(max_steps=100))[0].detail
+    assert level(plan.batch_findings(cfg(gradient_accumulation_steps=12))) == [("fail", 2)]  # 12 in groups of 8
+    assert level(plan.batch_findings(cfg(num_train_samples=7))) == [("fail", 2)]
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert "256 sequences a step (32 prompts × 8), 62 steps" in doctor.batch_findings(cfg())[0].detail
+    assert "256 sequences a step (32 prompts × 8), 62 steps" in plan.batch_findings(cfg())[0].detail
 
 
 def test_checkpoints_by_hand():
-    assert level(doctor.batch_findings(cfg(save_steps=0)))[1] == ("warn", 0)
-    late = doctor.batch_findings(cfg(save_steps=300))[1]
+    assert level(plan.batch_findings(cfg(save_steps=0)))[1] == ("warn", 0)
+    late = plan.batch_findings(cfg(save_steps=300))[1]
     assert late.level == "warn" and late.way_out == "--save_steps 62"  # a quarter of 250
     # one generation for four steps: 64 × 4 sequences, a cycle of 4 × 2 iterations
     slow = dict(vars(cfg()), steps_per_generation=256, num_iterations=2)
-    found = doctor.batch_findings(type("Settings", (), slow))
+    found = plan.batch_findings(type("Settings", (), slow))
     assert found[1] == Finding(
         "fail", "checkpoints", "save_steps 50 lies inside a generation cycle of 8 steps", "--save_steps 48 or 56", 2
     )
