@@ -6,12 +6,12 @@ reward is for: of two outputs for the same source, does it prefer the one that p
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from rl_nmt.guards.report import pairwise_accuracy
 
 # Components for which less is better; they are negated here, so that more is better in every line.
 PENALTIES = ("copied", "copied_share", "foreign_script", "length_penalty", "fidelity_loss")
@@ -45,18 +45,8 @@ def measure(scores: Sequence[float | None], human: Sequence[float | None], sourc
         from scipy import stats
 
         correlations = tuple(float(f(xs, ys)[0]) for f in (stats.pearsonr, stats.spearmanr, stats.kendalltau))
-    groups: dict[Hashable, list[tuple[float, float]]] = defaultdict(list)
-    for score, value, source in rows:
-        groups[source].append((score, value))
-    pairs = agreed = ties = 0
-    for group in groups.values():
-        for (s, h), (other_s, other_h) in itertools.combinations(group, 2):
-            if h == other_h:
-                continue
-            pairs += 1
-            ties += s == other_s
-            agreed += (s - other_s) * (h - other_h) > 0
-    return Agreement(len(rows), *correlations, pairs, (agreed + ties / 2) / pairs if pairs else None, ties)
+    accuracy, pairs, ties = pairwise_accuracy([row[2] for row in rows], xs, ys)
+    return Agreement(len(rows), *correlations, pairs, accuracy, ties)
 
 
 def oriented(name: str, value: Any) -> float | None:

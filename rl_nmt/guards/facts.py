@@ -91,10 +91,7 @@ def _demands(pair: TextPair) -> Iterator[tuple[str, str, bool]]:
 
 def _core(token: Token) -> str:
     """An address without the punctuation around it; a placeholder as it is."""
-    return token.text if token.kind == "placeholder" else token.text.strip(_EDGES)
-
-
-_EDGES = "\"'“”‘’«»()[]<>,;:!?…."
+    return token.text if token.kind == "placeholder" else token.text.strip("\"'“”‘’«»()[]<>,;:!?….")
 
 
 # --- numbers -------------------------------------------------------------------------------------------
@@ -121,7 +118,7 @@ def numbers(text: str, language: Language) -> list[Number]:
     `digits` holds the whole without separators, and each part of what may be a list, a time or a date
     ("55,60", "7.55", "12.05.2019"); `values` the value as it is and times the scale word behind it.
     """
-    text = _western(unicodedata.normalize("NFKC", text))
+    text = "".join(map(_digit, unicodedata.normalize("NFKC", text)))
     found = []
     for match in _NUMBER.finditer(text):
         written = match[0]
@@ -143,13 +140,7 @@ def numbers(text: str, language: Language) -> list[Number]:
 
 def _opens_with(text: str, stem: str) -> bool:
     """Whole word for a one- or two-letter scale ("k", "mn"), else the start of a word."""
-    if not text.startswith(stem):
-        return False
-    return len(stem) > 2 or not text[len(stem) : len(stem) + 1].isalpha()
-
-
-def _western(text: str) -> str:
-    return "".join(_digit(char) for char in text)
+    return text.startswith(stem) and (len(stem) > 2 or not text[len(stem) : len(stem) + 1].isalpha())
 
 
 @lru_cache(maxsize=4096)

@@ -8,9 +8,9 @@ expect little there, these are gates and not judges. `python -m rl_nmt.guards` i
 from __future__ import annotations
 
 import argparse
-import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from itertools import combinations
 from pathlib import Path
 from statistics import median
 
@@ -36,47 +36,30 @@ MEASURES: dict[str, Callable[[TextPair], float | None]] = {
 PENALTIES = ("length_penalty", "foreign_script", "copied_share")
 
 
-# --- agreement with people -----------------------------------------------------------------------------
-
-
 def kendall(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Return Kendall's tau-b of two equally long lists, -1 to 1; None when one of them is constant.
+    """Return Kendall's tau-b of two equally long lists, -1 to 1; None when one of them is constant."""
+    if min(len(set(a)), len(set(b))) < 2:
+        return None
+    from scipy import stats
 
-    Kendall 1945, "The treatment of ties in ranking problems". Quadratic in time, linear in memory.
-    """
-    import numpy as np
-
-    x, y = np.asarray(a, float), np.asarray(b, float)
-    agree = untied_x = untied_y = 0
-    for i in range(len(x) - 1):
-        dx, dy = np.sign(x[i + 1 :] - x[i]), np.sign(y[i + 1 :] - y[i])
-        agree += int((dx * dy).sum())
-        untied_x += int((dx != 0).sum())
-        untied_y += int((dy != 0).sum())
-    return agree / math.sqrt(untied_x * untied_y) if untied_x and untied_y else None
+    return float(stats.kendalltau(a, b).statistic)
 
 
 def pairwise_accuracy(
-    sources: Sequence[str], merits: Sequence[float], scores: Sequence[float]
-) -> tuple[float | None, int, float | None]:
+    sources: Sequence[Hashable], merits: Sequence[float], scores: Sequence[float]
+) -> tuple[float | None, int, int]:
     """Compare every two outputs of one source that people scored differently.
 
-    Returns the share, 0 to 1, of pairs put in the people's order with ties of the merit as one half, the number
-    of pairs, and the share of ties; None for the shares without a pair.
+    Returns the share, 0 to 1, of pairs put in the people's order with ties of the merit as one half (None without a
+    pair), the number of pairs, and how many of them are ties.
     """
-    groups: dict[str, list[int]] = defaultdict(list)
-    for i, source in enumerate(sources):
-        groups[source].append(i)
-    right = ties = pairs = 0
-    for group in groups.values():
-        for place, i in enumerate(group):
-            for j in group[place + 1 :]:
-                if scores[i] == scores[j]:
-                    continue
-                pairs += 1
-                ties += merits[i] == merits[j]
-                right += (merits[i] - merits[j]) * (scores[i] - scores[j]) > 0
-    return ((right + ties / 2) / pairs, pairs, ties / pairs) if pairs else (None, 0, None)
+    groups: dict[Hashable, list[tuple[float, float]]] = defaultdict(list)
+    for source, merit, score in zip(sources, merits, scores, strict=True):
+        groups[source].append((merit, score))
+    compared = [(a - c, b - d) for g in groups.values() for (a, b), (c, d) in combinations(g, 2) if b != d]
+    ties = sum(merit == 0 for merit, _ in compared)
+    right = sum(merit * score > 0 for merit, score in compared)
+    return (right + ties / 2) / len(compared) if compared else None, len(compared), ties
 
 
 # --- the report ----------------------------------------------------------------------------------------
@@ -131,7 +114,8 @@ def _against_people(rows, reasons, values) -> list[str]:
         known = [(row, value) for row, value in zip(rows, column, strict=True) if None not in (value, row.score)]
         merits = [-value if name in PENALTIES else value for _, value in known]
         scores = [row.score for row, _ in known]
-        right, pairs, tied = pairwise_accuracy([row.source for row, _ in known], merits, scores)
+        right, pairs, ties = pairwise_accuracy([row.source for row, _ in known], merits, scores)
+        tied = ties / pairs if pairs else None
         tau = kendall(merits, scores)
         lines.append(
             f"{name:<14}{len(known):>7}{_cell_of(tau, '+.3f'):>9}{pairs:>8}{_cell_of(right, '.1%'):>9}"
