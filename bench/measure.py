@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
+from rl_nmt.audit.variance_shares import rank_correlation
 from rl_nmt.models.loading import full_precision
 
 GROUP = 8  # completions of a source
@@ -121,14 +122,7 @@ def matmul_tflops(device: str) -> float:
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Mean rank correlation within groups of 8; None where no group varies."""
-    from scipy.stats import spearmanr
-
-    found = []
-    for start in range(0, len(one), GROUP):
-        a, b = one[start : start + GROUP], other[start : start + GROUP]
-        if len(set(a)) > 1 and len(set(b)) > 1:
-            found.append(float(spearmanr(a, b).statistic))
-    return statistics.mean(found) if found else None
+    return rank_correlation(one, other, [i // GROUP for i in range(len(one))])
 
 
 def equal_share(expected: Sequence[str], found: Sequence[str]) -> float:

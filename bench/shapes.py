@@ -20,10 +20,8 @@ other weights are random and small in what they add.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import hashlib
-import inspect
 import json
 import math
 import shutil
@@ -115,17 +113,19 @@ def _once(folder: Path, build: Callable[[Path], None]) -> Path:
 
 
 def _build_comet(folder: Path, kind: str, shape: CometShape) -> None:
-    from rl_nmt.models.loading import loading
-
-    _save_encoder(folder / "encoder", _xlmr_tokenizer(), shape)
-    hparams = _hparams(kind, shape)
-    with loading():
-        from comet.models import str2model
-    accepted = inspect.signature(str2model[kind].__init__).parameters
-    kwargs = {name: value for name, value in hparams.items() if name in accepted}
-    with loading(), contextlib.chdir(folder):  # COMET resolves the encoder's path against the working directory
-        model = str2model[kind](**kwargs, load_pretrained_weights=False, local_files_only=True).eval()
-    _widen(model)
+    tokenizer = _xlmr_tokenizer()
+    sizes = {
+        "vocab_size": shape.rows or len(tokenizer),
+        "num_attention_heads": shape.heads,
+        "intermediate_size": 4 * shape.hidden,
+    }
+    options = {"hidden_sizes": [3 * shape.hidden, shape.hidden]}
+    if kind == "xcomet_metric":
+        options |= {"sent_layer": "mix", "word_layer": shape.layers, "layer_norm": True, "loss_lambda": 0.65}
+        options |= {"input_segments": ["mt", "src", "ref"], "word_level_training": True}
+        options |= {"error_labels": ["minor", "major", "critical"]}
+    model, hparams = formats.new_comet(folder, kind, tokenizer, shape.hidden, shape.layers, sizes, **options)
+    _widen(model.eval())
     _centre(model)
     formats.save_comet(model, hparams, folder)
 
@@ -133,52 +133,6 @@ def _build_comet(folder: Path, kind: str, shape: CometShape) -> None:
 @functools.cache
 def _xlmr_tokenizer():
     return formats.xlmr_tokenizer(texts.training_texts(), PIECES)
-
-
-def _save_encoder(folder: Path, tokenizer, shape: CometShape) -> None:
-    from transformers import XLMRobertaConfig
-
-    XLMRobertaConfig(
-        vocab_size=shape.rows or len(tokenizer),
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=4 * shape.hidden,
-        max_position_embeddings=514,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-    ).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _hparams(kind: str, shape: CometShape) -> dict:
-    """Hyper-parameters as the published checkpoint of the class has them, sizes apart."""
-    hparams = {
-        "class_identifier": kind,
-        "encoder_model": "XLM-RoBERTa",
-        "pretrained_model": "encoder",
-        "layer_transformation": "sparsemax",
-        "layer_norm": False,
-        "hidden_sizes": [3 * shape.hidden, shape.hidden],
-        "activations": "Tanh",
-        "final_activation": None,
-        "dropout": 0.1,
-        "nr_frozen_epochs": 0.3,
-        "keep_embeddings_frozen": True,
-        "batch_size": 4,
-    }
-    if kind == "regression_metric":
-        return hparams | {"layer": "mix", "pool": "avg"}
-    joint = {"sent_layer": "mix", "word_layer": shape.layers, "layer_norm": True, "loss_lambda": 0.65}
-    if kind == "unified_metric":
-        joint |= {"input_segments": ["mt", "src"], "word_level_training": False, "error_labels": ["minor", "major"]}
-    else:
-        labels = ["minor", "major", "critical"]
-        joint |= {"input_segments": ["mt", "src", "ref"], "word_level_training": True, "error_labels": labels}
-    return hparams | joint
 
 
 def _widen(model: torch.nn.Module) -> None:
@@ -209,34 +163,16 @@ def _centre(model) -> None:
 
 
 def _build_nllb(folder: Path, shape: NllbShape) -> None:
-    from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGeneration
-
     folder.mkdir(parents=True)
     tokenizer = formats.nllb_tokenizer(folder, texts.training_texts(), PIECES)
-    config = M2M100Config(
-        vocab_size=shape.rows or len(tokenizer) + 2,
-        d_model=shape.hidden,
-        encoder_layers=shape.layers,
-        decoder_layers=shape.layers,
-        encoder_attention_heads=shape.heads,
-        decoder_attention_heads=shape.heads,
-        encoder_ffn_dim=shape.ffn,
-        decoder_ffn_dim=shape.ffn,
-        max_position_embeddings=1024,
-        dropout=0.1,
-        encoder_layerdrop=0.0,
-        decoder_layerdrop=0.0,
-        scale_embedding=True,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-        decoder_start_token_id=2,
-    )
-    model = M2M100ForConditionalGeneration(config).eval()
+    sizes = {
+        "vocab_size": shape.rows or len(tokenizer) + 2,
+        "encoder_ffn_dim": shape.ffn,
+        "decoder_ffn_dim": shape.ffn,
+        "max_position_embeddings": 1024,
+    }
+    model = formats.new_nllb(tokenizer, shape.hidden, shape.layers, shape.heads, **sizes).eval()
     translate_by_word(model, tokenizer)
-    model.generation_config = GenerationConfig(  # as on the hub
-        bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, max_length=200
-    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -55,30 +55,21 @@ def policy(shape: str, models: Path = shapes.MODELS) -> Path:
 
 
 def _build_policy(folder: Path, shape: PolicyShape) -> None:
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
     from pocket import formats
     from train_grpo_en_ta import PROMPT
 
     folder.mkdir(parents=True)
     tokenizer = formats.gemma_tokenizer(folder, [*texts.training_texts(), *[PROMPT, "user", "model"] * 50], 1600)
-    stops = [1, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
-    config = Gemma3TextConfig(
-        vocab_size=shape.rows or len(tokenizer),
-        hidden_size=shape.hidden,
-        intermediate_size=shape.ffn,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=max(1, shape.heads // 4),
-        head_dim=shape.head_dim,
-        query_pre_attn_scalar=shape.head_dim,
-        sliding_window=512,
-        max_position_embeddings=4096,
-        pad_token_id=0,
-        eos_token_id=stops,
-        bos_token_id=2,
-    )
-    Gemma3ForCausalLM(config).save_pretrained(folder)
+    sizes = {
+        "vocab_size": shape.rows or len(tokenizer),
+        "intermediate_size": shape.ffn,
+        "num_key_value_heads": max(1, shape.heads // 4),
+        "head_dim": shape.head_dim,
+        "query_pre_attn_scalar": shape.head_dim,
+        "sliding_window": 512,
+        "max_position_embeddings": 4096,
+    }
+    formats.new_gemma(tokenizer, shape.hidden, shape.layers, shape.heads, **sizes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

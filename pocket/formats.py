@@ -74,27 +74,27 @@ def gemma_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
     return tokenizer
 
 
-def new_gemma(tokenizer, hidden: int, layers: int, heads: int = 4):
-    """A random Gemma3ForCausalLM: hidden size, layers, heads (one key-value head)."""
+def new_gemma(tokenizer, hidden: int, layers: int, heads: int = 4, **options):
+    """A random Gemma3ForCausalLM: hidden size, layers, heads (one key-value head); options of its config."""
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
 
     stops = [1, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
-    config = Gemma3TextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=1,
-        head_dim=hidden // heads,
-        query_pre_attn_scalar=hidden // heads,
-        sliding_window=256,
-        max_position_embeddings=1024,
-        pad_token_id=0,
-        eos_token_id=stops,
-        bos_token_id=2,
-    )
-    model = Gemma3ForCausalLM(config)
+    config = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 1,
+        "head_dim": hidden // heads,
+        "query_pre_attn_scalar": hidden // heads,
+        "sliding_window": 256,
+        "max_position_embeddings": 1024,
+        "pad_token_id": 0,
+        "eos_token_id": stops,
+        "bos_token_id": 2,
+    }
+    model = Gemma3ForCausalLM(Gemma3TextConfig(**config | options))
     # As published: sampling settings that the trainer has to override.
     model.generation_config = GenerationConfig(
         bos_token_id=2, eos_token_id=stops, pad_token_id=0, do_sample=True, top_k=64, top_p=0.95
@@ -120,31 +120,31 @@ def nllb_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
     return fast
 
 
-def new_nllb(tokenizer, hidden: int, layers: int, heads: int = 4):
+def new_nllb(tokenizer, hidden: int, layers: int, heads: int = 4, **options):
     """A random M2M100ForConditionalGeneration for `nllb_tokenizer`, `layers` encoder and decoder layers."""
     from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGeneration
 
-    config = M2M100Config(
-        vocab_size=len(tokenizer) + 2,
-        d_model=hidden,
-        encoder_layers=layers,
-        decoder_layers=layers,
-        encoder_attention_heads=heads,
-        decoder_attention_heads=heads,
-        encoder_ffn_dim=2 * hidden,
-        decoder_ffn_dim=2 * hidden,
-        max_position_embeddings=256,
-        dropout=0.0,
-        attention_dropout=0.0,
-        encoder_layerdrop=0.0,
-        decoder_layerdrop=0.0,
-        scale_embedding=True,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-        decoder_start_token_id=2,
-    )
-    model = M2M100ForConditionalGeneration(config)
+    config = {
+        "vocab_size": len(tokenizer) + 2,
+        "d_model": hidden,
+        "encoder_layers": layers,
+        "decoder_layers": layers,
+        "encoder_attention_heads": heads,
+        "decoder_attention_heads": heads,
+        "encoder_ffn_dim": 2 * hidden,
+        "decoder_ffn_dim": 2 * hidden,
+        "max_position_embeddings": 256,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "encoder_layerdrop": 0.0,
+        "decoder_layerdrop": 0.0,
+        "scale_embedding": True,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+    }
+    model = M2M100ForConditionalGeneration(M2M100Config(**config | options))
     model.generation_config = GenerationConfig(
         bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, max_length=200
     )
@@ -173,10 +173,11 @@ def xlmr_tokenizer(texts: Sequence[str], vocab_size: int):
     return XLMRobertaTokenizerFast(tokenizer_object=tokenizer, model_max_length=512)
 
 
-def new_comet(folder: Path, kind: str, tokenizer, hidden: int, layers: int, heads: int = 4, **overrides):
-    """A random COMET model of class `kind` whose encoder configuration and tokenizer lie in folder/encoder.
+def new_comet(folder: Path, kind: str, tokenizer, hidden: int, layers: int, encoder_options=None, **overrides):
+    """A random COMET model of class `kind` whose encoder configuration and tokenizer are in folder/encoder.
 
-    Hyper-parameters are those of the published checkpoint of the class, sizes apart.
+    Hyper-parameters are those of the published checkpoint of the class, sizes apart; `overrides` replace some,
+    `encoder_options` some of the encoder's configuration.
     """
     from transformers import XLMRobertaConfig
 
@@ -185,21 +186,22 @@ def new_comet(folder: Path, kind: str, tokenizer, hidden: int, layers: int, head
     with loading():
         from comet.models import str2model
     encoder = folder / "encoder"
-    XLMRobertaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=2 * hidden,
-        max_position_embeddings=514,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    ).save_pretrained(encoder)
+    config = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 2 * hidden,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    XLMRobertaConfig(**config | (encoder_options or {})).save_pretrained(encoder)
     tokenizer.save_pretrained(encoder)
     hparams = {
         "class_identifier": kind,
