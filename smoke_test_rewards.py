@@ -1,7 +1,7 @@
 """Look at a reward before trusting it: every component of every sample, cheats, preferences, signature.
 
     python smoke_test_rewards.py --prompt "The door is open." --tamil "கதவு திறந்திருக்கிறது."
-    python smoke_test_rewards.py --file pairs.tsv            # english<TAB>tamil, or JSONL english/tamil
+    python smoke_test_rewards.py --file pairs.tsv            # english<TAB>tamil, JSONL, JSON or Parquet
     python smoke_test_rewards.py --samples 4                 # let the policy of the configuration translate
     python smoke_test_rewards.py --attack                    # the launch gate: what do cheats earn?
     python smoke_test_rewards.py --attack --guards off       # the same for the plain formula
@@ -24,9 +24,10 @@ from functools import partial
 from pathlib import Path
 
 import train_grpo_en_ta as trainer
-from rl_nmt import config, errors, hub
+from rl_nmt import config, errors, files, hub
 from rl_nmt.audit import cheats, correlation, honest_pairs, launch_gate, preferences, reweigh
-from rl_nmt.errors import CannotWrite, ConfigError, MissingService, RewardRefused
+from rl_nmt.data import tables
+from rl_nmt.errors import ConfigError, MissingService, RewardRefused
 
 DEMO = [  # a translation and five things that must not beat it
     ("The children went to school.", "குழந்தைகள் பள்ளிக்குச் சென்றனர்."),
@@ -36,59 +37,6 @@ DEMO = [  # a translation and five things that must not beat it
     ("The children went to school.", "பள்ளிக்குச் பள்ளிக்குச் பள்ளிக்குச்"),
     ("The children went to school.", "இன்று மழை பெய்தது."),
 ]
-
-
-def read_pairs(
-    path: Path, source: str = "english", target: str = "tamil", score: str = ""
-) -> list[tuple[str, str, float | None]]:
-    """(source, translation, human score) rows of a TSV or a JSONL file; the score is None where there is none.
-
-    The columns are named as in JSONL or in a TSV's first line; a TSV without such a line has the source and
-    the translation in its first two columns, and no scores. Raises ConfigError naming the first bad line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # only line feeds: a text may hold U+2028
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--file: {path} cannot be read as UTF-8 text ({error})") from None
-    is_json = path.suffix in (".jsonl", ".json")
-    names = [source, target, *([score] if score else [])]
-    columns: list[int] = []
-    pairs = []
-    for number, line in enumerate(lines, 1):
-        where = f"--file: {path} line {number}"
-        cells = line.removesuffix("\r").split("\t")
-        header = [cell.strip().lower() for cell in cells]
-        if not line.strip():
-            continue
-        if number == 1 and not is_json and all(name.lower() in header for name in names):
-            columns = [header.index(name.lower()) for name in names]
-            continue
-        found = _json_cells(line, names, where) if is_json else _tsv_cells(cells, names, columns, where)
-        pairs.append((found[0], found[1], reweigh.number(found[2], f"{where}: {score}") if score else None))
-    if not pairs:
-        raise ConfigError(f"--file: {path} holds no pairs")
-    return pairs
-
-
-def _json_cells(line: str, names: list[str], where: str) -> list:
-    try:
-        row = json.loads(line)
-        cells = [row[name] for name in names]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        cells = []
-    if not cells or not all(isinstance(cell, str) for cell in cells[:2]):
-        raise ConfigError(
-            f"{where} is no JSON with {' and '.join(names)}: name other columns with --source, --target, --score"
-        )
-    return cells
-
-
-def _tsv_cells(cells: list[str], names: list[str], columns: list[int], where: str) -> list[str]:
-    if not columns and len(names) > 2:
-        raise ConfigError(f"{where}: no first line names the columns {', '.join(names)}, which --score needs")
-    if len(cells) <= max(columns or [1]):
-        raise ConfigError(f"{where} has no tab between English and Tamil: a translation column is needed")
-    return [cells[i] for i in columns or (0, 1)]
 
 
 def sample_policy(cfg, count: int) -> list[tuple[str, str]]:
@@ -166,10 +114,7 @@ def write_rollouts(path: Path, rows: list[dict], columns: dict[str, list], cfg) 
         group = groups.setdefault(row["source"], len(groups))
         line = reweigh.rollout_row(row, 0, group, **{name: values[i] for name, values in columns.items()})
         lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-    try:
-        path.write_text("".join(lines), encoding="utf-8")
-    except OSError as error:
-        raise CannotWrite(f"--rollouts: {path} cannot be written ({error.strerror or error})") from None
+    files.write(path, "".join(lines), "--rollouts")
     config.save_resolved(cfg, path.with_suffix(".yaml"))
 
 
@@ -198,7 +143,7 @@ def attack(reward, own, cfg, pairs: list[tuple[str, str]], source: str) -> None:
     print(report, flush=True)
     print(json.dumps(reward.signature(), ensure_ascii=False))
     if own.report:
-        reweigh.write_json(own.report, report.as_dict() | {"signature": reward.signature()})
+        files.write_json(own.report, report.as_dict() | {"signature": reward.signature()})
     launch_gate.refuse(report)
 
 
@@ -222,8 +167,8 @@ def parser() -> Parser:
     flags.add_argument("--prompt", action="append", help="an English source; repeatable")
     flags.add_argument("--tamil", action="append", help="its translation; repeatable")
     flags.add_argument("--file", type=Path, help="pairs to score")
-    flags.add_argument("--source", default="english", help="column of --file with the English")
-    flags.add_argument("--target", default="tamil", help="column of --file with the translation")
+    flags.add_argument("--source", default="", help="column of --file with the English (source, english, en or src)")
+    flags.add_argument("--target", default="", help="column of --file with the translation (reference, tamil, …)")
     flags.add_argument("--score", default="", help="column of --file with human scores, more is better")
     flags.add_argument("--rollouts", type=Path, help="write the scored rows there, for rl_nmt.audit.reweigh")
     flags.add_argument("--samples", type=int, default=0, help="sources to let the policy translate")
@@ -231,7 +176,7 @@ def parser() -> Parser:
     flags.add_argument("--num_pairs", type=int, default=launch_gate.MAX_PAIRS, help="honest pairs of the attack")
     flags.add_argument("--max_soft_win_share", type=float, default=None, help="bound on soft families, 0 to 1")
     flags.add_argument("--report", type=Path, help="write the attack's report there as JSON")
-    flags.add_argument("--pairs", type=Path, help="JSONL of preferences: english, chosen, rejected")
+    flags.add_argument("--pairs", type=Path, help="preferences, one per row: source, chosen, rejected")
     return flags
 
 
@@ -265,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     launch_gate.check_bound(allowed(own, cfg))
     hub.require_models(cfg.reward_models_used())
     pairs = [(e, t, None) for e, t in zip(own.prompt or [], own.tamil or [], strict=True)]
-    pairs += read_pairs(own.file, own.source, own.target, own.score) if own.file else []
+    pairs += tables.read_pairs(own.file, "--file", own.source, own.target, own.score) if own.file else []
     preferred = preferences.read_preferences(own.pairs) if own.pairs else []
     pairs += [(e, t, None) for e, t in sample_policy(cfg, own.samples)] if own.samples else []
     honest, source = attack_pairs(own, cfg, pairs) if own.attack else ([], "")

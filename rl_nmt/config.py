@@ -123,12 +123,10 @@ def print_help(cls: type, actions: dict[str, str], prog: str, description: str) 
     """Print every public field with its sentence and default, `--config` and the actions."""
     import tyro
 
-    rows: list[tuple[str, Any, Any]] = [
-        ("config", Annotated[str, tyro.conf.arg(help="YAML file of fields, read before the flags.")], "")
-    ]
-    for name, text in actions.items():
-        rows.append((name, Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=text)], False))
-    shown = _shown(cls, None, rows)
+    help_of = {"config": "YAML file of fields, read before the flags.", **actions}
+    kinds = {name: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=help_of[name])] for name in actions}
+    config = ("config", Annotated[str, tyro.conf.arg(help=help_of["config"])], "")
+    shown = _shown(cls, None, [config, *((name, kind, False) for name, kind in kinds.items())])
     try:
         with contextlib.suppress(SystemExit):
             tyro.cli(shown, prog=prog, description=description, args=["--help"], use_underscores=True)
@@ -194,10 +192,9 @@ def _arguments(base: Any, values: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments from dotted names; what a section is not given stays as in `base` (class or instance)."""
     arguments = {name: value for name, value in values.items() if "." not in name}
     below: dict[str, dict[str, Any]] = {}
-    for name, value in values.items():
+    for name in values.keys() - arguments.keys():
         head, _, rest = name.partition(".")
-        if rest:
-            below.setdefault(head, {})[rest] = value
+        below.setdefault(head, {})[rest] = values[name]
     for head, inner in below.items():
         whole = _default(base.__dataclass_fields__[head]) if isinstance(base, type) else getattr(base, head)
         arguments[head] = dataclasses.replace(whole, **_arguments(whole, inner))
@@ -218,10 +215,7 @@ def _check_name(
     setting = settings.get(name)
     if setting is None:
         for known, each in settings.items():
-            if (
-                known.rpartition(".")[0] == name.rpartition(".")[0]
-                and each.field.metadata.get("was") == name.rpartition(".")[2]
-            ):
+            if known.removesuffix(each.field.name) + each.field.metadata.get("was", "?") == name:
                 raise ConfigError(f"{shown}: this setting is now called {known}")
         raise ConfigError(f"unknown {shown}: {_way_out(settings, name, extra)}")
     if not setting.is_secret:

@@ -14,7 +14,6 @@ import rewards_en_ta_dupo
 import smoke_test_rewards
 from rl_nmt import errors
 from rl_nmt.audit import reweigh
-from rl_nmt.errors import ConfigError
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def smoke(tiny_all, tmp_path, capsys):
 def table(out: str) -> list[list[str]]:
     """The number lines below the head, as words."""
     lines = out.splitlines()
-    assert lines[0].split() == ["total", "cycle", "qe", "script", "length", "copied", "fidelity", "gate"]
+    assert lines[0].split() == ["total", "cycle", "qe", "foreign", "length", "copied", "fidelity", "gate"]
     return [line.split() for line in lines[1:-1] if not re.match(" {7}(english|tamil|back) ", line)]
 
 
@@ -83,15 +82,15 @@ def test_files(smoke, tmp_path, name, content):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.tsv", b"only english\n", "line 1 has no tab"),
+        ("a.tsv", b"only english\n", "line 1 has no translation"),
         (
             "a.jsonl",
             b'{"source": "x", "reference": "y"}\n{"source": "x"}\n',
-            "line 2 is no JSON with english and tamil",
+            "line 2 has no translation",
         ),
-        ("a.jsonl", b"[1]\n", "line 1 is no JSON"),
-        ("a.tsv", b"\xff\t\xff", "cannot be read as UTF-8"),
-        ("a.tsv", b"\n \n", "holds no pairs"),
+        ("a.jsonl", b"[1]\n", "row 1 is not a JSON object"),
+        ("a.tsv", b"\xff\t\xff", "line 1 is not UTF-8"),
+        ("a.tsv", b"\n \n", "holds no rows"),
         ("gone.tsv", None, "cannot be read"),
     ],
 )
@@ -164,43 +163,7 @@ def test_help_and_the_command_itself(tiny_all, tmp_path):
     assert not re.search("Warning|frozen|Traceback", done.stderr), done.stderr
 
 
-def test_reading_pairs_names_the_file():
-    with pytest.raises(ConfigError, match=r"--file: .*gone"):
-        smoke_test_rewards.read_pairs(smoke_test_rewards.Path("gone.tsv"))
-
-
-# --- columns, scores, rollouts -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.jsonl", '{"src": "x", "mt": "y", "mqm": "0.5"}\n{"src": "v", "mt": "w", "mqm": null}'),
-        ("a.tsv", "mqm\tmt\tsrc\n0.5\ty\tx\n\tw\tv"),
-    ],
-)
-def test_named_columns(tmp_path, name, content):
-    (tmp_path / name).write_text(content, encoding="utf-8")
-    found = smoke_test_rewards.read_pairs(tmp_path / name, "src", "mt", "mqm")
-    assert found == [("x", "y", 0.5), ("v", "w", None)]
-    assert smoke_test_rewards.read_pairs(tmp_path / name, "src", "mt") == [("x", "y", None), ("v", "w", None)]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("a.jsonl", '{"src": "x", "mt": "y"}', "line 1 is no JSON with src and mt and mqm: name other columns"),
-        ("a.jsonl", '{"src": "x", "mt": null, "mqm": 1}', "line 1 is no JSON with src and mt"),
-        ("a.jsonl", '{"src": "x", "mt": "y", "mqm": "bad"}', "line 1: mqm 'bad' is no number"),
-        ("a.tsv", "x\ty\t0.5", "line 1: no first line names the columns src, mt, mqm, which --score needs"),
-        ("a.tsv", "src\tmt\tmqm\nx\ty", "line 2 has no tab"),
-    ],
-)
-def test_bad_columns(tmp_path, name, content, said):
-    (tmp_path / name).write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigError) as bad:
-        smoke_test_rewards.read_pairs(tmp_path / name, "src", "mt", "mqm")
-    assert said in str(bad.value)
+# --- scores and rollouts --------------------------------------------------------------------------------
 
 
 def test_scores_and_rollouts_for_the_lab(smoke, tmp_path, capsys):
@@ -280,9 +243,9 @@ def test_attack_on_a_file_of_ones_own(smoke, tmp_path):
     assert status == 0 and "5 honest pairs (given pairs)" in out, err
     (tmp_path / "e.tsv").write_text("The boy reads a book.\nThe girl drinks water.\n", encoding="utf-8")
     status, out, err = smoke("--attack", "--file", tmp_path / "e.tsv")
-    assert (status, out) == (2, "") and "line 1 has no tab between English and Tamil: a translation column" in err
+    assert (status, out) == (2, "") and "line 1 has no translation" in err
     (tmp_path / "none.jsonl").touch()
-    assert "holds no pairs" in smoke("--attack", "--file", tmp_path / "none.jsonl")[2]
+    assert "holds no rows" in smoke("--attack", "--file", tmp_path / "none.jsonl")[2]
 
 
 @pytest.mark.parametrize("eval_dataset", ["none", "google/wmt24pp"])
@@ -307,4 +270,4 @@ def test_preferences(smoke, tmp_path):
     assert len(out.splitlines()) == 2 and "identity" in json.loads(out.splitlines()[-1])
     (tmp_path / "p.jsonl").write_text('{"source": "x", "chosen": "y"}', encoding="utf-8")
     status, out, err = smoke("--pairs", tmp_path / "p.jsonl")
-    assert (status, out) == (2, "") and "line 1 lacks rejected" in err
+    assert (status, out) == (2, "") and "line 1 has no column 'rejected'" in err

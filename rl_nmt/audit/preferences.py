@@ -1,12 +1,11 @@
 """Preference accuracy: how often a reward prefers the chosen of two translations. No torch.
 
-Pairs come from a JSONL file {"source", "chosen", "rejected"}. The interval is a percentile bootstrap
+Pairs come from a file with the columns source, chosen and rejected. The interval is a percentile bootstrap
 over pairs (Efron 1979).
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from rl_nmt.audit.launch_gate import BATCH, score_rows
+from rl_nmt.data.tables import read_all, sides
 from rl_nmt.errors import ConfigError
 
-FIELDS = ("source", "chosen", "rejected")
 RESAMPLES = 2000
 TIE = 1e-6  # fp32 scorers agree to this between batches: a smaller difference says nothing
 
@@ -50,36 +49,14 @@ class Preferences:
 
 
 def read_preferences(path: Path, argument: str = "--pairs") -> list[tuple[str, str, str]]:
-    """(source, chosen, rejected) rows of a JSONL file. Raises ConfigError naming the first bad line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # only line feeds: a text may hold U+2028
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{argument}: {path} cannot be read as UTF-8 text ({error})") from None
+    """(source, chosen, rejected) of every row; the source by any usual name. Raises ConfigError with the line."""
     pairs = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            pairs.append(_parse(line, f"{argument}: {path} line {number}"))
-    if not pairs:
-        raise ConfigError(f'{argument}: {path} is empty: write {{"source", "chosen", "rejected"}} per line')
+    for row in read_all(path, argument, ("chosen", "rejected")):
+        (source, chosen), (_, rejected) = sides(row, reference="chosen"), sides(row, reference="rejected")
+        if chosen is None or rejected is None:
+            raise ConfigError(f"{row.where}: chosen and rejected must be texts")
+        pairs.append((source, chosen, rejected))
     return pairs
-
-
-def _parse(line: str, where: str) -> tuple[str, str, str]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        raise ConfigError(f"{where} is no JSON") from None
-    if not isinstance(row, dict):
-        raise ConfigError(f"{where} is no JSON object with source, chosen and rejected")
-    if "source" not in row and "english" in row:
-        row["source"] = row["english"]
-    missing = [name for name in FIELDS if name not in row]
-    if missing:
-        raise ConfigError(f"{where} lacks {', '.join(missing)}: it has {', '.join(row) or 'nothing'}")
-    wrong = [name for name in FIELDS if not isinstance(row[name], str)]
-    if wrong:
-        raise ConfigError(f"{where}: {wrong[0]} is {type(row[wrong[0]]).__name__}, must be a text")
-    return row["source"], row["chosen"], row["rejected"]
 
 
 def judge(reward, pairs: Sequence[tuple[str, str, str]], seed: int = 0, batch: int = BATCH) -> Preferences:

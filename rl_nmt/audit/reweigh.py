@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import math
 import sys
 from collections import defaultdict
@@ -26,8 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from rl_nmt import errors
+from rl_nmt import errors, files
 from rl_nmt.audit import correlation
+from rl_nmt.data import tables
 from rl_nmt.errors import ConfigError
 
 Formula = Callable[[dict[str, Any], Any], float | None]
@@ -77,55 +77,31 @@ def rollout_row(row: Mapping[str, Any], step: int, group: int, **extra: Any) -> 
 def read_rollouts(path: Path, human: str = "") -> list[Sample]:
     """The samples of a rollouts file; `human` names a column of numbers (texts that are numbers are read too).
 
-    Raises ConfigError: no such file, a line that is no row (its number and what it lacks), a human score
-    that is no number, no samples.
+    Raises ConfigError: no such file, a line that is not a row (its number and what it lacks), a human score
+    that is not a number, no samples.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"rollouts: {path} cannot be read as UTF-8 text ({error})") from None
-    samples = [_sample(line, f"{path} line {i}", human) for i, line in enumerate(lines, 1) if line.strip()]
-    if not samples:
-        raise ConfigError(f"rollouts: {path} holds no rows")
-    return samples
+    return [_sample(row, human) for row in tables.read_all(path, "rollouts")]
 
 
-def _sample(line: str, where: str, human: str) -> Sample:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        raise ConfigError(f"{where} is no JSON") from None
-    if not isinstance(row, dict) or not isinstance(row.get("components"), dict):
+def _sample(row: tables.Row, human: str) -> Sample:
+    where, cells = row
+    if not isinstance(cells.get("components"), dict):
         raise ConfigError(f"{where} has no components: write them with smoke_test_rewards.py --rollouts")
-    if "source" not in row and "english" in row:  # of a run before version 2
-        row["source"] = row["english"]
-    missing = [name for name in ("source", "gate", "total") if name not in row]
+    missing = [name for name in ("gate", "total", *([human] if human else [])) if name not in cells]
     if missing:
-        raise ConfigError(f"{where} lacks {', '.join(missing)}: it has {', '.join(row)}")
-    score = None
-    if human:
-        if human not in row:
-            raise ConfigError(f"--human: {where} has no column {human!r}: it has {', '.join(row)}")
-        score = number(row[human], f"--human: {where}: {human}")
-    group = (row.get("step"), row["group"]) if row.get("group") is not None else row["source"]
-    total = row["total"]
+        raise ConfigError(f"{where} lacks {', '.join(missing)}: it has {', '.join(cells)}")
+    source, _ = tables.sides(row)  # a run before version 2 wrote english
+    total = cells["total"]
     if total is not None and (isinstance(total, bool) or not isinstance(total, int | float) or total != total):
-        raise ConfigError(f"{where}: total {total!r} is no number")
-    completion = str(row.get("completion", ""))
-    return Sample(group, str(row["source"]), completion, {**row["components"], "gate": row["gate"]}, total, score)
-
-
-def number(value: Any, where: str) -> float | None:
-    """A human score from a cell: a finite number, also as text; None for null or blank. Raises ConfigError."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        found = math.nan
-    if isinstance(value, bool) or not math.isfinite(found):
-        raise ConfigError(f"{where} {value!r} is no number")
-    return found
+        raise ConfigError(f"{where}: total {total!r} is not a number")
+    return Sample(
+        (cells.get("step"), cells["group"]) if cells.get("group") is not None else source,
+        source,
+        str(cells.get("completion", "")),
+        {**cells["components"], "gate": cells["gate"]},
+        total,
+        tables.number(cells[human], f"{where}: {human}") if human else None,
+    )
 
 
 def load_settings(rollouts: Path, given: Path | None) -> dict[str, Any]:
@@ -397,16 +373,8 @@ def main(argv: list[str] | None = None) -> int:
         print(correlation.as_text(people, args.human))
         found["human"] = {name: vars(row) for name, row in people.items()}
     if args.json:
-        write_json(args.json, {"set": changes, **found})
+        files.write_json(args.json, {"set": changes, **found})
     return 0
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON (UTF-8, indented). Raises CannotWrite."""
-    try:
-        path.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise errors.CannotWrite(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

@@ -68,13 +68,16 @@ def test_reading(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (json.dumps(GOOD) + '\n{"source": "x", "chosen": "y"}', "line 2 lacks rejected: it has source, chosen"),
-        ("{}", "line 1 lacks source, chosen, rejected: it has nothing"),
-        ("[1]", "line 1 is no JSON object"),
-        ("{", "line 1 is no JSON"),
-        ("[" * 100_000, "line 1 is no JSON"),
-        (json.dumps(GOOD | {"chosen": None}), "line 1: chosen is NoneType, must be a text"),
-        ("\n \n", "is empty"),
+        (
+            json.dumps(GOOD) + '\n{"source": "x", "chosen": "y"}',
+            "line 2 has no column 'rejected', it has source, ch",
+        ),
+        ("{}", "line 1 has no column 'source or .*, it has nothing"),
+        ("[1]", "row 1 is not a JSON object"),
+        ("{", "line 1 is not valid JSON"),
+        ("[" * 100_000, "line 1 is not valid JSON"),
+        (json.dumps(GOOD | {"chosen": None}), "line 1: chosen and rejected must be texts"),
+        ("\n \n", "holds no rows"),
     ],
 )
 def test_bad_lines(tmp_path, text, said):

@@ -170,11 +170,11 @@ def test_a_component_that_was_not_measured(lab):
     ("text", "said"),
     [
         ("\n", "holds no rows"),
-        ("{", "line 1 is no JSON"),
+        ("{", "line 1 is not valid JSON"),
         ('{"source": "x"}', "line 1 has no components"),
         ('{"components": {}, "source": "x"}', "line 1 lacks gate, total"),
         (json.dumps(ROWS[0]) + '\n{"components": {}, "source": "x", "gate": null, "total": "1"}', "line 2: total '1'"),
-        (json.dumps(ROWS[0] | {"total": math.nan}), "total nan is no number"),
+        (json.dumps(ROWS[0] | {"total": math.nan}), "total nan is not a number"),
         (json.dumps(ROWS[0]), "1 of 1 samples passed the gates: nothing to compare"),
         (json.dumps({**ROWS[0], "components": {"cycle": 0.9, "qe": 0.2}}), "--formula needs 'foreign_script'"),
         (json.dumps({**ROWS[0], "components": ROWS[0]["components"] | {"cycle": "a"}}), "--formula cannot use"),
@@ -186,9 +186,9 @@ def test_bad_files(lab, text, said):
 
 
 def test_bad_human_columns(lab):
-    assert "has no column 'da': it has step, group" in lab("--human", "da")[2]
-    assert "line 1: mqm 'good' is no number" in lab("--human", "mqm", rows=[ROWS[0] | {"mqm": "good"}])[2]
-    assert "line 1: mqm 'nan' is no number" in lab("--human", "mqm", rows=[ROWS[0] | {"mqm": "nan"}])[2]
+    assert "lacks da: it has step, group" in lab("--human", "da")[2]
+    assert "line 1: mqm 'good' is not a finite number" in lab("--human", "mqm", rows=[ROWS[0] | {"mqm": "good"}])[2]
+    assert "line 1: mqm 'nan' is not a finite number" in lab("--human", "mqm", rows=[ROWS[0] | {"mqm": "nan"}])[2]
 
 
 @pytest.mark.parametrize("formula", ["no_such_module:f", "rewards_en_ta_dupo:gone", "json", "rewards_en_ta_dupo:CUES"])
