@@ -145,7 +145,7 @@ def test_a_missing_score_is_status_3(smoke, monkeypatch):
             super()._quality(alive, times)
             alive[0]["qe"] = None
 
-    monkeypatch.setattr(rewards_en_ta_dupo, "CometDuPOReward", Silent)
+    monkeypatch.setattr(smoke_test_rewards.trainer, "CometDuPOReward", Silent)
     line = [word for english, tamil in PAIRS[:2] for word in ("--prompt", english, "--tamil", tamil)]
     status, out, err = smoke(*line)
     assert status == 3 and [row[0] == "–" for row in table(out)] == [True, False]
