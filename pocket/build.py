@@ -7,7 +7,7 @@ policy taught by supervised fine-tuning only far enough to leave room, an NLLB-f
 and COMET-DA and COMETKiwi checkpoints. The scorers are fitted on known pairs, as the real ones were fitted
 on human judgements; the policy's reinforcement learning never sees a reference.
 
-Everything is keyed by a hash of this folder's code, the prompt and the seed: a second call does nothing.
+Everything is keyed by a hash of this folder's code and words, the prompt and the seed: a second call does nothing.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Sizes:
 
 
 def key(seed: int, sizes: Sizes) -> str:
-    """Hash of the builder's code, the prompt, the sizes and the seed."""
+    """Hash of the builder's code and words, the prompt, the sizes and the seed."""
     from train_grpo_en_ta import PROMPT
 
     digest = hashlib.sha256(f"{seed} {sizes} {PROMPT}".encode())
-    for path in sorted(HERE.glob("*.py")):
+    for path in sorted([*HERE.glob("*.py"), *HERE.glob("*.txt")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

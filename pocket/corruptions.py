@@ -18,24 +18,22 @@ from functools import cache
 
 from rl_nmt.errors import ConfigError
 
-from .grammar import (
+from .grammar import Pair, part_of, sample
+from .lexicon import ADJECTIVES, MANNERS, NAMES, NOUNS, NUMBERS, POSITIONS, PRONOUNS, TIMES, VERBS, Verb
+from .morphology import (
     HARD,
-    MASS,
     PERSONS,
     SIGNS,
-    Pair,
     finite,
     negative,
     nonfinite,
     noun_forms,
-    part_of,
     pronoun_forms,
     question,
     realise,
-    sample,
     third,
 )
-from .lexicon import ADJECTIVES, MANNERS, NAMES, NOUNS, NUMBERS, POSITIONS, PRONOUNS, TIMES, VERBS, Verb
+from .phrases import MASS
 
 ONE_NUMBER = ("name", *MASS)  # no plural
 Analysis = tuple[str, str, str]  # (category, lemma, slot): ("noun/goods", "ball", "acc/pl")

@@ -25,12 +25,12 @@ def build_all(folder: Path, seed: int, sizes) -> dict:
     shard.write_shard(folder / "c4" / "c4-train.00000-of-00001.json.gz", sizes.documents, seed, words)
     shard.write_references(folder / "heldout.jsonl", sizes.references, seed, words)
     pairs = list(islice(grammar.pairs(seed, part="train", max_words=words), sizes.pairs))
-    policy, tokenizer, stronger = fit_policy(folder / "policy", pairs, seed, sizes)
+    taught = fit_policy(folder / "policy", pairs, seed, sizes)
     fit_backtranslator(folder / "nllb", pairs, seed, sizes)
-    graded = graded_outputs(folder, policy, stronger, tokenizer, pairs, seed, sizes)
+    graded = graded_outputs(folder, taught, pairs, seed, sizes)
     fit_da(folder / "comet_da", graded, pairs, seed, sizes)
     fit_qe(folder / "comet_qe", graded, pairs, seed, sizes)
-    return {"check": check_scorers(folder, policy, tokenizer, seed, sizes)}
+    return {"check": check_scorers(folder, *taught[:2], seed, sizes)}
 
 
 def say(start: float, text: str) -> None:
@@ -180,7 +180,7 @@ def chrf(hypotheses: list[str], references: list[str]) -> list[float]:
     return [metric.sentence_score(h, [r]).score / 100 for h, r in zip(hypotheses, references, strict=True)]
 
 
-def graded_outputs(folder: Path, policy, stronger, tokenizer, pairs, seed: int, sizes) -> list[dict]:
+def graded_outputs(folder: Path, taught: tuple, pairs, seed: int, sizes) -> list[dict]:
     """Outputs with their back-translations and true quality: samples of a weak, the start and a strong policy,
     and damaged references, so that a scorer has seen what it must not fall for."""
     from rl_nmt.backtranslation.translator import load_backtranslator
@@ -188,6 +188,7 @@ def graded_outputs(folder: Path, policy, stronger, tokenizer, pairs, seed: int, 
     start = time.monotonic()
     rng = random.Random(seed + 1)
     torch.manual_seed(seed + 1)
+    policy, tokenizer, stronger = taught  # what fit_policy returned
     rows = []
     for model, prompt, temperature in (
         (policy, make_prompt, 1.2),

@@ -17,7 +17,8 @@ import torch
 from pocket import build as worlds
 from pocket import formats, grammar
 from pocket.corruptions import tamil_forms, tokens
-from pocket.grammar import Pair, realise
+from pocket.grammar import Pair
+from pocket.morphology import realise
 from pocket.twins import build, damage, fitting, graded, judge, meanings, metricx, xcomet
 from pocket.twins.damage import Error, find_errors, points
 from rl_nmt.errors import ConfigError

@@ -11,10 +11,11 @@ from math import prod
 
 import pytest
 
-from pocket import grammar, lexicon
+from pocket import build, clauses, grammar, lexicon, morphology, patterns, phrases
 from pocket.corruptions import careless, corrupt, corrupt_english, tokens, unrelated
-from pocket.grammar import Pair, finite, is_heldout, negative, nonfinite, noun_forms, pairs, part_of, sample
+from pocket.grammar import Pair, is_heldout, pairs, part_of, sample
 from pocket.lexicon import NAMES, NOUNS, PRONOUNS, VERBS
+from pocket.morphology import finite, negative, nonfinite, noun_forms, realise
 from pocket.shard import write_references, write_shard
 from rl_nmt.errors import ConfigError
 
@@ -162,7 +163,7 @@ def test_nonfinite_form(english, form, expected):
     ],
 )
 def test_sandhi(words, expected):
-    assert grammar.realise(words) == expected
+    assert realise(words) == expected
 
 
 # --- sentences, written by hand and then looked for in a world of few words --------------------------
@@ -245,7 +246,7 @@ FEW_WORDS = set(
 @pytest.fixture(scope="module")
 def few_words():
     """English → Tamil of many samples from the real patterns over a handful of words."""
-    everything, fitting, anybody = grammar.group, grammar.adjectives_for, grammar.person_phrase
+    everything, fitting, anybody = lexicon.group, phrases.adjectives_for, phrases.person_phrase
 
     def few(name):
         found = everything(name)
@@ -259,8 +260,8 @@ def few_words():
         if rng.random() < 0.3:
             return anybody(rng)
         if rng.random() < 0.55:
-            return grammar.name_phrase(rng)
-        return grammar.pronoun_phrase(rng.choice(grammar.PRONOUNS))
+            return phrases.name_phrase(rng)
+        return phrases.pronoun_phrase(rng.choice(phrases.PRONOUNS))
 
     times = ("yesterday", "every day", "tomorrow")
     few_values = {
@@ -277,17 +278,19 @@ def few_words():
     found, rng, wanted = {}, random.Random(0), {english for english, _ in GOLDEN}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in few_values.items():
-            patch.setattr(grammar, name, value)
+            for module in (morphology, phrases, clauses, patterns):
+                if hasattr(module, name):
+                    patch.setattr(module, name, value)
         rounds = (
-            ("go eat read sleep", grammar.PATTERNS[1:], 2_000),
-            ("go come sleep help", grammar.PATTERNS[:1], 12_000),
-            ("eat read see give", grammar.PATTERNS[:1], 20_000),
+            ("go eat read sleep", patterns.PATTERNS[1:], 2_000),
+            ("go come sleep help", patterns.PATTERNS[:1], 12_000),
+            ("eat read see give", patterns.PATTERNS[:1], 20_000),
         )
-        for verbs, patterns, count in rounds * 20:  # until all were met; usually about seven times
+        for verbs, chosen, count in rounds * 20:  # until all were met; usually about seven times
             if wanted <= found.keys():
                 break
-            patch.setattr(grammar, "KINDS", [VERBS[en] for en in verbs.split()])
-            for pattern, _ in patterns:
+            patch.setattr(clauses, "KINDS", [VERBS[en] for en in verbs.split()])
+            for pattern, _ in chosen:
                 patch.setattr(grammar, "_CHOICES", [pattern])
                 found |= {pair.english: pair.tamil for pair in (sample(rng) for _ in range(count))}
     return found
@@ -392,6 +395,18 @@ def test_the_lexicon_is_one_to_one():
         assert sorted(words) == sorted(set(words))
 
 
+def test_the_words_are_part_of_the_worlds_key(tmp_path, monkeypatch):
+    for path in build.HERE.iterdir():
+        if path.is_file():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    before = build.key(0, build.Sizes())
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    assert build.key(0, build.Sizes()) == before
+    with (tmp_path / "lexicon.txt").open("a", encoding="utf-8") as words:
+        words.write("\n")
+    assert build.key(0, build.Sizes()) != before
+
+
 def test_unknown_part_and_tense_are_refused():
     with pytest.raises(ConfigError, match="part is 'dev'"):
         pairs(0, part="dev")
@@ -415,7 +430,7 @@ def mean_chrf(hypotheses, references):
 def test_tokens_are_read_back_exactly(stream):
     for pair in stream["train"][:5000]:
         words, mark = tokens(pair.tamil)
-        assert grammar.realise(words) + mark == pair.tamil
+        assert realise(words) + mark == pair.tamil
 
 
 def test_quality_falls_with_the_level(stream):
@@ -498,7 +513,7 @@ def test_files_are_the_same_for_the_same_seed(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == 30 and all(set(row) == {"english", "tamil"} and is_heldout(row["source"]) for row in rows)
+    assert len(rows) == 30 and all(set(row) == {"english", "tamil"} and is_heldout(row["english"]) for row in rows)
 
 
 @pytest.mark.parametrize("write", [write_shard, write_references])
