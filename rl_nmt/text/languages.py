@@ -1,8 +1,7 @@
 """The language table: everything that rules need to know about a language is in its row of languages.yaml. No torch.
 
-No rule elsewhere has a language written into its code. Tamil and English have measured rows with word lists. The
-other target languages of WMT24++ (Deutsch et al. 2025) have generic ones: script, a rough length ratio with wide
-limits, and no list that could fire on a translation; rules that need words say nothing about them.
+Tamil and English have measured rows with word lists. The other target languages of WMT24++ (Deutsch et al. 2025) have
+generic ones: script, a rough length ratio with wide limits, and no list that could fire on a translation.
 """
 
 from __future__ import annotations

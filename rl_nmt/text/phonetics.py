@@ -52,24 +52,20 @@ def _skeletons(word: str, language: Language) -> tuple[str, ...]:
         classes = table[word[i : i + size]]
         if len(found) >= 4:
             classes = classes[:1]
-        found = [_append(done, sounds, adjacent) for done in found for sounds in classes]
+        found = [
+            [*done, *(sounds[1:] if adjacent and done[-1:] == [*sounds[:1]] else sounds)]  # a doubled consonant once
+            for done in found
+            for sounds in classes
+        ]
         adjacent, i = not language.virama, i + size
     return tuple(dict.fromkeys("".join(done)[:MAX_SKELETON] for done in found))
-
-
-def _append(done: list[str], sounds: str, adjacent: bool) -> list[str]:
-    """Add classes, writing a doubled consonant once."""
-    if adjacent and sounds and done and done[-1] == sounds[0]:
-        sounds = sounds[1:]
-    return [*done, *sounds]
 
 
 @lru_cache(maxsize=4096)
 def neighbourhood(skeleton: str) -> frozenset[str]:
     """Return the skeleton and, from LOOSE classes on, what is left of it without any one class."""
-    if len(skeleton) < LOOSE:
-        return frozenset((skeleton,))
-    return frozenset((skeleton, *(skeleton[:i] + skeleton[i + 1 :] for i in range(len(skeleton)))))
+    shorter = (skeleton[:i] + skeleton[i + 1 :] for i in range(len(skeleton)) if len(skeleton) >= LOOSE)
+    return frozenset((skeleton, *shorter))
 
 
 def keys(word: str, language: Language) -> frozenset[str]:
