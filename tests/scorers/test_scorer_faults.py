@@ -213,7 +213,7 @@ SEGMENTS = [Segment(english, tamil, english) for english, tamil in PAIRS]
 def test_a_judge_halves_its_batches_and_gets_them_back(reward, monkeypatch, capsys, part):
     judge = getattr(reward, part)
     expected = judge.score(SEGMENTS).values
-    monkeypatch.setattr(judge, "_budget", TokenBudget(8192, calm=2))
+    monkeypatch.setattr(judge, "budget", TokenBudget(8192, calm=2))
     with monkeypatch.context() as patch:
         seen = limit(patch, judge.encoder, "pack", 100, lambda sequences: sum(map(len, sequences)))
         assert judge.score(SEGMENTS).values == pytest.approx(expected, abs=1e-6)
@@ -228,7 +228,7 @@ def test_a_judge_halves_its_batches_and_gets_them_back(reward, monkeypatch, caps
 def test_a_segment_that_never_fits_has_no_score(reward, monkeypatch, capsys, part):
     judge = getattr(reward, part)
     expected = judge.score(SEGMENTS).values
-    monkeypatch.setattr(judge, "_budget", TokenBudget(8192))
+    monkeypatch.setattr(judge, "budget", TokenBudget(8192))
     limit(monkeypatch, judge.encoder, "pack", 100, lambda sequences: sum(map(len, sequences)))
     values = judge.score([*SEGMENTS[:5], LONG, *SEGMENTS[5:]]).values
     assert values[5] is None and [*values[:5], *values[6:]] == pytest.approx(expected, abs=1e-6)
@@ -255,7 +255,7 @@ def test_a_translator_halves_its_batches_and_loses_only_what_never_fits(reward, 
     translator = reward.backtranslator
     texts = [tamil for _, tamil in PAIRS]
     expected = translator(texts)
-    monkeypatch.setattr(translator, "_budget", TokenBudget(4096))
+    monkeypatch.setattr(translator, "budget", TokenBudget(4096))
     long = " ".join(PAIRS[0][1].rstrip(".") for _ in range(8))
     limit(monkeypatch, translator.engine, "generate", 64, lambda rows, caps: len(rows) * max(map(len, rows)))
     assert translator(texts) == expected and "out of memory" in capsys.readouterr().err
@@ -270,7 +270,7 @@ def test_a_translator_halves_its_batches_and_loses_only_what_never_fits(reward, 
 def test_what_never_fits_costs_its_sample_alone_in_the_reward(reward, monkeypatch):
     english, tamil = zip(*PAIRS[:4], strict=True)
     expected = reward([], list(tamil), source=list(english))
-    monkeypatch.setattr(reward.qe, "_budget", TokenBudget(8192))
+    monkeypatch.setattr(reward.qe, "budget", TokenBudget(8192))
     limit(monkeypatch, reward.qe.encoder, "pack", 100, lambda sequences: sum(map(len, sequences)))
     totals = reward([], [*tamil[:2], LONG.mt, *tamil[2:]], source=[*english[:2], LONG.src, *english[2:]])
     assert totals[2] is None and [*totals[:2], *totals[3:]] == pytest.approx(expected, abs=1e-6)
