@@ -1,18 +1,21 @@
-"""Look at a reward before trusting it: every component of every sample, cheats, preferences, signature.
+"""Look at a reward before trusting it: every component of every sample, cheats, preferences, other weights.
 
     python smoke_test_rewards.py --prompt "The door is open." --tamil "கதவு திறந்திருக்கிறது."
-    python smoke_test_rewards.py --file pairs.tsv            # english<TAB>tamil, JSONL, JSON or Parquet
+    python smoke_test_rewards.py --file pairs.tsv            # source and translation; also JSONL or Parquet
     python smoke_test_rewards.py --samples 4                 # let the policy of the configuration translate
     python smoke_test_rewards.py --attack                    # the launch gate: what do cheats earn?
     python smoke_test_rewards.py --attack --guards off       # the same for the plain formula
     python smoke_test_rewards.py --attack --file mine.jsonl --source src --target ref --max_soft_win_share 0.2
-    python smoke_test_rewards.py --pairs preferences.jsonl   # english, chosen, rejected
+    python smoke_test_rewards.py --pairs preferences.jsonl   # source, chosen, rejected
     python smoke_test_rewards.py --file outputs.jsonl --source src --target mt --score mqm --rollouts scored.jsonl
+    python smoke_test_rewards.py --reweigh scored.jsonl --set w_qe=0.5 w_cycle=0.5 --human mqm
 
 Takes --config and every field of the trainer's RunCfg. The attack uses the pairs of --file, else the
 evaluation references of the configuration, else pairs that come with the code. With --score every component
-is compared with human scores; --rollouts keeps the scored rows for `python -m rl_nmt.audit.reweigh`. Exit
-status 3 when the gate fails or a score is missing.
+is compared with human scores; --rollouts keeps the scored rows. --reweigh asks what other weights would have
+rewarded in such rows, or in a run's rollouts.jsonl, and loads no model; --config is then the settings they were
+scored with, by default the YAML file of the same name or the run's resolved_config.yaml. Exit status 3 when the
+gate fails or a score is missing.
 """
 
 from __future__ import annotations
@@ -23,11 +26,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import rewards_en_ta_dupo
 import train_grpo_en_ta as trainer
 from rl_nmt import config, errors, files, hub
-from rl_nmt.audit import cheats, correlation, honest_pairs, launch_gate, preferences, reweigh
-from rl_nmt.data import tables
+from rl_nmt.audit import cheats, honest_pairs, launch_gate, preferences, reweigh
+from rl_nmt.data.tables import Pair, read_pairs
 from rl_nmt.errors import ConfigError, MissingService, RewardRefused
+from rl_nmt.guards import agreement
 
 DEMO = [  # a translation and five things that must not beat it
     ("The children went to school.", "குழந்தைகள் பள்ளிக்குச் சென்றனர்."),
@@ -39,7 +44,7 @@ DEMO = [  # a translation and five things that must not beat it
 ]
 
 
-def sample_policy(cfg, count: int) -> list[tuple[str, str]]:
+def sample_policy(cfg, count: int) -> list[Pair]:
     """Let the configured policy translate `count` evaluation rows, `group_size` samples each."""
     import torch
 
@@ -65,7 +70,7 @@ def sample_policy(cfg, count: int) -> list[tuple[str, str]]:
         top_p=cfg.top_p,
         num_return_sequences=cfg.group_size,
     )
-    return [(r["source"], t) for r, group in zip(rows, texts, strict=True) for t in group]
+    return [Pair(r["source"], t) for r, group in zip(rows, texts, strict=True) for t in group]
 
 
 def show(rows: list[dict]) -> None:
@@ -83,11 +88,10 @@ def show(rows: list[dict]) -> None:
             print(f"       back     {row['backtranslation']}")
 
 
-def inspect(reward, own, pairs: list[tuple[str, str, float | None]], cfg) -> None:
+def inspect(reward, own, pairs: list[Pair], cfg) -> None:
     """Score the pairs; print every sample, or what --score asks for; keep what --rollouts asks for."""
-    sources, outputs = [e for e, _, _ in pairs], [t for _, t, _ in pairs]
-    rows = launch_gate.score_rows(reward, sources, outputs)
-    human = [score for _, _, score in pairs]
+    rows = launch_gate.score_rows(reward, [pair.source for pair in pairs], [pair.output for pair in pairs])
+    human = [pair.score for pair in pairs]
     if own.rollouts:
         write_rollouts(own.rollouts, rows, {own.score: human} if own.score else {}, cfg)
         print(f"{len(rows)} scored rows: {own.rollouts}", flush=True)
@@ -96,18 +100,22 @@ def inspect(reward, own, pairs: list[tuple[str, str, float | None]], cfg) -> Non
         components = [{name: value for name, value in row.items() if name != "total"} for row in passing]
         totals = {"total": [row["total"] for row in rows]}
         cleaned = [row["source"] for row in rows]  # sources that differ in spaces alone are one source
-        print(correlation.as_text(correlation.table(components, human, cleaned, totals), own.score))
+        print(agreement.as_text(agreement.table(components, human, cleaned, totals), own.score))
         print(f"gated: {sum(row['gate'] is not None for row in rows)} of {len(rows)}")
     elif not own.rollouts:
         show(rows)
-    print(json.dumps(reward.signature(), ensure_ascii=False))
+    print_signature(reward)
     missing = sum(row["total"] is None for row in rows)
     if missing:
         raise RewardRefused(f"{missing} of {len(rows)} samples have no score; the warnings above say why")
 
 
+def print_signature(reward) -> None:
+    print(json.dumps(reward.signature(), ensure_ascii=False))
+
+
 def write_rollouts(path: Path, rows: list[dict], columns: dict[str, list], cfg) -> None:
-    """Rows for rl_nmt/audit/reweigh.py, outputs of one source in one group, and beside them the settings as YAML."""
+    """Rows for --reweigh, outputs of one source in one group, and next to them the settings as YAML."""
     groups: dict[str, int] = {}
     lines = []
     for i, row in enumerate(rows):
@@ -118,12 +126,12 @@ def write_rollouts(path: Path, rows: list[dict], columns: dict[str, list], cfg) 
     config.save_resolved(cfg, path.with_suffix(".yaml"))
 
 
-def attack_pairs(own, cfg, pairs: list[tuple[str, str, float | None]]) -> tuple[list[tuple[str, str]], str]:
+def attack_pairs(own, cfg, pairs: list[Pair]) -> tuple[list[tuple[str, str]], str]:
     """The honest pairs of the attack, and where they are from: given, evaluation references, or shipped."""
     from rl_nmt.data import corpus
 
     if pairs:
-        rows = [{"source": english, "reference": tamil} for english, tamil, _ in pairs]
+        rows = [{"source": pair.source, "reference": pair.output} for pair in pairs]
         chosen, source = honest_pairs.honest_pairs(rows, cfg.seed, own.num_pairs)
         if source == honest_pairs.SHIPPED:
             raise ConfigError("--attack: none of the given pairs has a translation in Tamil script")
@@ -141,17 +149,26 @@ def attack(reward, own, cfg, pairs: list[tuple[str, str]], source: str) -> None:
     suite = partial(cheats.build_suite, language="ta", seed=cfg.seed)
     report = launch_gate.launch_gate(reward, pairs, suite, allowed(own, cfg), source)
     print(report, flush=True)
-    print(json.dumps(reward.signature(), ensure_ascii=False))
+    print_signature(reward)
     if own.report:
-        files.write_json(own.report, report.as_dict() | {"signature": reward.signature()})
+        files.write_json(own.report, report.as_dict() | {"signature": reward.signature()}, "--report")
     launch_gate.refuse(report)
 
 
 def allowed(own, cfg) -> float:
-    """The bound on soft families: the flag, else the configuration's, else the gate's own."""
-    if own.max_soft_win_share is not None:
-        return own.max_soft_win_share
-    return getattr(cfg, "max_soft_win_share", launch_gate.MAX_SOFT_WIN_SHARE)
+    """The bound on soft families: the flag, else the configuration's."""
+    return cfg.max_soft_win_share if own.max_soft_win_share is None else own.max_soft_win_share
+
+
+def weigh_again(own, rest: list[str]) -> None:
+    """--reweigh: compare the saved totals with those of other weights."""
+    flags = Parser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--config", type=Path)
+    settings = flags.parse_args(rest).config
+    formula = config.load_callable(own.formula, "--formula") if own.formula else rewards_en_ta_dupo.combine
+    found = reweigh.report(own.reweigh, formula, reweigh.parse_changes(own.set), settings, own.human)
+    if own.json:
+        files.write_json(own.json, found, "--json")
 
 
 class Parser(argparse.ArgumentParser):
@@ -164,19 +181,25 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
     """The flags of this script alone; all others are RunCfg's."""
     flags = Parser(add_help=False, allow_abbrev=False)
-    flags.add_argument("--prompt", action="append", help="an English source; repeatable")
-    flags.add_argument("--tamil", action="append", help="its translation; repeatable")
-    flags.add_argument("--file", type=Path, help="pairs to score")
-    flags.add_argument("--source", default="", help="column of --file with the English (source, english, en or src)")
-    flags.add_argument("--target", default="", help="column of --file with the translation (reference, tamil, …)")
-    flags.add_argument("--score", default="", help="column of --file with human scores, more is better")
-    flags.add_argument("--rollouts", type=Path, help="write the scored rows there, for rl_nmt.audit.reweigh")
-    flags.add_argument("--samples", type=int, default=0, help="sources to let the policy translate")
-    flags.add_argument("--attack", action="store_true", help="run the launch gate")
-    flags.add_argument("--num_pairs", type=int, default=launch_gate.MAX_PAIRS, help="honest pairs of the attack")
-    flags.add_argument("--max_soft_win_share", type=float, default=None, help="bound on soft families, 0 to 1")
-    flags.add_argument("--report", type=Path, help="write the attack's report there as JSON")
-    flags.add_argument("--pairs", type=Path, help="preferences, one per row: source, chosen, rejected")
+    add = flags.add_argument
+    add("--prompt", action="append", help="an English source; repeatable")
+    add("--tamil", action="append", help="its translation; repeatable")
+    add("--file", type=Path, help="pairs to score")
+    add("--source", default="", help="column of --file with the source (default: source, english, en or src)")
+    add("--target", default="", help="column of --file with the translation (default: reference, target, tamil, …)")
+    add("--score", default="", help="column of --file with human scores, more is better")
+    add("--rollouts", type=Path, help="write the scored rows there, for --reweigh")
+    add("--samples", type=int, default=0, help="sources to let the policy translate")
+    add("--attack", action="store_true", help="run the launch gate")
+    add("--num_pairs", type=int, default=launch_gate.MAX_PAIRS, help="honest pairs of the attack")
+    add("--max_soft_win_share", type=float, default=None, help="bound on soft families, 0 to 1")
+    add("--report", type=Path, help="write the attack's report there as JSON")
+    add("--pairs", type=Path, help="preferences: source, chosen, rejected")
+    add("--reweigh", type=Path, metavar="ROLLOUTS", help="JSONL of scored samples to weigh again")
+    add("--set", nargs="+", action="extend", default=[], metavar="NAME=NUMBER", help="new weights of --reweigh")
+    add("--human", default="", metavar="COLUMN", help="column of --reweigh with human scores, more is better")
+    add("--formula", default="", help="module:function (row, settings) → total, instead of the reward's own")
+    add("--json", type=Path, help="write the figures of --reweigh there too")
     return flags
 
 
@@ -196,6 +219,8 @@ def check(own) -> None:
         raise ConfigError(f"--rollouts: {own.rollouts} must end in .jsonl; the settings go beside it as .yaml")
     if own.num_pairs < 1:
         raise ConfigError(f"--num_pairs: {own.num_pairs} must be at least 1")
+    if not own.reweigh and (own.set or own.human or own.formula or own.json):
+        raise ConfigError("--set, --human, --formula and --json belong to --reweigh: give it too")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -205,24 +230,27 @@ def main(argv: list[str] | None = None) -> int:
         print("Every field of RunCfg is a flag too: python train_grpo_en_ta.py --help")
         return 0
     own, rest = parser().parse_known_args(argv)
-    cfg, _, _ = config.parse(trainer.RunCfg, rest, {}, prog="smoke_test_rewards.py", description=__doc__)
     check(own)
+    if own.reweigh:
+        weigh_again(own, rest)
+        return 0
+    cfg, _, _ = config.parse(trainer.RunCfg, rest, {}, prog="smoke_test_rewards.py", description=__doc__)
     launch_gate.check_bound(allowed(own, cfg))
     hub.require_models(cfg.reward_models_used())
-    pairs = [(e, t, None) for e, t in zip(own.prompt or [], own.tamil or [], strict=True)]
-    pairs += tables.read_pairs(own.file, "--file", own.source, own.target, own.score) if own.file else []
+    pairs = list(map(Pair, own.prompt or [], own.tamil or []))
+    pairs += read_pairs(own.file, "--file", own.source, own.target, own.score) if own.file else []
     preferred = preferences.read_preferences(own.pairs) if own.pairs else []
-    pairs += [(e, t, None) for e, t in sample_policy(cfg, own.samples)] if own.samples else []
+    pairs += sample_policy(cfg, own.samples) if own.samples else []
     honest, source = attack_pairs(own, cfg, pairs) if own.attack else ([], "")
     reward = trainer.build_reward(cfg)
     if preferred:
         print(preferences.judge(reward, preferred, cfg.seed), flush=True)
         if not pairs and not own.attack:
-            print(json.dumps(reward.signature(), ensure_ascii=False))
+            print_signature(reward)
     if own.attack:
         attack(reward, own, cfg, honest, source)
     elif pairs or not preferred:
-        inspect(reward, own, pairs or [(e, t, None) for e, t in DEMO], cfg)
+        inspect(reward, own, pairs or [Pair(*pair) for pair in DEMO], cfg)
     return 0
 
 

@@ -14,6 +14,7 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import importlib
 import inspect
 import math
 import os
@@ -403,3 +404,15 @@ def _words(node: Any, kind: Any, shown: str) -> list[str]:
     items = "whole numbers" if many and typing.get_args(kind)[0] is int else "texts"
     what = f"a list of {items}" if many else "a single value"
     raise ConfigError(f"{shown}, must be {what}")
+
+
+def load_callable(name: str, argument: str) -> Any:
+    """Import the function that a setting names as "module:name". Raises ConfigError with the setting's name."""
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{argument}: {name} cannot be imported ({error}): write module:function") from error
+    if not callable(found):
+        raise ConfigError(f"{argument}: {name} is a {type(found).__name__}, not a function")
+    return found

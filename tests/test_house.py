@@ -43,11 +43,7 @@ recipes/translategemma/train.py is too long
 recipes/translategemma/train.py: build_trainer is too long
 recipes/translategemma/train.py: run is too long
 rewards_en_ta_dupo.py is too long
-rl_nmt.audit.reweigh names rewards_en_ta_dupo in a string
-rl_nmt.audit.reweigh names smoke_test_rewards in a string
-rl_nmt/audit/reweigh.py is too long
 rl_nmt/config.py is too long
-rl_nmt/results/evaluation.py: evaluate requires too many arguments
 rl_nmt/training/loop.py: train is too long
 rl_nmt/training/loop.py: train requires too many arguments
 rl_nmt/training/loop.py: write_results requires too many arguments

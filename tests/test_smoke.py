@@ -13,7 +13,6 @@ from tiny_run import command, flags, settings, write_data
 import rewards_en_ta_dupo
 import smoke_test_rewards
 from rl_nmt import errors
-from rl_nmt.audit import reweigh
 
 
 @pytest.fixture
@@ -82,7 +81,7 @@ def test_files(smoke, tmp_path, name, content):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.tsv", b"only english\n", "line 1 has no translation"),
+        ("a.tsv", b"only english\n", "line 1 has no translation: name its column"),
         (
             "a.jsonl",
             b'{"source": "x", "reference": "y"}\n{"source": "x"}\n',
@@ -163,7 +162,23 @@ def test_help_and_the_command_itself(tiny_all, tmp_path):
     assert not re.search("Warning|frozen|Traceback", done.stderr), done.stderr
 
 
-# --- scores and rollouts --------------------------------------------------------------------------------
+# --- columns, scores, rollouts -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", '{"src": "x", "mt": "y"}', "line 1 has no column 'mqm', it has src, mt"),
+        ("a.jsonl", '{"src": "x", "mt": null, "mqm": 1}', "line 1 has no translation"),
+        ("a.jsonl", '{"src": "x", "mt": "y", "mqm": "bad"}', "line 1: mqm 'bad' is not a finite number"),
+        ("a.tsv", "x\ty\t0.5", "line 1: the first line does not name the columns src, mt, mqm"),
+        ("a.tsv", "src\tmt\tmqm\nx\ty", "line 2 has 2 columns, the first line names 3"),
+    ],
+)
+def test_bad_columns(smoke, tmp_path, name, content, said):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    status, out, err = smoke("--file", tmp_path / name, "--source", "src", "--target", "mt", "--score", "mqm")
+    assert (status, out) == (2, "") and said in err
 
 
 def test_scores_and_rollouts_for_the_lab(smoke, tmp_path, capsys):
@@ -186,7 +201,7 @@ def test_scores_and_rollouts_for_the_lab(smoke, tmp_path, capsys):
     assert lines["cycle"][1] == str(25 - gated) and lines["gated:"] == ["gated:", str(gated), "of", "25"]
     assert saved[24]["gate"] == "copy" and saved[24]["total"] == 0.0 and saved[0]["components"]["cycle"] is not None
     with pytest.raises(SystemExit) as left:
-        errors.run(lambda: reweigh.main([str(kept), "--set", "w_qe=0.9", "--human", "mqm"]))
+        errors.run(lambda: smoke_test_rewards.main(["--reweigh", str(kept), "--set", "w_qe=0.9", "--human", "mqm"]))
     out, err = capsys.readouterr()
     assert left.value.code == 0 and "w_qe 0.4 → 0.9" in out and "new total" in out, err
 

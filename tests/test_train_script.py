@@ -127,7 +127,7 @@ def test_the_doctors_dry_step_times_real_steps_and_leaves_nothing(small, tmp_pat
 
 
 def test_rollouts_hold_every_sample_and_the_lab_reads_them(full_run, capsys):
-    from rl_nmt.audit import reweigh
+    import smoke_test_rewards
 
     rows = [json.loads(line) for line in (full_run.folder / "rollouts.jsonl").open(encoding="utf-8")]
     assert len(rows) == 4 * 8 and sorted({row["step"] for row in rows}) == [1, 2, 3, 4]
@@ -139,7 +139,7 @@ def test_rollouts_hold_every_sample_and_the_lab_reads_them(full_run, capsys):
     ]
     totals = [[r["total"] for r in rows if r["step"] == step] for step in (1, 2, 3, 4)]
     assert [sum(t) / len(t) for t in totals] == pytest.approx(trained)
-    assert reweigh.main([str(full_run.folder / "rollouts.jsonl"), "--set", "w_qe=0.9"]) == 0
+    assert smoke_test_rewards.main(["--reweigh", str(full_run.folder / "rollouts.jsonl"), "--set", "w_qe=0.9"]) == 0
     assert "flip" in capsys.readouterr().out
 
 

@@ -1,23 +1,14 @@
-"""Re-weigh saved reward components offline: what would another weighting have rewarded?
+"""Re-weigh saved reward components offline: what would another weighting have rewarded? No torch, no model.
 
-    python -m rl_nmt.audit.reweigh runs/pocket/rollouts.jsonl --set w_qe=0.5 w_cycle=0.5
-    python smoke_test_rewards.py --file outputs.jsonl --score mqm --rollouts scored.jsonl    # any file ...
-    python -m rl_nmt.audit.reweigh scored.jsonl --set w_qe=0.5 --human mqm                      # ... against people
-
-Reads rows {step, group, source, completion, components, gate, total}; needs neither torch nor a model. The
-old settings are those that the rows were scored with: `--config`, or the YAML file of the same name beside
-the rows (what `--rollouts` writes), or resolved_config.yaml in their folder (a run's). They must give the
-saved totals back, else nothing is reported. The formula is the reward's own: a function
-(row, settings) -> float | None, named by `--formula MODULE:FUNCTION`.
+Rows are {step, group, source, completion, components, gate, total}, as `rollout_row` makes them. The settings that
+the rows were scored with must first give the saved totals back, else nothing is reported. The formula is the
+reward's own function (row, settings) → float | None, passed in by the caller.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import math
-import sys
-from collections import defaultdict
+from collections import UserDict, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from rl_nmt import errors, files
-from rl_nmt.audit import correlation
-from rl_nmt.data import tables
+from rl_nmt.data.tables import Row, number, read_all, sides
 from rl_nmt.errors import ConfigError
+from rl_nmt.guards import agreement
 
 Formula = Callable[[dict[str, Any], Any], float | None]
-DEFAULT_FORMULA = "rewards_en_ta_dupo:combine"
 SAME = 1e-6  # totals closer than this are equal
 EXAMPLES = 3
 NOT_COMPONENTS = ("source", "output", "completion", "backtranslation", "gate", "total")
+OLD_NAMES = {  # components of runs before version 2
+    "script_off": "foreign_script",
+    "length_off": "length_penalty",
+    "fidelity_off": "fidelity_loss",
+}
 
 
 @dataclass(frozen=True)
@@ -77,30 +71,31 @@ def rollout_row(row: Mapping[str, Any], step: int, group: int, **extra: Any) -> 
 def read_rollouts(path: Path, human: str = "") -> list[Sample]:
     """The samples of a rollouts file; `human` names a column of numbers (texts that are numbers are read too).
 
-    Raises ConfigError: no such file, a line that is not a row (its number and what it lacks), a human score
-    that is not a number, no samples.
+    Raises ConfigError: a file that cannot be read, a line that is not a row (its number and what it lacks), a
+    human score that is not a number, no samples.
     """
-    return [_sample(row, human) for row in tables.read_all(path, "rollouts")]
+    return [_sample(row, human) for row in read_all(path, "--reweigh")]
 
 
-def _sample(row: tables.Row, human: str) -> Sample:
+def _sample(row: Row, human: str) -> Sample:
     where, cells = row
     if not isinstance(cells.get("components"), dict):
-        raise ConfigError(f"{where} has no components: write them with smoke_test_rewards.py --rollouts")
+        raise ConfigError(f"{where} has no components: write such rows with --rollouts, or train with --save_rollouts")
     missing = [name for name in ("gate", "total", *([human] if human else [])) if name not in cells]
     if missing:
         raise ConfigError(f"{where} lacks {', '.join(missing)}: it has {', '.join(cells)}")
-    source, _ = tables.sides(row)  # a run before version 2 wrote english
     total = cells["total"]
     if total is not None and (isinstance(total, bool) or not isinstance(total, int | float) or total != total):
         raise ConfigError(f"{where}: total {total!r} is not a number")
+    source, _ = sides(row)  # a run before version 2 wrote english
+    components = {OLD_NAMES.get(name, name): value for name, value in cells["components"].items()}
     return Sample(
         (cells.get("step"), cells["group"]) if cells.get("group") is not None else source,
         source,
         str(cells.get("completion", "")),
-        {**cells["components"], "gate": cells["gate"]},
+        {**components, "gate": cells["gate"]},
         total,
-        tables.number(cells[human], f"{where}: {human}") if human else None,
+        number(cells[human], f"{where}: {human}") if human else None,
     )
 
 
@@ -123,45 +118,21 @@ def load_settings(rollouts: Path, given: Path | None) -> dict[str, Any]:
     )
 
 
-def load_formula(name: str) -> Formula:
-    """Import "module:function", also from the folder that holds rl_nmt (the scripts). Raises ConfigError."""
-    module, _, function = name.partition(":")
-    scripts = str(Path(__file__).resolve().parent.parent)
-    if scripts not in sys.path:
-        sys.path.append(scripts)
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"--formula: {name} cannot be imported ({error}): write module:function") from None
-    if not callable(found):
-        raise ConfigError(f"--formula: {name} is a {type(found).__name__}, not a function")
-    return found
-
-
-class Settings(Mapping):
-    """Settings for a formula, as a mapping and as attributes; `read` collects the names it asks for."""
+class Settings(UserDict):
+    """Settings for a formula, by key and as attributes; `read` collects the names that it reads."""
 
     def __init__(self, values: Mapping[str, Any]):
-        self._values = dict(values)
         self.read: set[str] = set()
+        super().__init__(values)
 
     def __getitem__(self, name: str) -> Any:
         self.read.add(name)
-        return self._values[name]
+        return super().__getitem__(name)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name == "data" or name not in self.data:
             raise AttributeError(name)
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def __iter__(self):
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
+        return self[name]
 
 
 # --- weighing ------------------------------------------------------------------------------------------
@@ -270,7 +241,7 @@ def compare(samples: Sequence[Sample], new: Sequence[float | None]) -> dict[str,
         if best[2] - winner[2] > SAME:
             flips.append((best[2] - winner[2], winner, best))
     flips.sort(key=lambda flip: -flip[0])
-    ranks = correlation.measure([t for *_, t in scored], [old for _, old, _ in scored], range(len(scored)))
+    ranks = agreement.measure([t for *_, t in scored], [old for _, old, _ in scored], range(len(scored)))
     return {
         "rows": len(samples),
         "scored": len(scored),
@@ -305,11 +276,11 @@ def _example(winner: tuple[Sample, float, float], best: tuple[Sample, float, flo
     }
 
 
-def against_people(samples: Sequence[Sample], new: Sequence[float | None]) -> dict[str, correlation.Agreement]:
+def against_people(samples: Sequence[Sample], new: Sequence[float | None]) -> dict[str, agreement.Agreement]:
     """Agreement with the human scores: each component (of samples that pass), the old total, the new total."""
     passing = [sample.row if sample.row["gate"] is None else {} for sample in samples]
     totals = {"old total": [sample.total for sample in samples], "new total": new}
-    return correlation.table(passing, [s.human for s in samples], [s.source for s in samples], totals)
+    return agreement.table(passing, [s.human for s in samples], [s.source for s in samples], totals)
 
 
 def as_text(found: dict[str, Any], changes: Mapping[str, float], settings: Mapping[str, Any]) -> str:
@@ -341,41 +312,20 @@ def as_text(found: dict[str, Any], changes: Mapping[str, float], settings: Mappi
     return "\n".join(lines)
 
 
-class Parser(argparse.ArgumentParser):
-    """Bad arguments end in the same one line as everywhere."""
+def report(
+    rollouts: Path, formula: Formula, changes: Mapping[str, float], config: Path | None = None, human: str = ""
+) -> dict[str, Any]:
+    """Compare the rewards of a rollouts file under changed settings with the saved ones, on the screen and as JSON.
 
-    def error(self, message: str):
-        raise ConfigError(message)
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = Parser(
-        prog="python -m rl_nmt.audit.reweigh",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("rollouts", type=Path, help="JSONL of scored samples")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=NUMBER", help="new weights")
-    parser.add_argument("--human", default="", metavar="COLUMN", help="column with human scores, more is better")
-    parser.add_argument("--config", type=Path, help="settings the rows were scored with")
-    parser.add_argument("--formula", default=DEFAULT_FORMULA, help="module:function (row, settings) -> total")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
-    args = parser.parse_args(argv)
-    changes = parse_changes(args.set)
-    samples = read_rollouts(args.rollouts, args.human)
-    settings = load_settings(args.rollouts, args.config)
-    new = reweigh(samples, load_formula(args.formula), settings, changes)
+    `config` and `human` as in `load_settings` and `read_rollouts`; raises ConfigError as these and `reweigh` do.
+    """
+    samples = read_rollouts(rollouts, human)
+    settings = load_settings(rollouts, config)
+    new = reweigh(samples, formula, settings, changes)
     found = compare(samples, new)
     print(as_text(found, changes, settings))
-    if args.human:
+    if human:
         people = against_people(samples, new)
-        print(correlation.as_text(people, args.human))
+        print(agreement.as_text(people, human))
         found["human"] = {name: vars(row) for name, row in people.items()}
-    if args.json:
-        files.write_json(args.json, {"set": changes, **found})
-    return 0
-
-
-if __name__ == "__main__":
-    errors.run(main)
+    return {"set": dict(changes), **found}

@@ -1,4 +1,4 @@
-"""Which component decides: how much of the spread inside the groups each one makes. No torch.
+"""Share the variance of the reward inside the groups out among its components. No torch.
 
 GRPO sees only differences inside a group, so a component that is constant there has no say, whatever its
 weight. The shares are a covariance decomposition of the total: they add up to 1 and may be negative for a
@@ -77,16 +77,6 @@ def _centred(values: Sequence[float | None]) -> list[float]:
     return [0.0 if v is None else v - mean for v in values]
 
 
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 0, ties sharing their mean."""
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    ranks = [0.0] * len(values)
-    first = 0
-    while first < len(order):
-        last = first
-        while last + 1 < len(order) and values[order[last + 1]] == values[order[first]]:
-            last += 1
-        for i in order[first : last + 1]:
-            ranks[i] = (first + last) / 2
-        first = last + 1
-    return ranks
+def _ranks(values: list[float]) -> list[float]:
+    """Ranks from 0, ties sharing their mean; quadratic, for the size of a group."""
+    return [sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values]

@@ -8,13 +8,13 @@ expect little there, these are gates and not judges. `python -m rl_nmt.guards` i
 from __future__ import annotations
 
 import argparse
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
-from itertools import combinations
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
 from rl_nmt.data.tables import Pair, read_pairs
+from rl_nmt.guards.agreement import measure, oriented
 from rl_nmt.guards.copying import copied_share
 from rl_nmt.guards.facts import fidelity
 from rl_nmt.guards.gates import REASONS, verdict
@@ -33,36 +33,6 @@ MEASURES: dict[str, Callable[[TextPair], float | None]] = {
     "copied_share": copied_share,
     "fidelity": fidelity,
 }
-PENALTIES = ("length_penalty", "foreign_script", "copied_share")
-
-
-def kendall(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Return Kendall's tau-b of two equally long lists, -1 to 1; None when one of them is constant."""
-    if min(len(set(a)), len(set(b))) < 2:
-        return None
-    from scipy import stats
-
-    return float(stats.kendalltau(a, b).statistic)
-
-
-def pairwise_accuracy(
-    sources: Sequence[Hashable], merits: Sequence[float], scores: Sequence[float]
-) -> tuple[float | None, int, int]:
-    """Compare every two outputs of one source that people scored differently.
-
-    Returns the share, 0 to 1, of pairs put in the people's order with ties of the merit as one half (None without a
-    pair), the number of pairs, and how many of them are ties.
-    """
-    groups: dict[Hashable, list[tuple[float, float]]] = defaultdict(list)
-    for source, merit, score in zip(sources, merits, scores, strict=True):
-        groups[source].append((merit, score))
-    compared = [(a - c, b - d) for g in groups.values() for (a, b), (c, d) in combinations(g, 2) if b != d]
-    ties = sum(merit == 0 for merit, _ in compared)
-    right = sum(merit * score > 0 for merit, score in compared)
-    return (right + ties / 2) / len(compared) if compared else None, len(compared), ties
-
-
-# --- the report ----------------------------------------------------------------------------------------
 
 
 def report(rows: Sequence[Pair], language: Language, source_language: Language, examples: int = 0) -> str:
@@ -110,16 +80,13 @@ def _against_people(rows, reasons, values) -> list[str]:
     share = f"{below / len(gated):.1%}" if gated else "–"
     lines = [f"gated rows below the median score {middle:g}: {below} of {len(gated)} ({share}), {level} at it", ""]
     lines.append(f"{'against people':<14}{'rows':>7}{'tau-b':>9}{'pairs':>8}{'right':>9}{'tied':>9}")
+    scores, sources = [row.score for row in rows], [row.source for row in rows]
     for name, column in values.items():
-        known = [(row, value) for row, value in zip(rows, column, strict=True) if None not in (value, row.score)]
-        merits = [-value if name in PENALTIES else value for _, value in known]
-        scores = [row.score for row, _ in known]
-        right, pairs, ties = pairwise_accuracy([row.source for row, _ in known], merits, scores)
-        tied = ties / pairs if pairs else None
-        tau = kendall(merits, scores)
+        found = measure([oriented(name, value) for value in column], scores, sources)
+        tied = found.ties / found.pairs if found.pairs else None
         lines.append(
-            f"{name:<14}{len(known):>7}{_cell_of(tau, '+.3f'):>9}{pairs:>8}{_cell_of(right, '.1%'):>9}"
-            f"{_cell_of(tied, '.1%'):>9}"
+            f"{name:<14}{found.n:>7}{_cell_of(found.kendall, '+.3f'):>9}{found.pairs:>8}"
+            f"{_cell_of(found.accuracy, '.1%'):>9}{_cell_of(tied, '.1%'):>9}"
         )
     return [*lines, "penalties count negated; right: share of pairs of one source in the people's order, ties half"]
 

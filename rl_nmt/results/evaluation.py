@@ -68,7 +68,7 @@ def evaluate(
     reward_fn,
     task: Task,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int = 256,
     batch_size: int = 16,
 ) -> Snapshot:
     """Answer every row greedily and score the outputs.

@@ -161,7 +161,7 @@ class HeldOut(TrainerCallback):
 
 
 class Rollouts(TrainerCallback):
-    """Every training sample with its components, one line each, for `python -m rl_nmt.audit.reweigh`.
+    """Every training sample with its components, one line each, to be weighed again (rl_nmt/audit/reweigh.py).
 
     Those of all processes, in the order of the groups, wherever TRL has split them.
 

@@ -1,4 +1,4 @@
-"""The reward lab: re-weighing against totals worked out here, flips, people, and everything it refuses."""
+"""Re-weighing: totals worked out here, flips, people, old files, and everything that is refused."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import rewards_en_ta_dupo
+import smoke_test_rewards
 from rl_nmt import errors
-from rl_nmt.audit import reweigh
 from rl_nmt.audit.reweigh import Settings, parse_changes, rollout_row
 from rl_nmt.errors import ConfigError
 
@@ -70,7 +69,7 @@ def lab(tmp_path, capsys):
         if settings is not None:
             (tmp_path / "r.yaml").write_text(json.dumps(settings), encoding="utf-8")
         with pytest.raises(SystemExit) as left:
-            errors.run(lambda: reweigh.main([str(path), *map(str, argv)]))
+            errors.run(lambda: smoke_test_rewards.main(["--reweigh", str(path), *map(str, argv)]))
         return left.value.code, *capsys.readouterr()
 
     return call
@@ -238,15 +237,31 @@ def test_a_row_from_the_reward_has_numbers_only():
     }
 
 
-def test_the_default_formula_is_the_rewards_own():
-    assert reweigh.load_formula(reweigh.DEFAULT_FORMULA) is rewards_en_ta_dupo.combine
+def test_rows_of_runs_before_version_2_are_read(lab):
+    old = {"source": "english", "foreign_script": "script_off", "length_penalty": "length_off"}
+
+    def renamed(cells):
+        return {old.get(name, name): value for name, value in cells.items()}
+
+    rows = [renamed(row | {"components": renamed(row["components"])}) for row in ROWS]
+    assert "english" in rows[0] and "script_off" in rows[0]["components"]
+    now = lab("--set", "w_cycle=0", "w_qe=1", "--human", "mqm")
+    assert now[0] == 0 and lab("--set", "w_cycle=0", "w_qe=1", "--human", "mqm", rows=rows) == now
+
+
+@pytest.mark.parametrize("flag", ["--set", "--human", "--formula", "--json"])
+def test_flags_of_the_lab_need_it(flag, capsys):
+    with pytest.raises(ConfigError, match="belong to --reweigh"):
+        smoke_test_rewards.main([flag, "x=1"])
+    with pytest.raises(ConfigError, match="unrecognized arguments: --w_qe"):
+        smoke_test_rewards.main(["--reweigh", "r.jsonl", "--w_qe", "1"])
 
 
 def test_the_command_needs_no_torch(tmp_path):
     (tmp_path / "r.jsonl").write_text("".join(json.dumps(r) + "\n" for r in ROWS), encoding="utf-8")
     (tmp_path / "r.yaml").write_text(json.dumps(SETTINGS), encoding="utf-8")
     code = (
-        "import sys; from rl_nmt.audit import reweigh; reweigh.main(sys.argv[1:]); "
+        "import sys, smoke_test_rewards; smoke_test_rewards.main(['--reweigh', *sys.argv[1:]]); "
         "print({'torch', 'transformers', 'trl'} & set(sys.modules))"
     )
     done = subprocess.run(

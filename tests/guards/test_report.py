@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from odd_texts import HONEST, SOURCE
 
 from rl_nmt.data.tables import Pair as Row
 from rl_nmt.data.tables import read_pairs
 from rl_nmt.errors import ConfigError
-from rl_nmt.guards.report import kendall, main, pairwise_accuracy, report
+from rl_nmt.guards.report import main, report
 from rl_nmt.text.languages import ENGLISH, TAMIL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,38 +61,6 @@ def test_bad_files_are_named(tmp_path, name, content, complaint):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=complaint.replace("[", r"\[")):
         main([str(path), "--source", "s", "--target", "t", "--score", "m"])
-
-
-def test_kendall_by_hand():
-    assert kendall([1, 2, 3], [1, 2, 3]) == 1.0 and kendall([1, 2, 3], [3, 2, 1]) == -1.0
-    assert kendall([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(4 / 6)  # 5 pairs agree, 1 does not
-    assert kendall([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / (2 * 3) ** 0.5)  # tau-b: one tie on the left
-    assert kendall([1, 1], [1, 2]) is None and kendall([], []) is None and kendall([1], [1]) is None
-
-
-def test_kendall_agrees_with_scipy():
-    stats = pytest.importorskip("scipy.stats")
-    rng = random.Random(0)
-    for _ in range(20):
-        a, b = ([rng.randint(0, 9) for _ in range(40)] for _ in range(2))
-        assert kendall(a, b) == pytest.approx(stats.kendalltau(a, b).statistic)
-
-
-def test_pairwise_accuracy_by_hand():
-    sources = ["a", "a", "a", "b", "b", "c"]
-    scores = [1, 2, 2, 5, 6, 9]
-    merits = [0.1, 0.3, 0.1, 0.9, 0.2, 0.0]
-    # pairs: a1-a2 right, a1-a3 tied, b1-b2 wrong; a2-a3 has equal scores and c is alone
-    assert pairwise_accuracy(sources, merits, scores) == (0.5, 3, 1)
-    assert pairwise_accuracy(["a", "b"], [1, 2], [1, 2]) == (None, 0, 0)
-
-
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.integers(0, 3)), max_size=12))
-def test_negating_a_merit_turns_the_accuracy(rows):
-    sources, merits, scores = zip(*rows, strict=True) if rows else ((), (), ())
-    right, pairs, _ = pairwise_accuracy(sources, merits, scores)
-    turned, _, _ = pairwise_accuracy(sources, [-m for m in merits], scores)
-    assert pairs == 0 or right + turned == pytest.approx(1.0)
 
 
 def table(text):

@@ -1,4 +1,4 @@
-"""How far scores agree with human ones: correlations and within-source pairwise accuracy. No torch.
+"""Measure how far scores agree with human ones: correlations and within-source pairwise accuracy. No torch.
 
 Pearson's r, Spearman's rho and Kendall's tau-b are scipy's. Within-source pairwise accuracy asks what a
 reward is for: of two outputs for the same source, does it prefer the one that people prefer?
@@ -6,14 +6,14 @@ reward is for: of two outputs for the same source, does it prefer the one that p
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rl_nmt.guards.report import pairwise_accuracy
-
-# Components for which less is better; they are negated here, so that more is better in every line.
+# Measures and components for which less is better; they are negated here, so that more is better in every line.
 PENALTIES = ("copied", "copied_share", "foreign_script", "length_penalty", "fidelity_loss")
 
 
@@ -45,8 +45,18 @@ def measure(scores: Sequence[float | None], human: Sequence[float | None], sourc
         from scipy import stats
 
         correlations = tuple(float(f(xs, ys)[0]) for f in (stats.pearsonr, stats.spearmanr, stats.kendalltau))
-    accuracy, pairs, ties = pairwise_accuracy([row[2] for row in rows], xs, ys)
-    return Agreement(len(rows), *correlations, pairs, accuracy, ties)
+    groups: dict[Hashable, list[tuple[float, float]]] = defaultdict(list)
+    for score, value, source in rows:
+        groups[source].append((score, value))
+    pairs = agreed = ties = 0
+    for group in groups.values():
+        for (s, h), (other_s, other_h) in itertools.combinations(group, 2):
+            if h == other_h:
+                continue
+            pairs += 1
+            ties += s == other_s
+            agreed += (s - other_s) * (h - other_h) > 0
+    return Agreement(len(rows), *correlations, pairs, (agreed + ties / 2) / pairs if pairs else None, ties)
 
 
 def oriented(name: str, value: Any) -> float | None:

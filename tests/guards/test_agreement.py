@@ -8,13 +8,15 @@ import math
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rl_nmt.audit import correlation
-from rl_nmt.audit.correlation import measure, oriented, table
+from rl_nmt.guards import agreement
+from rl_nmt.guards.agreement import measure, oriented, table
 
 
 def test_examples_run():
-    assert doctest.testmod(correlation).failed == 0
+    assert doctest.testmod(agreement).failed == 0
 
 
 def test_by_hand():
@@ -30,6 +32,34 @@ def test_only_pairs_of_one_source_with_different_human_scores_count_and_ties_cou
     found = measure([0.5, 0.5, 0.9, 0.1], [1, 2, 2, 2], ["a", "a", "b", "b"])
     assert (found.pairs, found.ties, found.accuracy) == (1, 1, 0.5)
     assert measure([1, 2, 3], [1, 2, 3], ["a", "b", "c"]).accuracy is None
+
+
+def test_kendall_by_hand():
+    def kendall(a, b):
+        return measure(a, b, ["a"] * len(a)).kendall
+
+    assert kendall([1, 2, 3], [1, 2, 3]) == 1.0 and kendall([1, 2, 3], [3, 2, 1]) == -1.0
+    assert kendall([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(4 / 6)  # 5 pairs agree, 1 does not
+    assert kendall([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / (2 * 3) ** 0.5)  # tau-b: one tie on the left
+    assert kendall([1, 1, 1], [1, 2, 3]) is None and kendall([], []) is None and kendall([1], [1]) is None
+
+
+def test_pairwise_accuracy_by_hand():
+    sources = ["a", "a", "a", "b", "b", "c"]
+    scores = [1, 2, 2, 5, 6, 9]
+    merits = [0.1, 0.3, 0.1, 0.9, 0.2, 0.0]
+    # pairs: a1-a2 right, a1-a3 tied, b1-b2 wrong; a2-a3 has equal scores and c is alone
+    found = measure(merits, scores, sources)
+    assert (found.accuracy, found.pairs, found.ties) == (0.5, 3, 1)
+    assert (measure([1, 2], [1, 2], ["a", "b"]).accuracy, measure([1, 2], [1, 2], ["a", "b"]).pairs) == (None, 0)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.integers(0, 3)), max_size=12))
+def test_negating_a_merit_turns_the_accuracy(rows):
+    sources, merits, scores = zip(*rows, strict=True) if rows else ((), (), ())
+    found = measure(merits, scores, sources)
+    turned = measure([-m for m in merits], scores, sources)
+    assert found.pairs == 0 or found.accuracy + turned.accuracy == pytest.approx(1.0)
 
 
 def test_missing_values_and_constants():
@@ -69,6 +99,6 @@ def test_table_has_what_varies():
     found = table(rows, [1, 2, 3], ["a"] * 3, {"total": [3.0, 2.0, 1.0]})
     assert list(found) == ["qe", "length_penalty", "total"]
     assert [found[name].kendall for name in found] == pytest.approx([1, 1, -1])
-    shown = correlation.as_text(found, "mqm").splitlines()
+    shown = agreement.as_text(found, "mqm").splitlines()
     assert "against mqm" in shown[0]
     assert shown[3].split() == ["total", "3", "-1.000", "-1.000", "-1.000", "0.000", "3", "0"]
