@@ -115,7 +115,7 @@ CORRUPTIONS = {
     "manifest truncated": (lambda f: os.truncate(f / "manifest.json", 99), "manifest.json cannot be read"),
     "manifest of no dict": (lambda f: (f / "manifest.json").write_text("[]"), "manifest.json cannot be read"),
     "manifest swapped": (swap, "manifest.json is that of step 2"),
-    "future version": (rewrite(format=99), "has format 99, this version reads 1"),
+    "future version": (rewrite(format=99), "has format 99, this version reads 2"),
     "a file out of the folder": (
         rewrite(files={"../checkpoint-2/model.safetensors": {"bytes": 1, "sha256": "0"}}),
         "was not sealed with it",
@@ -379,3 +379,12 @@ def test_killed_before_the_link_moves_the_sealed_one_is_found(tmp_path, monkeypa
     assert find(tmp_path).step == 20
     _save(tmp_path, Keeper(tmp_path, keep=1, link=True), 30)
     assert os.readlink(tmp_path / "resume_latest") == "checkpoint-30" and find(tmp_path).step == 30
+
+
+def test_checkpoints_of_the_first_version_are_refused_in_one_line(tmp_path):
+    _save(tmp_path, Keeper(tmp_path), 10)
+    manifest = tmp_path / "checkpoint-10" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 1}))
+    with pytest.raises(ResumeRefused, match=r"checkpoint-10: manifest\.json has format 1, this version reads 2.*--fresh"):
+        find(tmp_path)
+    assert manifest.exists()  # nothing is touched
