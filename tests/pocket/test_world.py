@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import unicodedata
+from functools import cache
 from itertools import islice, pairwise
 from math import prod
 
@@ -248,10 +249,12 @@ def few_words():
     """English → Tamil of many samples from the real patterns over a handful of words."""
     everything, fitting, anybody = lexicon.group, phrases.adjectives_for, phrases.person_phrase
 
+    @cache
     def few(name):
         found = everything(name)
         return [item for item in found if item.en in FEW_WORDS] or found[:1]
 
+    @cache
     def few_adjectives(kind, predicate=False):
         found = fitting(kind, predicate) if predicate or kind == "text" else []
         return sorted(found, key=lambda item: item.en not in FEW_WORDS)[:2]  # a pattern may need another
