@@ -385,6 +385,8 @@ def test_checkpoints_of_the_first_version_are_refused_in_one_line(tmp_path):
     _save(tmp_path, Keeper(tmp_path), 10)
     manifest = tmp_path / "checkpoint-10" / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 1}))
-    with pytest.raises(ResumeRefused, match=r"checkpoint-10: manifest\.json has format 1, this version reads 2.*--fresh"):
+    with pytest.raises(
+        ResumeRefused, match=r"checkpoint-10: manifest\.json has format 1, this version reads 2.*--fresh"
+    ):
         find(tmp_path)
     assert manifest.exists()  # nothing is touched
