@@ -60,14 +60,14 @@ def parse(
 
 def to_public_dict(cfg: Any) -> dict[str, Any]:
     """Return field name → value without secret fields, tuples as lists, sections as dicts: ready for YAML, JSON."""
-    public = {}
-    for field in dataclasses.fields(cfg):
-        if not field.metadata.get("secret"):
-            value = getattr(cfg, field.name)
-            if dataclasses.is_dataclass(value):
-                value = to_public_dict(value)
-            public[field.name] = list(value) if isinstance(value, tuple) else value
-    return public
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            return to_public_dict(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    public = (field.name for field in dataclasses.fields(cfg) if not field.metadata.get("secret"))
+    return {name: plain(getattr(cfg, name)) for name in public}
 
 
 def save_resolved(cfg: Any, path: str | Path) -> None:
@@ -88,16 +88,8 @@ def save_resolved(cfg: Any, path: str | Path) -> None:
     files.write(path, f"# Every setting; keys are never written.\n{text}")
 
 
-def field_docs(cls: type) -> dict[str, str]:
-    """Return dotted name → the string under the field, else the comment behind it; '' where neither is."""
-    docs = _own_docs(cls)
-    for name, kind in typing.get_type_hints(cls).items():
-        if name in docs and dataclasses.is_dataclass(kind):
-            docs |= {f"{name}.{below}": text for below, text in field_docs(kind).items()}
-    return docs
-
-
-def _own_docs(cls: type) -> dict[str, str]:
+def own_docs(cls: type) -> dict[str, str]:
+    """Field name → the string under the field, else the comment behind it; '' where neither is."""
     docs = {field.name: "" for field in dataclasses.fields(cls)}
     for owner in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(owner):
@@ -140,7 +132,7 @@ def _shown(cls: type, base: Any, first: list[tuple[str, Any, Any]]) -> type:
     """A copy of `cls` for tyro: secrets out, sentences in, defaults those of `base` (None: the class's own)."""
     import tyro
 
-    docs, kinds = _own_docs(cls), typing.get_type_hints(cls)
+    docs, kinds = own_docs(cls), typing.get_type_hints(cls)
     fields = [(name, kind, dataclasses.field(default=default)) for name, kind, default in first]
     for field in dataclasses.fields(cls):
         if not field.init or field.metadata.get("secret"):
@@ -245,11 +237,10 @@ def _way_out(settings: dict[str, _Setting], name: str, extra: tuple[str, ...]) -
     return f"did you mean {' or '.join(found[:3])}?" if found else "--help lists every name"
 
 
-def _require_field(settings: dict[str, _Setting], name: str, shown: str, way: str) -> None:
-    """Raise ConfigError where `name` is a section: it has no value of its own; `way` says how to set a field."""
-    if settings[name].is_section:
-        first = next(known for known in settings if known.startswith(f"{name}."))
-        raise ConfigError(f"{shown} is a section and has no value of its own: {way.format(first)}")
+def _no_value(settings: dict[str, _Setting], name: str, shown: str, way: str) -> ConfigError:
+    """The error for a section that was given a value; `way` says how to set a field of it."""
+    first = next(known for known in settings if known.startswith(f"{name}."))
+    return ConfigError(f"{shown} is a section and has no value of its own: {way.format(first)}")
 
 
 def _split_argv(
@@ -274,7 +265,8 @@ def _split_argv(
             continue
         if name != "config":
             _check_name(settings, name, f"flag {flag}", ("config", *actions))
-            _require_field(settings, name, f"flag {flag}", "set one of its fields, as --{} VALUE")
+            if settings[name].is_section:
+                raise _no_value(settings, name, f"flag {flag}", "set one of its fields, as --{} VALUE")
         many = name != "config" and typing.get_origin(settings[name].kind) is tuple
         values = [inline] if equals else []
         while rest and not rest[0].startswith("--") and (many or not values):
@@ -348,21 +340,19 @@ def _read_yaml(cls: type, path: Path, actions: dict[str, str]) -> dict[str, Any]
         seen.add(name)
         if settings[name].is_section:
             if value.tag != _TAG + "map":
-                _require_field(settings, name, f"{shown},", "write its fields below it, indented, as {}")
-            _check_keys(path, value)
-            todo += [(f"{name}.", *pair) for pair in reversed(value.value)]
+                raise _no_value(settings, name, f"{shown},", "write its fields below it, indented, as {}")
+            todo += [(f"{name}.", *pair) for pair in reversed(_pairs(path, value))]
         else:
             kind = settings[name].kind
             values[name] = _convert(_words(value, kind, shown), kind, shown)
     return values
 
 
-def _check_keys(path: Path, node: Any) -> None:
-    import yaml
-
+def _pairs(path: Path, node: Any) -> list[tuple[Any, Any]]:
     for key, _ in node.value:
-        if not isinstance(key, yaml.ScalarNode):
+        if key.id != "scalar":
             raise ConfigError(f"--config {path}, line {key.start_mark.line + 1}: a key must be a plain name")
+    return node.value
 
 
 def _compose(path: Path) -> list[tuple[Any, Any]]:
@@ -385,8 +375,7 @@ def _compose(path: Path) -> list[tuple[Any, Any]]:
         raise ConfigError(f"--config {path}{where} is not valid YAML: {problem}") from error
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"--config {path} is not a mapping: write one 'field: value' per line")
-    _check_keys(path, root)
-    return root.value
+    return _pairs(path, root)
 
 
 def _words(node: Any, kind: Any, shown: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytest
 import yaml
+from field_docs import field_docs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -271,7 +272,7 @@ def test_help_lists_everything(capsys):
         parse("--lr", "nonsense", "--help", cls=Wider)
     assert left.value.code == 0
     shown = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
-    docs = config.field_docs(Wider)
+    docs = field_docs(Wider)
     assert docs["lr"] == "step size of the optimizer"
     assert docs["group_size"] == "Samples per prompt, at least 2."
     for name, default in dataclasses.asdict(Wider()).items():
@@ -539,7 +540,7 @@ def test_help_of_sections(capsys):
     with pytest.raises(SystemExit):
         parse("--help", cls=Nested)
     shown = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
-    docs = config.field_docs(Nested)
+    docs = field_docs(Nested)
     assert docs["reward.xcomet.weight"] == "Share in the reward." and docs["rl.lr"] == "step size"
     for name in ("reward.guards", "reward.metricx.enabled", "reward.xcomet.weight", "rl.lr", "misc.gpu_ids", "name"):
         assert f"--{name} " in shown and docs[name] in shown, name
@@ -547,3 +548,42 @@ def test_help_of_sections(capsys):
     assert "token" not in shown and "api_key" not in shown
     for name in ("reward", "rl", "misc"):
         assert docs[name] in shown
+
+
+# --- settings that were renamed ------------------------------------------------------------------------
+
+
+@dataclass
+class Scoring:
+    """A section with a renamed field."""
+
+    weight_qe: float = field(default=0.4, metadata={"was": "w_qe"})
+
+
+@dataclass
+class Renamed:
+    """A renamed field, and a section with one."""
+
+    scorer: str = field(default="", metadata={"was": "judge_model"})
+    reward: Scoring = field(default_factory=Scoring)
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "new"),
+    [
+        ("--judge_model", "judge_model: x", "scorer"),
+        ("--judge-model", "judge-model: x", "scorer"),
+        ("--reward.w_qe", "reward:\n  w_qe: 1", "reward.weight_qe"),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(tmp_path, flag, text, new):
+    for argv in ((flag, "1"), ("--config", write(tmp_path / "x.yaml", text))):
+        with pytest.raises(ConfigError) as refused:
+            parse(*argv, cls=Renamed)
+        assert str(refused.value).endswith(f": this setting is now called {new}"), refused.value
+
+
+@pytest.mark.parametrize("flag", ["--w_qe", "--reward.judge_model"])
+def test_an_old_name_in_another_place_is_an_unknown_one(flag):
+    with pytest.raises(ConfigError, match=f"unknown flag {flag}"):
+        parse(flag, "1", cls=Renamed)

@@ -15,6 +15,7 @@ import time
 import pytest
 import torch
 import yaml
+from field_docs import field_docs
 from tiny_models import PAIRS
 from tiny_run import ROOT, SENTENCES, command, environment, flags, settings, tree, write_data
 
@@ -396,7 +397,7 @@ def test_help_of_the_command_itself():
 
 
 def test_every_field_has_a_sentence():
-    docs = config.field_docs(script.RunCfg)
+    docs = field_docs(script.RunCfg)
     assert [name for name, text in docs.items() if not text] == []
 
 

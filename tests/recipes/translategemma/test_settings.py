@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from field_docs import field_docs
 
 from recipes.translategemma.checks import (
     accumulation_steps,
@@ -61,7 +62,7 @@ def refusal(*argv: str, **environ: str) -> str:
 
 
 def names(cls=TranslateGemmaCfg) -> set[str]:
-    return set(config.field_docs(cls))
+    return set(field_docs(cls))
 
 
 def test_the_published_names():
@@ -69,7 +70,7 @@ def test_the_published_names():
 
 
 def test_every_field_has_its_sentence():
-    docs = config.field_docs(TranslateGemmaCfg)
+    docs = field_docs(TranslateGemmaCfg)
     assert [name for name, text in docs.items() if not text] == []
 
 
