@@ -29,7 +29,7 @@ from rl_nmt import config, distributed, errors, hub
 from rl_nmt.data import corpus
 from rl_nmt.errors import ConfigError
 from rl_nmt.hub import COMET, ModelUse
-from rl_nmt.preflight import environments, vllm
+from rl_nmt.preflight import environments, machine, vllm
 from rl_nmt.ranges import above, at_least, between, check_ranges
 from rl_nmt.runs.run import Run
 from rl_nmt.runs.run_folder import open_run_folder
@@ -172,7 +172,7 @@ def require_environment(cfg: RunCfg) -> None:
     environments.require_comet(cfg.scorer_python)
     if cfg.use_vllm:
         vllm.require_vllm(cfg.vllm_mode, cfg.vllm_server_host, cfg.vllm_server_port, cfg.model_id)
-    environments.require_optimizer(cfg.optimizer)
+    machine.require_optimizer(cfg.optimizer)
 
 
 def models(cfg: RunCfg) -> list[ModelUse]:

@@ -69,15 +69,3 @@ def require_comet(scorer_python: str) -> None:
             "scorer_python: COMET is not installed in this environment: give one that has it (--scorer_python "
             ".venv/bin/python), or pip install -r requirements.txt"
         )
-
-
-def require_optimizer(name: str) -> None:
-    """Raise ConfigError for an 8-bit optimizer without bitsandbytes or a CUDA device."""
-    if not name.startswith("adamw_bnb"):
-        return
-    if find_spec("bitsandbytes") is None:
-        raise ConfigError(f"optimizer: {name} needs bitsandbytes: install it, or --optimizer adamw_torch")
-    import torch
-
-    if not torch.cuda.is_available():
-        raise ConfigError(f"optimizer: {name} needs a CUDA device: --optimizer adamw_torch")
