@@ -45,10 +45,7 @@ OPEN = """
 recipes/translategemma/train.py is too long
 recipes/translategemma/train.py: train is too long
 rewards_en_ta_dupo.py is too long
-rl_nmt.audit.reweigh names rewards_en_ta_dupo in a string
-rl_nmt.audit.reweigh names smoke_test_rewards in a string
 rl_nmt/config.py is too long
-rl_nmt/results/evaluation.py: evaluate requires too many arguments
 train_grpo_en_ta.py is too long
 """
 
