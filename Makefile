@@ -15,9 +15,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 RUN := $(VENV)/bin/python
 PARALLEL := -n 2 --dist loadfile
-FAST := tests/text tests/guards tests/audit tests/runs tests/test_config.py
+FAST := tests/text tests/guards tests/audit tests/test_config.py tests/runs --ignore tests/runs/test_checkpoints.py \
+  --ignore tests/runs/test_faults.py
 
-.PHONY: train test test-fast coverage lint smoke pocket translategemma bench curve clean
+.PHONY: train test test-fast coverage lint types smoke pocket translategemma bench curve clean
 
 train: pocket
 	$(RUN) train_grpo_en_ta.py --config configs/pocket.yaml
@@ -42,6 +43,8 @@ lint: $(VENV)/developer
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 
+types: $(VENV)/developer
+	$(RUN) -m mypy
 
 smoke: pocket
 	$(RUN) smoke_test_rewards.py --config configs/pocket.yaml
