@@ -271,17 +271,16 @@ class CometDuPOReward(RewardLog):
         guarded = own.guards == "on"
         reason = verdict(pair) if guarded else None
         kept = fidelity(pair) if guarded and reason is None else None
-        english, output = str(pair.clean_source), str(pair.clean_output)
         band = (self.language, own.expected_length_ratio, own.length_tolerance)
         return {
-            "source": english,
-            "output": output,
+            "source": str(pair.clean_source),
+            "output": str(pair.clean_output),
             "gate": reason,
             "foreign_script": 1.0 - script_share(pair.clean_output, self.language),
             "length_penalty": length_penalty(pair.clean_source, pair.clean_output, *band),
             "copied": copied_share(pair) if guarded and reason is None else 0.0,
             "fidelity_loss": 0.0 if kept is None else 1.0 - kept,
-            "length": length(output),
+            "length": length(pair.clean_output),
             "backtranslation": None,
             "cycle": None,
             "qe": None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -51,11 +50,12 @@ def test_the_rules_clean_and_tokenise_each_side_once(counts):
 
 
 def test_a_passing_row_of_the_reward_costs_one_cleaning_and_one_tokenisation_a_side(counts):
-    from rewards_en_ta_dupo import CometDuPOReward
+    from rewards_en_ta_dupo import CometDuPOReward, RewardSettings
 
     source, output = SOURCE + "\n", " \u200b" + HONEST
-    settings = SimpleNamespace(guards="on", language=TAMIL, expected_length_ratio=None, length_tolerance=None)
-    row = CometDuPOReward._text_components(settings, source, output)
+    reward = object.__new__(CometDuPOReward)  # without its models
+    reward.language, reward.settings = TAMIL, RewardSettings()
+    row = reward._text_components(source, output)
     seen = {name: Counter(found) for name, found in counts.items()}
     assert row["gate"] is None and row["output"] == HONEST and type(row["output"]) is type(row["source"]) is str
     assert_once(seen, source, output)
@@ -67,7 +67,10 @@ def test_nothing_is_done_before_it_is_needed(counts):
     assert verdict(pair) == "empty" and not counts["tokenize"]
 
 
-@pytest.mark.parametrize("text", [text for _, text, _ in ODD], ids=[name for name, _, _ in ODD])
+SHORT = {name: text for name, text, _ in ODD if len(text) < 6_000}  # the rules' own tests have the longer ones
+
+
+@pytest.mark.parametrize("text", SHORT.values(), ids=SHORT)
 def test_pair_and_strings_give_the_same(text):
     for rule in (verdict, copied_share, fidelity):
         assert rule(TextPair(SOURCE, text, TAMIL)) == rule(SOURCE, text, TAMIL)
