@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from rl_nmt.audit.cheats import build_suite
-from rl_nmt.audit.launch_gate import MAX_PAIRS, Pair, Reward, choose, require_launch
+from rl_nmt.audit.launch_gate import MAX_PAIRS, Pair, Reward, require_launch
 from rl_nmt.text.languages import LANGUAGES
 from rl_nmt.text.unicode import script_share
 
@@ -29,7 +30,7 @@ def honest_pairs(
     """Up to `count` (source, translation) pairs for the gate, and a phrase that says where they are from.
 
     `rows` are evaluation rows {"source", "reference"?}; those with a reference in the language's own script are
-    used. Without any the shipped pairs are.
+    used, chosen by a seeded hash whatever their order. Without any the shipped pairs are.
     """
     tongue = LANGUAGES[language]
     found = {
@@ -38,7 +39,12 @@ def honest_pairs(
         if (reference := row.get("reference")) and script_share(reference, tongue) >= 0.5
     }
     pairs, source = (list(found), "evaluation references") if found else (shipped_pairs(), SHIPPED)
-    return choose(pairs, seed, count), source
+
+    def place(pair: Pair) -> bytes:
+        return sha256(f"{seed}\n{pair[0]}\n{pair[1]}".encode("utf-8", "replace")).digest()
+
+    chosen = set(sorted(pairs, key=place)[:count])
+    return [pair for pair in pairs if pair in chosen], source
 
 
 def require_translation_launch(

@@ -22,7 +22,6 @@ The verdict (ours):
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -263,16 +262,6 @@ def _compare(result: FamilyResult, cheat: Cheat, row: dict, pair: Pair, honest: 
                 "honest_total": honest["total"],
             }
         )
-
-
-def choose(pairs: Sequence[Pair], seed: int = 0, count: int = MAX_PAIRS) -> list[Pair]:
-    """At most `count` of the pairs, in their order, chosen by a seeded hash whatever that is."""
-
-    def place(pair: Pair) -> bytes:
-        return hashlib.sha256(f"{seed}\n{pair[0]}\n{pair[1]}".encode("utf-8", "replace")).digest()
-
-    chosen = set(sorted(pairs, key=place)[:count])
-    return [pair for pair in pairs if pair in chosen]
 
 
 def require_launch(

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rl_nmt.audit.launch_gate import BATCH, score_rows
+from rl_nmt.audit.launch_gate import BATCH, TIE, score_rows
 from rl_nmt.data.tables import read_all, sides
 from rl_nmt.errors import ConfigError
 
 RESAMPLES = 2000
-TIE = 1e-6  # fp32 scorers agree to this between batches: a smaller difference says nothing
 
 
 @dataclass(frozen=True)

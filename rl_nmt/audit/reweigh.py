@@ -207,7 +207,7 @@ def reweigh(
 def _require_spread(samples: Sequence[Sample], totals: Sequence[float | None]) -> None:
     passing = [t for s, t in zip(samples, totals, strict=True) if s.row["gate"] is None and t is not None]
     if len(passing) < 2:
-        raise ConfigError(f"rollouts: {len(passing)} of {len(samples)} samples passed the gates: nothing to compare")
+        raise ConfigError(f"--reweigh: {len(passing)} of {len(samples)} samples passed the gates: nothing to compare")
     if max(passing) - min(passing) <= SAME:
         raise ConfigError(
             f"--set: the total is {passing[0]:.3f} for all {len(passing)} samples that pass the gates: these weights "
@@ -276,13 +276,6 @@ def _example(winner: tuple[Sample, float, float], best: tuple[Sample, float, flo
     }
 
 
-def against_people(samples: Sequence[Sample], new: Sequence[float | None]) -> dict[str, agreement.Agreement]:
-    """Agreement with the human scores: each component (of samples that pass), the old total, the new total."""
-    passing = [sample.row if sample.row["gate"] is None else {} for sample in samples]
-    totals = {"old total": [sample.total for sample in samples], "new total": new}
-    return agreement.table(passing, [s.human for s in samples], [s.source for s in samples], totals)
-
-
 def as_text(found: dict[str, Any], changes: Mapping[str, float], settings: Mapping[str, Any]) -> str:
     """The comparison for the screen."""
 
@@ -325,7 +318,9 @@ def report(
     found = compare(samples, new)
     print(as_text(found, changes, settings))
     if human:
-        people = against_people(samples, new)
+        passing = [sample.row if sample.row["gate"] is None else {} for sample in samples]
+        totals = {"old total": [sample.total for sample in samples], "new total": new}
+        people = agreement.table(passing, [s.human for s in samples], [s.source for s in samples], totals)
         print(agreement.as_text(people, human))
         found["human"] = {name: vars(row) for name, row in people.items()}
     return {"set": dict(changes), **found}

@@ -20,7 +20,6 @@ from rl_nmt import distributed, files, hub
 from rl_nmt.distributed import is_main_process
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.results.model_card import model_card
-from rl_nmt.results.task import Task
 
 CHOSEN, PROMPT_FILE, CARD = "chosen.json", "prompt.txt", "README.md"
 MODELS = ("final", "best")
@@ -169,16 +168,8 @@ def _chosen_step(best: Path) -> int | None:
 # ---------------------------------------------------------------------- cards
 
 
-def write_cards(
-    folder: Path,
-    *,
-    base_model: str,
-    data: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    prompt: str,
-    task: Task,
-) -> None:
-    """README.md in final/ and best/, from the run's evaluation.json; see `rl_nmt.results.model_card.model_card`.
+def write_cards(folder: Path, **card: Any) -> None:
+    """README.md in final/ and best/, from the run's evaluation.json; `card`: arguments of `model_card`.
 
     Raises ConfigError where evaluation.json cannot be read, CannotWrite.
     """
@@ -189,16 +180,7 @@ def write_cards(
         raise ConfigError(f"{path}: no table for the model cards ({error})") from None
     for name in MODELS:
         if (folder / name / "config.json").exists():
-            card = model_card(
-                comparison,
-                base_model=base_model,
-                data=data,
-                settings=settings,
-                prompt=prompt,
-                task=task,
-                best=name == "best",
-            )
-            files.write(folder / name / CARD, card)
+            files.write(folder / name / CARD, model_card(comparison, **card, best=name == "best"))
 
 
 # ---------------------------------------------------------------------- the hub

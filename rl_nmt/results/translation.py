@@ -17,33 +17,12 @@ from rl_nmt.text.languages import ENGLISH, Language
 from rl_nmt.text.unicode import safe_unicode, script_share
 
 IN_LANGUAGE = 0.5  # an output counts as Tamil when at least this share of its letters is
-FIRST_SETTINGS = (
-    "model_id",
-    "dataset_name",
-    "num_train_samples",
-    "max_steps",
-    "group_size",
-    "temperature",
-    "lr",
-    "kl_beta",
-    "loss_type",
-    "lora_rank",
-    "comet_da_model",
-    "comet_qe_model",
-    "backtranslation_model",
-    "w_cycle",
-    "w_qe",
-    "guards",
-    "seed",
-    "model.policy_name_or_path",
-    "data.train_file",
-    "data.hf_dataset_name",
-    "rl.credit",
-    "rl.updates",
-    "rl.lr",
-    "rl.kl",
-    "generation.num_samples_per_prompt",
-)
+FIRST_SETTINGS = """
+    model_id dataset_name num_train_samples max_steps group_size temperature lr kl_beta loss_type lora_rank
+    comet_da_model comet_qe_model backtranslation_model w_cycle w_qe guards seed
+    model.policy_name_or_path data.train_file data.hf_dataset_name rl.credit rl.updates rl.lr rl.kl
+    generation.num_samples_per_prompt
+"""
 
 
 class SacreBleu:
@@ -136,7 +115,7 @@ def translation_task(target: Language, source: Language = ENGLISH) -> Task:
         reward="a reward that reads no reference translation",
         pipeline="translation",
         example="The rain has stopped.",
-        settings=FIRST_SETTINGS,
+        settings=tuple(FIRST_SETTINGS.split()),
     )
 
 
