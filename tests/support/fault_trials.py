@@ -129,7 +129,7 @@ def train(cfg: script.RunCfg, sentences=16, iterations=1, prepare=None, force=Fa
     script.build_reward = lambda cfg: TextReward()
     script.require_environment, script.models = (lambda cfg: None), (lambda cfg: [])
     script.build_trainer, script.evaluator = build_trainer, moving
-    config = Path(cfg.output_dir).with_suffix(".yaml")
+    config = Path(f"{cfg.output_dir}-log.yaml")
     script.config.save_resolved(cfg, config)
     return script.main(["--config", str(config), "--skip_launch_gate", *(["--force"] if force else [])])
 
