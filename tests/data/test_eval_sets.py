@@ -41,7 +41,7 @@ def test_files(tmp_path, name, content, rows):
 
 
 def test_packed_file(tmp_path):
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps(PAIR).encode()))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps(PAIR).encode(), mtime=0))
     assert load(tmp_path / "a.jsonl.gz") == [PAIR]
 
 

@@ -52,7 +52,7 @@ SHAPES = {
     "c.json": json.dumps({"version": 1, "data": PAIRS}, indent=2),
     "d.jsonl": "\ufeff\n" + jsonl(PAIRS).replace("\n", "\r\n\n"),
     "e.json": jsonl(PAIRS),
-    "f.jsonl.gz": gzip.compress(jsonl(PAIRS).encode()),
+    "f.jsonl.gz": gzip.compress(jsonl(PAIRS).encode(), mtime=0),
     "h.tsv": "source\ttarget\n" + "".join(f"{pair['source']}\t{pair['target']}\n" for pair in PAIRS),
 }
 
@@ -170,7 +170,7 @@ def test_fields(tmp_path, row, settings, wanted):
         ),
         ("a.csv", b"a,b\n", {}, ["give a file that ends in .jsonl"]),
         ("a.jsonl.gz", b"nothing packed", {}, ["not a whole gzip file"]),
-        ("a.jsonl.gz", gzip.compress(b'{"source": "a"}\n' * 99)[:-9], {}, ["not a whole gzip file"]),
+        ("a.jsonl.gz", gzip.compress(b'{"source": "a"}\n' * 99, mtime=0)[:-9], {}, ["not a whole gzip file"]),
         ("a.parquet", b"PAR1 nothing", {}, ["not a whole Parquet file"]),
     ],
 )
