@@ -137,9 +137,7 @@ class RunCfg(RewardSettings):
     sample_steps: int = at_least(0, 20)  # print two samples every so many optimizer steps; 0: never
     save_steps: int = at_least(0, 50)  # optimizer steps between checkpoints; 0: only the final model
     save_total_limit: int = at_least(1, 2)  # checkpoints kept
-    save_rollouts: bool = (
-        False  # keep every sample with its components in rollouts.jsonl, for smoke_test_rewards.py --reweigh
-    )
+    save_rollouts: bool = False  # keep every sample in rollouts.jsonl, for smoke_test_rewards.py --reweigh
     push_to: str = ""
     """Hub repository that final/ is pushed to at the end, made private, with the token in HF_TOKEN; empty: none."""
     max_hours: float = at_least(0, 0.0)
