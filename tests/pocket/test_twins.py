@@ -398,7 +398,7 @@ def heldout(world: Path) -> list[dict]:
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_the_judge_marks_what_it_knows(world, twins, form):
     rows = heldout(world)
-    pairs = [Pair(row["source"], row["reference"]) for row in rows]
+    pairs = [Pair(row["english"], row["tamil"]) for row in rows]
     rng = random.Random(0)
     outputs = [graded.damaged(pair, rng) for pair in pairs]
     with judge.serve(twins) as server:
