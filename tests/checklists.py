@@ -69,7 +69,7 @@ TRANSLATEGEMMA = {
         "recipes/translategemma/test_train.py::test_a_named_checkpoint_is_gone_on_from_whatever_came_after"
     ],
     "28 save_only_best": [
-        "runs/test_checkpoints.py::test_only_the_latest_is_kept_and_found",
+        "runs/test_checkpoints.py::test_only_the_newest_is_kept_and_found",
         "recipes/translategemma/test_train.py::test_a_named_checkpoint_is_gone_on_from_whatever_came_after",
     ],
 }
