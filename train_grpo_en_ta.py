@@ -202,13 +202,12 @@ def build_reward(cfg: RunCfg):
     return CometDuPOReward(settings=cfg)
 
 
-def setup_wandb(cfg: RunCfg, run: Run) -> None:
+def setup_wandb(cfg: RunCfg, run: Run) -> bool:
     """Start a W&B run if wanted and possible within seconds, or continue the run's own. Never uploads code or keys."""
     if cfg.wandb_api_key:
         os.environ["WANDB_API_KEY"] = cfg.wandb_api_key
-    if cfg.use_wandb:
-        options = {"project": cfg.wandb_project, "entity": cfg.wandb_entity, "name": cfg.wandb_run_name}
-        setup.start_wandb(run, options, cfg.wandb_mode, config.to_public_dict(cfg))
+    options = {"project": cfg.wandb_project, "entity": cfg.wandb_entity, "name": cfg.wandb_run_name}
+    return cfg.use_wandb and setup.start_wandb(run, options, cfg.wandb_mode, config.to_public_dict(cfg))
 
 
 def load_policy(cfg: RunCfg):

@@ -22,6 +22,7 @@ import train_grpo_en_ta as script
 import wandb_reward_callback
 from rl_nmt.models import policy
 from rl_nmt.runs.metrics_file import MetricsFile
+from rl_nmt.runs.run import Run
 from wandb_reward_callback import WandbRewardCallback
 
 COMPONENTS = ("reward/total", "reward/cycle", "reward/qe", "reward/gated_share", "reward/length_penalty")
@@ -333,9 +334,9 @@ def wandb_free(monkeypatch, tmp_path):
 
 
 def test_switched_off(wandb_free, tmp_path):
-    assert script.setup_wandb(script.RunCfg(use_wandb=False), tmp_path) is False
+    assert script.setup_wandb(script.RunCfg(use_wandb=False), Run(tmp_path)) is False
     wandb_free.setenv("WANDB_DISABLED", "true")
-    assert script.setup_wandb(script.RunCfg(), tmp_path) is False
+    assert script.setup_wandb(script.RunCfg(), Run(tmp_path)) is False
     assert list(tmp_path.iterdir()) == []
 
 
@@ -348,7 +349,7 @@ def test_a_silent_server_costs_seconds_and_the_key_is_not_written(wandb_free, tm
         wandb_free.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{quiet.getsockname()[1]}")
         try:
             with ends_within(60):
-                assert script.setup_wandb(script.RunCfg(wandb_api_key=FullRun.KEY), tmp_path) is True
+                assert script.setup_wandb(script.RunCfg(wandb_api_key=FullRun.KEY), Run(tmp_path)) is True
             assert wandb.run.settings._offline and wandb.run.settings.disable_git and not wandb.run.settings.save_code
             assert wandb.run.config["lr"] == script.RunCfg.lr and "wandb_api_key" not in wandb.run.config
         finally:

@@ -191,7 +191,7 @@ def noise_floor(run: Run, reward, before) -> float:
     return run.once("noise_floor", measure)
 
 
-def start_wandb(run: Run, options: Mapping[str, Any], mode: str, settings: dict[str, Any]) -> None:
+def start_wandb(run: Run, options: Mapping[str, Any], mode: str, settings: dict[str, Any]) -> bool:
     """Start a W&B run if possible within seconds, or continue the one in the run's notes; no keys, no code.
 
     `options`: project, entity and name; `settings`: the configuration that W&B shows.
@@ -199,14 +199,15 @@ def start_wandb(run: Run, options: Mapping[str, Any], mode: str, settings: dict[
     from rl_nmt.runs import wandb_run
 
     if not distributed.is_main_process():
-        return
+        return False
     mode, reason = wandb_run.choose_wandb_mode(mode)
     print(f"W&B: {mode} ({reason})", flush=True)
     if mode == "disabled":
-        return
+        return False
     names = {**options, "name": options["name"] or run.folder.name, "entity": options["entity"] or None}
     if run_id := wandb_run.start_wandb(mode, run.folder, run.notes.get("wandb_id"), **names, config=settings):
         run.notes["wandb_id"] = run_id
+    return bool(run_id)
 
 
 # ---------------------------------------------------------------------- after training
