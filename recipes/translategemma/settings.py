@@ -185,7 +185,7 @@ class LoggingCfg:
     save_eval_outputs: bool = True  # keep the outputs of every evaluation in eval_outputs.jsonl
     auto_resume: bool = True  # continue an unfinished run from its newest valid checkpoint
     resume_from_checkpoint: str = ""  # continue from this checkpoint, whatever came after it; needs auto_resume False
-    save_only_best: bool = False  # keep only best and resume_latest
+    save_only_best: bool = False  # keep only best and the newest checkpoint
     save_total_limit: int = at_least(1, 2)  # checkpoints kept
     logging_steps: int = at_least(1, 1)  # updates between progress lines
     sample_steps: int = at_least(0, 20)  # print two samples every so many updates; 0: never

@@ -35,7 +35,7 @@ def _save(folder: Path, keeper: Keeper, step: int) -> None:
 
 
 def test_a_named_checkpoint_counts_whatever_came_after(tmp_path):
-    keeper = Keeper(tmp_path, keep=5, latest="link")
+    keeper = Keeper(tmp_path, keep=5, link=True)
     for step in (10, 20, 30):
         _save(tmp_path, keeper, step)
     before = tree(tmp_path)
@@ -58,7 +58,7 @@ def test_a_checkpoint_of_another_run_is_taken_over_and_that_run_untouched(tmp_pa
     other, own = tmp_path / "other", tmp_path / "own"
     own.mkdir()
     other.mkdir()
-    keeper = Keeper(other, keep=5, parts={"counter": Counter(3)}, latest="link")
+    keeper = Keeper(other, keep=5, parts={"counter": Counter(3)}, link=True)
     for step in (10, 20, 30):
         _save(other, keeper, step)
     before = tree(other)
@@ -69,7 +69,7 @@ def test_a_checkpoint_of_another_run_is_taken_over_and_that_run_untouched(tmp_pa
     assert found.path == own / "checkpoint-10" and read(found.path).step == find(own).step == 10
     assert "taken over from" in str(found) and found.state["parts"] == {"counter": {"value": 3}}
     # it goes on; the same command again begins once more from there, and that still harms nobody
-    keeper = Keeper(own, keep=5, latest="link")
+    keeper = Keeper(own, keep=5, link=True)
     keeper.restore(found)
     _save(own, keeper, 20)
     assert json.loads((own / "checkpoints.json").read_text())["sealed"] == [10, 20]
