@@ -364,7 +364,7 @@ def test_force_goes_on_under_other_settings(small, main, tmp_path):
     assert status == 0, err
     for change in ("reward.w_qe: 0.4 → 0.1", "num_train_samples: 24 → 16", "max_steps: 2 → 3"):
         assert f"changed since the last start: {change}" in out
-    assert "the start policy is evaluated again" in out and "step 3/3" in out and "step 2/3" not in out
+    assert "before.json is made again" in out and "step 3/3" in out and "step 2/3" not in out
     assert "num_train_samples: 24 → 16" in (folder / "earlier-data" / "WHY.txt").read_text(encoding="utf-8")
     assert len((folder / "data" / "train.jsonl").read_text().splitlines()) == 16
     again = json.loads((folder / "before.json").read_text(encoding="utf-8"))["signature"]["reward"]["identity"]["w_qe"]
