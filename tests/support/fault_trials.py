@@ -23,7 +23,7 @@ from tiny_run import SENTENCES
 
 import train_grpo_en_ta as script
 import wandb_reward_callback  # noqa: F401  heavy ones here, once, and not in every child
-from rl_nmt import errors
+from rl_nmt import distributed, errors
 from rl_nmt.results import export, report  # noqa: F401
 from rl_nmt.runs.metrics_file import MetricsFile
 from rl_nmt.text.languages import TAMIL
@@ -129,7 +129,7 @@ def train(cfg: script.RunCfg, sentences=16, iterations=1, prepare=None, force=Fa
     script.build_reward = lambda cfg: TextReward()
     script.require_environment, script.models = (lambda cfg: None), (lambda cfg: [])
     script.build_trainer, script.evaluator = build_trainer, moving
-    config = Path(f"{cfg.output_dir}-log.yaml")
+    config = Path(f"{cfg.output_dir}-log{distributed.rank()}.yaml")  # each of several processes writes its own
     script.config.save_resolved(cfg, config)
     return script.main(["--config", str(config), "--skip_launch_gate", *(["--force"] if force else [])])
 
