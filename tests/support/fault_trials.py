@@ -8,6 +8,7 @@ trainer, its callbacks and every file are real.
 from __future__ import annotations
 
 import builtins
+import faulthandler
 import io
 import json
 import os
@@ -155,6 +156,7 @@ class Trial:
             for path, stream in ((self.out, 1), (self.err, 2)):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream)
             sys.stdout, sys.stderr = io.TextIOWrapper(io.FileIO(1, "w")), io.TextIOWrapper(io.FileIO(2, "w"))
+            faulthandler.enable(sys.stderr)  # a child that does not end says where it stands
             torch.set_num_threads(1)
             torch.manual_seed(time.time_ns() % 2**31)  # nothing may depend on where the parent stood
             try:
@@ -168,11 +170,11 @@ class Trial:
             os._exit(status)
 
     def wait(self, seconds: float = 300) -> tuple[int, str, str]:
-        """Exit status (128 + signal when killed) and what it said; kills it after `seconds`."""
+        """Exit status (128 + signal when killed) and what it said; ends it after `seconds` with its traceback."""
         deadline = time.monotonic() + seconds
         while (done := os.waitpid(self.pid, os.WNOHANG))[0] == 0:
             if time.monotonic() > deadline:
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGABRT)
                 os.waitpid(self.pid, 0)
                 raise AssertionError(f"no end after {seconds} s: {self.out.read_text()}{self.err.read_text()}")
             time.sleep(0.01)
