@@ -132,8 +132,8 @@ def build_comet(folder: str | Path, kind: str = "regression_metric", seed: int =
     folder = Path(folder)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     xl = overrides.get("encoder_model") == "XLM-RoBERTa-XL"
-    _save_encoder(folder / "encoder", xl)
-    hparams = _comet_hparams(kind, str((folder / "encoder").resolve())) | overrides
+    save_encoder(folder / "encoder", xl)
+    hparams = comet_hparams(kind, str((folder / "encoder").resolve())) | overrides
     accepted = inspect.signature(str2model[kind].__init__).parameters
     kwargs = {k: v for k, v in hparams.items() if k in accepted}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -173,7 +173,7 @@ def xlmr_tokenizer():
     return XLMRobertaTokenizerFast(tokenizer_object=tokenizer, model_max_length=512)
 
 
-def _save_encoder(folder: Path, xl: bool = False) -> None:
+def save_encoder(folder: Path, xl: bool = False) -> None:
     from transformers import XLMRobertaConfig, XLMRobertaXLConfig
 
     tokenizer = xlmr_tokenizer()
@@ -193,7 +193,7 @@ def _save_encoder(folder: Path, xl: bool = False) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _comet_hparams(kind: str, encoder: str) -> dict:
+def comet_hparams(kind: str, encoder: str) -> dict:
     """Hyper-parameters with the choices of the published checkpoint of each class."""
     common = {
         "class_identifier": kind,
