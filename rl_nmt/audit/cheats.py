@@ -10,10 +10,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from rl_nmt.audit import families, transliteration
-from rl_nmt.audit.families import Case, Tongue
+from rl_nmt.audit.families import Case, Tongue, slots
 from rl_nmt.audit.launch_gate import Cheat, Pair
 from rl_nmt.audit.transliteration import WORD
 from rl_nmt.errors import ConfigError
@@ -24,26 +24,25 @@ Family = Callable[[Case], str | None]
 HERE = Path(__file__).parent
 
 
-def _tongue(code: str, letters: ModuleType) -> Tongue:
-    cells = read_words(HERE / f"cheats_{code}.yaml")
-    return Tongue(**{**cells, "pointing": frozenset(cells["pointing"])}, letters=letters)
+def _family(name: str, cells: dict[str, Any]) -> Family:
+    def from_template(case: Case) -> str:
+        texts = cells["text"] if "text" in cells else getattr(case.tongue, cells["text_of"])
+        return case.rng.choice(texts).format(**case.slots)
 
+    make = from_template if "is" in cells else getattr(families, name)
+    words, source_words = int(cells.get("words", 0)), int(cells.get("source_words", 0))
 
-def _family(name: str, cells: dict | str) -> Family:
-    if not cells:
-        return getattr(families, name)
+    def made(case: Case) -> str | None:
+        enough = len(case.words) >= words and len(case.source.split()) >= source_words
+        return make(case) if enough else None
 
-    def made(case: Case) -> str:
-        words = {"source": case.source, "honest": case.honest, "language": case.tongue.name}
-        return case.rng.choice(cells["text"]).format(**words)
-
-    made.__doc__ = cells["is"]
+    made.__doc__ = cells.get("is", make.__doc__)
     return made
 
 
-TONGUES = {"ta": _tongue("ta", transliteration)}
+TONGUES = {"ta": Tongue(**read_words(HERE / "cheats_ta.yaml"), letters=transliteration)}
 _TABLE = read_words(HERE / "cheats.yaml")
-HARD, SOFT = ({name: _family(name, cells) for name, cells in _TABLE[kind].items()} for kind in ("hard", "soft"))
+HARD, SOFT = ({name: _family(name, cells or {}) for name, cells in _TABLE[kind].items()} for kind in ("hard", "soft"))
 
 
 def build_suite(pairs: Sequence[Pair], language: str = "ta", seed: int = 0) -> list[Cheat]:
@@ -64,11 +63,12 @@ def _cheats(pairs: tuple[Pair, ...], tongue: Tongue, seed: int) -> Iterator[Chea
         if not source.strip() or not honest.strip():
             raise ConfigError(f"pairs: pair {number} has a blank side: {source!r}, {honest!r}")
     common = frozenset(word for source, _ in pairs for word in WORD.findall(source) if word.islower())
+    filled = [slots(source, honest, tongue) for source, honest in pairs]
     for hard, found in ((True, HARD), (False, SOFT)):
         for name, family in found.items():
             for index, (source, honest) in enumerate(pairs):
                 rng = random.Random(f"{seed}\n{name}\n{source}\n{honest}")
-                text = family(Case(source, honest, pairs, common, tongue, rng))
+                text = family(Case(source, honest, pairs, common, tongue, filled[index], rng))
                 if text is None or text == honest:
                     continue
                 if hard or clean_for_scoring(text) != clean_for_scoring(honest):

@@ -26,7 +26,7 @@ SUITE = partial(build_suite, language="ta", seed=0)
 
 
 def launch_gate(reward, pairs, suite=SUITE, **options):
-    return gate.launch_gate(reward, pairs, suite, **options)
+    return gate.launch_gate(reward, pairs, suite, **{"max_soft_win_share": 0.1, **options})
 
 
 class Oracle:
@@ -256,14 +256,14 @@ def test_without_references_the_shipped_pairs_are_used(rows):
 def test_require_launch_returns_the_verdict_and_prints_the_table(capsys):
     rows = [{"source": english, "reference": tamil} for english, tamil in PAIRS]
     pairs, source = honest_pairs(rows)
-    verdict = require_launch(Oracle(PAIRS), pairs, SUITE, source=source)
+    verdict = require_launch(Oracle(PAIRS), pairs, SUITE, 0.1, source)
     assert verdict["passed"] and verdict["pairs"] == 20 and verdict["source"] == "evaluation references"
     assert "launch gate: passed" in capsys.readouterr().out
 
 
 def test_require_launch_refuses_with_status_3_and_names_the_families():
     with pytest.raises(RewardRefused, match=r"copied_source wins 20 of 20 .*--skip_launch_gate") as refused:
-        require_launch(Copies(PAIRS), PAIRS, SUITE)
+        require_launch(Copies(PAIRS), PAIRS, SUITE, 0.1)
     assert refused.value.exit_code == 3
 
 
