@@ -11,6 +11,7 @@ import math
 from collections import UserDict, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,8 @@ Formula = Callable[[dict[str, Any], Any], float | None]
 SAME = 1e-6  # totals closer than this are equal
 EXAMPLES = 3
 NOT_COMPONENTS = ("source", "output", "completion", "backtranslation", "gate", "total")
-OLD_NAMES = {  # components of runs before version 2
-    "script_off": "foreign_script",
-    "length_off": "length_penalty",
-    "fidelity_off": "fidelity_loss",
-}
+# Components of runs before version 2.
+OLD_NAMES = {"script_off": "foreign_script", "length_off": "length_penalty", "fidelity_off": "fidelity_loss"}
 
 
 @dataclass(frozen=True)
@@ -104,18 +102,17 @@ def load_settings(rollouts: Path, given: Path | None) -> dict[str, Any]:
     import yaml
 
     places = [given] if given else [rollouts.with_suffix(".yaml"), rollouts.parent / "resolved_config.yaml"]
-    for place in places:
-        if place.is_file():
-            try:
-                settings = yaml.safe_load(place.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise ConfigError(f"--config: {place} cannot be read ({error})") from None
-            if not isinstance(settings, dict):
-                raise ConfigError(f"--config: {place} holds no settings: give the run's resolved_config.yaml")
-            return settings
-    raise ConfigError(
-        f"--config: no settings found ({', '.join(map(str, places))}): name the YAML file the rows were scored with"
-    )
+    place = next(filter(Path.is_file, places), None)
+    if place is None:
+        looked = ", ".join(map(str, places))
+        raise ConfigError(f"--config: no settings found ({looked}): name the YAML file the rows were scored with")
+    try:
+        settings = yaml.safe_load(place.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config: {place} cannot be read ({error})") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"--config: {place} holds no settings: give the run's resolved_config.yaml")
+    return settings
 
 
 class Settings(UserDict):
@@ -142,13 +139,13 @@ def parse_changes(words: Sequence[str]) -> dict[str, float]:
     """`name=number` words as a dict. Raises ConfigError: no number, NaN, infinite or negative, given twice."""
     changes: dict[str, float] = {}
     for word in words:
-        name, equals, text = word.partition("=")
+        name, _, text = word.partition("=")
         name = name.strip().replace("-", "_")
         try:
             value = float(text)
         except ValueError:
             value = None
-        if not equals or not name or value is None:
+        if not name or value is None:
             raise ConfigError(f"--set: {word!r} is not name=number")
         if not math.isfinite(value) or value < 0:
             raise ConfigError(f"--set: {name}={text.strip()} must be a finite number of at least 0")
@@ -200,12 +197,7 @@ def reweigh(
             f"--set: {len(lost)} of {len(samples)} samples lack what these weights ask for ({', '.join(missing)}): "
             "score the texts again with that weight above 0"
         )
-    _require_spread(samples, new)
-    return new
-
-
-def _require_spread(samples: Sequence[Sample], totals: Sequence[float | None]) -> None:
-    passing = [t for s, t in zip(samples, totals, strict=True) if s.row["gate"] is None and t is not None]
+    passing = [t for s, t in zip(samples, new, strict=True) if s.row["gate"] is None and t is not None]
     if len(passing) < 2:
         raise ConfigError(f"--reweigh: {len(passing)} of {len(samples)} samples passed the gates: nothing to compare")
     if max(passing) - min(passing) <= SAME:
@@ -213,6 +205,7 @@ def _require_spread(samples: Sequence[Sample], totals: Sequence[float | None]) -
             f"--set: the total is {passing[0]:.3f} for all {len(passing)} samples that pass the gates: these weights "
             "reward nothing"
         )
+    return new
 
 
 # --- reporting -----------------------------------------------------------------------------------------
@@ -230,50 +223,46 @@ def compare(samples: Sequence[Sample], new: Sequence[float | None]) -> dict[str,
     for sample, total in zip(samples, new, strict=True):
         if sample.total is not None and total is not None:
             groups[sample.group].append((sample, sample.total, total))
-    scored = [item for group in groups.values() for item in group]
     several = [group for group in groups.values() if len(group) > 1]
-    decided, flips = 0, []
-    for group in several:
-        if _spread([old for _, old, _ in group]) <= SAME:
-            continue
-        decided += 1
-        winner, best = max(group, key=lambda item: item[1]), max(group, key=lambda item: item[2])
+    decided = [group for group in several if np.ptp([old for _, old, _ in group]) > SAME]
+    flips = []
+    for group in decided:
+        winner, best = max(group, key=itemgetter(1)), max(group, key=itemgetter(2))
         if best[2] - winner[2] > SAME:
-            flips.append((best[2] - winner[2], winner, best))
-    flips.sort(key=lambda flip: -flip[0])
+            flips.append((winner, best))
+    flips.sort(key=lambda flip: flip[0][2] - flip[1][2])
+    scored = [item for group in groups.values() for item in group]
     ranks = agreement.measure([t for *_, t in scored], [old for _, old, _ in scored], range(len(scored)))
     return {
         "rows": len(samples),
         "scored": len(scored),
         "groups": len(several),
-        "decided": decided,
+        "decided": len(decided),
         "flipped": len(flips),
         "spearman": ranks.spearman,
-        "examples": [_example(winner, best) for _, winner, best in flips[:EXAMPLES]],
-        "old": _spreads([old for _, old, _ in scored], [[old for _, old, _ in group] for group in several]),
-        "new": _spreads([t for *_, t in scored], [[t for *_, t in group] for group in several]),
+        "examples": [
+            {"source": winner[0].source, "old_winner": _shown(*winner), "new_winner": _shown(*best)}
+            for winner, best in flips[:EXAMPLES]
+        ],
+        **{
+            side: _moments([item[at] for item in scored], [[item[at] for item in group] for group in several])
+            for side, at in (("old", 1), ("new", 2))
+        },
     }
 
 
-def _spread(values: Sequence[float]) -> float:
-    return max(values) - min(values)
+def _shown(sample: Sample, old: float, new: float) -> dict[str, Any]:
+    return {"text": sample.completion, "old": old, "new": new}
 
 
-def _spreads(values: list[float], groups: list[list[float]]) -> dict[str, float | None]:
-    return {
-        "mean": float(np.mean(values)) if values else None,
-        "std": float(np.mean([np.std(group) for group in groups])) if groups else None,
-        "tied": float(np.mean([_spread(group) <= SAME for group in groups])) if groups else None,
-        "saturated": float(np.mean([value >= 1 - SAME for value in values])) if values else None,
+def _moments(values: list[float], groups: list[list[float]]) -> dict[str, float | None]:
+    figures = {
+        "mean": values,
+        "std": [np.std(group) for group in groups],
+        "tied": [np.ptp(group) <= SAME for group in groups],
+        "saturated": [value >= 1 - SAME for value in values],
     }
-
-
-def _example(winner: tuple[Sample, float, float], best: tuple[Sample, float, float]) -> dict[str, Any]:
-    return {
-        "source": winner[0].source,
-        "old_winner": {"text": winner[0].completion, "old": winner[1], "new": winner[2]},
-        "new_winner": {"text": best[0].completion, "old": best[1], "new": best[2]},
-    }
+    return {name: float(np.mean(figure)) if figure else None for name, figure in figures.items()}
 
 
 def as_text(found: dict[str, Any], changes: Mapping[str, float], settings: Mapping[str, Any]) -> str:
@@ -291,17 +280,13 @@ def as_text(found: dict[str, Any], changes: Mapping[str, float], settings: Mappi
         f"rank correlation with the old reward (Spearman): {cell(found['spearman']).strip()}",
         f"{'':<26}{'old':>10}{'new':>10}",
     ]
-    for name, label in (
-        ("mean", "mean"),
-        ("std", "std within groups"),
-        ("tied", "groups without difference"),
-        ("saturated", "rows at 1"),
-    ):
-        lines.append(f"{label:<26}{cell(found['old'][name])}{cell(found['new'][name])}")
+    labels = {"mean": "mean", "std": "std within groups", "tied": "groups without difference", "saturated": "rows at 1"}
+    lines += [f"{label:<26}{cell(found['old'][key])}{cell(found['new'][key])}" for key, label in labels.items()]
     for example in found["examples"]:
         lines.append(f"source     {example['source']}")
-        for label, side in (("old winner", example["old_winner"]), ("new winner", example["new_winner"])):
-            lines.append(f"{label} {side['old']:.3f} → {side['new']:.3f}  {side['text']}")
+        for name in ("old_winner", "new_winner"):
+            side = example[name]
+            lines.append(f"{name.replace('_', ' ')} {side['old']:.3f} → {side['new']:.3f}  {side['text']}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ import functools
 import glob
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Source:
     seed: int = 0
 
 
-def read_rows(source: Source) -> Iterator[Any]:
+def read_rows(source: Source) -> Generator[Any, None, None]:
     """Yield the text column row by row, shuffled; a row without a text yields None or what is in its place.
 
     Raises ConfigError (no such file or column, broken or non-UTF-8 files, with the line) and MissingService (hub not
@@ -62,13 +62,14 @@ def read_rows(source: Source) -> Iterator[Any]:
         require_hub("dataset_name", name)
     with quiet_datasets(log=local is None), tempfile.TemporaryDirectory() as scratch:
         try:
+            stream = functools.cache(
+                lambda: _open(source, local, scratch)
+            )  # once: it keeps to the commit that it found
             if local is None:
-                stream = functools.cache(lambda: _open_hub(source))  # opened once, it keeps to the commit that it found
-                with _own_retries():
+                with _datasets_config(**_OWN_RETRIES):
                     yield from persistent(name, lambda: (row[column] for row in stream()))
             else:
-                for row in _open_local(local, scratch, source):
-                    yield row[column]
+                yield from (row[column] for row in stream())
         except UserError:
             raise
         except Exception as error:  # whatever pyarrow, gzip, fsspec or the hub's client raise
@@ -77,32 +78,19 @@ def read_rows(source: Source) -> Iterator[Any]:
             raise ConfigError(what_is_wrong(local, column, error)) from error
 
 
-def _open_hub(source: Source) -> Any:
+def _open(source: Source, local: Local | None, scratch: str) -> Any:
+    """The text column of the source, in an order that seed and buffer alone decide."""
     import datasets
 
-    repository, revision = hub.split_revision(source.dataset_name)
-    stream = datasets.load_dataset(
-        repository,
-        source.dataset_config or None,
-        split=source.dataset_split,
-        data_files=list(source.data_files) or None,
-        revision=revision,
-        streaming=True,
-    )
-    return _shuffled(stream, source)
-
-
-def _open_local(local: Local, scratch: str, source: Source) -> Any:
-    import datasets
-
-    kind, files = local
-    escaped = {"train": [glob.escape(file) for file in files]}
-    stream = datasets.load_dataset(kind, data_files=escaped, split="train", streaming=True, cache_dir=scratch)
-    return _shuffled(stream, source)
-
-
-def _shuffled(stream: Any, source: Source) -> Any:
-    """The text column, in an order that seed and buffer alone decide."""
+    if local:
+        path, files = local
+        escaped = {"train": [glob.escape(file) for file in files]}
+        options: dict[str, Any] = {"data_files": escaped, "split": "train", "cache_dir": scratch}
+    else:
+        path, revision = hub.split_revision(source.dataset_name)
+        options = {"name": source.dataset_config or None, "split": source.dataset_split, "revision": revision}
+        options["data_files"] = list(source.data_files) or None
+    stream = datasets.load_dataset(path, streaming=True, **options)
     column = source.text_field
     columns = stream.column_names or list(next(iter(stream), {}))
     if columns and column not in columns:
@@ -115,37 +103,39 @@ def _shuffled(stream: Any, source: Source) -> Any:
 
 
 @contextlib.contextmanager
-def quiet_datasets(log: bool) -> Iterator[None]:
-    """Keep `datasets` from pinging its download counter and, unless `log`, from logging; restored after."""
-    import datasets
+def _datasets_config(**values: Any) -> Iterator[None]:
+    """Set these names of `datasets.config`; restored after."""
+    from datasets import config
 
-    counts = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
-    verbosity = datasets.logging.get_verbosity()
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    datasets.logging.set_verbosity(verbosity if log else datasets.logging.CRITICAL)
+    before = {name: getattr(config, name) for name in values}
+    vars(config).update(values)
     try:
         yield
     finally:
-        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counts
-        datasets.logging.set_verbosity(verbosity)
+        vars(config).update(before)
 
 
 @contextlib.contextmanager
-def _own_retries() -> Iterator[None]:
-    """One attempt a read: `datasets` would sleep up to 20 minutes inside one and say so in its log only."""
-    import datasets
+def quiet_datasets(log: bool) -> Iterator[None]:
+    """Keep `datasets` from pinging its download counter and, unless `log`, from logging; restored after."""
+    from datasets import logging
 
-    kinds = ("READ_MAX_RETRIES", "READ_RETRY_INTERVAL", "OPEN_MAX_RETRIES", "OPEN_RETRY_INTERVAL")
-    kinds += ("READ_SERVER_UNAVAILABLE_RETRY_INTERVAL", "READ_RATE_LIMIT_RETRY_INTERVAL")
-    names = [f"STREAMING_{kind}" for kind in kinds]
-    before = {name: getattr(datasets.config, name) for name in names}
-    for name in names:
-        setattr(datasets.config, name, 1 if name.endswith("MAX_RETRIES") else 0)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(verbosity if log else logging.CRITICAL)
     try:
-        yield
+        with _datasets_config(HF_UPDATE_DOWNLOAD_COUNTS=False):
+            yield
     finally:
-        for name, value in before.items():
-            setattr(datasets.config, name, value)
+        logging.set_verbosity(verbosity)
+
+
+# One attempt a read: `datasets` would sleep up to 20 minutes inside one and say so in its log only.
+_OWN_RETRIES = {
+    **dict.fromkeys(("STREAMING_READ_MAX_RETRIES", "STREAMING_OPEN_MAX_RETRIES"), 1),
+    **dict.fromkeys(("STREAMING_READ_RETRY_INTERVAL", "STREAMING_OPEN_RETRY_INTERVAL"), 0),
+    "STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL": 0,
+    "STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL": 0,
+}
 
 
 # --- local files -------------------------------------------------------------------------------------

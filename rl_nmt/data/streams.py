@@ -25,46 +25,40 @@ _NETWORK = ("RequestException", "ClientError", "RequestError", "TransportError",
 
 
 class StreamBroken(MissingService):
-    """The source failed for too long, or is not what it was. `rows`: how many had been delivered."""
-
-    def __init__(self, message: str, rows: int):
-        super().__init__(message)
-        self.rows = rows
+    """The source failed for too long, or is not what it was."""
 
 
-def persistent(name: str, open_rows: Callable[[], Iterator[Any]], deadline: float | None = None) -> Iterator[Any]:
+def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     """The rows of `open_rows()`; after a failure of the network it is called again and goes on where it was.
 
     Args:
         name: of the source, for messages.
         open_rows: opens the stream anew; the same rows in the same order each time.
-        deadline: seconds without a new row after which it ends; None takes `RETRY_SECONDS`.
 
     Raises:
-        StreamBroken: the deadline has passed, or the rows are others than before.
+        StreamBroken: RETRY_SECONDS have passed without a new row, or the rows are others than before.
         Whatever `open_rows` raises that trying again cannot mend.
     """
-    deadline = RETRY_SECONDS if deadline is None else deadline
     delivered, count = hashlib.sha256(), 0
     last, wait, damaged = time.monotonic(), FIRST_WAIT, 0
     while True:
         rows, before = _Watched(open_rows), time.monotonic()
         try:
             again, left = hashlib.sha256(), count
-            while (row := rows.next(last + deadline - time.monotonic())) is not _END:
+            while (row := rows.next(last + RETRY_SECONDS - time.monotonic())) is not _END:
                 mark = repr(row).encode("utf-8", "replace")
                 if left:
                     again.update(mark)
                     left -= 1
                     last += time.monotonic() - before  # the clock stands still while old rows come again
                     before = time.monotonic()
-                    _require_same(name, left or again.digest() == delivered.digest(), count)
+                    _require_same(name, bool(left) or again.digest() == delivered.digest())
                     continue
                 delivered.update(mark)
                 count += 1
                 last, wait, damaged = time.monotonic(), FIRST_WAIT, 0
                 yield row
-            _require_same(name, not left, count)
+            _require_same(name, not left)
             return
         except Exception as error:
             kind = what_failed(error)
@@ -75,10 +69,9 @@ def persistent(name: str, open_rows: Callable[[], Iterator[Any]], deadline: floa
             said = _short(error)
         finally:
             rows.stop()
-        if time.monotonic() + pause >= last + deadline:
-            raise StreamBroken(
-                f"dataset_name: {name} has sent no new row for {time.monotonic() - last:.0f} s ({said})", count
-            )
+        if time.monotonic() + pause >= last + RETRY_SECONDS:
+            silent = time.monotonic() - last
+            raise StreamBroken(f"dataset_name: {name} has sent no new row for {silent:.0f} s ({said})")
         print(f"{name}: {said}; trying again in {pause:.0f} s, {count} rows so far", file=sys.stderr, flush=True)
         time.sleep(pause)
         wait = min(LONGEST_WAIT, 2 * wait)
@@ -121,9 +114,9 @@ def _retry_after(error: BaseException) -> float:
     return 0.0
 
 
-def _require_same(name: str, same: bool, count: int) -> None:
+def _require_same(name: str, same: bool) -> None:
     if not same:
-        raise StreamBroken(f"dataset_name: {name} has changed while it was read: pin it as {name}@COMMIT", count)
+        raise StreamBroken(f"dataset_name: {name} has changed while it was read: pin it as {name}@COMMIT")
 
 
 class _Silent(TimeoutError):

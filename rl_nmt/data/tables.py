@@ -110,19 +110,17 @@ def sides(row: Row, source: str = "", reference: str = "") -> tuple[str, str | N
     `source` and `reference` name columns; empty: the usual names, a whole pair of them first. Capitals do not matter.
     Raises ConfigError for a named column that is missing and for a value that is not a text.
     """
-    whole = next((pair for pair in PAIRS if all(_find(row.cells, name) is not None for name in pair)), ("", ""))
-    keys = (
-        _find(row.cells, *([source] if source else (whole[0], *SOURCES))),
-        _find(row.cells, *([reference] if reference else (whole[1], *REFERENCES))),
-    )
-    for key, name in zip(keys, (source or " or ".join(SOURCES), reference), strict=True):
-        if key is None and name:
-            raise ConfigError(f"{row.where} has no column {name!r}, it has {_names(row)}")
-    text, other = (None if key is None else row.cells[key] for key in keys)
-    for key, value, types in ((keys[0], text, str), (keys[1], other, str | None)):
+    whole = next((pair for pair in PAIRS if all(_find(row.cells, name) for name in pair)), ("", ""))
+    key = _find(row.cells, *([source] if source else (whole[0], *SOURCES)))
+    other = _find(row.cells, *([reference] if reference else (whole[1], *REFERENCES)))
+    missing = (source or " or ".join(SOURCES)) if key is None else reference if other is None else ""
+    if missing:
+        raise ConfigError(f"{row.where} has no column {missing!r}, it has {_names(row)}")
+    text, translation = row.cells[key], row.cells.get(other)
+    for name, value, types in ((key, text, str), (other, translation, str | None)):
         if not isinstance(value, types):
-            raise ConfigError(f"{row.where}: {key!r} is {type(value).__name__}, must be a text")
-    return text, other
+            raise ConfigError(f"{row.where}: {name!r} is {type(value).__name__}, must be a text")
+    return text, translation
 
 
 def number(value: Any, where: str) -> float | None:
