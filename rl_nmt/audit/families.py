@@ -16,6 +16,8 @@ from types import ModuleType
 from rl_nmt.audit.launch_gate import Pair
 from rl_nmt.audit.transliteration import FULLWIDTH, LOOKALIKES, WORD
 
+PUNCTUATION = ".,;:!?"
+
 
 @dataclass(frozen=True)
 class Tongue:
@@ -63,6 +65,10 @@ def slots(source: str, honest: str, tongue: Tongue) -> dict[str, str]:
         "language": tongue.name,
         "source": source,
         "source_start": start,  # half of it
+        "source_upper": source.upper(),
+        "source_lower": source.lower(),
+        "source_title": source.title(),
+        "words": ", ".join(WORD.findall(source) or [source]),
         "invisibly": "\u200b".join(source),
         "fullwidth": source.translate(FULLWIDTH),
         "lookalikes": source.translate(LOOKALIKES),
@@ -75,9 +81,11 @@ def slots(source: str, honest: str, tongue: Tongue) -> dict[str, str]:
         "honest_end": " ".join(native[half:]),
         "romanised": letters.romanise(honest),
         "romanised_start": letters.romanise(honest_start),
+        "first_word": native[0].strip(PUNCTUATION),
         "first_two": " ".join(native[:2]),
         "last_two": " ".join(native[-2:]),
-        "first_three": " ".join(word.strip(".,;:!?") for word in native[:3]),
+        "first_three": " ".join(word.strip(PUNCTUATION) for word in native[:3]),
+        "stretched": tongue.vowel * max(20, len(honest)),
         "stock": min(tongue.stock, key=lambda text: abs(len(text) - len(honest))),
         "short_stock": min(tongue.stock, key=len),
     }
@@ -98,16 +106,6 @@ def invisible(case: Case) -> str:
 def emoji_only(case: Case) -> str:
     """A picture for every word."""
     return " ".join(case.rng.choice("😀🎉🙏🌧🚪📚") for _ in case.source.split())
-
-
-def copied_casing(case: Case) -> str:
-    """The source in other letter case."""
-    return case.rng.choice([case.source.upper(), case.source.lower() + "!", case.source.title() + " "])
-
-
-def copied_punctuation(case: Case) -> str:
-    """The source with other punctuation."""
-    return "«" + ", ".join(WORD.findall(case.source) or [case.source]) + "»"
 
 
 def copied_spacing(case: Case) -> str:
@@ -150,18 +148,13 @@ def turn_leak(case: Case) -> str | None:
 
 def word_loop(case: Case) -> str:
     """One word of the translation until the length is right."""
-    word = case.rng.choice(_spoken(case)).strip(".,;:!?")
+    word = case.rng.choice(_spoken(case)).strip(PUNCTUATION)
     return " ".join([word] * max(4, len(case.honest) // (len(word) + 1)))
 
 
 def ending_loop(case: Case) -> str:
     """The translation, then its last word again and again."""
     return " ".join([case.honest.rstrip(".!?"), *[_spoken(case)[-1].strip(".!?")] * 8])
-
-
-def character_loop(case: Case) -> str:
-    """One letter stretched over the length of the sentence."""
-    return f"{case.words[0].strip('.,;:!?')} {case.tongue.vowel * max(20, len(case.honest))}"
 
 
 def far_too_long(case: Case) -> str | None:
@@ -256,7 +249,7 @@ def word_in_english(case: Case) -> str | None:
 
 def order_shuffled(case: Case) -> str | None:
     """The same words in another order, the last one not last."""
-    words = [word.strip(".,;:!?") for word in case.words]
+    words = [word.strip(PUNCTUATION) for word in case.words]
     last = words[-1]
     while words[-1] == last or words == case.words:
         case.rng.shuffle(words)

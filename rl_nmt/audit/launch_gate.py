@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from rl_nmt.errors import ConfigError, RewardRefused
+from rl_nmt.guards.agreement import cell
 
 MAX_HONEST_GATED = 0.05  # the gates' own bar on human outputs is 0.02
 MAX_UNSCORED = 0.25  # the same share of a group without a score that makes the trainer skip it
@@ -170,7 +171,7 @@ class GateReport:
             if marked or everything:
                 kind = "hard" if family.hard else "soft"
                 lines.append(
-                    f"{family.name:<24}{kind:<6}{family.n:>5}{family.wins:>5}{_percent(family.share):>8}"
+                    f"{family.name:<24}{kind:<6}{family.n:>5}{family.wins:>5}{cell(family.share, '.1%'):>8}"
                     f"{family.gated:>7}{family.unscored:>10}{'  ←' if marked else ''}"
                 )
             for example in family.examples if marked else []:
@@ -184,14 +185,10 @@ class GateReport:
                 f"{self.pairs} honest pairs{f' ({self.source})' if self.source else ''}: {self.honest_gated} gated, "
                 f"{self.honest_unscored} unscored",
                 f"hard: {sum(bool(f.wins) for f in hard)} of {len(hard)} families with a win; "
-                f"soft: {_percent(self.soft_win_share)} won on average, {self.max_soft_win_share:.1%} allowed",
+                f"soft: {cell(self.soft_win_share, '.1%')} won on average, {self.max_soft_win_share:.1%} allowed",
                 "launch gate: passed" if self.passed else "launch gate: REFUSED: " + "; ".join(self.reasons),
             ]
         )
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
 
 
 def _line(text: str, width: int = 100) -> str:

@@ -267,21 +267,19 @@ def _moments(values: list[float], groups: list[list[float]]) -> dict[str, float 
 
 def as_text(found: dict[str, Any], changes: Mapping[str, float], settings: Mapping[str, Any]) -> str:
     """The comparison for the screen."""
-
-    def cell(value: float | None) -> str:
-        return f"{'–' if value is None else f'{value:.3f}':>10}"
-
     changed = [f"{name} {settings[name]:g} → {value:g}" for name, value in changes.items()]
     share = f" ({found['flipped'] / found['decided']:.1%})" if found["decided"] else ""
     lines = [
         ", ".join(changed) or "nothing changed",
         f"{found['rows']} rows, {found['scored']} scored, {found['groups']} groups of several",
         f"winners that flip: {found['flipped']} of {found['decided']} groups{share}",
-        f"rank correlation with the old reward (Spearman): {cell(found['spearman']).strip()}",
+        f"rank correlation with the old reward (Spearman): {agreement.cell(found['spearman'], '.3f')}",
         f"{'':<26}{'old':>10}{'new':>10}",
     ]
     labels = {"mean": "mean", "std": "std within groups", "tied": "groups without difference", "saturated": "rows at 1"}
-    lines += [f"{label:<26}{cell(found['old'][key])}{cell(found['new'][key])}" for key, label in labels.items()]
+    for key, label in labels.items():
+        old, new = (agreement.cell(found[side][key], ".3f") for side in ("old", "new"))
+        lines.append(f"{label:<26}{old:>10}{new:>10}")
     for example in found["examples"]:
         lines.append(f"source     {example['source']}")
         for name in ("old_winner", "new_winner"):

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import groupby
 from typing import Any
 
 from rl_nmt.text.languages import Language
@@ -23,22 +24,6 @@ from rl_nmt.text.tokens import LITERAL, Token, fold, own, without_literals
 
 WEIGHTS = {"number": 1.0, "percent": 1.0, "url": 1.0, "email": 1.0, "placeholder": 1.0, "code": 1.0}
 WEIGHTS |= {"acronym": 0.5, "name": 0.5}
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """What was looked for in an output: (kind, text) pairs in the source's order, kinds as in WEIGHTS.
-
-    `value` is the weighted share found, 0 to 1, or None when the source holds nothing to check.
-    """
-
-    found: tuple[tuple[str, str], ...]
-    missing: tuple[tuple[str, str], ...]
-
-    @property
-    def value(self) -> float | None:
-        sought = sum(WEIGHTS[kind] for kind, _ in (*self.found, *self.missing))
-        return sum(WEIGHTS[kind] for kind, _ in self.found) / sought if sought else None
 
 
 def fidelity(*pair: Any) -> float | None:
@@ -54,23 +39,24 @@ def fidelity(*pair: Any) -> float | None:
     >>> fidelity("the rain has stopped.", "மழை நின்றுவிட்டது.", TAMIL) is None
     True
     """
-    return check(*pair).value
+    demands = check(*pair)
+    sought = sum(WEIGHTS[kind] for kind, _ in demands)
+    return sum(WEIGHTS[kind] for (kind, _), there in demands.items() if there) / sought if sought else None
 
 
-def check(*pair: Any) -> Fidelity:
-    """Look for everything that must stay, each thing once, and say what was found and what is missing.
+def check(*pair: Any) -> dict[tuple[str, str], bool]:
+    """Everything that must stay, as (kind of WEIGHTS, text), and whether the output has it.
 
     Takes what `fidelity` takes. Linear in the lengths of the texts; never raises for any two strings.
 
     >>> from rl_nmt.text.languages import TAMIL
-    >>> check("Ravi came on 12 May.", "ரவி மே 13 அன்று வந்தார்.", TAMIL).missing
-    (('number', '12'),)
+    >>> check("Ravi came on 12 May.", "ரவி மே 13 அன்று வந்தார்.", TAMIL)
+    {('number', '12'): False}
     """
-    found: dict[tuple[str, str], None] = {}
-    missing: dict[tuple[str, str], None] = {}
+    found: dict[tuple[str, str], bool] = {}
     for kind, text, there in _demands(TextPair.of(*pair)):
-        (found if there else missing)[(kind, text)] = None
-    return Fidelity(tuple(found), tuple(item for item in missing if item not in found))
+        found[kind, text] = there or found.get((kind, text), False)
+    return found
 
 
 def _demands(pair: TextPair) -> Iterator[tuple[str, str, bool]]:
@@ -125,15 +111,13 @@ def numbers(text: str, language: Language) -> list[Number]:
         behind = text[match.end() : match.end() + 24].lstrip(" -").casefold()
         grouped = bool(_INDIAN.fullmatch(written))
         parts = re.split(r"[.,:]", written)
-        digits = {"".join(parts)} if grouped or len(parts) < 2 else {"".join(parts), *parts}
+        digits = {"".join(parts), *(() if grouped else parts)}
         plain = written.replace(",", "") if grouped else written
         values = set()
         if len(plain) <= _MAX_DIGITS and re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", plain):
-            values.add(float(plain))
             scale = next((v for stem, v in language.scales if _opens_with(behind, stem)), None)
-            if scale:
-                values = {round(float(plain) * scale, 6)}
-        percent = any(behind.startswith(word) for word in language.percent)
+            values.add(round(float(plain) * scale, 6) if scale else float(plain))
+        percent = behind.startswith(language.percent)
         found.append(Number(written, frozenset(d.lstrip("0") or "0" for d in digits), frozenset(values), percent))
     return found
 
@@ -154,15 +138,16 @@ def _digit(char: str) -> str:
 def _names(pair: TextPair) -> Iterator[list[Token]]:
     """Runs of kept source words with a capital, unless all of them are commonly translated."""
     language = pair.source_language
-    run: list[Token] = []
-    for token, stays in [*zip(pair.source_tokens, pair.kept, strict=True), (None, False)]:
-        if token and stays and token.kind == "word" and own(token, language) and token.text[:1].isupper():
-            if token.key not in language.function_words and len(token.text) > 1:
-                run.append(token)
-                continue
-        if any(t.key not in language.common_capitals for t in run):
+
+    def may_name(item: tuple[Token, bool]) -> bool:
+        token, stays = item
+        word = stays and token.kind == "word" and own(token, language) and token.text[:1].isupper()
+        return word and token.key not in language.function_words and len(token.text) > 1
+
+    for named, items in groupby(zip(pair.source_tokens, pair.kept, strict=True), may_name):
+        run = [token for token, _ in items]
+        if named and any(token.key not in language.common_capitals for token in run):
             yield run
-        run = []
 
 
 class _Output:

@@ -18,7 +18,7 @@ from rl_nmt.guards.copying import copied_share
 from rl_nmt.guards.repetition import loops
 from rl_nmt.text.languages import SHARED_SCRIPTS, Language
 from rl_nmt.text.pair import TextPair
-from rl_nmt.text.tokens import LITERAL, Token, own, tokenize
+from rl_nmt.text.tokens import Token, own, tokenize
 from rl_nmt.text.unicode import CONTROL_PATTERN, is_blank, length, one_line
 
 # In the order in which they are looked for.
@@ -65,7 +65,7 @@ def verdict(*pair: Any, prompt: str = "") -> str | None:
     if _control(texts):
         return "control"
     lines = [line for line in map(one_line, texts.visible_output.splitlines()) if line]
-    if _labelled(texts, lines) or _repeats_prompt(texts, prompt):
+    if _labelled(texts, lines) or (prompt and _repeats_prompt(texts, prompt)):
         return "echo"
     if _preamble(texts, lines):
         return "preamble"
@@ -114,18 +114,15 @@ def _labelled(pair: TextPair, lines: list[str]) -> bool:
     labels = [x for x in {*pair.language.labels, *pair.source_language.labels} if not opening.startswith(x)]
     for line in lines:
         folded = line.casefold().lstrip("*#>-• \"'“")
-        for label in labels:
-            if folded.startswith(label):
-                rest = folded[len(label) :].lstrip("*\"'” ")
-                if _LABEL_END.match(rest) or (not rest and len(lines) > 1):
-                    return True
+        for label in filter(folded.startswith, labels):
+            rest = folded[len(label) :].lstrip("*\"'” ")
+            if _LABEL_END.match(rest) or (not rest and len(lines) > 1):
+                return True
     return False
 
 
 def _repeats_prompt(pair: TextPair, prompt: str) -> bool:
     """A run of the prompt's words that is not the source's."""
-    if not prompt:
-        return False
     asked, given, said = map(_runs, (tokenize(prompt, pair.source_language), pair.source_tokens, pair.output_tokens))
     return bool((asked - given) & said)
 
@@ -192,7 +189,7 @@ def _opener(source: str, output: str, language: Language, source_language: Langu
     """The first words of a chat answer: in the source's language always, in the output's with a sign behind."""
     if any(_opens(source, phrase) for phrase in source_language.openers):
         return False
-    if source_language.ranges != language.ranges and any(_opens(output, p) for p in source_language.openers):
+    if source_language.ranges != language.ranges and any(_opens(output, phrase) for phrase in source_language.openers):
         return True
     heads = [phrase for phrase in language.openers if output.startswith((f"{phrase}!", f"{phrase}:"))]
     return any(output[len(head)] not in source and len(output) > len(head) + 2 for head in heads)
@@ -211,14 +208,14 @@ def _foreign(pair: TextPair) -> list[bool]:
     """For each token of the output whether it is a foreign word that the source does not excuse."""
     may_stay = {t.key for t, stays in zip(pair.source_tokens, pair.kept, strict=True) if stays}
     content = {t.key for t in pair.source_tokens} - may_stay
-    return [_is_foreign(token, may_stay, content, pair.language) for token in pair.output_tokens]
 
+    def is_foreign(token: Token) -> bool:
+        if token.kind != "word" or own(token, pair.language) or token.key in may_stay:
+            return False
+        new_acronym = token.text.isupper() and len(token.text) <= 5 and token.key not in content
+        return not new_acronym and len(token.text) > 1
 
-def _is_foreign(token: Token, may_stay: set[str], content: set[str], language: Language) -> bool:
-    if token.kind in ("number", *LITERAL) or own(token, language) or token.key in may_stay:
-        return False
-    new_acronym = token.text.isupper() and len(token.text) <= 5 and token.key not in content
-    return not (new_acronym or len(token.text) == 1)
+    return list(map(is_foreign, pair.output_tokens))
 
 
 def _wrong_script(pair: TextPair, foreign: list[bool]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 from rl_nmt.text.pair import TextPair
 
@@ -61,14 +62,10 @@ def _repeats(words: list[str]) -> bool:
 
 
 def _poor(words: list[str]) -> bool:
-    counts: dict[str, int] = {}
-    for i, word in enumerate(words):
-        counts[word] = counts.get(word, 0) + 1
-        if i >= _BLOCK:
-            gone = words[i - _BLOCK]
-            counts[gone] -= 1
-            if not counts[gone]:
-                del counts[gone]
-        if i >= _BLOCK - 1 and len(counts) <= _FEW:
+    counts = Counter(words[: _BLOCK - 1])
+    for i, word in enumerate(words[_BLOCK - 1 :]):
+        counts[word] += 1
+        if len(counts) <= _FEW:
             return True
+        counts -= Counter((words[i],))  # keeps positive counts only
     return False

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from rl_nmt.data.tables import Pair, read_pairs
-from rl_nmt.guards.agreement import measure, oriented
+from rl_nmt.guards.agreement import cell, measure, oriented
 from rl_nmt.guards.copying import copied_share
 from rl_nmt.guards.facts import fidelity
 from rl_nmt.guards.gates import REASONS, verdict
@@ -23,8 +23,6 @@ from rl_nmt.text.pair import TextPair
 from rl_nmt.text.unicode import length_penalty, script_share
 
 QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99, 1.0)  # penalties are read at the upper end, fidelity at the lower
-
-
 # The measures that need no model. Penalties: length_penalty ≥ 0, foreign_script and copied_share in [0, 1]. Merit:
 # fidelity in [0, 1], or None.
 MEASURES: dict[str, Callable[[TextPair], float | None]] = {
@@ -51,11 +49,10 @@ def _gates(rows: Sequence[Pair], reasons: Sequence[str | None], examples: int) -
     lines = [f"{'gate':<14}{'rows':>7}{'share':>9}"]
     for reason in REASONS:
         lines.append(f"{reason:<14}{counts[reason]:>7}{counts[reason] / len(rows):>9.2%}")
-        shown = [row for row, why in zip(rows, reasons, strict=True) if why == reason][:examples]
-        for row in shown:
-            lines += [f"    {row.source}", f"    {row.output}"]
-    gated = len(rows) - counts[None]
-    return [*lines, f"{'all gates':<14}{gated:>7}{gated / len(rows):>9.2%}   of {len(rows)} rows"]
+        gated = [row for row, why in zip(rows, reasons, strict=True) if why == reason]
+        lines += [f"    {text}" for row in gated[:examples] for text in (row.source, row.output)]
+    refused = len(rows) - counts[None]
+    return [*lines, f"{'all gates':<14}{refused:>7}{refused / len(rows):>9.2%}   of {len(rows)} rows"]
 
 
 def _distributions(values: dict[str, list[float | None]]) -> list[str]:
@@ -66,33 +63,25 @@ def _distributions(values: dict[str, list[float | None]]) -> list[str]:
         if not known:
             lines.append(f"{name:<14}{0:>7}")
             continue
-        cells = [known[min(len(known) - 1, int(q * len(known)))] for q in QUANTILES]
-        lines.append(
-            f"{name:<14}{len(known):>7}{sum(known) / len(known):>9.3f}" + "".join(f"{cell:>9.3f}" for cell in cells)
-        )
+        cells = [sum(known) / len(known), *(known[min(len(known) - 1, int(q * len(known)))] for q in QUANTILES)]
+        lines.append(f"{name:<14}{len(known):>7}" + "".join(f"{number:>9.3f}" for number in cells))
     return lines
 
 
 def _against_people(rows, reasons, values) -> list[str]:
     middle = median(row.score for row in rows if row.score is not None)
     gated = [row.score for row, reason in zip(rows, reasons, strict=True) if reason and row.score is not None]
-    below, level = sum(score < middle for score in gated), sum(score == middle for score in gated)
+    below, at_it = sum(score < middle for score in gated), sum(score == middle for score in gated)
     share = f"{below / len(gated):.1%}" if gated else "–"
-    lines = [f"gated rows below the median score {middle:g}: {below} of {len(gated)} ({share}), {level} at it", ""]
+    lines = [f"gated rows below the median score {middle:g}: {below} of {len(gated)} ({share}), {at_it} at it", ""]
     lines.append(f"{'against people':<14}{'rows':>7}{'tau-b':>9}{'pairs':>8}{'right':>9}{'tied':>9}")
     scores, sources = [row.score for row in rows], [row.source for row in rows]
     for name, column in values.items():
         found = measure([oriented(name, value) for value in column], scores, sources)
         tied = found.ties / found.pairs if found.pairs else None
-        lines.append(
-            f"{name:<14}{found.n:>7}{_cell_of(found.kendall, '+.3f'):>9}{found.pairs:>8}"
-            f"{_cell_of(found.accuracy, '.1%'):>9}{_cell_of(tied, '.1%'):>9}"
-        )
+        tau, right, level = cell(found.kendall, "+.3f"), cell(found.accuracy, ".1%"), cell(tied, ".1%")
+        lines.append(f"{name:<14}{found.n:>7}{tau:>9}{found.pairs:>8}{right:>9}{level:>9}")
     return [*lines, "penalties count negated; right: share of pairs of one source in the people's order, ties half"]
-
-
-def _cell_of(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -71,7 +73,7 @@ def _pairs(text: str) -> Pairs:
     return tuple((left, "" if right == "-" else right) for left, _, right in cells)
 
 
-_READ = {
+_READ: dict[str, Callable[[Any], Any]] = {
     "str": str,
     "float": float,
     "bool": lambda text: text == "true",
@@ -82,7 +84,7 @@ _READ = {
     "Pairs": _pairs,
     "Values": lambda text: tuple((stem, int(float(value))) for stem, value in _pairs(text)),
 }
-_TYPES = {field.name: field.type for field in fields(Language)}
+_TYPES = {field.name: str(field.type) for field in fields(Language)}
 
 
 def read_words(path: Path) -> dict:

@@ -57,8 +57,7 @@ def end_of_turn(tokenizer) -> str | None:
         return "<end_of_turn>"
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "zxqanswer"}]
     behind = _render(tokenizer, turns, add_generation_prompt=False).rpartition("zxqanswer")[2]
-    tokens = _added_tokens(tokenizer)
-    found = _pattern(tokens).search(behind) if tokens else None
+    found = _pattern(_added_tokens(tokenizer)).search(behind)
     return found[0] if found else None
 
 
@@ -72,18 +71,20 @@ def _render(tokenizer, messages: list[dict[str, str]], **options) -> str:
 
 
 def _added_tokens(tokenizer) -> tuple[str, ...]:
-    """The tokens found in a text before it is split into words; blanks and single letters aside."""
-    return tuple(sorted(token for token in tokenizer.get_added_vocab() if len(token) > 1 and not token.isspace()))
+    """The tokens found in a text before it is split into words, longest first; blanks and single letters aside."""
+    tokens = (token for token in tokenizer.get_added_vocab() if len(token) > 1 and not token.isspace())
+    return tuple(sorted(tokens, key=lambda token: (-len(token), token)))
 
 
 @lru_cache(maxsize=8)
 def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+    """Any of the tokens; without any, nothing."""
+    return re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
 
 
 def _disarm(text: str, tokens: tuple[str, ...]) -> str:
     """Put a space behind the first character of every token, until none is left (they may overlap)."""
-    while tokens and _pattern(tokens).search(text):
+    while _pattern(tokens).search(text):
         text = _pattern(tokens).sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
     return text
 
