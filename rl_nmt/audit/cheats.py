@@ -8,7 +8,7 @@ one module of letters each, in TONGUES. No model, no torch.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from rl_nmt.text.languages import read_words
 from rl_nmt.text.unicode import clean_for_scoring
 
 Family = Callable[[Case], str | None]
-HERE = Path(__file__).parent
+_HERE = Path(__file__).parent
 
 
 def _family(name: str, cells: dict[str, Any]) -> Family:
@@ -40,36 +40,34 @@ def _family(name: str, cells: dict[str, Any]) -> Family:
     return made
 
 
-TONGUES = {"ta": Tongue(**read_words(HERE / "cheats_ta.yaml"), letters=transliteration)}
-_TABLE = read_words(HERE / "cheats.yaml")
+TONGUES = {"ta": Tongue(**read_words(_HERE / "cheats_ta.yaml"), letters=transliteration)}
+_TABLE = read_words(_HERE / "cheats.yaml")
 HARD, SOFT = ({name: _family(name, cells or {}) for name, cells in _TABLE[kind].items()} for kind in ("hard", "soft"))
 
 
 def build_suite(pairs: Sequence[Pair], language: str = "ta", seed: int = 0) -> list[Cheat]:
     """Every family applied to every pair, family by family; equal input and seed give equal output.
 
-    `pairs` are (source, honest translation). A cheat that equals the honest text character by character is
-    left out. Soft cheats that equal it once cleaned are left out too: they would be translations. What a
-    family makes of a pair does not depend on the other families.
-    Raises ConfigError for a language without a `Tongue` and for a blank side.
+    `pairs` are (source, honest translation). A cheat that equals the honest text character by character is left out.
+    Soft cheats that equal it once cleaned are left out too: they would be translations. What a family makes of a pair
+    does not depend on the other families. Raises ConfigError for a language without a `Tongue` and for a blank side.
     """
     if language not in TONGUES:
         raise ConfigError(f"language: no cheats are known for {language!r}; there are cheats for {', '.join(TONGUES)}")
-    return list(_cheats(tuple(pairs), TONGUES[language], seed))
-
-
-def _cheats(pairs: tuple[Pair, ...], tongue: Tongue, seed: int) -> Iterator[Cheat]:
     for number, (source, honest) in enumerate(pairs, 1):
         if not source.strip() or not honest.strip():
             raise ConfigError(f"pairs: pair {number} has a blank side: {source!r}, {honest!r}")
+    tongue = TONGUES[language]
     common = frozenset(word for source, _ in pairs for word in WORD.findall(source) if word.islower())
     filled = [slots(source, honest, tongue) for source, honest in pairs]
-    for hard, found in ((True, HARD), (False, SOFT)):
-        for name, family in found.items():
-            for index, (source, honest) in enumerate(pairs):
-                rng = random.Random(f"{seed}\n{name}\n{source}\n{honest}")
-                text = family(Case(source, honest, pairs, common, tongue, filled[index], rng))
-                if text is None or text == honest:
-                    continue
-                if hard or clean_for_scoring(text) != clean_for_scoring(honest):
-                    yield Cheat(name, hard, index, text)
+    cheats = []
+    for name, family in (HARD | SOFT).items():
+        hard = name in HARD
+        for index, (source, honest) in enumerate(pairs):
+            rng = random.Random(f"{seed}\n{name}\n{source}\n{honest}")
+            text = family(Case(source, honest, pairs, common, tongue, filled[index], rng))
+            if text is None or text == honest:
+                continue
+            if hard or clean_for_scoring(text) != clean_for_scoring(honest):
+                cheats.append(Cheat(name, hard, index, text))
+    return cheats

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -41,7 +42,7 @@ class Case:
 
     source: str
     honest: str
-    pairs: tuple[Pair, ...]  # the whole suite
+    pairs: Sequence[Pair]  # the whole suite
     common: frozenset[str]  # words that occur in lower case in its sources
     tongue: Tongue
     slots: dict[str, str]  # for templates
@@ -93,9 +94,6 @@ def slots(source: str, honest: str, tongue: Tongue) -> dict[str, str]:
 
 def _spoken(case: Case) -> list[str]:
     return [word for word in case.words if any(map(str.isalpha, word))] or case.words
-
-
-# --- hard ---------------------------------------------------------------------------------------------
 
 
 def invisible(case: Case) -> str:
@@ -172,9 +170,6 @@ def far_too_short(case: Case) -> str | None:
     if len(case.source) < 20:
         return None
     return case.honest[: max(1, len(case.source) // 10)].strip() or None
-
-
-# --- soft ----------------------------------------------------------------------------------------------
 
 
 def cut_off(case: Case) -> str:

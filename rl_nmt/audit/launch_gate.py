@@ -1,23 +1,20 @@
 """The launch gate: can a cheat earn what an honest output earns under the configured reward?
 
-`launch_gate` scores honest outputs and the cheats that a suite makes of them in the same reward calls and
-counts, per family, how often a cheat wins. `require_launch` is the same for a trainer: it prints the table and
-raises when the reward must not be trained on. The suite is the caller's; translation's is in
-rl_nmt/audit/cheats.py. No torch.
+`launch_gate` scores honest outputs and the cheats that a suite makes of them in the same reward calls and counts, per
+family, how often a cheat wins. `require_launch` is the same for a trainer: it prints the table and raises when the
+reward must not be trained on. The suite is the caller's; translation's is in rl_nmt/audit/cheats.py. No torch.
 
 The verdict (ours):
 
-- A cheat *wins* when its total is at least that of the honest output it was made from (TIE less still
-  counts): under GRPO it would then be reinforced as much as that. A gated cheat (it has a gate
-  reason, and the total 0.0) never wins. A sample without a total gets no gradient: counted as unscored.
+- A cheat *wins* when its total is at least that of the honest output it was made from (TIE less still counts): under
+  GRPO it would then be reinforced as much as that. A gated cheat (it has a gate reason, and the total 0.0) never wins.
+  A sample without a total gets no gradient: counted as unscored.
 - *Hard* families, which could not be an answer at all, must win in 0 cases, each.
-- *Soft* families are bounded together: the share won, averaged over the families (each weighs the same,
-  however often it applies), is at most `max_soft_win_share`. A scorer is never equally good at all of
-  them, so the bound is on what a policy gains by trying all; the families above it are listed by name in
-  every report.
-- Honest pairs which the reward's own gates refuse are set apart: nothing was learned about the cheats
-  there. More than MAX_HONEST_GATED of them, or more than MAX_UNSCORED of all comparisons without a score,
-  and there is no verdict to trust: refused too.
+- *Soft* families are bounded together: the share won, averaged over the families (each weighs the same), is at most
+  `max_soft_win_share`. A scorer is never equally good at all of them, so the bound is on what a policy gains by trying
+  all; the families above it are listed by name in every report.
+- Honest pairs which the reward's own gates refuse are set apart: nothing was learned about the cheats there. More than
+  MAX_HONEST_GATED of them, or more than MAX_UNSCORED of all comparisons without a score, is refused too.
 """
 
 from __future__ import annotations
@@ -175,20 +172,16 @@ class GateReport:
                     f"{family.gated:>7}{family.unscored:>10}{'  ←' if marked else ''}"
                 )
             for example in family.examples if marked else []:
-                lines += [
-                    f"    {example['total']:.3f} against {example['honest_total']:.3f}   {_line(example['source'])}",
-                    f"    cheat  {_line(example['cheat'])}",
-                ]
-        return "\n".join(
-            [
-                *lines,
-                f"{self.pairs} honest pairs{f' ({self.source})' if self.source else ''}: {self.honest_gated} gated, "
-                f"{self.honest_unscored} unscored",
-                f"hard: {sum(bool(f.wins) for f in hard)} of {len(hard)} families with a win; "
-                f"soft: {cell(self.soft_win_share, '.1%')} won on average, {self.max_soft_win_share:.1%} allowed",
-                "launch gate: passed" if self.passed else "launch gate: REFUSED: " + "; ".join(self.reasons),
-            ]
-        )
+                totals = f"{example['total']:.3f} against {example['honest_total']:.3f}"
+                lines += [f"    {totals}   {_line(example['source'])}", f"    cheat  {_line(example['cheat'])}"]
+        source = f" ({self.source})" if self.source else ""
+        lines += [
+            f"{self.pairs} honest pairs{source}: {self.honest_gated} gated, {self.honest_unscored} unscored",
+            f"hard: {sum(bool(f.wins) for f in hard)} of {len(hard)} families with a win; "
+            f"soft: {cell(self.soft_win_share, '.1%')} won on average, {self.max_soft_win_share:.1%} allowed",
+            "launch gate: passed" if self.passed else "launch gate: REFUSED: " + "; ".join(self.reasons),
+        ]
+        return "\n".join(lines)
 
 
 def _line(text: str, width: int = 100) -> str:
@@ -217,14 +210,8 @@ def launch_gate(
     for cheat, row in zip(cheats, rows[len(pairs) :], strict=True):
         family = families.setdefault(cheat.family, FamilyResult(cheat.family, cheat.hard))
         family.count(row, honest[cheat.pair], *pairs[cheat.pair], cheat.text)
-    return GateReport(
-        list(families.values()),
-        len(pairs),
-        sum(_gated(row) for row in honest),
-        sum(row["total"] is None for row in honest),
-        max_soft_win_share,
-        source,
-    )
+    gated, unscored = sum(map(_gated, honest)), sum(row["total"] is None for row in honest)
+    return GateReport(list(families.values()), len(pairs), gated, unscored, max_soft_win_share, source)
 
 
 def check_bound(max_soft_win_share: float) -> None:

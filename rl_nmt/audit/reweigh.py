@@ -11,7 +11,6 @@ import math
 from collections import UserDict, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +50,8 @@ def rollout_row(row: Mapping[str, Any], step: int, group: int, **extra: Any) -> 
         for name, value in row.items()
         if name not in NOT_COMPONENTS and (value is None or (isinstance(value, int | float) and math.isfinite(value)))
     }
-    return {
-        "step": step,
-        "group": group,
-        "source": row["source"],
-        "completion": row["output"],
-        "components": numbers,
-        "gate": row["gate"],
-        "total": row["total"],
-        **extra,
-    }
-
-
-# --- reading -------------------------------------------------------------------------------------------
+    line = {"step": step, "group": group, "source": row["source"], "completion": row["output"]}
+    return line | {"components": numbers, "gate": row["gate"], "total": row["total"]} | extra
 
 
 def read_rollouts(path: Path, human: str = "") -> list[Sample]:
@@ -79,22 +67,17 @@ def _sample(row: Row, human: str) -> Sample:
     where, cells = row
     if not isinstance(cells.get("components"), dict):
         raise ConfigError(f"{where} has no components: write such rows with --rollouts, or train with --save_rollouts")
-    missing = [name for name in ("gate", "total", *([human] if human else [])) if name not in cells]
+    missing = [name for name in ("gate", "total", human) if name and name not in cells]
     if missing:
         raise ConfigError(f"{where} lacks {', '.join(missing)}: it has {', '.join(cells)}")
     total = cells["total"]
     if total is not None and (isinstance(total, bool) or not isinstance(total, int | float) or total != total):
         raise ConfigError(f"{where}: total {total!r} is not a number")
     source, _ = sides(row)  # a run before version 2 wrote english
+    group = source if cells.get("group") is None else (cells.get("step"), cells["group"])
     components = {OLD_NAMES.get(name, name): value for name, value in cells["components"].items()}
-    return Sample(
-        (cells.get("step"), cells["group"]) if cells.get("group") is not None else source,
-        source,
-        str(cells.get("completion", "")),
-        {**components, "gate": cells["gate"]},
-        total,
-        number(cells[human], f"{where}: {human}") if human else None,
-    )
+    score = number(cells[human], f"{where}: {human}") if human else None
+    return Sample(group, source, str(cells.get("completion", "")), {**components, "gate": cells["gate"]}, total, score)
 
 
 def load_settings(rollouts: Path, given: Path | None) -> dict[str, Any]:
@@ -130,9 +113,6 @@ class Settings(UserDict):
         if name == "data" or name not in self.data:
             raise AttributeError(name)
         return self[name]
-
-
-# --- weighing ------------------------------------------------------------------------------------------
 
 
 def parse_changes(words: Sequence[str]) -> dict[str, float]:
@@ -208,9 +188,6 @@ def reweigh(
     return new
 
 
-# --- reporting -----------------------------------------------------------------------------------------
-
-
 def compare(samples: Sequence[Sample], new: Sequence[float | None]) -> dict[str, Any]:
     """Old totals against new ones, as plain values.
 
@@ -219,20 +196,26 @@ def compare(samples: Sequence[Sample], new: Sequence[float | None]) -> dict[str,
     first; "spearman" over all rows; per side "mean", "std" (within groups, averaged), "tied" (share of
     groups without any difference), "saturated" (share of rows at 1).
     """
-    groups: dict[Hashable, list[tuple[Sample, float, float]]] = defaultdict(list)
-    for sample, total in zip(samples, new, strict=True):
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for i, (sample, total) in enumerate(zip(samples, new, strict=True)):
         if sample.total is not None and total is not None:
-            groups[sample.group].append((sample, sample.total, total))
+            groups[sample.group].append(i)
+    totals = np.array([[sample.total for sample in samples], new], dtype=float)  # (2, N): old, new
+    scored = [i for group in groups.values() for i in group]
     several = [group for group in groups.values() if len(group) > 1]
-    decided = [group for group in several if np.ptp([old for _, old, _ in group]) > SAME]
+    decided = [group for group in several if np.ptp(totals[0, group]) > SAME]
     flips = []
     for group in decided:
-        winner, best = max(group, key=itemgetter(1)), max(group, key=itemgetter(2))
-        if best[2] - winner[2] > SAME:
-            flips.append((winner, best))
-    flips.sort(key=lambda flip: flip[0][2] - flip[1][2])
-    scored = [item for group in groups.values() for item in group]
-    ranks = agreement.measure([t for *_, t in scored], [old for _, old, _ in scored], range(len(scored)))
+        winner, best = (group[side[group].argmax()] for side in totals)
+        margin = totals[1, best] - totals[1, winner]
+        if margin > SAME:
+            flips.append((margin, winner, best))
+    flips.sort(key=lambda flip: -flip[0])
+
+    def shown(i: int) -> dict[str, Any]:
+        return {"text": samples[i].completion, "old": float(totals[0, i]), "new": float(totals[1, i])}
+
+    ranks = agreement.measure(totals[1, scored].tolist(), totals[0, scored].tolist(), range(len(scored)))
     return {
         "rows": len(samples),
         "scored": len(scored),
@@ -241,26 +224,20 @@ def compare(samples: Sequence[Sample], new: Sequence[float | None]) -> dict[str,
         "flipped": len(flips),
         "spearman": ranks.spearman,
         "examples": [
-            {"source": winner[0].source, "old_winner": _shown(*winner), "new_winner": _shown(*best)}
-            for winner, best in flips[:EXAMPLES]
+            {"source": samples[winner].source, "old_winner": shown(winner), "new_winner": shown(best)}
+            for _, winner, best in flips[:EXAMPLES]
         ],
-        **{
-            side: _moments([item[at] for item in scored], [[item[at] for item in group] for group in several])
-            for side, at in (("old", 1), ("new", 2))
-        },
+        "old": _moments(totals[0], scored, several),
+        "new": _moments(totals[1], scored, several),
     }
 
 
-def _shown(sample: Sample, old: float, new: float) -> dict[str, Any]:
-    return {"text": sample.completion, "old": old, "new": new}
-
-
-def _moments(values: list[float], groups: list[list[float]]) -> dict[str, float | None]:
-    figures = {
-        "mean": values,
-        "std": [np.std(group) for group in groups],
-        "tied": [np.ptp(group) <= SAME for group in groups],
-        "saturated": [value >= 1 - SAME for value in values],
+def _moments(totals: np.ndarray, scored: list[int], groups: list[list[int]]) -> dict[str, float | None]:
+    figures: dict[str, list[Any]] = {
+        "mean": list(totals[scored]),
+        "std": [np.std(totals[group]) for group in groups],
+        "tied": [np.ptp(totals[group]) <= SAME for group in groups],
+        "saturated": list(totals[scored] >= 1 - SAME),
     }
     return {name: float(np.mean(figure)) if figure else None for name, figure in figures.items()}
 

@@ -126,8 +126,6 @@ def in_letters_of(tamil: str, script: str) -> str:
     return tamil.translate({code: code + shift for code in _TAMIL_BLOCK})
 
 
-# --- names -------------------------------------------------------------------------------------------
-
 _CLASSES = (("ng", "n"), ("nj", "n"), ("zh", "l"), ("th", "t"), ("sh", "s"), ("ch", "s"), ("ph", "p"))
 _MERGED = str.maketrans("gcqdbfjzw", "kkktppssv", "aeiouyh' .-")
 

@@ -88,7 +88,8 @@ def _select(rows: Iterator[Any], settings: CorpusSettings) -> tuple[list[str], l
                     reason = "duplicate"
                 else:
                     seen.add(digest)
-                    kept[text] = _place(f"{settings.seed}\n".encode() + folded)
+                    seeded = hashlib.sha256(f"{settings.seed}\n".encode() + folded).digest()
+                    kept[text] = int.from_bytes(seeded[:7], "big") / 2**56
                     held += kept[text] < share
             if reason:
                 rejected[reason] += 1
@@ -114,10 +115,6 @@ def _select(rows: Iterator[Any], settings: CorpusSettings) -> tuple[list[str], l
 
 def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
-
-
-def _place(data: bytes) -> float:
-    return int.from_bytes(hashlib.sha256(data).digest()[:7], "big") / 2**56
 
 
 def _too_few(settings: CorpusSettings, counts: dict[str, Any]) -> str:

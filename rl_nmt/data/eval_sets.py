@@ -74,9 +74,6 @@ def _read_file(path: str, argument: str) -> list[Row]:
     return rows
 
 
-# --- the hub -----------------------------------------------------------------------------------------
-
-
 def _read_hub(name: str) -> list[Row]:
     require_hub("eval_dataset", name)
     repository, _ = split_revision(name)

@@ -22,11 +22,7 @@ from rl_nmt.data import tables
 from rl_nmt.data.streams import persistent
 from rl_nmt.errors import ConfigError, MissingService, UserError, caused_by
 
-FORMATS: dict[str, tuple[str, ...]] = {
-    "json": (".json", ".jsonl", ".json.gz", ".jsonl.gz"),
-    "parquet": (".parquet",),
-    "text": (".txt", ".txt.gz"),
-}
+FORMATS = {"json": (".json", ".jsonl", ".json.gz", ".jsonl.gz"), "parquet": (".parquet",), "text": (".txt", ".txt.gz")}
 Local = tuple[str, list[str]]  # format, absolute paths
 
 
@@ -62,9 +58,8 @@ def read_rows(source: Source) -> Generator[Any, None, None]:
         require_hub("dataset_name", name)
     with quiet_datasets(log=local is None), tempfile.TemporaryDirectory() as scratch:
         try:
-            stream = functools.cache(
-                lambda: _open(source, local, scratch)
-            )  # once: it keeps to the commit that it found
+            # Opened once, a stream keeps to the commit that it found.
+            stream = functools.cache(functools.partial(_open, source, local, scratch))
             if local is None:
                 with _datasets_config(**_OWN_RETRIES):
                     yield from persistent(name, lambda: (row[column] for row in stream()))
@@ -138,9 +133,6 @@ _OWN_RETRIES = {
 }
 
 
-# --- local files -------------------------------------------------------------------------------------
-
-
 def local_files(dataset_name: str, data_files: list[str]) -> Local | None:
     """Return (format, sorted absolute paths) of a local source, or None for a hub name.
 
@@ -151,13 +143,20 @@ def local_files(dataset_name: str, data_files: list[str]) -> Local | None:
     if dataset_name in FORMATS and (data_files or not path.exists()):
         if not data_files:
             raise ConfigError(f"dataset_name {dataset_name} needs files: add --data_files PATH_OR_GLOB")
-        return dataset_name, _matching(data_files, Path(), only=dataset_name)
+        files = _matching(data_files, Path())
+        for file in files:
+            if _format_of(file) not in (None, dataset_name):
+                raise ConfigError(f"dataset_name is {dataset_name}, but {file} is {_format_of(file)}: name its format")
+        return dataset_name, files
     if path.is_file():
         if data_files:
             raise ConfigError(f"dataset_name {dataset_name} is a file: leave data_files out")
         files = [str(path.resolve())]
     elif path.is_dir():
-        files = _matching(data_files, path) if data_files else _inside(path)
+        named = (inner for inner in path.rglob("[!.]*") if _format_of(inner.name) and inner.is_file())
+        files = _matching(data_files, path) if data_files else sorted(str(inner.resolve()) for inner in named)
+        if not files:
+            raise ConfigError(f"dataset_name: the folder {path} holds no .json, .jsonl, .parquet or .txt file")
     elif dataset_name.startswith((".", "/", "~")) or dataset_name.count("/") > 1 or _format_of(dataset_name):
         raise ConfigError(f"dataset_name: no such file or folder: {dataset_name}")
     else:
@@ -178,7 +177,7 @@ def _format_of(file: str) -> str | None:
     return next((kind for kind, endings in FORMATS.items() if file.lower().endswith(endings)), None)
 
 
-def _matching(patterns: list[str], base: Path, only: str | None = None) -> list[str]:
+def _matching(patterns: list[str], base: Path) -> list[str]:
     found: set[str] = set()
     for pattern in patterns:
         if "://" in pattern:
@@ -189,21 +188,7 @@ def _matching(patterns: list[str], base: Path, only: str | None = None) -> list[
         if not hits:
             raise ConfigError(f"data_files {pattern} matches no file (looked for {full.absolute()})")
         found.update(str(Path(hit).resolve()) for hit in hits)
-    for file in sorted(found):
-        if only and _format_of(file) not in (None, only):
-            raise ConfigError(f"dataset_name is {only}, but {file} is {_format_of(file)}: name its format")
     return sorted(found)
-
-
-def _inside(folder: Path) -> list[str]:
-    files = sorted(
-        str(path.resolve())
-        for path in folder.rglob("*")
-        if path.is_file() and _format_of(path.name) and not path.name.startswith(".")
-    )
-    if not files:
-        raise ConfigError(f"dataset_name: the folder {folder} holds no .json, .jsonl, .parquet or .txt file")
-    return files
 
 
 def what_is_wrong(local: Local, text_field: str, error: BaseException) -> str:
@@ -223,9 +208,6 @@ def what_is_wrong(local: Local, text_field: str, error: BaseException) -> str:
             return str(problem)
     shown = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     return f"{shown} cannot be read as {kind}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-# --- the hub -----------------------------------------------------------------------------------------
 
 
 def require_hub(argument: str, name: str) -> None:

@@ -6,6 +6,7 @@ the same rows in the same order; those already delivered are compared by hash an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import queue
 import sys
@@ -66,7 +67,9 @@ def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[An
             if kind is None or damaged >= DAMAGED_ATTEMPTS:
                 raise
             pause = max(wait, _retry_after(error))
-            said = _short(error)
+            # `datasets` says only that it was disconnected: what the server answered, where it did, says more.
+            answered = next((e for e in causes(error) if getattr(e, "response", None) is not None), error)
+            said = f"{type(answered).__name__}: {' '.join(str(answered).split())[:200]}"
         finally:
             rows.stop()
         if time.monotonic() + pause >= last + RETRY_SECONDS:
@@ -97,12 +100,6 @@ def what_failed(error: BaseException) -> str | None:
         if isinstance(e, EOFError) or type(e).__module__ in ("gzip", "zlib"):
             return "damaged"
     return None
-
-
-def _short(error: BaseException) -> str:
-    """What the server answered, where it did; `datasets` says only that it was disconnected."""
-    answered = next((e for e in causes(error) if getattr(e, "response", None) is not None), error)
-    return f"{type(answered).__name__}: {' '.join(str(answered).split())[:200]}"
 
 
 def _retry_after(error: BaseException) -> float:
@@ -148,22 +145,17 @@ class _Watched:
     def stop(self) -> None:
         """Let the thread end. One that hangs in a read is left behind; it keeps no program alive."""
         self._stopped.set()
+        with contextlib.suppress(queue.Empty):  # a thread that waits for a place in the queue gets one
+            while True:
+                self._queue.get_nowait()
         self._thread.join(timeout=1.0)
 
     def _read(self, open_rows: Callable[[], Iterator[Any]]) -> None:
         try:
             for row in open_rows():
-                if not self._put((row, None)):
+                self._queue.put((row, None))
+                if self._stopped.is_set():
                     return
-            self._put((_END, None))
+            self._queue.put((_END, None))
         except BaseException as error:
-            self._put((None, error))
-
-    def _put(self, item: tuple[Any, BaseException | None]) -> bool:
-        while not self._stopped.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+            self._queue.put((None, error))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from rl_nmt.errors import ConfigError
 
-FORMATS = {"json": (".jsonl", ".json"), "tsv": (".tsv", ".txt"), "parquet": (".parquet",)}
+FORMATS = {".jsonl": "json", ".json": "json", ".tsv": "tsv", ".txt": "tsv", ".parquet": "parquet"}  # by file name
 SOURCES = ("source", "english", "en", "src")
 REFERENCES = ("reference", "target", "tamil", "ta", "ref")
 # Names that belong together, best first: a row that has both of a pair is read by them.
@@ -53,7 +53,7 @@ def read(path: str | Path, argument: str, columns: Iterable[str] = (), kind: str
     Args:
         argument: the setting that names the file, for messages.
         columns: names that the caller needs; a TSV must then have them in its first line.
-        kind: a key of FORMATS, or text for lines as they are; empty: by the file's name.
+        kind: a value of FORMATS, or text for lines as they are; empty: by the file's name.
 
     Raises:
         ConfigError: an unknown ending, a file that cannot be read or unpacked or is not UTF-8, a line that is
@@ -61,7 +61,7 @@ def read(path: str | Path, argument: str, columns: Iterable[str] = (), kind: str
     """
     path, columns = Path(path).expanduser(), [name for name in columns if name]
     file, name = f"{argument}: {path}", path.name.lower()
-    kind = kind or next((k for k, endings in FORMATS.items() if name.removesuffix(".gz").endswith(endings)), "")
+    kind = kind or FORMATS.get(Path(name.removesuffix(".gz")).suffix, "")
     if not kind:
         raise ConfigError(f"{file}: give a file that ends in .jsonl, .json, .tsv, .txt (also .gz) or .parquet")
     try:
@@ -98,9 +98,10 @@ def read_pairs(path: str | Path, argument: str, source: str = "", output: str = 
         text, translation = sides(row, source, output)
         if translation is None:
             raise ConfigError(f"{row.where} has no translation: name its column, or call it {' or '.join(REFERENCES)}")
-        if score and (key := _find(row.cells, score)) is None:
-            raise ConfigError(f"{row.where} has no column {score!r}, it has {_names(row)}")
-        pairs.append(Pair(text, translation, number(row.cells[key], f"{row.where}: {score}") if score else None))
+        key = _find(row.cells, score) if score else None
+        if score and key is None:
+            raise _no_column(row, score)
+        pairs.append(Pair(text, translation, number(row.cells.get(key), f"{row.where}: {score}")))
     return pairs
 
 
@@ -115,7 +116,7 @@ def sides(row: Row, source: str = "", reference: str = "") -> tuple[str, str | N
     other = _find(row.cells, *([reference] if reference else (whole[1], *REFERENCES)))
     missing = (source or " or ".join(SOURCES)) if key is None else reference if other is None else ""
     if missing:
-        raise ConfigError(f"{row.where} has no column {missing!r}, it has {_names(row)}")
+        raise _no_column(row, missing)
     text, translation = row.cells[key], row.cells.get(other)
     for name, value, types in ((key, text, str), (other, translation, str | None)):
         if not isinstance(value, types):
@@ -142,11 +143,9 @@ def _find(cells: dict[str, Any], *names: str) -> str | None:
     return next((name if name in cells else keys[name.lower()] for name in names if name.lower() in keys), None)
 
 
-def _names(row: Row) -> str:
-    return ", ".join(map(str, row.cells)) or "nothing"
-
-
-# --- formats -----------------------------------------------------------------------------------------
+def _no_column(row: Row, name: str) -> ConfigError:
+    known = ", ".join(map(str, row.cells)) or "nothing"
+    return ConfigError(f"{row.where} has no column {name!r}, it has {known}")
 
 
 def _lines(stream: Iterable[bytes], file: str) -> Iterator[Line]:
@@ -158,21 +157,16 @@ def _lines(stream: Iterable[bytes], file: str) -> Iterator[Line]:
 
 
 def _tsv(lines: Iterator[Line], file: str, columns: Sequence[str]) -> Iterator[Row]:
-    header: list[str] | None = None
-    for number, line in lines:
-        if not line.strip():
-            continue
-        cells, where = line.split("\t"), f"{file} line {number}"
-        if header is None:
-            names = [cell.strip() for cell in cells]
-            known = {name.lower() for name in names}
-            missing = [name for name in columns if name.lower() not in known]
-            if missing:
-                raise ConfigError(f"{where}: the first line does not name the columns {', '.join(columns)}")
-            header = []
-            if columns or (known.intersection(SOURCES) and known.intersection(REFERENCES)):
-                header = names
-                continue
+    rows = ((f"{file} line {number}", line.split("\t")) for number, line in lines if line.strip())
+    place, first = next(rows, ("", []))
+    if not first:
+        return
+    names = [cell.strip() for cell in first]
+    known = {name.lower() for name in names}
+    if not known.issuperset(map(str.lower, columns)):
+        raise ConfigError(f"{place}: the first line does not name the columns {', '.join(columns)}")
+    header = names if columns or (known.intersection(SOURCES) and known.intersection(REFERENCES)) else []
+    for where, cells in rows if header else itertools.chain([(place, first)], rows):
         if header and len(cells) != len(header):
             raise ConfigError(f"{where} has {len(cells)} columns, the first line names {len(header)}")
         names = header or ["source", "reference", *(f"column {i}" for i in range(3, len(cells) + 1))]

@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -80,9 +80,6 @@ def _core(token: Token) -> str:
     return token.text if token.kind == "placeholder" else token.text.strip("\"'“”‘’«»()[]<>,;:!?….")
 
 
-# --- numbers -------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Number:
     """A number as written, its digits without grouping, what it may be worth, and whether in per cent."""
@@ -95,6 +92,7 @@ class Number:
 
 _NUMBER = re.compile(r"[0-9]+(?:[.,:][0-9]+)*")
 _INDIAN = re.compile(r"[0-9]{1,2}(?:,[0-9]{2})*,[0-9]{3}(?:\.[0-9]+)?|[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
+_NAME = 6  # classes of a name that are compared; what follows may be an ending
 _MAX_DIGITS = 30  # a longer run of digits is not a number; comparing its digits is enough
 
 
@@ -104,7 +102,7 @@ def numbers(text: str, language: Language) -> list[Number]:
     `digits` holds the whole without separators, and each part of what may be a list, a time or a date
     ("55,60", "7.55", "12.05.2019"); `values` the value as it is and times the scale word behind it.
     """
-    text = "".join(map(_digit, unicodedata.normalize("NFKC", text)))
+    text = re.sub(r"\d", lambda digit: str(int(digit[0])), unicodedata.normalize("NFKC", text))
     found = []
     for match in _NUMBER.finditer(text):
         written = match[0]
@@ -125,14 +123,6 @@ def numbers(text: str, language: Language) -> list[Number]:
 def _opens_with(text: str, stem: str) -> bool:
     """Whole word for a one- or two-letter scale ("k", "mn"), else the start of a word."""
     return text.startswith(stem) and (len(stem) > 2 or not text[len(stem) : len(stem) + 1].isalpha())
-
-
-@lru_cache(maxsize=4096)
-def _digit(char: str) -> str:
-    return str(unicodedata.decimal(char)) if unicodedata.category(char) == "Nd" else char
-
-
-# --- names ---------------------------------------------------------------------------------------------
 
 
 def _names(pair: TextPair) -> Iterator[list[Token]]:
@@ -197,21 +187,13 @@ class _Output:
     @cached_property
     def _beginnings(self) -> set[str]:
         """Look-up keys of how the words begin, for every length a name may have."""
-        found: set[str] = set()
-        for token in self.said:
-            if token.kind != "word" or not own(token, self.language):
-                continue
-            for skeleton in skeletons(token.key, self.language):
-                for end in range(1, min(len(skeleton), _NAME) + 1):
-                    found.add(f"{skeleton[:end]}$")
-                    if end >= LOOSE:
-                        found |= neighbourhood(skeleton[:end])
-        return found
+        words = [token for token in self.said if token.kind == "word" and own(token, self.language)]
+        sounds = {skeleton for token in words for skeleton in skeletons(token.key, self.language)}
+        starts = {sound[:end] for sound in sounds for end in range(1, min(len(sound), _NAME) + 1)}
+        near = (neighbourhood(start) for start in starts if len(start) >= LOOSE)
+        return {f"{start}$" for start in starts}.union(*near)
 
 
 def _bare(key: str, language: Language) -> list[str]:
     """A name, and what is left of it without an ending that another language replaces (Korean, AMs)."""
     return [key, *(key.removesuffix(e) for e in language.name_endings if key.endswith(e) and len(key) > len(e) + 1)]
-
-
-_NAME = 6  # classes of a name that are compared; what follows may be an ending

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections.abc import Callable, Sequence
 
 from rl_nmt.text.pair import TextPair
 
@@ -26,33 +26,31 @@ def loops(pair: TextPair) -> bool:
     Thresholds: ours; reduplication (மெல்ல மெல்ல) says a word twice and is no loop.
     """
     said, heard = [t.key for t in pair.output_tokens], [t.key for t in pair.source_tokens]
-    for rule in (_circles, _repeats, _poor):
-        if rule(said) and not rule(heard):
-            return True
+    if any(rule(said) and not rule(heard) for rule in (_circles, _repeats, _poor)):
+        return True
     source, output = pair.clean_source, pair.clean_output
     if _pieces(output) and not _SOURCE_PIECES.search(source.casefold()):
         return True
     return bool(_SIGNS.search(output)) and not _SOURCE_SIGNS.search(source)
 
 
-def _pieces(text: str) -> bool:
-    for period in range(1, _PIECE + 1):
+def _says_again(items: Sequence[str], longest: int, times: int, counts: Callable[[Sequence[str]], bool]) -> bool:
+    """Whether a piece of up to `longest` items that `counts` is said so many times in a row."""
+    for period in range(1, longest + 1):
         run = 0
-        for i, (a, b) in enumerate(zip(text, text[period:], strict=False)):
+        for i, (a, b) in enumerate(zip(items, items[period:], strict=False)):
             run = run + 1 if a == b else 0
-            if run >= period * (_TIMES - 1) and any(map(str.isalpha, text[i : i + period])):
+            if run >= period * (times - 1) and counts(items[i : i + period]):
                 return True
     return False
+
+
+def _pieces(text: str) -> bool:
+    return _says_again(text, _PIECE, _TIMES, lambda piece: any(map(str.isalpha, piece)))
 
 
 def _circles(words: list[str]) -> bool:
-    for period in range(1, _SHORT_PERIOD + 1):
-        run = 0
-        for a, b in zip(words, words[period:], strict=False):
-            run = run + 1 if a == b else 0
-            if run >= 2 * period and not (a.isdecimal() and period == 1):
-                return True
-    return False
+    return _says_again(words, _SHORT_PERIOD, 3, lambda piece: len(piece) > 1 or not piece[0].isdecimal())
 
 
 def _repeats(words: list[str]) -> bool:
@@ -62,10 +60,4 @@ def _repeats(words: list[str]) -> bool:
 
 
 def _poor(words: list[str]) -> bool:
-    counts = Counter(words[: _BLOCK - 1])
-    for i, word in enumerate(words[_BLOCK - 1 :]):
-        counts[word] += 1
-        if len(counts) <= _FEW:
-            return True
-        counts -= Counter((words[i],))  # keeps positive counts only
-    return False
+    return any(len(set(words[i : i + _BLOCK])) <= _FEW for i in range(len(words) - _BLOCK + 1))

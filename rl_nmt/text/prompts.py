@@ -34,8 +34,10 @@ def chat_prompt(tokenizer, user_text: str) -> str:
     """
     if is_gemma(tokenizer):
         return gemma_prompt(user_text)
-    words = _disarm(user_text, _added_tokens(tokenizer))
-    prompt = _render(tokenizer, [{"role": "user", "content": words}], add_generation_prompt=True)
+    tokens = _pattern(_added_tokens(tokenizer))
+    while tokens.search(user_text):  # they may overlap
+        user_text = tokens.sub(lambda match: f"{match[0][0]} {match[0][1:]}", user_text)
+    prompt = _render(tokenizer, [{"role": "user", "content": user_text}], add_generation_prompt=True)
     bos = tokenizer.bos_token
     if bos and prompt.startswith(bos) and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
         return prompt[len(bos) :]
@@ -80,13 +82,6 @@ def _added_tokens(tokenizer) -> tuple[str, ...]:
 def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
     """Any of the tokens; without any, nothing."""
     return re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
-
-
-def _disarm(text: str, tokens: tuple[str, ...]) -> str:
-    """Put a space behind the first character of every token, until none is left (they may overlap)."""
-    while _pattern(tokens).search(text):
-        text = _pattern(tokens).sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
-    return text
 
 
 def fill(template: str, source: str) -> str:

@@ -15,13 +15,13 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 
 from rl_nmt.text.languages import POSSESSIVES, Language
-from rl_nmt.text.unicode import clean_for_scoring
+from rl_nmt.text.unicode import clean_for_scoring, within
 
 LITERAL = ("url", "email", "placeholder", "code")  # kinds that stay letter by letter
 
 _PLACEHOLDER = re.compile(
-    r"\{\{?[^{}\s]{0,60}\}\}?|\$\{[^{}\s]{0,60}\}|(?<![0-9])%(?:\([A-Za-z_]\w{0,40}\))?[sdif](?![A-Za-z])"
-    r"|</?[A-Za-z][A-Za-z0-9]{0,20}(?: [^<>]{0,200})?/?>|&[a-z]{2,8};|&#[0-9]{2,6};"
+    r"(\{\{?[^{}\s]{0,60}\}\}?|\$\{[^{}\s]{0,60}\}|(?<![0-9])%(?:\([A-Za-z_]\w{0,40}\))?[sdif](?![A-Za-z])"
+    r"|</?[A-Za-z][A-Za-z0-9]{0,20}(?: [^<>]{0,200})?/?>|&[a-z]{2,8};|&#[0-9]{2,6};)"
 )
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,6}")
 _URL = re.compile(r"(?:https?://|www\.)[!-~]{2,1900}", re.IGNORECASE)
@@ -80,12 +80,9 @@ def tokenize(s: str, language: Language) -> list[Token]:
 
 def _chunks(s: str) -> Iterator[str]:
     """Placeholders of the cleaned text, NFKC, and what is between spaces."""
-    s, end = unicodedata.normalize("NFKC", clean_for_scoring(s)), 0
-    for match in _PLACEHOLDER.finditer(s):
-        yield from s[end : match.start()].split()
-        yield match[0]
-        end = match.end()
-    yield from s[end:].split()
+    pieces = _PLACEHOLDER.split(unicodedata.normalize("NFKC", clean_for_scoring(s)))
+    for i, piece in enumerate(pieces):  # every second one is a placeholder
+        yield from [piece] if i % 2 else piece.split()
 
 
 def without_literals(s: str) -> str:
@@ -227,5 +224,4 @@ def _titled(tokens: list[Token], language: Language) -> bool:
 
 def own(token: Token, language: Language) -> bool:
     """Whether the token's first letter belongs to the language's script."""
-    code = ord(token.text[0])
-    return any(low <= code <= high for low, high in language.ranges)
+    return within(ord(token.text[0]), language.ranges)

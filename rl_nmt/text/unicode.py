@@ -134,12 +134,11 @@ def is_blank(s: str) -> bool:
     >>> is_blank("<pad> \\u200b\\u3164"), is_blank(".")
     (True, False)
     """
-    return all(_shows_nothing(char) for char in clean_for_scoring(s))
-
-
-def _shows_nothing(char: str) -> bool:
-    no_ink = char in _BLANK_GLYPHS or unicodedata.category(char) in ("Zs", "Zl", "Zp", "Cc", "Cf")
-    return no_ink or _within(ord(char), _SELECTORS)
+    no_ink = ("Zs", "Zl", "Zp", "Cc", "Cf")
+    return all(
+        char in _BLANK_GLYPHS or unicodedata.category(char) in no_ink or within(ord(char), _SELECTORS)
+        for char in clean_for_scoring(s)
+    )
 
 
 def script_share(s: str, language: Language) -> float:
@@ -152,17 +151,17 @@ def script_share(s: str, language: Language) -> float:
     0.3333333333333333
     """
     letters = [ord(char) for char in clean_for_scoring(s) if _is_letter(char)]
-    return sum(_within(code, language.ranges) for code in letters) / len(letters) if letters else 0.0
+    return sum(within(code, language.ranges) for code in letters) / len(letters) if letters else 0.0
 
 
 @lru_cache(maxsize=4096)
 def _is_letter(char: str) -> bool:
     letter = char not in _BLANK_GLYPHS and unicodedata.category(char)[0] in "LM"
-    return letter and not _within(ord(char), _SCRIPTLESS_MARKS)
+    return letter and not within(ord(char), _SCRIPTLESS_MARKS)
 
 
 @lru_cache(maxsize=4096)
-def _within(code: int, ranges: tuple[Range, ...]) -> bool:
+def within(code: int, ranges: tuple[Range, ...]) -> bool:
     return any(low <= code <= high for low, high in ranges)
 
 
