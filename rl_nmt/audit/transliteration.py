@@ -48,12 +48,13 @@ def _latin(kind: str) -> dict[str, str]:
 
 
 _CONSONANTS, _INDEPENDENT, _SIGNS = map(_latin, ("consonants", "independent", "signs"))
-_SINHALA = str.maketrans(*_TABLE["sinhala"])
 LOOKALIKES = str.maketrans(*_TABLE["lookalikes"])  # Latin letters to Cyrillic ones of the same shape
 FULLWIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}  # ASCII to its fullwidth forms
-# These two blocks follow the same order as the Tamil one (all three come from ISCII).
-_BLOCKS = {"Devanagari": 0x0900, "Malayalam": 0x0D00}
-_TAMIL_BLOCK = range(0x0B80, 0x0C00)
+# Two of the blocks follow the same order as the Tamil one (all three come from ISCII).
+_LETTERS = {"Sinhala": str.maketrans(*_TABLE["sinhala"])} | {
+    script: {code: code - 0x0B80 + start for code in range(0x0B80, 0x0C00)}
+    for script, start in (("Devanagari", 0x0900), ("Malayalam", 0x0D00))
+}
 
 WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 
@@ -120,10 +121,7 @@ def in_letters_of(tamil: str, script: str) -> str:
     >>> in_letters_of("தமிழ்", "Devanagari"), in_letters_of("தமிழ்", "Malayalam"), in_letters_of("தமிழ்", "Sinhala")
     ('तमिऴ्', 'തമിഴ്', 'තමිළ්')
     """
-    if script == "Sinhala":
-        return tamil.translate(_SINHALA)
-    shift = _BLOCKS[script] - _TAMIL_BLOCK.start
-    return tamil.translate({code: code + shift for code in _TAMIL_BLOCK})
+    return tamil.translate(_LETTERS[script])
 
 
 _CLASSES = (("ng", "n"), ("nj", "n"), ("zh", "l"), ("th", "t"), ("sh", "s"), ("ch", "s"), ("ph", "p"))

@@ -47,9 +47,9 @@ class Snapshot:
         return (self.folder / "data.json").exists()
 
     def write(self, train: list[dict[str, Any]], heldout: list[dict[str, Any]], counts: dict[str, Any]) -> Sealed:
-        """Write the three files beside the folder and rename them into place together.
+        """Write the three files beside the folder, rename them into place together and read them back.
 
-        Where another process was faster its rows are read back. Raises CannotWrite, and what `read` raises.
+        Where another process was faster its rows are read. Raises CannotWrite, and what `read` raises.
         """
         place = self.folder.resolve()
         contents = ["".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) for rows in (train, heldout)]
@@ -66,10 +66,10 @@ class Snapshot:
                     (stage / name).write_bytes(data)
                 os.replace(stage, place)
         except OSError as error:
-            if self.exists:
-                return self.read()
-            raise CannotWrite(f"cannot write {self.folder}: {error.strerror}: name another {self.argument}") from error
-        return Sealed(train, heldout, _combined(hashes), counts)
+            if not self.exists:
+                message = f"cannot write {self.folder}: {error.strerror}: name another {self.argument}"
+                raise CannotWrite(message) from error
+        return self.read()
 
     def read(self) -> Sealed:
         """The rows; ConfigError says in which way they are not those of this request."""
@@ -92,8 +92,4 @@ class Snapshot:
             if hashlib.sha256(data).hexdigest() != hashes[name]:
                 raise ConfigError(f"{self.folder / name} was changed since it was written (SHA-256): {elsewhere}")
             splits.append([json.loads(line) for line in data.decode().split("\n") if line])
-        return Sealed(splits[0], splits[1], _combined(hashes), counts)
-
-
-def _combined(hashes: dict[str, str]) -> str:
-    return hashlib.sha256("".join(hashes[name] for name in FILES).encode()).hexdigest()
+        return Sealed(splits[0], splits[1], hashlib.sha256("".join(hashes.values()).encode()).hexdigest(), counts)

@@ -61,8 +61,7 @@ def read_rows(source: Source) -> Generator[Any, None, None]:
             # Opened once, a stream keeps to the commit that it found.
             stream = functools.cache(functools.partial(_open, source, local, scratch))
             if local is None:
-                with _datasets_config(**_OWN_RETRIES):
-                    yield from persistent(name, lambda: (row[column] for row in stream()))
+                yield from persistent(name, lambda: (row[column] for row in stream()))
             else:
                 yield from (row[column] for row in stream())
         except UserError:
@@ -97,40 +96,29 @@ def _open(source: Source, local: Local | None, scratch: str) -> Any:
     return stream
 
 
-@contextlib.contextmanager
-def _datasets_config(**values: Any) -> Iterator[None]:
-    """Set these names of `datasets.config`; restored after."""
-    from datasets import config
-
-    before = {name: getattr(config, name) for name in values}
-    vars(config).update(values)
-    try:
-        yield
-    finally:
-        vars(config).update(before)
-
-
-@contextlib.contextmanager
-def quiet_datasets(log: bool) -> Iterator[None]:
-    """Keep `datasets` from pinging its download counter and, unless `log`, from logging; restored after."""
-    from datasets import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(verbosity if log else logging.CRITICAL)
-    try:
-        with _datasets_config(HF_UPDATE_DOWNLOAD_COUNTS=False):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-# One attempt a read: `datasets` would sleep up to 20 minutes inside one and say so in its log only.
-_OWN_RETRIES = {
+_DATASETS_CONFIG = {
+    "HF_UPDATE_DOWNLOAD_COUNTS": False,
+    # One attempt a read: `datasets` would sleep up to 20 minutes inside one and say so in its log only.
     **dict.fromkeys(("STREAMING_READ_MAX_RETRIES", "STREAMING_OPEN_MAX_RETRIES"), 1),
     **dict.fromkeys(("STREAMING_READ_RETRY_INTERVAL", "STREAMING_OPEN_RETRY_INTERVAL"), 0),
     "STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL": 0,
     "STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL": 0,
 }
+
+
+@contextlib.contextmanager
+def quiet_datasets(log: bool) -> Iterator[None]:
+    """Keep `datasets` from pinging its download counter, retrying and, unless `log`, from logging; restored after."""
+    from datasets import config, logging
+
+    before, verbosity = {name: getattr(config, name) for name in _DATASETS_CONFIG}, logging.get_verbosity()
+    vars(config).update(_DATASETS_CONFIG)
+    logging.set_verbosity(verbosity if log else logging.CRITICAL)
+    try:
+        yield
+    finally:
+        vars(config).update(before)
+        logging.set_verbosity(verbosity)
 
 
 def local_files(dataset_name: str, data_files: list[str]) -> Local | None:

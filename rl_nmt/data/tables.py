@@ -16,7 +16,7 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from rl_nmt.errors import ConfigError
 
@@ -65,15 +65,15 @@ def read(path: str | Path, argument: str, columns: Iterable[str] = (), kind: str
     if not kind:
         raise ConfigError(f"{file}: give a file that ends in .jsonl, .json, .tsv, .txt (also .gz) or .parquet")
     try:
-        if kind == "parquet":
-            yield from _parquet(path, file)
-        else:
-            with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as stream:
-                lines = _lines(stream, file)
-                if kind == "text":
-                    yield from (Row(f"{file} line {number}", {"text": line}) for number, line in lines)
-                else:
-                    yield from _json(lines, file) if kind == "json" else _tsv(lines, file, columns)
+        with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as stream:
+            if kind == "parquet":
+                yield from _parquet(stream, file)
+            elif kind == "json":
+                yield from _json(_lines(stream, file), file)
+            elif kind == "tsv":
+                yield from _tsv(_lines(stream, file), file, columns)
+            else:
+                yield from (Row(f"{file} line {number}", {"text": line}) for number, line in _lines(stream, file))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ConfigError(f"{file} is not a whole gzip file: fetch it again") from error
     except OSError as error:
@@ -206,17 +206,14 @@ def _object(value: Any, where: str) -> Row:
     return Row(where, value)
 
 
-def _parquet(path: Path, file: str) -> Iterator[Row]:
+def _parquet(stream: IO[bytes], file: str) -> Iterator[Row]:
     import pyarrow
     from pyarrow import parquet
 
-    number = 0
-    with path.open("rb") as stream:
-        try:
-            for batch in parquet.ParquetFile(stream).iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield Row(f"{file} row {number}", row)
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
-            problem = " ".join(str(error).split())[:160]
-            raise ConfigError(f"{file} is not a whole Parquet file ({problem}): fetch it again") from error
+    try:
+        batches = parquet.ParquetFile(stream).iter_batches()
+        rows = (row for batch in batches for row in batch.to_pylist())
+        yield from (Row(f"{file} row {number}", row) for number, row in enumerate(rows, 1))
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        problem = " ".join(str(error).split())[:160]
+        raise ConfigError(f"{file} is not a whole Parquet file ({problem}): fetch it again") from error

@@ -31,7 +31,6 @@ class Language:
     script: str
     nllb: str  # its tag
     ranges: tuple[Range, ...]  # inclusive code point intervals of the script
-    digits: str  # 0 to 9
     expected_length_ratio: float  # typical length of a translation over its English source
     length_tolerance: float  # half width of the band of natural-log ratios in which real translations lie
     length_limits: tuple[float, float]  # log distances from the expected ratio that no translation crosses
