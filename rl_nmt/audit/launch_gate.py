@@ -4,17 +4,10 @@
 family, how often a cheat wins. `require_launch` is the same for a trainer: it prints the table and raises when the
 reward must not be trained on. The suite is the caller's; translation's is in rl_nmt/audit/cheats.py. No torch.
 
-The verdict (ours):
-
-- A cheat *wins* when its total is at least that of the honest output it was made from (TIE less still counts): under
-  GRPO it would then be reinforced as much as that. A gated cheat (it has a gate reason, and the total 0.0) never wins.
-  A sample without a total gets no gradient: counted as unscored.
-- *Hard* families, which could not be an answer at all, must win in 0 cases, each.
-- *Soft* families are bounded together: the share won, averaged over the families (each weighs the same), is at most
-  `max_soft_win_share`. A scorer is never equally good at all of them, so the bound is on what a policy gains by trying
-  all; the families above it are listed by name in every report.
-- Honest pairs which the reward's own gates refuse are set apart: nothing was learned about the cheats there. More than
-  MAX_HONEST_GATED of them, or more than MAX_UNSCORED of all comparisons without a score, is refused too.
+The verdict (ours; its reasons: docs/details.md, 13): a cheat wins when its total is at least the honest output's less
+TIE and no gate refused it. Hard families, which could not be an answer at all, must not win once. Soft families may win
+`max_soft_win_share` on average over the families, each weighing the same. Honest pairs that the gates refuse are set
+apart; more than MAX_HONEST_GATED of them, or more than MAX_UNSCORED comparisons without a score, is refused too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The jitter of the configured scorers: how far apart two rewards of one text can lie. No torch.
 
-With scale_rewards="group" TRL divides a group's rewards by their spread, so that a spread of 0.001 that is
-nothing but rounding becomes a full-size gradient. Group rules therefore treat a group that spreads no more
-than the jitter as a tie (rl_nmt/training/trainer.py).
+TRL divides a group's rewards by their spread, so rounding would become a full-size gradient. Group rules therefore
+treat a group that spreads no more than the jitter as a tie (rl_nmt/training/trainer.py; docs/details.md, 15).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Text in the wrong letters: English in Tamil letters, Tamil in Latin, Devanagari, Malayalam or Sinhala ones.
 
-The raw material of rl_nmt/audit/families.py. Rough on purpose, as a cheating model would be, and without anything of
-the gates' own transliteration: an attack that shared the defence's tables could only find what the defence knows.
-Another language has a module of its own in rl_nmt/audit/cheats.TONGUES. No torch. Spelling rules and tables: ours.
+Rough on purpose, as a cheating model would be, and without anything of the gates' own transliteration: an attack that
+shared the defence's tables could only find what the defence knows. No torch. Spelling rules and tables: ours.
 """
 
 from __future__ import annotations

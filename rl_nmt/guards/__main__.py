@@ -1,8 +1,8 @@
 """How often the gates are wrong about a file of translations, and what the text measures say. No torch.
 
-On human translations every gated row is a false positive. With human scores beside the rows the report also
-says whether what the gates reject is bad, and how each measure that needs no model agrees with people:
-expect little there, these are gates and not judges. `python -m rl_nmt.guards` is the command.
+On human translations every gated row is a false positive. With human scores the report also says whether what the gates
+reject is bad, and how each measure that needs no model agrees with people: expect little, these are gates and no
+judges.
 """
 
 from __future__ import annotations

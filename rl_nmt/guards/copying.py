@@ -1,8 +1,8 @@
 """How much of a source an output merely repeats: letter by letter, or by sound in the other script. No torch.
 
-A translation borrows names, numbers and single words; a copy repeats the running text, small words included. So names,
-acronyms, units, numbers, addresses and code are excused (rl_nmt.text.tokens.kept), and a likeness in sound counts only
-in a chain of neighbouring words that holds a word nobody borrows. Rules and thresholds: ours.
+A translation borrows names, numbers and single words; a copy repeats the running text, small words included. So what
+may stay is excused (rl_nmt.text.tokens.kept), and a likeness in sound counts only in a chain of neighbouring words that
+holds a word nobody borrows. Rules and thresholds: ours.
 """
 
 from __future__ import annotations

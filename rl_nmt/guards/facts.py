@@ -1,10 +1,8 @@
 """What of a source must reappear in any translation, and whether it does. No torch, no reference.
 
-Checked are numbers (with percentages and scales: "3.7 million" is 37 lakh), URLs, e-mail addresses,
-placeholders, code, acronyms and names. Numbers count in the digits of either language, with any grouping
-(100,000 = 1,00,000 = 100000), small ones also as words. A name may stand in its own letters or in the
-other script, with endings: its sound is compared (rl_nmt.text.phonetics). Whether a name was rather translated
-("Supreme Court") no rule knows; so names weigh less, and one word is enough for a name of several. Ours.
+Numbers (3.7 million = 37 lakh, 100,000 = 1,00,000, small ones also as words), URLs, e-mail addresses, placeholders,
+code, acronyms and names, by their sound. Whether a name was rather translated ("Supreme Court") no rule knows; so names
+weigh less, and one word is enough for a name of several. Rules: ours (docs/details.md, 10).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Gates: which outputs are not translations at all, and why. Pure functions over text, no model.
 
-A gate is not a measure of quality. It names outputs that no score may lift above a real translation: the reward gives
-them 0.0 whatever the neural scorers would say, and calls no model for them. Every gate compares with the source, so
-that what the source itself does (repeats, lists, quotes, speaks of translating) is no offence. Rules and thresholds are
-ours; `python -m rl_nmt.guards FILE` measures how often each one is wrong about a file of human translations.
+The reward gives such outputs 0.0 whatever the neural scorers would say, and calls no model for them. Every gate
+compares with the source, so that what the source itself does (repeats, lists, quotes, speaks of translating) is no
+offence. Rules and thresholds are ours (docs/details.md, 1 to 8); `python -m rl_nmt.guards FILE` measures how often each
+one is wrong.
 """
 
 from __future__ import annotations

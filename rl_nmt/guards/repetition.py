@@ -20,10 +20,8 @@ _SOURCE_SIGNS = re.compile(r"([^\w\s])\1\1")
 def loops(pair: TextPair) -> bool:
     """Say whether the output repeats itself as its source does not.
 
-    A loop is a phrase of one to three words three times in a row, a quarter of the four-word runs being
-    repetitions, a block of twenty words with seven different ones, a piece of up to eight characters five
-    times in a row, one letter five or one sign eight times. A source that does the like excuses it.
-    Thresholds: ours; reduplication (மெல்ல மெல்ல) says a word twice and is no loop.
+    What a loop is, the constants above say; a source that does the like excuses it. Thresholds: ours; reduplication
+    (மெல்ல மெல்ல) says a word twice and is no loop.
     """
     said, heard = [t.key for t in pair.output_tokens], [t.key for t in pair.source_tokens]
     if any(rule(said) and not rule(heard) for rule in (_circles, _repeats, _poor)):
