@@ -48,9 +48,9 @@ HARD, SOFT = ({name: _family(name, cells or {}) for name, cells in _TABLE[kind].
 def build_suite(pairs: Sequence[Pair], language: str = "ta", seed: int = 0) -> list[Cheat]:
     """Every family applied to every pair, family by family; equal input and seed give equal output.
 
-    `pairs` are (source, honest translation). A cheat that equals the honest text character by character is left out.
-    Soft cheats that equal it once cleaned are left out too: they would be translations. What a family makes of a pair
-    does not depend on the other families. Raises ConfigError for a language without a `Tongue` and for a blank side.
+    `pairs` are (source, honest translation). A cheat that equals the honest text is left out, and a soft one that
+    equals it once cleaned: it would be a translation. What a family makes of a pair does not depend on the other
+    families. Raises ConfigError for a language without a `Tongue` and for a blank side.
     """
     if language not in TONGUES:
         raise ConfigError(f"language: no cheats are known for {language!r}; there are cheats for {', '.join(TONGUES)}")

@@ -1,8 +1,7 @@
 """Families of cheats that take more than a template: one small function of a `Case` each.
 
 A function returns one cheat, or None where the family does not apply (no number to get wrong). Which families there
-are, in which order, for texts of which length, and the templates of the others: cheats.yaml. No model, no torch.
-Families: ours.
+are, for texts of which length, and the templates of the others: cheats.yaml. No model, no torch. Families: ours.
 """
 
 from __future__ import annotations

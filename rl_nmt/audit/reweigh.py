@@ -191,10 +191,10 @@ def reweigh(
 def compare(samples: Sequence[Sample], new: Sequence[float | None]) -> dict[str, Any]:
     """Old totals against new ones, as plain values.
 
-    "rows", "groups" (with at least two scored samples); "flipped" groups whose old winner is no longer
-    among the best, of the "decided" ones (not tied before); "examples" of them, the largest new margin
-    first; "spearman" over all rows; per side "mean", "std" (within groups, averaged), "tied" (share of
-    groups without any difference), "saturated" (share of rows at 1).
+    "rows", "groups" (with at least two scored samples); "flipped" groups whose old winner is no longer among the best,
+    of the "decided" ones (not tied before); "examples" of them, the largest new margin first; "spearman" over all rows;
+    per side "mean", "std" (within groups, averaged), "tied" (share of groups without any difference), "saturated"
+    (share of rows at 1).
     """
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for i, (sample, total) in enumerate(zip(samples, new, strict=True)):

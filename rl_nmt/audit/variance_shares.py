@@ -1,8 +1,7 @@
 """Share the variance of the reward inside the groups out among its components. No torch.
 
-GRPO sees only differences inside a group, so a component that is constant there has no say, whatever its
-weight. The shares are a covariance decomposition of the total: they add up to 1 and may be negative for a
-component that pulls against it (ours).
+GRPO sees only differences inside a group, so a component that is constant there has no say, whatever its weight. The
+shares are a covariance decomposition (ours): they add up to 1, and are negative where a component pulls against it.
 """
 
 from __future__ import annotations

@@ -34,11 +34,10 @@ def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[An
 
     Args:
         name: of the source, for messages.
-        open_rows: opens the stream anew; the same rows in the same order each time.
+        open_rows: opens the stream again; the same rows in the same order each time.
 
-    Raises:
-        StreamBroken: RETRY_SECONDS have passed without a new row, or the rows are others than before.
-        Whatever `open_rows` raises that trying again cannot mend.
+    Raises StreamBroken when RETRY_SECONDS have passed without a new row or the rows are others than before, and
+    whatever `open_rows` raises that trying again cannot mend.
     """
     delivered, count = hashlib.sha256(), 0
     last, wait, damaged = time.monotonic(), FIRST_WAIT, 0
