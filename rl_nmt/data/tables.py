@@ -10,13 +10,14 @@ Lines end at line feeds alone: a text may hold U+2028. All formats but Parquet m
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import json
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rl_nmt.errors import ConfigError
 
@@ -205,7 +206,7 @@ def _object(value: Any, where: str) -> Row:
     return Row(where, value)
 
 
-def _parquet(stream: IO[bytes], file: str) -> Iterator[Row]:
+def _parquet(stream: io.BufferedIOBase, file: str) -> Iterator[Row]:
     import pyarrow
     from pyarrow import parquet
 

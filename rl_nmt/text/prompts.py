@@ -7,7 +7,6 @@ template with one `{source}` slot. Gemma's turns are written here, any other mod
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 from rl_nmt.errors import ConfigError
 from rl_nmt.text.unicode import neutralise_control_tokens, restore_control_tokens
@@ -34,7 +33,7 @@ def chat_prompt(tokenizer, user_text: str) -> str:
     """
     if is_gemma(tokenizer):
         return gemma_prompt(user_text)
-    tokens = _pattern(_added_tokens(tokenizer))
+    tokens = _added_tokens(tokenizer)
     while tokens.search(user_text):  # they may overlap
         user_text = tokens.sub(lambda match: f"{match[0][0]} {match[0][1:]}", user_text)
     prompt = _render(tokenizer, [{"role": "user", "content": user_text}], add_generation_prompt=True)
@@ -59,7 +58,7 @@ def end_of_turn(tokenizer) -> str | None:
         return "<end_of_turn>"
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "zxqanswer"}]
     behind = _render(tokenizer, turns, add_generation_prompt=False).rpartition("zxqanswer")[2]
-    found = _pattern(_added_tokens(tokenizer)).search(behind)
+    found = _added_tokens(tokenizer).search(behind)
     return found[0] if found else None
 
 
@@ -72,16 +71,10 @@ def _render(tokenizer, messages: list[dict[str, str]], **options) -> str:
         raise ConfigError(f"the chat template of its tokenizer fails: {error}") from error
 
 
-def _added_tokens(tokenizer) -> tuple[str, ...]:
+def _added_tokens(tokenizer) -> re.Pattern[str]:
     """The tokens found in a text before it is split into words, longest first; blanks and single letters aside."""
-    tokens = (token for token in tokenizer.get_added_vocab() if len(token) > 1 and not token.isspace())
-    return tuple(sorted(tokens, key=lambda token: (-len(token), token)))
-
-
-@lru_cache(maxsize=8)
-def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
-    """Any of the tokens; without any, nothing."""
-    return re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
+    tokens = [token for token in tokenizer.get_added_vocab() if len(token) > 1 and not token.isspace()]
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
 
 
 def fill(template: str, source: str) -> str:
