@@ -115,10 +115,6 @@ def _require_same(name: str, same: bool) -> None:
         raise StreamBroken(f"dataset_name: {name} has changed while it was read: pin it as {name}@COMMIT")
 
 
-class _Silent(TimeoutError):
-    """Nothing has come for too long."""
-
-
 _END = object()
 
 
@@ -132,11 +128,11 @@ class _Watched:
         self._thread.start()
 
     def next(self, seconds: float) -> Any:
-        """The next row, `_END`, or what the stream raised. Raises _Silent after `seconds`."""
+        """The next row, `_END`, or what the stream raised. Raises TimeoutError after `seconds`."""
         try:
             row, error = self._queue.get(timeout=max(0.0, seconds))
         except queue.Empty:
-            raise _Silent("it answers too slowly") from None
+            raise TimeoutError("it answers too slowly") from None
         if error is not None:
             raise error
         return row
