@@ -152,7 +152,7 @@ def attack(reward, own, cfg, pairs: list[tuple[str, str]], source: str) -> None:
     print_signature(reward)
     if own.report:
         files.write_json(own.report, report.as_dict() | {"signature": reward.signature()}, "--report")
-    launch_gate.refuse(report)
+    report.require_passed()
 
 
 def allowed(own, cfg) -> float:

@@ -44,9 +44,7 @@ def load(cfg: DataCfg, folder: str | Path, seed: int) -> Sealed:
         CannotWrite: the snapshot cannot be written.
     """
     request = to_public_dict(cfg) | {"seed": seed}
-    snapshot = Snapshot(
-        Path(folder) / "data", request, "logging.output_dir", asked="other settings", again="read the rows"
-    )
+    snapshot = Snapshot(Path(folder) / "data", request, "logging.output_dir")
     if snapshot.exists:
         return snapshot.read()
     source, target = language(cfg.source_lang, "data.source_lang"), language(cfg.target_lang, "data.target_lang")

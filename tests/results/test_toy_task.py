@@ -82,13 +82,13 @@ def measured(monkeypatch, answer, reward=None) -> evaluation.Snapshot:
 
 
 def test_the_launch_gate_takes_the_suite(capsys):
-    verdict = require_launch(Reward(), PAIRS, suite, source="a list of words")
+    verdict = require_launch(Reward(), PAIRS, suite, 0.1, "a list of words")
     assert verdict["passed"] and verdict["pairs"] == len(WORDS)
     assert [family["name"] for family in verdict["families"]] == ["empty", "echo", "letters"]
     assert "launch gate: passed" in capsys.readouterr().out
-    assert not launch_gate(Reward(lenient=True), PAIRS, suite).passed
+    assert not launch_gate(Reward(lenient=True), PAIRS, suite, 0.1).passed
     with pytest.raises(RewardRefused, match="echo wins 12 of 12"):
-        require_launch(Reward(lenient=True), PAIRS, suite)
+        require_launch(Reward(lenient=True), PAIRS, suite, 0.1)
 
 
 def test_evaluation_measures_and_names_the_tasks_columns(monkeypatch):
