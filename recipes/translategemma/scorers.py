@@ -8,7 +8,7 @@ import os
 from functools import partial
 from typing import Any
 
-from recipes.translategemma.reward import Part
+from recipes.translategemma.reward import EnsembleReward, Part
 from recipes.translategemma.settings import TranslateGemmaCfg
 from rl_nmt import distributed
 from rl_nmt.scorers.cached import Remembered
@@ -17,6 +17,13 @@ from rl_nmt.scorers.shared import Shared
 from rl_nmt.scorers.worker.client import load_in_worker
 from rl_nmt.text.languages import language
 from rl_nmt.training.token_credit import SpanCredit
+
+
+def build_reward(cfg: TranslateGemmaCfg, placed: dict[str, str]) -> EnsembleReward:
+    """The ensemble as the configuration wants it; see `load_parts`."""
+    parts, memories = load_parts(cfg, placed)
+    source, target = language(cfg.data.source_lang), language(cfg.data.target_lang)
+    return EnsembleReward(parts, target, source, cfg.reward.guards, memories)
 
 
 def load_parts(cfg: TranslateGemmaCfg, placed: dict[str, str]) -> tuple[dict[str, Part], dict[str, Remembered]]:

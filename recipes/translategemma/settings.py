@@ -82,22 +82,16 @@ class MetricXCfg:
 
 
 @dataclass
-class XcometCfg:
-    """XCOMET without a reference: error spans for tokens, and a score for the sequence."""
+class SpanCfg:
+    """What error spans are worth, whoever marks them."""
 
     enabled: bool = True  # ask this scorer
     weight: float = at_least(0, 1.0)  # factor of its spans' token rewards; 0 leaves them out
-    sentence_weight: float = at_least(0, 0.0)  # factor of its score, 0 to 1, in the sequence reward
-    model_name_or_path: str = "Unbabel/XCOMET-XL"  # checkpoint: hub name (gated, non-commercial licence) or folder
-    device: str = "auto"  # auto, cpu or cuda:N
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of linears and attention; a lower one changes some spans."""
-    python_executable: str = ""
-    """Python of another environment to run it in, as one with transformers 4; empty: this process."""
+    sentence_weight: float = at_least(0, 0.0)
+    """Factor of its score (XCOMET's 0 to 1, the judge's -25 to 0) in the sequence reward."""
     overlap: Literal["any", "majority"] = "any"
     """Which tokens a span touches: any that share a character, or those with half of theirs in it."""
     combine: Literal["sum", "min", "max"] = "sum"  # of several spans on one token: add up, the worst, the mildest
-    use_confidence: bool = False  # multiply a span's reward by its confidence
     minor: float = at_most(0, -1.0)  # reward of a token in a minor error
     major: float = at_most(0, -5.0)  # in a major error
     critical: float = at_most(0, -10.0)  # in a critical error
@@ -105,12 +99,23 @@ class XcometCfg:
 
 
 @dataclass
-class MqmCfg:
+class XcometCfg(SpanCfg):
+    """XCOMET without a reference: error spans for tokens, and a score for the sequence."""
+
+    use_confidence: bool = False  # multiply a span's reward by its confidence
+    model_name_or_path: str = "Unbabel/XCOMET-XL"  # checkpoint: hub name (gated, non-commercial licence) or folder
+    device: str = "auto"  # auto, cpu or cuda:N
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of linears and attention; a lower one changes some spans."""
+    python_executable: str = ""
+    """Python of another environment to run it in, as one with transformers 4; empty: this process."""
+
+
+@dataclass
+class MqmCfg(SpanCfg):
     """A language model as MQM annotator (GEMBA-MQM) behind an OpenAI-compatible endpoint."""
 
     enabled: bool = False  # ask this scorer
-    weight: float = at_least(0, 1.0)  # factor of its spans' token rewards; 0 leaves them out
-    sentence_weight: float = at_least(0, 0.0)  # factor of its score, -25 to 0, in the sequence reward
     endpoint: str = ""  # Base address, as http://host:8000/v1
     model: str = ""  # the endpoint's name for the model
     api_key_env: str = ""  # environment variable that holds the key; empty: no key is sent
@@ -121,12 +126,6 @@ class MqmCfg:
     concurrency: int = at_least(1, 8)  # most requests under way at once
     timeout: float = above(0, 60.0)  # seconds for one request
     deadline: float = above(0, 180.0)  # seconds for one step's requests, retries included
-    overlap: Literal["any", "majority"] = "any"  # which tokens a span touches
-    combine: Literal["sum", "min", "max"] = "sum"  # of several spans on one token: add up, the worst, the mildest
-    minor: float = at_most(0, -1.0)  # reward of a token in a minor error
-    major: float = at_most(0, -5.0)  # in a major error
-    critical: float = at_most(0, -10.0)  # in a critical error
-    scale: float = above(0, 1.0)  # factor of all three
 
 
 @dataclass

@@ -60,12 +60,15 @@ def require_python(argument: str, executable: str, modules: Sequence[str] = ()) 
     return os.path.abspath(found)
 
 
-def require_comet(scorer_python: str) -> None:
-    """Raise ConfigError unless COMET can be imported here, or in the environment of `scorer_python`."""
+def require_comet(scorer_python: str, argument: str = "scorer_python") -> None:
+    """Raise ConfigError unless COMET can be imported here, or in the environment of `scorer_python`.
+
+    `argument`: the setting that names that one, for messages.
+    """
     if scorer_python:
-        require_python("scorer_python", scorer_python, ("comet", "torch", "transformers"))
+        require_python(argument, scorer_python, ("comet", "torch", "transformers"))
     elif find_spec("comet") is None:
         raise ConfigError(
-            "scorer_python: COMET is not installed in this environment: give one that has it (--scorer_python "
+            f"{argument}: COMET is not installed in this environment: give one that has it (--{argument} "
             ".venv/bin/python), or pip install -r requirements.txt"
         )
