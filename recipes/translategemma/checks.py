@@ -5,13 +5,14 @@ from __future__ import annotations
 import filecmp
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recipes.translategemma.placement import check_ids
+from recipes.translategemma.placement import check_ids, scorer_devices
 from rl_nmt.errors import ConfigError
 from rl_nmt.hub import COMET, ModelUse, require_models, split_revision
-from rl_nmt.preflight.environments import require_comet, require_python
+from rl_nmt.preflight.environments import require_python
 from rl_nmt.ranges import check_ranges
 from rl_nmt.text.languages import ENGLISH, bcp47, language, wmt24pp_code
 from rl_nmt.text.prompts import SLOT
@@ -54,21 +55,23 @@ def require_environment(cfg: TranslateGemmaCfg) -> None:
     metricx, xcomet, independent = cfg.reward.metricx, cfg.reward.xcomet, cfg.misc.independent_scorer
     if metricx.enabled and metricx.python_executable:
         require_python("reward.metricx.python_executable", metricx.python_executable, ("torch", "transformers"))
-    if xcomet.enabled or independent:  # a COMET checkpoint too: it runs where XCOMET would
-        require_comet(xcomet.python_executable, "reward.xcomet.python_executable")
-    used = [
-        ModelUse(POLICY, cfg.model.policy_name_or_path),
-        ModelUse("reward.metricx.model_name_or_path", metricx.model_name_or_path if metricx.enabled else ""),
-        ModelUse("reward.xcomet.model_name_or_path", xcomet.model_name_or_path if xcomet.enabled else "", COMET),
-        ModelUse("misc.independent_scorer", independent, COMET),
-    ]
-    require_models(used)
-
-
-def scorer_devices(cfg: TranslateGemmaCfg) -> dict[str, str]:
-    """Name → wanted device of the enabled scorers that are models, as `placement.place` takes them."""
-    scorers = {"metricx": cfg.reward.metricx, "xcomet": cfg.reward.xcomet}
-    return {name: scorer.device for name, scorer in scorers.items() if scorer.enabled}
+    comet = xcomet.enabled or independent  # also a COMET checkpoint, which runs where XCOMET would
+    if comet and xcomet.python_executable:
+        argument = "reward.xcomet.python_executable"
+        require_python(argument, xcomet.python_executable, ("comet", "torch", "transformers"))
+    elif comet and find_spec("comet") is None:
+        raise ConfigError(
+            "reward.xcomet.python_executable: there is no COMET in this environment: give the Python of one that has "
+            "it (scripts/setup_split_envs.sh makes both), or pip install -r requirements.txt"
+        )
+    require_models(
+        [
+            ModelUse(POLICY, cfg.model.policy_name_or_path),
+            ModelUse("reward.metricx.model_name_or_path", metricx.model_name_or_path if metricx.enabled else ""),
+            ModelUse("reward.xcomet.model_name_or_path", xcomet.model_name_or_path if xcomet.enabled else "", COMET),
+            ModelUse("misc.independent_scorer", independent, COMET),
+        ]
+    )
 
 
 def accumulation_steps(cfg: TranslateGemmaCfg, processes: int) -> int:
@@ -77,15 +80,13 @@ def accumulation_steps(cfg: TranslateGemmaCfg, processes: int) -> int:
     sequences = prompts * samples
     if sequences % (size * processes):
         legal = [n for n in range(1, sequences + 1) if sequences % (n * processes) == 0]
-        nearest = " or ".join(map(str, sorted(sorted(legal, key=lambda n: abs(n - size))[:2])))
-        way_out = (
-            f"micro_batch_size that work: {nearest}"
-            if nearest
-            else f"make rl.prompts_per_update a multiple of {processes}"
-        )
+        advice = f"make rl.prompts_per_update a multiple of {processes}"
+        if legal:
+            nearest = sorted(sorted(legal, key=lambda n: abs(n - size))[:2])
+            advice = f"micro_batch_size that work: {' or '.join(map(str, nearest))}"
         raise ConfigError(
             f"rl.micro_batch_size: rl.prompts_per_update {prompts} × generation.num_samples_per_prompt {samples} = "
-            f"{sequences} sequences are no multiple of {size} × {processes} processes; {way_out}"
+            f"{sequences} sequences are no multiple of {size} × {processes} processes; {advice}"
         )
     return sequences // (size * processes)
 

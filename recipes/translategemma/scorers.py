@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import operator
 import os
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 from recipes.translategemma.reward import EnsembleReward, Part
 from recipes.translategemma.settings import TranslateGemmaCfg
 from rl_nmt import distributed
+from rl_nmt.config import load_callable
 from rl_nmt.scorers.cached import Remembered
 from rl_nmt.scorers.mqm.gemba import load_gemba_mqm
 from rl_nmt.scorers.shared import Shared
@@ -55,14 +55,7 @@ def _marking(scorer, section, use_confidence: bool = False, beside: bool = False
     return Part(scorer, section.sentence_weight, span_weight=section.weight, credit=credit, beside=beside)
 
 
-def resident(
-    name: str,
-    factory: str,
-    options: dict[str, Any],
-    device: str,
-    cfg: TranslateGemmaCfg,
-    memories: dict[str, Remembered],
-):
+def resident(name: str, factory: str, options: dict[str, Any], device: str, cfg: TranslateGemmaCfg, memories: dict):
     """A scorer that is a model: in this process or a worker, with a memory, once per machine for all processes.
 
     Args:
@@ -72,12 +65,7 @@ def resident(
         memories: gets its memory, where it is loaded by this process.
     """
     section = getattr(cfg.reward, name)
-    options = {
-        "name_or_path": section.model_name_or_path,
-        "dtype": section.dtype,
-        "overlong": cfg.reward.overlong,
-        **options,
-    }
+    options |= {"name_or_path": section.model_name_or_path, "dtype": section.dtype, "overlong": cfg.reward.overlong}
 
     def load():
         if section.python_executable:
@@ -90,8 +78,7 @@ def resident(
                 argument=f"reward.{name}.python_executable",
             )
         else:
-            module, function = factory.split(":")
-            loader = getattr(importlib.import_module(module), function)
+            loader = load_callable(factory, f"reward.{name}")
             scorer = loader(**options, device=device, argument=f"reward.{name}.model_name_or_path")
         return remembering(name, scorer, cfg, memories)
 

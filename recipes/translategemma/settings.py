@@ -14,8 +14,7 @@ class ModelCfg:
 
     policy_name_or_path: str = "google/gemma-3-4b-it"  # the chat model to train: hub name or local folder
     policy_gpu_ids: tuple[int, ...] = ()  # GPUs of the policy, one per process; empty: the first that no scorer wants
-    reference_gpu_ids: tuple[int, ...] = ()
-    """GPUs of the reference model: the policy's, beside which TRL keeps it; empty says the same."""
+    reference_gpu_ids: tuple[int, ...] = ()  # the policy's, beside which TRL keeps the reference; empty says the same
     lora_rank: int = at_least(0, 0)  # Rank of LoRA adapters; 0 trains all weights (kept in fp32)
     lora_alpha: int = at_least(1, 32)  # LoRA scale numerator
     gradient_checkpointing: bool = True  # trade compute for memory in the backward pass
@@ -28,8 +27,7 @@ class DataCfg:
 
     train_file: str = ""
     """JSONL, JSON, TSV or Parquet with a source and, where there is one, a reference per row; or hf_dataset_name."""
-    hf_dataset_name: str = ""
-    """Data set on the hub (also name@revision), local folder or file; google/wmt24pp is known by name."""
+    hf_dataset_name: str = ""  # data set on the hub (also name@revision; google/wmt24pp is known), local folder or file
     hf_dataset_config_name: str = ""  # its configuration; empty for google/wmt24pp: the target language's
     hf_train_split: str = "train"  # split to train on
     hf_eval_split: str = ""  # split to evaluate on; empty: rows sampled from the training split
@@ -87,10 +85,10 @@ class SpanCfg:
 
     enabled: bool = True  # ask this scorer
     weight: float = at_least(0, 1.0)  # factor of its spans' token rewards; 0 leaves them out
-    sentence_weight: float = at_least(0, 0.0)
-    """Factor of its score (XCOMET's 0 to 1, the judge's -25 to 0) in the sequence reward."""
-    overlap: Literal["any", "majority"] = "any"
-    """Which tokens a span touches: any that share a character, or those with half of theirs in it."""
+    sentence_weight: float = at_least(
+        0, 0.0
+    )  # factor of its score (XCOMET 0 to 1, MQM -25 to 0) in the sequence reward
+    overlap: Literal["any", "majority"] = "any"  # tokens that a span touches: by one character, or by half of theirs
     combine: Literal["sum", "min", "max"] = "sum"  # of several spans on one token: add up, the worst, the mildest
     minor: float = at_most(0, -1.0)  # reward of a token in a minor error
     major: float = at_most(0, -5.0)  # in a major error
@@ -105,10 +103,8 @@ class XcometCfg(SpanCfg):
     use_confidence: bool = False  # multiply a span's reward by its confidence
     model_name_or_path: str = "Unbabel/XCOMET-XL"  # checkpoint: hub name (gated, non-commercial licence) or folder
     device: str = "auto"  # auto, cpu or cuda:N
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of linears and attention; a lower one changes some spans."""
-    python_executable: str = ""
-    """Python of another environment to run it in, as one with transformers 4; empty: this process."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision; a lower one changes some spans
+    python_executable: str = ""  # Python of another environment, as one with transformers 4; empty: this process
 
 
 @dataclass
@@ -119,10 +115,8 @@ class MqmCfg(SpanCfg):
     endpoint: str = ""  # Base address, as http://host:8000/v1
     model: str = ""  # the endpoint's name for the model
     api_key_env: str = ""  # environment variable that holds the key; empty: no key is sent
-    form: Literal["auto", "json", "text"] = "auto"
-    """How it answers: a JSON schema, headed lists, or the first that the server takes."""
-    max_tokens: int = at_least(1, 1024)
-    """Longest reply in tokens, thoughts included; one that is cut off counts as none."""
+    form: Literal["auto", "json", "text"] = "auto"  # of its reply: JSON schema, headed lists, or the first that works
+    max_tokens: int = at_least(1, 1024)  # longest reply in tokens, thoughts included; a cut-off one counts as none
     concurrency: int = at_least(1, 8)  # most requests under way at once
     timeout: float = above(0, 60.0)  # seconds for one request
     deadline: float = above(0, 180.0)  # seconds for one step's requests, retries included
@@ -133,8 +127,7 @@ class RewardCfg:
     """What a translation is worth."""
 
     guards: Literal["on", "off"] = "on"  # gate outputs that are no translation, before any model is asked
-    overlong: Literal["truncate", "skip"] = "truncate"
-    """Inputs longer than a scorer takes: cut off at their end, or left without a score."""
+    overlong: Literal["truncate", "skip"] = "truncate"  # inputs too long for a scorer: cut at their end, or no score
     cache_size: int = at_least(0, 100_000)  # scores remembered per scorer for equal (source, translation); 0: none
     max_soft_win_share: float = between(0, 1, 0.1)
     """Launch gate: mean share of wins that cheats which could pass for translations may have."""
@@ -148,8 +141,7 @@ class RlCfg:
     """Credit and optimizer."""
 
     backend: Literal["trl"] = "trl"  # the trainer: TRL's GRPO, with advantages per token
-    credit: Literal["token", "sequence"] = "token"
-    """Spans reward the tokens that carry the error, or are left out (for comparison)."""
+    credit: Literal["token", "sequence"] = "token"  # spans reward the tokens in error, or are left out (to compare)
     normalise: bool = True
     """Normalise advantages over all valid tokens of the update; False: TRL's group advantages plus token rewards."""
     baseline: Literal["batch", "group"] = "batch"

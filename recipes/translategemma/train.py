@@ -254,7 +254,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.update(checks.hub_environment(cfg))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
     checks.require_environment(cfg)
-    placed = place_models(cfg, checks.scorer_devices(cfg))
+    placed = place_models(cfg)
     distributed.start()
 
     def find(folder: Path):

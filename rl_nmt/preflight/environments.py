@@ -60,15 +60,12 @@ def require_python(argument: str, executable: str, modules: Sequence[str] = ()) 
     return os.path.abspath(found)
 
 
-def require_comet(scorer_python: str, argument: str = "scorer_python") -> None:
-    """Raise ConfigError unless COMET can be imported here, or in the environment of `scorer_python`.
-
-    `argument`: the setting that names that one, for messages.
-    """
+def require_comet(scorer_python: str) -> None:
+    """Raise ConfigError unless COMET can be imported here, or in the environment of `scorer_python`."""
     if scorer_python:
-        require_python(argument, scorer_python, ("comet", "torch", "transformers"))
+        require_python("scorer_python", scorer_python, ("comet", "torch", "transformers"))
     elif find_spec("comet") is None:
         raise ConfigError(
-            f"{argument}: COMET is not installed in this environment: give one that has it (--{argument} "
+            "scorer_python: COMET is not installed in this environment: give one that has it (--scorer_python "
             ".venv/bin/python), or pip install -r requirements.txt"
         )

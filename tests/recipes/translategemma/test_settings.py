@@ -18,8 +18,8 @@ from recipes.translategemma.checks import (
     check_rows,
     checkpoint_folder,
     hub_environment,
-    scorer_devices,
 )
+from recipes.translategemma.placement import scorer_devices
 from recipes.translategemma.settings import TranslateGemmaCfg
 from rl_nmt import config
 from rl_nmt.errors import ConfigError
