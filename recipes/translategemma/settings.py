@@ -25,17 +25,14 @@ class ModelCfg:
 class DataCfg:
     """Sources to train on, held-out rows to evaluate on."""
 
-    train_file: str = ""
-    """JSONL, JSON, TSV or Parquet with a source and, where there is one, a reference per row; or hf_dataset_name."""
+    train_file: str = ""  # JSONL, JSON, TSV or Parquet: per row a source, perhaps a reference; or hf_dataset_name
     hf_dataset_name: str = ""  # data set on the hub (also name@revision; google/wmt24pp is known), local folder or file
     hf_dataset_config_name: str = ""  # its configuration; empty for google/wmt24pp: the target language's
     hf_train_split: str = "train"  # split to train on
     hf_eval_split: str = ""  # split to evaluate on; empty: rows sampled from the training split
     eval_file: str = ""  # local file with held-out rows; it comes before hf_eval_split and sampling
-    eval_sampling_count: int = at_least(0, 0)
-    """Rows held out of the training rows, chosen by a hash of (eval_sampling_seed, id); wins over the ratio."""
-    eval_sampling_ratio: float = between(0, 0.99, 0.05)
-    """Share of the training rows that is held out in the same way, where no other held-out rows are named."""
+    eval_sampling_count: int = at_least(0, 0)  # rows to hold out, by hash of (eval_sampling_seed, id); beats the ratio
+    eval_sampling_ratio: float = between(0, 0.99, 0.05)  # share held out likewise, if no other rows are named
     eval_sampling_seed: int = 42  # changes which rows are held out
     id_field: str = ""  # column with a unique id; empty: `id` where there is one, else a hash of the source
     source_field: str = ""  # column with the source; empty: found by name (the language, its code, source, src, text)
@@ -58,9 +55,7 @@ class GenerationCfg:
     top_p: float = between(0, 1, 1.0, open_left=True)  # nucleus sampling; 1.0 is off
     top_k: int = at_least(0, 0)  # sample among so many tokens; 0 is off
     max_new_tokens: int = at_least(1, 512)  # longest completion in tokens
-    prompt: str = ""
-    """What the model is asked, with the slot {source} for the source, whatever its language; empty: what
-    TranslateGemma is asked."""
+    prompt: str = ""  # what the model is asked, {source} where the source goes; empty: TranslateGemma's prompt
     eval_batch_size: int = at_least(1, 16)  # prompts decoded together in evaluation
 
 
@@ -142,8 +137,7 @@ class RlCfg:
 
     backend: Literal["trl"] = "trl"  # the trainer: TRL's GRPO, with advantages per token
     credit: Literal["token", "sequence"] = "token"  # spans reward the tokens in error, or are left out (to compare)
-    normalise: bool = True
-    """Normalise advantages over all valid tokens of the update; False: TRL's group advantages plus token rewards."""
+    normalise: bool = True  # advantages over all tokens of the update; False: TRL's group advantages + token rewards
     baseline: Literal["batch", "group"] = "batch"
     """Subtracted when advantages are normalised: the mean over all tokens, or over those of the prompt's samples."""
     group_coefficient: float = at_least(0, 0.0)  # weight of the group z-score that is added before normalisation
@@ -161,8 +155,7 @@ class RlCfg:
     save_every: int = at_least(0, 20)  # updates between checkpoints; 0: only the final model
     loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"] = "dapo"  # how TRL averages the token losses
     optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor"] = "adamw_torch"  # optimizer
-    max_hours: float = at_least(0, 0.0)
-    """Stop in time to have saved within so many hours of the start, to be resumed; 0: never."""
+    max_hours: float = at_least(0, 0.0)  # stop, saved and resumable, within so many hours of the start; 0: never
     seed: int = at_least(0, 42)  # seeds data order, sampling and adapters
 
 
@@ -171,8 +164,7 @@ class LoggingCfg:
     """Run folder and tracking."""
 
     output_dir: str = "runs/translategemma"  # run folder
-    save_rollouts: bool = False
-    """Keep every completion with log-probs, offsets and token rewards in train_rollouts.jsonl."""
+    save_rollouts: bool = False  # keep completions, log-probs, offsets and token rewards in train_rollouts.jsonl
     save_eval_outputs: bool = True  # keep the outputs of every evaluation in eval_outputs.jsonl
     auto_resume: bool = True  # continue an unfinished run from its newest valid checkpoint
     resume_from_checkpoint: str = ""  # continue from this checkpoint, whatever came after it; needs auto_resume False
