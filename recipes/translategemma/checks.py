@@ -110,15 +110,11 @@ def check_rows(cfg: TranslateGemmaCfg, rows: int) -> None:
 
 
 def hub_environment(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables that make the hub's libraries keep to the settings; to be set before they are first imported.
-
-    The result may hold the token: never print it.
-    """
-    wanted = {}
-    if cfg.misc.huggingface_cache_dir:
-        folder = Path(cfg.misc.huggingface_cache_dir).expanduser().absolute()
-        wanted |= {"HF_HUB_CACHE": str(folder / "hub"), "HF_DATASETS_CACHE": str(folder / "datasets")}
-    token = environ.get(cfg.misc.huggingface_token_env or "") or cfg.misc.huggingface_token
+    """Variables for the hub's libraries, to be set before their import; never print them: one may be the token."""
+    cache = cfg.misc.huggingface_cache_dir
+    folder = Path(cache).expanduser().absolute()
+    wanted = {"HF_HUB_CACHE": str(folder / "hub"), "HF_DATASETS_CACHE": str(folder / "datasets")} if cache else {}
+    token = environ.get(cfg.misc.huggingface_token_env) or cfg.misc.huggingface_token
     return wanted | ({"HF_TOKEN": token} if token else {})
 
 
@@ -140,26 +136,23 @@ def _check_pairs(cfg: TranslateGemmaCfg) -> None:
 
 
 def _check_languages(data: DataCfg) -> None:
-    source, target = language(data.source_lang, "data.source_lang"), language(data.target_lang, "data.target_lang")
-    if source.name == target.name:
-        raise ConfigError(
-            f"data.target_lang: {data.target_lang} is the source language ({data.source_lang}); give another"
-        )
-    if target is ENGLISH:  # rows keep every source under "english", where its reference would stand
-        raise ConfigError(f"data.target_lang: {data.target_lang}: this recipe does not translate into English")
+    source, target = data.source_lang, data.target_lang
+    into = language(target, "data.target_lang")
+    if language(source, "data.source_lang").name == into.name:
+        raise ConfigError(f"data.target_lang: {target} is the source language ({source}); give another")
+    if into is ENGLISH:  # rows keep every source under "english", where its reference would stand
+        raise ConfigError(f"data.target_lang: {target}: this recipe does not translate into English")
     if split_revision(data.hf_dataset_name)[0] == WMT24PP:
-        if bcp47(data.source_lang).split("-")[0] != "en":
-            raise ConfigError(f"data.source_lang: {WMT24PP} translates from en, not from {data.source_lang}")
-        wmt24pp_code(data.target_lang, "data.target_lang")
+        if bcp47(source).split("-")[0] != "en":
+            raise ConfigError(f"data.source_lang: {WMT24PP} translates from en, not from {source}")
+        wmt24pp_code(target, "data.target_lang")
 
 
 def _check_data(data: DataCfg) -> None:
     if bool(data.train_file) == bool(data.hf_dataset_name):
         what = "both are given" if data.train_file else "neither is given"
-        raise ConfigError(
-            f"data.train_file and data.hf_dataset_name: {what}: give one, as --data.train_file rows.jsonl or "
-            f"--data.hf_dataset_name {WMT24PP}"
-        )
+        give = f"give one, as --data.train_file rows.jsonl or --data.hf_dataset_name {WMT24PP}"
+        raise ConfigError(f"data.train_file and data.hf_dataset_name: {what}: {give}")
     if data.train_file and data.hf_eval_split:
         raise ConfigError("data.hf_eval_split: there is no split beside data.train_file: give data.eval_file instead")
     if data.eval_file and data.hf_eval_split:
@@ -245,9 +238,7 @@ def _check_folder(cfg: TranslateGemmaCfg) -> None:
             "--logging.auto_resume False"
         )
     if wanted and not checkpoint_folder(cfg).is_dir():
-        raise ConfigError(
-            f"logging.resume_from_checkpoint: no such folder: {wanted}, also not in logging.output_dir "
-            f"{logging.output_dir}"
-        )
+        beside = f"also not in logging.output_dir {logging.output_dir}"
+        raise ConfigError(f"logging.resume_from_checkpoint: no such folder: {wanted}, {beside}")
     if logging.save_only_best and not cfg.rl.eval_every:
         raise ConfigError("logging.save_only_best: the best is found by evaluations: set rl.eval_every to 1 or more")

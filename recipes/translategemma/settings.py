@@ -36,8 +36,7 @@ class DataCfg:
     eval_sampling_seed: int = 42  # changes which rows are held out
     id_field: str = ""  # column with a unique id; empty: `id` where there is one, else a hash of the source
     source_field: str = ""  # column with the source; empty: found by name (the language, its code, source, src, text)
-    target_field: str = ""
-    """Column with the reference; empty: found by name (the language, its code, target, tgt, reference, ref)."""
+    target_field: str = ""  # column with the reference; empty: found likewise (or as target, tgt, reference, ref)
     source_lang: str = "en"  # code of the source language, as en or en_US
     target_lang: str = "ta"  # code of the target language, as ta, ko_KR or zh-TW
     document_chars: tuple[int, ...] = ()
@@ -80,9 +79,7 @@ class SpanCfg:
 
     enabled: bool = True  # ask this scorer
     weight: float = at_least(0, 1.0)  # factor of its spans' token rewards; 0 leaves them out
-    sentence_weight: float = at_least(
-        0, 0.0
-    )  # factor of its score (XCOMET 0 to 1, MQM -25 to 0) in the sequence reward
+    sentence_weight: float = at_least(0, 0.0)  # factor of its score (0 to 1; MQM -25 to 0) in the sequence reward
     overlap: Literal["any", "majority"] = "any"  # tokens that a span touches: by one character, or by half of theirs
     combine: Literal["sum", "min", "max"] = "sum"  # of several spans on one token: add up, the worst, the mildest
     minor: float = at_most(0, -1.0)  # reward of a token in a minor error
@@ -124,8 +121,7 @@ class RewardCfg:
     guards: Literal["on", "off"] = "on"  # gate outputs that are no translation, before any model is asked
     overlong: Literal["truncate", "skip"] = "truncate"  # inputs too long for a scorer: cut at their end, or no score
     cache_size: int = at_least(0, 100_000)  # scores remembered per scorer for equal (source, translation); 0: none
-    max_soft_win_share: float = between(0, 1, 0.1)
-    """Launch gate: mean share of wins that cheats which could pass for translations may have."""
+    max_soft_win_share: float = between(0, 1, 0.1)  # launch gate: mean share of wins that plausible cheats may have
     metricx: MetricXCfg = field(default_factory=MetricXCfg)  # MetricX-24: a sequence reward
     xcomet: XcometCfg = field(default_factory=XcometCfg)  # XCOMET: error spans, and a sequence reward on request
     mqm: MqmCfg = field(default_factory=MqmCfg)  # an MQM judge: error spans, and a sequence reward on request
@@ -138,14 +134,12 @@ class RlCfg:
     backend: Literal["trl"] = "trl"  # the trainer: TRL's GRPO, with advantages per token
     credit: Literal["token", "sequence"] = "token"  # spans reward the tokens in error, or are left out (to compare)
     normalise: bool = True  # advantages over all tokens of the update; False: TRL's group advantages + token rewards
-    baseline: Literal["batch", "group"] = "batch"
-    """Subtracted when advantages are normalised: the mean over all tokens, or over those of the prompt's samples."""
+    baseline: Literal["batch", "group"] = "batch"  # subtracted to normalise: mean over all tokens, or over the prompt's
     group_coefficient: float = at_least(0, 0.0)  # weight of the group z-score that is added before normalisation
     clip: float = between(0, 0.99, 0.2, open_left=True)  # PPO clip range of the probability ratio
     clip_high: float = at_least(0, 0.0)  # its upper side; 0: the same
     kl: float = at_least(0, 0.01)  # weight of the KL penalty against the start policy; 0 loads no reference
-    lr: float = above(0, 1e-6)
-    """Peak learning rate: constant after a short warm-up (about 1e-5 for LoRA, 1e-6 for all weights)."""
+    lr: float = above(0, 1e-6)  # peak learning rate, constant after warm-up (about 1e-5 for LoRA, 1e-6 for all weights)
     warmup_steps: int = at_least(0, 10)  # updates of linear warm-up
     prompts_per_update: int = at_least(1, 8)  # prompts per update, over all processes
     micro_batch_size: int = at_least(1, 4)  # sequences per process in one forward and backward pass
