@@ -24,7 +24,6 @@ import functools
 import hashlib
 import json
 import math
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ import torch
 
 from bench import texts
 from pocket import formats
+from rl_nmt.files import replace_folder
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE / "build"
@@ -89,14 +89,10 @@ def _once(folder: Path, build: Callable[[Path], None]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.parent == MODELS:
         (MODELS / ".gitignore").write_text("*\n", encoding="utf-8")
-    draft = folder.with_name(folder.name + ".part")
-    shutil.rmtree(draft, ignore_errors=True)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with replace_folder(folder) as draft, torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         build(draft)
-    (draft / "built.json").write_text(json.dumps({"key": wanted}), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+        (draft / "built.json").write_text(json.dumps({"key": wanted}), encoding="utf-8")
     return folder
 
 
@@ -151,7 +147,6 @@ def _centre(model) -> None:
 
 
 def _build_nllb(folder: Path, shape: Shape) -> None:
-    folder.mkdir(parents=True)
     tokenizer = formats.nllb_tokenizer(folder, texts.training_texts(), PIECES)
     sizes = {
         "vocab_size": shape.rows or len(tokenizer) + 2,

@@ -45,7 +45,6 @@ def _build_policy(folder: Path, shape: Shape) -> None:
     from pocket import formats
     from train_grpo_en_ta import PROMPT
 
-    folder.mkdir(parents=True)
     tokenizer = formats.gemma_tokenizer(folder, [*texts.training_texts(), *[PROMPT, "user", "model"] * 50], 1600)
     sizes = {
         "vocab_size": shape.rows or len(tokenizer),
