@@ -1,4 +1,4 @@
-"""Distinct items, length-sorted batches under a token budget, order restored."""
+"""Distinct items, length-sorted batches under a token budget."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T", bound=Hashable)
-V = TypeVar("V")
 
 
 def distinct(items: Iterable[T]) -> tuple[list[T], list[int]]:
@@ -40,18 +39,4 @@ def batches(lengths: Sequence[int], token_budget: int, groups: Sequence[Hashable
             batch.append(i)
         else:
             result.append([i])
-    return result
-
-
-def restore(order: Sequence[int], values: Sequence[V]) -> list[V]:
-    """`values[k]` back to position `order[k]`; `order` must be a permutation of range(len(values)).
-
-    >>> restore([2, 0, 1], ["c", "a", "b"])
-    ['a', 'b', 'c']
-    """
-    if sorted(order) != list(range(len(values))):
-        raise ValueError(f"order is no permutation of {len(values)} positions: a row is missing or doubled")
-    result = list(values)
-    for position, value in zip(order, values, strict=True):
-        result[position] = value
     return result
