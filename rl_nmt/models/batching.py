@@ -19,12 +19,11 @@ def distinct(items: Iterable[T]) -> tuple[list[T], list[int]]:
     return list(place), index
 
 
-def batches(lengths: Sequence[int], token_budget: int, groups: Sequence[Hashable] | None = None) -> list[list[int]]:
+def batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Indices in batches of similar length, the longest first (so memory runs out at once or never).
 
     A batch costs rows × its longest length and stays within `token_budget`; a row longer than the whole
-    budget is a batch of its own. Equal lengths keep their order. Rows of different `groups` never share
-    a batch.
+    budget is a batch of its own. Equal lengths keep their order.
 
     >>> batches([3, 9, 2, 8], token_budget=18)
     [[1, 3], [0, 2]]
@@ -33,10 +32,8 @@ def batches(lengths: Sequence[int], token_budget: int, groups: Sequence[Hashable
         raise ValueError(f"token_budget must be at least 1, not {token_budget}")
     result: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        batch = result[-1] if result else None
-        fits = batch and (len(batch) + 1) * lengths[batch[0]] <= token_budget
-        if batch and fits and (groups is None or groups[batch[0]] == groups[i]):
-            batch.append(i)
+        if result and (len(result[-1]) + 1) * lengths[result[-1][0]] <= token_budget:
+            result[-1].append(i)
         else:
             result.append([i])
     return result

@@ -37,10 +37,6 @@ def test_batches_golden(lengths, budget, expected):
     assert batches(lengths, budget) == expected
 
 
-def test_groups_never_share_a_batch():
-    assert batches([9, 8, 7, 6], 1000, groups=["x", "x", "y", "y"]) == [[0, 1], [2, 3]]
-
-
 @given(st.lists(st.integers(0, 60)), st.integers(1, 200))
 def test_batches_keep_every_row_and_the_budget(lengths, budget):
     result = batches(lengths, budget)
