@@ -192,7 +192,7 @@ def download(models: Iterable[ModelUse], licence: Callable[[str], str | None] = 
         return
     if not hub_reachable():
         raise MissingService("--download: the hub cannot be reached from here (HF_ENDPOINT, HF_HUB_OFFLINE)")
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, snapshot_download
 
     for model in wanted:
         try:
@@ -206,21 +206,15 @@ def download(models: Iterable[ModelUse], licence: Callable[[str], str | None] = 
         print(f"{model.setting:24} {model.name:45} {size:6.1f} GiB  licence {terms}{gated}", flush=True)
     for model in wanted:
         try:
-            _fetch(model.name)
+            repository, revision = split_revision(model.name)
+            folder = Path(snapshot_download(repository, revision=revision))
+            print(f"have {model.name}", flush=True)
+            # A COMET checkpoint brings its encoder's weights, but not the tokenizer and configuration.
+            if encoder := _encoder_of(folder):
+                snapshot_download(encoder, allow_patterns=["*.json", "*.model", "*.txt"])
+                print(f"have the tokenizer of {encoder}", flush=True)
         except Exception as error:
             raise explain(model.setting, model.name, error) from error
-
-
-def _fetch(name: str) -> None:
-    from huggingface_hub import snapshot_download
-
-    repository, revision = split_revision(name)
-    folder = Path(snapshot_download(repository, revision=revision))
-    print(f"have {name}", flush=True)
-    # A COMET checkpoint brings its encoder's weights, but not the tokenizer and configuration.
-    if encoder := _encoder_of(folder):
-        snapshot_download(encoder, allow_patterns=["*.json", "*.model", "*.txt"])
-        print(f"have the tokenizer of {encoder}", flush=True)
 
 
 def _encoder_of(folder: Path) -> str | None:

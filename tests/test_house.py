@@ -45,7 +45,6 @@ OPEN = """
 recipes/translategemma/train.py is too long
 recipes/translategemma/train.py: train is too long
 rewards_en_ta_dupo.py is too long
-rl_nmt/config.py is too long
 train_grpo_en_ta.py is too long
 """
 

@@ -79,7 +79,7 @@ def load_backtranslator(
         engine = _open_engine(backend, folder, tokenizer, target, beams, device, dtype)
     check_tags(tokenizer, engine.vocabulary, source, target)
     name, revision = hub.recorded_as(str(name_or_path), folder)
-    identity = {"model": name, "revision": revision, "weights": weights_key(folder)}
+    identity: dict[str, Any] = {"model": name, "revision": revision, "weights": weights_key(folder)}
     identity |= {"backend": engine.backend, "dtype": dtype, "beams": beams}
     identity |= {"source": source, "target": target, "max_new_tokens": max_new_tokens}
     return BackTranslator(tokenizer, engine, identity)
@@ -90,6 +90,7 @@ def _open_engine(backend: str, *model) -> Engine:
     if backend != "auto":
         return (TransformersEngine if backend == "transformers" else CTranslate2Engine)(*model)
     *_, device, dtype = model
+    engine: Engine
     try:
         engine, why = CTranslate2Engine(*model), f"installed, and works on {device} in {dtype}"
     except (MissingService, ConfigError, CannotWrite) as error:

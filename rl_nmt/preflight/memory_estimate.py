@@ -25,18 +25,16 @@ COMET_TOKENS = 8192  # rl_nmt/scorers/comet/scorer.py, most tokens encoded at on
 NLLB_TOKENS = 4096  # rl_nmt/backtranslation/translator.py, most source tokens in one batch
 
 
-_GEMMA = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-_GEMMA += ("num_key_value_heads", "head_dim")
-_NLLB = ("d_model", "encoder_ffn_dim", "decoder_ffn_dim", "encoder_layers", "decoder_layers", "vocab_size")
-_XLMR = ("hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings", "type_vocab_size")
-_XLMR += ("vocab_size",)
+_GEMMA = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim"
+_NLLB = "vocab_size d_model encoder_ffn_dim decoder_ffn_dim encoder_layers decoder_layers"
+_XLMR = "vocab_size hidden_size num_hidden_layers intermediate_size max_position_embeddings type_vocab_size"
 
 
-def _config(model_type: str, fields: tuple[str, ...], *values: int) -> dict[str, Any]:
-    return {"model_type": model_type, **dict(zip(fields, values, strict=True))}
+def _config(model_type: str, fields: str, *values: int) -> dict[str, Any]:
+    return {"model_type": model_type, **dict(zip(fields.split(), values, strict=True))}
 
 
-_XLMR_LARGE = _config("xlm-roberta", _XLMR, 1024, 24, 4096, 514, 1, 250002)
+_XLMR_LARGE = _config("xlm-roberta", _XLMR, 250002, 1024, 24, 4096, 514, 1)
 # The sizes in config.json of the models named in the README and presets, for those that are not on this machine.
 KNOWN: dict[str, dict[str, Any]] = {
     "google/gemma-3-270m-it": _config("gemma3_text", _GEMMA, 262144, 640, 2048, 18, 4, 1, 256),
@@ -44,9 +42,9 @@ KNOWN: dict[str, dict[str, Any]] = {
     "google/gemma-3-4b-it": _config("gemma3_text", _GEMMA, 262208, 2560, 10240, 34, 8, 4, 256),
     "google/gemma-3-12b-it": _config("gemma3_text", _GEMMA, 262208, 3840, 15360, 48, 16, 8, 256),
     "google/gemma-3-27b-it": _config("gemma3_text", _GEMMA, 262208, 5376, 21504, 62, 32, 16, 128),
-    "facebook/nllb-200-distilled-600M": _config("m2m_100", _NLLB, 1024, 4096, 4096, 12, 12, 256206),
-    "facebook/nllb-200-distilled-1.3B": _config("m2m_100", _NLLB, 1024, 8192, 8192, 24, 24, 256206),
-    "facebook/nllb-200-3.3B": _config("m2m_100", _NLLB, 2048, 8192, 8192, 24, 24, 256206),
+    "facebook/nllb-200-distilled-600M": _config("m2m_100", _NLLB, 256206, 1024, 4096, 4096, 12, 12),
+    "facebook/nllb-200-distilled-1.3B": _config("m2m_100", _NLLB, 256206, 1024, 8192, 8192, 24, 24),
+    "facebook/nllb-200-3.3B": _config("m2m_100", _NLLB, 256206, 2048, 8192, 8192, 24, 24),
     # extra: the head on top of the encoder
     "Unbabel/wmt22-comet-da": _XLMR_LARGE | {"extra": 22_025_217},
     "Unbabel/wmt22-cometkiwi-da": _XLMR_LARGE | {"extra": 6_296_577},
