@@ -91,9 +91,7 @@ def _base_of(config: Path) -> str:
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m rl_nmt.translate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m rl_nmt.translate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--model", required=True, type=Path, metavar="DIR", help="full model or LoRA adapter folder")
@@ -124,15 +122,12 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _template(args: argparse.Namespace) -> str:
-    template = args.template
-    if template is None:
-        path = args.model / "prompt.txt"
-        if not path.exists():
-            raise ConfigError(
-                f"template: {path} does not exist; give the words the model was trained with as "
-                '--template "… {source} …"'
-            )
-        template = _read(path, "model")
+    path, template = args.model / "prompt.txt", args.template
+    if template is None and not path.exists():
+        raise ConfigError(
+            f'template: {path} does not exist; give the words the model was trained with as --template "… {{source}} …"'
+        )
+    template = _read(path, "model") if template is None else template
     fill(template, "")  # refuses a template without its slot before anything heavy is loaded
     return template
 

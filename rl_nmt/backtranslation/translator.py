@@ -22,9 +22,8 @@ from rl_nmt.backtranslation.beam_search import TransformersEngine
 from rl_nmt.backtranslation.ctranslate2_engine import DTYPES as CT2_DTYPES
 from rl_nmt.backtranslation.ctranslate2_engine import CTranslate2Engine, weights_key
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
-from rl_nmt.models.batching import distinct
+from rl_nmt.models.batching import TokenBudget, distinct, run_batches
 from rl_nmt.models.loading import fetch, load_tokenizer, loading, require_device, versions
-from rl_nmt.models.out_of_memory import TokenBudget, run_batches
 from rl_nmt.text.unicode import is_blank, safe_unicode
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "model.bin")

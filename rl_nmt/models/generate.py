@@ -25,7 +25,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> li
     rows = tokenizer(prompts, add_special_tokens=True, padding=False, truncation=False)["input_ids"]
     bos = tokenizer.bos_token_id
     if bos is None:
-        return [list(row) for row in rows]
+        return rows
     return [[bos, *itertools.dropwhile(lambda i: i == bos, row)] for row in rows]
 
 

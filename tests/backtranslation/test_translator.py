@@ -17,7 +17,7 @@ from rl_nmt.backtranslation import beam_search
 from rl_nmt.backtranslation.beam_search import top_log_probs
 from rl_nmt.backtranslation.translator import check_tags, length_cap, load_backtranslator, split_sentences
 from rl_nmt.errors import ConfigError, MissingService
-from rl_nmt.models.out_of_memory import TokenBudget
+from rl_nmt.models.batching import TokenBudget
 from rl_nmt.text.unicode import is_blank
 
 KNOWN = dict((ta, en) for en, ta in PAIRS)
