@@ -71,21 +71,16 @@ def to_public_dict(cfg: Any) -> dict[str, Any]:
     return {name: plain(getattr(cfg, name)) for name in public}
 
 
-def save_resolved(cfg: Any, path: str | Path) -> None:
+def save_resolved(cfg: Any, path: Path) -> None:
     """Write the settings without secrets as YAML that `--config` reads back to an equal instance.
 
     The file appears whole or not at all. Raises CannotWrite.
     """
     import yaml
 
-    path = Path(path)
     text = yaml.safe_dump(to_public_dict(cfg), sort_keys=False, allow_unicode=True)
     if {"\x85", "\u2028", "\u2029"} & set(text):  # PyYAML writes these raw and folds them when it reads
         text = yaml.safe_dump(to_public_dict(cfg), sort_keys=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise files.cannot_write(path, error) from error
     files.write(path, f"# Every setting; keys are never written.\n{text}")
 
 

@@ -110,7 +110,7 @@ def broadcast(value: T) -> T:
         return value
     import torch.distributed as dist
 
-    box = [value if is_main_process() else None]
+    box: list[Any] = [value if is_main_process() else None]
     dist.broadcast_object_list(box, src=0, group=_group())
     return box[0]
 

@@ -131,8 +131,8 @@ class CTranslate2Engine:
 
     def _require(self, ctranslate2, device: str) -> None:
         """Refuse a device or dtype before a conversion that takes minutes."""
+        place = torch.device(device)
         try:
-            place = torch.device(device)
             known = ctranslate2.get_supported_compute_types(place.type, place.index or 0)
         except (RuntimeError, ValueError) as error:
             raise self._explain(error, device) from error

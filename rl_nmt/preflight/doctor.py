@@ -6,7 +6,6 @@ asked once and concurrently, so that the whole takes seconds without a network t
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -40,16 +39,15 @@ def diagnose(
         settings: RunCfg, or what has its fields.
         uses: the models that these settings ask for.
         folder: the run folder; need not exist.
-        check: the recipe's own check of its settings; what it raises as UserError becomes a finding.
-        environment: the recipe's own check of what its settings need here (packages, servers, another Python).
+        check, environment: the recipe's own checks of its settings, and of what they need here (packages, servers,
+            another Python); what they raise as UserError becomes a finding.
         machine: None looks at this one.
 
-    Returns:
-        Findings in the order of the table; what the user can mend is in them, never raised.
+    Returns findings in the order of the table; what the user can mend is in them, never raised.
     """
     folder = Path(folder).expanduser()
     with ThreadPoolExecutor(8) as pool:
-        reachable = functools.partial(pool.submit(hub.hub_reachable).result)
+        reachable = pool.submit(hub.hub_reachable).result
         places = [pool.submit(model_finding, model, reachable) for model in uses]
         data = pool.submit(data_finding, settings, folder, reachable)
         tracker = pool.submit(tracker_finding, settings)
