@@ -36,23 +36,18 @@ class TransformersEngine:
     def __init__(self, folder: Path, tokenizer, target: str, beams: int, device: str, dtype: str):
         from transformers import AutoModelForSeq2SeqLM
 
+        named = f"backtranslation_model: {folder}"
         try:
             model, info = AutoModelForSeq2SeqLM.from_pretrained(
                 folder, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ConfigError(
-                f"backtranslation_model: {folder} holds no translation model that loads: {error}"
-            ) from error
+            raise ConfigError(f"{named} holds no translation model that loads: {error}") from error
         if type(model).__name__ != "M2M100ForConditionalGeneration":
-            raise ConfigError(
-                f"backtranslation_model: {folder} is {type(model).__name__}, not M2M100 as dense NLLB models are"
-            )
+            raise ConfigError(f"{named} is {type(model).__name__}, not M2M100 as dense NLLB models are")
         if info["missing_keys"]:
             first = sorted(info["missing_keys"])[0]
-            raise ConfigError(
-                f"backtranslation_model: {folder} lacks {len(info['missing_keys'])} weights, {first} first"
-            )
+            raise ConfigError(f"{named} lacks {len(info['missing_keys'])} weights, {first} first")
         self.model = model.eval().requires_grad_(False).to(device)
         self.packed = torch.device(device).type == "cpu" and prepacked_works()
         if self.packed:
