@@ -29,7 +29,7 @@ from rl_nmt import config, distributed, errors, hub
 from rl_nmt.data import corpus
 from rl_nmt.errors import ConfigError
 from rl_nmt.hub import COMET, ModelUse
-from rl_nmt.preflight import environments, machine, vllm
+from rl_nmt.preflight import environments
 from rl_nmt.ranges import above, at_least, between, check_ranges
 from rl_nmt.runs.run import Run
 from rl_nmt.runs.run_folder import open_run_folder
@@ -169,8 +169,8 @@ def require_environment(cfg: RunCfg) -> None:
     """Refuse, within seconds, what this machine lacks: packages, another Python, a server. Raises as they do."""
     environments.require_comet(cfg.scorer_python)
     if cfg.use_vllm:
-        vllm.require_vllm(cfg.vllm_mode, cfg.vllm_server_host, cfg.vllm_server_port, cfg.model_id)
-    machine.require_optimizer(cfg.optimizer)
+        environments.require_vllm(cfg.vllm_mode, cfg.vllm_server_host, cfg.vllm_server_port, cfg.model_id)
+    environments.require_optimizer(cfg.optimizer)
 
 
 def models(cfg: RunCfg) -> list[ModelUse]:
@@ -354,7 +354,7 @@ def diagnose(cfg: RunCfg, dry: bool) -> int:
     """Print what is missing on this machine; returns the exit status."""
     from rl_nmt.preflight import doctor
 
-    findings = doctor.diagnose(cfg, models(cfg), cfg.output_dir, check, environment=require_environment)
+    findings = doctor.diagnose(cfg, models(cfg), cfg.output_dir, check, require_environment)
     print(doctor.table(findings), flush=True)
     if dry and not doctor.exit_code(findings):
         dry_step(cfg)

@@ -16,7 +16,7 @@ import torch
 
 from rl_nmt.errors import ConfigError
 from rl_nmt.hub import recorded_as
-from rl_nmt.models.batching import distinct
+from rl_nmt.models.batching import TokenBudget, distinct, run_batches
 from rl_nmt.models.loading import (
     fetch,
     fingerprint,
@@ -28,7 +28,6 @@ from rl_nmt.models.loading import (
     torch_dtype,
     versions,
 )
-from rl_nmt.models.out_of_memory import TokenBudget, run_batches
 from rl_nmt.scorers.base import Scores, Segment
 
 SCORE_ID = 250_089  # <extra_id_10> in mT5's vocabulary: its logit is the score

@@ -14,7 +14,7 @@ from tiny_models import PAIRS
 import train_grpo_en_ta as script
 from rewards_en_ta_dupo import CometDuPOReward
 from rl_nmt.models import policy
-from rl_nmt.models.out_of_memory import TokenBudget
+from rl_nmt.models.batching import TokenBudget
 from rl_nmt.scorers.base import Scores, Segment
 from rl_nmt.text.unicode import clean_for_scoring
 from rl_nmt.training.setup import Policy

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from rl_nmt.models.batching import distinct
+from rl_nmt.models.batching import distinct, run_batches
 from rl_nmt.models.linears import prepacked_works
-from rl_nmt.models.out_of_memory import run_batches
 from rl_nmt.scorers.base import Segment
 from rl_nmt.scorers.comet.packed_layers import Pack, PackedEncoder
 from rl_nmt.scorers.comet.padded_route import Route

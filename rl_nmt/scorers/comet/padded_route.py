@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from rl_nmt.models.out_of_memory import TokenBudget, run_batches
+from rl_nmt.models.batching import TokenBudget, run_batches
 from rl_nmt.scorers.base import Segment
 
 

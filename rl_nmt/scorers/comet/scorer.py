@@ -17,7 +17,7 @@ import torch
 
 from rl_nmt.errors import ConfigError
 from rl_nmt.hub import recorded_as
-from rl_nmt.models.batching import distinct
+from rl_nmt.models.batching import TokenBudget, distinct
 from rl_nmt.models.linears import prepacked_works
 from rl_nmt.models.loading import (
     fingerprint,
@@ -28,7 +28,6 @@ from rl_nmt.models.loading import (
     torch_dtype,
     versions,
 )
-from rl_nmt.models.out_of_memory import TokenBudget
 from rl_nmt.scorers.base import Scores, Segment, Span
 from rl_nmt.scorers.comet import packed_layers
 from rl_nmt.scorers.comet.checkpoint import TOKENIZER_FILES, checkpoint_file, load_model

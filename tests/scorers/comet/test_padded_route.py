@@ -7,7 +7,7 @@ import torch
 from comet_oracle import VARIANTS, predict, rows
 from tiny_models import build_comet
 
-from rl_nmt.models.out_of_memory import TokenBudget
+from rl_nmt.models.batching import TokenBudget
 from rl_nmt.scorers.comet.padded_route import inverse
 from rl_nmt.scorers.comet.scorer import load_comet
 

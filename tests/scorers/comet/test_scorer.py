@@ -22,7 +22,7 @@ from comet_oracle import LONG, VARIANTS, predict, rows
 from tiny_models import PAIRS, build_comet
 
 from rl_nmt.errors import ConfigError, MissingService
-from rl_nmt.models.out_of_memory import TokenBudget
+from rl_nmt.models.batching import TokenBudget
 from rl_nmt.scorers.base import Segment
 from rl_nmt.scorers.comet.scorer import load_comet
 
