@@ -16,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -34,6 +35,8 @@ MAX_BODY = 4 << 20  # bytes of one reply; a longer one is no answer
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds before the first retry, and at most before any
 
 Messages = Sequence[Mapping[str, str]]
+# Forms (name, messages, response_format), best first: where the server refuses one with 400 or 422, the next is asked.
+Question = Sequence[tuple[str, Messages, Mapping | None]]
 
 
 @dataclass(frozen=True)
@@ -102,41 +105,22 @@ class ChatEndpoint:
         self.stats: Counter[str] = Counter()
         self._failures, self._resume_at = 0, 0.0
         self._random = random.Random()  # pauses only: the global generator must stay as it is
-        self._background: _Background | None = None
         self._key()
 
     def __repr__(self) -> str:
         return f"ChatEndpoint({self.url!r}, {self.model!r}, api_key_env={self.api_key_env!r})"
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_background": None}  # neither the client nor the key in it is pickled
 
     @property
     def down(self) -> bool:
         """Has the circuit breaker opened?"""
         return self._failures >= self.breaker
 
-    def ask(self, questions: Sequence[Sequence[tuple[str, Messages, Mapping | None]]]) -> list[Answer]:
-        """One answer per question, in order, after at most `deadline` seconds.
-
-        A question is a list of forms (name, messages, response_format), best first: where the server refuses a
-        form with 400 or 422, the next one is asked.
-        """
+    def ask(self, questions: Sequence[Question]) -> list[Answer]:
+        """One answer per question, in order, after at most `deadline` seconds."""
         self.stats = Counter()
-        return self._run(self._ask(questions)) if questions else []
-
-    def close(self) -> None:
-        """Close connections and the background thread; the next call opens them again."""
-        if self._background is not None:
-            self._background.close()
-            self._background = None
+        return _run(self._ask(questions)) if questions else []
 
     # ------------------------------------------------------------------ one call
-
-    def _run(self, work: Coroutine) -> Any:
-        if self._background is None or self._background.pid != os.getpid():  # a fork has no threads
-            self._background = _Background(self._client)
-        return self._background.run(work)
 
     def _client(self) -> httpx.AsyncClient:
         key = self._key()
@@ -161,25 +145,26 @@ class ChatEndpoint:
             raise ConfigError(f"{self.argument}: {name} holds more than a key (spaces or control characters)")
         return key
 
-    async def _ask(self, questions) -> list[Answer]:
+    async def _ask(self, questions: Sequence[Question]) -> list[Answer]:
         end = time.monotonic() + self.deadline
         self._resume_at = 0.0
         gate = asyncio.Semaphore(self.concurrency)
 
-        async def within(question) -> Answer:
+        async def within(question: Question) -> Answer:
             try:
                 async with asyncio.timeout(max(0.0, end - time.monotonic())):
-                    return await self._one(question, gate, end)
+                    return await self._one(client, question, gate, end)
             except TimeoutError:
                 return Answer(None, "deadline")
 
-        first = []
-        if self.down:  # one question finds out whether it is back
-            self._failures = self.breaker - 1
-            first = [await within(questions[0])]
-        return [*first, *await asyncio.gather(*map(within, questions[len(first) :]))]
+        async with self._client() as client:
+            first = []
+            if self.down:  # one question finds out whether it is back
+                self._failures = self.breaker - 1
+                first = [await within(questions[0])]
+            return [*first, *await asyncio.gather(*map(within, questions[len(first) :]))]
 
-    async def _one(self, forms, gate: asyncio.Semaphore, end: float) -> Answer:
+    async def _one(self, client: httpx.AsyncClient, forms: Question, gate: asyncio.Semaphore, end: float) -> Answer:
         """Ask one question in its forms, with retries, until it is answered or will not be."""
         attempt, form = 0, 0
         while True:
@@ -187,7 +172,7 @@ class ChatEndpoint:
             try:
                 async with gate:
                     await self._wait_for_turn(end)
-                    text = await self._post(messages, response_format)
+                    text = await self._post(client, messages, response_format)
                 self._failures = 0
                 return Answer(text, None, name)
             except _Failed as failed:
@@ -226,13 +211,12 @@ class ChatEndpoint:
         else:
             self._failures = 0  # it answers, if not what was hoped for
 
-    async def _post(self, messages: Messages, response_format: Mapping | None) -> str:
+    async def _post(self, client: httpx.AsyncClient, messages: Messages, response_format: Mapping | None) -> str:
         """One request to the text of its answer; raises _Failed."""
-        body = {"model": self.model, "messages": list(messages)} | self.body
+        body = {"model": self.model, "messages": messages} | self.body
         if response_format is not None:
             body["response_format"] = response_format
         self.stats["calls"] += 1
-        client = self._background.client
         try:
             async with asyncio.timeout(self.timeout), client.stream("POST", self.url, json=body) as reply:
                 _check_status(reply)
@@ -253,7 +237,7 @@ class ChatEndpoint:
 
     # ------------------------------------------------------------------ at the start
 
-    def check(self, forms: Sequence[tuple[str, Messages, Mapping | None]]) -> Answer:
+    def check(self, question: Question) -> Answer:
         """Ask one question, and raise where the endpoint cannot be used at all.
 
         An invalid answer, and 400 or 422, may be the question's fault: they are returned.
@@ -262,7 +246,7 @@ class ChatEndpoint:
             ConfigError: the key is refused, or model or path are unknown there, or any other permanent 4xx.
             MissingService: no connection, no chat endpoint, or it takes no request now (429).
         """
-        (answer,) = self._run(self._ask([forms]))
+        (answer,) = self.ask([question])
         where, reason = f"{self.argument}: {self.url}", answer.failure or ""
         if reason in ("http_401", "http_403"):
             name = f"the key in {self.api_key_env}" if self.api_key_env else "requests without a key (api_key_env)"
@@ -320,34 +304,24 @@ def read_completion(raw: bytes) -> str:
         reply = json.loads(raw)
     except (ValueError, RecursionError):
         raise _Failed("not_json", outage=True) from None
-    if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
-        raise _Failed("no_choices")
-    choice = reply["choices"][0] if reply["choices"] else None
-    if not isinstance(choice, dict):
-        raise _Failed("no_choices")
-    message = choice.get("message")
+    try:
+        choice = reply["choices"][0]
+        message, reason = choice.get("message"), choice.get("finish_reason")
+    except (TypeError, KeyError, IndexError, AttributeError):
+        raise _Failed("no_choices") from None
     if not isinstance(message, dict):
         raise _Failed("no_message")
-    if message.get("refusal"):
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    kinds = [part.get("type") if isinstance(part, dict) else None for part in parts]
+    if message.get("refusal") or "refusal" in kinds:
         raise _Failed("refusal")
-    reason = choice.get("finish_reason")
     if reason != "stop":
         raise _Failed(f"finish_{reason if reason in ('length', 'content_filter', 'tool_calls') else 'other'}")
-    return _text(message.get("content"))
-
-
-def _text(content: object) -> str:
-    if isinstance(content, list):  # parts
-        if not all(isinstance(part, dict) for part in content):
-            raise _Failed("no_content")
-        if any(part.get("type") == "refusal" for part in content):
-            raise _Failed("refusal")
-        if not all(part.get("type") == "text" and isinstance(part.get("text"), str) for part in content):
-            raise _Failed("no_content")
-        content = "".join(part["text"] for part in content)
-    if not isinstance(content, str) or not content.strip():
+    texts = [part.get("text") for part in parts] if set(kinds) == {"text"} else []
+    if not all(isinstance(text, str) for text in texts) or not "".join(texts).strip():
         raise _Failed("no_content")
-    return content
+    return "".join(texts)
 
 
 def _completions_url(argument: str, url: str) -> str:
@@ -372,27 +346,21 @@ def _is_loopback(host: str | None) -> bool:
         return False
 
 
-class _Background:
-    """An event loop on its own thread, so that callers may have one running or not, and its HTTP client."""
+def _run(work: Coroutine[Any, Any, list[Answer]]) -> list[Answer]:
+    """The result of a coroutine, run on a thread of its own: the caller may have a running loop, as a notebook has.
 
-    def __init__(self, client):
-        self.pid = os.getpid()
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, name="chat-endpoint", daemon=True)
-        self.thread.start()
-        self.client: httpx.AsyncClient = client()
+    The loop is closed without waiting for its helper threads: a name lookup may hang in one.
+    """
+    found: Future[list[Answer]] = Future()
 
-    def run(self, work: Coroutine) -> Any:
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+    def run() -> None:
+        loop = asyncio.new_event_loop()
         try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+            found.set_result(loop.run_until_complete(work))
+        except BaseException as error:
+            found.set_exception(error)
+        finally:
+            loop.close()
 
-    def close(self) -> None:
-        if self.pid == os.getpid() and self.thread.is_alive():
-            self.run(self.client.aclose())
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self.thread.join(5)
-            self.loop.close()
+    threading.Thread(target=run, name="chat-endpoint", daemon=True).start()
+    return found.result()

@@ -223,10 +223,6 @@ class GembaMqmScorer:
         }
         return {"identity": identity, "environment": versions("httpx") | {"endpoint": self.client.url}}
 
-    def close(self) -> None:
-        """Close the connections."""
-        self.client.close()
-
     def _read(self, key: tuple[str, str], answer: Answer) -> tuple[float, list[Span], int]:
         if answer.text is None:
             raise Unparsable(answer.failure or "no_answer")

@@ -220,7 +220,7 @@ def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog, capsys):
         with pytest.raises(ConfigError, match="refuses the key in JUDGE_KEY") as refused:
             load(server, api_key_env="JUDGE_KEY", check=True)
     shown = [repr(scorer), repr(scorer.client), json.dumps(scorer.signature()), repr(refused.value)]
-    shown += [str(vars(thing)) for thing in (scorer, scorer.client, scorer.client._background)]
+    shown += [str(vars(thing)) for thing in (scorer, scorer.client)]
     shown += [caplog.text, *capsys.readouterr()]
     assert not any(KEY in text for text in shown)
     copy = pickle.dumps(scorer)
