@@ -122,6 +122,11 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
+def utf8(text: str) -> str:
+    """The text with "?" for lone surrogates, which stop any tokenizer and are no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def is_number(value: Any) -> bool:
     """A finite number as JSON has it: no bool, no tensor."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

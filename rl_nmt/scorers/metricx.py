@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,10 +30,11 @@ from rl_nmt.models.loading import (
     versions,
 )
 from rl_nmt.models.out_of_memory import TokenBudget, run_batches
-from rl_nmt.scorers.base import Scores, Segment
+from rl_nmt.scorers.base import Scores, Segment, utf8
 
 SCORE_ID = 250_089  # <extra_id_10> in mT5's vocabulary: its logit is the score
 WORST = 25.0
+TOKENS = 8192  # most, padding included, that go through the encoder at once; less where memory runs out
 MAX_LENGTH = 1536  # tokens of the input, as published
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
@@ -47,7 +49,6 @@ def load_metricx(
     tokenizer: str | None = None,
     device: str = "cpu",
     dtype: str = "float32",
-    token_budget: int = 8192,
     max_length: int = MAX_LENGTH,
     overlong: str = "truncate",
     argument: str = "metricx_model",
@@ -60,7 +61,6 @@ def load_metricx(
             size, since the published checkpoints have none.
         device: "cpu", "cuda" or "cuda:N".
         dtype: of the weights, "float32" or "bfloat16" (mT5 overflows in float16); the last product is in float32.
-        token_budget: most tokens, padding included, that go through the encoder at once.
         max_length: longest input in tokens, end marker counted.
         overlong: "truncate" longer inputs at their end, as published, or "skip" them (no score).
         argument: the setting that names this model, for messages.
@@ -74,9 +74,8 @@ def load_metricx(
         raise ConfigError(f"{argument}: mT5 overflows in float16; use bfloat16 or float32")
     kind = torch_dtype(argument, dtype, device)
     skip = skip_overlong(overlong)
-    for name, value in (("token_budget", token_budget), ("max_length", max_length)):
-        if value < 2:
-            raise ConfigError(f"{name}: {value} must be at least 2")
+    if max_length < 2:
+        raise ConfigError(f"max_length: {max_length} must be at least 2")
     folder = fetch(argument, str(name_or_path), "config.json", ["*.json", "*.safetensors", "*.bin", "*.model"])
     with loading():
         model, row = _load_model(argument, folder, kind)
@@ -92,8 +91,7 @@ def load_metricx(
         "max_length": max_length,
         "overlong": overlong,
     }
-    budget = TokenBudget(token_budget)
-    return MetricXScorer(model.to(device), row.to(device), words, identity, budget, skip)
+    return MetricXScorer(model.to(device), row.to(device), words, identity, skip)
 
 
 def _load_model(argument: str, folder: Path, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.Tensor]:
@@ -154,21 +152,11 @@ class MetricXScorer:
     range = (0.0, WORST)
     higher_is_better = False
 
-    def __init__(self, model, row: torch.Tensor, tokenizer, identity: dict, budget: TokenBudget, skip_overlong: bool):
+    def __init__(self, model: Any, row: torch.Tensor, tokenizer: Any, identity: dict, skip_overlong: bool):
         self.model, self.tokenizer, self._row = model, tokenizer, row
         self.name, self.revision, self.dtype = (identity[key] for key in ("model", "revision", "dtype"))
-        self.budget, self.skip_overlong, self._identity = budget, skip_overlong, identity
+        self.budget, self.skip_overlong, self._identity = TokenBudget(TOKENS), skip_overlong, identity
         self.stats: dict[str, float] = {}
-
-    @property
-    def device(self) -> torch.device:
-        return self._row.device
-
-    def to(self, device: str) -> MetricXScorer:
-        """Move the model for good. Raises ConfigError for a missing device."""
-        self.model.to(require_device("device", device))
-        self._row = self._row.to(device)
-        return self
 
     def score(self, segments: Sequence[Segment]) -> Scores:
         """One value per segment, 0 (perfect) to 25, order kept.
@@ -183,20 +171,17 @@ class MetricXScorer:
         fair = [i for i, row in enumerate(rows) if not _brings_field(row)]
         self.stats["fields"] = len(rows) - len(fair)
         inputs = self._inputs([rows[i] for i in fair])
-        kept = [k for k, (_, cut) in enumerate(inputs) if not (cut and self.skip_overlong)]
         self.stats["overlong"] = sum(cut for _, cut in inputs)
-        if kept:
-            sequences = [inputs[k][0] for k in kept]
-            with full_precision():
-                done, _ = run_batches(
-                    lambda batch: self._scores([sequences[i] for i in batch]),
-                    [len(s) for s in sequences],
-                    self.budget,
-                    argument=self.name,
-                )
-            for batch, scores in done:
-                for i, value in zip(batch, scores, strict=True):
-                    values[fair[kept[i]]] = value if math.isfinite(value) else None
+        kept = [(i, ids) for i, (ids, cut) in zip(fair, inputs, strict=True) if not (cut and self.skip_overlong)]
+
+        def run(batch: list[int]) -> list[float]:
+            return self._scores([kept[k][1] for k in batch])
+
+        with full_precision():
+            done, _ = run_batches(run, [len(ids) for _, ids in kept], self.budget, argument=self.name)
+        for batch, scores in done:
+            for k, value in zip(batch, scores, strict=True):
+                values[kept[k][0]] = value if math.isfinite(value) else None
         self.stats["padded_share"] = 1 - self.stats["tokens"] / max(1, self.stats.pop("padded"))
         return Scores([values[i] for i in index])
 
@@ -211,20 +196,21 @@ class MetricXScorer:
         for row in rows:
             text = f"source: {row.src} candidate: {row.mt}"
             text += "" if row.ref is None else f" reference: {row.ref}"
-            texts.append(text.encode("utf-8", "replace").decode())
+            texts.append(utf8(text))
         whole = self.tokenizer(texts, verbose=False)["input_ids"] if texts else []
         keep = self._identity["max_length"] - 1
         return [(ids[:-1][:keep], len(ids) - 1 > keep) for ids in whole]
 
     def _scores(self, sequences: list[list[int]]) -> list[float]:
         """Scores of one padded batch of token ids."""
+        device = self._row.device
         lengths = torch.tensor([len(s) for s in sequences])
         longest = int(lengths.max())
-        ids = torch.tensor([s + [0] * (longest - len(s)) for s in sequences], device=self.device)  # (B, L)
-        mask = (torch.arange(longest) < lengths[:, None]).long().to(self.device)  # (B, L)
+        ids = torch.tensor([s + [0] * (longest - len(s)) for s in sequences], device=device)  # (B, L)
+        mask = (torch.arange(longest) < lengths[:, None]).long().to(device)  # (B, L)
         encoded = self.model.encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, d)
         step = self.model.decoder(
-            input_ids=torch.zeros(len(sequences), 1, dtype=torch.long, device=self.device),
+            input_ids=torch.zeros(len(sequences), 1, dtype=torch.long, device=device),
             use_cache=False,
             encoder_hidden_states=encoded,
             encoder_attention_mask=mask,

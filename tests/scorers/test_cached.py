@@ -19,7 +19,7 @@ from rl_nmt.scorers.comet.scorer import load_comet
 class Letters:
     """Scores how many letters differ; marks each "x" as an error. Counts what it is asked."""
 
-    name, range, higher_is_better, needs_reference = "letters", (0.0, 100.0), False, False
+    name, range, higher_is_better = "letters", (0.0, 100.0), False
 
     def __init__(self, with_spans: bool = True):
         self.with_spans, self.device, self.asked, self.stats = with_spans, "cpu", [], {}
@@ -178,7 +178,7 @@ def test_a_scorer_shared_by_processes_is_called_every_time():
 def test_it_is_the_scorer_in_all_else():
     scorer = Remembered(Letters())
     assert (scorer.name, scorer.range, scorer.higher_is_better) == ("letters", (0.0, 100.0), False)
-    assert scorer.signature() == Letters().signature() and scorer.needs_reference is False
+    assert scorer.signature() == Letters().signature()
     scorer.to("cuda:1")
     assert scorer.scorer.device == "cuda:1"
     scorer.close()
@@ -218,7 +218,7 @@ def test_real_comet_is_run_once_per_text(tmp_path):
     folder = build_comet(tmp_path / "m", kind="xcomet_metric", layer_norm=False)
     plain = load_comet(folder)
     scorer = Remembered(load_comet(folder))
-    assert scorer.signature() == plain.signature() and scorer.needs_reference == plain.needs_reference
+    assert scorer.signature() == plain.signature() and scorer.reads_reference == plain.reads_reference
     texts = [Segment(en, ta) for en, ta in PAIRS] + [Segment(PAIRS[0][0], ta) for _, ta in PAIRS[1:4]]
     first = scorer.score(texts[:10])
     assert scorer.stats["encoded"] == 10 and scorer.stats["remembered"] == 0

@@ -32,7 +32,7 @@ def supported(model: torch.nn.Module) -> bool:
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Group:
     """Sequences that attend together: tokens `first` to `last` of the pack.
 
@@ -44,9 +44,9 @@ class Group:
     last: int
     rows: int
     longest: int
-    gather: torch.Tensor | None
-    mask: torch.Tensor | None
-    back: torch.Tensor | None
+    gather: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    back: torch.Tensor | None = None
 
 
 class Pack:
@@ -77,23 +77,15 @@ class Pack:
             while last < n and self._fits(tokens + self.lengths[last], last + 1 - first, longest, device):
                 tokens += self.lengths[last]
                 last += 1
+            group = Group(begin, begin + tokens, last - first, longest)
             lengths = torch.tensor(self.lengths[first:last])
-            if lengths.min() == longest:
-                yield Group(begin, begin + tokens, last - first, longest, None, None, None)
-            else:
+            if lengths.min() < longest:
                 column = torch.arange(longest)
                 mask = column < lengths[:, None]  # (n, L)
-                gather = (begin + lengths.cumsum(0) - lengths)[:, None] + column * mask
-                back = mask.flatten().nonzero()[:, 0]
-                yield Group(
-                    begin,
-                    begin + tokens,
-                    last - first,
-                    longest,
-                    gather.to(device),
-                    mask[:, None, None].to(device),
-                    back.to(device),
-                )
+                group.gather = ((begin + lengths.cumsum(0) - lengths)[:, None] + column * mask).to(device)
+                group.mask = mask[:, None, None].to(device)
+                group.back = mask.flatten().nonzero()[:, 0].to(device)
+            yield group
             first, begin = last, begin + tokens
 
     @staticmethod
@@ -119,10 +111,9 @@ class PackedEncoder:
         self.heads = model.config.num_attention_heads
         self.final_norm = model.encoder.LayerNorm if self.prenorm and top == len(model.encoder.layer) else None
         kind = Prepacked if linears == "prepacked" else Plain
-        layers = model.encoder.layer[:top]
         self.layers = [
             _Layer(layer, kind, dtype, self.prenorm, split=self.first_only and i == top - 1)
-            for i, layer in enumerate(layers)
+            for i, layer in enumerate(model.encoder.layer[:top])
         ]
 
     def pack(self, sequences: Sequence[Sequence[int]]) -> Pack:
@@ -164,7 +155,8 @@ class PackedEncoder:
         """Self-attention within each sequence: queries, keys and values side by side (T, 3H) → (T, H)."""
         out = joined.new_empty(joined.shape[0], joined.shape[1] // 3)
         for g in pack.groups:
-            mixed = F.scaled_dot_product_attention(*self._lay_out(joined, g, 3), attn_mask=g.mask)
+            query, key, value = self._lay_out(joined, g, 3)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=g.mask)
             flat = mixed.transpose(1, 2).reshape(g.rows * g.longest, -1)
             out[g.first : g.last] = flat if g.back is None else flat[g.back]
         return out
@@ -174,7 +166,8 @@ class PackedEncoder:
         out, row = [], 0
         for g in pack.groups:
             one = query[row : row + g.rows].view(g.rows, 1, self.heads, -1).transpose(1, 2)
-            mixed = F.scaled_dot_product_attention(one, *self._lay_out(joined, g, 2), attn_mask=g.mask)
+            key, value = self._lay_out(joined, g, 2)
+            mixed = F.scaled_dot_product_attention(one, key, value, attn_mask=g.mask)
             out.append(mixed.transpose(1, 2).reshape(g.rows, -1))
             row += g.rows
         return torch.cat(out)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from typing import Any
 
 import torch
 
@@ -18,16 +20,16 @@ class PackedRoute(Route):
     """See the module.
 
     Args:
-        model: of COMET, its encoder one of `packed_layers.supported`; it is read for where it lies now.
-        joint: whether it reads translation, source and reference as one sequence.
-        linears: "torch", or else prepacked where that is to be had.
+        model, name, joint: as of `Route`; the encoder is one of `packed_layers.supported`.
+        linears: "torch", or else prepacked where that works.
         dtype: what linears and attention compute in.
     """
 
+    encoder: PackedEncoder
     word_layer: int | None = None  # whose hidden states are wanted as well
 
-    def __init__(self, model: torch.nn.Module, name: str, joint: bool, linears: str, dtype: torch.dtype):
-        super().__init__(model, name)
+    def __init__(self, model: Any, name: str, joint: bool, linears: str, dtype: torch.dtype):
+        super().__init__(model, name, joint)
         if linears != "torch" and self.device.type == "cpu" and prepacked_works():
             self.linears = "prepacked"
         hparams, mixing = model.hparams, model.layerwise_attention
@@ -39,29 +41,28 @@ class PackedRoute(Route):
             self._weights = {i: weight for i, weight in enumerate(mixture) if weight}
         # Sparsemax gives layers weight 0: those above the last that counts are never run.
         used = [*self._weights, *([] if self.word_layer is None else [self.word_layer])]
-        if hparams.get("pool") == "default":
+        self._pool = "cls" if joint else hparams.pool
+        if self._pool == "default":
             used.append(model.encoder.num_layers - 1)
-        first = joint or hparams.pool == "cls"
-        self._first_only = first and self.word_layer is None and not (mixing is not None and mixing.layer_norm)
+        normed = mixing is not None and mixing.layer_norm
+        self._first_only = self._pool == "cls" and self.word_layer is None and not normed
         with torch.inference_mode():
             self.encoder = PackedEncoder(model.encoder.model, max(used), self._first_only, self.linears, dtype)
 
-    def embed(self, texts: list[str]) -> torch.Tensor:
-        """Sentence embeddings (U, H) of distinct texts."""
+    def _embed(self, texts: list[str]) -> torch.Tensor:
         return self._embeddings(*self._in_batches(self._tokens(texts)["input_ids"], self._pooled))
 
-    def joint(self, rows: list[Segment]) -> torch.Tensor:
-        """Scores (N,) of unified models: the mean over their one or three input sequences."""
+    def _joint(self, rows: list[Segment]) -> torch.Tensor:
+        """The mean over their one or three input sequences."""
         return torch.stack([self._estimate(rows, part) for part in self._sequences(rows)]).nanmean(0)
 
-    def _estimate(self, rows: list[Segment], sequences: list[list[int] | None]) -> torch.Tensor:
+    def _estimate(self, rows: list[Segment], sequences: Sequence[list[int] | None]) -> torch.Tensor:
         """Head over first tokens (N,); NaN for rows that lack this sequence."""
         there = [i for i, sequence in enumerate(sequences) if sequence is not None]
         scores = torch.full((len(rows),), float("nan"), device=self.device)
         if there:
-            done, lost = self._in_batches([sequences[i] for i in there], lambda pack: self._pooled(pack, "cls"))
             # What did not fit is NaN; infinite it also spoils the mean over a segment's other sequences.
-            first = self._embeddings(done, lost)
+            first = self._embeddings(*self._in_batches([sequences[i] for i in there], self._pooled))
             scores[there] = self.model.estimator(first).view(-1).nan_to_num(nan=float("inf"))
         return scores
 
@@ -72,29 +73,23 @@ class PackedRoute(Route):
         encoder = self.model.encoder
         return encoder.tokenizer(texts, truncation=True, max_length=encoder.max_positions - 2)
 
-    def _sequences(self, rows: list[Segment]) -> list[list[list[int] | None]]:
+    def _sequences(self, rows: list[Segment]) -> list[Sequence[list[int] | None]]:
         """The input sequences of joint models per row: [mt src], or [mt src], [mt ref], [mt src ref].
 
         None where a row has no such sequence (the two last, of a row without reference).
         """
-        wanted = self.model.hparams.input_segments
+        reads_source = "src" in self.model.hparams.input_segments
         texts, place = distinct(text for row in rows for text in (row.mt, row.src, row.ref) if text is not None)
         pad = self.model.encoder.tokenizer.pad_token_id
         bare = [[t for t in ids if t != pad][1:-1] for ids in self._tokens(texts)["input_ids"]]
-        at = iter(place)
-        parts: list[list[list[int] | None]] = [[], [], []]
+        at, sequences = iter(place), []
         for row in rows:
             mt, src = bare[next(at)], bare[next(at)]
-            ref = None if row.ref is None else bare[next(at)]
-            source = src if "src" in wanted else None
-            if source is None or ref is None:
-                only = ref if source is None else source
-                sequences = [self._join(mt, *([] if only is None else [only])), None, None]
-            else:
-                sequences = [self._join(mt, source), self._join(mt, ref), self._join(mt, source, ref)]
-            for part, sequence in zip(parts, sequences, strict=True):
-                part.append(sequence)
-        return [part for part in parts if any(sequence is not None for sequence in part)]
+            others = [src] if reads_source else []
+            others += [] if row.ref is None else [bare[next(at)]]
+            choices = [others] if len(others) < 2 else [others[:1], others[1:], others]
+            sequences.append([self._join(mt, *chosen) for chosen in choices])
+        return list(zip_longest(*sequences))
 
     def _join(self, first: list[int], *others: list[int]) -> list[int]:
         """<s> first </s></s> other </s> …, cut at the encoder's maximum as Encoder.concat_sequences does."""
@@ -119,23 +114,19 @@ class PackedRoute(Route):
 
     # ------------------------------------------------------------------ hidden states to sentences
 
-    def _pooled(self, pack: Pack, pool: str | None = None) -> torch.Tensor:
+    def _pooled(self, pack: Pack) -> torch.Tensor:
         """Sentence embeddings (N, H)."""
-        pool = pool or self.model.hparams.pool
         mixed, top = self._mixed(pack)
         if self._first_only:
             return mixed
-        if pool == "cls":
-            return mixed[pack.starts]
-        if pool == "default":
-            return top[pack.starts]
+        if self._pool in ("cls", "default"):
+            return (mixed if self._pool == "cls" else top)[pack.starts]
         # COMET leaves a literal <pad> out of the sum but counts it.
         real = pack.ids.ne(self.model.encoder.tokenizer.pad_token_id)[:, None]
-        n = len(pack.lengths)
-        if pool == "max":
+        if self._pool == "max":
             mixed = mixed.masked_fill(~real, float("-inf"))
             return torch.stack([part.amax(0) for part in mixed.split(pack.lengths)])
-        total = torch.zeros(n, mixed.shape[1], device=mixed.device)
+        total = torch.zeros(len(pack.lengths), mixed.shape[1], device=mixed.device)
         total.index_add_(0, pack.sequence, mixed * real)
         return total / torch.tensor(pack.lengths, device=mixed.device)[:, None]
 
@@ -177,11 +168,11 @@ def _normalised(hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
 def _unpadded(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Indices, longest first, in batches of at most `token_budget` tokens; nothing is padded."""
     result: list[list[int]] = []
-    tokens = 0
+    room = 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not result or tokens + lengths[i] > token_budget:
+        if lengths[i] > room:
             result.append([])
-            tokens = 0
+            room = token_budget
         result[-1].append(i)
-        tokens += lengths[i]
+        room -= lengths[i]
     return result

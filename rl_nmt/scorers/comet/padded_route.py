@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from rl_nmt.models.batching import distinct
 from rl_nmt.models.out_of_memory import TokenBudget, run_batches
-from rl_nmt.scorers.base import Segment
+from rl_nmt.scorers.base import Segment, Span
+from rl_nmt.scorers.comet.packed_layers import PackedEncoder
 
 
 class Route:
-    """How sentences become embeddings and scores.
+    """How segments become scores.
 
     `encoder` is None, `linears` "torch", where COMET's own encoder does the work.
+
+    Args:
+        model: of COMET; it is read for where it is now.
+        name: the setting that names it, for messages.
+        joint: whether it reads translation, source and reference as one sequence.
     """
 
-    encoder = None
+    encoder: PackedEncoder | None = None
     linears = "torch"
 
-    def __init__(self, model: torch.nn.Module, name: str):
-        self.model, self.name = model, name
+    def __init__(self, model: Any, name: str, joint: bool):
+        self.model, self.name, self.is_joint = model, name, joint
 
     def begin(self, budget: TokenBudget, stats: dict[str, float]) -> None:
         """A call begins: `stats` will count encoded sequences, their tokens, and positions with padding."""
@@ -31,6 +39,31 @@ class Route:
     def device(self) -> torch.device:
         """Where the model lies now."""
         return self.model.encoder.model.get_input_embeddings().weight.device
+
+    def scores(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]] | None]:
+        """Scores (N,) of distinct rows, and XCOMET's spans."""
+        return (self._joint(rows) if self.is_joint else self._apart(rows)), None
+
+    def _joint(self, rows: list[Segment]) -> torch.Tensor:
+        """Scores (N,) of unified models."""
+        raise NotImplementedError
+
+    def _embed(self, texts: list[str]) -> torch.Tensor:
+        """Sentence embeddings (U, H) of distinct texts."""
+        raise NotImplementedError
+
+    def _apart(self, rows: list[Segment]) -> torch.Tensor:
+        """Scores (N,) of the classes that encode each sentence by itself: every distinct one once."""
+        parts = [(r.src, r.mt, r.ref) if r.ref is not None else (r.src, r.mt) for r in rows]
+        texts, place = distinct(text for part in parts for text in part)
+        embedding = self._embed(texts)  # (U, H)
+        columns = torch.tensor(place, device=embedding.device).view(len(rows), -1).unbind(1)
+        src, mt, *ref = (embedding[column] for column in columns)  # (N, H) each
+        if ref:
+            return self.model.estimate(src, mt, ref[0]).score
+        # as ReferencelessRegression.forward
+        features = torch.cat((mt, src, mt * src, (mt - src).abs()), dim=1)
+        return self.model.estimator(features).view(-1)
 
     def _count(self, sequences: int, tokens: int, padded: int) -> None:
         for name, number in (("encoded", sequences), ("tokens", tokens), ("padded", padded)):
@@ -50,8 +83,16 @@ def inverse(done: Sequence[tuple[list[int], object]], lost: list[int]) -> torch.
 class PaddedRoute(Route):
     """See the module."""
 
-    def embed(self, texts: list[str]) -> torch.Tensor:
-        """Sentence embeddings (U, H) of distinct texts."""
+    def __init__(self, model: Any, name: str, joint: bool, dtype: torch.dtype):
+        super().__init__(model, name, joint)
+        self.dtype = dtype
+
+    def scores(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]] | None]:
+        low = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype if low else None, enabled=low):
+            return super().scores(rows)
+
+    def _embed(self, texts: list[str]) -> torch.Tensor:
         inputs = self.model.encoder.prepare_sample(texts)
         lengths = inputs["attention_mask"].sum(1).tolist()
 
@@ -61,8 +102,7 @@ class PaddedRoute(Route):
 
         return self._embeddings(*run_batches(run, lengths, self.budget, argument=self.name))
 
-    def joint(self, rows: list[Segment]) -> torch.Tensor:
-        """Scores (N,) of unified models."""
+    def _joint(self, rows: list[Segment]) -> torch.Tensor:
         scores = torch.full((len(rows),), float("nan"), device=self.device)
         for with_ref in (False, True):
             chosen = [i for i, row in enumerate(rows) if (row.ref is not None) == with_ref]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -18,11 +19,11 @@ WORST = 25
 class SpanRoute(PackedRoute):
     """The packed route of XCOMET; arguments as there."""
 
-    def __init__(self, model: torch.nn.Module, name: str, linears: str, dtype: torch.dtype):
+    def __init__(self, model: Any, name: str, linears: str, dtype: torch.dtype):
         self.word_layer = int(model.hparams.word_layer)
         super().__init__(model, name, joint=True, linears=linears, dtype=dtype)
 
-    def marked(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]]]:
+    def scores(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]] | None]:
         """Scores (N,) and spans: four weighted parts, or two without reference."""
         weights = self.model.score_weights
         encoded = self._tokens([row.mt for row in rows])
@@ -46,7 +47,7 @@ class SpanRoute(PackedRoute):
         return torch.stack(scores), spans
 
     def _estimate_and_tag(
-        self, rows: list[Segment], sequences: list[list[int] | None]
+        self, rows: list[Segment], sequences: Sequence[list[int] | None]
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
         """Regression scores (N,), at most 1, and per row the label probabilities (tokens, labels).
 

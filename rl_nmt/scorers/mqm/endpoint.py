@@ -74,7 +74,7 @@ class ChatEndpoint:
         argument: the setting that names the endpoint, for messages.
 
     Raises:
-        ConfigError: a malformed address or limit, or a key variable that is not set.
+        ConfigError: a malformed address, or a key variable that is not set.
     """
 
     def __init__(
@@ -93,22 +93,13 @@ class ChatEndpoint:
     ):
         self.argument, self.model, self.api_key_env = argument, model, api_key_env
         self.url = _completions_url(argument, url)
-        limits = {"concurrency": concurrency, "timeout": timeout, "deadline": deadline, "breaker": breaker}
-        for name, value in limits.items():
-            if not value > 0:
-                raise ConfigError(f"{argument}: {name} is {value}; it must be above 0")
-        if not model:
-            raise ConfigError(f"{argument}: name the model to ask")
         self.concurrency, self.timeout, self.deadline = concurrency, timeout, deadline
-        self.retries, self.breaker = max(0, retries), breaker
+        self.retries, self.breaker = retries, breaker
         self.body = dict(body or {})
         self.stats: Counter[str] = Counter()
         self._failures, self._resume_at = 0, 0.0
         self._random = random.Random()  # pauses only: the global generator must stay as it is
         self._key()
-
-    def __repr__(self) -> str:
-        return f"ChatEndpoint({self.url!r}, {self.model!r}, api_key_env={self.api_key_env!r})"
 
     @property
     def down(self) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 WEIGHTS = {"critical": 25, "major": 5, "minor": 1}  # in order of gravity
@@ -54,28 +54,19 @@ Minor:
 category/subcategory - "quote\"""",
 }
 _STRING = {"type": "string"}
-SCHEMA = {
-    "type": "object",
-    "additionalProperties": False,
-    "required": ["segment", "errors"],
-    "properties": {
-        "segment": _STRING,
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["severity", "category", "quote", "before"],
-                "properties": {
-                    "severity": {"type": "string", "enum": list(WEIGHTS)},
-                    "category": _STRING,
-                    "quote": _STRING,
-                    "before": _STRING,
-                },
-            },
-        },
-    },
+_ERROR: dict[str, dict] = {
+    "severity": {"type": "string", "enum": list(WEIGHTS)},
+    "category": _STRING,
+    "quote": _STRING,
+    "before": _STRING,
 }
+
+
+def _object(**properties: dict) -> dict:
+    return {"type": "object", "additionalProperties": False, "required": list(properties), "properties": properties}
+
+
+SCHEMA = _object(segment=_STRING, errors={"type": "array", "items": _object(**_ERROR)})
 RESPONSE_FORMAT = {"type": "json_schema", "json_schema": {"name": "mqm", "strict": True, "schema": SCHEMA}}
 
 
@@ -148,9 +139,7 @@ def _question(form: str, source: str, target: str, src: str, mt: str) -> str:
 
 def _reply(form: str, code: str, errors: Sequence[MqmError]) -> str:
     if form == "json":
-        fields = ("severity", "category", "quote", "before")
-        listed = [{name: getattr(error, name) for name in fields} for error in errors]
-        return json.dumps({"segment": code, "errors": listed}, ensure_ascii=False)
+        return json.dumps({"segment": code, "errors": list(map(asdict, errors))}, ensure_ascii=False)
     lines = [f"Segment: {code}"]
     for severity in WEIGHTS:
         lines.append(f"{severity.capitalize()}:")
@@ -187,11 +176,8 @@ def _parse_json(message: str) -> tuple[str, list[MqmError]]:
             raise Unparsable("double_key")
         return dict(pairs)
 
-    def refuse(constant: str):
-        raise Unparsable("schema")
-
     try:
-        reply = json.loads(message, object_pairs_hook=once, parse_constant=refuse)
+        reply = json.loads(message, object_pairs_hook=once)
     except Unparsable:
         raise
     except (ValueError, RecursionError):
@@ -202,10 +188,12 @@ def _parse_json(message: str) -> tuple[str, list[MqmError]]:
     for error in reply["errors"]:
         if not isinstance(error, dict) or not all(isinstance(value, str) for value in error.values()):
             raise Unparsable("schema")
-        if not {"severity", "category", "quote"} <= set(error) <= {"severity", "category", "quote", "before"}:
+        if set(_ERROR) - {"before"} - set(error) or set(error) - set(_ERROR):
             raise Unparsable("schema")
-        severity = _severity(error["severity"])
-        errors.append(MqmError(severity, error["category"], error["quote"], error.get("before", "")))
+        severity = error["severity"].strip().lower()
+        if severity not in WEIGHTS:
+            raise Unparsable("severity")
+        errors.append(MqmError(**error | {"severity": severity}))
     return reply["segment"], errors
 
 
@@ -216,7 +204,8 @@ _NONE = re.compile(r"(?:[-*•]\s+)?no-error\.?", re.IGNORECASE)
 
 def _parse_text(message: str) -> tuple[str, list[MqmError]]:
     seen: dict[str, str] = {}  # heading → what stands under it: "" while nothing does
-    errors, current = [], None
+    errors: list[MqmError] = []
+    current = ""
     for line in filter(None, map(str.strip, message.split("\n"))):
         if heading := _HEADING.fullmatch(line):
             current = heading[1].lower()
@@ -233,10 +222,3 @@ def _parse_text(message: str) -> tuple[str, list[MqmError]]:
     if list(seen) != ["segment", *WEIGHTS] or not all(seen.values()):  # an empty heading may be a cut reply
         raise Unparsable("headings")
     return seen["segment"], errors
-
-
-def _severity(word: str) -> str:
-    severity = word.strip().lower()
-    if severity not in WEIGHTS:
-        raise Unparsable("severity")
-    return severity

@@ -23,7 +23,7 @@ from typing import Any
 from rl_nmt.errors import ConfigError
 from rl_nmt.models.batching import distinct
 from rl_nmt.models.loading import versions
-from rl_nmt.scorers.base import Scores, Segment, Span
+from rl_nmt.scorers.base import Scores, Segment, Span, utf8
 from rl_nmt.scorers.mqm.endpoint import Answer, ChatEndpoint, status_line
 from rl_nmt.scorers.mqm.form import (
     EXAMPLES,
@@ -38,7 +38,6 @@ from rl_nmt.scorers.mqm.form import (
 
 COUNTED, WORST = 5, 25
 FORMS = {"auto": ("json", "text"), "json": ("json",), "text": ("text",)}
-SETTINGS = {"temperature": 0.0, "max_tokens": 1024}
 
 
 # ---------------------------------------------------------------------- errors to a score and spans
@@ -103,7 +102,7 @@ def load_gemba_mqm(
     source_language: str = "English",
     target_language: str = "Tamil",
     form: str = "auto",
-    body: Mapping[str, Any] | None = None,
+    max_tokens: int = 1024,
     check: bool = True,
     argument: str = "mqm_endpoint",
     **client,
@@ -115,7 +114,7 @@ def load_gemba_mqm(
         model: the endpoint's name for the model.
         source_language, target_language: English names for the prompt.
         form: "json" (response_format json_schema), "text", or "auto": JSON where the server takes it, else text.
-        body: request fields over the defaults temperature 0 and max_tokens 1024; None as a value leaves one out.
+        max_tokens: longest reply, thoughts included; the temperature is 0.
         check: send one request now.
         argument: the setting that names the endpoint, for messages; max_tokens is next to it.
         client: api_key_env, concurrency, timeout, deadline, retries, breaker of `ChatEndpoint`.
@@ -127,10 +126,9 @@ def load_gemba_mqm(
     """
     if form not in FORMS:
         raise ConfigError(f"form: {form!r} is unknown; use auto, json or text")
-    fields = {name: value for name, value in (SETTINGS | dict(body or {})).items() if value is not None}
-    scorer = GembaMqmScorer(
-        ChatEndpoint(endpoint, model, body=fields, argument=argument, **client), source_language, target_language, form
-    )
+    body = {"temperature": 0.0, "max_tokens": max_tokens}
+    chat = ChatEndpoint(endpoint, model, body=body, argument=argument, **client)
+    scorer = GembaMqmScorer(chat, source_language, target_language, form)
     if check:
         scorer.check()
     return scorer
@@ -168,8 +166,8 @@ class GembaMqmScorer:
         argument = self.client.argument
         limit = ".".join([*argument.split(".")[:-1], "max_tokens"])
         if reason == "finish_length":
-            after = f", {self.client.body['max_tokens']} tokens" if "max_tokens" in self.client.body else ""
-            raise ConfigError(f"{limit}: {self.name}'s reply was cut off ({reason}{after}): raise it")
+            most = self.client.body["max_tokens"]
+            raise ConfigError(f"{limit}: {self.name}'s reply was cut off ({reason}, {most} tokens): raise it")
         if reason.startswith("http_"):
             raise ConfigError(
                 f"{argument}: {url} refuses the request ({status_line(reason)}), asked for "
@@ -185,9 +183,8 @@ class GembaMqmScorer:
 
         References are not shown. An empty translation of a text is a non-translation: -25, without a call.
         """
-        keys, index = distinct((_clean(s.src), _clean(s.mt)) for s in segments)
-        results: list[tuple[float, list[Span], int] | None]
-        results = [None if mt.strip() else (-float(WORST), [], 0) for _, mt in keys]
+        keys, index = distinct((utf8(s.src), utf8(s.mt)) for s in segments)
+        results: list[Any] = [None if mt.strip() else (-float(WORST), [], 0) for _, mt in keys]
         todo = [i for i, result in enumerate(results) if result is None]
         questions = [[_question(form, self.source, self.target, *keys[i]) for form in self._forms] for i in todo]
         reasons: dict[int, str] = {}
@@ -197,18 +194,17 @@ class GembaMqmScorer:
             except Unparsable as error:
                 reasons[i] = str(error)
         failed = Counter(reasons[i] for i in index if i in reasons)
-        calls = self.client.stats if todo else {}
         self.stats = {
             "rows": len(index),
             "distinct": len(keys),
-            "calls": calls.get("calls", 0),
-            "retries": calls.get("retries", 0),
+            "calls": self.client.stats["calls"],
+            "retries": self.client.stats["retries"],
             "unplaced": sum(r[2] for r in results if r is not None),
             "failed": sum(failed.values()),
             **{f"failed/{reason}": n for reason, n in failed.items()},
         }
-        found = [results[i] for i in index]
-        return Scores([r and r[0] for r in found], [None if r is None else list(r[1]) for r in found])
+        found = [results[i] or (None, None) for i in index]
+        return Scores([result[0] for result in found], [result[1] for result in found])
 
     def signature(self) -> dict[str, dict]:
         """What makes the number; never the key, and the address only as part of the environment."""
@@ -237,7 +233,3 @@ class GembaMqmScorer:
 
 def _question(form: str, source: str, target: str, src: str, mt: str) -> tuple[str, list, Mapping | None]:
     return form, messages(form, source, target, src, mt), RESPONSE_FORMAT if form == "json" else None
-
-
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()

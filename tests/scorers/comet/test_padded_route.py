@@ -21,10 +21,10 @@ def nothing_is_reproduced(monkeypatch):
 def test_equal_to_predict(tmp_path, kind, overrides):
     folder = build_comet(tmp_path / "m", kind=kind, **overrides)
     scorer, segments = load_comet(folder), rows()
-    assert scorer.encoder is None
+    assert scorer.route.encoder is None
     expected = predict(folder, segments, reference=scorer.reads_reference)
     assert scorer.score(segments).values == pytest.approx(expected, abs=1e-5)
-    assert scorer.linears == "torch" and scorer.stats["padded_share"] > 0
+    assert scorer.route.linears == "torch" and scorer.stats["padded_share"] > 0
 
 
 def test_small_batches_change_nothing(tmp_path):
