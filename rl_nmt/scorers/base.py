@@ -76,15 +76,12 @@ def ask(name: str, scorer: Scorer | Callable[[list[str]], Sequence[str]], items:
         items: segments for a scorer, texts for a back-translator.
     """
     items = list(items)
-    found: Sequence[tuple[Any, list[Span] | None] | None]
-    errors: list[Exception] = []
     if getattr(scorer, "collective", False):
-        found = _as_many(answers(scorer, items), len(items))
+        found, errors = [*_as_many(answers(scorer, items), len(items))], []
     else:
         found, errors = isolate(lambda batch: answers(scorer, batch), items)
     raw = [answer or (None, None) for answer in found]
-    limits = getattr(scorer, "range", None)
-    values = [_valid(value, limits) for value, _ in raw]
+    values = [_valid(value, getattr(scorer, "range", None)) for value, _ in raw]
     lost = [value for (value, _), kept in zip(raw, values, strict=True) if kept is None]
     odd = [value for value in lost if value is not None]
     failed = {k: n for k, n in getattr(scorer, "stats", {}).items() if k.startswith("failed/")}
@@ -96,7 +93,7 @@ def ask(name: str, scorer: Scorer | Callable[[list[str]], Sequence[str]], items:
         why = ", ".join(f"{reason.removeprefix('failed/')} {n:g}" for reason, n in failed.items())
         warn_lost(name, "score", len(lost), len(items), why)
     spans = [None if value is None else marked for value, (_, marked) in zip(values, raw, strict=True)]
-    outside = [i for i, row in enumerate(spans) if row and not all(_inside(span, items[i].mt) for span in row)]
+    outside = [i for i, row in enumerate(spans) if not all(_inside(span, items[i].mt) for span in row or ())]
     for i in outside:
         spans[i] = None
     if outside:

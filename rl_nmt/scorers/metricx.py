@@ -74,8 +74,6 @@ def load_metricx(
         raise ConfigError(f"{argument}: mT5 overflows in float16; use bfloat16 or float32")
     kind = torch_dtype(argument, dtype, device)
     skip = skip_overlong(overlong)
-    if max_length < 2:
-        raise ConfigError(f"max_length: {max_length} must be at least 2")
     folder = fetch(argument, str(name_or_path), "config.json", ["*.json", "*.safetensors", "*.bin", "*.model"])
     with loading():
         model, row = _load_model(argument, folder, kind)
@@ -113,10 +111,9 @@ def _load_model(argument: str, folder: Path, dtype: torch.dtype) -> tuple[torch.
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{argument}: {folder} does not load as an mT5 ({reason}); fetch it again") from error
     shared = (*TIED, "lm_head.weight") if tied else TIED
-    missing = [name for name in info["missing_keys"] if name not in shared]
-    if missing or info["mismatched_keys"]:
-        first = (missing or [str(m) for m in info["mismatched_keys"]])[0]
-        raise ConfigError(f"{argument}: {folder} lacks weights ({first} first): incomplete")
+    missing = [name for name in info["missing_keys"] if name not in shared] + list(info["mismatched_keys"])
+    if missing:
+        raise ConfigError(f"{argument}: {folder} lacks weights ({missing[0]} first): incomplete")
     # The file decides, not the library: transformers 5 calls every mT5 tied and scales none.
     weight = (model.shared if tied else model.lm_head).weight
     if weight.shape[0] <= SCORE_ID:
@@ -132,11 +129,10 @@ def _load_tokenizer(argument: str, folder: Path, name: str | None, width: int):
         found = folder
     else:
         name = name or f"google/mt5-{MT5_SIZES.get(width, 'large')}"
-        wanted = "tokenizer_config.json"
-        found = fetch(f"tokenizer of {argument}", name, wanted, ["*token*.json", "config.json", "*.model"])
+        patterns = ["*token*.json", "config.json", "*.model"]
+        found = fetch(f"tokenizer of {argument}", name, "tokenizer_config.json", patterns)
     tokenizer = load_tokenizer(argument, found)
-    last = tokenizer("x")["input_ids"][-1:]
-    if last != [tokenizer.eos_token_id]:
+    if tokenizer("x")["input_ids"][-1:] != [tokenizer.eos_token_id]:
         raise ConfigError(f"{argument}: the tokenizer in {found} does not end inputs as mT5's does")
     return tokenizer, found
 
@@ -187,16 +183,15 @@ class MetricXScorer:
 
     def signature(self) -> dict[str, dict]:
         """What makes the number; the same checkpoint at another place keeps its identity but for `model`."""
-        versions_here = versions("transformers", "tokenizers", "sentencepiece", "torch")
-        return {"identity": dict(self._identity), "environment": versions_here}
+        environment = versions("transformers", "tokenizers", "sentencepiece", "torch")
+        return {"identity": dict(self._identity), "environment": environment}
 
     def _inputs(self, rows: list[Segment]) -> list[tuple[list[int], bool]]:
         """Token ids without the end marker (metricx24/predict.py drops it), and whether they were cut."""
-        texts = []
-        for row in rows:
-            text = f"source: {row.src} candidate: {row.mt}"
-            text += "" if row.ref is None else f" reference: {row.ref}"
-            texts.append(utf8(text))
+        texts = [
+            utf8(f"source: {row.src} candidate: {row.mt}" + ("" if row.ref is None else f" reference: {row.ref}"))
+            for row in rows
+        ]
         whole = self.tokenizer(texts, verbose=False)["input_ids"] if texts else []
         keep = self._identity["max_length"] - 1
         return [(ids[:-1][:keep], len(ids) - 1 > keep) for ids in whole]

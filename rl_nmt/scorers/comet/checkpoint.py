@@ -62,7 +62,9 @@ def _hparams(argument: str, path: Path) -> dict:
     class Loader(yaml.SafeLoader):
         pass
 
-    Loader.add_constructor("tag:yaml.org,2002:python/tuple", yaml.SafeLoader.construct_yaml_seq)
+    Loader.yaml_constructors = yaml.SafeLoader.yaml_constructors | {
+        "tag:yaml.org,2002:python/tuple": yaml.SafeLoader.construct_yaml_seq
+    }
     try:
         described = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
         described["class_identifier"]
