@@ -76,8 +76,9 @@ def ask(name: str, scorer: Scorer | Callable[[list[str]], Sequence[str]], items:
         items: segments for a scorer, texts for a back-translator.
     """
     items = list(items)
+    errors: list[Exception] = []
     if getattr(scorer, "collective", False):
-        found, errors = [*_as_many(answers(scorer, items), len(items))], []
+        found = [*_as_many(answers(scorer, items), len(items))]
     else:
         found, errors = isolate(lambda batch: answers(scorer, batch), items)
     raw = [answer or (None, None) for answer in found]
@@ -179,6 +180,15 @@ def isolate(function: Callable[[list[T]], Sequence[V]], items: list[T]) -> tuple
             else:
                 errors.append(error.with_traceback(None))  # a traceback would hold the batch's tensors
     return values, errors
+
+
+def in_order(done: list[tuple[list[int], Any]], count: int) -> list[Any]:
+    """The result of each of `count` rows in `done`, which is (rows, their results) per batch; None for other rows."""
+    found: list[Any] = [None] * count
+    for batch, results in done:
+        for i, result in zip(batch, results, strict=True):
+            found[i] = result
+    return found
 
 
 def _as_many(values: list[V], count: int) -> list[V]:

@@ -7,7 +7,6 @@ only the first position of the decoder and one row of the output matrix, so that
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,20 +16,10 @@ import torch
 
 from rl_nmt.errors import ConfigError
 from rl_nmt.hub import recorded_as
+from rl_nmt.models import loading
 from rl_nmt.models.batching import distinct
-from rl_nmt.models.loading import (
-    fetch,
-    fingerprint,
-    full_precision,
-    load_tokenizer,
-    loading,
-    require_device,
-    skip_overlong,
-    torch_dtype,
-    versions,
-)
 from rl_nmt.models.out_of_memory import TokenBudget, run_batches
-from rl_nmt.scorers.base import Scores, Segment, utf8
+from rl_nmt.scorers.base import Scores, Segment, in_order, is_number, utf8
 
 SCORE_ID = 250_089  # <extra_id_10> in mT5's vocabulary: its logit is the score
 WORST = 25.0
@@ -69,13 +58,13 @@ def load_metricx(
         ConfigError: a missing path, another architecture, missing weights, no tokenizer, an unusable device or dtype.
         MissingService: the hub cannot be reached.
     """
-    require_device(argument, device)
+    loading.require_device(argument, device)
     if dtype == "float16":
         raise ConfigError(f"{argument}: mT5 overflows in float16; use bfloat16 or float32")
-    kind = torch_dtype(argument, dtype, device)
-    skip = skip_overlong(overlong)
-    folder = fetch(argument, str(name_or_path), "config.json", ["*.json", "*.safetensors", "*.bin", "*.model"])
-    with loading():
+    kind = loading.torch_dtype(argument, dtype, device)
+    skip = loading.skip_overlong(overlong)
+    folder = loading.fetch(argument, str(name_or_path), "config.json", ["*.json", "*.safetensors", "*.bin", "*.model"])
+    with loading.loading():
         model, row = _load_model(argument, folder, kind)
         words, words_folder = _load_tokenizer(argument, folder, tokenizer, model.config.d_model)
     name, revision = recorded_as(name_or_path, folder)
@@ -130,8 +119,8 @@ def _load_tokenizer(argument: str, folder: Path, name: str | None, width: int):
     else:
         name = name or f"google/mt5-{MT5_SIZES.get(width, 'large')}"
         patterns = ["*token*.json", "config.json", "*.model"]
-        found = fetch(f"tokenizer of {argument}", name, "tokenizer_config.json", patterns)
-    tokenizer = load_tokenizer(argument, found)
+        found = loading.fetch(f"tokenizer of {argument}", name, "tokenizer_config.json", patterns)
+    tokenizer = loading.load_tokenizer(argument, found)
     if tokenizer("x")["input_ids"][-1:] != [tokenizer.eos_token_id]:
         raise ConfigError(f"{argument}: the tokenizer in {found} does not end inputs as mT5's does")
     return tokenizer, found
@@ -141,8 +130,7 @@ class MetricXScorer:
     """A loaded MetricX-24 model; see `load_metricx`. A `Scorer` whose values are errors: lower is better.
 
     A segment's `ref`, if there is one, is shown to the model; without it the score is quality estimation.
-    `stats` describes the last call: rows, distinct rows, tokens, share of padding, rows that were `overlong`, and
-    rows refused because the translation brings a field word of the input format (`fields`).
+    `stats` describes the last call: rows, distinct rows, tokens and share of padding.
     """
 
     range = (0.0, WORST)
@@ -162,28 +150,24 @@ class MetricXScorer:
         behind such a word the model reads the rest as another field, and a policy can write its own reference.
         """
         rows, index = distinct(segments)
-        self.stats = {"rows": len(index), "distinct": len(rows), "tokens": 0, "padded": 0, "overlong": 0, "fields": 0}
-        values: list[float | None] = [None] * len(rows)
+        self.stats = {"rows": len(index), "distinct": len(rows), "tokens": 0, "padded": 0}
         fair = [i for i, row in enumerate(rows) if not _brings_field(row)]
-        self.stats["fields"] = len(rows) - len(fair)
         inputs = self._inputs([rows[i] for i in fair])
-        self.stats["overlong"] = sum(cut for _, cut in inputs)
         kept = [(i, ids) for i, (ids, cut) in zip(fair, inputs, strict=True) if not (cut and self.skip_overlong)]
 
         def run(batch: list[int]) -> list[float]:
             return self._scores([kept[k][1] for k in batch])
 
-        with full_precision():
+        with loading.full_precision():
             done, _ = run_batches(run, [len(ids) for _, ids in kept], self.budget, argument=self.name)
-        for batch, scores in done:
-            for k, value in zip(batch, scores, strict=True):
-                values[kept[k][0]] = value if math.isfinite(value) else None
+        scores = dict(zip((i for i, _ in kept), in_order(done, len(kept)), strict=True))
+        values = [scores[i] if is_number(scores.get(i)) else None for i in range(len(rows))]
         self.stats["padded_share"] = 1 - self.stats["tokens"] / max(1, self.stats.pop("padded"))
         return Scores([values[i] for i in index])
 
     def signature(self) -> dict[str, dict]:
         """What makes the number; the same checkpoint at another place keeps its identity but for `model`."""
-        environment = versions("transformers", "tokenizers", "sentencepiece", "torch")
+        environment = loading.versions("transformers", "tokenizers", "sentencepiece", "torch")
         return {"identity": dict(self._identity), "environment": environment}
 
     def _inputs(self, rows: list[Segment]) -> list[tuple[list[int], bool]]:
@@ -227,6 +211,6 @@ def _fingerprints(folder: Path, files: Sequence[str]) -> str | None:
     if file is None:
         return None
     if not file.name.endswith(".index.json"):
-        return fingerprint(file)
+        return loading.fingerprint(file)
     parts = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
-    return "+".join(fingerprint(folder / part) for part in parts)
+    return "+".join(loading.fingerprint(folder / part) for part in parts)

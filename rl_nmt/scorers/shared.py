@@ -42,14 +42,9 @@ class _OncePerMachine:
                 about["signature"] = self._model.signature()
             except Exception as raised:
                 error = raised
-        if self._group is not None:
-            import torch.distributed as dist
-
-            box = [(about, distributed.sendable(error))]
-            dist.broadcast_object_list(box, src=self._ranks[0], group=self._group)
-            about, error = box[0][0], error or box[0][1]
-        if error is not None:
-            raise error
+        about, elsewhere = self._from_owner((about, distributed.sendable(error)))
+        if (problem := error or elsewhere) is not None:
+            raise problem
         self._about, self.name = about, about["name"]
 
     @property
@@ -73,28 +68,34 @@ class _OncePerMachine:
         self.stats = dict(getattr(self._model, "stats", {}))
         return answer
 
+    def _from_owner(self, value: Any) -> Any:
+        """The owner's `value`, on all. Collective."""
+        if self._group is None:
+            return value
+        import torch.distributed as dist
+
+        box = [value]
+        dist.broadcast_object_list(box, src=self._ranks[0], group=self._group)
+        return box[0]
+
     def _ask(self, items: list[Hashable]) -> list[tuple]:
         """(value, spans) of each item of this process; (None, None) where the model failed on it. Collective."""
         import torch.distributed as dist
 
         asked: list[list] = [[] for _ in self._ranks]
         dist.gather_object(items, asked if self.owner else None, dst=self._ranks[0], group=self._group)
-        parts = self._answers(asked) if self.owner else [() for _ in self._ranks]
-        mine: list[Any] = [None]
-        dist.scatter_object_list(mine, parts, src=self._ranks[0], group=self._group)
-        found, self._marks, self.stats = mine[0]
-        return found
+        known, self._marks, self.stats = self._from_owner(self._answers(asked) if self.owner else None)
+        return [known[item] for item in items]
 
-    def _answers(self, asked: list[list]) -> list[tuple]:
-        """For each process its answers and the model's stats; no exception may keep them waiting."""
+    def _answers(self, asked: list[list]) -> tuple[dict, bool, dict]:
+        """Item → (value, spans), whether there are spans, and the model's stats; an exception would hang the others."""
         distinct = list(dict.fromkeys(item for items in asked for item in items))
         found, errors = isolate(lambda batch: answers(self._model, batch), distinct)
         if errors:
             warn_lost(self.name, "score", found.count(None), len(distinct), describe(errors[0]))
         known = dict(zip(distinct, (value or (None, None) for value in found), strict=True))
         marks = any(marked is not None for _, marked in known.values())
-        stats = dict(getattr(self._model, "stats", {}))
-        return [([known[item] for item in items], marks, stats) for items in asked]
+        return known, marks, dict(getattr(self._model, "stats", {}))
 
 
 class Shared(_OncePerMachine):

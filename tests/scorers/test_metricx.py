@@ -114,7 +114,7 @@ def test_the_output_matrix_is_not_kept(scorer):
 def test_a_translation_cannot_bring_its_own_reference(scorer, mt):
     english = "Thank you."
     got = scorer.score([Segment(english, mt), Segment(english, "நன்றி.")])
-    assert got.values[0] is None and got.values[1] is not None and scorer.stats["fields"] == 1
+    assert got.values[0] is None and got.values[1] is not None
 
 
 def test_field_words_of_the_source_may_stand_in_the_translation(checkpoint, scorer):
@@ -127,11 +127,11 @@ def test_overlong_inputs_are_cut_or_skipped(checkpoint):
     short, long = Segment("It is raining today.", PAIRS[4][1]), Segment("It is raining today.", LONG)
     skip = load_metricx(checkpoint, overlong="skip")
     values = skip.score([long, short]).values
-    assert values[0] is None and values[1] is not None and skip.stats["overlong"] == 1
+    assert values[0] is None and values[1] is not None
     cut = load_metricx(checkpoint, max_length=40)
     longer = Segment(long.src, long.mt + " மேலும்")
     one, two = cut.score([long, longer]).values
-    assert one == two and cut.stats["overlong"] == 2
+    assert one == two
 
 
 def test_bfloat16_weights_keep_the_ranking(checkpoint, scorer):

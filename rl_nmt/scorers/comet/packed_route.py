@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from rl_nmt.models.batching import distinct
 from rl_nmt.models.linears import prepacked_works
 from rl_nmt.models.out_of_memory import run_batches
-from rl_nmt.scorers.base import Segment
+from rl_nmt.scorers.base import Segment, in_order
 from rl_nmt.scorers.comet.packed_layers import Pack, PackedEncoder
 from rl_nmt.scorers.comet.padded_route import Route
 
@@ -30,8 +30,8 @@ class PackedRoute(Route):
 
     def __init__(self, model: Any, name: str, joint: bool, linears: str, dtype: torch.dtype):
         super().__init__(model, name, joint)
-        if linears != "torch" and self.device.type == "cpu" and prepacked_works():
-            self.linears = "prepacked"
+        wanted = linears != "torch" and self.device.type == "cpu"
+        self.linears = "prepacked" if wanted and prepacked_works() else "torch"
         hparams, mixing = model.hparams, model.layerwise_attention
         if mixing is None:
             self._weights = {int(hparams.get("sent_layer", hparams.get("layer"))): 1.0}
@@ -50,20 +50,19 @@ class PackedRoute(Route):
             self.encoder = PackedEncoder(model.encoder.model, max(used), self._first_only, self.linears, dtype)
 
     def _embed(self, texts: list[str]) -> torch.Tensor:
-        return self._embeddings(*self._in_batches(self._tokens(texts)["input_ids"], self._pooled))
+        return self._stacked(self._in_batches(self._tokens(texts)["input_ids"], self._pooled).values())
 
     def _joint(self, rows: list[Segment]) -> torch.Tensor:
         """The mean over their one or three input sequences."""
-        return torch.stack([self._estimate(rows, part) for part in self._sequences(rows)]).nanmean(0)
+        return torch.stack([self._estimate(sequences) for sequences in self._sequences(rows)]).nanmean(0)
 
-    def _estimate(self, rows: list[Segment], sequences: Sequence[list[int] | None]) -> torch.Tensor:
+    def _estimate(self, sequences: Sequence[list[int] | None]) -> torch.Tensor:
         """Head over first tokens (N,); NaN for rows that lack this sequence."""
-        there = [i for i, sequence in enumerate(sequences) if sequence is not None]
-        scores = torch.full((len(rows),), float("nan"), device=self.device)
-        if there:
-            # What did not fit is NaN; infinite it also spoils the mean over a segment's other sequences.
-            first = self._embeddings(*self._in_batches([sequences[i] for i in there], self._pooled))
-            scores[there] = self.model.estimator(first).view(-1).nan_to_num(nan=float("inf"))
+        vectors = self._in_batches(sequences, self._pooled)
+        found = self.model.estimator(self._stacked(vectors.values())).view(-1)
+        scores = torch.full((len(sequences),), float("nan"), device=self.device)
+        # What did not fit is NaN; infinite it also spoils the mean over a segment's other sequences.
+        scores[list(vectors)] = found.nan_to_num(nan=float("inf"))
         return scores
 
     # ------------------------------------------------------------------ tokens and batches
@@ -101,16 +100,21 @@ class PackedRoute(Route):
         special = 1 + self.model.encoder.size_separator * (1 + len(others))
         return joined[:longest] if len(first) + sum(map(len, others)) > longest - special else joined
 
-    def _in_batches(self, sequences: list[list[int]], run: Callable) -> tuple[list, list[int]]:
-        """`run(pack)` over length-sorted batches within the token budget; as `run_batches` returns it."""
+    def _in_batches(self, sequences: Sequence[Any], run: Callable[[Pack], Iterable]) -> dict[int, Any]:
+        """Row → its result of `run(pack)`, over length-sorted batches within the token budget.
 
-        def encode(batch: list[int]):
-            pack = self.encoder.pack([sequences[i] for i in batch])
+        None for a sequence that did not fit into memory even alone; rows whose sequence is None are left out.
+        """
+        there = [i for i, sequence in enumerate(sequences) if sequence is not None]
+
+        def encode(batch: list[int]) -> Iterable:
+            pack = self.encoder.pack([sequences[there[k]] for k in batch])
             result = run(pack)
             self._count(len(batch), sum(pack.lengths), pack.padded)
             return result
 
-        return run_batches(encode, [len(s) for s in sequences], self.budget, _unpadded, self.name)
+        done, _ = run_batches(encode, [len(sequences[i]) for i in there], self.budget, _unpadded, self.name)
+        return dict(zip(there, in_order(done, len(there)), strict=True))
 
     # ------------------------------------------------------------------ hidden states to sentences
 

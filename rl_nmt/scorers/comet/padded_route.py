@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from rl_nmt.models.batching import distinct
 from rl_nmt.models.out_of_memory import TokenBudget, run_batches
-from rl_nmt.scorers.base import Segment, Span
+from rl_nmt.scorers.base import Segment, Span, in_order
 from rl_nmt.scorers.comet.packed_layers import PackedEncoder
 
 
 class Route:
-    """How segments become scores.
-
-    `encoder` is None, `linears` "torch", where COMET's own encoder does the work.
+    """How segments become scores; `encoder` is None where COMET's own encoder does the work.
 
     Args:
         model: of COMET; it is read for where it is now.
-        name: the setting that names it, for messages.
+        name: of the model, for messages.
         joint: whether it reads translation, source and reference as one sequence.
     """
 
@@ -37,7 +35,7 @@ class Route:
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies now."""
+        """Where the model is now."""
         return self.model.encoder.model.get_input_embeddings().weight.device
 
     def scores(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]] | None]:
@@ -69,15 +67,10 @@ class Route:
         for name, number in (("encoded", sequences), ("tokens", tokens), ("padded", padded)):
             self.stats[name] += number
 
-    def _embeddings(self, done: list[tuple[list[int], torch.Tensor]], lost: list[int]) -> torch.Tensor:
-        """(U, H) in input order from what `run_batches` gave; NaN for what could not be encoded."""
-        nothing = torch.full((len(lost), self.model.encoder.output_units), float("nan"), device=self.device)
-        return torch.cat([*(result for _, result in done), nothing])[inverse(done, lost)]
-
-
-def inverse(done: Sequence[tuple[list[int], object]], lost: list[int]) -> torch.Tensor:
-    """Positions (U,) that undo the order in which `run_batches` did the rows and lost some."""
-    return torch.argsort(torch.tensor([i for batch, _ in done for i in batch] + lost))
+    def _stacked(self, vectors: Iterable[torch.Tensor | None]) -> torch.Tensor:
+        """Embeddings (U, H); NaN for what could not be encoded."""
+        nothing = torch.full((self.model.encoder.output_units,), float("nan"), device=self.device)
+        return torch.stack([nothing if vector is None else vector.float() for vector in vectors])
 
 
 class PaddedRoute(Route):
@@ -100,7 +93,8 @@ class PaddedRoute(Route):
             tensors = self._cut(inputs, batch)
             return self.model.get_sentence_embedding(tensors["input_ids"], tensors["attention_mask"])
 
-        return self._embeddings(*run_batches(run, lengths, self.budget, argument=self.name))
+        done, _ = run_batches(run, lengths, self.budget, argument=self.name)
+        return self._stacked(in_order(done, len(texts)))
 
     def _joint(self, rows: list[Segment]) -> torch.Tensor:
         scores = torch.full((len(rows),), float("nan"), device=self.device)

@@ -17,17 +17,9 @@ import torch
 
 from rl_nmt.errors import ConfigError
 from rl_nmt.hub import recorded_as
+from rl_nmt.models import loading
 from rl_nmt.models.batching import distinct
 from rl_nmt.models.linears import prepacked_works
-from rl_nmt.models.loading import (
-    fingerprint,
-    full_precision,
-    loading,
-    require_device,
-    skip_overlong,
-    torch_dtype,
-    versions,
-)
 from rl_nmt.models.out_of_memory import TokenBudget
 from rl_nmt.scorers.base import Scores, Segment, Span, utf8
 from rl_nmt.scorers.comet import packed_layers
@@ -81,15 +73,15 @@ def load_comet(
             kind of linears.
         MissingService: the hub cannot be reached, or wants the licence accepted first.
     """
-    require_device(argument, device)
-    torch_dtype(argument, dtype, device)
+    loading.require_device(argument, device)
+    loading.torch_dtype(argument, dtype, device)
     if linears not in ("auto", "torch", "prepacked"):
         raise ConfigError(f"linears: {linears!r} is unknown; use auto, torch or prepacked")
     if linears == "prepacked" and (torch.device(device).type != "cpu" or not prepacked_works()):
         raise ConfigError(f"linears: prepacked does not work on {device} here; use auto or torch")
-    skip = skip_overlong(overlong)
+    skip = loading.skip_overlong(overlong)
     checkpoint = checkpoint_file(argument, str(name_or_path))
-    with loading():
+    with loading.loading():
         model, kind, encoder = load_model(argument, checkpoint, tuple(classes))
     if kind == "xcomet_metric" and not packed_layers.supported(model.encoder.model):
         raise ConfigError(f"{argument}: {checkpoint} has an encoder that XCOMET was never published with")
@@ -97,8 +89,8 @@ def load_comet(
     identity = {
         "model": name,
         "revision": revision,
-        "checkpoint": fingerprint(checkpoint),
-        "tokenizer": next((fingerprint(encoder / f) for f in TOKENIZER_FILES if (encoder / f).is_file()), None),
+        "checkpoint": loading.fingerprint(checkpoint),
+        "tokenizer": next((loading.fingerprint(encoder / f) for f in TOKENIZER_FILES if (encoder / f).is_file()), None),
         "class": kind,
         "dtype": dtype,
     } | ({"overlong": "skip"} if skip else {})
@@ -135,7 +127,7 @@ class CometScorer:
 
     def to(self, device: str) -> None:
         """Move the model for good. Raises ConfigError for a missing device."""
-        self.model.to(require_device("device", device))
+        self.model.to(loading.require_device("device", device))
         self._use(self.dtype)
 
     def score(self, segments: Sequence[Segment]) -> Scores:
@@ -154,7 +146,7 @@ class CometScorer:
         values: list[float | None] = [None] * len(rows)
         spans: list[list[Span] | None] = [None] * len(rows)
         if read:
-            with full_precision():
+            with loading.full_precision():
                 scored, marked = self.route.scores([rows[i] for i in read])
             for k, (i, value) in enumerate(zip(read, scored.float().tolist(), strict=True)):
                 if math.isfinite(value):
@@ -168,7 +160,7 @@ class CometScorer:
 
         `dtype_error`: largest difference from float32 over a fixed probe, in score.
         """
-        environment = versions("unbabel-comet", "transformers", "torch") | {"linears": self.route.linears}
+        environment = loading.versions("unbabel-comet", "transformers", "torch") | {"linears": self.route.linears}
         if self.dtype != "float32":
             environment["dtype_error"] = f"{self.dtype_error:.1e}"
         return {"identity": dict(self._identity), "environment": environment}

@@ -10,7 +10,6 @@ import torch
 from rl_nmt.scorers.base import Segment, Span
 from rl_nmt.scorers.comet import packed_layers
 from rl_nmt.scorers.comet.packed_route import PackedRoute
-from rl_nmt.scorers.comet.padded_route import inverse
 
 PENALTY = {"minor": 1, "major": 5, "critical": 10}  # XCOMET's MQM weights, at most 25 a segment
 WORST = 25
@@ -25,14 +24,19 @@ class SpanRoute(PackedRoute):
 
     def scores(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]] | None]:
         """Scores (N,) and spans: four weighted parts, or two without reference."""
-        weights = self.model.score_weights
+        weights, labels = self.model.score_weights, self.model.label_encoder.ids_to_label
         encoded = self._tokens([row.mt for row in rows])
-        parts = [self._estimate_and_tag(rows, sequences) for sequences in self._sequences(rows)]
-        labels = self.model.label_encoder.ids_to_label
-        spans, scores = [], []
+        parts = [self._in_batches(sequences, self._scored_and_tagged) for sequences in self._sequences(rows)]
+        spans: list[list[Span]] = []
+        scores = []
         for i, row in enumerate(rows):
-            regression, tagged = [score[i] for score, _ in parts], [tags[i] for _, tags in parts]
-            if row.ref is None or len(parts) == 1:
+            pieces = [part[i] for part in (parts if row.ref is not None else parts[:1])]
+            if any(piece is None for piece in pieces):  # one did not fit into memory
+                spans.append([])
+                scores.append(torch.tensor(float("nan"), device=self.device))
+                continue
+            regression, tagged = zip(*pieces, strict=True)
+            if len(pieces) == 1:
                 probabilities, score = tagged[0], regression[0] * sum(weights[:3])
             else:
                 shares = self.model.input_weights_spans.tolist()
@@ -46,31 +50,12 @@ class SpanRoute(PackedRoute):
             scores.append(score + mqm_score(found) * weights[3])
         return torch.stack(scores), spans
 
-    def _estimate_and_tag(
-        self, rows: list[Segment], sequences: Sequence[list[int] | None]
-    ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-        """Regression scores (N,), at most 1, and per row the label probabilities (tokens, labels).
-
-        NaN and None for rows that lack this sequence; NaN and no error for a sequence that did not fit.
-        """
-        there = [i for i, sequence in enumerate(sequences) if sequence is not None]
-        done, lost = self._in_batches([sequences[i] for i in there], self._scored_and_tagged)
-        pieces = [piece for _, result in done for piece in result] + [self._untagged(sequences[there[i]]) for i in lost]
-        scores, tags = torch.full((len(rows),), float("nan"), device=self.device), [None] * len(rows)
-        for i, at in zip(there, inverse(done, lost).tolist(), strict=True):
-            scores[i], tags[i] = pieces[at]
-        return scores.clamp(max=1.0), tags
-
     def _scored_and_tagged(self, pack: packed_layers.Pack) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Per sequence its regression score () and the label probabilities (tokens, labels)."""
         mixed, word = self._mixed(pack)
-        scores = self.model.estimator(mixed[pack.starts]).view(-1)
+        scores = self.model.estimator(mixed[pack.starts]).view(-1).clamp(max=1.0)
         probabilities = self.model.hidden2tag(word).softmax(-1).split(pack.lengths)
         return list(zip(scores, probabilities, strict=True))
-
-    def _untagged(self, sequence: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        probabilities = torch.zeros(len(sequence), self.model.hidden2tag.out_features, device=self.device)
-        return torch.tensor(float("nan"), device=self.device), probabilities
 
 
 def decode(labels: Sequence[str], confidences: Sequence[float], offsets: Sequence[tuple[int, int]]) -> list[Span]:

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -56,46 +56,26 @@ class _Failed(Exception):
         self.reason, self.retry, self.outage, self.pause = reason, retry, outage, pause
 
 
+@dataclass
 class ChatEndpoint:
     """An OpenAI-compatible endpoint and the model to ask there.
 
-    Args:
-        url: the API's base, as http://host:8000/v1; it may include /chat/completions.
-        model: the endpoint's name for the model.
-        api_key_env: environment variable that holds the key; None sends none. The key is kept in the HTTP client's
-            header only.
-        body: further fields of every request (temperature, max_tokens …).
-        concurrency: most requests at once.
-        timeout: seconds for one request, its whole reply included.
-        deadline: seconds for one call of `ask`, retries included.
-        retries: further attempts per question.
-        breaker: consecutive failures of the server after which it counts as down; the next `ask` tries one question
-            first.
-        argument: the setting that names the endpoint, for messages.
-
-    Raises:
-        ConfigError: a malformed address, or a key variable that is not set.
+    Raises ConfigError for a malformed address, or a key variable that is not set.
     """
 
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        *,
-        api_key_env: str | None = None,
-        body: Mapping[str, Any] | None = None,
-        concurrency: int = 8,
-        timeout: float = 60.0,
-        deadline: float = 180.0,
-        retries: int = 3,
-        breaker: int = 8,
-        argument: str = "endpoint",
-    ):
-        self.argument, self.model, self.api_key_env = argument, model, api_key_env
-        self.url = _completions_url(argument, url)
-        self.concurrency, self.timeout, self.deadline = concurrency, timeout, deadline
-        self.retries, self.breaker = retries, breaker
-        self.body = dict(body or {})
+    url: str  # the API's base, as http://host:8000/v1; it may include /chat/completions
+    model: str  # the endpoint's name for the model
+    api_key_env: str | None = None  # environment variable with the key, which is kept in the client's header only
+    body: Mapping[str, Any] = field(default_factory=dict)  # further fields of every request (temperature …)
+    concurrency: int = 8  # most requests at once
+    timeout: float = 60.0  # seconds for one request, its whole reply included
+    deadline: float = 180.0  # seconds for one call of `ask`, retries included
+    retries: int = 3  # further attempts per question
+    breaker: int = 8  # consecutive failures after which the server is down, and the next `ask` begins with one question
+    argument: str = "endpoint"  # the setting that names the endpoint, for messages
+
+    def __post_init__(self) -> None:
+        self.url = _completions_url(self.argument, self.url)
         self.stats: Counter[str] = Counter()
         self._failures, self._resume_at = 0, 0.0
         self._random = random.Random()  # pauses only: the global generator must stay as it is
@@ -204,7 +184,7 @@ class ChatEndpoint:
 
     async def _post(self, client: httpx.AsyncClient, messages: Messages, response_format: Mapping | None) -> str:
         """One request to the text of its answer; raises _Failed."""
-        body = {"model": self.model, "messages": messages} | self.body
+        body = {"model": self.model, "messages": messages, **self.body}
         if response_format is not None:
             body["response_format"] = response_format
         self.stats["calls"] += 1

@@ -17,24 +17,15 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rl_nmt.errors import ConfigError
 from rl_nmt.models.batching import distinct
 from rl_nmt.models.loading import versions
 from rl_nmt.scorers.base import Scores, Segment, Span, utf8
-from rl_nmt.scorers.mqm.endpoint import Answer, ChatEndpoint, status_line
-from rl_nmt.scorers.mqm.form import (
-    EXAMPLES,
-    RESPONSE_FORMAT,
-    WEIGHTS,
-    MqmError,
-    Unparsable,
-    messages,
-    parse,
-    segment_code,
-)
+from rl_nmt.scorers.mqm.endpoint import ChatEndpoint, status_line
+from rl_nmt.scorers.mqm.form import EXAMPLES, WEIGHTS, MqmError, Unparsable, messages, parse, question, segment_code
 
 COUNTED, WORST = 5, 25
 FORMS = {"auto": ("json", "text"), "json": ("json",), "text": ("text",)}
@@ -43,23 +34,21 @@ FORMS = {"auto": ("json", "text"), "json": ("json",), "text": ("text",)}
 # ---------------------------------------------------------------------- errors to a score and spans
 
 
-def judge(errors: Sequence[MqmError], src: str, mt: str) -> tuple[float, list[Span], int]:
-    """Score in [-25, 0], spans in `mt`, and how many errors have no place there (omissions, repeated quotes).
+def judge(errors: Sequence[MqmError], src: str, mt: str) -> tuple[float, list[Span]]:
+    """Score in [-25, 0], and spans in `mt` of the errors that have one place there (no omissions, no repeated quotes).
 
     Raises Unparsable("unfounded") for a quote that occurs in neither text.
     """
-    weighed, spans, unplaced = [], [], 0
+    weighed, spans = [], []
     for error in errors:
         category = error.category.strip().lower()
         severity = "critical" if "non-translation" in category else error.severity
         weighed.append(WEIGHTS[severity])
         place = _place(error, category, src, mt)
-        if place is None:
-            unplaced += 1
-        else:
+        if place is not None:
             spans.append(Span(*place, severity, 1.0, error.category.strip()))
     total = sum(sorted(weighed, reverse=True)[:COUNTED])
-    return -float(min(WORST, total)), spans, unplaced
+    return -float(min(WORST, total)), spans
 
 
 def _place(error: MqmError, category: str, src: str, mt: str) -> tuple[int, int] | None:
@@ -71,12 +60,11 @@ def _place(error: MqmError, category: str, src: str, mt: str) -> tuple[int, int]
     if not found:
         quote = quote.strip("\"'“”‘’«»… ").removesuffix("...").removeprefix("...").strip()
         found = _occurrences(quote, mt)
-    if len(found) > 1:
-        before = unicodedata.normalize("NFC", error.before).strip()
-        found = [at for at in found if before and mt[:at].rstrip().endswith(before)]
-        return (found[0], found[0] + len(quote)) if len(found) == 1 else None
     if found:
-        return found[0], found[0] + len(quote)
+        if len(found) > 1:
+            before = unicodedata.normalize("NFC", error.before).strip()
+            found = [at for at in found if before and mt[:at].rstrip().endswith(before)]
+        return (found[0], found[0] + len(quote)) if len(found) == 1 else None
     if "non-translation" in category and mt:
         return 0, len(mt)
     if not (quote and quote in src):
@@ -137,8 +125,8 @@ def load_gemba_mqm(
 class GembaMqmScorer:
     """An LLM judge behind an endpoint; see `load_gemba_mqm`. A `Scorer` with spans, from -25 (worst) to 0.
 
-    `stats` describes the last call: rows, distinct rows, calls, retries, errors without a place (`unplaced`), rows
-    without a score (`failed`) and these by reason (`failed/timeout` …).
+    `stats` describes the last call: rows, distinct rows, calls, retries, rows without a score (`failed`) and these by
+    reason (`failed/timeout` …).
     """
 
     range = (-float(WORST), 0.0)
@@ -155,7 +143,7 @@ class GembaMqmScorer:
         source, target, src, mt, _ = EXAMPLES[0]
         code, reason, url = segment_code(src, mt), "", self.client.url
         for form in self._forms:
-            answer = self.client.check([_question(form, source, target, src, mt)])
+            answer = self.client.check([question(form, source, target, src, mt)])
             try:
                 parse(form, answer.text or "", code)
             except Unparsable as error:
@@ -184,13 +172,16 @@ class GembaMqmScorer:
         References are not shown. An empty translation of a text is a non-translation: -25, without a call.
         """
         keys, index = distinct((utf8(s.src), utf8(s.mt)) for s in segments)
-        results: list[Any] = [None if mt.strip() else (-float(WORST), [], 0) for _, mt in keys]
+        results: list[Any] = [None if mt.strip() else (-float(WORST), []) for _, mt in keys]
         todo = [i for i, result in enumerate(results) if result is None]
-        questions = [[_question(form, self.source, self.target, *keys[i]) for form in self._forms] for i in todo]
+        questions = [[question(form, self.source, self.target, *keys[i]) for form in self._forms] for i in todo]
         reasons: dict[int, str] = {}
         for i, answer in zip(todo, self.client.ask(questions), strict=True):
             try:
-                results[i] = self._read(keys[i], answer)
+                if answer.text is None:
+                    raise Unparsable(answer.failure)
+                results[i] = judge(parse(answer.form, answer.text, segment_code(*keys[i])), *keys[i])
+                self._use_from(answer.form)
             except Unparsable as error:
                 reasons[i] = str(error)
         failed = Counter(reasons[i] for i in index if i in reasons)
@@ -199,7 +190,6 @@ class GembaMqmScorer:
             "distinct": len(keys),
             "calls": self.client.stats["calls"],
             "retries": self.client.stats["retries"],
-            "unplaced": sum(r[2] for r in results if r is not None),
             "failed": sum(failed.values()),
             **{f"failed/{reason}": n for reason, n in failed.items()},
         }
@@ -219,17 +209,6 @@ class GembaMqmScorer:
         }
         return {"identity": identity, "environment": versions("httpx") | {"endpoint": self.client.url}}
 
-    def _read(self, key: tuple[str, str], answer: Answer) -> tuple[float, list[Span], int]:
-        if answer.text is None:
-            raise Unparsable(answer.failure or "no_answer")
-        result = judge(parse(answer.form, answer.text, segment_code(*key)), *key)
-        self._use_from(answer.form)
-        return result
-
     def _use_from(self, form: str) -> None:
         """Drop the forms before this one: the server refused them."""
         self._forms = self._forms[self._forms.index(form) :]
-
-
-def _question(form: str, source: str, target: str, src: str, mt: str) -> tuple[str, list, Mapping | None]:
-    return form, messages(form, source, target, src, mt), RESPONSE_FORMAT if form == "json" else None

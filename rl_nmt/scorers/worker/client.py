@@ -18,6 +18,7 @@ import shutil
 import sys
 import threading
 import time
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,20 +57,15 @@ def load_in_worker(
         factory: "module:function" that loads it there, as rl_nmt.scorers.metricx:load_metricx.
         options: its keyword arguments; they must be JSON.
         python_executable: the Python to run it with; None takes this one. Its environment needs what the scorer
-            imports, neither trl nor datasets. rl_nmt itself comes from this repository.
-        gpu: the only device(s) the worker may see, as for CUDA_VISIBLE_DEVICES; None leaves the variable.
+            imports; rl_nmt itself comes from this repository.
+        gpu: CUDA_VISIBLE_DEVICES of the worker; None leaves the variable.
         argument: the setting that names the executable, for messages.
 
     Raises:
         ConfigError: no such executable, not a Python, or an environment without a package the scorer needs.
         MissingService: it does not start in time, or dies while it loads.
-        Whatever rl_nmt.errors the factory raises, as if it had been called here.
-        WorkerError: anything else it raises.
+        Whatever of rl_nmt.errors the factory raises; WorkerError for anything else.
     """
-    try:
-        options = json.loads(json.dumps(dict(options), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"options: {error}: a worker takes what JSON can carry") from None
     # Made absolute, but not resolved: a virtual environment is recognised by its symbolic link.
     python = shutil.which(os.path.expanduser(python_executable)) if python_executable else sys.executable
     if not python:
@@ -171,7 +167,7 @@ class WorkerScorer:
                 raise ConfigError(
                     f"{self.argument}: {self.python} runs another rl_nmt ({hello.get('code')}); uninstall it there"
                 )
-            self._accept(self._ask({"load": {"factory": self.factory, "options": self.options}}, end)["ready"], hello)
+            self._accept(self._ask({"load": self.factory, "options": self.options}, end)["ready"], hello)
             if self._device is not None:
                 self._ask({"to": self._device}, end)
         except BaseException as error:
@@ -192,12 +188,8 @@ class WorkerScorer:
         signature = ready["signature"]
         signature["environment"] |= {"python": hello["python"]}
         if self._signature and signature != self._signature:
-            changed = [
-                key
-                for part, entries in signature.items()
-                for key, value in entries.items()
-                if value != self._signature.get(part, {}).get(key)
-            ]
+            before, now = (dict(ChainMap(*parts.values())) for parts in (self._signature, signature))
+            changed = [key for key in now if now[key] != before.get(key)]
             raise Fault(f"came back as another scorer ({', '.join(changed) or 'fewer parts'} changed): not used")
         self._signature = signature
         self.name, self.higher_is_better = ready["name"], ready["higher_is_better"]

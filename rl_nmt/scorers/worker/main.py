@@ -17,7 +17,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -41,18 +40,6 @@ def receive_message(connection: Connection) -> dict:
     return message
 
 
-def load(factory: str, options: dict[str, Any]) -> Any:
-    """Call "package.module:function" with keyword arguments."""
-    module, _, function = factory.partition(":")
-    return getattr(importlib.import_module(module), function)(**options)
-
-
-def describe(scorer: Any) -> dict[str, Any]:
-    """What the trainer must know of a loaded scorer."""
-    told = {name: getattr(scorer, name) for name in ("name", "range", "higher_is_better")}
-    return told | {"revision": getattr(scorer, "revision", None), "signature": scorer.signature()}
-
-
 def complaint(error: BaseException) -> dict[str, str]:
     """An exception as a message: its class, whether it is one of rl_nmt.errors, and what it says."""
     missing = error.name.partition(".")[0] if isinstance(error, ModuleNotFoundError) and error.name else ""
@@ -60,16 +47,19 @@ def complaint(error: BaseException) -> dict[str, str]:
     return {"kind": type(error).__name__, "module": type(error).__module__, "message": said, "missing": missing}
 
 
-def serve(receive: Callable[[], dict], send: Callable[[dict], None]) -> None:
+def serve(messages: queue.Queue[dict], connection: Connection) -> None:
     """Answer one message after the other, for ever."""
     scorer: Any = None
     while True:
-        message = receive()
+        message = messages.get()
         answer: dict[str, Any] = {"id": message["id"]}
         try:
             if "load" in message:
-                scorer = load(**message["load"])
-                answer["ready"] = describe(scorer)
+                module, _, function = message["load"].partition(":")
+                scorer = getattr(importlib.import_module(module), function)(**message["options"])
+                told = ("name", "range", "higher_is_better", "revision")
+                answer["ready"] = {name: getattr(scorer, name, None) for name in told}
+                answer["ready"]["signature"] = scorer.signature()
             elif "score" in message:
                 scores = scorer.score([Segment(*fields) for fields in message["score"]])
                 answer |= {"values": list(scores.values), "spans": scores.spans}
@@ -83,9 +73,9 @@ def serve(receive: Callable[[], dict], send: Callable[[dict], None]) -> None:
         except Exception as error:  # of a scorer of any kind: the trainer decides
             answer["error"] = complaint(error)
         try:
-            send(answer)
+            send_message(connection, answer)
         except (TypeError, ValueError) as error:  # NaN, or no JSON at all: nothing has been written yet
-            send({"id": answer["id"], "error": complaint(error)})
+            send_message(connection, {"id": answer["id"], "error": complaint(error)})
 
 
 def _end() -> None:
@@ -117,7 +107,7 @@ def main() -> None:
 
     threading.Thread(target=read, daemon=True).start()
     send_message(connection, {"python": platform.python_version(), "code": os.path.dirname(rl_nmt.__file__)})
-    serve(messages.get, lambda answer: send_message(connection, answer))
+    serve(messages, connection)
 
 
 if __name__ == "__main__":

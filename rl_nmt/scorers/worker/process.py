@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import signal
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from multiprocessing.connection import Pipe
 
 from rl_nmt.errors import ConfigError
-from rl_nmt.scorers.worker.main import receive_message, send_message
+from rl_nmt.scorers.worker.main import receive_message
 
 
 class Fault(Exception):
@@ -62,11 +63,11 @@ class WorkerProcess:
 
     def send(self, message: dict, end: float) -> None:
         """Write on a thread: a worker that does not read must not hold the trainer."""
-        problem: list[Exception] = []
+        body, problem = json.dumps(message).encode(), []
 
         def write() -> None:
             try:
-                send_message(self._connection, message)
+                self._connection.send_bytes(body)
             except OSError as error:
                 problem.append(error)
 

@@ -290,7 +290,7 @@ def test_bad_arguments(load):
     for factory, kind in (("rl_nmt.scorers.nothing:load", ConfigError), ("rl_nmt.errors:nothing", WorkerError)):
         with pytest.raises(kind, match="nothing"):
             load_in_worker(factory, {})
-    with pytest.raises(ConfigError, match="JSON"):
+    with pytest.raises(TypeError, match="JSON"):
         load(model=object())
 
 
