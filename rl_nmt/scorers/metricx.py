@@ -151,7 +151,7 @@ class MetricXScorer:
         """
         rows, index = distinct(segments)
         self.stats = {"rows": len(index), "distinct": len(rows), "tokens": 0, "padded": 0}
-        fair = [i for i, row in enumerate(rows) if not _brings_field(row)]
+        fair = [i for i, row in enumerate(rows) if len(FIELDS.findall(row.mt)) <= len(FIELDS.findall(row.src))]
         inputs = self._inputs([rows[i] for i in fair])
         kept = [(i, ids) for i, (ids, cut) in zip(fair, inputs, strict=True) if not (cut and self.skip_overlong)]
 
@@ -198,11 +198,6 @@ class MetricXScorer:
         self.stats["tokens"] += int(lengths.sum())
         self.stats["padded"] += len(sequences) * longest
         return logits.clamp(0.0, WORST).tolist()
-
-
-def _brings_field(row: Segment) -> bool:
-    """Does the translation write more field words of the input format than its source?"""
-    return len(FIELDS.findall(row.mt)) > len(FIELDS.findall(row.src))
 
 
 def _fingerprints(folder: Path, files: Sequence[str]) -> str | None:

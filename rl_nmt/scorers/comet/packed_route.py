@@ -17,19 +17,13 @@ from rl_nmt.scorers.comet.padded_route import Route
 
 
 class PackedRoute(Route):
-    """See the module.
-
-    Args:
-        model, name, joint: as of `Route`; the encoder is one of `packed_layers.supported`.
-        linears: "torch", or else prepacked where that works.
-        dtype: what linears and attention compute in.
-    """
+    """See the module; the encoder is one of `packed_layers.supported`, `linears` "torch", or else prepacked."""
 
     encoder: PackedEncoder
     word_layer: int | None = None  # whose hidden states are wanted as well
 
-    def __init__(self, model: Any, name: str, joint: bool, linears: str, dtype: torch.dtype):
-        super().__init__(model, name, joint)
+    def __init__(self, model: Any, name: str, joint: bool, dtype: torch.dtype, linears: str):
+        super().__init__(model, name, joint, dtype)
         wanted = linears != "torch" and self.device.type == "cpu"
         self.linears = "prepacked" if wanted and prepacked_works() else "torch"
         hparams, mixing = model.hparams, model.layerwise_attention
@@ -78,16 +72,15 @@ class PackedRoute(Route):
         None where a row has no such sequence (the two last, of a row without reference).
         """
         reads_source = "src" in self.model.hparams.input_segments
-        texts, place = distinct(text for row in rows for text in (row.mt, row.src, row.ref) if text is not None)
+        texts, _ = distinct(text for row in rows for text in (row.mt, row.src, row.ref) if text is not None)
         pad = self.model.encoder.tokenizer.pad_token_id
         bare = [[t for t in ids if t != pad][1:-1] for ids in self._tokens(texts)["input_ids"]]
-        at, sequences = iter(place), []
+        tokens, sequences = dict(zip(texts, bare, strict=True)), []
         for row in rows:
-            mt, src = bare[next(at)], bare[next(at)]
-            others = [src] if reads_source else []
-            others += [] if row.ref is None else [bare[next(at)]]
+            others = [tokens[row.src]] if reads_source else []
+            others += [] if row.ref is None else [tokens[row.ref]]
             choices = [others] if len(others) < 2 else [others[:1], others[1:], others]
-            sequences.append([self._join(mt, *chosen) for chosen in choices])
+            sequences.append([self._join(tokens[row.mt], *chosen) for chosen in choices])
         return list(zip_longest(*sequences))
 
     def _join(self, first: list[int], *others: list[int]) -> list[int]:

@@ -20,13 +20,14 @@ class Route:
         model: of COMET; it is read for where it is now.
         name: of the model, for messages.
         joint: whether it reads translation, source and reference as one sequence.
+        dtype: what linears and attention compute in.
     """
 
     encoder: PackedEncoder | None = None
     linears = "torch"
 
-    def __init__(self, model: Any, name: str, joint: bool):
-        self.model, self.name, self.is_joint = model, name, joint
+    def __init__(self, model: Any, name: str, joint: bool, dtype: torch.dtype):
+        self.model, self.name, self.is_joint, self.dtype = model, name, joint, dtype
 
     def begin(self, budget: TokenBudget, stats: dict[str, float]) -> None:
         """A call begins: `stats` will count encoded sequences, their tokens, and positions with padding."""
@@ -75,10 +76,6 @@ class Route:
 
 class PaddedRoute(Route):
     """See the module."""
-
-    def __init__(self, model: Any, name: str, joint: bool, dtype: torch.dtype):
-        super().__init__(model, name, joint)
-        self.dtype = dtype
 
     def scores(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]] | None]:
         low = self.dtype != torch.float32

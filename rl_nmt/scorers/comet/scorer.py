@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,20 +167,18 @@ class CometScorer:
     def _use(self, dtype: str) -> None:
         """Build the route for where the model is now."""
         vars(self).pop("route", None)  # what it has prepared goes first
-        precision, joint = getattr(torch, dtype), self.kind in JOINT
+        given = (self.model, self.name, self.kind in JOINT, getattr(torch, dtype))
         if not packed_layers.supported(self.model.encoder.model):
-            self.route = PaddedRoute(self.model, self.name, joint, precision)
-        elif self.kind == "xcomet_metric":
-            self.route = SpanRoute(self.model, self.name, self._linears, precision)
+            self.route = PaddedRoute(*given)
         else:
-            self.route = PackedRoute(self.model, self.name, joint, self._linears, precision)
+            kind = SpanRoute if self.kind == "xcomet_metric" else PackedRoute
+            self.route = kind(*given, self._linears)
 
     def _measure_error(self) -> float:
         """Largest score difference of this dtype, which is in use afterwards, from float32 on PROBE."""
-        probe = [replace(s, ref=s.ref if self.reads_reference else None) for s in PROBE]
-        exact = self.score(probe).values
+        exact = self.score(PROBE).values
         self._use(self.dtype)
-        here = self.score(probe).values
+        here = self.score(PROBE).values
         if None in here:
             raise ConfigError(f"{self.name}: {self.dtype} overflows in this model; use bfloat16 or float32")
         return max(abs(a - b) for a, b in zip(here, exact, strict=True))
@@ -196,8 +193,7 @@ class CometScorer:
     def _overlong(self, row: Segment) -> bool:
         """Would something of this segment be cut?"""
         encoder, texts = self.model.encoder, [text for text in (row.mt, row.src, row.ref) if text is not None]
-        bare = encoder.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        lengths = [len(ids) for ids in bare]
+        lengths = list(map(len, encoder.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
         room = encoder.max_positions - 2 - encoder.tokenizer.num_special_tokens_to_add()
         if max(lengths) > room:
             return True

@@ -18,9 +18,9 @@ WORST = 25
 class SpanRoute(PackedRoute):
     """The packed route of XCOMET; arguments as there."""
 
-    def __init__(self, model: Any, name: str, linears: str, dtype: torch.dtype):
+    def __init__(self, model: Any, *settings: Any):
         self.word_layer = int(model.hparams.word_layer)
-        super().__init__(model, name, joint=True, linears=linears, dtype=dtype)
+        super().__init__(model, *settings)
 
     def scores(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]] | None]:
         """Scores (N,) and spans: four weighted parts, or two without reference."""

@@ -20,7 +20,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -245,7 +244,7 @@ def status_line(reason: str) -> str:
     ('429 Too Many Requests', '499')
     """
     number = int(reason.removeprefix("http_"))
-    return f"{number} {HTTPStatus(number).phrase}" if number in set(HTTPStatus) else str(number)
+    return f"{number} {httpx.codes.get_reason_phrase(number)}".strip()
 
 
 def _check_status(reply: httpx.Response) -> None:

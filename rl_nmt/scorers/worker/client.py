@@ -71,7 +71,10 @@ def load_in_worker(
     if not python:
         raise ConfigError(f"{argument}: {python_executable} is no program that can be run; give a path to bin/python")
     scorer = WorkerScorer(factory, options, os.path.abspath(python), worker_environment(os.environ, gpu), argument)
-    scorer.start()
+    try:
+        scorer._start()
+    except Fault as fault:
+        raise MissingService(f"{argument}: the worker of {factory} {fault}") from None
     return scorer
 
 
@@ -102,14 +105,6 @@ class WorkerScorer:
     @property
     def process_id(self) -> int | None:
         return None if self._process is None else self._process.pid
-
-    def start(self) -> None:
-        """Start the worker and load the scorer, unless it runs. Raises as `load_in_worker`."""
-        with self._lock:
-            try:
-                self._start()
-            except Fault as fault:
-                raise MissingService(f"{self.argument}: the worker of {self.factory} {fault}") from None
 
     def close(self) -> None:
         """End the worker and all it started. It is started again when it is needed."""
@@ -171,8 +166,9 @@ class WorkerScorer:
             if self._device is not None:
                 self._ask({"to": self._device}, end)
         except BaseException as error:
+            ended_by_itself = not process.alive()
             self._kill()
-            if isinstance(error, Fault) and not hello and process.ended_by_itself:
+            if isinstance(error, Fault) and not hello and ended_by_itself:
                 raise ConfigError(
                     f"{self.argument}: {self.python} does not run a worker ({error}); give an environment's "
                     "bin/python, 3.10 or newer"

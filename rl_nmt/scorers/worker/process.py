@@ -30,7 +30,6 @@ class WorkerProcess:
     """A running worker: its socket, read and written by threads, and its process group.
 
     It ends when `owner` is no longer used, and at the latest when the trainer ends.
-    `ended_by_itself`: it was gone before it was killed.
     """
 
     def __init__(self, python: str, environment: Mapping[str, str], owner: object):
@@ -51,7 +50,6 @@ class WorkerProcess:
             theirs.close()
         self.pid, self._owner = self._popen.pid, os.getpid()
         self._finalizer = weakref.finalize(owner, _end_group, self._popen, self._owner)
-        self.ended_by_itself = False
         self._messages: queue.Queue[dict | Fault] = queue.Queue()
         self._tail = b""  # of what it printed
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._read, self._drain)]
@@ -115,7 +113,6 @@ class WorkerProcess:
     def _gone(self) -> Fault:
         try:
             code = self._popen.wait(2)
-            self.ended_by_itself = True
         except subprocess.TimeoutExpired:
             return Fault(f"closed its socket: killed{self._last_words()}", died=True)
         self._threads[1].join(1)
