@@ -1,7 +1,7 @@
 """COMET (DA, COMETKiwi, reference-less regression, XCOMET), resident and without a Lightning Trainer.
 
 Same numbers as `model.predict` of unbabel-comet 2.2.7 (tests: within 1e-5 on CPU): each distinct sentence is tokenised
-and encoded once, without padding (packed_route.py; spans: xcomet.py). Encoders other than XLM-RoBERTa's family take
+and encoded once, without padding (packed_route.py). Encoders other than XLM-RoBERTa's family take
 padded batches of similar length (padded_route.py).
 """
 
@@ -23,9 +23,8 @@ from rl_nmt.models.out_of_memory import TokenBudget
 from rl_nmt.scorers.base import Scores, Segment, Span, utf8
 from rl_nmt.scorers.comet import packed_layers
 from rl_nmt.scorers.comet.checkpoint import TOKENIZER_FILES, checkpoint_file, load_model
-from rl_nmt.scorers.comet.packed_route import PackedRoute
+from rl_nmt.scorers.comet.packed_route import PackedRoute, SpanRoute
 from rl_nmt.scorers.comet.padded_route import PaddedRoute, Route
-from rl_nmt.scorers.comet.xcomet import SpanRoute
 
 CLASSES = ("regression_metric", "unified_metric", "referenceless_regression_metric", "xcomet_metric")
 TOKENS = 8192  # most that go through the encoder at once; less where memory runs out

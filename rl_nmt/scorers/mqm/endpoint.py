@@ -90,8 +90,6 @@ class ChatEndpoint:
         self.stats = Counter()
         return _run(self._ask(questions)) if questions else []
 
-    # ------------------------------------------------------------------ one call
-
     def _client(self) -> httpx.AsyncClient:
         key = self._key()
         return httpx.AsyncClient(
@@ -204,8 +202,6 @@ class ChatEndpoint:
         except httpx.HTTPError:
             raise _Failed("protocol", outage=True) from None
         return read_completion(bytes(raw))
-
-    # ------------------------------------------------------------------ at the start
 
     def check(self, question: Question) -> Answer:
         """Ask one question, and raise where the endpoint cannot be used at all.

@@ -53,9 +53,6 @@ class Unparsable(ValueError):
     """A reply that is no annotation of this segment; the message is the reason in one word."""
 
 
-# ---------------------------------------------------------------------- questions
-
-
 def segment_code(src: str, mt: str) -> str:
     """Eight hexadecimal digits that a translation cannot contain on purpose: they depend on all of it."""
     return hashlib.sha256(f"{src}\0{mt}".encode("utf-8", "replace")).hexdigest()[:8]
@@ -93,9 +90,6 @@ def _reply(form: str, code: str, errors: Sequence[MqmError]) -> str:
         lines.append(f"{severity.capitalize()}:")
         lines += [f'{e.category} - "{e.quote}"' for e in errors if e.severity == severity] or ["no-error"]
     return "\n".join(lines)
-
-
-# ---------------------------------------------------------------------- replies
 
 
 def parse(form: str, reply: str, code: str) -> list[MqmError]:

@@ -31,9 +31,6 @@ COUNTED, WORST = 5, 25
 FORMS = {"auto": ("json", "text"), "json": ("json",), "text": ("text",)}
 
 
-# ---------------------------------------------------------------------- errors to a score and spans
-
-
 def judge(errors: Sequence[MqmError], src: str, mt: str) -> tuple[float, list[Span]]:
     """Score in [-25, 0], and spans in `mt` of the errors that have one place there (no omissions, no repeated quotes).
 
@@ -78,9 +75,6 @@ def _occurrences(quote: str, text: str) -> list[int]:
         if needle and needle in hay and len(hay) == len(text) and len(needle) == len(quote):
             return [i for i in range(len(hay)) if hay.startswith(needle, i)]
     return []
-
-
-# ---------------------------------------------------------------------- the scorer
 
 
 def load_gemba_mqm(

@@ -144,8 +144,6 @@ class WorkerScorer:
         """The scorer's own; its environment part is that of the worker, with the Python version."""
         return json.loads(json.dumps(self._signature))
 
-    # ------------------------------------------------------------------ the process
-
     def _start(self) -> None:
         """Start the worker and load the scorer, unless it runs. Raises the scorer's error, or Fault."""
         if self._process is not None and self._process.alive():
