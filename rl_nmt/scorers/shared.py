@@ -17,8 +17,6 @@ from typing import Any
 from rl_nmt import distributed
 from rl_nmt.scorers.base import Scorer, Scores, Segment, answers, describe, isolate, warn_lost
 
-BackTranslator = Callable[[list[str]], list[str]]
-
 
 class _OncePerMachine:
     """The model lives in one process; `_ask` is how all of them use it. Raises everywhere what `load` raises."""
@@ -122,7 +120,7 @@ class Shared(_OncePerMachine):
 class SharedTranslator(_OncePerMachine):
     """The same for a back-translator, which has a `signature()`: a list of texts in, as many texts out."""
 
-    def __init__(self, load: Callable[[], BackTranslator]):
+    def __init__(self, load: Callable[[], Callable[[list[str]], list[str]]]):
         super().__init__(load)
         self.name = "the shared back-translator"
 

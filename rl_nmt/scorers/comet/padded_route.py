@@ -25,14 +25,11 @@ class Route:
 
     encoder: PackedEncoder | None = None
     linears = "torch"
+    budget: TokenBudget  # for one call, as the next
+    stats: dict[str, float]  # counts encoded sequences, their tokens, and positions with padding ("padded")
 
     def __init__(self, model: Any, name: str, joint: bool, dtype: torch.dtype):
         self.model, self.name, self.is_joint, self.dtype = model, name, joint, dtype
-
-    def begin(self, budget: TokenBudget, stats: dict[str, float]) -> None:
-        """A call begins: `stats` will count encoded sequences, their tokens, and positions with padding."""
-        self.budget, self.stats = budget, stats
-        stats |= {"encoded": 0, "tokens": 0, "padded": 0}
 
     @property
     def device(self) -> torch.device:

@@ -138,8 +138,8 @@ class CometScorer:
             ConfigError: a segment without `ref` where the class needs one.
         """
         rows, index = distinct(self._readable(i, segment) for i, segment in enumerate(segments))
-        self.stats = {"rows": len(index), "distinct": len(rows)}
-        self.route.begin(self.budget, self.stats)
+        self.stats = {"rows": len(index), "distinct": len(rows), "encoded": 0, "tokens": 0, "padded": 0}
+        self.route.budget, self.route.stats = self.budget, self.stats
         read = [i for i, row in enumerate(rows) if not (self.skip_overlong and self._overlong(row))]
         values: list[float | None] = [None] * len(rows)
         spans: list[list[Span] | None] = [None] * len(rows)

@@ -7,7 +7,6 @@ limits the calls to a server that is down, and one call of `ask` never lasts lon
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import os
 import random
@@ -47,12 +46,14 @@ class Answer:
     form: str = "text"
 
 
+@dataclass(eq=False)
 class _Failed(Exception):
-    """One request that gave no answer. `outage`: the server, not the question, is the reason."""
+    """One request that gave no answer. `outage`: the server, not the question, is the reason; `pause`: in seconds."""
 
-    def __init__(self, reason: str, *, retry: bool = False, outage: bool = False, pause: float | None = None):
-        super().__init__(reason)
-        self.reason, self.retry, self.outage, self.pause = reason, retry, outage, pause
+    reason: str
+    retry: bool = False
+    outage: bool = False
+    pause: float | None = None
 
 
 @dataclass
@@ -97,7 +98,7 @@ class ChatEndpoint:
             timeout=self.timeout,
             limits=httpx.Limits(max_connections=self.concurrency),
             follow_redirects=False,
-            trust_env=not _is_loopback(urlsplit(self.url).hostname),  # no proxy between us and ourselves
+            trust_env=urlsplit(self.url).hostname not in ("localhost", "127.0.0.1", "::1"),  # no proxy to ourselves
         )
 
     def _key(self) -> str | None:
@@ -293,23 +294,16 @@ def read_completion(raw: bytes) -> str:
 def _completions_url(argument: str, url: str) -> str:
     try:
         parts = urlsplit(url)
-        port_is_fine = parts.port is None or parts.port > 0
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
-        parts, port_is_fine = urlsplit(""), False
+        parts, valid = urlsplit(""), False
     if parts.username or parts.password or parts.query or parts.fragment:
         # Not repeated here: such parts hold keys.
         raise ConfigError(f"{argument}: give the address without user, password or query; keys go into a variable")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
+    if not valid:
         raise ConfigError(f"{argument}: {url!r} is no address of an API; give its base, as http://host:8000/v1")
     base = url.rstrip("/")
     return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
-
-
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
 
 
 def _run(work: Coroutine[Any, Any, list[Answer]]) -> list[Answer]:
