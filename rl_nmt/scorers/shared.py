@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from rl_nmt import distributed
-from rl_nmt.scorers.base import Scorer, Scores, Segment, answers, describe, isolate, warn_lost
+from rl_nmt.scorers.base import Scores, Segment, answers, describe, isolate, warn_lost
 
 
 class _OncePerMachine:
@@ -29,21 +29,20 @@ class _OncePerMachine:
         self.owner = distributed.rank() == self._ranks[0]  # is the model in this process?
         self.stats: dict[str, Any] = {}  # of the model's last call, on every process
         self._marks = False  # did the last call give spans, to any process?
-        about: dict[str, Any] = {}
+        about: list[Any] = []
         error: Exception | None = None
         if self.owner:
             try:
                 with distributed.outside_zero3():
                     self._model = load()
-                told = ("name", "range", "higher_is_better")
-                about = {name: getattr(self._model, name, None) for name in told}
-                about["signature"] = self._model.signature()
+                about = [getattr(self._model, name, None) for name in ("name", "range", "higher_is_better")]
+                about.append(self._model.signature())
             except Exception as raised:
                 error = raised
         about, elsewhere = self._from_owner((about, distributed.sendable(error)))
         if (problem := error or elsewhere) is not None:
             raise problem
-        self._about, self.name = about, about["name"]
+        self.name, self.range, self.higher_is_better, self._signature = about
 
     @property
     def collective(self) -> bool:
@@ -52,7 +51,7 @@ class _OncePerMachine:
 
     def signature(self) -> dict[str, dict]:
         """The model's own: where it runs makes no number."""
-        return self._about["signature"]
+        return self._signature
 
     def to(self, device: str) -> None:
         """Move the model, where it is; the others say so in vain. Not collective."""
@@ -104,11 +103,6 @@ class Shared(_OncePerMachine):
     would no longer ask equally often. With one process it is the scorer itself and raises as that does.
     """
 
-    def __init__(self, load: Callable[[], Scorer]):
-        super().__init__(load)
-        self.range: tuple[float, float] = self._about["range"]
-        self.higher_is_better: bool = self._about["higher_is_better"]
-
     def score(self, segments: Sequence[Segment]) -> Scores:
         """Raw values and spans of this process's segments, in order; see `Scorer.score`. Collective."""
         if not self.collective:
@@ -120,7 +114,7 @@ class Shared(_OncePerMachine):
 class SharedTranslator(_OncePerMachine):
     """The same for a back-translator, which has a `signature()`: a list of texts in, as many texts out."""
 
-    def __init__(self, load: Callable[[], Callable[[list[str]], list[str]]]):
+    def __init__(self, load: Callable[[], Any]):
         super().__init__(load)
         self.name = "the shared back-translator"
 
