@@ -238,7 +238,7 @@ class CometDuPOReward(RewardLog):
             "linears": "torch" if self.settings.reward_offload and self.reward_device != "cpu" else "auto",
         }
         if python:
-            from rl_nmt.scorers.worker import load_in_worker
+            from rl_nmt.scorers.worker.client import load_in_worker
 
             factory, options = "rl_nmt.scorers.comet:load_comet", {"name_or_path": name, **options}
             load = functools.partial(

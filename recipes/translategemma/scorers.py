@@ -111,7 +111,7 @@ def judge(cfg: TranslateGemmaCfg):
         concurrency=mqm.concurrency,
         timeout=mqm.timeout,
         deadline=mqm.deadline,
-        body={"max_tokens": mqm.max_tokens},
+        max_tokens=mqm.max_tokens,
         argument="reward.mqm.endpoint",
         check=distributed.is_main_process(),
     )
