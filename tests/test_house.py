@@ -43,10 +43,7 @@ FUNCTION_LINES = 60
 REQUIRED_PARAMETERS = 6  # below the scripts
 OPEN = """
 recipes/translategemma/train.py is too long
-recipes/translategemma/train.py: train is too long
-rewards_en_ta_dupo.py is too long
 rl_nmt/config.py is too long
-train_grpo_en_ta.py is too long
 """
 
 

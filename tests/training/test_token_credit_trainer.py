@@ -191,10 +191,6 @@ def test_without_token_rewards_it_is_trls_trainer_bit_for_bit(make, tiny_policy,
     assert not any(torch.equal(a, b) for a, b in zip(before, weights(theirs), strict=True))
 
 
-def test_without_credit_the_advantages_stay_one_per_completion(make):
-    assert sample(make(Reward(credits={}), credit=None))["advantages"].shape == (8,)
-
-
 def test_zero_weight_is_no_scorer(make):
     """Not even one that fails."""
     failing = make(Reward(spans=lambda output: None, credits={"judge": (0.0, SpanCredit())}))
@@ -416,15 +412,6 @@ def test_rows_of_another_call_are_refused(make):
 
 
 def test_settings_that_cannot_work_are_refused(make):
-    with pytest.raises(ConfigError, match="level: 'word' is unknown; use token or sequence"):
-        TokenCredit(level="word")
-    with pytest.raises(ConfigError, match="baseline: 'prompt' is unknown; use batch or group"):
-        TokenCredit(baseline="prompt")
-    with pytest.raises(ConfigError, match="baseline: group is for normalise true"):
-        TokenCredit(baseline="group", normalise=False)
-    with pytest.raises(ConfigError, match="group_coefficient: nan must be a finite number"):
-        TokenCredit(group_coefficient=NAN)
-
     def plain(prompts, completions, **columns):
         return [0.0] * len(completions)
 
@@ -585,14 +572,6 @@ def test_rollouts_leave_the_random_state_alone(make, tmp_path):
         return train(trainer)
 
     assert same(run(None), run(tmp_path / "r.jsonl"))
-
-
-def test_rollouts_without_credit_show_trls_advantages(make, tmp_path):
-    trainer = make(Reward(credits={}), credit=None, rollouts=tmp_path / "r.jsonl")
-    advantages = sample(trainer)["advantages"]
-    for row, value in zip(read(tmp_path / "r.jsonl"), advantages.tolist(), strict=True):
-        assert row["advantages"] == pytest.approx([value] * len(row["token_ids"]))
-        assert row["token_rewards"] == [0.0] * len(row["token_ids"])
 
 
 def test_what_was_not_judged_is_null_in_the_rollouts(make, tmp_path):
