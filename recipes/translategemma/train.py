@@ -28,7 +28,7 @@ from recipes.translategemma.placement import place_models
 from recipes.translategemma.settings import TranslateGemmaCfg
 from rl_nmt import config, distributed, errors, hub
 from rl_nmt.hub import COMET, ModelUse
-from rl_nmt.runs import checkpoints, named_checkpoint
+from rl_nmt.runs import checkpoints
 from rl_nmt.runs.run import Files, Run
 from rl_nmt.text.languages import bcp47, language
 
@@ -188,10 +188,7 @@ def setup_wandb(cfg: TranslateGemmaCfg, run: Run) -> None:
     """Start a W&B run if wanted and possible within seconds, or continue the run's own; no keys, no code."""
     from rl_nmt.training.setup import start_wandb
 
-    log = cfg.logging
-    if log.use_wandb:
-        options = {"project": log.wandb_project, "entity": log.wandb_entity, "name": log.wandb_run_name}
-        start_wandb(run, options, log.wandb_mode, config.to_public_dict(cfg))
+    start_wandb(run, cfg.logging, config.to_public_dict(cfg))
 
 
 def evaluator(cfg: TranslateGemmaCfg, tokenizer, rows: list[dict], reward) -> Callable:
@@ -240,14 +237,12 @@ def train(cfg: TranslateGemmaCfg, run: Run, placed: dict[str, str], skip_gate: b
         try:
             trainer = build_trainer(cfg, run.folder, policy, reward, rows.train)
             trainer.noise_floor = setup.noise_floor(run, reward, before)
-            step = run.resume.step if run.resume else 0
-            outputs = setup.EvalOutputs(run.folder / FILES.samples, before, task(cfg), step)
 
             def evaluate_and_keep():
                 """The held-out translations of the present policy; those of the last evaluation are always kept."""
                 step, snapshot = trainer.state.global_step, evaluate(trainer.model)
                 if log.save_eval_outputs or step == trainer.state.max_steps:
-                    outputs.take(step, snapshot)
+                    setup.keep_outputs(run.folder / FILES.samples, before, step, snapshot, task(cfg))
                 return snapshot
 
             metrics = WandbRewardCallback(reward, path=run.folder / FILES.metrics)
@@ -262,9 +257,8 @@ def train(cfg: TranslateGemmaCfg, run: Run, placed: dict[str, str], skip_gate: b
                 stop_on_divergence=cfg.misc.on_divergence == "stop",
             )
             callbacks = [metrics, held_out, ProgressLine(reward, log.sample_steps)]
-            limits = loop.Limits(1 if log.save_only_best else log.save_total_limit, cfg.rl.max_hours, link=True)
-            loop.train(run, trainer, callbacks, parts={"reward": reward}, limits=limits, started=started)
-            held_out.finish(trainer.state.global_step)
+            limits = {"keep": 1 if log.save_only_best else log.save_total_limit, "max_hours": cfg.rl.max_hours}
+            loop.train(run, trainer, callbacks, parts={"reward": reward}, link=True, started=started, **limits)
             name = cfg.data.train_file or cfg.data.hf_dataset_name
             data = {"name": name, "rows": len(rows.train), "sha256": rows.sha256}
             card = {
@@ -297,7 +291,7 @@ def evaluate_only(cfg: TranslateGemmaCfg, folder: Path, placed: dict[str, str]) 
 def find_resume(cfg: TranslateGemmaCfg, folder: Path):
     """The checkpoint to continue from: the newest valid one, the named one, or None. Raises ResumeRefused."""
     if cfg.logging.resume_from_checkpoint:
-        return named_checkpoint.named(checks.checkpoint_folder(cfg), folder)
+        return checkpoints.named(checks.checkpoint_folder(cfg), folder)
     return checkpoints.find(folder) if cfg.logging.auto_resume else None
 
 
