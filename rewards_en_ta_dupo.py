@@ -269,10 +269,9 @@ class CometDuPOReward(RewardLog):
             completions: what the policy wrote, decoded without special tokens; may be empty.
             source: the texts to translate, one per completion (the dataset column; `english=` is its old name).
 
-        Returns:
-            Rows with source, output (cleaned), gate (reason or None), backtranslation; cycle and qe in
-            COMET's own scale (about 0–1; None: not scored); foreign_script, copied and fidelity_loss in [0, 1];
-            length_penalty ≥ 0 in natural log; length; total.
+        Returns rows with source, output (cleaned), gate (reason or None), backtranslation; cycle and qe in COMET's
+        own scale (about 0–1; None: not scored); foreign_script, copied and fidelity_loss in [0, 1]; length_penalty ≥ 0
+        in natural log; length; total.
         """
         return self._score(self._sources(prompts, completions, source, columns), completions)[0]
 

@@ -29,8 +29,7 @@ class WandbRewardCallback(TrainerCallback):
         ema: weight of the past in the moving average, 0 ≤ ema < 1; the average starts at the first value.
         path: the JSONL file; default `<output_dir>/metrics.jsonl`.
 
-    Raises:
-        ValueError: `ema` or `log_every` out of range.
+    Raises ValueError for `ema` or `log_every` out of range.
     """
 
     def __init__(self, reward_fn, log_every: int = 1, ema: float = 0.9, path: str | Path | None = None):

@@ -73,9 +73,8 @@ def evaluate(
     task's columns that can be measured, "mean_length" (code points), "scored" and "gated" (shares of
     outputs). Raises ConfigError when there are no rows.
 
-    Of several processes each generates and scores its share, and all get the same Snapshot: that of one process,
-    since batches do not depend on how many there are. Collective; `score_components` is called equally often on
-    each, on some with nothing.
+    Of several processes each generates and scores its share, and all get the Snapshot that one would make. Collective;
+    `score_components` is called equally often on each, on some with nothing.
     """
     from rl_nmt.models.generate import generate_together
 

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +78,10 @@ def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: A
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    def start(mode: Any) -> None:
-        wandb.init(
-            mode=mode,
-            dir=str(folder),
-            id=run_id,
-            resume="allow" if run_id else None,
-            **options,
-            settings=wandb.Settings(disable_git=True, save_code=False, silent=True, finish_timeout=FINISH_SECONDS),
-        )
-
-    problem = _within(INIT_SECONDS, lambda: start(mode))
+    options |= {"dir": str(folder), "id": run_id, "resume": "allow" if run_id else None}
+    quiet = wandb.Settings(disable_git=True, save_code=False, silent=True, finish_timeout=FINISH_SECONDS)
+    start: Any = partial(wandb.init, settings=quiet, **options)
+    problem = _within(INIT_SECONDS, lambda: start(mode=mode))
     if problem == SILENT:
         leave_behind("W&B")  # its threads would keep the process from ending
         print(f"W&B: off, since it did not start within {INIT_SECONDS:g} s; metrics.jsonl has all rows", flush=True)
@@ -95,7 +89,7 @@ def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: A
     if problem:  # a key the server refuses, a project that may not be written, …
         print(f"W&B: offline, since {mode} failed ({problem})", flush=True)
         mode = "offline"
-        start(mode)
+        start(mode=mode)
     wandb.define_metric("train/global_step")
     wandb.define_metric("*", step_metric="train/global_step", step_sync=True)
     if mode == "offline":

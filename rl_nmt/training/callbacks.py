@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -166,22 +168,15 @@ class Rollouts(TrainerCallback):
         self._seen, rows = own, distributed.gathered(own)
         if not state.is_world_process_zero:
             return
-        group, source = -1, None
-        for row in rows:
-            if row["source"] != source:
-                group, source = group + 1, row["source"]
-            self.file.append(rollout_row(row, state.global_step, group))
+        for group, (_, members) in enumerate(groupby(rows, key=itemgetter("source"))):
+            for row in members:
+                self.file.append(rollout_row(row, state.global_step, group))
 
 
 class GracefulStop(TrainerCallback):
     """SIGTERM, SIGINT or max_hours: finish the generation cycle, save, stop. A second signal ends at once.
 
-    Added last, it also makes another callback's `should_training_stop` a stop that can be resumed.
-
-        with GracefulStop(trainer.at_cycle_end, max_hours, command="python …") as stop:
-            trainer.add_callback(stop)
-            trainer.train()
-        stop.leave(keeper.newest)
+    Added last, it also makes another callback's `should_training_stop` a stop that can be resumed; see loop.py.
 
     Args:
         at_cycle_end: whether a checkpoint made now can be resumed exactly.

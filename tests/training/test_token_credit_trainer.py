@@ -503,7 +503,8 @@ def test_rollouts_hold_what_the_update_saw(make, tmp_path, beta):
     trainer = make(reward, rollouts=path, beta=beta, max_steps=2, temperature=0.7)
     batches, original = [], trainer._generate_and_score_completions
     trainer._generate_and_score_completions = lambda inputs: batches.append(original(inputs)) or dict(batches[-1])
-    model = build(TokenCreditTrainer, Path(trainer.model.name_or_path), tmp_path / "again", Reward()).model
+    extra = {"credit": NORMALISED}
+    model = build(TokenCreditTrainer, Path(trainer.model.name_or_path), tmp_path / "again", Reward(), extra).model
     train(trainer)
     rows = read(path)
     assert [(row["step"], row["group"]) for row in rows] == [(s, g) for s in (1, 2) for g in (0, 1) for _ in range(4)]
@@ -665,7 +666,7 @@ def test_two_processes_are_as_one(tiny_policy, tmp_path, credit):
         assert half["logged"] == pytest.approx(whole["logged"], abs=1e-6)
         for one, two in zip(whole["weights"], half["weights"], strict=True):
             assert np.abs(one - two).max() < 1e-6
-    start = weights(build(TokenCreditTrainer, tiny_policy, tmp_path / "start", Reward()))
+    start = weights(build(TokenCreditTrainer, tiny_policy, tmp_path / "start", Reward(), {"credit": credit}))
     assert max(np.abs(one - p.numpy()).max() for one, p in zip(whole["weights"], start, strict=True)) > 1e-3
     rows = [read(tmp_path / name / "r.jsonl") for name in ("one", "two")]
     for one, two in zip(*rows, strict=True):
