@@ -142,7 +142,7 @@ class CometDuPOReward(RewardLog):
     Args:
         comet_da_model, comet_qe_model, backtranslation_model: local folders or hub names.
         settings: a `RewardSettings`, or a RunCfg, which is one; default: the defaults.
-        changes: single settings by name, e.g. w_qe=0.5; None changes nothing.
+        changes: single settings by name, e.g. w_qe=0.5.
 
     With reward_models="shared" every process must call this reward equally often, also with nothing.
 
@@ -170,7 +170,8 @@ class CometDuPOReward(RewardLog):
         if unknown := sorted(changes.keys() - known):
             raise ConfigError(f"{unknown[0]} is not a setting of the reward: RewardSettings lists them")
         given = {name: getattr(settings, name) for name in known} if settings else {}
-        given |= {name: value for name, value in changes.items() if value is not None}
+        of_language = ("expected_length_ratio", "length_tolerance")  # None: the language's own
+        given |= {name: value for name, value in changes.items() if value is not None or name not in of_language}
         self.settings = RewardSettings(**given)
         self.settings.check_reward()
         self._load()
