@@ -50,17 +50,20 @@ def sample_policy(cfg, count: int) -> list[Pair]:
     import torch
 
     from rl_nmt.data import corpus
+    from rl_nmt.models import policy
     from rl_nmt.models.generate import generate
 
     hub.require_model("model_id", cfg.model_id)
     rows = corpus.load_eval(cfg.eval_dataset, cfg.eval_file, count, cfg.seed)
     if not rows:
         raise ConfigError("--samples needs sentences: give eval_file or eval_dataset")
-    policy = trainer.load_policy(cfg)
+    tokenizer = policy.load_tokenizer(cfg.model_id)
+    precision = policy.choose_precision(lora=True)
+    model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
     torch.manual_seed(cfg.seed)
     texts = generate(
-        policy.model,
-        policy.tokenizer,
+        model,
+        tokenizer,
         [trainer.make_prompt(r["source"]) for r in rows],
         max_new_tokens=cfg.max_new_tokens,
         do_sample=True,
