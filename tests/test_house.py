@@ -42,8 +42,6 @@ FILE_LINES = {"train_grpo_en_ta.py": 380, "recipes/translategemma/train.py": 280
 FUNCTION_LINES = 60
 REQUIRED_PARAMETERS = 6  # below the scripts
 OPEN = """
-rewards_en_ta_dupo.py is too long
-train_grpo_en_ta.py is too long
 """
 
 

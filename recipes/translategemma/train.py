@@ -29,9 +29,8 @@ from recipes.translategemma.settings import TranslateGemmaCfg
 from rl_nmt import config, distributed, errors
 from rl_nmt.audit.cheats import TONGUES
 from rl_nmt.audit.honest_pairs import require_translation_launch
-from rl_nmt.runs import checkpoints, named_checkpoint
+from rl_nmt.runs import checkpoints
 from rl_nmt.runs.run import Files, Run
-from rl_nmt.runs.wandb_run import finish_wandb
 from rl_nmt.text.languages import bcp47, language
 from rl_nmt.text.prompts import chat_prompt, fill
 from rl_nmt.training import setup
@@ -192,44 +191,36 @@ def train(cfg: TranslateGemmaCfg, run: Run, placed: dict[str, str], skip_gate: b
         ask_launch_gate(cfg, run, reward, rows.heldout, skip_gate)
         device, python = placed.get("xcomet", "auto"), cfg.reward.xcomet.python_executable
         monitor = divergence_monitor(rows.heldout, cfg.misc.independent_scorer, device, python, run.setting)
-        if log.use_wandb:
-            names = {"project": log.wandb_project, "entity": log.wandb_entity, "name": log.wandb_run_name}
-            setup.start_wandb(run, names, log.wandb_mode, config.to_public_dict(cfg))
-        try:
-            trainer = build_trainer(cfg, run.folder, policy, reward, rows.train)
-            trainer.noise_floor = setup.noise_floor(run, reward, before)
-            step = run.resume.step if run.resume else 0
-            outputs = setup.EvalOutputs(run.folder / FILES.samples, before, task(cfg), step)
+        setup.start_wandb(run, log, config.to_public_dict(cfg))
+        trainer = build_trainer(cfg, run.folder, policy, reward, rows.train)
+        trainer.noise_floor = setup.noise_floor(run, reward, before)
 
-            def evaluate_and_keep():
-                """The held-out translations of the present policy; those of the last evaluation are always kept."""
-                step, snapshot = trainer.state.global_step, evaluate(trainer.model)
-                if log.save_eval_outputs or step == trainer.state.max_steps:
-                    outputs.take(step, snapshot)
-                return snapshot
+        def evaluate_and_keep():
+            """The held-out translations of the present policy; those of the last evaluation are always kept."""
+            step, snapshot = trainer.state.global_step, evaluate(trainer.model)
+            if log.save_eval_outputs or step == trainer.state.max_steps:
+                setup.keep_outputs(run.folder / FILES.samples, before, step, snapshot, task(cfg))
+            return snapshot
 
-            metrics = WandbRewardCallback(reward, path=run.folder / FILES.metrics)
-            held_out = HeldOut(
-                before,
-                evaluate_and_keep,
-                monitor,
-                metrics.record,
-                eval_steps=cfg.rl.eval_every,
-                save_best=lambda: export.save_best(run.folder, trainer, template),
-                reward=reward,
-                stop_on_divergence=cfg.misc.on_divergence == "stop",
-            )
-            callbacks = [metrics, held_out, ProgressLine(reward, log.sample_steps)]
-            limits = loop.Limits(1 if log.save_only_best else log.save_total_limit, cfg.rl.max_hours, link=True)
-            loop.train(run, trainer, callbacks, parts={"reward": reward}, limits=limits, started=started)
-            held_out.finish(trainer.state.global_step)
-            name = cfg.data.train_file or cfg.data.hf_dataset_name
-            source = {"name": name, "rows": len(rows.train), "sha256": rows.sha256}
-            base = cfg.model.policy_name_or_path
-            card = {"base_model": base, "data": source, "settings": told(cfg), "prompt": template}
-            setup.finish(run, trainer, policy, held_out, task(cfg), card, cfg.rl.seed)
-        finally:
-            finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
+        metrics = WandbRewardCallback(reward, path=run.folder / FILES.metrics)
+        held_out = HeldOut(
+            before,
+            evaluate_and_keep,
+            monitor,
+            metrics.record,
+            eval_steps=cfg.rl.eval_every,
+            save_best=lambda: export.save_best(run.folder, trainer, template),
+            reward=reward,
+            stop_on_divergence=cfg.misc.on_divergence == "stop",
+        )
+        callbacks = [metrics, held_out, ProgressLine(reward, log.sample_steps)]
+        limits = {"keep": 1 if log.save_only_best else log.save_total_limit, "max_hours": cfg.rl.max_hours}
+        loop.train(run, trainer, callbacks, parts={"reward": reward}, link=True, started=started, **limits)
+        name = cfg.data.train_file or cfg.data.hf_dataset_name
+        source = {"name": name, "rows": len(rows.train), "sha256": rows.sha256}
+        base = cfg.model.policy_name_or_path
+        card = {"base_model": base, "data": source, "settings": told(cfg), "prompt": template}
+        setup.finish(run, trainer, policy, held_out, task(cfg), card, cfg.rl.seed)
 
 
 def told(cfg: TranslateGemmaCfg) -> dict[str, Any]:
@@ -261,7 +252,7 @@ def main(argv: list[str] | None = None) -> int:
         """The checkpoint to continue from: the newest valid one, the named one, or None. Raises ResumeRefused."""
         if only:
             return None
-        return named_checkpoint.named(named, folder) if named else checkpoints.find(folder)
+        return checkpoints.named(named, folder) if named else checkpoints.find(folder)
 
     where = {"script": "-m recipes.translategemma.train", "argv": argv, "fresh": fresh, "force": actions["force"]}
     newest = () if log.auto_resume else ("--logging.auto_resume", "True", "--logging.resume_from_checkpoint=")

@@ -111,7 +111,7 @@ def test_divergence_takes_any_outside_score(monkeypatch):
     monitor.record(1, measured(monkeypatch, lambda word: str(vowels(word))))
     paid_for_nothing = measured(monkeypatch, lambda word: "many", Reward(lenient=True))
     assert monitor.record(2, paid_for_nothing) is None  # the reward is as high as before, not higher
-    assert monitor.is_best(1) and monitor.choice()["by"] == "exact"
+    assert monitor.best_step == 1 and monitor.choice()["by"] == "exact"
 
 
 def test_report_and_card_say_nothing_of_translation(monkeypatch, tmp_path):

@@ -8,11 +8,11 @@ import shutil
 
 import pytest
 import torch
-from rl_nmt.models.batching import TokenBudget
 from tiny_metricx import SCORE_ID, build_metricx
 from tiny_models import PAIRS
 
 from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.models.batching import TokenBudget
 from rl_nmt.scorers.base import Segment
 from rl_nmt.scorers.metricx import load_metricx
 
