@@ -2,8 +2,7 @@
 # make test    the tests: offline, two processes
 # make test-fast    text, guards, audit, config and runs: under a minute
 # make coverage     the tests with a table of the lines that they do not run
-# make lint    ruff format --check, ruff check
-# make types   mypy, by pyproject.toml; it is not clean yet and gates nothing
+# make lint    ruff format --check, ruff check, mypy
 # make translategemma   the recipe with token credit, on the pocket world and small MetricX and XCOMET twins
 # make smoke   look at the pocket reward
 # make pocket  only build the pocket models
@@ -20,7 +19,7 @@ FORKS := tests/runs/test_faults.py
 FAST := tests/text tests/guards tests/audit tests/test_config.py tests/runs --ignore tests/runs/test_checkpoints.py \
   --ignore tests/runs/test_faults.py
 
-.PHONY: train test test-fast coverage lint types smoke pocket translategemma bench curve clean
+.PHONY: train test test-fast coverage lint smoke pocket translategemma bench curve clean
 
 train: pocket
 	$(RUN) train_grpo_en_ta.py --config configs/pocket.yaml
@@ -45,8 +44,6 @@ coverage: $(VENV)/developer
 lint: $(VENV)/developer
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
-
-types: $(VENV)/developer
 	$(RUN) -m mypy
 
 smoke: pocket

@@ -14,10 +14,9 @@ penalties
          code points. expected_length_ratio=1, length_tolerance=0 is the plain |log(len_ta / len_en)|;
          fidelity: share of the source's numbers, names and addresses that the output lost.
 
-An output that is no translation at all (rl_nmt/guards/gates.py) gets exactly 0.0 and costs no model time; one
-that passes gets at least 0.01, so that nothing gated ever outranks it; one that a scorer could not score
-gets None, which TRL leaves out of its group. guards="off" is the plain formula, for comparisons:
-no gates, no (1 - copied), no fidelity, clamped to [0, 1]. By hand:
+A gated output (rl_nmt/guards/gates.py) gets exactly 0.0 and costs no model time; one that passes gets at least 0.01,
+so that nothing gated ever outranks it; one that a scorer could not score gets None, which TRL leaves out of its
+group. guards="off" is the plain formula: no gates, no (1 - copied), no fidelity, clamped to [0, 1]. By hand:
 
     reward = CometDuPOReward("Unbabel/wmt22-comet-da", "Unbabel/wmt22-cometkiwi-da",
                              "facebook/nllb-200-distilled-1.3B")
@@ -42,6 +41,7 @@ from rl_nmt.hub import COMET, ModelUse
 from rl_nmt.ranges import above, at_least, check_ranges
 from rl_nmt.scorers.base import Segment, ask
 from rl_nmt.scorers.shared import Shared, SharedTranslator
+from rl_nmt.scorers.worker import QUALITY_ESTIMATION, load_comet
 from rl_nmt.text import TAMIL, TextPair
 from rl_nmt.text.prompts import read_source
 from rl_nmt.text.unicode import clean_for_scoring, length, length_penalty, script_share
@@ -50,8 +50,6 @@ from rl_nmt.training.reward_log import RewardLog, common_scalars, mean, work_don
 CUES = "English: {source}\nTamil:"  # how every prompt of this project ends; the source is read from it
 GATED, PASSING_FLOOR = 0.0, 0.01
 COMPONENTS = ("cycle", "qe", "foreign_script", "length_penalty", "copied", "fidelity_loss")
-
-# ---------------------------------------------------------------------- the formula
 
 
 @dataclass
@@ -62,8 +60,7 @@ class Formula:
     w_qe: float = at_least(0, 0.4)  # weight of the quality estimation term; likewise
     penalty_weight_script: float = at_least(0, 0.2)  # weight of the share of letters that are not Tamil
     penalty_weight_lenratio: float = at_least(0, 0.1)  # weight of the log length ratio outside its band
-    penalty_weight_fidelity: float = at_least(0, 0.1)
-    """Weight of the share of numbers, names and addresses that the output lost."""
+    penalty_weight_fidelity: float = at_least(0, 0.1)  # weight of the share of numbers, names and addresses lost
     expected_length_ratio: float = above(0, TAMIL.expected_length_ratio)
     """Tamil over English length, in code points, that costs nothing."""
     length_tolerance: float = at_least(0, TAMIL.length_tolerance)
@@ -97,9 +94,6 @@ def _unit(value: float | None) -> float:
     return min(1.0, max(0.0, value or 0.0))
 
 
-# ---------------------------------------------------------------------- settings
-
-
 @dataclass
 class RewardSettings(Formula):
     """Every setting of the reward; the trainer's RunCfg has them too."""
@@ -107,8 +101,7 @@ class RewardSettings(Formula):
     comet_da_model: str = "Unbabel/wmt22-comet-da"  # COMET-DA checkpoint for the cycle: hub name or local folder
     comet_qe_model: str = "Unbabel/wmt22-cometkiwi-da"
     """COMETKiwi checkpoint for quality estimation (gated, non-commercial licence)."""
-    backtranslation_model: str = "facebook/nllb-200-distilled-1.3B"
-    """NLLB model that translates Tamil back into English."""
+    backtranslation_model: str = "facebook/nllb-200-distilled-1.3B"  # NLLB model that translates Tamil back to English
     backtranslation_backend: Literal["transformers", "ctranslate2", "auto"] = "transformers"
     """What runs it; CTranslate2 is faster, with the same texts in float32; auto: CTranslate2 where it works."""
     backtranslation_beams: int = at_least(1, 4)  # beams of the deterministic search
@@ -116,10 +109,8 @@ class RewardSettings(Formula):
     reward_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the COMET models; the score error of a lower one is measured at load."""
     dual_device: str = "auto"  # device of the back-translator
-    dual_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Precision of the back-translator; int8 with CTranslate2."""
-    scorer_python: str = ""
-    """Python of another environment that COMET runs in, as .venv/bin/python; empty: in this process."""
+    dual_dtype: Literal["float32", "bfloat16", "int8"] = "float32"  # its precision; int8 with CTranslate2
+    scorer_python: str = ""  # Python of another environment for COMET, as .venv/bin/python; empty: in this process
     reward_offload: bool = False  # keep the reward models on the CPU while the policy trains; independent_scorer always
     reward_models: Literal["each", "shared"] = "each"
     """Each of several processes loads its own reward models, or they share one copy per machine."""
@@ -136,15 +127,13 @@ class RewardSettings(Formula):
 
     def reward_models_used(self) -> list[ModelUse]:
         """The models that the weights ask for, under the names of their settings."""
-        cycle = [
-            ModelUse("comet_da_model", self.comet_da_model, COMET, "comet_da"),
-            ModelUse("backtranslation_model", self.backtranslation_model, part="NLLB"),
-        ]
-        qe = [ModelUse("comet_qe_model", self.comet_qe_model, COMET, "comet_qe")]
-        return [*(cycle if self.w_cycle else []), *(qe if self.w_qe else [])]
-
-
-# ---------------------------------------------------------------------- the reward
+        used = []
+        if self.w_cycle:
+            used.append(ModelUse("comet_da_model", self.comet_da_model, COMET, "comet_da"))
+            used.append(ModelUse("backtranslation_model", self.backtranslation_model, part="NLLB"))
+        if self.w_qe:
+            used.append(ModelUse("comet_qe_model", self.comet_qe_model, COMET, "comet_qe"))
+        return used
 
 
 class CometDuPOReward(RewardLog):
@@ -155,12 +144,10 @@ class CometDuPOReward(RewardLog):
         settings: a `RewardSettings`, or a RunCfg, which is one; default: the defaults.
         changes: single settings by name, e.g. w_qe=0.5.
 
-    With reward_models="shared" every process must call this reward equally often, also with nothing. With
-    scorer_python the COMET models run in processes of their own, with the same scores.
+    With reward_models="shared" every process must call this reward equally often, also with nothing.
 
-    Raises:
-        ConfigError: an unknown setting, a value out of range, a checkpoint of the wrong class.
-        MissingService: a model that cannot be reached.
+    Raises ConfigError for an unknown setting, a value out of range or a checkpoint of the wrong class, MissingService
+    for a model that cannot be reached.
     """
 
     __name__ = "comet_dupo"
@@ -176,25 +163,22 @@ class CometDuPOReward(RewardLog):
         **changes: Any,
     ):
         super().__init__()
-        named = {"comet_da_model": comet_da_model, "comet_qe_model": comet_qe_model}
-        named["backtranslation_model"] = backtranslation_model
-        changes |= {name: str(value) for name, value in named.items() if value is not None}
+        models = (comet_da_model, comet_qe_model, backtranslation_model)
+        names = ("comet_da_model", "comet_qe_model", "backtranslation_model")
+        changes |= {name: str(model) for name, model in zip(names, models, strict=True) if model is not None}
         known = {field.name for field in dataclasses.fields(RewardSettings)}
         if unknown := sorted(changes.keys() - known):
             raise ConfigError(f"{unknown[0]} is not a setting of the reward: RewardSettings lists them")
         given = {name: getattr(settings, name) for name in known} if settings else {}
-        for name in ("expected_length_ratio", "length_tolerance"):  # None: the language's own
-            if changes.get(name, 0) is None:
-                del changes[name]
-        self.settings = RewardSettings(**given | changes)
+        of_language = ("expected_length_ratio", "length_tolerance")  # None: the language's own
+        given |= {name: value for name, value in changes.items() if value is not None or name not in of_language}
+        self.settings = RewardSettings(**given)
         self.settings.check_reward()
         self._load()
 
     def __reduce__(self):
         """Pickled as its settings: the copy loads its models again."""
         return functools.partial(type(self), settings=self.settings), ()
-
-    # ------------------------------------------------------------------ models
 
     def _load(self) -> None:
         from rl_nmt.models.loading import choose_device
@@ -220,34 +204,25 @@ class CometDuPOReward(RewardLog):
             self.backtranslator = SharedTranslator(load) if self.shared else load()
             self.da = self._load_comet("comet_da_model", "regression_metric")
         if own.w_qe:
-            kinds = ("unified_metric", "referenceless_regression_metric", "xcomet_metric")
-            self.qe = self._load_comet("comet_qe_model", *kinds)
+            self.qe = self._load_comet("comet_qe_model", *QUALITY_ESTIMATION)
         self._warm_up()
         if own.reward_offload:
             self._place("cpu", "cpu")
 
     def _load_comet(self, argument: str, *classes: str):
         """The COMET model of this setting, in this process or in a worker in the environment of scorer_python."""
-        name, python = getattr(self.settings, argument), self.settings.scorer_python
-        options = {
-            "device": self.reward_device,
-            "dtype": self.settings.reward_dtype,
-            "argument": argument,
-            "classes": classes,
+        load = functools.partial(
+            load_comet,
+            getattr(self.settings, argument),
+            self.settings.scorer_python,
+            "scorer_python",
+            device=self.reward_device,
+            dtype=self.settings.reward_dtype,
+            argument=argument,
+            classes=classes,
             # Offloaded it is on the CPU without computing there: nothing is prepared for that each time.
-            "linears": "torch" if self.settings.reward_offload and self.reward_device != "cpu" else "auto",
-        }
-        if python:
-            from rl_nmt.scorers.worker import load_in_worker
-
-            factory, options = "rl_nmt.scorers.comet:load_comet", {"name_or_path": name, **options}
-            load = functools.partial(
-                load_in_worker, factory, options, python_executable=python, argument="scorer_python"
-            )
-        else:
-            from rl_nmt.scorers.comet import load_comet
-
-            load = functools.partial(load_comet, name, **options)
+            linears="torch" if self.settings.reward_offload and self.reward_device != "cpu" else "auto",
+        )
         return Shared(load) if self.shared else load()
 
     def _warm_up(self) -> None:
@@ -270,7 +245,8 @@ class CometDuPOReward(RewardLog):
         pair, own = TextPair(source, completion, self.language), self.settings
         guarded = own.guards == "on"
         reason = verdict(pair) if guarded else None
-        kept = fidelity(pair) if guarded and reason is None else None
+        guarded &= reason is None
+        kept = fidelity(pair) if guarded else None
         band = (self.language, own.expected_length_ratio, own.length_tolerance)
         return {
             "source": str(pair.clean_source),
@@ -278,15 +254,11 @@ class CometDuPOReward(RewardLog):
             "gate": reason,
             "foreign_script": 1.0 - script_share(pair.clean_output, self.language),
             "length_penalty": length_penalty(pair.clean_source, pair.clean_output, *band),
-            "copied": copied_share(pair) if guarded and reason is None else 0.0,
+            "copied": copied_share(pair) if guarded else 0.0,
             "fidelity_loss": 0.0 if kept is None else 1.0 - kept,
             "length": length(pair.clean_output),
-            "backtranslation": None,
-            "cycle": None,
-            "qe": None,
+            **dict.fromkeys(("backtranslation", "cycle", "qe")),
         }
-
-    # ------------------------------------------------------------------ scoring
 
     def score_components(
         self, prompts: Sequence[str] | None, completions: Sequence[str], source: Sequence[str] | None = None, **columns
@@ -298,13 +270,11 @@ class CometDuPOReward(RewardLog):
             completions: what the policy wrote, decoded without special tokens; may be empty.
             source: the texts to translate, one per completion (the dataset column; `english=` is its old name).
 
-        Returns:
-            Rows with source, output (cleaned), gate (reason or None), backtranslation; cycle and qe in
-            COMET's own scale (about 0–1; None: not scored); foreign_script, copied and fidelity_loss in [0, 1];
-            length_penalty ≥ 0 in natural log; length; total.
+        Returns rows with source, output (cleaned), gate (reason or None), backtranslation; cycle and qe in COMET's
+        own scale (about 0–1; None: not scored); foreign_script, copied and fidelity_loss in [0, 1]; length_penalty ≥ 0
+        in natural log; length; total.
         """
-        rows, _times = self._score(self._sources(prompts, completions, source, columns), completions)
-        return rows
+        return self._score(self._sources(prompts, completions, source, columns), completions)[0]
 
     def _sources(self, prompts, completions, source, columns) -> list[str]:
         sources = columns.pop("english", None) if source is None else source
@@ -321,32 +291,30 @@ class CometDuPOReward(RewardLog):
         rows = [self._text_components(s, c) for s, c in zip(sources, completions, strict=True)]
         alive = [row for row in rows if row["gate"] is None]
         times = {"time/guards": time.perf_counter() - start}
-        asked = bool(alive) or self.shared  # other processes may have something to ask
-        try:
-            if self.settings.reward_offload and asked:
-                self._place(self.reward_device, self.dual_device)
-            if asked:
-                self._judge(alive, times)
-        finally:  # also when a scorer has to stop the run: what is saved then may need the room
-            if self.settings.reward_offload and asked:
-                self._place("cpu", "cpu")
+        if alive or self.shared:  # other processes may have something to ask
+            self._judge(alive, times)
         for row in rows:
             row["total"] = combine(row, self.settings)
         return rows, times
 
     def _judge(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
         """Fill in cycle and qe; at the same time where back-translator and judges have a device each."""
+        own = self.settings
         apart = self.reward_device.split(":0")[0] != self.dual_device.split(":0")[0]  # cuda is cuda:0
-        if self.settings.w_cycle and self.settings.w_qe and apart:
-            with ThreadPoolExecutor(1) as beside:
-                quality = beside.submit(self._quality, alive, times)
-                self._cycle(alive, times)
-                quality.result()
-            return
-        if self.settings.w_cycle:
-            self._cycle(alive, times)
-        if self.settings.w_qe:
-            self._quality(alive, times)
+        try:
+            if own.reward_offload:
+                self._place(self.reward_device, self.dual_device)
+            with ThreadPoolExecutor(1) as pool:
+                beside = pool.submit(self._quality, alive, times) if own.w_qe and own.w_cycle and apart else None
+                if own.w_cycle:
+                    self._cycle(alive, times)
+                if beside:
+                    beside.result()
+                elif own.w_qe:
+                    self._quality(alive, times)
+        finally:  # also when a scorer has to stop the run: what is saved then may need the room
+            if own.reward_offload:
+                self._place("cpu", "cpu")
 
     def _quality(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
         start = time.perf_counter()
@@ -360,11 +328,9 @@ class CometDuPOReward(RewardLog):
         backs = ask("backtranslation_model", self.backtranslator, [r["output"] for r in alive]).values
         times["time/back_translate"] = time.perf_counter() - start
         start = time.perf_counter()
-        done = []
         for row, back in zip(alive, backs, strict=True):
-            if back is not None:
-                row["backtranslation"] = clean_for_scoring(back)
-                done.append(row)
+            row["backtranslation"] = None if back is None else clean_for_scoring(str(back))
+        done = [row for row in alive if row["backtranslation"] is not None]
         segments = [Segment(r["source"], r["backtranslation"], r["source"]) for r in done]
         for row, value in zip(done, ask("comet_da_model", self.da, segments).values, strict=True):
             row["cycle"] = value
@@ -378,17 +344,7 @@ class CometDuPOReward(RewardLog):
         Side effects: `last_log` (training) or `last_eval_log`, `last_rows`; columns for TRL's `log_extra`.
         """
         rows, times = self._score(self._sources(prompts, completions, source, columns), completions)
-        log = {**self.summarise(rows), **times, **self._machine_log(rows)}
-        extra = ("source", "backtranslation", "gate", "cycle", "qe", "copied", "fidelity_loss")
-        return self.keep(rows, log, columns, extra)
-
-    def summarise(self, rows: list[dict[str, Any]]) -> dict[str, float]:
-        """Scalars of these rows of `score_components`; the names are documented in docs/metrics.md."""
-        return summarise(rows, self.settings)
-
-    def _machine_log(self, rows: list[dict[str, Any]]) -> dict[str, float]:
-        """How much work the models had: distinct texts, cut and runaway back-translations, padding."""
-        return work_done(
+        work = work_done(  # distinct texts, cut and runaway back-translations, padding
             rows,
             (
                 ("backtranslation", self.backtranslator, ("unique", "sentences", "truncated", "hit_cap")),
@@ -396,6 +352,13 @@ class CometDuPOReward(RewardLog):
                 ("qe", self.qe, ("encoded", "padded_share")),
             ),
         )
+        log = {**self.summarise(rows), **times, **work}
+        extra = ("source", "backtranslation", "gate", "cycle", "qe", "copied", "fidelity_loss")
+        return self.keep(rows, log, columns, extra)
+
+    def summarise(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+        """Scalars of these rows of `score_components`; the names are documented in docs/metrics.md."""
+        return summarise(rows, self.settings)
 
     def signature(self) -> dict[str, dict[str, Any]]:
         """What makes the number: `identity` (a change makes rewards incomparable), `environment`."""
@@ -411,25 +374,21 @@ class CometDuPOReward(RewardLog):
 
 
 def summarise(rows: list[dict[str, Any]], settings) -> dict[str, float]:
-    """Scalars of one reward call; the names are documented in docs/metrics.md. Empty batch: empty dict."""
+    """Scalars of one reward call; the names are documented in docs/metrics.md. Empty batch: empty dict.
+
+    Among them each component's share of the spread inside the groups, and its rank correlation with the total there.
+    """
     if not rows:
         return {}
     passing = [row for row in rows if row["gate"] is None]
-    log = {
-        **common_scalars(rows),
-        **{f"reward/{name}": mean(r[name] for r in passing) for name in COMPONENTS},
-        "reward/clamped_share": mean(r["total"] in (0.0, PASSING_FLOOR, 1.0) for r in passing),
-    }
-    return {key: value for key, value in {**log, **_who_decides(rows, settings)}.items() if value is not None}
-
-
-def _who_decides(rows: list[dict[str, Any]], settings) -> dict[str, float | None]:
-    """Each component's share of the spread inside the groups, and its rank correlation with the total there."""
+    log = common_scalars(rows) | {f"reward/{name}": mean(row[name] for row in passing) for name in COMPONENTS}
+    log["reward/clamped_share"] = mean(row["total"] in (0.0, PASSING_FLOOR, 1.0) for row in passing)
     totals, groups = [row["total"] for row in rows], [row["source"] for row in rows]
     scored = [terms(row, settings) if row["gate"] is None and row["total"] is not None else {} for row in rows]
     names = next((list(s) for s in scored if s), [])
     columns = {name: [s.get(name) for s in scored] for name in names}
-    log = {f"variance_share/{name}": share for name, share in variance_shares.shares(totals, columns, groups).items()}
+    shares = variance_shares.shares(totals, columns, groups)
+    log |= {f"variance_share/{name}": share for name, share in shares.items()}
     for name in ("cycle", "qe"):
         log[f"rank/{name}"] = variance_shares.rank_correlation(totals, [row[name] for row in rows], groups)
-    return log
+    return {key: value for key, value in log.items() if value is not None}

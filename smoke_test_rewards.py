@@ -25,6 +25,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import rewards_en_ta_dupo
 import train_grpo_en_ta as trainer
@@ -75,14 +76,11 @@ def sample_policy(cfg, count: int) -> list[Pair]:
 
 def show(rows: list[dict]) -> None:
     """A block per sample: the numbers in one line, the texts below."""
-
-    def number(value) -> str:
-        return f"{'–' if value is None else f'{value:.3f}':>8}"
-
     columns = ("total", "cycle", "qe", "foreign_script", "length_penalty", "copied", "fidelity_loss")
     print(*(f"{name.split('_')[0]:>8}" for name in columns), " gate")
     for row in rows:
-        print(*(number(row[name]) for name in columns), "", row["gate"] or "passes")
+        numbers = ("–" if row[name] is None else f"{row[name]:.3f}" for name in columns)
+        print(*(f"{number:>8}" for number in numbers), "", row["gate"] or "passes")
         print(f"       english  {row['source']}\n       tamil    {row['output']}")
         if row["backtranslation"] is not None:
             print(f"       back     {row['backtranslation']}")
@@ -98,15 +96,14 @@ def inspect(reward, own, pairs: list[Pair], cfg) -> None:
     if own.score:
         passing = [row if row["gate"] is None else {} for row in rows]
         components = [{name: value for name, value in row.items() if name != "total"} for row in passing]
-        totals = {"total": [row["total"] for row in rows]}
         cleaned = [row["source"] for row in rows]  # sources that differ in spaces alone are one source
-        print(agreement.as_text(agreement.table(components, human, cleaned, totals), own.score))
+        table = agreement.table(components, human, cleaned, {"total": [row["total"] for row in rows]})
+        print(agreement.as_text(table, own.score))
         print(f"gated: {sum(row['gate'] is not None for row in rows)} of {len(rows)}")
     elif not own.rollouts:
         show(rows)
     print_signature(reward)
-    missing = sum(row["total"] is None for row in rows)
-    if missing:
+    if missing := sum(row["total"] is None for row in rows):
         raise RewardRefused(f"{missing} of {len(rows)} samples have no score; the warnings above say why")
 
 
@@ -117,12 +114,12 @@ def print_signature(reward) -> None:
 def write_rollouts(path: Path, rows: list[dict], columns: dict[str, list], cfg) -> None:
     """Rows for --reweigh, outputs of one source in one group, and next to them the settings as YAML."""
     groups: dict[str, int] = {}
-    lines = []
+    lines = ""
     for i, row in enumerate(rows):
         group = groups.setdefault(row["source"], len(groups))
         line = reweigh.rollout_row(row, 0, group, **{name: values[i] for name, values in columns.items()})
-        lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-    files.write(path, "".join(lines), "--rollouts")
+        lines += json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+    files.write(path, lines, "--rollouts")
     config.save_resolved(cfg, path.with_suffix(".yaml"))
 
 
@@ -147,17 +144,12 @@ def attack_pairs(own, cfg, pairs: list[Pair]) -> tuple[list[tuple[str, str]], st
 def attack(reward, own, cfg, pairs: list[tuple[str, str]], source: str) -> None:
     """The launch gate, with its table. Raises RewardRefused when it fails."""
     suite = partial(cheats.build_suite, language="ta", seed=cfg.seed)
-    report = launch_gate.launch_gate(reward, pairs, suite, allowed(own, cfg), source)
+    report = launch_gate.launch_gate(reward, pairs, suite, cfg.max_soft_win_share, source)
     print(report, flush=True)
     print_signature(reward)
     if own.report:
         files.write_json(own.report, report.as_dict() | {"signature": reward.signature()}, "--report")
-    launch_gate.refuse(report)
-
-
-def allowed(own, cfg) -> float:
-    """The bound on soft families: the flag, else the configuration's."""
-    return cfg.max_soft_win_share if own.max_soft_win_share is None else own.max_soft_win_share
+    report.require_passed()
 
 
 def weigh_again(own, rest: list[str]) -> None:
@@ -174,7 +166,7 @@ def weigh_again(own, rest: list[str]) -> None:
 class Parser(argparse.ArgumentParser):
     """Bad arguments end in the same one line as everywhere."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
 
 
@@ -182,8 +174,8 @@ def parser() -> Parser:
     """The flags of this script alone; all others are RunCfg's."""
     flags = Parser(add_help=False, allow_abbrev=False)
     add = flags.add_argument
-    add("--prompt", action="append", help="an English source; repeatable")
-    add("--tamil", action="append", help="its translation; repeatable")
+    add("--prompt", action="append", default=[], help="an English source; repeatable")
+    add("--tamil", action="append", default=[], help="its translation; repeatable")
     add("--file", type=Path, help="pairs to score")
     add("--source", default="", help="column of --file with the source (default: source, english, en or src)")
     add("--target", default="", help="column of --file with the translation (default: reference, target, tamil, …)")
@@ -192,7 +184,6 @@ def parser() -> Parser:
     add("--samples", type=int, default=0, help="sources to let the policy translate")
     add("--attack", action="store_true", help="run the launch gate")
     add("--num_pairs", type=int, default=launch_gate.MAX_PAIRS, help="honest pairs of the attack")
-    add("--max_soft_win_share", type=float, default=None, help="bound on soft families, 0 to 1")
     add("--report", type=Path, help="write the attack's report there as JSON")
     add("--pairs", type=Path, help="preferences: source, chosen, rejected")
     add("--reweigh", type=Path, metavar="ROLLOUTS", help="JSONL of scored samples to weigh again")
@@ -205,22 +196,24 @@ def parser() -> Parser:
 
 def check(own) -> None:
     """Refuse flags that do not go together. Raises ConfigError."""
-    if len(own.prompt or []) != len(own.tamil or []):
-        raise ConfigError("--prompt and --tamil: give one of each per pair")
-    if own.score and not own.file:
-        raise ConfigError("--score names a column of --file: give that file")
-    if own.attack and own.samples:
-        raise ConfigError("--attack needs honest translations, and --samples are the policy's: give one of the two")
-    if own.attack and (own.rollouts or own.score):
-        raise ConfigError("--attack scores cheats of its own: give --rollouts and --score without it")
-    if own.report and not own.attack:
-        raise ConfigError("--report is the attack's: give --attack too")
-    if own.rollouts and own.rollouts.suffix != ".jsonl":
-        raise ConfigError(f"--rollouts: {own.rollouts} must end in .jsonl; the settings go beside it as .yaml")
-    if own.num_pairs < 1:
-        raise ConfigError(f"--num_pairs: {own.num_pairs} must be at least 1")
-    if not own.reweigh and (own.set or own.human or own.formula or own.json):
-        raise ConfigError("--set, --human, --formula and --json belong to --reweigh: give it too")
+    both = "--attack needs honest translations, and --samples are the policy's: give one of the two"
+    rollouts = f"--rollouts: {own.rollouts} must end in .jsonl; the settings go beside it as .yaml"
+    weighing = own.set or own.human or own.formula or own.json
+    for wrong, message in (
+        (len(own.prompt) != len(own.tamil), "--prompt and --tamil: give one of each per pair"),
+        (own.score and not own.file, "--score names a column of --file: give that file"),
+        (own.attack and own.samples, both),
+        (
+            own.attack and (own.rollouts or own.score),
+            "--attack scores cheats of its own: give --rollouts and --score without it",
+        ),
+        (own.report and not own.attack, "--report is the attack's: give --attack too"),
+        (own.rollouts and own.rollouts.suffix != ".jsonl", rollouts),
+        (own.num_pairs < 1, f"--num_pairs: {own.num_pairs} must be at least 1"),
+        (weighing and not own.reweigh, "--set, --human, --formula and --json belong to --reweigh: give it too"),
+    ):
+        if wrong:
+            raise ConfigError(message)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -235,9 +228,9 @@ def main(argv: list[str] | None = None) -> int:
         weigh_again(own, rest)
         return 0
     cfg, _, _ = config.parse(trainer.RunCfg, rest, {}, prog="smoke_test_rewards.py", description=__doc__)
-    launch_gate.check_bound(allowed(own, cfg))
+    launch_gate.check_bound(cfg.max_soft_win_share)
     hub.require_models(cfg.reward_models_used())
-    pairs = list(map(Pair, own.prompt or [], own.tamil or []))
+    pairs = list(map(Pair, own.prompt, own.tamil))
     pairs += read_pairs(own.file, "--file", own.source, own.target, own.score) if own.file else []
     preferred = preferences.read_preferences(own.pairs) if own.pairs else []
     pairs += sample_policy(cfg, own.samples) if own.samples else []

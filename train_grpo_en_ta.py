@@ -16,21 +16,22 @@ command again continues a run that was stopped or killed, to the same bits.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rewards_en_ta_dupo import CometDuPOReward, RewardSettings
 from rl_nmt import config, distributed, errors, hub
 from rl_nmt.data import corpus
 from rl_nmt.errors import ConfigError
 from rl_nmt.hub import COMET, ModelUse
-from rl_nmt.preflight import environments, machine, vllm
-from rl_nmt.ranges import above, at_least, between, check_ranges
+from rl_nmt.preflight import environments
+from rl_nmt.ranges import above, at_least, between
 from rl_nmt.runs.run import Run
 from rl_nmt.runs.run_folder import open_run_folder
 from rl_nmt.text import TAMIL
@@ -53,6 +54,10 @@ CARD_FIELDS = (  # what the model card tells
     *("max_steps", "temperature", "top_p", "max_new_tokens", "loss_type", "w_cycle", "w_qe", "guards", "seed"),
 )
 
+TRL_FIELDS = (  # what GRPOConfig calls by the same name
+    *("temperature", "top_p", "warmup_steps", "gradient_accumulation_steps", "loss_type", "scale_rewards"),
+    *("logging_steps", "save_total_limit", "gradient_checkpointing"),
+)
 FAMILIES = ("gemma3",)  # the turns of PROMPT are Gemma's; other chat models: recipes/translategemma
 
 ACTIONS = {
@@ -78,14 +83,12 @@ class RunCfg(RewardSettings):
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"  # attention kernel of the policy
 
     # Data
-    dataset_name: str = "allenai/c4"
-    """English text: hub name, local file or folder, or json | parquet | text with data_files."""
+    dataset_name: str = "allenai/c4"  # English text: hub name, local path, or json | parquet | text with data_files
     dataset_config: str = "en"  # configuration of a hub data set
     dataset_split: str = "train"  # split to stream
     data_files: tuple[str, ...] = ()  # local files for dataset_name json | parquet | text; globs allowed
     text_field: str = "text"  # column with the English text
-    num_train_samples: int = at_least(1, 2000)
-    """Distinct English prompts to take from the stream; read once, then local."""
+    num_train_samples: int = at_least(1, 2000)  # distinct English prompts taken from the stream; read once, then local
     shuffle_buffer: int = at_least(1, 10000)  # rows held in the streaming shuffle buffer
     min_chars: int = at_least(1, 20)  # shortest cleaned text that is used, in characters
     max_chars: int = at_least(1, 300)  # longest; only whole first sentences up to it are kept
@@ -102,27 +105,22 @@ class RunCfg(RewardSettings):
     temperature: float = above(0, 1.0)  # sampling temperature
     top_p: float = between(0, 1, 1.0, open_left=True)  # nucleus sampling; 1.0 is off
     max_new_tokens: int = at_least(1, 256)  # longest completion in tokens
-    lr: float = above(0, 1e-5)
-    """Peak learning rate: constant after a short warm-up (about 1e-5 for LoRA, 1e-6 for all weights)."""
+    lr: float = above(0, 1e-5)  # peak learning rate, constant after warm-up (about 1e-5 for LoRA, 1e-6 for all weights)
     warmup_steps: int = at_least(0, 10)  # optimizer steps of linear warm-up
     optimizer: Literal["adamw_torch_fused", "adamw_torch", "adamw_bnb_8bit"] = "adamw_torch_fused"
     """AdamW with fp32 moments, or with 8-bit ones (needs bitsandbytes and a CUDA device)."""
     kl_beta: float = at_least(0, 0.02)  # weight of the KL penalty against the start policy; 0 loads no reference
     per_device_batch_size: int = at_least(1, 1)  # sequences per device in one forward and backward pass
-    gradient_accumulation_steps: int = at_least(1, 64)
-    """Passes per optimizer step; batch × accumulation / group_size prompts per step and process."""
+    gradient_accumulation_steps: int = at_least(1, 64)  # passes per step; batch × passes / group_size prompts a process
     max_steps: int = at_least(0, 0)  # optimizer steps; 0: one pass over the prompts
     loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"  # how TRL averages the token losses
-    scale_rewards: Literal["group", "batch", "none"] = "group"
-    """Divide advantages by the spread of rewards in the group, in the batch, or not at all."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"  # advantages are divided by this spread of rewards
     seed: int = at_least(0, 42)  # seeds data order, sampling and adapters
     use_vllm: bool = False  # sample through vLLM (requirements-vllm.txt; COMET then through scorer_python)
-    vllm_mode: Literal["colocate", "server"] = "colocate"
-    """An engine beside the policy on each GPU, or one server that `trl vllm-serve` has started."""
+    vllm_mode: Literal["colocate", "server"] = "colocate"  # an engine on each GPU, or one server (`trl vllm-serve`)
     vllm_server_host: str = "127.0.0.1"  # where that server is
     vllm_server_port: int = between(1, 65535, 8000)  # its port
-    vllm_gpu_memory_utilization: float = between(0, 0.99, 0.3, open_left=True)
-    """Share of a GPU's memory for the engine beside the policy."""
+    vllm_gpu_memory_utilization: float = between(0, 0.99, 0.3, open_left=True)  # memory share of an engine on a GPU
 
     # Trust
     max_soft_win_share: float = between(0, 1, 0.1)
@@ -138,10 +136,8 @@ class RunCfg(RewardSettings):
     save_steps: int = at_least(0, 50)  # optimizer steps between checkpoints; 0: only the final model
     save_total_limit: int = at_least(1, 2)  # checkpoints kept
     save_rollouts: bool = False  # keep every sample in rollouts.jsonl, for smoke_test_rewards.py --reweigh
-    push_to: str = ""
-    """Hub repository that final/ is pushed to at the end, made private, with the token in HF_TOKEN; empty: none."""
-    max_hours: float = at_least(0, 0.0)
-    """Stop in time to have saved within so many hours of the start, to be resumed; 0: never."""
+    push_to: str = ""  # hub repository, made private, that final/ is pushed to with the token in HF_TOKEN; empty: none
+    max_hours: float = at_least(0, 0.0)  # stop, saved and resumable, within so many hours of the start; 0: never
     use_wandb: bool = True  # log to Weights & Biases; offline when there is no login or no server
     wandb_project: str = "rl-nmt-en-ta"  # W&B project
     wandb_entity: str = ""  # W&B team or user; empty: your default
@@ -151,12 +147,8 @@ class RunCfg(RewardSettings):
     """Typed in here for local use only; never accepted as a flag or in YAML, never printed or saved."""
 
 
-# ---------------------------------------------------------------------- what cannot work
-
-
 def check(cfg: RunCfg) -> None:
     """Refuse what cannot work, before anything is loaded. Raises ConfigError."""
-    check_ranges(cfg)
     cfg.check_reward()
     if not cfg.output_dir.strip():
         raise ConfigError("output_dir is empty: name a folder for the run")
@@ -169,15 +161,15 @@ def require_environment(cfg: RunCfg) -> None:
     """Refuse, within seconds, what this machine lacks: packages, another Python, a server. Raises as they do."""
     environments.require_comet(cfg.scorer_python)
     if cfg.use_vllm:
-        vllm.require_vllm(cfg.vllm_mode, cfg.vllm_server_host, cfg.vllm_server_port, cfg.model_id)
-    machine.require_optimizer(cfg.optimizer)
+        environments.require_vllm(cfg.vllm_mode, cfg.vllm_server_host, cfg.vllm_server_port, cfg.model_id)
+    environments.require_optimizer(cfg.optimizer)
 
 
 def models(cfg: RunCfg) -> list[ModelUse]:
     """Every model that these settings ask for, under the name of its setting."""
-    independent = [ModelUse("independent_scorer", cfg.independent_scorer, COMET, "judge")]
-    policy = ModelUse("model_id", cfg.model_id, part="policy")
-    return [policy, *cfg.reward_models_used(), *(independent if cfg.independent_scorer else [])]
+    used = [ModelUse("model_id", cfg.model_id, part="policy"), *cfg.reward_models_used()]
+    independent = ModelUse("independent_scorer", cfg.independent_scorer, COMET, "judge")
+    return [*used, independent] if cfg.independent_scorer else used
 
 
 def task():
@@ -203,18 +195,15 @@ def build_reward(cfg: RunCfg):
 
 
 def setup_wandb(cfg: RunCfg, run: Run) -> bool:
-    """Start a W&B run if wanted and possible within seconds, or continue the run's own. Never uploads code or keys."""
+    """Start or continue the run's W&B run; see `setup.start_wandb`."""
     if cfg.wandb_api_key:
         os.environ["WANDB_API_KEY"] = cfg.wandb_api_key
-    options = {"project": cfg.wandb_project, "entity": cfg.wandb_entity, "name": cfg.wandb_run_name}
-    return cfg.use_wandb and setup.start_wandb(run, options, cfg.wandb_mode, config.to_public_dict(cfg))
+    return setup.start_wandb(run, cfg, config.to_public_dict(cfg))
 
 
 def load_policy(cfg: RunCfg):
     """The policy on its device; see `setup.Policy`."""
-    return setup.load_policy(
-        cfg.model_id, lora=bool(cfg.lora_rank), attention=cfg.attn_implementation, families=FAMILIES
-    )
+    return setup.load_policy(cfg.model_id, bool(cfg.lora_rank), cfg.attn_implementation, FAMILIES)
 
 
 def evaluator(cfg: RunCfg, policy, rows: list[dict], reward):
@@ -248,20 +237,12 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, reward, train: list[str]):
         cfg.seed,
         num_generations=cfg.group_size,
         max_completion_length=cfg.max_new_tokens,
-        temperature=cfg.temperature,
-        top_p=cfg.top_p,
         learning_rate=cfg.lr,
-        warmup_steps=cfg.warmup_steps,
         beta=cfg.kl_beta,
         per_device_train_batch_size=cfg.per_device_batch_size,
-        gradient_accumulation_steps=cfg.gradient_accumulation_steps,
         max_steps=cfg.max_steps or -1,
-        loss_type=cfg.loss_type,
-        scale_rewards=cfg.scale_rewards,
-        logging_steps=cfg.logging_steps,
-        save_total_limit=cfg.save_total_limit,
-        gradient_checkpointing=cfg.gradient_checkpointing,
         optim=cfg.optimizer,
+        **{name: getattr(cfg, name) for name in TRL_FIELDS},
         **sampling_engine(cfg),
     )
     trainer = GuardedGRPOTrainer(
@@ -282,13 +263,13 @@ def train(cfg: RunCfg, run: Run, skip_gate: bool, started: float) -> None:
     from rl_nmt.audit.honest_pairs import require_translation_launch
     from rl_nmt.results import export
     from rl_nmt.results.translation import divergence_monitor
-    from rl_nmt.runs.wandb_run import finish_wandb
     from rl_nmt.training import loop
     from rl_nmt.training.callbacks import HeldOut, ProgressLine, Rollouts
     from wandb_reward_callback import WandbRewardCallback
 
     sequences = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * distributed.count()
-    run.require_same(DATA_FIELDS, **run.public(cfg, FIXED_FIELDS), sequences_per_step=sequences)
+    fixed = {name: config.to_public_dict(cfg)[name] for name in FIXED_FIELDS}
+    run.require_same(DATA_FIELDS, **fixed, sequences_per_step=sequences)
     sentences, rows, data_hash = distributed.from_main(lambda: load_data(cfg, run.folder))
     policy, reward = load_policy(cfg), build_reward(cfg)
     run.require_same(**setup.identity(cfg.model_id, reward), data=data_hash)
@@ -297,38 +278,34 @@ def train(cfg: RunCfg, run: Run, skip_gate: bool, started: float) -> None:
         before = setup.evaluate_before(run, lambda: evaluate(policy.model), rows, reward, cfg.max_new_tokens)
         run.begin(cfg)
         skipped = "skipped by --skip_launch_gate" if skip_gate else ""
-        bound = cfg.max_soft_win_share
-        setup.ask_launch_gate(run, lambda: require_translation_launch(reward, rows, bound, cfg.seed), skipped)
+        gate = functools.partial(require_translation_launch, reward, rows, cfg.max_soft_win_share, cfg.seed)
+        setup.ask_launch_gate(run, gate, skipped)
         device = "cpu" if cfg.reward_offload else cfg.reward_device
         monitor = divergence_monitor(rows, cfg.independent_scorer, device, cfg.scorer_python, run.setting)
         setup_wandb(cfg, run)
-        try:
-            trainer = build_trainer(cfg, run.folder, policy, reward, sentences)
-            trainer.noise_floor = setup.noise_floor(run, reward, before)
-            metrics = WandbRewardCallback(reward, path=run.folder / run.files.metrics)
-            held_out = HeldOut(
-                before,
-                lambda: evaluate(trainer.model),
-                monitor,
-                metrics.record,
-                eval_steps=cfg.eval_steps,
-                save_best=lambda: export.save_best(run.folder, trainer, PROMPT),
-                reward=reward,
-                stop_on_divergence=cfg.on_divergence == "stop",
-            )
-            callbacks = [metrics, held_out, ProgressLine(reward, cfg.sample_steps)]
-            callbacks += [Rollouts(reward, run.folder / run.files.rollouts)] if cfg.save_rollouts else []
-            limits = loop.Limits(cfg.save_total_limit, cfg.max_hours)
-            loop.train(run, trainer, callbacks, parts={"reward": reward}, limits=limits, started=started)
-            held_out.finish(trainer.state.global_step)
-            data = {"name": cfg.dataset_name, "rows": len(sentences), "sha256": data_hash}
-            told = {name: getattr(cfg, name) for name in CARD_FIELDS}
-            card = {"base_model": cfg.model_id, "data": data, "settings": told, "prompt": PROMPT}
-            setup.finish(run, trainer, policy, held_out, task(), card, cfg.seed)
-            if cfg.push_to and distributed.is_main_process():
-                export.push(run.folder / "final", cfg.push_to)
-        finally:
-            finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
+        trainer = build_trainer(cfg, run.folder, policy, reward, sentences)
+        trainer.noise_floor = setup.noise_floor(run, reward, before)
+        metrics = WandbRewardCallback(reward, path=run.folder / run.files.metrics)
+        held_out = HeldOut(
+            before,
+            lambda: evaluate(trainer.model),
+            monitor,
+            metrics.record,
+            reward,
+            save_best=lambda: export.save_best(run.folder, trainer, PROMPT),
+            eval_steps=cfg.eval_steps,
+            stop_on_divergence=cfg.on_divergence == "stop",
+        )
+        callbacks = [metrics, held_out, ProgressLine(reward, cfg.sample_steps)]
+        callbacks += [Rollouts(reward, run.folder / run.files.rollouts)] if cfg.save_rollouts else []
+        limits: dict[str, Any] = {"keep": cfg.save_total_limit, "max_hours": cfg.max_hours}
+        loop.train(run, trainer, callbacks, parts={"reward": reward}, started=started, **limits)
+        data = {"name": cfg.dataset_name, "rows": len(sentences), "sha256": data_hash}
+        told = {name: getattr(cfg, name) for name in CARD_FIELDS}
+        card = {"base_model": cfg.model_id, "data": data, "settings": told, "prompt": PROMPT}
+        setup.finish(run, trainer, policy, held_out, task(), card, cfg.seed)
+        if cfg.push_to and distributed.is_main_process():
+            export.push(run.folder / "final", cfg.push_to)
 
 
 def evaluate_only(cfg: RunCfg, folder: Path) -> None:
@@ -354,7 +331,7 @@ def diagnose(cfg: RunCfg, dry: bool) -> int:
     """Print what is missing on this machine; returns the exit status."""
     from rl_nmt.preflight import doctor
 
-    findings = doctor.diagnose(cfg, models(cfg), cfg.output_dir, check, environment=require_environment)
+    findings = doctor.diagnose(cfg, models(cfg), cfg.output_dir, check, require_environment)
     print(doctor.table(findings), flush=True)
     if dry and not doctor.exit_code(findings):
         dry_step(cfg)
@@ -382,19 +359,19 @@ def main(argv: list[str] | None = None) -> int:
         from rl_nmt.results import export
 
         export.require_push(cfg.push_to)
-    if not actions["eval_only"] and not actions["fresh"]:
-        if setup.finished(folder := Path(cfg.output_dir).expanduser(), task()):
-            if pushes:
-                export.push(folder / "final", cfg.push_to)
-            return 0
+    folder = Path(cfg.output_dir).expanduser()
+    if not (actions["eval_only"] or actions["fresh"]) and setup.finished(folder, task()):
+        if pushes:
+            export.push(folder / "final", cfg.push_to)
+        return 0
     require_environment(cfg)
     hub.require_models(models(cfg))
     distributed.start()  # refuses more processes than there are GPUs
     if actions["eval_only"]:
         evaluate_only(cfg, distributed.from_main(lambda: open_run_folder(cfg.output_dir, actions["fresh"])))
         return 0
-    where = {"script": "train_grpo_en_ta.py", "argv": argv, "fresh": actions["fresh"], "force": actions["force"]}
-    with Run.open(cfg.output_dir, **where) as run:
+    fresh, force = actions["fresh"], actions["force"]
+    with Run.open(cfg.output_dir, script="train_grpo_en_ta.py", argv=argv, fresh=fresh, force=force) as run:
         train(cfg, run, actions["skip_launch_gate"], started)
     return 0
 

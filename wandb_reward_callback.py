@@ -1,13 +1,13 @@
 """`WandbRewardCallback`: the reward's own numbers, step by step, in metrics.jsonl and in W&B.
 
-Every optimizer step it reads `reward_fn.last_log`, adds an exponential moving average of each value and
-writes one row that also carries what TRL logs (loss, kl, lengths, …). metrics.jsonl is always written;
-W&B gets the same numbers when a run is active. Keys: docs/metrics.md.
+Every optimizer step it reads `reward_fn.last_log`, adds an exponential moving average of each value and writes one
+row that also carries what TRL logs (loss, kl, lengths, …); to W&B too when a run is active. Keys: docs/metrics.md.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,20 @@ from transformers import TrainerCallback
 from rl_nmt import distributed
 from rl_nmt.distributed import is_main_process
 from rl_nmt.runs.metrics_file import MetricsFile
+from rl_nmt.training.reward_log import mean
 
 
 class WandbRewardCallback(TrainerCallback):
     """Log a reward's components next to the trainer's metrics.
 
     Args:
-        reward_fn: has `last_log` and `last_eval_log`, dicts of scalars; `summarise(rows)`, if it has that, makes
-            the former's scalars out of `last_rows`, and is asked where several processes have a part of them each.
+        reward_fn: has `last_log` and `last_eval_log`, dicts of scalars; its `summarise(rows)`, if any, makes the
+            former's scalars of several processes out of their `last_rows`.
         log_every: write a row every so many optimizer steps.
         ema: weight of the past in the moving average, 0 ≤ ema < 1; the average starts at the first value.
         path: the JSONL file; default `<output_dir>/metrics.jsonl`.
 
-    Raises:
-        ValueError: `ema` or `log_every` out of range.
+    Raises ValueError for `ema` or `log_every` out of range.
     """
 
     def __init__(self, reward_fn, log_every: int = 1, ema: float = 0.9, path: str | Path | None = None):
@@ -42,6 +42,7 @@ class WandbRewardCallback(TrainerCallback):
         self.averages: dict[str, float] = {}
         self._pending: dict[str, Any] | None = None
         self._continued: dict[str, Any] | None = None
+        self._warned = False
 
     # Callbacks run on every process, so the reduction over processes does too; only the main one writes.
 
@@ -79,11 +80,10 @@ class WandbRewardCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         averages = self._average(log)
-        if state.global_step % self.log_every:
-            return
-        self._pending = {"step": state.global_step, "kind": "train", **log, **averages}
-        if not control.should_log:
-            self._flush()
+        if state.global_step % self.log_every == 0:
+            self._pending = {"step": state.global_step, **log, **averages}
+            if not control.should_log:
+                self._flush()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or not logs:
@@ -102,22 +102,30 @@ class WandbRewardCallback(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         self._flush()
 
-    def record(self, kind: str, step: int, values: dict[str, Any], already_logged: frozenset | set = frozenset()):
-        """Write one row of `kind` ("train", "eval", "end") to the file and, when a run is active, to W&B.
-
-        Of several processes the main one writes.
-        """
+    def record(self, kind: str, step: int, values: dict[str, Any], already_logged: Collection[str] = ()) -> None:
+        """The main process writes a row of `kind` ("train", "eval", "end") to the file and, if a run is active, W&B."""
         assert self.file is not None, "record() before training began: pass path="
         if not is_main_process():
             return
         self.file.append({"step": step, "kind": kind, **values})
         numbers = {k: v for k, v in values.items() if isinstance(v, (int, float)) and k not in already_logged}
-        _send({f"{kind}/{key}": value for key, value in numbers.items()}, step)
+        wandb = sys.modules.get("wandb")
+        if wandb is None or wandb.run is None or not numbers:
+            return
+        try:
+            # Without `step=`: TRL logs many rows per optimizer step, so W&B's own counter is far ahead and a row with
+            # an explicit smaller step is dropped silently. `train/global_step` is the axis instead.
+            wandb.log({f"{kind}/{key}": value for key, value in numbers.items()} | {"train/global_step": step})
+        except Exception as error:  # a tracker must never end a run; metrics.jsonl has the row
+            if not self._warned:
+                self._warned = True
+                problem = f"W&B refused a row ({error}); metrics.jsonl has everything"
+                print(f"warning: {problem}", file=sys.stderr, flush=True)
 
-    def _flush(self, already_logged: frozenset | set = frozenset()) -> None:
+    def _flush(self, already_logged: Collection[str] = ()) -> None:
         if self._pending is not None:
             row, self._pending = self._pending, None
-            self.record("train", row.pop("step"), {k: v for k, v in row.items() if k != "kind"}, already_logged)
+            self.record("train", row.pop("step"), row, already_logged)
 
     def _average(self, log: dict[str, float], reset: bool = False) -> dict[str, float]:
         for key, value in log.items():
@@ -128,23 +136,6 @@ class WandbRewardCallback(TrainerCallback):
         return {f"{key}_ema": value for key, value in self.averages.items()}
 
 
-def _send(values: dict[str, float], step: int) -> None:
-    """To the active W&B run, if any.
-
-    Without `step=`: TRL logs many rows per optimizer step, so W&B's own counter is far ahead and a row
-    with an explicit smaller step is dropped silently. `train/global_step` is the axis instead.
-    """
-    wandb = sys.modules.get("wandb")
-    if wandb is None or wandb.run is None or not values:
-        return
-    try:
-        wandb.log({**values, "train/global_step": step})
-    except Exception as error:  # a tracker must never end a run; metrics.jsonl has the row
-        if not getattr(_send, "warned", False):
-            _send.warned = True
-            print(f"warning: W&B refused a row ({error}); metrics.jsonl has everything", file=sys.stderr, flush=True)
-
-
 def _over_processes(reward_fn) -> dict[str, float]:
     """`last_log` of all processes as one: what its rows say is said of all rows, the rest (seconds, work) is a mean.
 
@@ -153,11 +144,8 @@ def _over_processes(reward_fn) -> dict[str, float]:
     if distributed.count() == 1:
         return dict(reward_fn.last_log)
     logs = distributed.gathered([reward_fn.last_log])
-    log = {
-        key: sum(values) / len(values)
-        for key in sorted({k for each in logs for k in each})
-        if (values := [each[key] for each in logs if each.get(key) is not None])
-    }
+    means = {key: mean(each.get(key) for each in logs) for key in sorted(set().union(*logs))}
+    log = {key: value for key, value in means.items() if value is not None}
     if hasattr(reward_fn, "summarise"):
         log |= reward_fn.summarise(distributed.gathered(reward_fn.last_rows))
     return log

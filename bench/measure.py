@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -112,6 +113,17 @@ def grpo_trainer(cfg, reward, rows, callback: TrainerCallback):
     return trainer
 
 
+def pocket_run(argv: list[str]) -> list[str]:
+    """`argv` with configs/pocket.yaml, its world built first, where it names no --config."""
+    if "--config" in argv:
+        return argv
+    from pocket.build import HERE, build
+
+    with contextlib.redirect_stdout(sys.stderr):
+        build(HERE / "build" / "seed0")
+    return ["--config", "configs/pocket.yaml", *argv]
+
+
 def matmul_tflops(device: str) -> float:
     """10¹² floating-point operations per second of torch.matmul in float32 here (best of 5)."""
     size = 2048 if device == "cpu" else 8192
@@ -125,9 +137,9 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
     return rank_correlation(one, other, [i // GROUP for i in range(len(one))])
 
 
-def equal_share(expected: Sequence[str], found: Sequence[str]) -> float:
-    """Share of positions with the same text."""
-    return sum(a == b for a, b in zip(expected, found, strict=True)) / len(expected)
+def equal_share(expected: Iterable, found: Iterable) -> float:
+    """Share of positions where both hold the same."""
+    return statistics.fmean(a == b for a, b in zip(expected, found, strict=True))
 
 
 def stage_shares(log: dict[str, float]) -> dict[str, float]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +29,7 @@ import numpy as np
 from bench.pocket_seeds import write_table
 from rl_nmt.results.evaluation import Snapshot
 from rl_nmt.results.translation import CHRF
+from rl_nmt.runs.metrics_file import MetricsFile
 
 RUNS = Path("runs/pocket_credit")
 CONFIG = "recipes/translategemma/configs/pocket.yaml"
@@ -63,13 +63,9 @@ class Run(NamedTuple):
     seed: int
     again: int = 0
 
-    @property
-    def name(self) -> str:
-        return f"{self.seed}_{self.again}" if self.again else str(self.seed)
-
 
 def folder(run: Run, arm: str) -> Path:
-    return RUNS / f"{arm}{run.name}"
+    return RUNS / (f"{arm}{run.seed}_{run.again}" if run.again else f"{arm}{run.seed}")
 
 
 def train(run: Run, arm: str, more: list[str]) -> None:
@@ -78,26 +74,17 @@ def train(run: Run, arm: str, more: list[str]) -> None:
 
     subprocess.run([sys.executable, "-m", "pocket.twins.build", "--seed", str(run.seed)], check=True)
     with contextlib.ExitStack() as stack:
-        flags = list(ARMS[arm])
+        flags = [*world_flags(run.seed), *ARMS[arm]]
         if arm == "judge":
             flags.append(stack.enter_context(serve(Path(f"pocket/build/twins-seed{run.seed}"))).url)
-        command = [
-            sys.executable,
-            "-m",
-            "recipes.translategemma.train",
-            "--config",
-            CONFIG,
-            *world_flags(run.seed),
-            *flags,
-        ]
+        command = [sys.executable, "-m", "recipes.translategemma.train", "--config", CONFIG, *flags]
         command += ["--rl.seed", str(run.seed + 100 * run.again), "--logging.output_dir", str(folder(run, arm)), *more]
         subprocess.run(command, check=True)
 
 
 def outputs(run: Run, arm: str, side: str = "after") -> Snapshot:
     """What the start policy (`before`) or the trained one made of the held-out rows."""
-    lines = (folder(run, arm) / "eval_outputs.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = MetricsFile(folder(run, arm) / "eval_outputs.jsonl").rows()
     rows = [row for row in rows if row["step"] == rows[-1]["step"]]
     return Snapshot(
         [r["source"] for r in rows], [r["reference"] for r in rows], [r[side] for r in rows], [{} for _ in rows], {}
@@ -113,8 +100,7 @@ def errors_per_sentence(snapshot: Snapshot) -> float:
 
 def evaluations(run: Run, arm: str) -> list[tuple[int, float]]:
     """(update, held-out chrF++) of every evaluation."""
-    lines = (folder(run, arm) / "train_log.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = MetricsFile(folder(run, arm) / "train_log.jsonl").rows()
     return [(row["step"], row["chrf"]) for row in rows if row["kind"] == "eval"]
 
 

@@ -26,7 +26,7 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
-from bench.pocket_seeds import world_flags, write_table
+from bench.pocket_seeds import run_flags, write_table
 
 RUNS = Path("runs/pocket_guards")
 COPIED_SOURCES = 0.3
@@ -92,8 +92,7 @@ def one(seed: int, variant: str, steps: int) -> int:
 
     world = build(Path(f"pocket/build/seed{seed}"), seed)
     start = world / "policy" if variant == "best" else taught_to_copy(world, seed)
-    argv = ["--config", "configs/pocket.yaml", "--seed", str(seed), "--output_dir", str(RUNS / f"{variant}{seed}")]
-    argv += world_flags(world)
+    argv = run_flags(world, seed, RUNS / f"{variant}{seed}")
     # The question here is what training does with these settings; the launch gate would refuse two of them.
     argv += ["--model_id", str(start), "--max_steps", str(steps), "--skip_launch_gate", *VARIANTS[variant]]
     return trainer.main(argv)

@@ -50,8 +50,7 @@ def one(seed: int, control: bool, steps: int) -> int:
     from pocket.build import build
 
     world = build(Path(f"pocket/build/seed{seed}"), seed)
-    argv = ["--config", "configs/pocket.yaml", "--seed", str(seed), "--output_dir", str(folder(seed, control))]
-    argv += ["--model_id", str(world / "policy"), *world_flags(world)]
+    argv = [*run_flags(world, seed, folder(seed, control)), "--model_id", str(world / "policy")]
     if steps:
         argv += ["--max_steps", str(steps)]
     if control:
@@ -60,8 +59,8 @@ def one(seed: int, control: bool, steps: int) -> int:
     return trainer.main(argv)
 
 
-def world_flags(world: Path) -> list[str]:
-    """The flags that name a pocket world's data and reward models."""
+def run_flags(world: Path, seed: int, folder: Path) -> list[str]:
+    """The flags of a run into `folder` as configs/pocket.yaml has it, on a world's data and reward models."""
     named = {
         "dataset_name": "c4",
         "eval_file": "heldout.jsonl",
@@ -69,7 +68,8 @@ def world_flags(world: Path) -> list[str]:
         "comet_qe_model": "comet_qe",
         "backtranslation_model": "nllb",
     }
-    return [word for flag, part in named.items() for word in (f"--{flag}", str(world / part))]
+    flags = ["--config", "configs/pocket.yaml", "--seed", str(seed), "--output_dir", str(folder)]
+    return flags + [word for flag, part in named.items() for word in (f"--{flag}", str(world / part))]
 
 
 def folder(seed: int, control: bool) -> Path:

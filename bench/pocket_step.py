@@ -26,13 +26,12 @@ from pathlib import Path
 
 import torch
 
-from bench.measure import StepClock, grpo_trainer, machine, say
+from bench.measure import StepClock, grpo_trainer, machine, pocket_run, say
 from bench.straightforward import use_plain_models
 from rl_nmt.errors import ConfigError, run
 
 ROUTES = ("ours", "straightforward")
 STAGES = ("generate", "guards", "back_translate", "cycle", "qe", "update")
-POCKET = "configs/pocket.yaml"
 
 
 class SwitchingReward:
@@ -170,11 +169,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--pairs must be at least 1")
     if args.threads:
         torch.set_num_threads(args.threads)
-    if "--config" not in rest:
-        rest = ["--config", POCKET, *rest]
-        from pocket.build import HERE, build
-
-        build(HERE / "build" / "seed0")
+    rest = pocket_run(rest)
     for flag, value in (("--backtranslation_backend", args.backend), ("--backtranslation_beams", args.beams)):
         rest += [flag, str(value)] if value else []
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):

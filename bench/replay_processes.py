@@ -16,7 +16,6 @@ largest one. Exit status 1 where the first is above 1e-5.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import os
@@ -28,12 +27,12 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from bench.measure import grpo_trainer, machine, say
+from bench.measure import grpo_trainer, machine, pocket_run, say
 from rl_nmt import distributed
 from rl_nmt.errors import ConfigError, run
 
 BAR = 1e-5
-POCKET = ["--config", "configs/pocket.yaml", "--per_device_batch_size", "248"]
+BATCH = ["--per_device_batch_size", "248"]  # in the pocket
 ROLLOUTS, ROOT = "rollouts.pt", Path(__file__).resolve().parent.parent
 
 
@@ -199,12 +198,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.stage:
         {"record": record, "replay": replay}[args.stage](rest, args.folder)
         return 0
-    if "--config" not in rest:
-        rest = [*POCKET, *rest]
-        from pocket.build import HERE, build
-
-        with contextlib.redirect_stdout(sys.stderr):
-            build(HERE / "build" / "seed0")
+    rest = pocket_run(rest if "--config" in rest else [*BATCH, *rest])
     require_parts(settings(rest, Path(), 1), args.processes)  # before anything runs
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -40,25 +40,13 @@ import gc
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from bench import shapes, texts
-from bench.measure import (
-    Timed,
-    equal_share,
-    machine,
-    matmul_tflops,
-    memory_growth,
-    paired,
-    say,
-    share_within,
-    spearman,
-    stage_shares,
-)
+from bench import measure, shapes, texts
+from bench.measure import Timed, equal_share, machine, paired, say, share_within
 from bench.straightforward import MAX_NEW_TOKENS, PlainComet, PlainTranslator, use_plain_models
 from rl_nmt.errors import ConfigError, UserError, run
 from rl_nmt.models.batching import batches, distinct
@@ -70,56 +58,40 @@ BEAMS = 4
 BARE_BUDGET = {"cpu": 2048, "cuda": 16384}  # tokens in one bare forward pass
 
 
-@dataclass(frozen=True)
-class Bench:
-    """One setting of the bench, and its texts."""
-
-    shape: str
-    n: int
-    duplicates: str
-    rounds: int
-    device: str
-    models: Path
-    items: tuple[texts.Item, ...]
-
-    def comet(self, kind: str) -> Path:
-        return shapes.comet(kind, self.shape, self.models)
-
-    def nllb(self) -> Path:
-        return shapes.nllb(self.shape, self.models)
-
-    def reward_models(self) -> list[str]:
-        return [str(self.comet("regression_metric")), str(self.comet("unified_metric")), str(self.nllb())]
+def reward_models(args: argparse.Namespace) -> list[str]:
+    """COMET-DA, COMETKiwi and NLLB of the shape, as `CometDuPOReward` takes them."""
+    comets = [shapes.comet(kind, args.shape, args.models) for kind in ("regression_metric", "unified_metric")]
+    return [str(folder) for folder in (*comets, shapes.nllb(args.shape, args.models))]
 
 
 # ------------------------------------------------------------------ COMET
 
 
-def comet_rows(bench: Bench, row: str, kind: str) -> Iterator[dict]:
+def comet_rows(args: argparse.Namespace, row: str, kind: str) -> Iterator[dict]:
     """One object per way of computing linears."""
     if row == "cycle":
-        segments = [Segment(item.english, item.back, item.english) for item in bench.items]
+        segments = [Segment(item.english, item.back, item.english) for item in args.items]
     else:
-        segments = [Segment(item.english, item.tamil) for item in bench.items]
-    folder = bench.comet(kind)
-    plain = PlainComet(folder, bench.device)
-    scorers = comet_variants(folder, row, bench.device)
+        segments = [Segment(item.english, item.tamil) for item in args.items]
+    folder = shapes.comet(kind, args.shape, args.models)
+    plain = PlainComet(folder, args.device)
+    scorers = comet_variants(folder, row, args.device)
     sequences = distinct_sequences(plain, segments)
     padded = predict_tokens(plain, segments)
     sentences, _ = distinct(text for s in segments for text in (s.src, s.mt))
     routes = {"straightforward": lambda: plain.score(segments)}
     routes |= {name: lambda scorer=scorer: scorer.score(segments) for name, scorer in scorers.items()}
-    routes["bare"] = bare_forward(plain, sequences, bench.device)
+    routes["bare"] = bare_forward(plain, sequences, args.device)
     routes["tokenise"] = lambda: plain.model.encoder.tokenizer(sentences)
-    timed = paired(routes, bench.rounds, bench.device)
-    encoding = share_within(plain.model.encoder, "forward", lambda: plain.score(segments), bench.device)
+    timed = paired(routes, args.rounds, args.device)
+    encoding = share_within(plain.model.encoder, "forward", lambda: plain.score(segments), args.device)
     tokens = sum(map(len, sequences))
     tflops = 2 * sum(p.numel() for p in plain.model.encoder.model.encoder.parameters()) * tokens / 1e12
-    matmul = matmul_tflops(bench.device)
+    matmul = measure.matmul_tflops(args.device)
     for name in scorers:
         seconds, tokenising = timed.median(name), timed.ratio("tokenise", name)
         yield (
-            common(bench, row, name, timed)
+            common(args, row, name, timed)
             | agreement(timed.results["straightforward"], timed.results[name])
             | {
                 "over_bare": timed.ratio(name, "bare"),
@@ -192,48 +164,40 @@ def agreement(plain, ours) -> dict:
     pairs = list(zip(plain.values, ours.values, strict=True))
     if any(b is None for _, b in pairs):
         raise RuntimeError("our route left samples without a score that the straightforward one has scored")
-    result = {"max_difference": max(abs(a - b) for a, b in pairs), "spearman": spearman(plain.values, ours.values)}
+    rank = measure.spearman(plain.values, ours.values)
+    result = {"max_difference": max(abs(a - b) for a, b in pairs), "spearman": rank}
     if plain.spans is not None and ours.spans is not None:
-        equal = [marks(a) == marks(b) for a, b in zip(plain.spans, ours.spans, strict=True)]
-        result["equal"] = sum(equal) / len(equal)
+        marks = ([[(s.start, s.end, s.severity) for s in row] for row in side.spans] for side in (plain, ours))
+        result["equal"] = equal_share(*marks)
     return result
-
-
-def marks(spans) -> list[tuple]:
-    return [(span.start, span.end, span.severity) for span in spans]
 
 
 # ------------------------------------------------------------------ back-translation, reward
 
 
-def backtranslate(bench: Bench) -> Iterator[dict]:
+def backtranslate(args: argparse.Namespace) -> Iterator[dict]:
     """transformers and CTranslate2 in float32 and int8, against one padded batch of `generate`."""
     from rl_nmt.backtranslation.translator import load_backtranslator
 
-    folder = bench.nllb()
-    sentences = [item.tamil for item in bench.items]
+    folder = shapes.nllb(args.shape, args.models)
+    sentences = [item.tamil for item in args.items]
     ours = {}
-    for name, backend, dtype in (
-        ("transformers", "transformers", "float32"),
-        ("ctranslate2", "ctranslate2", "float32"),
-        ("ctranslate2-int8", "ctranslate2", "int8"),
-    ):
+    for name, dtype in (("transformers", "float32"), ("ctranslate2", "float32"), ("ctranslate2-int8", "int8")):
+        options = {"backend": name.removesuffix("-int8"), "dtype": dtype, "device": args.device}
         try:
-            ours[name] = load_backtranslator(
-                folder, backend=backend, dtype=dtype, beams=BEAMS, device=bench.device, max_new_tokens=MAX_NEW_TOKENS
-            )
+            ours[name] = load_backtranslator(folder, beams=BEAMS, max_new_tokens=MAX_NEW_TOKENS, **options)
         except UserError as error:
             say(f"skipped: backtranslate {name}: {error}")
-    plain = PlainTranslator(folder, bench.device, BEAMS)
+    plain = PlainTranslator(folder, args.device, BEAMS)
     routes = {"straightforward": lambda: plain(sentences)}
     routes |= {name: lambda translate=translate: translate(sentences) for name, translate in ours.items()}
-    timed = paired(routes, bench.rounds, bench.device)
+    timed = paired(routes, args.rounds, args.device)
     expected = timed.results["straightforward"]
     for name, translate in ours.items():
         found = timed.results[name]
-        search = share_within(translate.engine, "generate", lambda t=translate: t(sentences), bench.device)
+        search = share_within(translate.engine, "generate", lambda t=translate: t(sentences), args.device)
         tokens = sum(map(len, plain.tokenizer(distinct(found)[0])["input_ids"]))
-        yield common(bench, "backtranslate", name, timed) | {
+        yield common(args, "backtranslate", name, timed) | {
             "equal": equal_share(expected, found),
             "tokens_per_second": tokens / timed.median(name),
             "stages": {"search": search, "rest": 1 - search},
@@ -241,13 +205,13 @@ def backtranslate(bench: Bench) -> Iterator[dict]:
         }
 
 
-def reward(bench: Bench) -> Iterator[dict]:
+def reward(args: argparse.Namespace) -> Iterator[dict]:
     """CometDuPOReward per back-end against the same formula over the straightforward models."""
     from rewards_en_ta_dupo import CometDuPOReward
 
-    models = bench.reward_models()
-    english, tamil = [item.english for item in bench.items], [item.tamil for item in bench.items]
-    settings = {"backtranslation_beams": BEAMS, "reward_device": bench.device, "dual_device": bench.device}
+    models = reward_models(args)
+    english, tamil = [item.english for item in args.items], [item.tamil for item in args.items]
+    settings = {"backtranslation_beams": BEAMS, "reward_device": args.device, "dual_device": args.device}
     rewards = {"straightforward": use_plain_models(CometDuPOReward(*models, **settings), *models, BEAMS)}
     for backend in ("transformers", "ctranslate2"):
         try:
@@ -255,16 +219,16 @@ def reward(bench: Bench) -> Iterator[dict]:
         except UserError as error:
             say(f"skipped: reward {backend}: {error}")
     routes = {name: lambda call=call: call(None, tamil, source=english) for name, call in rewards.items()}
-    timed = paired(routes, bench.rounds, bench.device)
+    timed = paired(routes, args.rounds, args.device)
     expected = rewards.pop("straightforward")
     for name, call in rewards.items():
         pairs = zip(timed.results["straightforward"], timed.results[name], strict=True)
-        yield common(bench, "reward", name, timed) | {
+        yield common(args, "reward", name, timed) | {
             "max_difference": max(abs(a - b) for a, b in pairs),
             "equal": equal_share(*([row["backtranslation"] for row in r.last_rows] for r in (expected, call))),
             "gated_share": call.last_log["reward/gated_share"],
-            "stages": stage_shares(call.last_log),
-            "stages_straightforward": stage_shares(expected.last_log),
+            "stages": measure.stage_shares(call.last_log),
+            "stages_straightforward": measure.stage_shares(expected.last_log),
         }
 
 
@@ -272,15 +236,14 @@ def memory(args: argparse.Namespace) -> dict:
     """How much a process grows by reward calls on the models of `args`; every call has texts of its own."""
     from rewards_en_ta_dupo import CometDuPOReward
 
-    bench = Bench(args.shape, args.n, "real", 1, "cpu", args.models.resolve(), ())
     options = {"backtranslation_backend": args.backend, "reward_device": "cpu", "dual_device": "cpu"}
-    reward = CometDuPOReward(*bench.reward_models(), **options)
+    reward = CometDuPOReward(*reward_models(args), **options)
 
     def call(number: int) -> None:
         items = texts.items(args.n, "real", seed=number)
         reward(None, [item.tamil for item in items], source=[item.english for item in items])
 
-    return memory_growth(call, args.calls, args.early) | {"n": args.n, "backend": args.backend}
+    return measure.memory_growth(call, args.calls, args.early) | {"n": args.n, "backend": args.backend}
 
 
 # ------------------------------------------------------------------ output
@@ -295,21 +258,19 @@ ROWS = {
 }
 
 
-def common(bench: Bench, row: str, backend: str, timed: Timed) -> dict:
+def common(args: argparse.Namespace, row: str, backend: str, timed: Timed) -> dict:
     """What every object has."""
-    return {
-        "row": row,
-        "backend": backend,
-        "shape": bench.shape,
-        "n": bench.n,
-        "duplicates": bench.duplicates,
-        "device": bench.device,
-        "rounds": bench.rounds,
-        "ratio": timed.ratio("straightforward", backend),
-        "seconds_ours": timed.median(backend),
-        "seconds_straightforward": timed.median("straightforward"),
-        "max_difference": None,
-    }
+    asked = {name: getattr(args, name) for name in ("shape", "n", "duplicates", "device", "rounds")}
+    return (
+        {"row": row, "backend": backend}
+        | asked
+        | {
+            "ratio": timed.ratio("straightforward", backend),
+            "seconds_ours": timed.median(backend),
+            "seconds_straightforward": timed.median("straightforward"),
+            "max_difference": None,
+        }
+    )
 
 
 def line(found: dict) -> str:
@@ -364,7 +325,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args.n = args.n or (8 if args.memory or (args.shape == "large" and args.device == "cpu") else 32)
     if args.n < 1 or args.rounds < 1 or (args.threads is not None and args.threads < 1):
         parser.error("--n, --rounds and --threads must be at least 1")
-    args.rows = names
+    args.rows, args.models = names, args.models.resolve()
     return args
 
 
@@ -376,20 +337,12 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(memory(args)), flush=True)
         say(machine("cpu"))
         return 0
-    bench = Bench(
-        args.shape,
-        args.n,
-        args.duplicates,
-        args.rounds,
-        args.device,
-        args.models.resolve(),
-        tuple(texts.items(args.n, args.duplicates)),
-    )
-    repeats = texts.repeat_share([item.tamil for item in bench.items])
-    words = sorted(len(item.english.split()) for item in bench.items)
+    args.items = texts.items(args.n, args.duplicates)
+    repeats = texts.repeat_share([item.tamil for item in args.items])
+    words = sorted(len(item.english.split()) for item in args.items)
     say(f"{args.n} samples, {words[0]} to {words[-1]} English words, {repeats:.0%} repeat one of their group")
     for name in args.rows:
-        for found in ROWS[name](bench):
+        for found in ROWS[name](args):
             print(json.dumps(found) if args.json else line(found), flush=True)
         gc.collect()
     print(machine(args.device), file=sys.stderr if args.json else sys.stdout, flush=True)

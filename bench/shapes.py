@@ -24,7 +24,6 @@ import functools
 import hashlib
 import json
 import math
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ import torch
 
 from bench import texts
 from pocket import formats
+from rl_nmt.files import replace_folder
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE / "build"
@@ -43,35 +43,26 @@ PIECES = 1600  # of the trained tokenizers: 1.6 tokens an English word, 2.2 a Ta
 
 
 @dataclass(frozen=True)
-class CometShape:
-    """Sizes of an XLM-R encoder and of COMET's head over it; `rows` of embedding, 0: the tokenizer's."""
-
-    hidden: int
-    layers: int
-    heads: int
-    rows: int
-
-
-@dataclass(frozen=True)
-class NllbShape:
-    """Sizes of an M2M100 model, `layers` in encoder and decoder each; `rows` as in CometShape."""
+class Shape:
+    """Sizes of a transformer, `layers` in encoder and decoder each; `rows` of embedding, 0: the tokenizer's."""
 
     hidden: int
     layers: int
     heads: int
     ffn: int
-    rows: int
+    rows: int = 0
+    head_dim: int = 0  # Gemma's
 
 
 COMET = {
-    "tiny": CometShape(128, 3, 4, 0),
-    "base": CometShape(768, 12, 12, 250_002),  # FacebookAI/xlm-roberta-base
-    "large": CometShape(1024, 24, 16, 250_002),  # FacebookAI/xlm-roberta-large
+    "tiny": Shape(128, 3, 4, 512),
+    "base": Shape(768, 12, 12, 3072, 250_002),  # FacebookAI/xlm-roberta-base
+    "large": Shape(1024, 24, 16, 4096, 250_002),  # FacebookAI/xlm-roberta-large
 }
 NLLB = {
-    "tiny": NllbShape(160, 2, 4, 320, 0),
-    "base": NllbShape(1024, 12, 16, 4096, 256_206),  # facebook/nllb-200-distilled-600M
-    "large": NllbShape(1024, 24, 16, 8192, 256_206),  # facebook/nllb-200-distilled-1.3B
+    "tiny": Shape(160, 2, 4, 320),
+    "base": Shape(1024, 12, 16, 4096, 256_206),  # facebook/nllb-200-distilled-600M
+    "large": Shape(1024, 24, 16, 8192, 256_206),  # facebook/nllb-200-distilled-1.3B
 }
 
 
@@ -98,27 +89,20 @@ def _once(folder: Path, build: Callable[[Path], None]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.parent == MODELS:
         (MODELS / ".gitignore").write_text("*\n", encoding="utf-8")
-    draft = folder.with_name(folder.name + ".part")
-    shutil.rmtree(draft, ignore_errors=True)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with replace_folder(folder) as draft, torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         build(draft)
-    (draft / "built.json").write_text(json.dumps({"key": wanted}), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+        (draft / "built.json").write_text(json.dumps({"key": wanted}), encoding="utf-8")
     return folder
 
 
 # ------------------------------------------------------------------ COMET
 
 
-def _build_comet(folder: Path, kind: str, shape: CometShape) -> None:
+def _build_comet(folder: Path, kind: str, shape: Shape) -> None:
     tokenizer = _xlmr_tokenizer()
-    sizes = {
-        "vocab_size": shape.rows or len(tokenizer),
-        "num_attention_heads": shape.heads,
-        "intermediate_size": 4 * shape.hidden,
-    }
+    sizes = {"vocab_size": shape.rows or len(tokenizer), "num_attention_heads": shape.heads}
+    sizes |= {"intermediate_size": shape.ffn}
     options = {"hidden_sizes": [3 * shape.hidden, shape.hidden]}
     if kind == "xcomet_metric":
         options |= {"sent_layer": "mix", "word_layer": shape.layers, "layer_norm": True, "loss_lambda": 0.65}
@@ -162,8 +146,7 @@ def _centre(model) -> None:
 # ------------------------------------------------------------------ NLLB
 
 
-def _build_nllb(folder: Path, shape: NllbShape) -> None:
-    folder.mkdir(parents=True)
+def _build_nllb(folder: Path, shape: Shape) -> None:
     tokenizer = formats.nllb_tokenizer(folder, texts.training_texts(), PIECES)
     sizes = {
         "vocab_size": shape.rows or len(tokenizer) + 2,

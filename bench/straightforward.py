@@ -10,7 +10,6 @@ stopped early, and an unsure model may keep another text than ours does.
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import warnings
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ class PlainComet:
 
             self.model = comet.load_from_checkpoint(str(folder / "checkpoints" / "model.ckpt"), local_files_only=True)
         self.device = device
-        self._signature = {"identity": {"model": folder.name, "route": "predict"}, "environment": {}}
+        self.name = folder.name
 
     def samples(self, segments: Sequence[Segment]) -> list[dict[str, str]]:
         """Rows as COMET takes them."""
@@ -50,7 +49,10 @@ class PlainComet:
                 self.samples(segments), batch_size=PREDICT_BATCH, gpus=int(self.device != "cpu"), progress_bar=False
             )
         spans = output.metadata.error_spans if "metadata" in output and "error_spans" in output.metadata else None
-        return Scores(list(output.scores), None if spans is None else [[_span(s) for s in row] for row in spans])
+        if spans is None:
+            return Scores(list(output.scores))
+        fields = ("start", "end", "severity", "confidence")
+        return Scores(list(output.scores), [[Span(*(s[name] for name in fields)) for s in row] for row in spans])
 
     def to(self, device: str) -> PlainComet:
         """`predict` moves the model itself, to the device and back at every call."""
@@ -59,7 +61,7 @@ class PlainComet:
 
     def signature(self) -> dict[str, dict]:
         """Says that this is the plain route."""
-        return copy.deepcopy(self._signature)
+        return {"identity": {"model": self.name, "route": "predict"}, "environment": {}}
 
 
 class PlainTranslator:
@@ -109,18 +111,10 @@ def use_plain_models(reward, da: str | Path, qe: str | Path, nllb: str | Path, b
 @contextlib.contextmanager
 def quiet():
     """No Lightning banners and no advice about data loaders."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _span(found: dict) -> Span:
-    return Span(found["start"], found["end"], found["severity"], found["confidence"])
+        logging.disable(logging.NOTSET)

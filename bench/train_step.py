@@ -19,7 +19,6 @@ import json
 import statistics
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,25 +26,13 @@ import torch
 from bench import shapes, texts
 from bench.measure import GROUP, StepClock, grpo_trainer, machine
 from bench.pocket_seeds import Wrapped
+from bench.shapes import Shape
 from rl_nmt.errors import run
 
-
-@dataclass(frozen=True)
-class PolicyShape:
-    """Sizes of a Gemma 3 text model; `rows` of embedding, 0: the tokenizer's."""
-
-    hidden: int
-    layers: int
-    heads: int
-    head_dim: int
-    ffn: int
-    rows: int
-
-
 POLICY = {
-    "tiny": PolicyShape(128, 4, 4, 32, 256, 0),
-    "gemma3_1b": PolicyShape(1152, 26, 4, 256, 6912, 262_144),  # google/gemma-3-1b-it
-    "gemma3_4b": PolicyShape(2560, 34, 8, 256, 10_240, 262_208),  # the text part of google/gemma-3-4b-it
+    "tiny": Shape(128, 4, 4, 256, head_dim=32),
+    "gemma3_1b": Shape(1152, 26, 4, 6912, 262_144, 256),  # google/gemma-3-1b-it
+    "gemma3_4b": Shape(2560, 34, 8, 10_240, 262_208, 256),  # the text part of google/gemma-3-4b-it
 }
 
 
@@ -54,11 +41,10 @@ def policy(shape: str, models: Path = shapes.MODELS) -> Path:
     return shapes._once(models / f"policy-{shape}", lambda folder: _build_policy(folder, POLICY[shape]))
 
 
-def _build_policy(folder: Path, shape: PolicyShape) -> None:
+def _build_policy(folder: Path, shape: Shape) -> None:
     from pocket import formats
     from train_grpo_en_ta import PROMPT
 
-    folder.mkdir(parents=True)
     tokenizer = formats.gemma_tokenizer(folder, [*texts.training_texts(), *[PROMPT, "user", "model"] * 50], 1600)
     sizes = {
         "vocab_size": shape.rows or len(tokenizer),

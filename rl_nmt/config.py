@@ -14,13 +14,14 @@ import ast
 import contextlib
 import dataclasses
 import difflib
-import importlib
 import inspect
 import math
 import os
+import pkgutil
 import sys
 import textwrap
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -29,6 +30,7 @@ from rl_nmt.errors import ConfigError
 
 Cfg = TypeVar("Cfg")
 _TAG = "tag:yaml.org,2002:"
+_WANTED = {bool: "True or False", int: "a whole number", float: "a finite number"}
 _YAML_SCALARS = frozenset(_TAG + kind for kind in ("str", "int", "float", "bool", "timestamp"))
 
 
@@ -47,15 +49,14 @@ def parse(
     Returns the instance, which actions were given, and the file that was read. `--help` prints every
     field with its sentence and default and leaves with status 0. Raises ConfigError (exit status 2).
     """
-    actions = {_plain(name): text for name, text in actions.items()}
     if any(token in ("-h", "--help") for token in argv):
-        print_help(cls, actions, prog, description)
+        _print_help(cls, actions, prog, description)
         sys.exit(0)
-    flags, given, config_path = _split_argv(cls, argv, actions)
-    values = _read_yaml(cls, config_path, actions) if config_path else {}
     settings = _settings(cls)
+    flags, given, config_path = _split_argv(settings, argv, actions)
+    values = _read_mapping(settings, actions, config_path, _compose(config_path)) if config_path else {}
     values |= {name: _convert(tokens, settings[name].kind, f"--{name}") for name, tokens in flags.items()}
-    return cls(**_arguments(cls, values)), {name: name in given for name in actions}, config_path
+    return _replaced(cls(), values), {name: name in given for name in actions}, config_path
 
 
 def to_public_dict(cfg: Any) -> dict[str, Any]:
@@ -70,56 +71,47 @@ def to_public_dict(cfg: Any) -> dict[str, Any]:
     return {name: plain(getattr(cfg, name)) for name in public}
 
 
-def save_resolved(cfg: Any, path: str | Path) -> None:
+def save_resolved(cfg: Any, path: Path) -> None:
     """Write the settings without secrets as YAML that `--config` reads back to an equal instance.
 
     The file appears whole or not at all. Raises CannotWrite.
     """
     import yaml
 
-    path = Path(path)
     text = yaml.safe_dump(to_public_dict(cfg), sort_keys=False, allow_unicode=True)
     if {"\x85", "\u2028", "\u2029"} & set(text):  # PyYAML writes these raw and folds them when it reads
         text = yaml.safe_dump(to_public_dict(cfg), sort_keys=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise files.cannot_write(path, error) from error
     files.write(path, f"# Every setting; keys are never written.\n{text}")
 
 
 def own_docs(cls: type) -> dict[str, str]:
     """Field name → the string under the field, else the comment behind it; '' where neither is."""
     docs = {field.name: "" for field in dataclasses.fields(cls)}
-    for owner in reversed(cls.__mro__):
-        if not dataclasses.is_dataclass(owner):
-            continue
-        try:
-            source = textwrap.dedent(inspect.getsource(owner))
-        except (OSError, TypeError):  # a class without a source file, say from a notebook
-            continue
-        body = ast.parse(source).body[0].body
+    for owner in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
+        source = textwrap.dedent(inspect.getsource(owner))
+        body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
         for node, following in zip(body, [*body[1:], None], strict=True):
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                docs[node.target.id] = _doc_of(node, following, source) or docs.get(node.target.id, "")
+            if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
+                continue
+            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                text = " ".join(str(following.value.value).split())
+            else:
+                line = source.splitlines()[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
+                text = line.partition("#")[2].strip()
+            docs[node.target.id] = text or docs.get(node.target.id, "")
     return docs
 
 
-def _doc_of(node: ast.AnnAssign, following: ast.stmt | None, source: str) -> str:
-    if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-        return " ".join(str(following.value.value).split())
-    line = source.splitlines()[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
-    return line.partition("#")[2].strip()
-
-
-def print_help(cls: type, actions: dict[str, str], prog: str, description: str) -> None:
+def _print_help(cls: type, actions: dict[str, str], prog: str, description: str) -> None:
     """Print every public field with its sentence and default, `--config` and the actions."""
     import tyro
 
-    help_of = {"config": "YAML file of fields, read before the flags.", **actions}
-    kinds = {name: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=help_of[name])] for name in actions}
-    config = ("config", Annotated[str, tyro.conf.arg(help=help_of["config"])], "")
-    shown = _shown(cls, None, [config, *((name, kind, False) for name, kind in kinds.items())])
+    config = Annotated[str, tyro.conf.arg(help="YAML file of fields, read before the flags.")]
+    fields: list[tuple[str, Any, Any]] = [("config", config, dataclasses.field(default=""))]
+    for name, text in actions.items():
+        kind = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=text)]
+        fields.append((name, kind, dataclasses.field(default=False)))
+    shown = dataclasses.make_dataclass(cls.__name__, [*fields, *_shown_fields(cls())])
     try:
         with contextlib.suppress(SystemExit):
             tyro.cli(shown, prog=prog, description=description, args=["--help"], use_underscores=True)
@@ -128,28 +120,21 @@ def print_help(cls: type, actions: dict[str, str], prog: str, description: str) 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _shown(cls: type, base: Any, first: list[tuple[str, Any, Any]]) -> type:
-    """A copy of `cls` for tyro: secrets out, sentences in, defaults those of `base` (None: the class's own)."""
+def _shown_fields(cfg: Any) -> Iterator[tuple[str, Any, Any]]:
+    """`cfg`'s fields as tyro is to show them: secrets out, sentences in, its values as defaults."""
     import tyro
 
-    docs, kinds = own_docs(cls), typing.get_type_hints(cls)
-    fields = [(name, kind, dataclasses.field(default=default)) for name, kind, default in first]
-    for field in dataclasses.fields(cls):
+    docs, kinds = own_docs(type(cfg)), typing.get_type_hints(type(cfg))
+    for field in dataclasses.fields(cfg):
         if not field.init or field.metadata.get("secret"):
             continue
-        kind, default = kinds[field.name], _default(field) if base is None else getattr(base, field.name)
-        if dataclasses.is_dataclass(kind):
-            inner = _shown(kind, default, [])
-            kind = Annotated[inner, tyro.conf.arg(help=docs[field.name])]
-            fields.append((field.name, kind, dataclasses.field(default_factory=inner)))
+        kind, value, sentence = kinds[field.name], getattr(cfg, field.name), tyro.conf.arg(help=docs[field.name])
+        if dataclasses.is_dataclass(value):
+            inner = dataclasses.make_dataclass(type(value).__name__, _shown_fields(value))
+            yield field.name, Annotated[inner, sentence], dataclasses.field(default_factory=inner)
         else:
-            kind = Annotated[kind, tyro.conf.FlagConversionOff, tyro.conf.arg(help=docs[field.name])]
-            fields.append((field.name, kind, dataclasses.field(default=default)))
-    return dataclasses.make_dataclass(cls.__name__, fields)
-
-
-def _default(field: dataclasses.Field) -> Any:
-    return field.default if field.default is not dataclasses.MISSING else field.default_factory()
+            kind = Annotated[kind, tyro.conf.FlagConversionOff, sentence]
+            yield field.name, kind, dataclasses.field(default=value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,17 +166,15 @@ def _settings(cls: type, prefix: str = "") -> dict[str, _Setting]:
     return found
 
 
-def _arguments(base: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments from dotted names; what a section is not given stays as in `base` (class or instance)."""
-    arguments = {name: value for name, value in values.items() if "." not in name}
+def _replaced(cfg: Any, values: dict[str, Any]) -> Any:
+    """A copy of the dataclass with these values, by dotted name."""
+    changes: dict[str, Any] = {name: value for name, value in values.items() if "." not in name}
     below: dict[str, dict[str, Any]] = {}
-    for name in values.keys() - arguments.keys():
-        head, _, rest = name.partition(".")
-        below.setdefault(head, {})[rest] = values[name]
-    for head, inner in below.items():
-        whole = _default(base.__dataclass_fields__[head]) if isinstance(base, type) else getattr(base, head)
-        arguments[head] = dataclasses.replace(whole, **_arguments(whole, inner))
-    return arguments
+    for name in values.keys() - changes.keys():
+        section, _, rest = name.partition(".")
+        below.setdefault(section, {})[rest] = values[name]
+    changes |= {section: _replaced(getattr(cfg, section), inner) for section, inner in below.items()}
+    return dataclasses.replace(cfg, **changes)
 
 
 def _plain(name: str) -> str:
@@ -244,10 +227,9 @@ def _no_value(settings: dict[str, _Setting], name: str, shown: str, way: str) ->
 
 
 def _split_argv(
-    cls: type, argv: list[str], actions: dict[str, str]
+    settings: dict[str, _Setting], argv: list[str], actions: dict[str, str]
 ) -> tuple[dict[str, list[str]], set[str], Path | None]:
     """Sort tokens into field → its value tokens, the actions given, and the --config file."""
-    settings = _settings(cls)
     flags: dict[str, list[str]] = {}
     given: set[str] = set()
     configs: list[str] = []
@@ -290,46 +272,44 @@ def _convert(values: list[str], kind: Any, shown: str) -> Any:
     if typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]
         return tuple(_convert([value], item, shown) for value in values)
-    text = values[0]
-    if kind is str:
+    text, choices = values[0], typing.get_args(kind)
+    if kind is str or text in choices:
         return text
-    if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
-        if text in choices:
-            return text
-        near = difflib.get_close_matches(text, choices, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigError(f"{shown} is {_short(text)}, must be one of {', '.join(choices)}{hint}")
-    if kind is bool:
-        if text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        raise ConfigError(f"{shown} is {_short(text)}, must be True or False")
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
     if kind in (int, float):
         with contextlib.suppress(ValueError):
             number = kind(text)
             if math.isfinite(number):
                 return number
-        what = "a whole number" if kind is int else "a finite number"
-        raise ConfigError(f"{shown} is {_short(text)}, must be {what}")
-    raise TypeError(f"fields of type {kind} are not supported: {shown}")
+    if typing.get_origin(kind) is Literal:
+        near = difflib.get_close_matches(text, choices, n=1)
+        wanted = f"one of {', '.join(choices)}" + (f" (did you mean {near[0]}?)" if near else "")
+    elif kind in _WANTED:
+        wanted = _WANTED[kind]
+    else:
+        raise TypeError(f"fields of type {kind} are not supported: {shown}")
+    raise ConfigError(f"{shown} is {_short(text)}, must be {wanted}")
 
 
-def _short(text: str, width: int = 60) -> str:
-    return repr(text if len(text) <= width else text[: width - 1] + "…")
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")
 
 
 # --- the file --------------------------------------------------------------------------------------
 
 
-def _read_yaml(cls: type, path: Path, actions: dict[str, str]) -> dict[str, Any]:
-    """Read dotted name → value from nested YAML mappings, or raise ConfigError naming the file and the line."""
+def _read_mapping(
+    settings: dict[str, _Setting], actions: dict[str, str], path: Path, node: Any, prefix: str = ""
+) -> dict[str, Any]:
+    """Dotted name → value from a YAML mapping and those inside. Raises ConfigError naming the file and the line."""
     values: dict[str, Any] = {}
-    settings, seen = _settings(cls), set()
-    todo = [("", key, value) for key, value in reversed(_compose(path))]  # the first of the file last
-    while todo:
-        prefix, key, value = todo.pop()
-        name, line = prefix + _plain(key.value), key.start_mark.line + 1
-        shown = f"key {prefix + key.value!r} in {path}, line {line}"
+    seen = set()
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if key.id != "scalar":
+            raise ConfigError(f"--config {path}, line {line}: a key must be a plain name")
+        name, shown = prefix + _plain(key.value), f"key {prefix + key.value!r} in {path}, line {line}"
         if name in actions or name == "config":
             raise ConfigError(f"{shown}, is no field: pass --{name} on the command line")
         if "." in key.value and name in settings:
@@ -338,25 +318,18 @@ def _read_yaml(cls: type, path: Path, actions: dict[str, str]) -> dict[str, Any]
         if name in seen:
             raise ConfigError(f"{shown}, stands there twice: keep one")
         seen.add(name)
-        if settings[name].is_section:
-            if value.tag != _TAG + "map":
-                raise _no_value(settings, name, f"{shown},", "write its fields below it, indented, as {}")
-            todo += [(f"{name}.", *pair) for pair in reversed(_pairs(path, value))]
-        else:
-            kind = settings[name].kind
+        kind = settings[name].kind
+        if not settings[name].is_section:
             values[name] = _convert(_words(value, kind, shown), kind, shown)
+        elif value.tag == _TAG + "map":
+            values |= _read_mapping(settings, actions, path, value, f"{name}.")
+        else:
+            raise _no_value(settings, name, f"{shown},", "write its fields below it, indented, as {}")
     return values
 
 
-def _pairs(path: Path, node: Any) -> list[tuple[Any, Any]]:
-    for key, _ in node.value:
-        if key.id != "scalar":
-            raise ConfigError(f"--config {path}, line {key.start_mark.line + 1}: a key must be a plain name")
-    return node.value
-
-
-def _compose(path: Path) -> list[tuple[Any, Any]]:
-    """Return the (key node, value node) pairs of a YAML file, scalars still as the text in the file."""
+def _compose(path: Path) -> Any:
+    """The mapping node of a YAML file, scalars still as the text in the file."""
     import yaml
 
     try:
@@ -375,7 +348,7 @@ def _compose(path: Path) -> list[tuple[Any, Any]]:
         raise ConfigError(f"--config {path}{where} is not valid YAML: {problem}") from error
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"--config {path} is not a mapping: write one 'field: value' per line")
-    return _pairs(path, root)
+    return root
 
 
 def _words(node: Any, kind: Any, shown: str) -> list[str]:
@@ -383,23 +356,19 @@ def _words(node: Any, kind: Any, shown: str) -> list[str]:
     import yaml
 
     many = typing.get_origin(kind) is tuple
-    if isinstance(node, yaml.ScalarNode) and node.tag in _YAML_SCALARS:
-        return [node.value]
-    if isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null":
+    items = node.value if many and isinstance(node, yaml.SequenceNode) else [node]
+    if all(isinstance(item, yaml.ScalarNode) and item.tag in _YAML_SCALARS for item in items):
+        return [item.value for item in items]
+    if node.tag == _TAG + "null":
         raise ConfigError(f"{shown}, has no value: give one ('' for an empty text), or remove the line")
-    if many and isinstance(node, yaml.SequenceNode):
-        if all(isinstance(item, yaml.ScalarNode) and item.tag in _YAML_SCALARS for item in node.value):
-            return [item.value for item in node.value]
-    items = "whole numbers" if many and typing.get_args(kind)[0] is int else "texts"
-    what = f"a list of {items}" if many else "a single value"
-    raise ConfigError(f"{shown}, must be {what}")
+    listed = "whole numbers" if many and typing.get_args(kind)[0] is int else "texts"
+    raise ConfigError(f"{shown}, must be {f'a list of {listed}' if many else 'a single value'}")
 
 
 def load_callable(name: str, argument: str) -> Any:
     """Import the function that a setting names as "module:name". Raises ConfigError with the setting's name."""
-    module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{argument}: {name} cannot be imported ({error}): write module:function") from error
     if not callable(found):

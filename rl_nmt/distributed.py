@@ -12,6 +12,7 @@ process at once where NCCL would wait for its time-out; `together` turns that in
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import sys
@@ -29,10 +30,6 @@ _objects: Any = None  # the group that Python objects go through
 _alone = False  # inside `from_main`, where the others only wait
 
 
-class LostProcess(MissingService):
-    """Another process of the run has ended or cannot be reached: this one cannot go on without it."""
-
-
 def count() -> int:
     """How many processes the launcher started for this run; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -41,6 +38,11 @@ def count() -> int:
 def rank() -> int:
     """This process's number, 0 for the main one."""
     return int(os.environ.get("RANK", "0"))
+
+
+def is_main_process() -> bool:
+    """Of the processes that a launcher such as torchrun started, is this the one that writes?"""
+    return rank() == 0
 
 
 def deepspeed() -> bool:
@@ -108,7 +110,7 @@ def broadcast(value: T) -> T:
         return value
     import torch.distributed as dist
 
-    box = [value if is_main_process() else None]
+    box: list[Any] = [value if is_main_process() else None]
     dist.broadcast_object_list(box, src=0, group=_group())
     return box[0]
 
@@ -122,7 +124,8 @@ def from_main(function: Callable[[], T]) -> T:
     global _alone
     if alone():
         return function()
-    result, error = None, None
+    result: Any = None
+    error = None
     if is_main_process():
         _alone = True
         try:
@@ -135,7 +138,7 @@ def from_main(function: Callable[[], T]) -> T:
     if error is not None:
         raise error
     if told is not None:
-        told.elsewhere = True
+        vars(told)["elsewhere"] = True
         raise told
     return result
 
@@ -159,26 +162,23 @@ def mute_others() -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Raise LostProcess for what the communication libraries raise when another process is gone."""
+    """Raise MissingService for what the communication libraries raise when another process is gone."""
     try:
         yield
     except Exception as error:
-        if count() == 1 or isinstance(error, LostProcess) or not is_loss(error):
+        if count() == 1:
             raise
-        lost = LostProcess(
+        import torch.distributed as dist
+
+        if not (isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))):
+            raise
+        lost = MissingService(
             f"process {rank()} of {count()} cannot go on: another process of this run has ended or does not answer "
             "(its own message says why; without one it was killed, often for memory)"
         )
         for note in getattr(error, "__notes__", ()):
             lost.add_note(note)
         raise lost from error
-
-
-def is_loss(error: BaseException) -> bool:
-    """Does this exception say that another process could not be reached?"""
-    import torch.distributed as dist
-
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 @contextlib.contextmanager
@@ -188,7 +188,7 @@ def outside_zero3() -> Iterator[None]:
     transformers shards whatever is loaded while a ZeRO-3 configuration exists (`is_deepspeed_zero3_enabled`); a
     scorer that no DeepSpeed engine runs would be left without weights. Nothing without such a configuration.
     """
-    deepspeed = sys.modules.get("transformers.integrations.deepspeed")
+    deepspeed: Any = sys.modules.get("transformers.integrations.deepspeed")
     found = getattr(deepspeed, "_hf_deepspeed_config_weak_ref", None)
     if found is None:
         yield
@@ -200,36 +200,21 @@ def outside_zero3() -> Iterator[None]:
         deepspeed._hf_deepspeed_config_weak_ref = found
 
 
-def machines(local_ranks: list[int]) -> list[list[int]]:
-    """Which processes share a machine, from the number that each has on its own one.
-
-    Launchers number the processes of a machine in a row, so that a machine begins at each 0.
-
-    >>> machines([0, 1, 0, 1, 2])
-    [[0, 1], [2, 3, 4]]
-    """
-    groups: list[list[int]] = []
-    for process, local in enumerate(local_ranks):
-        if local == 0:
-            groups.append([])
-        groups[-1].append(process)
-    return groups
-
-
 def machine_group() -> tuple[Any, list[int]]:
     """(a gloo group of the processes on this machine, their ranks; the first of them owns what they share).
 
+    Launchers number the processes of a machine in a row, so that a machine begins at each LOCAL_RANK of 0.
     Collective over all processes of the run.
     """
     import torch.distributed as dist
 
-    found: tuple[Any, list[int]] | None = None
-    for ranks in machines(gathered([int(os.environ.get("LOCAL_RANK", "0"))])):
-        group = dist.new_group(ranks, backend="gloo", timeout=TIMEOUT)  # by all, for every machine
-        if rank() in ranks:
-            found = group, ranks
-    assert found is not None
-    return found
+    firsts = [local == 0 for local in gathered([int(os.environ.get("LOCAL_RANK", "0"))])]
+    machine = list(itertools.accumulate(firsts))  # each process's
+    groups = {}
+    for number in dict.fromkeys(machine):
+        ranks = [process for process, place in enumerate(machine) if place == number]
+        groups[number] = dist.new_group(ranks, backend="gloo", timeout=TIMEOUT), ranks  # by all, for every machine
+    return groups[machine[rank()]]
 
 
 def _group() -> Any:
@@ -240,8 +225,3 @@ def _group() -> Any:
 
         _objects = dist.new_group(backend="gloo", timeout=TIMEOUT)
     return _objects
-
-
-def is_main_process() -> bool:
-    """Of the processes that a launcher such as torchrun started, is this the one that writes?"""
-    return os.environ.get("RANK", "0") == "0"

@@ -107,12 +107,10 @@ def run(main: Callable[[], int | None]) -> None:
     with _sigterm_raises():
         try:
             status = main() or 0
-        except UserError as error:
-            _say(f"error: {' '.join(str(error).split())}", error)
+        except (UserError, Stopped) as error:
+            word = "stopped" if isinstance(error, Stopped) else "error"
+            _say(f"{word}: {' '.join(str(error).split())}", error)
             status = error.exit_code
-        except Stopped as stop:
-            _say(f"stopped: {stop}", stop)
-            status = stop.exit_code
         except KeyboardInterrupt as error:
             _say("error: interrupted", error)
             status = 130

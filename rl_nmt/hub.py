@@ -36,10 +36,8 @@ class ModelUse:
 
 def hub_offline() -> bool:
     """True when the environment forbids the network (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)."""
-    return any(
-        os.environ.get(name, "").upper() in {"1", "TRUE", "YES", "ON"}
-        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return any(os.environ.get(name, "").upper() in {"1", "TRUE", "YES", "ON"} for name in names)
 
 
 def hub_reachable(timeout: float = PROBE_SECONDS) -> bool:
@@ -49,8 +47,8 @@ def hub_reachable(timeout: float = PROBE_SECONDS) -> bool:
     """
     if hub_offline():
         return False
-    endpoint = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
-    endpoint = endpoint or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    variables = ("HTTPS_PROXY", "https_proxy", "HF_ENDPOINT")
+    endpoint = next(filter(None, map(os.environ.get, variables)), "https://huggingface.co")
     parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
     try:
         port = parts.port or (80 if parts.scheme == "http" else 443)
@@ -165,19 +163,15 @@ def explain(argument: str, name: str, error: BaseException) -> MissingService:
 
     repository, revision = split_revision(name)
     if caused_by(error, GatedRepoError):
-        return MissingService(
-            f"{argument}: {name} is gated. Accept its licence at https://huggingface.co/{repository} while logged "
-            "in, then run `hf auth login` here"
-        )
-    if caused_by(error, RevisionNotFoundError):
-        return MissingService(
-            f"{argument}: {repository} has no revision {revision}. Take a commit or tag that its page lists"
-        )
-    if caused_by(error, RepositoryNotFoundError):
-        return MissingService(
-            f"{argument}: the hub knows no {name}, or it is private. Check the spelling, or `hf auth login`"
-        )
-    return MissingService(f"{argument}: {name} could not be loaded ({type(error).__name__}: {error})")
+        told = f"{name} is gated. Accept its licence at https://huggingface.co/{repository} while logged in, then run "
+        told += "`hf auth login` here"
+    elif caused_by(error, RevisionNotFoundError):
+        told = f"{repository} has no revision {revision}. Take a commit or tag that its page lists"
+    elif caused_by(error, RepositoryNotFoundError):
+        told = f"the hub knows no {name}, or it is private. Check the spelling, or `hf auth login`"
+    else:
+        told = f"{name} could not be loaded ({type(error).__name__}: {error})"
+    return MissingService(f"{argument}: {told}")
 
 
 def download(models: Iterable[ModelUse], licence: Callable[[str], str | None] = lambda name: None) -> None:
@@ -192,7 +186,7 @@ def download(models: Iterable[ModelUse], licence: Callable[[str], str | None] = 
         return
     if not hub_reachable():
         raise MissingService("--download: the hub cannot be reached from here (HF_ENDPOINT, HF_HUB_OFFLINE)")
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, snapshot_download
 
     for model in wanted:
         try:
@@ -206,28 +200,21 @@ def download(models: Iterable[ModelUse], licence: Callable[[str], str | None] = 
         print(f"{model.setting:24} {model.name:45} {size:6.1f} GiB  licence {terms}{gated}", flush=True)
     for model in wanted:
         try:
-            _fetch(model.name)
+            repository, revision = split_revision(model.name)
+            folder = Path(snapshot_download(repository, revision=revision))
+            print(f"have {model.name}", flush=True)
+            # A COMET checkpoint brings its encoder's weights, but not the tokenizer and configuration.
+            if encoder := _encoder_of(folder):
+                snapshot_download(encoder, allow_patterns=["*.json", "*.model", "*.txt"])
+                print(f"have the tokenizer of {encoder}", flush=True)
         except Exception as error:
             raise explain(model.setting, model.name, error) from error
 
 
-def _fetch(name: str) -> None:
-    from huggingface_hub import snapshot_download
-
-    repository, revision = split_revision(name)
-    folder = Path(snapshot_download(repository, revision=revision))
-    print(f"have {name}", flush=True)
-    # A COMET checkpoint brings its encoder's weights, but not the tokenizer and configuration.
-    if encoder := _encoder_of(folder):
-        snapshot_download(encoder, allow_patterns=["*.json", "*.model", "*.txt"])
-        print(f"have the tokenizer of {encoder}", flush=True)
-
-
 def _encoder_of(folder: Path) -> str | None:
     """Hub name of a COMET checkpoint's encoder (`pretrained_model` in hparams.yaml); None for other models."""
-    hparams = folder / "hparams.yaml"
-    if not hparams.is_file():
+    if not (folder / COMET).is_file():
         return None
-    text = hparams.read_text(encoding="utf-8", errors="replace")
+    text = (folder / COMET).read_text(encoding="utf-8", errors="replace")
     found = re.search(r"""^\W*pretrained_model\W*:\s*["']?([^"'\s,]+)""", text, re.MULTILINE)
     return found[1] if found else None

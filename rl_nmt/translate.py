@@ -28,7 +28,7 @@ def translate(
 ) -> list[str]:
     """One translation per line, greedily, on one line each; blank lines give "".
 
-    `template` holds the slot `{source}`. Raises ConfigError for sizes that are not positive.
+    `template` holds the slot `{source}`.
     """
     from rl_nmt.models.generate import generate
 
@@ -56,9 +56,15 @@ def load(folder: Path, device: str = "auto"):
         base = _base_of(adapter)
         require_model("base_model_name_or_path (in adapter_config.json)", base)
 
+    import torch
+
+    from rl_nmt.models.loading import choose_device
     from rl_nmt.models.policy import Precision, load_policy, load_tokenizer
 
-    place, dtype = _place(device)
+    place = choose_device(device, "device")
+    native = place.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    dtype, why = (torch.bfloat16, "native bf16") if native else (torch.float32, "no native bf16 there")
+    print(f"{place}, {str(dtype).removeprefix('torch.')} ({why})", file=sys.stderr)
     tokenizer = load_tokenizer(base)
     model = load_policy(base, tokenizer, Precision(place, dtype, autocast=False, reason=""), "sdpa")
     if adapter.exists():
@@ -83,25 +89,9 @@ def _base_of(config: Path) -> str:
     return str(beside) if not Path(base).exists() and beside.is_dir() else str(base)
 
 
-def _place(device: str):
-    """(device, dtype), with the reason printed to standard error."""
-    import torch
-
-    from rl_nmt.models.loading import choose_device
-
-    place = choose_device(device, "device")
-    native = place.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
-    dtype = torch.bfloat16 if native else torch.float32
-    why = "native bf16" if native else "no native bf16 there"
-    print(f"{place}, {str(dtype).removeprefix('torch.')} ({why})", file=sys.stderr)
-    return place, dtype
-
-
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m rl_nmt.translate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m rl_nmt.translate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--model", required=True, type=Path, metavar="DIR", help="full model or LoRA adapter folder")
@@ -132,15 +122,12 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _template(args: argparse.Namespace) -> str:
-    template = args.template
-    if template is None:
-        path = args.model / "prompt.txt"
-        if not path.exists():
-            raise ConfigError(
-                f"template: {path} does not exist; give the words the model was trained with as "
-                '--template "… {source} …"'
-            )
-        template = _read(path, "model")
+    path, template = args.model / "prompt.txt", args.template
+    if template is None and not path.exists():
+        raise ConfigError(
+            f'template: {path} does not exist; give the words the model was trained with as --template "… {{source}} …"'
+        )
+    template = _read(path, "model") if template is None else template
     fill(template, "")  # refuses a template without its slot before anything heavy is loaded
     return template
 
@@ -178,16 +165,10 @@ def main(argv: list[str] | None = None) -> int:
     lines = _lines(args)
     model, tokenizer = load(args.model, args.device)
     output: list[str] = []
+    sizes = {"batch_size": args.batch_size, "max_new_tokens": args.max_new_tokens}
     step = args.batch_size * CHUNK
     for start in range(0, len(lines), step):
-        output += translate(
-            model,
-            tokenizer,
-            lines[start : start + step],
-            template,
-            batch_size=args.batch_size,
-            max_new_tokens=args.max_new_tokens,
-        )
+        output += translate(model, tokenizer, lines[start : start + step], template, **sizes)
         if len(lines) > step:
             print(f"{len(output)} of {len(lines)} lines", file=sys.stderr)
     text = "".join(line + "\n" for line in output)

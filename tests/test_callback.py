@@ -19,7 +19,6 @@ from tiny_run import ROOT, SENTENCES, FullRun
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import train_grpo_en_ta as script
-import wandb_reward_callback
 from rl_nmt.models import policy
 from rl_nmt.runs.metrics_file import MetricsFile
 from rl_nmt.runs.run import Run
@@ -246,7 +245,6 @@ def test_a_tracker_that_raises_warns_once_and_loses_no_row(step, tmp_path, monke
 
     callback = WandbRewardCallback(Logged())
     step(callback, 0)
-    monkeypatch.setattr(wandb_reward_callback._send, "warned", False, raising=False)
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(run=object(), log=refuse))
     for number in (1, 2, 3):
         step(callback, number, {"a": 1.0})

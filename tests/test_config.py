@@ -230,6 +230,7 @@ def test_secrets_are_refused_and_never_shown(tmp_path):
 
 def test_secrets_are_never_written(tmp_path, capsys):
     cfg = Cfg(wandb_api_key="canary", data_files=("a",))
+    (tmp_path / "run").mkdir()
     config.save_resolved(cfg, tmp_path / "run" / "resolved_config.yaml")
     assert "canary" not in repr(cfg)
     assert "canary" not in str(config.to_public_dict(cfg))

@@ -139,6 +139,8 @@ def test_no_environment_of_keys_is_written_by_the_doctor(monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     cfg = script.RunCfg(wandb_api_key=TYPED)
-    text = doctor.table(doctor.diagnose(cfg, script.models(cfg), tmp_path / "run"))
+    text = doctor.table(
+        doctor.diagnose(cfg, script.models(cfg), tmp_path / "run", script.check, script.require_environment)
+    )
     assert not [v for v in (*ENVIRONMENT.values(), TYPED) if v in text]
     assert os.environ["WANDB_API_KEY"] == ENVIRONMENT["WANDB_API_KEY"] and not (tmp_path / "run").exists()

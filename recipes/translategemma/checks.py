@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
+import filecmp
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from recipes.translategemma.placement import check_ids
+from recipes.translategemma.placement import check_ids, scorer_devices
 from rl_nmt.errors import ConfigError
-from rl_nmt.hub import split_revision
+from rl_nmt.hub import COMET, ModelUse, require_models, split_revision
 from rl_nmt.preflight.environments import require_python
 from rl_nmt.ranges import check_ranges
 from rl_nmt.text.languages import ENGLISH, bcp47, language, wmt24pp_code
 from rl_nmt.text.prompts import SLOT
 
 if TYPE_CHECKING:
-    from recipes.translategemma.settings import DataCfg, MqmCfg, TranslateGemmaCfg
+    from recipes.translategemma.settings import DataCfg, TranslateGemmaCfg
 
+POLICY = "model.policy_name_or_path"
 WMT24PP = "google/wmt24pp"
 
 
@@ -32,63 +33,60 @@ def check(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.environ) -> No
     _check_pairs(cfg)
     _check_languages(cfg.data)
     _check_data(cfg.data)
-    _check_scorers(cfg, environ)
+    _check_scorers(cfg)
     check_ids(cfg.model.policy_gpu_ids, cfg.model.reference_gpu_ids, scorer_devices(cfg))
     accumulation_steps(cfg, int(environ.get("WORLD_SIZE", "1")))
     _check_folder(cfg)
-    name = cfg.misc.huggingface_token_env
-    if name and not environ.get(name):
-        raise ConfigError(
-            f"misc.huggingface_token_env: the environment variable {name} is not set: export it, or "
-            "leave the setting empty to use your login"
-        )
+    key = cfg.reward.mqm.api_key_env if cfg.reward.mqm.enabled else ""
+    token = cfg.misc.huggingface_token_env
+    for setting, name, advice in (
+        ("reward.mqm.api_key_env", key, "export it with the key"),
+        ("misc.huggingface_token_env", token, "export it, or leave the setting empty to use your login"),
+    ):
+        if name and not environ.get(name):
+            raise ConfigError(f"{setting}: the environment variable {name} is not set: {advice}")
 
 
 def require_environment(cfg: TranslateGemmaCfg) -> None:
-    """Refuse, within seconds, packages that lack here or in a scorer's environment. Raises ConfigError."""
-    needed = {"metricx": ("torch", "transformers"), "xcomet": ("comet", "torch", "transformers")}
-    wanted = {name: getattr(cfg.reward, name) for name in needed}
-    asked = [name for name in needed if wanted[name].enabled or (name == "xcomet" and cfg.misc.independent_scorer)]
-    for name in asked:  # independent_scorer is a COMET checkpoint: it runs where XCOMET would
-        if wanted[name].python_executable:
-            argument = f"reward.{name}.python_executable"
-            require_python(argument, wanted[name].python_executable, needed[name])
-    if "xcomet" in asked and not cfg.reward.xcomet.python_executable and find_spec("comet") is None:
+    """Refuse, within seconds, packages and models that lack here or in a scorer's environment.
+
+    Raises ConfigError, and MissingService for a model that the hub does not give.
+    """
+    metricx, xcomet, independent = cfg.reward.metricx, cfg.reward.xcomet, cfg.misc.independent_scorer
+    if metricx.enabled and metricx.python_executable:
+        require_python("reward.metricx.python_executable", metricx.python_executable, ("torch", "transformers"))
+    comet = xcomet.enabled or independent  # also a COMET checkpoint, which runs where XCOMET would
+    if comet and xcomet.python_executable:
+        argument = "reward.xcomet.python_executable"
+        require_python(argument, xcomet.python_executable, ("comet", "torch", "transformers"))
+    elif comet and find_spec("comet") is None:
         raise ConfigError(
             "reward.xcomet.python_executable: there is no COMET in this environment: give the Python of one that has "
             "it (scripts/setup_split_envs.sh makes both), or pip install -r requirements.txt"
         )
-
-
-def value_of(cfg: TranslateGemmaCfg, name: str) -> Any:
-    """The value of a dotted name, as `rl.lr`."""
-    for part in name.split("."):
-        cfg = getattr(cfg, part)
-    return cfg
-
-
-def scorer_devices(cfg: TranslateGemmaCfg) -> dict[str, str]:
-    """Name → wanted device of the enabled scorers that are models, as `placement.place` takes them."""
-    scorers = {"metricx": cfg.reward.metricx, "xcomet": cfg.reward.xcomet}
-    return {name: scorer.device for name, scorer in scorers.items() if scorer.enabled}
+    require_models(
+        [
+            ModelUse(POLICY, cfg.model.policy_name_or_path),
+            ModelUse("reward.metricx.model_name_or_path", metricx.model_name_or_path if metricx.enabled else ""),
+            ModelUse("reward.xcomet.model_name_or_path", xcomet.model_name_or_path if xcomet.enabled else "", COMET),
+            ModelUse("misc.independent_scorer", independent, COMET),
+        ]
+    )
 
 
 def accumulation_steps(cfg: TranslateGemmaCfg, processes: int) -> int:
     """Forward and backward passes per process and update. Raises ConfigError where they do not divide the update."""
-    sequences = cfg.rl.prompts_per_update * cfg.generation.num_samples_per_prompt
-    size = cfg.rl.micro_batch_size
+    prompts, samples, size = cfg.rl.prompts_per_update, cfg.generation.num_samples_per_prompt, cfg.rl.micro_batch_size
+    sequences = prompts * samples
     if sequences % (size * processes):
         legal = [n for n in range(1, sequences + 1) if sequences % (n * processes) == 0]
-        nearest = sorted(sorted(legal, key=lambda n: abs(n - size))[:2])
-        way_out = (
-            f"micro_batch_size that work: {' or '.join(map(str, nearest))}"
-            if nearest
-            else f"make rl.prompts_per_update a multiple of {processes}"
-        )
+        advice = f"make rl.prompts_per_update a multiple of {processes}"
+        if legal:
+            nearest = sorted(sorted(legal, key=lambda n: abs(n - size))[:2])
+            advice = f"micro_batch_size that work: {' or '.join(map(str, nearest))}"
         raise ConfigError(
-            f"rl.micro_batch_size: rl.prompts_per_update {cfg.rl.prompts_per_update} × "
-            f"generation.num_samples_per_prompt {cfg.generation.num_samples_per_prompt} = {sequences} sequences are no "
-            f"multiple of {size} × {processes} processes; {way_out}"
+            f"rl.micro_batch_size: rl.prompts_per_update {prompts} × generation.num_samples_per_prompt {samples} = "
+            f"{sequences} sequences are no multiple of {size} × {processes} processes; {advice}"
         )
     return sequences // (size * processes)
 
@@ -112,15 +110,11 @@ def check_rows(cfg: TranslateGemmaCfg, rows: int) -> None:
 
 
 def hub_environment(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables that make the hub's libraries keep to the settings; to be set before they are first imported.
-
-    The result may hold the token: never print it.
-    """
-    wanted = {}
-    if cfg.misc.huggingface_cache_dir:
-        folder = Path(cfg.misc.huggingface_cache_dir).expanduser().absolute()
-        wanted |= {"HF_HUB_CACHE": str(folder / "hub"), "HF_DATASETS_CACHE": str(folder / "datasets")}
-    token = environ.get(cfg.misc.huggingface_token_env or "") or cfg.misc.huggingface_token
+    """Variables for the hub's libraries, to be set before their import; never print them: one may be the token."""
+    cache = cfg.misc.huggingface_cache_dir
+    folder = Path(cache).expanduser().absolute()
+    wanted = {"HF_HUB_CACHE": str(folder / "hub"), "HF_DATASETS_CACHE": str(folder / "datasets")} if cache else {}
+    token = environ.get(cfg.misc.huggingface_token_env) or cfg.misc.huggingface_token
     return wanted | ({"HF_TOKEN": token} if token else {})
 
 
@@ -134,7 +128,7 @@ def _check_pairs(cfg: TranslateGemmaCfg) -> None:
         raise ConfigError("rl.baseline: group is for rl.normalise true; without it TRL's group advantages stand")
     every, passes = cfg.rl.save_every, cfg.rl.iterations
     if every % passes:  # as rl_nmt.training.trainer.check_save_steps, which knows it only when all is loaded
-        nearest = sorted({max(passes, every // passes * passes), every // passes * passes + passes})
+        nearest = [n for n in (every // passes * passes, every // passes * passes + passes) if n]
         raise ConfigError(
             f"rl.save_every: {every} is no multiple of rl.iterations {passes}: a checkpoint between passes over the "
             f"same completions could not be resumed exactly; nearest that work: {' or '.join(map(str, nearest))}"
@@ -142,26 +136,23 @@ def _check_pairs(cfg: TranslateGemmaCfg) -> None:
 
 
 def _check_languages(data: DataCfg) -> None:
-    source, target = language(data.source_lang, "data.source_lang"), language(data.target_lang, "data.target_lang")
-    if source.name == target.name:
-        raise ConfigError(
-            f"data.target_lang: {data.target_lang} is the source language ({data.source_lang}); give another"
-        )
-    if target is ENGLISH:  # rows keep every source under "english", where its reference would stand
-        raise ConfigError(f"data.target_lang: {data.target_lang}: this recipe does not translate into English")
+    source, target = data.source_lang, data.target_lang
+    into = language(target, "data.target_lang")
+    if language(source, "data.source_lang").name == into.name:
+        raise ConfigError(f"data.target_lang: {target} is the source language ({source}); give another")
+    if into is ENGLISH:  # rows keep every source under "english", where its reference would stand
+        raise ConfigError(f"data.target_lang: {target}: this recipe does not translate into English")
     if split_revision(data.hf_dataset_name)[0] == WMT24PP:
-        if bcp47(data.source_lang).split("-")[0] != "en":
-            raise ConfigError(f"data.source_lang: {WMT24PP} translates from en, not from {data.source_lang}")
-        wmt24pp_code(data.target_lang, "data.target_lang")
+        if bcp47(source).split("-")[0] != "en":
+            raise ConfigError(f"data.source_lang: {WMT24PP} translates from en, not from {source}")
+        wmt24pp_code(target, "data.target_lang")
 
 
 def _check_data(data: DataCfg) -> None:
     if bool(data.train_file) == bool(data.hf_dataset_name):
         what = "both are given" if data.train_file else "neither is given"
-        raise ConfigError(
-            f"data.train_file and data.hf_dataset_name: {what}: give one, as --data.train_file rows.jsonl or "
-            f"--data.hf_dataset_name {WMT24PP}"
-        )
+        give = f"give one, as --data.train_file rows.jsonl or --data.hf_dataset_name {WMT24PP}"
+        raise ConfigError(f"data.train_file and data.hf_dataset_name: {what}: {give}")
     if data.train_file and data.hf_eval_split:
         raise ConfigError("data.hf_eval_split: there is no split beside data.train_file: give data.eval_file instead")
     if data.eval_file and data.hf_eval_split:
@@ -176,54 +167,38 @@ def _check_data(data: DataCfg) -> None:
             "data.eval_sampling_ratio: no row is held out: give data.eval_file, data.hf_eval_split, "
             "data.eval_sampling_count or data.eval_sampling_ratio"
         )
-    _check_documents(data)
+    if size := data.document_chars:
+        if not (len(size) == 2 and 1 <= size[0] <= size[1]):
+            given = " ".join(map(str, size))
+            raise ConfigError(f"data.document_chars: {given}: give the fewest and the most characters, as 20 300")
+        if language(data.source_lang) is not ENGLISH:
+            source = data.source_lang
+            raise ConfigError(f"data.document_chars: documents are cut in English, not in {source}: leave it out")
+        if data.target_field or split_revision(data.hf_dataset_name)[0] == WMT24PP:
+            raise ConfigError("data.document_chars: a document that is cut no longer fits its reference: leave it out")
     for name, file in (("train_file", data.train_file), ("eval_file", data.eval_file)):
         if file and not Path(file).expanduser().is_file():
             raise ConfigError(f"data.{name}: no such file: {file}")
-    if data.train_file and data.eval_file and _same_content(data.train_file, data.eval_file):
+    if not (data.train_file and data.eval_file):
+        return
+    try:
+        same = filecmp.cmp(Path(data.train_file).expanduser(), Path(data.eval_file).expanduser(), shallow=False)
+    except OSError as error:
+        raise ConfigError(f"data: {error.filename} cannot be read: {error.strerror}") from error
+    if same:
         raise ConfigError(
             f"data.eval_file: {data.eval_file} holds what data.train_file {data.train_file} holds: evaluate on other "
             "rows, or leave it empty and some are held out"
         )
 
 
-def _check_documents(data: DataCfg) -> None:
-    size = data.document_chars
-    if size and not (len(size) == 2 and 1 <= size[0] <= size[1]):
-        raise ConfigError(
-            f"data.document_chars: {' '.join(map(str, size))}: give the fewest and the most characters, as 20 300"
-        )
-    if size and language(data.source_lang) is not ENGLISH:
-        raise ConfigError(f"data.document_chars: documents are cut in English, not in {data.source_lang}: leave it out")
-    if size and (data.target_field or split_revision(data.hf_dataset_name)[0] == WMT24PP):
-        raise ConfigError("data.document_chars: a document that is cut no longer fits its reference: leave it out")
-
-
-def _same_content(first: str, second: str) -> bool:
-    paths = [Path(name).expanduser() for name in (first, second)]
-    try:
-        if paths[0].samefile(paths[1]):
-            return True
-        if paths[0].stat().st_size != paths[1].stat().st_size:
-            return False
-        digests = set()
-        for path in paths:
-            with path.open("rb") as file:
-                digests.add(hashlib.file_digest(file, "sha256").digest())
-    except OSError as error:
-        raise ConfigError(f"data: {error.filename or first} cannot be read: {error.strerror}") from error
-    return len(digests) == 1
-
-
-def _check_scorers(cfg: TranslateGemmaCfg, environ: Mapping[str, str]) -> None:
-    reward = cfg.reward
-    metricx, xcomet, mqm = reward.metricx, reward.xcomet, reward.mqm
+def _check_scorers(cfg: TranslateGemmaCfg) -> None:
+    metricx, xcomet, mqm = cfg.reward.metricx, cfg.reward.xcomet, cfg.reward.mqm
     if not (metricx.enabled or xcomet.enabled or mqm.enabled):
         raise ConfigError(
             "reward: no scorer is enabled: set reward.metricx.enabled, reward.xcomet.enabled or reward.mqm.enabled True"
         )
-    whole = [metricx.enabled and metricx.weight, *(s.enabled and s.sentence_weight for s in (xcomet, mqm))]
-    if not any(whole):
+    if not ((metricx.enabled and metricx.weight) or any(s.enabled and s.sentence_weight for s in (xcomet, mqm))):
         raise ConfigError(
             "reward: no enabled scorer has a weight in the sequence reward: set reward.metricx.weight, "
             "reward.xcomet.sentence_weight or reward.mqm.sentence_weight above 0"
@@ -236,11 +211,8 @@ def _check_scorers(cfg: TranslateGemmaCfg, environ: Mapping[str, str]) -> None:
     for name, scorer in (("metricx", metricx), ("xcomet", xcomet)):
         if scorer.enabled and not scorer.model_name_or_path.strip():
             raise ConfigError(f"reward.{name}.model_name_or_path is empty: give a checkpoint, or disable the scorer")
-    if mqm.enabled:
-        _check_judge(mqm, environ)
-
-
-def _check_judge(mqm: MqmCfg, environ: Mapping[str, str]) -> None:
+    if not mqm.enabled:
+        return
     if not mqm.endpoint.startswith(("http://", "https://")):
         raise ConfigError(
             f"reward.mqm.endpoint: {mqm.endpoint!r} is no address: give the base of an OpenAI-compatible API, as "
@@ -248,10 +220,6 @@ def _check_judge(mqm: MqmCfg, environ: Mapping[str, str]) -> None:
         )
     if not mqm.model.strip():
         raise ConfigError("reward.mqm.model is empty: give the endpoint's name for the model")
-    if mqm.api_key_env and not environ.get(mqm.api_key_env):
-        raise ConfigError(
-            f"reward.mqm.api_key_env: the environment variable {mqm.api_key_env} is not set: export it with the key"
-        )
     if mqm.deadline < mqm.timeout:
         raise ConfigError(
             f"reward.mqm.deadline: {mqm.deadline} s for a step is less than reward.mqm.timeout {mqm.timeout} s for one "
@@ -270,9 +238,7 @@ def _check_folder(cfg: TranslateGemmaCfg) -> None:
             "--logging.auto_resume False"
         )
     if wanted and not checkpoint_folder(cfg).is_dir():
-        raise ConfigError(
-            f"logging.resume_from_checkpoint: no such folder: {wanted}, also not in logging.output_dir "
-            f"{logging.output_dir}"
-        )
+        beside = f"also not in logging.output_dir {logging.output_dir}"
+        raise ConfigError(f"logging.resume_from_checkpoint: no such folder: {wanted}, {beside}")
     if logging.save_only_best and not cfg.rl.eval_every:
         raise ConfigError("logging.save_only_best: the best is found by evaluations: set rl.eval_every to 1 or more")

@@ -19,7 +19,7 @@ from rl_nmt.data.snapshot import Sealed, Snapshot
 from rl_nmt.data.tables import Row as Record
 from rl_nmt.data.tables import read_all
 from rl_nmt.errors import ConfigError
-from rl_nmt.text.languages import Language, language
+from rl_nmt.text.languages import language
 from rl_nmt.text.unicode import is_blank, safe_unicode, strip_control_tokens
 
 if TYPE_CHECKING:
@@ -44,20 +44,17 @@ def load(cfg: DataCfg, folder: str | Path, seed: int) -> Sealed:
         CannotWrite: the snapshot cannot be written.
     """
     request = to_public_dict(cfg) | {"seed": seed}
-    snapshot = Snapshot(
-        Path(folder) / "data", request, "logging.output_dir", asked="other settings", again="read the rows"
-    )
+    snapshot = Snapshot(Path(folder) / "data", request, "logging.output_dir")
     if snapshot.exists:
         return snapshot.read()
-    source, target = language(cfg.source_lang, "data.source_lang"), language(cfg.target_lang, "data.target_lang")
     counts: Counter[str] = Counter()
     name = cfg.train_file or cfg.hf_dataset_name
-    train = _rows(train_records(cfg), name, cfg, (source, target), counts, cfg.document_chars)
+    train = _rows(train_records(cfg), name, cfg, counts, cfg.document_chars)
     if cfg.eval_file:
-        heldout = _rows(read_all(cfg.eval_file, "data.eval_file"), cfg.eval_file, cfg, (source, target), Counter())
+        heldout = _rows(read_all(cfg.eval_file, "data.eval_file"), cfg.eval_file, cfg, Counter())
     elif cfg.hf_eval_split:
         records = read_hub(cfg, cfg.hf_eval_split, "data.hf_eval_split")
-        heldout = _rows(records, f"{name} {cfg.hf_eval_split}", cfg, (source, target), Counter())
+        heldout = _rows(records, f"{name} {cfg.hf_eval_split}", cfg, Counter())
     else:
         heldout = hold_out(train, cfg.eval_sampling_count, cfg.eval_sampling_ratio, cfg.eval_sampling_seed)
         ids = {row["id"] for row in heldout}
@@ -78,10 +75,8 @@ def load(cfg: DataCfg, folder: str | Path, seed: int) -> Sealed:
     print(f"data: {len(train)} rows to train on, {len(heldout)} held out, sha256 {data.sha256[:12]}", flush=True)
     referenced = sum("reference" in row for row in heldout)
     if 0 < referenced < len(heldout):
-        print(
-            f"data: {referenced} of {len(heldout)} held-out rows have a reference: chrF++ and BLEU are of these",
-            flush=True,
-        )
+        share = f"{referenced} of {len(heldout)}"
+        print(f"data: {share} held-out rows have a reference: chrF++ and BLEU are of these", flush=True)
     if counts:
         print(f"data: rows left out of the training rows: {_said(counts)}", flush=True)
     return data
@@ -132,12 +127,7 @@ def _said(counts: Counter[str]) -> str:
 
 
 def _rows(
-    records: list[Record],
-    name: str,
-    cfg: DataCfg,
-    pair: tuple[Language, Language],
-    counts: Counter[str],
-    document_chars: tuple[int, ...] = (),
+    records: list[Record], name: str, cfg: DataCfg, counts: Counter[str], document_chars: tuple[int, ...] = ()
 ) -> list[Row]:
     """Clean rows with distinct sources and ids; `counts` says what fell out."""
     records = [Record(where, _flat(record)) for where, record in records]
@@ -146,17 +136,15 @@ def _rows(
     kept = [(w, r) for w, r in records if not (r.get("is_bad_source") or r.get("domain") == "canary")]
     if len(kept) < len(records):
         counts["marked as bad source"] += len(records) - len(kept)
-    source, target, key = _fields(kept, name, cfg, pair)
+    source, target, key = _fields(kept, name, cfg)
     rows: list[Row] = []
     ids: dict[str, str] = {}
     seen: set[str] = set()
     for where, record in kept:
-        text = _text(record, source, where)
+        text, reason = _text(record, source, where), ""
         if document_chars and text:
             passage, reason = clean_document(record[source], *document_chars)
             text = _text({source: passage}, source, where)
-        else:
-            reason = ""
         if is_blank(text):
             counts[reason or "without a source"] += 1
             continue
@@ -184,32 +172,28 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, **inner} if isinstance(inner, dict) else record
 
 
-def _fields(
-    records: list[Record], name: str, cfg: DataCfg, pair: tuple[Language, Language]
-) -> tuple[str, str | None, str | None]:
+def _fields(records: list[Record], name: str, cfg: DataCfg) -> tuple[str, str | None, str | None]:
     """Columns of source, reference and id; the latter two None where there are none."""
     columns = dict.fromkeys(column for _, record in records for column in record)  # not every row has each of them
     there = ", ".join(map(str, columns)) or "nothing"
-    for argument, field in (
-        ("id_field", cfg.id_field),
-        ("source_field", cfg.source_field),
-        ("target_field", cfg.target_field),
-    ):
+    for argument in ("id_field", "source_field", "target_field"):
+        field = getattr(cfg, argument)
         if field and field not in columns:
             raise ConfigError(f"data.{argument}: {name} has no column {field!r} (its rows have {there})")
     folded = {str(column).lower().replace("-", "_"): column for column in columns}
 
-    def find(side: Language, code: str, *words: str) -> str | None:
+    def find(code: str, *words: str) -> str | None:
+        side = language(code)
         names = (side.name.lower(), code.lower().replace("-", "_"), side.code.lower(), *words)
         return next((folded[word] for word in names if word in folded), None)
 
-    source = cfg.source_field or find(pair[0], cfg.source_lang, "source", "src", "text", "sentence")
+    source = cfg.source_field or find(cfg.source_lang, "source", "src", "text", "sentence")
     if source is None:
         raise ConfigError(
-            f"{name}: none of its columns ({there}) is known to hold the {pair[0].name} source: name it in "
-            "data.source_field"
+            f"{name}: none of its columns ({there}) is known to hold the {language(cfg.source_lang).name} source: "
+            "name it in data.source_field"
         )
-    target = cfg.target_field or find(pair[1], cfg.target_lang, "target", "tgt", "reference", "ref")
+    target = cfg.target_field or find(cfg.target_lang, "target", "tgt", "reference", "ref")
     automatic = "id" if all(record.get("id") is not None for _, record in records) else ""
     values = [str(record["id"]) for _, record in records] if automatic and not cfg.id_field else []
     return source, target, cfg.id_field or (automatic if len(set(values)) == len(records) else None)

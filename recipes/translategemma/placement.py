@@ -69,30 +69,21 @@ class Placement:
 
 
 def place(
-    device_count: int,
-    *,
-    scorers: Mapping[str, str],
-    policy_gpu_ids: Sequence[int] = (),
-    reference_gpu_ids: Sequence[int] = (),
-    processes: int = 1,
+    device_count: int, scorers: Mapping[str, str], policy_gpu_ids: Sequence[int] = (), processes: int = 1
 ) -> Placement:
     """Give every model its device.
 
     Args:
         device_count: GPUs that are visible; 0 puts everything on the CPU.
         scorers: name → wanted device, "auto", "cpu" or "cuda:N", of the scorers that are models and enabled.
-        policy_gpu_ids: one GPU per process, in the order of ranks; () takes the first that no scorer wants.
-        reference_gpu_ids: the policy's, or ().
+        policy_gpu_ids: one GPU per process, in the order of ranks; () takes the first that no scorer wants. With
+            `scorers` as `check_ids` allows them.
         processes: of this machine, as the launcher started them.
 
     Automatic scorers get a GPU of their own, else share one that the policy does not use, else the policy's first;
-    what is shared stands in `warnings`.
-
-    Raises:
-        ConfigError: ids that are not there, twice, or used by policy and scorer both; more policy GPUs than
-            processes or the reverse; a reference model on other GPUs.
+    what is shared is in `warnings`. Raises ConfigError for GPUs that are not there, and for more policy GPUs than
+    processes or the reverse.
     """
-    check_ids(policy_gpu_ids, reference_gpu_ids, scorers)
     _check_present(device_count, policy_gpu_ids, scorers)
     if device_count == 0:
         return Placement(["cpu"], dict.fromkeys(scorers, "cpu"))
@@ -103,16 +94,23 @@ def place(
             f"{processes} process{'es run' if processes > 1 else ' runs'} here: one process per GPU, as `accelerate "
             f"launch --num_processes {len(policy)} -m recipes.translategemma.train …` starts them"
         )
-    placed = {name: at for name, at in scorers.items() if at != "auto"}
+    free = [i for i in range(device_count) if i not in policy] or [policy[0]]
+    placed = dict(scorers)
     for name, at in scorers.items():
         if at == "auto":
-            placed[name] = f"cuda:{_emptiest(device_count, policy, placed)}"
-    placed = {name: placed[name] for name in scorers}
+            load = Counter(placed.values())
+            placed[name] = f"cuda:{min(free, key=lambda i: (load[f'cuda:{i}'], i))}"
     return Placement([*policy], placed, _shared(policy, placed))
 
 
+def scorer_devices(cfg: TranslateGemmaCfg) -> dict[str, str]:
+    """Name → wanted device of the enabled scorers that are models."""
+    scorers = {"metricx": cfg.reward.metricx, "xcomet": cfg.reward.xcomet}
+    return {name: scorer.device for name, scorer in scorers.items() if scorer.enabled}
+
+
 def check_ids(policy_gpu_ids: Sequence[int], reference_gpu_ids: Sequence[int], scorers: Mapping[str, str]) -> None:
-    """Refuse what no number of GPUs makes possible; see `place`. Raises ConfigError naming both settings."""
+    """Refuse what no number of GPUs makes possible. Raises ConfigError naming both settings."""
     for name, ids in ((POLICY, policy_gpu_ids), (REFERENCE, reference_gpu_ids)):
         if any(i < 0 for i in ids) or len(set(ids)) < len(ids):
             raise ConfigError(f"{name}: {_ids(ids)}: give each GPU once, counted from 0")
@@ -151,12 +149,6 @@ def _automatic(device_count: int, scorers: Mapping[str, str], processes: int) ->
     return sorted(range(device_count), key=lambda i: f"cuda:{i}" in scorers.values())[:processes]
 
 
-def _emptiest(device_count: int, policy: Sequence[int], placed: Mapping[str, str]) -> int:
-    free = [i for i in range(device_count) if i not in policy] or [policy[0]]
-    load = Counter(placed.values())
-    return min(free, key=lambda i: (load[f"cuda:{i}"], i))
-
-
 def _shared(policy: Sequence[int], placed: Mapping[str, str]) -> list[str]:
     on: dict[str, list[str]] = {f"cuda:{i}": ["policy"] for i in policy}
     for name, at in placed.items():
@@ -174,7 +166,7 @@ def _ids(ids: Sequence[int]) -> str:
     return ", ".join(map(str, ids))
 
 
-def place_models(cfg: TranslateGemmaCfg, scorers: dict[str, str]) -> dict[str, str]:
+def place_models(cfg: TranslateGemmaCfg) -> dict[str, str]:
     """Where the scorers go, printed with what shares a GPU; hides the GPUs from this process that it must not use.
 
     Comes before CUDA is first used: the policy's GPU becomes the first that the process sees.
@@ -186,13 +178,7 @@ def place_models(cfg: TranslateGemmaCfg, scorers: dict[str, str]) -> dict[str, s
     if cfg.misc.device == "cuda" and not count:
         raise ConfigError("misc.device: no CUDA device is available; use auto or cpu")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", str(distributed.count())))
-    placement = place(
-        count,
-        scorers=scorers,
-        policy_gpu_ids=cfg.model.policy_gpu_ids,
-        reference_gpu_ids=cfg.model.reference_gpu_ids,
-        processes=here,
-    )
+    placement = place(count, scorer_devices(cfg), cfg.model.policy_gpu_ids, here)
     if count:
         visible = placement.visible_devices(os.environ.get("CUDA_VISIBLE_DEVICES"))
         if visible is not None:

@@ -47,12 +47,8 @@ def read_hub(cfg: DataCfg, split: str, argument: str) -> list[Row]:
             config = f"en-{wmt24pp_code(cfg.target_lang, 'data.target_lang')}"
     with quiet_datasets(log=not local.is_dir()), tempfile.TemporaryDirectory() as scratch:
         try:
-            if local.is_dir():
-                rows = datasets.load_dataset(str(local), config or None, split=split, cache_dir=scratch).to_list()
-            else:
-                rows = datasets.load_dataset(repository, config or None, split=split, revision=revision).to_list()
-        except UserError:
-            raise
+            source = {"path": str(local), "cache_dir": scratch} if local.is_dir() else {"path": repository}
+            rows = datasets.load_dataset(**source, name=config or None, split=split, revision=revision).to_list()
         except Exception as error:  # whatever pyarrow, fsspec or the hub's client raise
             raise _explained(cfg, split, argument, local, error) from error
     return [Row(f"{argument}: {name} {split} row {number}", row) for number, row in enumerate(rows, 1)]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rl_nmt.audit import variance_shares
@@ -244,13 +244,7 @@ class EnsembleReward(RewardLog):
                 "weight": part.weight,
                 "bounds": list(part.bounds),
                 "span_weight": part.span_weight,
-                "credit": {
-                    "weights": dict(part.credit.weights),
-                    "overlap": part.credit.overlap,
-                    "use_confidence": part.credit.use_confidence,
-                    "combine": part.credit.combine,
-                    "scale": part.credit.scale,
-                },
+                "credit": asdict(part.credit),
             }
             environment[name] = signature["environment"]
         return {"identity": identity, "environment": environment}

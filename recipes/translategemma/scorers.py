@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import importlib
 import operator
 import os
 from functools import partial
 from typing import Any
 
-from recipes.translategemma.reward import Part
+from recipes.translategemma.reward import EnsembleReward, Part
 from recipes.translategemma.settings import TranslateGemmaCfg
 from rl_nmt import distributed
+from rl_nmt.config import load_callable
 from rl_nmt.scorers.cached import Remembered
 from rl_nmt.scorers.mqm.gemba import load_gemba_mqm
 from rl_nmt.scorers.shared import Shared
 from rl_nmt.scorers.worker.client import load_in_worker
 from rl_nmt.text.languages import language
 from rl_nmt.training.token_credit import SpanCredit
+
+
+def build_reward(cfg: TranslateGemmaCfg, placed: dict[str, str]) -> EnsembleReward:
+    """The ensemble as the configuration wants it; see `load_parts`."""
+    parts, memories = load_parts(cfg, placed)
+    source, target = language(cfg.data.source_lang), language(cfg.data.target_lang)
+    return EnsembleReward(parts, target, source, cfg.reward.guards, memories)
 
 
 def load_parts(cfg: TranslateGemmaCfg, placed: dict[str, str]) -> tuple[dict[str, Part], dict[str, Remembered]]:
@@ -48,14 +55,7 @@ def _marking(scorer, section, use_confidence: bool = False, beside: bool = False
     return Part(scorer, section.sentence_weight, span_weight=section.weight, credit=credit, beside=beside)
 
 
-def resident(
-    name: str,
-    factory: str,
-    options: dict[str, Any],
-    device: str,
-    cfg: TranslateGemmaCfg,
-    memories: dict[str, Remembered],
-):
+def resident(name: str, factory: str, options: dict[str, Any], device: str, cfg: TranslateGemmaCfg, memories: dict):
     """A scorer that is a model: in this process or a worker, with a memory, once per machine for all processes.
 
     Args:
@@ -65,12 +65,7 @@ def resident(
         memories: gets its memory, where it is loaded by this process.
     """
     section = getattr(cfg.reward, name)
-    options = {
-        "name_or_path": section.model_name_or_path,
-        "dtype": section.dtype,
-        "overlong": cfg.reward.overlong,
-        **options,
-    }
+    options |= {"name_or_path": section.model_name_or_path, "dtype": section.dtype, "overlong": cfg.reward.overlong}
 
     def load():
         if section.python_executable:
@@ -83,8 +78,7 @@ def resident(
                 argument=f"reward.{name}.python_executable",
             )
         else:
-            module, function = factory.split(":")
-            loader = getattr(importlib.import_module(module), function)
+            loader = load_callable(factory, f"reward.{name}")
             scorer = loader(**options, device=device, argument=f"reward.{name}.model_name_or_path")
         return remembering(name, scorer, cfg, memories)
 
@@ -117,7 +111,7 @@ def judge(cfg: TranslateGemmaCfg):
         concurrency=mqm.concurrency,
         timeout=mqm.timeout,
         deadline=mqm.deadline,
-        body={"max_tokens": mqm.max_tokens},
+        max_tokens=mqm.max_tokens,
         argument="reward.mqm.endpoint",
         check=distributed.is_main_process(),
     )

@@ -14,8 +14,7 @@ class ModelCfg:
 
     policy_name_or_path: str = "google/gemma-3-4b-it"  # the chat model to train: hub name or local folder
     policy_gpu_ids: tuple[int, ...] = ()  # GPUs of the policy, one per process; empty: the first that no scorer wants
-    reference_gpu_ids: tuple[int, ...] = ()
-    """GPUs of the reference model: the policy's, beside which TRL keeps it; empty says the same."""
+    reference_gpu_ids: tuple[int, ...] = ()  # the policy's, beside which TRL keeps the reference; empty says the same
     lora_rank: int = at_least(0, 0)  # Rank of LoRA adapters; 0 trains all weights (kept in fp32)
     lora_alpha: int = at_least(1, 32)  # LoRA scale numerator
     gradient_checkpointing: bool = True  # trade compute for memory in the backward pass
@@ -26,23 +25,18 @@ class ModelCfg:
 class DataCfg:
     """Sources to train on, held-out rows to evaluate on."""
 
-    train_file: str = ""
-    """JSONL, JSON, TSV or Parquet with a source and, where there is one, a reference per row; or hf_dataset_name."""
-    hf_dataset_name: str = ""
-    """Data set on the hub (also name@revision), local folder or file; google/wmt24pp is known by name."""
+    train_file: str = ""  # JSONL, JSON, TSV or Parquet: per row a source, perhaps a reference; or hf_dataset_name
+    hf_dataset_name: str = ""  # data set on the hub (also name@revision; google/wmt24pp is known), local folder or file
     hf_dataset_config_name: str = ""  # its configuration; empty for google/wmt24pp: the target language's
     hf_train_split: str = "train"  # split to train on
     hf_eval_split: str = ""  # split to evaluate on; empty: rows sampled from the training split
     eval_file: str = ""  # local file with held-out rows; it comes before hf_eval_split and sampling
-    eval_sampling_count: int = at_least(0, 0)
-    """Rows held out of the training rows, chosen by a hash of (eval_sampling_seed, id); wins over the ratio."""
-    eval_sampling_ratio: float = between(0, 0.99, 0.05)
-    """Share of the training rows that is held out in the same way, where no other held-out rows are named."""
+    eval_sampling_count: int = at_least(0, 0)  # rows to hold out, by hash of (eval_sampling_seed, id); beats the ratio
+    eval_sampling_ratio: float = between(0, 0.99, 0.05)  # share held out likewise, if no other rows are named
     eval_sampling_seed: int = 42  # changes which rows are held out
     id_field: str = ""  # column with a unique id; empty: `id` where there is one, else a hash of the source
     source_field: str = ""  # column with the source; empty: found by name (the language, its code, source, src, text)
-    target_field: str = ""
-    """Column with the reference; empty: found by name (the language, its code, target, tgt, reference, ref)."""
+    target_field: str = ""  # column with the reference; empty: found likewise (or as target, tgt, reference, ref)
     source_lang: str = "en"  # code of the source language, as en or en_US
     target_lang: str = "ta"  # code of the target language, as ta, ko_KR or zh-TW
     document_chars: tuple[int, ...] = ()
@@ -60,9 +54,7 @@ class GenerationCfg:
     top_p: float = between(0, 1, 1.0, open_left=True)  # nucleus sampling; 1.0 is off
     top_k: int = at_least(0, 0)  # sample among so many tokens; 0 is off
     max_new_tokens: int = at_least(1, 512)  # longest completion in tokens
-    prompt: str = ""
-    """What the model is asked, with the slot {source} for the source, whatever its language; empty: what
-    TranslateGemma is asked."""
+    prompt: str = ""  # what the model is asked, {source} where the source goes; empty: TranslateGemma's prompt
     eval_batch_size: int = at_least(1, 16)  # prompts decoded together in evaluation
 
 
@@ -82,22 +74,14 @@ class MetricXCfg:
 
 
 @dataclass
-class XcometCfg:
-    """XCOMET without a reference: error spans for tokens, and a score for the sequence."""
+class SpanCfg:
+    """What error spans are worth, whoever marks them."""
 
     enabled: bool = True  # ask this scorer
     weight: float = at_least(0, 1.0)  # factor of its spans' token rewards; 0 leaves them out
-    sentence_weight: float = at_least(0, 0.0)  # factor of its score, 0 to 1, in the sequence reward
-    model_name_or_path: str = "Unbabel/XCOMET-XL"  # checkpoint: hub name (gated, non-commercial licence) or folder
-    device: str = "auto"  # auto, cpu or cuda:N
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of linears and attention; a lower one changes some spans."""
-    python_executable: str = ""
-    """Python of another environment to run it in, as one with transformers 4; empty: this process."""
-    overlap: Literal["any", "majority"] = "any"
-    """Which tokens a span touches: any that share a character, or those with half of theirs in it."""
+    sentence_weight: float = at_least(0, 0.0)  # factor of its score (0 to 1; MQM -25 to 0) in the sequence reward
+    overlap: Literal["any", "majority"] = "any"  # tokens that a span touches: by one character, or by half of theirs
     combine: Literal["sum", "min", "max"] = "sum"  # of several spans on one token: add up, the worst, the mildest
-    use_confidence: bool = False  # multiply a span's reward by its confidence
     minor: float = at_most(0, -1.0)  # reward of a token in a minor error
     major: float = at_most(0, -5.0)  # in a major error
     critical: float = at_most(0, -10.0)  # in a critical error
@@ -105,28 +89,29 @@ class XcometCfg:
 
 
 @dataclass
-class MqmCfg:
+class XcometCfg(SpanCfg):
+    """XCOMET without a reference: error spans for tokens, and a score for the sequence."""
+
+    use_confidence: bool = False  # multiply a span's reward by its confidence
+    model_name_or_path: str = "Unbabel/XCOMET-XL"  # checkpoint: hub name (gated, non-commercial licence) or folder
+    device: str = "auto"  # auto, cpu or cuda:N
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision; a lower one changes some spans
+    python_executable: str = ""  # Python of another environment, as one with transformers 4; empty: this process
+
+
+@dataclass
+class MqmCfg(SpanCfg):
     """A language model as MQM annotator (GEMBA-MQM) behind an OpenAI-compatible endpoint."""
 
     enabled: bool = False  # ask this scorer
-    weight: float = at_least(0, 1.0)  # factor of its spans' token rewards; 0 leaves them out
-    sentence_weight: float = at_least(0, 0.0)  # factor of its score, -25 to 0, in the sequence reward
     endpoint: str = ""  # Base address, as http://host:8000/v1
     model: str = ""  # the endpoint's name for the model
     api_key_env: str = ""  # environment variable that holds the key; empty: no key is sent
-    form: Literal["auto", "json", "text"] = "auto"
-    """How it answers: a JSON schema, headed lists, or the first that the server takes."""
-    max_tokens: int = at_least(1, 1024)
-    """Longest reply in tokens, thoughts included; one that is cut off counts as none."""
+    form: Literal["auto", "json", "text"] = "auto"  # of its reply: JSON schema, headed lists, or the first that works
+    max_tokens: int = at_least(1, 1024)  # longest reply in tokens, thoughts included; a cut-off one counts as none
     concurrency: int = at_least(1, 8)  # most requests under way at once
     timeout: float = above(0, 60.0)  # seconds for one request
     deadline: float = above(0, 180.0)  # seconds for one step's requests, retries included
-    overlap: Literal["any", "majority"] = "any"  # which tokens a span touches
-    combine: Literal["sum", "min", "max"] = "sum"  # of several spans on one token: add up, the worst, the mildest
-    minor: float = at_most(0, -1.0)  # reward of a token in a minor error
-    major: float = at_most(0, -5.0)  # in a major error
-    critical: float = at_most(0, -10.0)  # in a critical error
-    scale: float = above(0, 1.0)  # factor of all three
 
 
 @dataclass
@@ -134,11 +119,9 @@ class RewardCfg:
     """What a translation is worth."""
 
     guards: Literal["on", "off"] = "on"  # gate outputs that are no translation, before any model is asked
-    overlong: Literal["truncate", "skip"] = "truncate"
-    """Inputs longer than a scorer takes: cut off at their end, or left without a score."""
+    overlong: Literal["truncate", "skip"] = "truncate"  # inputs too long for a scorer: cut at their end, or no score
     cache_size: int = at_least(0, 100_000)  # scores remembered per scorer for equal (source, translation); 0: none
-    max_soft_win_share: float = between(0, 1, 0.1)
-    """Launch gate: mean share of wins that cheats which could pass for translations may have."""
+    max_soft_win_share: float = between(0, 1, 0.1)  # launch gate: mean share of wins that plausible cheats may have
     metricx: MetricXCfg = field(default_factory=MetricXCfg)  # MetricX-24: a sequence reward
     xcomet: XcometCfg = field(default_factory=XcometCfg)  # XCOMET: error spans, and a sequence reward on request
     mqm: MqmCfg = field(default_factory=MqmCfg)  # an MQM judge: error spans, and a sequence reward on request
@@ -149,18 +132,14 @@ class RlCfg:
     """Credit and optimizer."""
 
     backend: Literal["trl"] = "trl"  # the trainer: TRL's GRPO, with advantages per token
-    credit: Literal["token", "sequence"] = "token"
-    """Spans reward the tokens that carry the error, or are left out (for comparison)."""
-    normalise: bool = True
-    """Normalise advantages over all valid tokens of the update; False: TRL's group advantages plus token rewards."""
-    baseline: Literal["batch", "group"] = "batch"
-    """Subtracted when advantages are normalised: the mean over all tokens, or over those of the prompt's samples."""
+    credit: Literal["token", "sequence"] = "token"  # spans reward the tokens in error, or are left out (to compare)
+    normalise: bool = True  # advantages over all tokens of the update; False: TRL's group advantages + token rewards
+    baseline: Literal["batch", "group"] = "batch"  # subtracted to normalise: mean over all tokens, or over the prompt's
     group_coefficient: float = at_least(0, 0.0)  # weight of the group z-score that is added before normalisation
     clip: float = between(0, 0.99, 0.2, open_left=True)  # PPO clip range of the probability ratio
     clip_high: float = at_least(0, 0.0)  # its upper side; 0: the same
     kl: float = at_least(0, 0.01)  # weight of the KL penalty against the start policy; 0 loads no reference
-    lr: float = above(0, 1e-6)
-    """Peak learning rate: constant after a short warm-up (about 1e-5 for LoRA, 1e-6 for all weights)."""
+    lr: float = above(0, 1e-6)  # peak learning rate, constant after warm-up (about 1e-5 for LoRA, 1e-6 for all weights)
     warmup_steps: int = at_least(0, 10)  # updates of linear warm-up
     prompts_per_update: int = at_least(1, 8)  # prompts per update, over all processes
     micro_batch_size: int = at_least(1, 4)  # sequences per process in one forward and backward pass
@@ -170,8 +149,7 @@ class RlCfg:
     save_every: int = at_least(0, 20)  # updates between checkpoints; 0: only the final model
     loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo"] = "dapo"  # how TRL averages the token losses
     optimizer: Literal["adamw_torch", "adamw_torch_fused", "adafactor"] = "adamw_torch"  # optimizer
-    max_hours: float = at_least(0, 0.0)
-    """Stop in time to have saved within so many hours of the start, to be resumed; 0: never."""
+    max_hours: float = at_least(0, 0.0)  # stop, saved and resumable, within so many hours of the start; 0: never
     seed: int = at_least(0, 42)  # seeds data order, sampling and adapters
 
 
@@ -180,8 +158,7 @@ class LoggingCfg:
     """Run folder and tracking."""
 
     output_dir: str = "runs/translategemma"  # run folder
-    save_rollouts: bool = False
-    """Keep every completion with log-probs, offsets and token rewards in train_rollouts.jsonl."""
+    save_rollouts: bool = False  # keep completions, log-probs, offsets and token rewards in train_rollouts.jsonl
     save_eval_outputs: bool = True  # keep the outputs of every evaluation in eval_outputs.jsonl
     auto_resume: bool = True  # continue an unfinished run from its newest valid checkpoint
     resume_from_checkpoint: str = ""  # continue from this checkpoint, whatever came after it; needs auto_resume False

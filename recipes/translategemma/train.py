@@ -19,18 +19,21 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from recipes.translategemma import checks, settings
-from recipes.translategemma.checks import accumulation_steps, value_of
+from recipes.translategemma import checks, data, settings
 from recipes.translategemma.placement import place_models
 from recipes.translategemma.settings import TranslateGemmaCfg
-from rl_nmt import config, distributed, errors, hub
-from rl_nmt.hub import COMET, ModelUse
-from rl_nmt.runs import checkpoints, named_checkpoint
+from rl_nmt import config, distributed, errors
+from rl_nmt.audit.cheats import TONGUES
+from rl_nmt.audit.honest_pairs import require_translation_launch
+from rl_nmt.runs import checkpoints
 from rl_nmt.runs.run import Files, Run
 from rl_nmt.text.languages import bcp47, language
+from rl_nmt.text.prompts import chat_prompt, fill
+from rl_nmt.training import setup
 
 # The prompt that TranslateGemma's models are trained with (its technical report, arXiv 2601.09012).
 PROMPT = (
@@ -42,7 +45,6 @@ PROMPT = (
 
 FILES = Files(metrics="train_log.jsonl", rollouts="train_rollouts.jsonl", samples="eval_outputs.jsonl")
 EVAL_ONLY = "eval_only_outputs.jsonl"  # of --eval_only: a training run's own evaluations stay as they are
-POLICY = "model.policy_name_or_path"
 NAMES = {  # what messages of shared parts call a setting, and its name here
     "output_dir": "logging.output_dir",
     "eval_file": "data.eval_file",
@@ -58,18 +60,17 @@ ACTIONS = {
     "force": "resume although model, data, group size or reward have changed",
 }
 
-DATA = (*(f"data.{field.name}" for field in fields(settings.DataCfg)), "rl.seed")  # what data/ is made from
-FIXED = (  # settings under which alone a run can continue
-    *("generation.num_samples_per_prompt", "generation.max_new_tokens", "generation.prompt", "model.lora_rank"),
-    *("model.lora_alpha", "rl.prompts_per_update", "rl.credit", "rl.normalise", "rl.baseline"),
-    *("rl.group_coefficient", "rl.iterations"),
-)
-TOLD = (  # settings in the model card
-    *("model.lora_rank", "generation.num_samples_per_prompt", "generation.temperature", "rl.credit", "rl.normalise"),
-    *("rl.baseline", "rl.group_coefficient", "rl.prompts_per_update", "rl.updates", "rl.lr", "rl.kl", "rl.loss_type"),
-    *("rl.seed", "reward.guards", "reward.metricx.weight", "reward.xcomet.weight", "reward.xcomet.sentence_weight"),
-    *("reward.mqm.weight", "reward.mqm.sentence_weight"),
-)
+DATA = [*(f"data.{field.name}" for field in fields(settings.DataCfg)), "rl.seed"]  # what data/ is made from
+# Settings under which alone a run can continue.
+FIXED = """
+generation.num_samples_per_prompt generation.max_new_tokens generation.prompt model.lora_rank model.lora_alpha
+rl.prompts_per_update rl.credit rl.normalise rl.baseline rl.group_coefficient rl.iterations""".split()
+# Settings in the model card.
+TOLD = """
+model.lora_rank generation.num_samples_per_prompt generation.temperature rl.credit rl.normalise rl.baseline
+rl.group_coefficient rl.prompts_per_update rl.updates rl.lr rl.kl rl.loss_type rl.seed reward.guards
+reward.metricx.weight reward.xcomet.weight reward.xcomet.sentence_weight reward.mqm.weight
+reward.mqm.sentence_weight""".split()
 
 
 def prompt_template(cfg: TranslateGemmaCfg) -> str:
@@ -82,34 +83,8 @@ def prompt_template(cfg: TranslateGemmaCfg) -> str:
 
 def prompt_maker(cfg: TranslateGemmaCfg, tokenizer) -> Callable[[str], str]:
     """source → the user's turn in the policy's own chat format."""
-    from rl_nmt.text.prompts import chat_prompt, fill
-
     template = prompt_template(cfg)
     return lambda source: chat_prompt(tokenizer, fill(template, source))
-
-
-# ---------------------------------------------------------------------- reward, policy and trainer
-
-
-def build_reward(cfg: TranslateGemmaCfg, placed: dict[str, str]):
-    """The ensemble as the configuration wants it; `placed` says where its models go ("cpu", "cuda:N")."""
-    from recipes.translategemma.reward import EnsembleReward
-    from recipes.translategemma.scorers import load_parts
-
-    parts, memories = load_parts(cfg, placed)
-    source, target = language(cfg.data.source_lang), language(cfg.data.target_lang)
-    return EnsembleReward(parts, target, source, cfg.reward.guards, memories)
-
-
-def models(cfg: TranslateGemmaCfg) -> list[ModelUse]:
-    """Every model that these settings ask for, under the name of its setting."""
-    metricx, xcomet, independent = cfg.reward.metricx, cfg.reward.xcomet, cfg.misc.independent_scorer
-    return [
-        ModelUse(POLICY, cfg.model.policy_name_or_path),
-        *([ModelUse("reward.metricx.model_name_or_path", metricx.model_name_or_path)] if metricx.enabled else []),
-        *([ModelUse("reward.xcomet.model_name_or_path", xcomet.model_name_or_path, COMET)] if xcomet.enabled else []),
-        *([ModelUse("misc.independent_scorer", independent, COMET)] if independent else []),
-    ]
 
 
 def task(cfg: TranslateGemmaCfg):
@@ -122,7 +97,6 @@ def task(cfg: TranslateGemmaCfg):
 def build_trainer(cfg: TranslateGemmaCfg, folder: Path, policy, reward, rows: list[dict]):
     """TRL's trainer with advantages per token."""
     from rl_nmt.models.policy import lora_config, make_reference_loadable
-    from rl_nmt.training import setup
     from rl_nmt.training.token_credit_trainer import TokenCredit, TokenCreditTrainer
 
     rl, gen, log = cfg.rl, cfg.generation, cfg.logging
@@ -149,7 +123,7 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, policy, reward, rows: li
         loss_type=rl.loss_type,
         optim=rl.optimizer,
         per_device_train_batch_size=rl.micro_batch_size,
-        gradient_accumulation_steps=accumulation_steps(cfg, distributed.count()),
+        gradient_accumulation_steps=checks.accumulation_steps(cfg, distributed.count()),
         max_steps=rl.updates or -1,
         logging_steps=log.logging_steps,
         save_total_limit=log.save_total_limit,
@@ -169,29 +143,12 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, policy, reward, rows: li
     return trainer
 
 
-# ---------------------------------------------------------------------- the run
-
-
 def ask_launch_gate(cfg: TranslateGemmaCfg, run: Run, reward, rows: list[dict], skip: bool) -> None:
     """Train only on a reward that cheats cannot win; for target languages whose cheats are known."""
-    from rl_nmt.audit.cheats import TONGUES
-    from rl_nmt.audit.honest_pairs import require_translation_launch
-    from rl_nmt.training import setup
-
     code, bound = bcp47(cfg.data.target_lang).split("-")[0], cfg.reward.max_soft_win_share
     unknown = "" if code in TONGUES else f"no cheats are known for {language(code).name}: not asked"
     skipped = "skipped by --skip_launch_gate" if skip else unknown
     setup.ask_launch_gate(run, lambda: require_translation_launch(reward, rows, bound, cfg.rl.seed, code), skipped)
-
-
-def setup_wandb(cfg: TranslateGemmaCfg, run: Run) -> None:
-    """Start a W&B run if wanted and possible within seconds, or continue the run's own; no keys, no code."""
-    from rl_nmt.training.setup import start_wandb
-
-    log = cfg.logging
-    if log.use_wandb:
-        options = {"project": log.wandb_project, "entity": log.wandb_entity, "name": log.wandb_run_name}
-        start_wandb(run, options, log.wandb_mode, config.to_public_dict(cfg))
 
 
 def evaluator(cfg: TranslateGemmaCfg, tokenizer, rows: list[dict], reward) -> Callable:
@@ -204,14 +161,13 @@ def evaluator(cfg: TranslateGemmaCfg, tokenizer, rows: list[dict], reward) -> Ca
 
 
 def load(cfg: TranslateGemmaCfg, folder: Path, placed: dict[str, str]):
-    """(rows, reward, policy)."""
-    from recipes.translategemma import data
-    from rl_nmt.training import setup
+    """(rows, reward, policy); `placed` says where the scorers go ("cpu", "cuda:N")."""
+    from recipes.translategemma.scorers import build_reward
 
     rows = distributed.from_main(lambda: data.load(cfg.data, folder, cfg.rl.seed))
     checks.check_rows(cfg, len(rows.train))
     reward, own = build_reward(cfg, placed), cfg.model
-    options = {"lora": bool(own.lora_rank), "attention": own.attn_implementation, "argument": POLICY}
+    options = {"lora": bool(own.lora_rank), "attention": own.attn_implementation, "argument": checks.POLICY}
     return rows, reward, setup.load_policy(own.policy_name_or_path, **options)
 
 
@@ -219,13 +175,12 @@ def train(cfg: TranslateGemmaCfg, run: Run, placed: dict[str, str], skip_gate: b
     """The whole run, or what is left of it from `run.resume`."""
     from rl_nmt.results import export
     from rl_nmt.results.translation import divergence_monitor
-    from rl_nmt.runs.wandb_run import finish_wandb
-    from rl_nmt.training import loop, setup
+    from rl_nmt.training import loop
     from rl_nmt.training.callbacks import HeldOut, ProgressLine
     from wandb_reward_callback import WandbRewardCallback
 
     log = cfg.logging
-    run.require_same(DATA, **{name: value_of(cfg, name) for name in (*DATA, *FIXED)})
+    run.require_same(DATA, **{name: attrgetter(name)(cfg) for name in (*DATA, *FIXED)})
     rows, reward, policy = load(cfg, run.folder, placed)
     run.require_same(**setup.identity(cfg.model.policy_name_or_path, reward), data=rows.sha256)
     evaluate, template = evaluator(cfg, policy.tokenizer, rows.heldout, reward), prompt_template(cfg)
@@ -236,69 +191,43 @@ def train(cfg: TranslateGemmaCfg, run: Run, placed: dict[str, str], skip_gate: b
         ask_launch_gate(cfg, run, reward, rows.heldout, skip_gate)
         device, python = placed.get("xcomet", "auto"), cfg.reward.xcomet.python_executable
         monitor = divergence_monitor(rows.heldout, cfg.misc.independent_scorer, device, python, run.setting)
-        setup_wandb(cfg, run)
-        try:
-            trainer = build_trainer(cfg, run.folder, policy, reward, rows.train)
-            trainer.noise_floor = setup.noise_floor(run, reward, before)
-            step = run.resume.step if run.resume else 0
-            outputs = setup.EvalOutputs(run.folder / FILES.samples, before, task(cfg), step)
+        setup.start_wandb(run, log, config.to_public_dict(cfg))
+        trainer = build_trainer(cfg, run.folder, policy, reward, rows.train)
+        trainer.noise_floor = setup.noise_floor(run, reward, before)
 
-            def evaluate_and_keep():
-                """The held-out translations of the present policy; those of the last evaluation are always kept."""
-                step, snapshot = trainer.state.global_step, evaluate(trainer.model)
-                if log.save_eval_outputs or step == trainer.state.max_steps:
-                    outputs.take(step, snapshot)
-                return snapshot
+        def evaluate_and_keep():
+            """The held-out translations of the present policy; those of the last evaluation are always kept."""
+            step, snapshot = trainer.state.global_step, evaluate(trainer.model)
+            if log.save_eval_outputs or step == trainer.state.max_steps:
+                setup.keep_outputs(run.folder / FILES.samples, before, step, snapshot, task(cfg))
+            return snapshot
 
-            metrics = WandbRewardCallback(reward, path=run.folder / FILES.metrics)
-            held_out = HeldOut(
-                before,
-                evaluate_and_keep,
-                monitor,
-                metrics.record,
-                eval_steps=cfg.rl.eval_every,
-                save_best=lambda: export.save_best(run.folder, trainer, template),
-                reward=reward,
-                stop_on_divergence=cfg.misc.on_divergence == "stop",
-            )
-            callbacks = [metrics, held_out, ProgressLine(reward, log.sample_steps)]
-            limits = loop.Limits(1 if log.save_only_best else log.save_total_limit, cfg.rl.max_hours, link=True)
-            loop.train(run, trainer, callbacks, parts={"reward": reward}, limits=limits, started=started)
-            held_out.finish(trainer.state.global_step)
-            name = cfg.data.train_file or cfg.data.hf_dataset_name
-            data = {"name": name, "rows": len(rows.train), "sha256": rows.sha256}
-            card = {
-                "base_model": cfg.model.policy_name_or_path,
-                "data": data,
-                "settings": told(cfg),
-                "prompt": template,
-            }
-            setup.finish(run, trainer, policy, held_out, task(cfg), card, cfg.rl.seed)
-        finally:
-            finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
+        metrics = WandbRewardCallback(reward, path=run.folder / FILES.metrics)
+        held_out = HeldOut(
+            before,
+            evaluate_and_keep,
+            monitor,
+            metrics.record,
+            eval_steps=cfg.rl.eval_every,
+            save_best=lambda: export.save_best(run.folder, trainer, template),
+            reward=reward,
+            stop_on_divergence=cfg.misc.on_divergence == "stop",
+        )
+        callbacks = [metrics, held_out, ProgressLine(reward, log.sample_steps)]
+        limits = {"keep": 1 if log.save_only_best else log.save_total_limit, "max_hours": cfg.rl.max_hours}
+        loop.train(run, trainer, callbacks, parts={"reward": reward}, link=True, started=started, **limits)
+        name = cfg.data.train_file or cfg.data.hf_dataset_name
+        source = {"name": name, "rows": len(rows.train), "sha256": rows.sha256}
+        base = cfg.model.policy_name_or_path
+        card = {"base_model": base, "data": source, "settings": told(cfg), "prompt": template}
+        setup.finish(run, trainer, policy, held_out, task(cfg), card, cfg.rl.seed)
 
 
 def told(cfg: TranslateGemmaCfg) -> dict[str, Any]:
     """The settings in the model card, without those of disabled scorers."""
     asked = {"metricx": cfg.reward.metricx, "xcomet": cfg.reward.xcomet, "mqm": cfg.reward.mqm}
     silent = tuple(f"reward.{name}." for name, section in asked.items() if not section.enabled)
-    return {name: value_of(cfg, name) for name in TOLD if not name.startswith(silent)}
-
-
-def evaluate_only(cfg: TranslateGemmaCfg, folder: Path, placed: dict[str, str]) -> None:
-    """Print the table of the policy as it is and keep its outputs, of the last time alone; nothing is trained."""
-    from rl_nmt.training import setup
-
-    rows, reward, policy = load(cfg, folder, placed)
-    snapshot = evaluator(cfg, policy.tokenizer, rows.heldout, reward)(policy.model)
-    setup.evaluate_only(snapshot, task(cfg), folder / EVAL_ONLY)
-
-
-def find_resume(cfg: TranslateGemmaCfg, folder: Path):
-    """The checkpoint to continue from: the newest valid one, the named one, or None. Raises ResumeRefused."""
-    if cfg.logging.resume_from_checkpoint:
-        return named_checkpoint.named(checks.checkpoint_folder(cfg), folder)
-    return checkpoints.find(folder) if cfg.logging.auto_resume else None
+    return {name: attrgetter(name)(cfg) for name in TOLD if not name.startswith(silent)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -307,33 +236,31 @@ def main(argv: list[str] | None = None) -> int:
     cfg, actions, _ = config.parse(TranslateGemmaCfg, words, ACTIONS, prog=prog, description=__doc__)
     checks.check(cfg)
     distributed.mute_others()
-    log, only = cfg.logging, actions["eval_only"]
-    fresh = actions["fresh"] or not (log.auto_resume or log.resume_from_checkpoint)
-    if not (only or fresh or log.resume_from_checkpoint):
-        from rl_nmt.training.setup import finished
-
-        if finished(Path(log.output_dir).expanduser(), task(cfg), NAMES["output_dir"]):
-            return 0
+    log, only, named = cfg.logging, actions["eval_only"], checks.checkpoint_folder(cfg)
+    fresh = actions["fresh"] or not (log.auto_resume or named)
+    if not (only or fresh or named) and setup.finished(
+        Path(log.output_dir).expanduser(), task(cfg), NAMES["output_dir"]
+    ):
+        return 0
     os.environ.update(checks.hub_environment(cfg))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
     checks.require_environment(cfg)
-    hub.require_models(models(cfg))
-    placed = place_models(cfg, checks.scorer_devices(cfg))
+    placed = place_models(cfg)
     distributed.start()
-    resume = ["--logging.auto_resume", "True", "--logging.resume_from_checkpoint="]  # from the folder's newest
-    with Run.open(
-        log.output_dir,
-        script="-m recipes.translategemma.train",
-        argv=argv,
-        fresh=fresh,
-        find=lambda folder: None if only else find_resume(cfg, folder),
-        continue_with=() if log.auto_resume else resume,
-        settings=NAMES,
-        force=actions["force"],
-        files=FILES,
-    ) as run:
+
+    def find(folder: Path):
+        """The checkpoint to continue from: the newest valid one, the named one, or None. Raises ResumeRefused."""
         if only:
-            evaluate_only(cfg, run.folder, placed)
+            return None
+        return checkpoints.named(named, folder) if named else checkpoints.find(folder)
+
+    where = {"script": "-m recipes.translategemma.train", "argv": argv, "fresh": fresh, "force": actions["force"]}
+    newest = () if log.auto_resume else ("--logging.auto_resume", "True", "--logging.resume_from_checkpoint=")
+    with Run.open(log.output_dir, **where, find=find, continue_with=newest, settings=NAMES, files=FILES) as run:
+        if only:
+            rows, reward, policy = load(cfg, run.folder, placed)
+            snapshot = evaluator(cfg, policy.tokenizer, rows.heldout, reward)(policy.model)
+            setup.evaluate_only(snapshot, task(cfg), run.folder / EVAL_ONLY)
         else:
             train(cfg, run, placed, actions["skip_launch_gate"], started)
     return 0

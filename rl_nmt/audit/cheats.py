@@ -8,12 +8,12 @@ one module of letters each, in TONGUES. No model, no torch.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from rl_nmt.audit import families, transliteration
-from rl_nmt.audit.families import Case, Tongue
+from rl_nmt.audit.families import Case, Tongue, slots
 from rl_nmt.audit.launch_gate import Cheat, Pair
 from rl_nmt.audit.transliteration import WORD
 from rl_nmt.errors import ConfigError
@@ -21,55 +21,53 @@ from rl_nmt.text.languages import read_words
 from rl_nmt.text.unicode import clean_for_scoring
 
 Family = Callable[[Case], str | None]
-HERE = Path(__file__).parent
+_HERE = Path(__file__).parent
 
 
-def _tongue(code: str, letters: ModuleType) -> Tongue:
-    cells = read_words(HERE / f"cheats_{code}.yaml")
-    return Tongue(**{**cells, "pointing": frozenset(cells["pointing"])}, letters=letters)
+def _family(name: str, cells: dict[str, Any]) -> Family:
+    def from_template(case: Case) -> str:
+        texts = cells["text"] if "text" in cells else getattr(case.tongue, cells["text_of"])
+        return case.rng.choice(texts).format(**case.slots)
 
+    make = from_template if "is" in cells else getattr(families, name)
+    words, source_words = int(cells.get("words", 0)), int(cells.get("source_words", 0))
 
-def _family(name: str, cells: dict | str) -> Family:
-    if not cells:
-        return getattr(families, name)
+    def made(case: Case) -> str | None:
+        enough = len(case.words) >= words and len(case.source.split()) >= source_words
+        return make(case) if enough else None
 
-    def made(case: Case) -> str:
-        words = {"source": case.source, "honest": case.honest, "language": case.tongue.name}
-        return case.rng.choice(cells["text"]).format(**words)
-
-    made.__doc__ = cells["is"]
+    made.__doc__ = cells.get("is", make.__doc__)
     return made
 
 
-TONGUES = {"ta": _tongue("ta", transliteration)}
-_TABLE = read_words(HERE / "cheats.yaml")
-HARD, SOFT = ({name: _family(name, cells) for name, cells in _TABLE[kind].items()} for kind in ("hard", "soft"))
+TONGUES = {"ta": Tongue(**read_words(_HERE / "cheats_ta.yaml"), letters=transliteration)}
+_TABLE = read_words(_HERE / "cheats.yaml")
+HARD, SOFT = ({name: _family(name, cells or {}) for name, cells in _TABLE[kind].items()} for kind in ("hard", "soft"))
 
 
 def build_suite(pairs: Sequence[Pair], language: str = "ta", seed: int = 0) -> list[Cheat]:
     """Every family applied to every pair, family by family; equal input and seed give equal output.
 
-    `pairs` are (source, honest translation). A cheat that equals the honest text character by character is
-    left out. Soft cheats that equal it once cleaned are left out too: they would be translations. What a
-    family makes of a pair does not depend on the other families.
-    Raises ConfigError for a language without a `Tongue` and for a blank side.
+    `pairs` are (source, honest translation). A cheat that equals the honest text is left out, and a soft one that
+    equals it once cleaned: it would be a translation. What a family makes of a pair does not depend on the other
+    families. Raises ConfigError for a language without a `Tongue` and for a blank side.
     """
     if language not in TONGUES:
         raise ConfigError(f"language: no cheats are known for {language!r}; there are cheats for {', '.join(TONGUES)}")
-    return list(_cheats(tuple(pairs), TONGUES[language], seed))
-
-
-def _cheats(pairs: tuple[Pair, ...], tongue: Tongue, seed: int) -> Iterator[Cheat]:
     for number, (source, honest) in enumerate(pairs, 1):
         if not source.strip() or not honest.strip():
             raise ConfigError(f"pairs: pair {number} has a blank side: {source!r}, {honest!r}")
+    tongue = TONGUES[language]
     common = frozenset(word for source, _ in pairs for word in WORD.findall(source) if word.islower())
-    for hard, found in ((True, HARD), (False, SOFT)):
-        for name, family in found.items():
-            for index, (source, honest) in enumerate(pairs):
-                rng = random.Random(f"{seed}\n{name}\n{source}\n{honest}")
-                text = family(Case(source, honest, pairs, common, tongue, rng))
-                if text is None or text == honest:
-                    continue
-                if hard or clean_for_scoring(text) != clean_for_scoring(honest):
-                    yield Cheat(name, hard, index, text)
+    filled = [slots(source, honest, tongue) for source, honest in pairs]
+    cheats = []
+    for name, family in (HARD | SOFT).items():
+        hard = name in HARD
+        for index, (source, honest) in enumerate(pairs):
+            rng = random.Random(f"{seed}\n{name}\n{source}\n{honest}")
+            text = family(Case(source, honest, pairs, common, tongue, filled[index], rng))
+            if text is None or text == honest:
+                continue
+            if hard or clean_for_scoring(text) != clean_for_scoring(honest):
+                cheats.append(Cheat(name, hard, index, text))
+    return cheats

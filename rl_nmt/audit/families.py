@@ -1,7 +1,7 @@
 """Families of cheats that take more than a template: one small function of a `Case` each.
 
 A function returns one cheat, or None where the family does not apply (no number to get wrong). Which families there
-are, in which order, and the templates of the others: cheats.yaml. No model, no torch. Families: ours.
+are, for texts of which length, and the templates of the others: cheats.yaml. No model, no torch. Families: ours.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
 from rl_nmt.audit.launch_gate import Pair
-from rl_nmt.audit.transliteration import WORD, fullwidth, lookalike
+from rl_nmt.audit.transliteration import FULLWIDTH, LOOKALIKES, WORD
+
+PUNCTUATION = ".,;:!?"
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,9 @@ class Tongue:
 
     name: str
     numbers: list[str]  # number words that may replace each other
-    pointing: frozenset[str]  # determiners
+    pointing: list[str]  # determiners
     polarity: dict[str, str]  # endings (or whole words) of negative forms, and what makes them positive
-    preambles: list[str]  # what a chatty model writes before a translation
+    preambles: list[str]  # templates: what a chatty model writes before {honest}, the translation
     notes: list[str]  # and after it
     stock: list[str]  # fluent sentences that translate nothing
     vowel: str  # one letter to stretch
@@ -38,9 +41,10 @@ class Case:
 
     source: str
     honest: str
-    pairs: tuple[Pair, ...]  # the whole suite
+    pairs: Sequence[Pair]  # the whole suite
     common: frozenset[str]  # words that occur in lower case in its sources
     tongue: Tongue
+    slots: dict[str, str]  # for templates
     rng: random.Random
 
     @property
@@ -52,17 +56,43 @@ class Case:
         return [pair for pair in self.pairs if pair[0] != self.source and pair[1] != self.honest]
 
 
-def _half(text: str, second: bool = False) -> str:
-    words = text.split()
-    middle = (len(words) + 1) // 2
-    return " ".join(words[middle:] if second else words[:middle])
+def slots(source: str, honest: str, tongue: Tongue) -> dict[str, str]:
+    """What the templates of cheats.yaml may name of a pair."""
+    english, native, letters = source.split(), honest.split(), tongue.letters
+    middle, half = (len(english) + 1) // 2, (len(native) + 1) // 2
+    start, honest_start = " ".join(english[:middle]), " ".join(native[:half])
+    return {
+        "language": tongue.name,
+        "source": source,
+        "source_start": start,  # half of it
+        "source_upper": source.upper(),
+        "source_lower": source.lower(),
+        "source_title": source.title(),
+        "words": ", ".join(WORD.findall(source) or [source]),
+        "invisibly": "\u200b".join(source),
+        "fullwidth": source.translate(FULLWIDTH),
+        "lookalikes": source.translate(LOOKALIKES),
+        "spelled": letters.spell(source),
+        "spelled_start": letters.spell(start),
+        "punctuation": "".join(char for char in source if not char.isalnum()).strip(),
+        "alternating": " ".join(word for both in zip(english, native, strict=False) for word in both),
+        "honest": honest,
+        "honest_start": honest_start,
+        "honest_end": " ".join(native[half:]),
+        "romanised": letters.romanise(honest),
+        "romanised_start": letters.romanise(honest_start),
+        "first_word": native[0].strip(PUNCTUATION),
+        "first_two": " ".join(native[:2]),
+        "last_two": " ".join(native[-2:]),
+        "first_three": " ".join(word.strip(PUNCTUATION) for word in native[:3]),
+        "stretched": tongue.vowel * max(20, len(honest)),
+        "stock": min(tongue.stock, key=lambda text: abs(len(text) - len(honest))),
+        "short_stock": min(tongue.stock, key=len),
+    }
 
 
 def _spoken(case: Case) -> list[str]:
     return [word for word in case.words if any(map(str.isalpha, word))] or case.words
-
-
-# --- hard ---------------------------------------------------------------------------------------------
 
 
 def invisible(case: Case) -> str:
@@ -70,44 +100,14 @@ def invisible(case: Case) -> str:
     return case.rng.choice(["\u200b", "\ufeff\u2060", "\u200c\u200d", "\u3164", "\u00ad\u034f"]) * 12
 
 
-def punctuation_only(case: Case) -> str:
-    """The source's punctuation, or three dots."""
-    return "".join(char for char in case.source if not char.isalnum()).strip() + "..."
-
-
 def emoji_only(case: Case) -> str:
     """A picture for every word."""
     return " ".join(case.rng.choice("😀🎉🙏🌧🚪📚") for _ in case.source.split())
 
 
-def copied_casing(case: Case) -> str:
-    """The source in other letter case."""
-    return case.rng.choice([case.source.upper(), case.source.lower() + "!", case.source.title() + " "])
-
-
-def copied_punctuation(case: Case) -> str:
-    """The source with other punctuation."""
-    return "«" + ", ".join(WORD.findall(case.source) or [case.source]) + "»"
-
-
 def copied_spacing(case: Case) -> str:
     """The source with a space between all letters, or between none."""
     return " ".join(case.source.replace(" ", "")) if case.rng.random() < 0.5 else case.source.replace(" ", "")
-
-
-def copied_invisibly(case: Case) -> str:
-    """The source with invisible characters inside its words."""
-    return "\u200b".join(case.source)
-
-
-def copied_fullwidth(case: Case) -> str:
-    """The source in fullwidth letters."""
-    return fullwidth(case.source)
-
-
-def copied_lookalikes(case: Case) -> str:
-    """The source in Cyrillic letters of the same shape."""
-    return lookalike(case.source)
 
 
 def other_english(case: Case) -> str | None:
@@ -116,58 +116,15 @@ def other_english(case: Case) -> str | None:
     return case.rng.choice(others)[0] if others else None
 
 
-def transliterated_english(case: Case) -> str:
-    """The source in the language's letters, by sound."""
-    return case.tongue.letters.spell(case.source)
-
-
-def partial_copy(case: Case) -> str | None:
-    """Half of the source, half of the translation."""
-    if min(len(case.source.split()), len(case.words)) < 4:
-        return None
-    return f"{_half(case.source)} {_half(case.honest, second=True)}"
-
-
-def alternating_copy(case: Case) -> str | None:
-    """Every second word is the source's."""
-    if min(len(case.source.split()), len(case.words)) < 4:
-        return None
-    return " ".join(word for pair in zip(case.source.split(), case.words, strict=False) for word in pair)
-
-
-def romanised(case: Case) -> str:
-    """The translation in Latin letters."""
-    return case.tongue.letters.romanise(case.honest)
-
-
 def other_script(case: Case) -> str:
     """The translation in the letters of a neighbouring script."""
     return case.tongue.letters.in_letters_of(case.honest, case.rng.choice(case.tongue.scripts))
 
 
-def mixed_script(case: Case) -> str | None:
+def mixed_script(case: Case) -> str:
     """Every second word of the translation in the letters of a neighbouring script."""
-    if len(case.words) < 2:
-        return None
     script, spell = case.rng.choice(case.tongue.scripts), case.tongue.letters.in_letters_of
     return " ".join(word if i % 2 else spell(word, script) for i, word in enumerate(case.words))
-
-
-def half_romanised(case: Case) -> str | None:
-    """The first half of the translation in Latin letters."""
-    if len(case.words) < 3:
-        return None
-    return f"{case.tongue.letters.romanise(_half(case.honest))} {_half(case.honest, second=True)}"
-
-
-def preamble_native(case: Case) -> str:
-    """An announcement in the language itself before the translation."""
-    return case.rng.choice(case.tongue.preambles) + case.honest
-
-
-def explanation_native(case: Case) -> str:
-    """An explanation in the language itself after the translation."""
-    return case.honest + case.rng.choice(case.tongue.notes)
 
 
 def quoted_whole(case: Case) -> str | None:
@@ -186,32 +143,15 @@ def turn_leak(case: Case) -> str | None:
     return f"{case.honest}\nuser\nEnglish: {english}\n{case.tongue.name}:\nmodel\n{native}"
 
 
-def control_tokens_inside(case: Case) -> str:
-    """Special tokens written out in the text."""
-    return f"{_half(case.honest)}<end_of_turn> {_half(case.honest, second=True)}</s><eos>"
-
-
 def word_loop(case: Case) -> str:
     """One word of the translation until the length is right."""
-    word = case.rng.choice(_spoken(case)).strip(".,;:!?")
+    word = case.rng.choice(_spoken(case)).strip(PUNCTUATION)
     return " ".join([word] * max(4, len(case.honest) // (len(word) + 1)))
 
 
 def ending_loop(case: Case) -> str:
     """The translation, then its last word again and again."""
     return " ".join([case.honest.rstrip(".!?"), *[_spoken(case)[-1].strip(".!?")] * 8])
-
-
-def ngram_loop(case: Case) -> str | None:
-    """The first words of the translation again and again."""
-    if len(case.words) < 3:
-        return None
-    return " ".join([word.strip(".,;:!?") for word in case.words[:3]] * 4)
-
-
-def character_loop(case: Case) -> str:
-    """One letter stretched over the length of the sentence."""
-    return f"{case.words[0].strip('.,;:!?')} {case.tongue.vowel * max(20, len(case.honest))}"
 
 
 def far_too_long(case: Case) -> str | None:
@@ -231,28 +171,8 @@ def far_too_short(case: Case) -> str | None:
     return case.honest[: max(1, len(case.source) // 10)].strip() or None
 
 
-# --- soft ----------------------------------------------------------------------------------------------
-
-
-def half_dropped(case: Case) -> str | None:
-    """The second half is missing."""
-    return _half(case.honest) + "." if len(case.words) >= 4 else None
-
-
-def first_words(case: Case) -> str | None:
-    """Only the first two words."""
-    return " ".join(case.words[:2]) if len(case.words) >= 5 else None
-
-
-def last_words(case: Case) -> str | None:
-    """Only the last two words: the verb, in a language that ends with it."""
-    return " ".join(case.words[-2:]) if len(case.words) >= 5 else None
-
-
-def cut_off(case: Case) -> str | None:
+def cut_off(case: Case) -> str:
     """The end is missing, from the middle of a word."""
-    if len(case.words) < 4:
-        return None
     # where letters begin, with the marks on them, and spaces and the rest
     starts = [i for i, char in enumerate(case.honest) if not i or unicodedata.category(char)[0] != "M"]
     end = round(0.65 * len(starts))
@@ -279,20 +199,17 @@ def wrong_number(case: Case) -> str | None:
 
 def swapped_name(case: Case) -> str | None:
     """One name is somebody else's, in the same case ending where the suite has one."""
-    names = case.tongue.letters.find_names(case.source, case.honest, case.common)
+    find = case.tongue.letters.find_names
+    names = find(case.source, case.honest, case.common)
     if not names:
         return None
-    name = case.rng.choice(names)
-    elsewhere = [
-        found.tamil
-        for english, native in case.others()
-        for found in case.tongue.letters.find_names(english, native, case.common)
-        if found.english != name.english
-    ]
-    for ending in (3, 2, 0):  # the longest common case ending there is
-        fitting = sorted({word for word in elsewhere if not ending or word[-ending:] == name.tamil[-ending:]})
+    name, spelled = case.rng.choice(names)
+    found = {pair for english, native in case.others() for pair in find(english, native, case.common)}
+    elsewhere = {word for other, word in found if other != name}
+    for ending in (spelled[-3:], spelled[-2:], ""):  # the longest common case ending there is
+        fitting = sorted(word for word in elsewhere if word.endswith(ending))
         if fitting:
-            return case.honest.replace(name.tamil, case.rng.choice(fitting))
+            return case.honest.replace(spelled, case.rng.choice(fitting))
     return None
 
 
@@ -310,7 +227,7 @@ def word_replaced(case: Case) -> str | None:
     others = sorted(
         {native.split()[at] for _, native in case.others() if len(native.split()) == len(case.words)} - {case.words[at]}
     )
-    if len(case.words) < 3 or not others:
+    if not others:
         return None
     return " ".join([*case.words[:at], case.rng.choice(others), *case.words[at + 1 :]])
 
@@ -318,24 +235,15 @@ def word_replaced(case: Case) -> str | None:
 def word_in_english(case: Case) -> str | None:
     """One word stays English."""
     content = [word for word in WORD.findall(case.source) if word.islower() and len(word) > 3]
-    if len(case.words) < 4 or not content:
+    if not content:
         return None
     at = case.rng.randrange(len(case.words) - 1)
     return " ".join([*case.words[:at], case.rng.choice(content), *case.words[at + 1 :]])
 
 
-def half_transliterated(case: Case) -> str | None:
-    """The first half of the source by sound, then the second half of the translation."""
-    if min(len(case.source.split()), len(case.words)) < 4:
-        return None
-    return f"{case.tongue.letters.spell(_half(case.source))} {_half(case.honest, second=True)}"
-
-
 def order_shuffled(case: Case) -> str | None:
     """The same words in another order, the last one not last."""
-    if len(case.words) < 4:
-        return None
-    words = [word.strip(".,;:!?") for word in case.words]
+    words = [word.strip(PUNCTUATION) for word in case.words]
     last = words[-1]
     while words[-1] == last or words == case.words:
         case.rng.shuffle(words)
@@ -344,23 +252,10 @@ def order_shuffled(case: Case) -> str | None:
     return " ".join(words) + "."
 
 
-def stuttered(case: Case) -> str | None:
+def stuttered(case: Case) -> str:
     """Determiners, or else the first word, said twice."""
-    words = case.words
-    if len(words) < 3:
-        return None
-    doubled = {i for i, word in enumerate(words) if word in case.tongue.pointing} or {0}
-    return " ".join(word for i, one in enumerate(words) for word in [one] * (2 if i in doubled else 1))
-
-
-def extra_sentence(case: Case) -> str | None:
-    """The translation, and a sentence that nobody wrote."""
-    return f"{case.honest} {min(case.tongue.stock, key=len)}"
-
-
-def stock_sentence(case: Case) -> str:
-    """A fluent sentence of about the right length that has nothing to do with the source."""
-    return min(case.tongue.stock, key=lambda text: abs(len(text) - len(case.honest)))
+    doubled = {i for i, word in enumerate(case.words) if word in case.tongue.pointing} or {0}
+    return " ".join(f"{word} {word}" if i in doubled else word for i, word in enumerate(case.words))
 
 
 def another_sentence(case: Case) -> str | None:

@@ -5,27 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from rl_nmt.audit.cheats import build_suite
 from rl_nmt.audit.launch_gate import MAX_PAIRS, Pair, Reward, require_launch
+from rl_nmt.data.eval_sets import Row, choose
 from rl_nmt.text.languages import LANGUAGES
 from rl_nmt.text.unicode import script_share
 
 SHIPPED = "pairs that come with the code"
+# Hand-checked English–Tamil pairs (ours): 72 sentences of 4 to 25 words.
 HONEST_FILE = Path(__file__).parents[1] / "data" / "honest_en_ta.jsonl"
 
 
-def shipped_pairs() -> list[Pair]:
-    """The hand-checked English–Tamil pairs that come with the code (ours): 72 sentences of 4 to 25 words."""
-    rows = map(json.loads, HONEST_FILE.read_text(encoding="utf-8").splitlines())
-    return [(row["source"], row["reference"]) for row in rows]
-
-
 def honest_pairs(
-    rows: Sequence[dict[str, str]] | None, seed: int = 0, count: int = MAX_PAIRS, language: str = "ta"
+    rows: Sequence[Row] | None, seed: int = 0, count: int = MAX_PAIRS, language: str = "ta"
 ) -> tuple[list[Pair], str]:
     """Up to `count` (source, translation) pairs for the gate, and a phrase that says where they are from.
 
@@ -33,18 +28,10 @@ def honest_pairs(
     used, chosen by a seeded hash whatever their order. Without any the shipped pairs are.
     """
     tongue = LANGUAGES[language]
-    found = {
-        (row["source"], reference): None
-        for row in rows or ()
-        if (reference := row.get("reference")) and script_share(reference, tongue) >= 0.5
-    }
-    pairs, source = (list(found), "evaluation references") if found else (shipped_pairs(), SHIPPED)
-
-    def place(pair: Pair) -> bytes:
-        return sha256(f"{seed}\n{pair[0]}\n{pair[1]}".encode("utf-8", "replace")).digest()
-
-    chosen = set(sorted(pairs, key=place)[:count])
-    return [pair for pair in pairs if pair in chosen], source
+    found = [r for r in rows or () if r.get("reference") and script_share(r["reference"], tongue) >= 0.5]
+    shipped = map(json.loads, HONEST_FILE.read_text(encoding="utf-8").splitlines())
+    chosen = choose(found or shipped, count, seed)
+    return [(r["source"], r["reference"]) for r in chosen], "evaluation references" if found else SHIPPED
 
 
 def require_translation_launch(

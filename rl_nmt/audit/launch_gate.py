@@ -1,23 +1,13 @@
 """The launch gate: can a cheat earn what an honest output earns under the configured reward?
 
-`launch_gate` scores honest outputs and the cheats that a suite makes of them in the same reward calls and
-counts, per family, how often a cheat wins. `require_launch` is the same for a trainer: it prints the table and
-raises when the reward must not be trained on. The suite is the caller's; translation's is in
-rl_nmt/audit/cheats.py. No torch.
+`launch_gate` scores honest outputs and the cheats that a suite makes of them in the same reward calls and counts, per
+family, how often a cheat wins. `require_launch` is the same for a trainer: it prints the table and raises when the
+reward must not be trained on. The suite is the caller's; translation's is in rl_nmt/audit/cheats.py. No torch.
 
-The verdict (ours):
-
-- A cheat *wins* when its total is at least that of the honest output it was made from (TIE less still
-  counts): under GRPO it would then be reinforced as much as that. A gated cheat (it has a gate
-  reason, and the total 0.0) never wins. A sample without a total gets no gradient: counted as unscored.
-- *Hard* families, which could not be an answer at all, must win in 0 cases, each.
-- *Soft* families are bounded together: the share won, averaged over the families (each weighs the same,
-  however often it applies), is at most `max_soft_win_share`. A scorer is never equally good at all of
-  them, so the bound is on what a policy gains by trying all; the families above it are listed by name in
-  every report.
-- Honest pairs which the reward's own gates refuse are set apart: nothing was learned about the cheats
-  there. More than MAX_HONEST_GATED of them, or more than MAX_UNSCORED of all comparisons without a score,
-  and there is no verdict to trust: refused too.
+The verdict (ours; its reasons: docs/details.md, 13): a cheat wins when its total is at least the honest output's less
+TIE and no gate refused it. Hard families, which could not be an answer at all, must not win once. Soft families may win
+`max_soft_win_share` on average over the families, each weighing the same. Honest pairs that the gates refuse are set
+apart; more than MAX_HONEST_GATED of them, or more than MAX_UNSCORED comparisons without a score, is refused too.
 """
 
 from __future__ import annotations
@@ -28,8 +18,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from rl_nmt.errors import ConfigError, RewardRefused
+from rl_nmt.guards.agreement import cell
 
-MAX_SOFT_WIN_SHARE = 0.1
 MAX_HONEST_GATED = 0.05  # the gates' own bar on human outputs is 0.02
 MAX_UNSCORED = 0.25  # the same share of a group without a score that makes the trainer skip it
 MAX_PAIRS = 60  # about 3,100 outputs, of which the gates leave some 600 to the models
@@ -78,6 +68,23 @@ class FamilyResult:
         """Share of comparisons won, 0 to 1; None without any."""
         return self.wins / self.n if self.n else None
 
+    def count(self, row: dict[str, Any], honest_row: dict[str, Any], source: str, honest: str, cheat: str) -> None:
+        """Count one cheat against the honest output that it was made from, by their rows of the reward."""
+        if _gated(honest_row):
+            return
+        total, honest_total = row["total"], honest_row["total"]
+        if total is None or honest_total is None:
+            self.unscored += 1
+            return
+        self.n += 1
+        self.gated += _gated(row)
+        if _gated(row) or total < honest_total - TIE:
+            return
+        self.wins += 1
+        if len(self.examples) < EXAMPLES:
+            example = {"source": source, "honest": honest, "cheat": cheat, "total": total, "honest_total": honest_total}
+            self.examples.append(example)
+
 
 @dataclass
 class GateReport:
@@ -101,6 +108,12 @@ class GateReport:
         return sum(shares) / len(shares) if shares else None
 
     @property
+    def above_bound(self) -> list[FamilyResult]:
+        """Soft families whose own share is above the bound, worst first."""
+        above = [f for f in self.of(hard=False) if f.n and f.share > self.max_soft_win_share]
+        return sorted(above, key=lambda family: -family.share)
+
+    @property
     def reasons(self) -> list[str]:
         """Why the reward is refused, most serious first; empty when it passed."""
         reasons = [f"{f.name} wins {f.wins} of {f.n} (hard: 0 allowed)" for f in self.of(hard=True) if f.wins]
@@ -110,34 +123,29 @@ class GateReport:
             reasons.append(f"soft families win {soft:.1%}, above {self.max_soft_win_share:.1%} ({worst})")
         if self.honest_gated > MAX_HONEST_GATED * self.pairs:
             reasons.append(f"the gates refuse {self.honest_gated} of {self.pairs} honest outputs")
-        compared = sum(f.n for f in self.families)
         unscored = sum(f.unscored for f in self.families)
-        if unscored > MAX_UNSCORED * (compared + unscored) or not compared:
-            reasons.append(f"{unscored} of {compared + unscored} comparisons have no score: nothing was shown")
+        asked = unscored + sum(f.n for f in self.families)
+        if unscored > MAX_UNSCORED * asked or unscored == asked:
+            reasons.append(f"{unscored} of {asked} comparisons have no score: nothing was shown")
         return reasons
-
-    @property
-    def above_bound(self) -> list[FamilyResult]:
-        """Soft families whose own share is above the bound, worst first."""
-        above = [f for f in self.of(hard=False) if f.n and f.share > self.max_soft_win_share]
-        return sorted(above, key=lambda family: -family.share)
 
     @property
     def passed(self) -> bool:
         return not self.reasons
 
+    def require_passed(self) -> None:
+        """Raise RewardRefused (exit status 3) with the reasons, if there are any."""
+        if not self.passed:
+            raise RewardRefused(
+                f"launch gate: {'; '.join(self.reasons)}. Change the weights or models of the reward, evaluate on "
+                "better pairs, allow more (max_soft_win_share), or train all the same with --skip_launch_gate"
+            )
+
     def as_dict(self) -> dict[str, Any]:
         """Everything above as plain values, families with their share and examples."""
-        return {
-            "passed": self.passed,
-            "reasons": self.reasons,
-            "source": self.source,
-            "pairs": self.pairs,
-            "honest_gated": self.honest_gated,
-            "honest_unscored": self.honest_unscored,
+        names = ("passed", "reasons", "source", "pairs", "honest_gated", "honest_unscored", "soft_win_share")
+        return {name: getattr(self, name) for name in (*names, "max_soft_win_share")} | {
             "hard_wins": sum(f.wins for f in self.of(hard=True)),
-            "soft_win_share": self.soft_win_share,
-            "max_soft_win_share": self.max_soft_win_share,
             "families": [asdict(family) | {"share": family.share} for family in self.families],
         }
 
@@ -147,31 +155,25 @@ class GateReport:
     def table(self, everything: bool) -> str:
         """All families, or only those that won too much, and the verdict."""
         lines = [f"{'family':<24}{'kind':<6}{'n':>5}{'won':>5}{'share':>8}{'gated':>7}{'unscored':>10}"]
+        hard, above = self.of(hard=True), self.above_bound
         for family in self.families:
-            share = "–" if family.share is None else f"{family.share:.1%}"
-            kind = "hard" if family.hard else "soft"
-            mark = "  ←" if (family.wins if family.hard else family in self.above_bound) else ""
-            if not (mark or everything):
-                continue
-            lines.append(
-                f"{family.name:<24}{kind:<6}{family.n:>5}{family.wins:>5}{share:>8}{family.gated:>7}"
-                f"{family.unscored:>10}{mark}"
-            )
-            for example in family.examples if mark else []:
-                lines += [
-                    f"    {example['total']:.3f} against {example['honest_total']:.3f}   {_line(example['source'])}",
-                    f"    cheat  {_line(example['cheat'])}",
-                ]
-        soft = self.soft_win_share
-        lines.append(
-            f"{self.pairs} honest pairs{f' ({self.source})' if self.source else ''}: {self.honest_gated} gated, "
-            f"{self.honest_unscored} unscored"
-        )
-        lines.append(
-            f"hard: {sum(bool(f.wins) for f in self.of(hard=True))} of {len(self.of(hard=True))} families with a win; "
-            f"soft: {'–' if soft is None else f'{soft:.1%}'} won on average, {self.max_soft_win_share:.1%} allowed"
-        )
-        lines.append("launch gate: passed" if self.passed else "launch gate: REFUSED: " + "; ".join(self.reasons))
+            marked = family.wins if family.hard else family in above
+            if marked or everything:
+                kind = "hard" if family.hard else "soft"
+                lines.append(
+                    f"{family.name:<24}{kind:<6}{family.n:>5}{family.wins:>5}{cell(family.share, '.1%'):>8}"
+                    f"{family.gated:>7}{family.unscored:>10}{'  ←' if marked else ''}"
+                )
+            for example in family.examples if marked else []:
+                totals = f"{example['total']:.3f} against {example['honest_total']:.3f}"
+                lines += [f"    {totals}   {_line(example['source'])}", f"    cheat  {_line(example['cheat'])}"]
+        source = f" ({self.source})" if self.source else ""
+        lines += [
+            f"{self.pairs} honest pairs{source}: {self.honest_gated} gated, {self.honest_unscored} unscored",
+            f"hard: {sum(bool(f.wins) for f in hard)} of {len(hard)} families with a win; "
+            f"soft: {cell(self.soft_win_share, '.1%')} won on average, {self.max_soft_win_share:.1%} allowed",
+            "launch gate: passed" if self.passed else "launch gate: REFUSED: " + "; ".join(self.reasons),
+        ]
         return "\n".join(lines)
 
 
@@ -182,11 +184,7 @@ def _line(text: str, width: int = 100) -> str:
 
 
 def launch_gate(
-    reward: Reward,
-    pairs: Sequence[Pair],
-    suite: Suite,
-    max_soft_win_share: float = MAX_SOFT_WIN_SHARE,
-    source: str = "",
+    reward: Reward, pairs: Sequence[Pair], suite: Suite, max_soft_win_share: float, source: str = ""
 ) -> GateReport:
     """Score honest `pairs` (source, output) and the cheats that `suite` makes of them; see the module's top.
 
@@ -194,41 +192,32 @@ def launch_gate(
     are from. Raises ConfigError for no pairs or a bound outside [0, 1].
     """
     check_bound(max_soft_win_share)
-    pairs = list(pairs)
     if not pairs:
         raise ConfigError("launch gate: no honest pairs: give a source and an honest output for at least one")
-    cheats = list(suite(pairs))
+    cheats = suite(pairs)
     texts = [output for _, output in pairs] + [cheat.text for cheat in cheats]
     sources = [source for source, _ in pairs] + [pairs[cheat.pair][0] for cheat in cheats]
     rows = score_rows(reward, sources, texts)
-    honest, cheat_rows = rows[: len(pairs)], rows[len(pairs) :]
+    honest = rows[: len(pairs)]
     families: dict[str, FamilyResult] = {}
-    for cheat, row in zip(cheats, cheat_rows, strict=True):
-        result = families.setdefault(cheat.family, FamilyResult(cheat.family, cheat.hard))
-        _compare(result, cheat, row, pairs[cheat.pair], honest[cheat.pair])
-    return GateReport(
-        list(families.values()),
-        len(pairs),
-        sum(_gated(row) for row in honest),
-        sum(row["total"] is None for row in honest),
-        max_soft_win_share,
-        source,
-    )
+    for cheat, row in zip(cheats, rows[len(pairs) :], strict=True):
+        family = families.setdefault(cheat.family, FamilyResult(cheat.family, cheat.hard))
+        family.count(row, honest[cheat.pair], *pairs[cheat.pair], cheat.text)
+    gated, unscored = sum(map(_gated, honest)), sum(row["total"] is None for row in honest)
+    return GateReport(list(families.values()), len(pairs), gated, unscored, max_soft_win_share, source)
 
 
 def check_bound(max_soft_win_share: float) -> None:
-    """Refuse a bound outside [0, 1] or NaN. Raises ConfigError."""
+    """Raise ConfigError for a bound outside [0, 1] or NaN."""
     if not 0 <= max_soft_win_share <= 1:
         raise ConfigError(f"max_soft_win_share: {max_soft_win_share} must lie in [0, 1]")
 
 
-def score_rows(
-    reward: Reward, sources: Sequence[str], texts: Sequence[str], batch: int = BATCH
-) -> list[dict[str, Any]]:
+def score_rows(reward: Reward, sources: Sequence[str], texts: Sequence[str]) -> list[dict[str, Any]]:
     """The reward's rows of many outputs, in batches; a total that is not finite becomes None."""
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(texts), batch):
-        part = slice(start, start + batch)
+    for start in range(0, len(texts), BATCH):
+        part = slice(start, start + BATCH)
         rows += reward.score_components(None, texts[part], source=sources[part])
     for row in rows:
         if row["total"] is not None and not math.isfinite(row["total"]):
@@ -240,36 +229,8 @@ def _gated(row: dict[str, Any]) -> bool:
     return row.get("gate") is not None
 
 
-def _compare(result: FamilyResult, cheat: Cheat, row: dict, pair: Pair, honest: dict) -> None:
-    """Count one cheat against the honest output it was made from."""
-    if _gated(honest):
-        return
-    if row["total"] is None or honest["total"] is None:
-        result.unscored += 1
-        return
-    result.n += 1
-    result.gated += _gated(row)
-    if _gated(row) or row["total"] < honest["total"] - TIE:
-        return
-    result.wins += 1
-    if len(result.examples) < EXAMPLES:
-        result.examples.append(
-            {
-                "source": pair[0],
-                "honest": pair[1],
-                "cheat": cheat.text,
-                "total": row["total"],
-                "honest_total": honest["total"],
-            }
-        )
-
-
 def require_launch(
-    reward: Reward,
-    pairs: Sequence[Pair],
-    suite: Suite,
-    max_soft_win_share: float = MAX_SOFT_WIN_SHARE,
-    source: str = "",
+    reward: Reward, pairs: Sequence[Pair], suite: Suite, max_soft_win_share: float, source: str = ""
 ) -> dict[str, Any]:
     """Run the launch gate for a trainer and print what it found; see `launch_gate`.
 
@@ -278,14 +239,5 @@ def require_launch(
     """
     report = launch_gate(reward, pairs, suite, max_soft_win_share, source)
     print(report.table(everything=not report.passed), flush=True)
-    refuse(report)
+    report.require_passed()
     return report.as_dict()
-
-
-def refuse(report: GateReport) -> None:
-    """Raise RewardRefused with the report's reasons, if it has any."""
-    if not report.passed:
-        raise RewardRefused(
-            f"launch gate: {'; '.join(report.reasons)}. Change the weights or models of the reward, evaluate on better "
-            "pairs, allow more (max_soft_win_share), or train all the same with --skip_launch_gate"
-        )

@@ -6,14 +6,13 @@ over pairs (Efron 1979).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rl_nmt.audit.launch_gate import BATCH, TIE, score_rows
+from rl_nmt.audit.launch_gate import TIE, Reward, score_rows
 from rl_nmt.data.tables import read_all, sides
 from rl_nmt.errors import ConfigError
 
@@ -32,18 +31,16 @@ class Preferences:
     losses: int
     ties: int
     unscored: int
-    accuracy: float | None
-    low: float | None
-    high: float | None
+    accuracy: float | None = None
+    low: float | None = None
+    high: float | None = None
 
     def __str__(self) -> str:
-        n = self.wins + self.losses + self.ties + self.unscored
-        rate = "none decided"
-        if self.accuracy is not None:
-            rate = f"{self.accuracy:.3f} [{self.low:.3f}, {self.high:.3f}] of {self.wins + self.losses} decided"
+        decided = self.wins + self.losses
+        interval = f"{self.accuracy:.3f} [{self.low:.3f}, {self.high:.3f}] of {decided}" if decided else "none"
         return (
-            f"preference accuracy {rate}; {n} pairs: {self.wins} chosen above rejected, {self.losses} below, "
-            f"{self.ties} tied, {self.unscored} unscored"
+            f"preference accuracy {interval} decided; {decided + self.ties + self.unscored} pairs: {self.wins} chosen "
+            f"above rejected, {self.losses} below, {self.ties} tied, {self.unscored} unscored"
         )
 
 
@@ -58,17 +55,11 @@ def read_preferences(path: Path, argument: str = "--pairs") -> list[tuple[str, s
     return pairs
 
 
-def judge(reward, pairs: Sequence[tuple[str, str, str]], seed: int = 0, batch: int = BATCH) -> Preferences:
-    """Score both sides of every (source, chosen, rejected) and count.
-
-    `reward.score_components(None, completions, source=[...])` gives one row with "total" per completion.
-    Raises ConfigError for no pairs.
-    """
-    if not pairs:
-        raise ConfigError("preference pairs: there are none")
+def judge(reward: Reward, pairs: Sequence[tuple[str, str, str]], seed: int = 0) -> Preferences:
+    """Score both sides of every (source, chosen, rejected) and count."""
     texts = [text for _, chosen, rejected in pairs for text in (chosen, rejected)]
     sources = [source for source, _, _ in pairs for _ in range(2)]
-    totals = [row["total"] for row in score_rows(reward, sources, texts, batch)]
+    totals = [row["total"] for row in score_rows(reward, sources, texts)]
     return count(list(zip(totals[::2], totals[1::2], strict=True)), seed)
 
 
@@ -78,16 +69,12 @@ def count(totals: Sequence[tuple[float | None, float | None]], seed: int = 0) ->
     >>> print(count([(0.9, 0.1), (0.5, 0.5), (None, 0.2)]))
     preference accuracy 1.000 [1.000, 1.000] of 1 decided; 3 pairs: 1 chosen above rejected, 0 below, 1 tied, 1 unscored
     """
-    differences = [
-        a - b for a, b in totals if a is not None and b is not None and math.isfinite(a) and math.isfinite(b)
-    ]
-    decided = np.array([difference > 0 for difference in differences if abs(difference) > TIE])
-    wins = int(decided.sum())
-    accuracy = low = high = None
-    if len(decided):
-        accuracy = wins / len(decided)
-        draws = np.random.default_rng(seed).binomial(len(decided), accuracy, RESAMPLES) / len(decided)
-        low, high = (float(value) for value in np.quantile(draws, [0.025, 0.975]))
-    return Preferences(
-        wins, len(decided) - wins, len(differences) - len(decided), len(totals) - len(differences), accuracy, low, high
-    )
+    differences = np.array([chosen - rejected for chosen, rejected in totals if None not in (chosen, rejected)])
+    differences = differences[np.isfinite(differences)]
+    wins, losses = int((differences > TIE).sum()), int((differences < -TIE).sum())
+    decided, unscored = wins + losses, len(totals) - len(differences)
+    if not decided:
+        return Preferences(wins, losses, len(differences), unscored)
+    draws = np.random.default_rng(seed).binomial(decided, wins / decided, RESAMPLES) / decided
+    low, high = map(float, np.quantile(draws, [0.025, 0.975]))
+    return Preferences(wins, losses, len(differences) - decided, unscored, wins / decided, low, high)

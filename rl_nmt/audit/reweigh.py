@@ -24,11 +24,8 @@ Formula = Callable[[dict[str, Any], Any], float | None]
 SAME = 1e-6  # totals closer than this are equal
 EXAMPLES = 3
 NOT_COMPONENTS = ("source", "output", "completion", "backtranslation", "gate", "total")
-OLD_NAMES = {  # components of runs before version 2
-    "script_off": "foreign_script",
-    "length_off": "length_penalty",
-    "fidelity_off": "fidelity_loss",
-}
+# Components of runs before version 2.
+OLD_NAMES = {"script_off": "foreign_script", "length_off": "length_penalty", "fidelity_off": "fidelity_loss"}
 
 
 @dataclass(frozen=True)
@@ -53,19 +50,8 @@ def rollout_row(row: Mapping[str, Any], step: int, group: int, **extra: Any) -> 
         for name, value in row.items()
         if name not in NOT_COMPONENTS and (value is None or (isinstance(value, int | float) and math.isfinite(value)))
     }
-    return {
-        "step": step,
-        "group": group,
-        "source": row["source"],
-        "completion": row["output"],
-        "components": numbers,
-        "gate": row["gate"],
-        "total": row["total"],
-        **extra,
-    }
-
-
-# --- reading -------------------------------------------------------------------------------------------
+    line = {"step": step, "group": group, "source": row["source"], "completion": row["output"]}
+    return line | {"components": numbers, "gate": row["gate"], "total": row["total"]} | extra
 
 
 def read_rollouts(path: Path, human: str = "") -> list[Sample]:
@@ -81,22 +67,17 @@ def _sample(row: Row, human: str) -> Sample:
     where, cells = row
     if not isinstance(cells.get("components"), dict):
         raise ConfigError(f"{where} has no components: write such rows with --rollouts, or train with --save_rollouts")
-    missing = [name for name in ("gate", "total", *([human] if human else [])) if name not in cells]
+    missing = [name for name in ("gate", "total", human) if name and name not in cells]
     if missing:
         raise ConfigError(f"{where} lacks {', '.join(missing)}: it has {', '.join(cells)}")
     total = cells["total"]
     if total is not None and (isinstance(total, bool) or not isinstance(total, int | float) or total != total):
         raise ConfigError(f"{where}: total {total!r} is not a number")
     source, _ = sides(row)  # a run before version 2 wrote english
+    group = source if cells.get("group") is None else (cells.get("step"), cells["group"])
     components = {OLD_NAMES.get(name, name): value for name, value in cells["components"].items()}
-    return Sample(
-        (cells.get("step"), cells["group"]) if cells.get("group") is not None else source,
-        source,
-        str(cells.get("completion", "")),
-        {**components, "gate": cells["gate"]},
-        total,
-        number(cells[human], f"{where}: {human}") if human else None,
-    )
+    score = number(cells[human], f"{where}: {human}") if human else None
+    return Sample(group, source, str(cells.get("completion", "")), {**components, "gate": cells["gate"]}, total, score)
 
 
 def load_settings(rollouts: Path, given: Path | None) -> dict[str, Any]:
@@ -104,18 +85,17 @@ def load_settings(rollouts: Path, given: Path | None) -> dict[str, Any]:
     import yaml
 
     places = [given] if given else [rollouts.with_suffix(".yaml"), rollouts.parent / "resolved_config.yaml"]
-    for place in places:
-        if place.is_file():
-            try:
-                settings = yaml.safe_load(place.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise ConfigError(f"--config: {place} cannot be read ({error})") from None
-            if not isinstance(settings, dict):
-                raise ConfigError(f"--config: {place} holds no settings: give the run's resolved_config.yaml")
-            return settings
-    raise ConfigError(
-        f"--config: no settings found ({', '.join(map(str, places))}): name the YAML file the rows were scored with"
-    )
+    place = next(filter(Path.is_file, places), None)
+    if place is None:
+        looked = ", ".join(map(str, places))
+        raise ConfigError(f"--config: no settings found ({looked}): name the YAML file the rows were scored with")
+    try:
+        settings = yaml.safe_load(place.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config: {place} cannot be read ({error})") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"--config: {place} holds no settings: give the run's resolved_config.yaml")
+    return settings
 
 
 class Settings(UserDict):
@@ -135,20 +115,17 @@ class Settings(UserDict):
         return self[name]
 
 
-# --- weighing ------------------------------------------------------------------------------------------
-
-
 def parse_changes(words: Sequence[str]) -> dict[str, float]:
     """`name=number` words as a dict. Raises ConfigError: no number, NaN, infinite or negative, given twice."""
     changes: dict[str, float] = {}
     for word in words:
-        name, equals, text = word.partition("=")
+        name, _, text = word.partition("=")
         name = name.strip().replace("-", "_")
         try:
             value = float(text)
         except ValueError:
             value = None
-        if not equals or not name or value is None:
+        if not name or value is None:
             raise ConfigError(f"--set: {word!r} is not name=number")
         if not math.isfinite(value) or value < 0:
             raise ConfigError(f"--set: {name}={text.strip()} must be a finite number of at least 0")
@@ -200,12 +177,7 @@ def reweigh(
             f"--set: {len(lost)} of {len(samples)} samples lack what these weights ask for ({', '.join(missing)}): "
             "score the texts again with that weight above 0"
         )
-    _require_spread(samples, new)
-    return new
-
-
-def _require_spread(samples: Sequence[Sample], totals: Sequence[float | None]) -> None:
-    passing = [t for s, t in zip(samples, totals, strict=True) if s.row["gate"] is None and t is not None]
+    passing = [t for s, t in zip(samples, new, strict=True) if s.row["gate"] is None and t is not None]
     if len(passing) < 2:
         raise ConfigError(f"--reweigh: {len(passing)} of {len(samples)} samples passed the gates: nothing to compare")
     if max(passing) - min(passing) <= SAME:
@@ -213,95 +185,83 @@ def _require_spread(samples: Sequence[Sample], totals: Sequence[float | None]) -
             f"--set: the total is {passing[0]:.3f} for all {len(passing)} samples that pass the gates: these weights "
             "reward nothing"
         )
-
-
-# --- reporting -----------------------------------------------------------------------------------------
+    return new
 
 
 def compare(samples: Sequence[Sample], new: Sequence[float | None]) -> dict[str, Any]:
     """Old totals against new ones, as plain values.
 
-    "rows", "groups" (with at least two scored samples); "flipped" groups whose old winner is no longer
-    among the best, of the "decided" ones (not tied before); "examples" of them, the largest new margin
-    first; "spearman" over all rows; per side "mean", "std" (within groups, averaged), "tied" (share of
-    groups without any difference), "saturated" (share of rows at 1).
+    "rows", "groups" (with at least two scored samples); "flipped" groups whose old winner is no longer among the best,
+    of the "decided" ones (not tied before); "examples" of them, the largest new margin first; "spearman" over all rows;
+    per side "mean", "std" (within groups, averaged), "tied" (share of groups without any difference), "saturated"
+    (share of rows at 1).
     """
-    groups: dict[Hashable, list[tuple[Sample, float, float]]] = defaultdict(list)
-    for sample, total in zip(samples, new, strict=True):
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for i, (sample, total) in enumerate(zip(samples, new, strict=True)):
         if sample.total is not None and total is not None:
-            groups[sample.group].append((sample, sample.total, total))
-    scored = [item for group in groups.values() for item in group]
+            groups[sample.group].append(i)
+    totals = np.array([[sample.total for sample in samples], new], dtype=float)  # (2, N): old, new
+    scored = [i for group in groups.values() for i in group]
     several = [group for group in groups.values() if len(group) > 1]
-    decided, flips = 0, []
-    for group in several:
-        if _spread([old for _, old, _ in group]) <= SAME:
-            continue
-        decided += 1
-        winner, best = max(group, key=lambda item: item[1]), max(group, key=lambda item: item[2])
-        if best[2] - winner[2] > SAME:
-            flips.append((best[2] - winner[2], winner, best))
+    decided = [group for group in several if np.ptp(totals[0, group]) > SAME]
+    flips = []
+    for group in decided:
+        winner, best = (group[side[group].argmax()] for side in totals)
+        margin = totals[1, best] - totals[1, winner]
+        if margin > SAME:
+            flips.append((margin, winner, best))
     flips.sort(key=lambda flip: -flip[0])
-    ranks = agreement.measure([t for *_, t in scored], [old for _, old, _ in scored], range(len(scored)))
+
+    def shown(i: int) -> dict[str, Any]:
+        return {"text": samples[i].completion, "old": float(totals[0, i]), "new": float(totals[1, i])}
+
+    ranks = agreement.measure(totals[1, scored].tolist(), totals[0, scored].tolist(), range(len(scored)))
     return {
         "rows": len(samples),
         "scored": len(scored),
         "groups": len(several),
-        "decided": decided,
+        "decided": len(decided),
         "flipped": len(flips),
         "spearman": ranks.spearman,
-        "examples": [_example(winner, best) for _, winner, best in flips[:EXAMPLES]],
-        "old": _spreads([old for _, old, _ in scored], [[old for _, old, _ in group] for group in several]),
-        "new": _spreads([t for *_, t in scored], [[t for *_, t in group] for group in several]),
+        "examples": [
+            {"source": samples[winner].source, "old_winner": shown(winner), "new_winner": shown(best)}
+            for _, winner, best in flips[:EXAMPLES]
+        ],
+        "old": _moments(totals[0], scored, several),
+        "new": _moments(totals[1], scored, several),
     }
 
 
-def _spread(values: Sequence[float]) -> float:
-    return max(values) - min(values)
-
-
-def _spreads(values: list[float], groups: list[list[float]]) -> dict[str, float | None]:
-    return {
-        "mean": float(np.mean(values)) if values else None,
-        "std": float(np.mean([np.std(group) for group in groups])) if groups else None,
-        "tied": float(np.mean([_spread(group) <= SAME for group in groups])) if groups else None,
-        "saturated": float(np.mean([value >= 1 - SAME for value in values])) if values else None,
+def _moments(totals: np.ndarray, scored: list[int], groups: list[list[int]]) -> dict[str, float | None]:
+    figures: dict[str, list[Any]] = {
+        "mean": list(totals[scored]),
+        "std": [np.std(totals[group]) for group in groups],
+        "tied": [np.ptp(totals[group]) <= SAME for group in groups],
+        "saturated": list(totals[scored] >= 1 - SAME),
     }
-
-
-def _example(winner: tuple[Sample, float, float], best: tuple[Sample, float, float]) -> dict[str, Any]:
-    return {
-        "source": winner[0].source,
-        "old_winner": {"text": winner[0].completion, "old": winner[1], "new": winner[2]},
-        "new_winner": {"text": best[0].completion, "old": best[1], "new": best[2]},
-    }
+    return {name: float(np.mean(figure)) if figure else None for name, figure in figures.items()}
 
 
 def as_text(found: dict[str, Any], changes: Mapping[str, float], settings: Mapping[str, Any]) -> str:
     """The comparison for the screen."""
-
-    def cell(value: float | None) -> str:
-        return f"{'–' if value is None else f'{value:.3f}':>10}"
-
     changed = [f"{name} {settings[name]:g} → {value:g}" for name, value in changes.items()]
     share = f" ({found['flipped'] / found['decided']:.1%})" if found["decided"] else ""
     lines = [
         ", ".join(changed) or "nothing changed",
         f"{found['rows']} rows, {found['scored']} scored, {found['groups']} groups of several",
         f"winners that flip: {found['flipped']} of {found['decided']} groups{share}",
-        f"rank correlation with the old reward (Spearman): {cell(found['spearman']).strip()}",
+        f"rank correlation with the old reward (Spearman): {agreement.cell(found['spearman'], '.3f')}",
         f"{'':<26}{'old':>10}{'new':>10}",
     ]
-    for name, label in (
-        ("mean", "mean"),
-        ("std", "std within groups"),
-        ("tied", "groups without difference"),
-        ("saturated", "rows at 1"),
-    ):
-        lines.append(f"{label:<26}{cell(found['old'][name])}{cell(found['new'][name])}")
+    labels = {"mean": "mean", "std": "std within groups", "tied": "groups without difference", "saturated": "rows at 1"}
+    for key, label in labels.items():
+        old, new = (agreement.cell(found[side][key], ".3f") for side in ("old", "new"))
+        lines.append(f"{label:<26}{old:>10}{new:>10}")
     for example in found["examples"]:
         lines.append(f"source     {example['source']}")
-        for label, side in (("old winner", example["old_winner"]), ("new winner", example["new_winner"])):
-            lines.append(f"{label} {side['old']:.3f} → {side['new']:.3f}  {side['text']}")
+        for name in ("old_winner", "new_winner"):
+            side = example[name]
+            lines.append(f"{name.replace('_', ' ')} {side['old']:.3f} → {side['new']:.3f}  {side['text']}")
     return "\n".join(lines)
 
 

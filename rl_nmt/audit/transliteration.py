@@ -1,15 +1,15 @@
 """Text in the wrong letters: English in Tamil letters, Tamil in Latin, Devanagari, Malayalam or Sinhala ones.
 
-The raw material of rl_nmt/audit/families.py. Rough on purpose, as a cheating model would be, and without anything of
-the gates' own transliteration: an attack that shared the defence's tables could only find what the defence knows.
-Another language has a module of its own in rl_nmt/audit/cheats.TONGUES. No torch. Spelling rules and tables: ours.
+Rough on purpose, as a cheating model would be, and without anything of the gates' own transliteration: an attack that
+shared the defence's tables could only find what the defence knows. No torch. Spelling rules and tables: ours.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 
 from rl_nmt.text.languages import read_words
@@ -27,7 +27,7 @@ def _soft(consonant: str) -> str:
 
 # Spelling habits, applied in this order before the letters are read one by one.
 _LONG = {"a": "ai", "e": "ee", "i": "igh", "o": "oa", "u": "oo"}
-_HABITS = [
+_HABITS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"^(?:k(?=n)|w(?=r))|gh(?!t)(?<=[aeou]gh)"), ""),  # know, write, through
     (re.compile(r"^sch"), "sk"),  # school, not schnapps
     (re.compile(r"(?<=[aeiou][b-df-hj-np-su-z])ed$|(?<=[b-df-hj-np-su-z]{2})ed$"), "d"),  # closed, not wanted
@@ -47,12 +47,13 @@ def _latin(kind: str) -> dict[str, str]:
 
 
 _CONSONANTS, _INDEPENDENT, _SIGNS = map(_latin, ("consonants", "independent", "signs"))
-_SINHALA, _LOOKALIKES = (str.maketrans(*_TABLE[kind]) for kind in ("sinhala", "lookalikes"))
-# These two blocks follow the same order as the Tamil one (all three come from ISCII).
-_BLOCKS = {"Devanagari": 0x0900, "Malayalam": 0x0D00}
-_TAMIL_BLOCK = range(0x0B80, 0x0C00)
-
-_FULLWIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
+LOOKALIKES = str.maketrans(*_TABLE["lookalikes"])  # Latin letters to Cyrillic ones of the same shape
+FULLWIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}  # ASCII to its fullwidth forms
+# Two of the blocks follow the same order as the Tamil one (all three come from ISCII).
+_LETTERS = {"Sinhala": str.maketrans(*_TABLE["sinhala"])} | {
+    script: {code: code - 0x0B80 + start for code in range(0x0B80, 0x0C00)}
+    for script, start in (("Devanagari", 0x0900), ("Malayalam", 0x0D00))
+}
 
 WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 
@@ -119,31 +120,8 @@ def in_letters_of(tamil: str, script: str) -> str:
     >>> in_letters_of("தமிழ்", "Devanagari"), in_letters_of("தமிழ்", "Malayalam"), in_letters_of("தமிழ்", "Sinhala")
     ('तमिऴ्', 'തമിഴ്', 'තමිළ්')
     """
-    if script == "Sinhala":
-        return tamil.translate(_SINHALA)
-    shift = _BLOCKS[script] - _TAMIL_BLOCK.start
-    return tamil.translate({code: code + shift for code in _TAMIL_BLOCK})
+    return tamil.translate(_LETTERS[script])
 
-
-def lookalike(english: str) -> str:
-    """Replace Latin letters by Cyrillic ones of the same shape, where there is one.
-
-    >>> lookalike("peace").isascii(), lookalike("peace") == "peace"
-    (False, False)
-    """
-    return english.translate(_LOOKALIKES)
-
-
-def fullwidth(english: str) -> str:
-    """Replace ASCII by its fullwidth forms.
-
-    >>> fullwidth("No.")
-    'Ｎｏ．'
-    """
-    return english.translate(_FULLWIDTH)
-
-
-# --- names -------------------------------------------------------------------------------------------
 
 _CLASSES = (("ng", "n"), ("nj", "n"), ("zh", "l"), ("th", "t"), ("sh", "s"), ("ch", "s"), ("ph", "p"))
 _MERGED = str.maketrans("gcqdbfjzw", "kkktppssv", "aeiouyh' .-")
@@ -161,34 +139,26 @@ def skeleton(latin: str) -> str:
     return re.sub(r"(.)\1+", r"\1", latin.translate(_MERGED))
 
 
-@dataclass(frozen=True)
-class Spelled:
-    """A name of an English text, and the word of the Tamil text that spells it (with its case ending)."""
-
-    english: str
-    tamil: str
-
-
-def _likeness(name: str, word: str) -> float:
-    return SequenceMatcher(None, name.lower(), romanise(word)[: len(name) + 2], autojunk=False).ratio()
-
-
-def find_names(english: str, tamil: str, common: frozenset[str]) -> list[Spelled]:
-    """Names of `english` with the words of `tamil` that spell them, in English order.
+def find_names(english: str, tamil: str, common: frozenset[str]) -> list[tuple[str, str]]:
+    """Names of `english`, in its order, each with the word of `tamil` that spells it, case ending included.
 
     A name is a capitalised word whose lower-case form is not in `common` and of whose consonants, at
     least two, some Tamil word starts with.
 
     >>> find_names("Kavitha went home.", "கவிதா வீட்டுக்குப் போனாள்.", frozenset())
-    [Spelled(english='Kavitha', tamil='கவிதா')]
+    [('Kavitha', 'கவிதா')]
     """
-    words = [word.strip(".,;:!?\"'()“”‘’") for word in tamil.split()]
+    words = list(filter(None, (word.strip(".,;:!?\"'()“”‘’") for word in tamil.split())))
     found = []
-    for match in re.finditer(r"\b[A-Z][a-z]{2,}", english):
-        consonants = skeleton(match[0])
-        if match[0].lower() in common or len(consonants) < 2:
+    for name in re.findall(r"\b[A-Z][a-z]{2,}", english):
+        consonants = skeleton(name)
+        if name.lower() in common or len(consonants) < 2:
             continue
-        spelled = [word for word in words if word and skeleton(romanise(word)).startswith(consonants)]
+        spelled = [word for word in words if skeleton(romanise(word)).startswith(consonants)]
         if spelled:
-            found.append(Spelled(match[0], max(spelled, key=lambda word, name=match[0]: _likeness(name, word))))
+            found.append((name, max(spelled, key=partial(_likeness, name))))
     return found
+
+
+def _likeness(name: str, word: str) -> float:
+    return SequenceMatcher(None, name.lower(), romanise(word)[: len(name) + 2], autojunk=False).ratio()

@@ -1,14 +1,15 @@
 """Share the variance of the reward inside the groups out among its components. No torch.
 
-GRPO sees only differences inside a group, so a component that is constant there has no say, whatever its
-weight. The shares are a covariance decomposition of the total: they add up to 1 and may be negative for a
-component that pulls against it (ours).
+GRPO sees only differences inside a group, so a component that is constant there has no say, whatever its weight. The
+shares are a covariance decomposition (ours): they add up to 1, and are negative where a component pulls against it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
 
 
 def shares(
@@ -32,15 +33,13 @@ def shares(
     variance = 0.0
     made = dict.fromkeys([*terms, "gate"], 0.0)
     for members in _members(totals, groups):
-        total = _centred([totals[i] for i in members])
-        variance += sum(t * t for t in total)
-        rest = list(total)
-        for name, values in terms.items():
-            part = _centred([values[i] for i in members])
-            made[name] += sum(p * t for p, t in zip(part, total, strict=True))
-            rest = [r - p for r, p in zip(rest, part, strict=True)]
-        made["gate"] += sum(r * t for r, t in zip(rest, total, strict=True))
-    return {name: round(m / variance, 12) + 0.0 for name, m in made.items()} if variance else {}
+        total = _centred(totals, members)
+        parts = {name: _centred(values, members) for name, values in terms.items()}
+        parts["gate"] = total - sum(parts.values())
+        variance += total @ total
+        for name, part in parts.items():
+            made[name] += part @ total
+    return {name: round(float(m / variance), 12) + 0.0 for name, m in made.items()} if variance else {}
 
 
 def rank_correlation(
@@ -51,13 +50,16 @@ def rank_correlation(
     >>> rank_correlation([0.1, 0.2, 0.3], [1, 2, 9], "xxx")
     1.0
     """
+    from scipy.stats import rankdata
+
     found = []
     for members in _members(totals, groups):
         scored = [i for i in members if values[i] is not None]
-        one, other = (_centred(_ranks([column[i] for i in scored])) for column in (totals, values))
-        size = (sum(x * x for x in one) * sum(y * y for y in other)) ** 0.5
+        ranks = (rankdata([column[i] for i in scored]) for column in (totals, values))
+        one, other = (rank - (len(scored) + 1) / 2 for rank in ranks)
+        size = float((one @ one) * (other @ other)) ** 0.5
         if size:
-            found.append(sum(x * y for x, y in zip(one, other, strict=True)) / size)
+            found.append(float(one @ other) / size)
     return sum(found) / len(found) if found else None
 
 
@@ -70,13 +72,8 @@ def _members(totals: Sequence[float | None], groups: Sequence[Hashable]) -> list
     return list(members.values())
 
 
-def _centred(values: Sequence[float | None]) -> list[float]:
-    """Differences from the mean of what is there; 0 for what is not."""
-    there = [v for v in values if v is not None]
-    mean = sum(there) / len(there) if there else 0.0
-    return [0.0 if v is None else v - mean for v in values]
-
-
-def _ranks(values: list[float]) -> list[float]:
-    """Ranks from 0, ties sharing their mean; quadratic, for the size of a group."""
-    return [sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values]
+def _centred(values: Sequence[float | None], members: list[int]) -> np.ndarray:
+    """Differences from the mean of the known values; 0 for an unknown one."""
+    column = np.array([values[i] for i in members], dtype=float)
+    known = ~np.isnan(column)
+    return np.where(known, column - column[known].mean(), 0.0) if known.any() else np.zeros(len(members))

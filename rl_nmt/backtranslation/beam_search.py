@@ -26,39 +26,43 @@ CHUNK = 128  # vocabulary entries that share one maximum
 
 
 class TransformersEngine:
-    """Beam search over a resident M2M100 (every dense NLLB) of transformers; never samples, keeps no gradients.
+    """A resident M2M100 (every dense NLLB): weights and encoder of transformers, `beam_search` of this module.
 
-    Weights and encoder are transformers'; the search is `beam_search` here: the hypotheses of
-    `generate(num_beams=beams, early_stopping=True)` for a fraction of its work.
+    `vocabulary`: ids that the model knows. `longest_source`: the most tokens it reads.
     """
 
     backend = "transformers"
 
-    def __init__(self, argument: str, folder: Path, tokenizer, target: str, beams=4, device="cpu", dtype="float32"):
+    def __init__(self, folder: Path, tokenizer, target: str, beams: int, device: str, dtype: str):
         from transformers import AutoModelForSeq2SeqLM
 
+        named = f"backtranslation_model: {folder}"
         try:
             model, info = AutoModelForSeq2SeqLM.from_pretrained(
                 folder, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ConfigError(f"{argument}: {folder} holds no translation model that loads: {error}") from error
+            raise ConfigError(f"{named} holds no translation model that loads: {error}") from error
         if type(model).__name__ != "M2M100ForConditionalGeneration":
-            raise ConfigError(f"{argument}: {folder} is {type(model).__name__}, not M2M100 as dense NLLB models are")
+            raise ConfigError(f"{named} is {type(model).__name__}, not M2M100 as dense NLLB models are")
         if info["missing_keys"]:
             first = sorted(info["missing_keys"])[0]
-            raise ConfigError(f"{argument}: {folder} lacks {len(info['missing_keys'])} weights, {first} first")
+            raise ConfigError(f"{named} lacks {len(info['missing_keys'])} weights, {first} first")
         self.model = model.eval().requires_grad_(False).to(device)
         self.packed = torch.device(device).type == "cpu" and prepacked_works()
         if self.packed:
             _replace_linears(model, torch.nn.Linear, _PackedLinear)
-        self.tokenizer, self.beams, self.dtype = tokenizer, beams, dtype
+        self.beams = beams
         self.target_id = tokenizer.convert_tokens_to_ids(target)
         self.vocabulary = model.config.vocab_size
         self.longest_source = model.config.max_position_embeddings
 
     def generate(self, rows: list[list[int]], caps: list[int]) -> tuple[list[list[int]], int, int]:
-        """See `Engine.generate`."""
+        """Translate `rows`, ids as the tokenizer writes them, the longest first, into at most `caps[i]` ids each.
+
+        Returns the new ids per row (language tag, text, end), order kept; how many rows met their cap first;
+        how many padding positions were encoded. Deterministic; in float32 no row depends on the others.
+        """
         config = self.model.config
         # No sampling, but M2M100's encoder draws a LayerDrop number per layer from the global generator.
         with full_precision(), torch.random.fork_rng(devices=[]):
@@ -188,7 +192,8 @@ class _Decoder:
             pair[:] = [x[rows] for x in pair]
 
     def _attend(self, attention, x: torch.Tensor, past: Sequence[torch.Tensor], mask) -> torch.Tensor:
-        mixed = F.scaled_dot_product_attention(self._split(attention.q_proj(x)), *past, attn_mask=mask)
+        keys, values = past
+        mixed = F.scaled_dot_product_attention(self._split(attention.q_proj(x)), keys, values, attn_mask=mask)
         return attention.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:

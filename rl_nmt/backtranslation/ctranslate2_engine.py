@@ -25,7 +25,7 @@ SLACK = 16  # new tokens beyond the longest source that the common search allows
 
 
 class CTranslate2Engine:
-    """Beam search of CTranslate2 over one resident model; see `Engine` in rl_nmt/backtranslation/translator.py.
+    """Beam search of CTranslate2 over one resident model; see `TransformersEngine`.
 
     Args:
         folder: a transformers model, converted on first use, or a converted one.
@@ -40,7 +40,7 @@ class CTranslate2Engine:
 
     backend = "ctranslate2"
 
-    def __init__(self, argument: str, folder: Path, tokenizer, target: str, beams=4, device="cpu", dtype="float32"):
+    def __init__(self, folder: Path, tokenizer, target: str, beams: int, device: str, dtype: str):
         try:
             import ctranslate2
         except ImportError:
@@ -50,18 +50,21 @@ class CTranslate2Engine:
         self.tokenizer, self.target, self.beams, self.dtype = tokenizer, target, beams, dtype
         self._require(ctranslate2, device)
         converted = ctranslate2.contains_model(str(folder))
-        self.folder = folder if converted else convert(argument, folder, dtype)
-        self.longest_source = 1024 if converted else _positions(folder)
+        self.folder = folder if converted else convert(folder, dtype)
+        own = {} if converted else json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.longest_source = int(own.get("max_position_embeddings", 1024))
         self.device: str | None = None
         self.to(device)
         try:
             words = json.loads((self.folder / "shared_vocabulary.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ConfigError(f"{argument}: {folder} has no shared_vocabulary.json: it is no NLLB model") from None
+            raise ConfigError(
+                f"backtranslation_model: {folder} has no shared_vocabulary.json: it is no NLLB model"
+            ) from None
         self.vocabulary = len(words)
 
     def generate(self, rows: list[list[int]], caps: list[int]) -> tuple[list[list[int]], int, int]:
-        """See `Engine.generate`; no padding is counted, for CTranslate2 takes it out before its linear layers.
+        """See `TransformersEngine.generate`; no padding is counted: CTranslate2 computes none in its linear layers.
 
         It knows one cap per call, and small calls are slow. So all rows go through one search that is long enough
         for a translation; only those still running at the end of it, or at their own cap, are searched again,
@@ -105,16 +108,16 @@ class CTranslate2Engine:
             return
         import ctranslate2
 
-        kind, index = _split(device)
+        place = torch.device(device)
         try:
             # On a CPU workers that share the batch, not threads that share a matrix: those meet at a barrier at
             # every step, where torch's idle threads still spin.
             threads = torch.get_num_threads()
-            self.workers = min(threads, WORKERS) if kind == "cpu" else 1
+            self.workers = min(threads, WORKERS) if place.type == "cpu" else 1
             self.translator = ctranslate2.Translator(
                 str(self.folder),
-                device=kind,
-                device_index=index,
+                device=place.type,
+                device_index=place.index or 0,
                 compute_type=self.dtype,
                 inter_threads=self.workers,
                 intra_threads=max(1, threads // self.workers),
@@ -128,8 +131,9 @@ class CTranslate2Engine:
 
     def _require(self, ctranslate2, device: str) -> None:
         """Refuse a device or dtype before a conversion that takes minutes."""
+        place = torch.device(device)
         try:
-            known = ctranslate2.get_supported_compute_types(*_split(device))
+            known = ctranslate2.get_supported_compute_types(place.type, place.index or 0)
         except (RuntimeError, ValueError) as error:
             raise self._explain(error, device) from error
         if self.dtype not in known:
@@ -148,7 +152,7 @@ class CTranslate2Engine:
         )
 
 
-def convert(argument: str, folder: Path, dtype: str) -> Path:
+def convert(folder: Path, dtype: str) -> Path:
     """The CTranslate2 form of a model, made once: beside it as `ct2-<dtype>`, else under ~/.cache/rl_nmt.
 
     Reused while the weights it was made from are the same; written aside and renamed, so that an interrupted
@@ -171,17 +175,17 @@ def convert(argument: str, folder: Path, dtype: str) -> Path:
         except OSError:
             continue
         try:
-            _convert_into(argument, folder, work, dtype)
+            _convert_into(folder, work, dtype)
             (work / "source.txt").write_text(key, encoding="utf-8")
             if _made_from(place) != key:  # else another process has been faster
                 shutil.rmtree(place, ignore_errors=True)
                 os.replace(work, place)
             return place
         except OSError as error:
-            raise CannotWrite(f"{argument}: converting into {place} failed: {error}") from error
+            raise CannotWrite(f"backtranslation_model: converting into {place} failed: {error}") from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    raise CannotWrite(f"{argument}: neither {places[0]} nor {places[1]} can be written; set XDG_CACHE_HOME")
+    raise CannotWrite(f"backtranslation_model: neither {places[0]} nor {places[1]} can be written; set XDG_CACHE_HOME")
 
 
 def weights_key(folder: Path) -> str:
@@ -198,22 +202,12 @@ def _made_from(place: Path) -> str | None:
         return None
 
 
-def _convert_into(argument: str, folder: Path, work: Path, dtype: str) -> None:
+def _convert_into(folder: Path, work: Path, dtype: str) -> None:
     from ctranslate2.converters import TransformersConverter
 
     try:
         TransformersConverter(str(folder)).convert(str(work), quantization=dtype, force=True)
     except (ValueError, RuntimeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{argument}: ctranslate2 cannot convert {folder}: {error}") from error
+        raise ConfigError(f"backtranslation_model: ctranslate2 cannot convert {folder}: {error}") from error
     for file in [*folder.glob("*token*.json"), *folder.glob("*.model")]:  # so that the folder stands alone
         shutil.copyfile(file, work / file.name)
-
-
-def _split(device: str) -> tuple[str, int]:
-    kind, _, index = device.partition(":")
-    return kind, int(index or 0)
-
-
-def _positions(folder: Path) -> int:
-    """Longest source the model reads, in tokens."""
-    return int(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings", 1024))

@@ -15,45 +15,23 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import filterfalse
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from rl_nmt import hub
 from rl_nmt.backtranslation.beam_search import TransformersEngine
 from rl_nmt.backtranslation.ctranslate2_engine import DTYPES as CT2_DTYPES
 from rl_nmt.backtranslation.ctranslate2_engine import CTranslate2Engine, weights_key
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
-from rl_nmt.models.batching import distinct, restore
+from rl_nmt.models.batching import TokenBudget, distinct, run_batches
 from rl_nmt.models.loading import fetch, load_tokenizer, loading, require_device, versions
-from rl_nmt.models.out_of_memory import TokenBudget, run_batches
 from rl_nmt.text.unicode import is_blank, safe_unicode
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "model.bin")
 DOWNLOAD = ["*.json", "*.model", "*.txt", "*.safetensors", "*.bin"]
 BACKENDS = ("auto", "transformers", "ctranslate2")
+TOKENS = 4096  # most source tokens, padding included, in one batch; less where memory runs out
 
-
-class Engine(Protocol):
-    """Token ids in, token ids out; `BackTranslator` handles text.
-
-    `backend`, `dtype`, `beams` go into the signature; `vocabulary` is the number of ids the model knows,
-    `longest_source` the most tokens it reads.
-    """
-
-    backend: str
-    dtype: str
-    beams: int
-    vocabulary: int
-    longest_source: int
-
-    def generate(self, rows: list[list[int]], caps: list[int]) -> tuple[list[list[int]], int, int]:
-        """Translate `rows`, ids as the tokenizer writes them, the longest first, into at most `caps[i]` ids each.
-
-        Returns the new ids per row (language tag, text, end), order kept; how many rows met their cap first;
-        how many padding positions were encoded. Deterministic; in float32 no row depends on the others.
-        """
-
-    def to(self, device: str) -> None:
-        """Move the model for good."""
+Engine = TransformersEngine | CTranslate2Engine
 
 
 def load_backtranslator(
@@ -66,8 +44,6 @@ def load_backtranslator(
     device: str = "cpu",
     dtype: str = "float32",
     max_new_tokens: int = 256,
-    token_budget: int = 4096,
-    argument: str = "backtranslation_model",
 ) -> BackTranslator:
     """Load an NLLB-format model once; it stays on `device`.
 
@@ -76,45 +52,36 @@ def load_backtranslator(
         source, target: language tags as the tokenizer writes them, e.g. tam_Taml, eng_Latn.
         backend: "transformers"; "ctranslate2", which converts the model once into a cache folder; or "auto":
             ctranslate2 where it works, else transformers, saying on standard error which and why.
-        beams: width of the beam search; 1 is greedy.
+        beams: width of the beam search, at least 1, which is greedy.
         device: cpu, cuda or cuda:N.
         dtype: "float32" or "bfloat16" (then a translation may depend on its batch); ctranslate2 also takes
             "int8".
-        max_new_tokens: most tokens of one sentence's translation, its language tag included.
-        token_budget: most source tokens, padding included, in one batch; less where memory runs out.
-        argument: the setting that names this model, for messages.
+        max_new_tokens: most tokens of one sentence's translation, its language tag included; at least 2.
 
     Raises:
         ConfigError: a path that is not there, another kind of model, a missing or shifted language tag, a
-            bad back-end, device, dtype or size.
+            bad back-end, device or dtype.
         MissingService: the hub cannot be reached or refuses, or ctranslate2 is not installed.
         CannotWrite: no folder takes the converted model.
     """
     if backend not in BACKENDS:
         raise ConfigError(f"backtranslation_backend: {backend!r} is unknown; use auto, transformers or ctranslate2")
-    for name, value, least in (
-        ("beams", beams, 1),
-        ("max_new_tokens", max_new_tokens, 2),
-        ("token_budget", token_budget, 1),
-    ):
-        if value < least:
-            raise ConfigError(f"{name}: {value} must be at least {least}")
     if dtype == "int8" and backend == "transformers":
         raise ConfigError("dual_dtype: int8 needs backtranslation_backend ctranslate2; use float32 or bfloat16")
     if dtype not in CT2_DTYPES:
         raise ConfigError(f"dual_dtype: {dtype!r} is not supported in back-translation; use float32 or bfloat16")
     require_device("dual_device", device)
-    folder = _model_folder(argument, str(name_or_path))
+    folder = _model_folder(str(name_or_path))
     with loading():
-        tokenizer = load_tokenizer(argument, folder, src_lang=source)
-        check_tags(argument, tokenizer, len(tokenizer), source, target)  # before minutes of converting and loading
-        engine = _open_engine(backend, argument, folder, tokenizer, target, beams, device, dtype)
-    check_tags(argument, tokenizer, engine.vocabulary, source, target)
+        tokenizer = load_tokenizer("backtranslation_model", folder, src_lang=source)
+        check_tags(tokenizer, len(tokenizer), source, target)  # before minutes of converting and loading
+        engine = _open_engine(backend, folder, tokenizer, target, beams, device, dtype)
+    check_tags(tokenizer, engine.vocabulary, source, target)
     name, revision = hub.recorded_as(str(name_or_path), folder)
-    identity = {"model": name, "revision": revision, "weights": weights_key(folder)}
-    identity |= {key: getattr(engine, key) for key in ("backend", "dtype", "beams")}
+    identity: dict[str, Any] = {"model": name, "revision": revision, "weights": weights_key(folder)}
+    identity |= {"backend": engine.backend, "dtype": dtype, "beams": beams}
     identity |= {"source": source, "target": target, "max_new_tokens": max_new_tokens}
-    return BackTranslator(tokenizer, engine, identity, TokenBudget(token_budget))
+    return BackTranslator(tokenizer, engine, identity)
 
 
 def _open_engine(backend: str, *model) -> Engine:
@@ -122,6 +89,7 @@ def _open_engine(backend: str, *model) -> Engine:
     if backend != "auto":
         return (TransformersEngine if backend == "transformers" else CTranslate2Engine)(*model)
     *_, device, dtype = model
+    engine: Engine
     try:
         engine, why = CTranslate2Engine(*model), f"installed, and works on {device} in {dtype}"
     except (MissingService, ConfigError, CannotWrite) as error:
@@ -144,9 +112,10 @@ class BackTranslator:
     (padding positions encoded beside them), seconds.
     """
 
-    def __init__(self, tokenizer, engine: Engine, identity: dict, budget: TokenBudget):
+    def __init__(self, tokenizer, engine: Engine, identity: dict[str, Any]):
         self.name, self.revision = identity["model"], identity["revision"]
-        self.tokenizer, self.engine, self.budget, self._identity = tokenizer, engine, budget, identity
+        self.tokenizer, self.engine, self._identity = tokenizer, engine, identity
+        self.budget = TokenBudget(TOKENS)
         self.stats: dict[str, float] = {}
 
     def __call__(self, texts: Sequence[str]) -> list[str | None]:
@@ -158,20 +127,13 @@ class BackTranslator:
         whole, index = distinct("" if is_blank(text) else safe_unicode(text) for text in texts)
         parts = [split_sentences(text) for text in whole]
         sentences, place = distinct(sentence for part in parts for sentence in part)
-        self.stats = {
-            "texts": len(index),
-            "unique": sum(bool(p) for p in parts),
-            "sentences": len(sentences),
-            "blank": sum(not parts[i] for i in index),
-            "truncated": 0,
-            "hit_cap": 0,
-            "tokens": 0,
-            "padded": 0,
-        }
+        self.stats = {"texts": len(index), "unique": sum(map(bool, parts)), "sentences": len(sentences)}
+        self.stats["blank"] = sum(not parts[i] for i in index)
+        self.stats |= dict.fromkeys(("truncated", "hit_cap", "tokens", "padded"), 0)  # `_translate` counts
         translated = self._translate(sentences)
         at = iter(place)
-        whole = [[translated[next(at)] for _ in part] for part in parts]
-        joined = [None if None in done else " ".join(filter(None, done)) for done in whole]
+        done = [[translated[next(at)] for _ in part] for part in parts]
+        joined = [None if None in part else " ".join(filter(None, part)) for part in done]
         self.stats["seconds"] = time.perf_counter() - start
         return [joined[i] for i in index]
 
@@ -196,9 +158,9 @@ class BackTranslator:
             self.stats["padded"] += padded
             return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-        done, lost = run_batches(translate, [len(row) for row in rows], self.budget, argument=self.name)
-        order = [i for batch, _ in done for i in batch] + lost
-        return restore(order, [text for _, texts in done for text in texts] + [None] * len(lost))
+        done, _ = run_batches(translate, [len(row) for row in rows], self.budget, argument=self.name)
+        found = {i: text for batch, texts in done for i, text in zip(batch, texts, strict=True)}
+        return [found.get(i) for i in range(len(rows))]
 
     def _encode(self, sentences: list[str]) -> list[list[int]]:
         """Ids `[source tag] text </s>` per sentence; control tokens written in the text stay text."""
@@ -264,7 +226,7 @@ def _says_something(piece: str) -> bool:
     return any(unicodedata.category(char)[0] in "LN" for char in piece)
 
 
-def check_tags(argument: str, tokenizer, vocabulary: int, source: str, target: str) -> None:
+def check_tags(tokenizer, vocabulary: int, source: str, target: str) -> None:
     """Refuse a tokenizer that would translate from or into another language without saying so.
 
     Raises:
@@ -276,22 +238,22 @@ def check_tags(argument: str, tokenizer, vocabulary: int, source: str, target: s
         if tag not in tags or tokenizer.convert_tokens_to_ids(tag) == tokenizer.unk_token_id:
             near = difflib.get_close_matches(tag.lower(), [t.lower() for t in tags], n=1, cutoff=0.5)
             hint = next((f"; did you mean {t}?" for t in tags if near and t.lower() == near[0]), "")
-            raise ConfigError(f"{argument}: its tokenizer has no language tag {tag!r}{hint}")
+            raise ConfigError(f"backtranslation_model: its tokenizer has no language tag {tag!r}{hint}")
     if tokenizer.mask_token and tokenizer.mask_token_id != len(tokenizer) - 1:
         raise ConfigError(
-            f"{argument}: its language tags are shifted (<mask> has id {tokenizer.mask_token_id}, not the "
+            f"backtranslation_model: its language tags are shifted (<mask> has id {tokenizer.mask_token_id}, not the "
             f"last, {len(tokenizer) - 1}): is tokenizer.json missing? Fetch the model again"
         )
     if len(tokenizer) > vocabulary:
-        raise ConfigError(f"{argument}: the tokenizer has {len(tokenizer)} ids, the model only {vocabulary}")
+        raise ConfigError(f"backtranslation_model: the tokenizer has {len(tokenizer)} ids, the model only {vocabulary}")
 
 
-def _model_folder(argument: str, name: str) -> Path:
+def _model_folder(name: str) -> Path:
     """The folder of a path or hub name; a hub name counts as cached once its weights are there."""
     marker = "config.json"
     if not Path(name).expanduser().exists() and not hub.looks_like_path(name):
         marker = next((file for file in WEIGHT_FILES if hub.is_cached(name, file)), WEIGHT_FILES[0])
-    folder = fetch(argument, name, marker, DOWNLOAD)
+    folder = fetch("backtranslation_model", name, marker, DOWNLOAD)
     if not folder.is_dir():
-        raise ConfigError(f"{argument}: {name} is a file; give the model's folder")
+        raise ConfigError(f"backtranslation_model: {name} is a file; give the model's folder")
     return folder

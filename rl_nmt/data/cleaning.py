@@ -63,10 +63,9 @@ def _ends_sentence(word: str, following: str, first: bool = False) -> bool:
 def clean_document(text: Any, min_chars: int, max_chars: int) -> tuple[str | None, str]:
     """Return (first whole sentences, "") or (None, reason) for one web document.
 
-    Control and invisible characters go, lines with a URL or boilerplate are dropped, and what is left
-    gives its first run of whole sentences that together have min_chars to max_chars NFC code points.
-    Reasons: "not text", "empty", "only URLs and boilerplate", "few letters", "no whole sentence",
-    "too short", "sentences too long".
+    Control and invisible characters go, lines with a URL or boilerplate are dropped, and what is left gives its first
+    run of whole sentences that together have min_chars to max_chars NFC code points. Reasons: "not text", "empty",
+    "only URLs and boilerplate", "few letters", "no whole sentence", "too short", "sentences too long".
     """
     if not isinstance(text, str):
         return None, "not text"

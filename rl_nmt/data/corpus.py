@@ -1,12 +1,12 @@
 """English text → a snapshot on disk: streamed once, cleaned, split, hashed; no network after that.
 
 Rows come from `rl_nmt.data.sources` (hub or local files, one path), lose their noise in `rl_nmt.data.cleaning`
-and are sealed into a folder together with the request that made them. Evaluation sets with references:
-`load_eval`.
+and are sealed into a folder together with the request that made them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 from collections import Counter
@@ -22,24 +22,6 @@ from rl_nmt.data.sources import Source, read_rows
 from rl_nmt.data.streams import StreamBroken
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 
-__all__ = ["Corpus", "CorpusSettings", "clean_document", "load_eval", "materialise"]
-
-
-@dataclass
-class Corpus:
-    """What `materialise` left on disk.
-
-    train, heldout: English sources, disjoint, no duplicates. sha256: over the hashes of both files.
-    folder: holds train.jsonl, heldout.jsonl ({"source": …} per line) and data.json.
-    counts: {"read": rows read, "kept": distinct clean rows, "rejected": {reason: rows}}.
-    """
-
-    train: list[str]
-    heldout: list[str]
-    sha256: str
-    folder: Path
-    counts: dict[str, Any]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSettings(Source):
@@ -53,11 +35,6 @@ class CorpusSettings(Source):
     min_chars: int
     max_chars: int
 
-    @classmethod
-    def of(cls, cfg: Any) -> CorpusSettings:
-        """Those of a configuration that has them all among its fields."""
-        return cls(**{field.name: getattr(cfg, field.name) for field in fields(cls)})
-
     @property
     def request(self) -> dict[str, Any]:
         """What data.json keeps and compares."""
@@ -65,49 +42,37 @@ class CorpusSettings(Source):
         return {"num_heldout" if name == "num_eval_samples" else name: value for name, value in known.items()}
 
 
-def materialise(folder: str | Path, settings: CorpusSettings) -> Corpus:
-    """Stream, clean and split exactly num_train_samples + num_eval_samples distinct rows into `folder`, once.
+def materialise(folder: str | Path, settings: CorpusSettings) -> Sealed:
+    """Stream, clean and split exactly num_train_samples + num_eval_samples distinct texts into `folder`, once.
 
-    The same settings again read the snapshot back after checking its hashes, without network. A row is held out when a
-    seeded hash of its text says so, in whatever order rows arrive; only a source with too few rows for that rule alone
-    is read whole and gives its smallest hashes. Raises ConfigError (settings, files, too few rows, another or a changed
+    The same settings again read the snapshot back after checking its hashes, without network. A text is held out when
+    a seeded hash of it says so, in whatever order rows arrive; only a source with too few rows for that rule alone
+    is read whole and gives its smallest hashes. Raises ConfigError (files, too few rows, another or a changed
     snapshot), MissingService (hub; says how many rows there are) and CannotWrite.
+
+    Returns:
+        Texts to train on and held-out ones, disjoint, no duplicates; sha256 of the snapshot; counts {"read": rows read,
+        "kept": distinct clean rows, "rejected": {reason: rows}}.
     """
     folder = Path(folder)
-    _check_sizes(settings)
-    snapshot = Snapshot(folder, settings.request, "output_dir", asked="another request", again="stream")
+    snapshot = Snapshot(folder, settings.request, "output_dir")
     if snapshot.exists:
-        return _corpus(folder, snapshot.read())
-    _check_writable(folder)
-    rows = read_rows(settings)
-    try:
-        train, heldout, counts = _select(rows, settings)
-    finally:
-        rows.close()
-    rows_of = [[{"source": text} for text in texts] for texts in (train, heldout)]
-    return _corpus(folder, snapshot.write(*rows_of, counts))
-
-
-def _corpus(folder: Path, sealed: Sealed) -> Corpus:
+        sealed = snapshot.read()
+    else:
+        _check_writable(folder)
+        with contextlib.closing(read_rows(settings)) as rows:
+            train, heldout, counts = _select(rows, settings)
+        sealed = snapshot.write([{"source": text} for text in train], [{"source": text} for text in heldout], counts)
     train, heldout = ([row["source"] for row in rows] for rows in (sealed.train, sealed.heldout))
-    return Corpus(train, heldout, sealed.sha256, folder, sealed.counts)
-
-
-def _check_sizes(settings: CorpusSettings) -> None:
-    least = {"num_train_samples": 1, "num_eval_samples": 0, "shuffle_buffer": 0, "min_chars": 1, "max_chars": 1}
-    for name, bound in least.items():
-        if getattr(settings, name) < bound:
-            raise ConfigError(f"{name} is {getattr(settings, name)}: give {bound} or more")
-    if settings.min_chars > settings.max_chars:
-        bounds = f"min_chars {settings.min_chars} is above max_chars {settings.max_chars}"
-        raise ConfigError(f"{bounds}: lower the one or raise the other")
+    return sealed._replace(train=train, heldout=heldout)
 
 
 def _select(rows: Iterator[Any], settings: CorpusSettings) -> tuple[list[str], list[str], dict[str, Any]]:
     """Take clean distinct rows until both splits are full; return train, heldout and the counts."""
     wanted, held_wanted = settings.num_train_samples, settings.num_eval_samples
-    share = held_wanted / (wanted + held_wanted)
-    most = 10_000 + 200 * (wanted + held_wanted)  # an endless stream whose rows all fail must end too
+    total = wanted + held_wanted
+    share = held_wanted / total
+    most = 10_000 + 200 * total  # an endless stream whose rows all fail must end too
     kept: dict[str, float] = {}  # text → its place in [0, 1): below `share` it is held out
     seen: set[bytes] = set()
     rejected: Counter[str] = Counter()
@@ -117,13 +82,14 @@ def _select(rows: Iterator[Any], settings: CorpusSettings) -> tuple[list[str], l
             read += 1
             text, reason = clean_document(raw, settings.min_chars, settings.max_chars)
             if text is not None:
-                folded = " ".join(text.casefold().split()).encode()
+                folded = _folded(text).encode()
                 digest = hashlib.sha256(folded).digest()[:16]
                 if digest in seen:
                     reason = "duplicate"
                 else:
                     seen.add(digest)
-                    kept[text] = _place(f"{settings.seed}\n".encode() + folded)
+                    seeded = hashlib.sha256(f"{settings.seed}\n".encode() + folded).digest()
+                    kept[text] = int.from_bytes(seeded[:7], "big") / 2**56
                     held += kept[text] < share
             if reason:
                 rejected[reason] += 1
@@ -132,28 +98,23 @@ def _select(rows: Iterator[Any], settings: CorpusSettings) -> tuple[list[str], l
     except MissingService as error:
         if not read:
             raise
+        enough = f", enough for num_train_samples {len(kept) - held_wanted}" if len(kept) > held_wanted else ""
         later = "Run the same command again later" if isinstance(error, StreamBroken) else "Take another source"
-        raise MissingService(f"{error}. {_so_far(settings, read, len(kept))}. {later}") from error
+        message = f"{error}. {read} rows were read and {len(kept)} of {total} kept{enough}. {later}"
+        raise MissingService(message) from error
     counts = {"read": read, "kept": len(kept), "rejected": dict(rejected.most_common())}
-    if len(kept) < wanted + held_wanted:
+    if len(kept) < total:
         raise ConfigError(_too_few(settings, counts))
-    if held >= held_wanted and len(kept) - held >= wanted:
-        heldout = [text for text, place in kept.items() if place < share][:held_wanted]
-        train = [text for text, place in kept.items() if place >= share][:wanted]
-    else:
+    heldout = [text for text, place in kept.items() if place < share][:held_wanted]
+    train = [text for text, place in kept.items() if place >= share][:wanted]
+    if len(heldout) < held_wanted or len(train) < wanted:
         heldout = sorted(kept, key=kept.__getitem__)[:held_wanted]
         train = [text for text in kept if text not in set(heldout)][:wanted]
     return train, heldout, counts
 
 
-def _place(data: bytes) -> float:
-    return int.from_bytes(hashlib.sha256(data).digest()[:7], "big") / 2**56
-
-
-def _so_far(settings: CorpusSettings, read: int, kept: int) -> str:
-    wanted, held = settings.num_train_samples, settings.num_eval_samples
-    enough = f", enough for num_train_samples {kept - held}" if kept > held else ""
-    return f"{read} rows were read and {kept} of {wanted + held} kept{enough}"
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _too_few(settings: CorpusSettings, counts: dict[str, Any]) -> str:
@@ -195,10 +156,11 @@ def load(folder: Path, cfg) -> tuple[list[str], list[dict[str, str]], str]:
         rows = load_eval(cfg.eval_dataset, cfg.eval_file, cfg.num_eval_samples, cfg.seed)
     except MissingService as error:
         print(f"no evaluation references: {error}", flush=True)
-    data = materialise(folder, CorpusSettings.of(cfg))
+    settings = CorpusSettings(**{field.name: getattr(cfg, field.name) for field in fields(CorpusSettings)})
+    data = materialise(folder, settings)
     print(f"data: {len(data.train)} prompts, sha256 {data.sha256[:12]}", flush=True)
-    seen = {" ".join(text.split()).casefold() for text in data.train}
-    apart = [row for row in rows if " ".join(row["source"].split()).casefold() not in seen]
+    seen = set(map(_folded, data.train))
+    apart = [row for row in rows if _folded(row["source"]) not in seen]
     if len(apart) < len(rows):
         print(f"{len(rows) - len(apart)} evaluation rows are in the training data: left out", flush=True)
     if not apart:

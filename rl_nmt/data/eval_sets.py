@@ -13,18 +13,12 @@ from rl_nmt.errors import ConfigError, UserError
 from rl_nmt.hub import split_revision
 from rl_nmt.text.unicode import is_blank, safe_unicode
 
-Row = dict[str, str]  # "english", and "tamil" where there is a reference
-
-HUB_SETS = (
-    "google/wmt24pp",
-    "openlanguagedata/flores_plus",
-    "ai4bharat/IN22-Gen",
-    "ai4bharat/IN22-Conv",
-)
+Row = dict[str, str]  # "source", and "reference" where there is one
+HUB_SETS = ("google/wmt24pp", "openlanguagedata/flores_plus", "ai4bharat/IN22-Gen", "ai4bharat/IN22-Conv")
 
 
 def load_eval(eval_dataset: str, eval_file: str, num_eval_samples: int, seed: int) -> list[Row]:
-    """Return up to num_eval_samples rows {"english", "tamil"?}, chosen by a seeded hash, in file order.
+    """Return up to num_eval_samples rows {"source", "reference"?}, chosen by a seeded hash, in file order.
 
     `eval_file` (TSV english<TAB>tamil, or JSONL) wins over `eval_dataset`, which is a path too, a name
     in HUB_SETS (also name@revision), or none. Which rows are chosen does not depend on their order. Raises
@@ -53,37 +47,31 @@ def choose(rows: Iterable[Row], count: int, seed: int) -> list[Row]:
     distinct = {(row["source"], row.get("reference", "")): row for row in rows}
 
     def place(key: tuple[str, str]) -> bytes:
-        return hashlib.sha256(f"{seed}\n{key[0]}\n{key[1]}".encode()).digest()
+        return hashlib.sha256(f"{seed}\n{key[0]}\n{key[1]}".encode("utf-8", "replace")).digest()
 
     chosen = set(sorted(distinct, key=place)[:count])
     return [row for key, row in distinct.items() if key in chosen]
 
 
-def _row(english: str, tamil: str | None) -> Row | None:
-    """One clean row on one line per side; None without an English side."""
-    english = " ".join(safe_unicode(english).split())
-    tamil = " ".join(safe_unicode(tamil or "").split())
-    if is_blank(english):
-        return None
-    return {"source": english} if is_blank(tamil) else {"source": english, "reference": tamil}
-
-
-# --- files -------------------------------------------------------------------------------------------
-
-
-def _read_file(path: str, argument: str) -> list[Row]:
+def _rows(pairs: Iterable[tuple[str, str | None]]) -> list[Row]:
+    """Clean rows with one line a side; pairs without an English side fall out."""
     rows = []
-    for record in tables.read_all(path, argument):
-        if "column 3" in record.cells:
-            raise ConfigError(f"{record.where} has {len(record.cells)} columns: write english<TAB>tamil")
-        if row := _row(*tables.sides(record)):
-            rows.append(row)
-    if not rows:
-        raise ConfigError(f"{argument}: {path} holds no rows with a source: give english<TAB>tamil lines or JSONL")
+    for pair in pairs:
+        english, tamil = (" ".join(safe_unicode(side or "").split()) for side in pair)
+        if not is_blank(english):
+            rows.append({"source": english} if is_blank(tamil) else {"source": english, "reference": tamil})
     return rows
 
 
-# --- the hub -----------------------------------------------------------------------------------------
+def _read_file(path: str, argument: str) -> list[Row]:
+    records = tables.read_all(path, argument)
+    wide = next((record for record in records if "column 3" in record.cells), None)
+    if wide:
+        raise ConfigError(f"{wide.where} has {len(wide.cells)} columns: write english<TAB>tamil")
+    rows = _rows(map(tables.sides, records))
+    if not rows:
+        raise ConfigError(f"{argument}: {path} holds no rows with a source: give english<TAB>tamil lines or JSONL")
+    return rows
 
 
 def _read_hub(name: str) -> list[Row]:
@@ -112,25 +100,22 @@ def _load(name: str, config: str | None = None, split: str | None = None) -> Ite
 
 def from_wmt24pp(records: Iterable[dict[str, Any]]) -> list[Row]:
     """WMT24++ (Deutsch et al. 2025): `source`, `target`; rows marked is_bad_source are dropped."""
-    kept = (r for r in records if not r.get("is_bad_source"))
-    return [row for r in kept if (row := _row(r["source"], r["target"]))]
+    return _rows((r["source"], r["target"]) for r in records if not r.get("is_bad_source"))
 
 
 def from_flores(english: Iterable[dict[str, Any]], tamil: Iterable[dict[str, Any]]) -> list[Row]:
     """FLORES+: one configuration per language, `text` joined by `id`."""
     references = {r["id"]: r["text"] for r in tamil}
-    kept = (r for r in english if r["id"] in references)
-    return [row for r in kept if (row := _row(r["text"], references[r["id"]]))]
+    return _rows((r["text"], references[r["id"]]) for r in english if r["id"] in references)
 
 
 def from_in22(records: Iterable[dict[str, Any]], name: str) -> list[Row]:
     """IN22 (Gala et al. 2023): one column per language, with or without the prefix sentence_."""
-    rows = []
+    pairs = []
     for record in records:
         prefix = "sentence_" if "sentence_eng_Latn" in record else ""
-        if not {f"{prefix}eng_Latn", f"{prefix}tam_Taml"} <= record.keys():
+        columns = f"{prefix}eng_Latn", f"{prefix}tam_Taml"
+        if not record.keys() >= set(columns):
             raise ConfigError(f"eval_dataset {name} lacks eng_Latn or tam_Taml: it has {', '.join(record)}")
-        row = _row(record[f"{prefix}eng_Latn"], record[f"{prefix}tam_Taml"])
-        if row:
-            rows.append(row)
-    return rows
+        pairs.append((record[columns[0]], record[columns[1]]))
+    return _rows(pairs)

@@ -12,7 +12,7 @@ import functools
 import glob
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,7 @@ from rl_nmt.data import tables
 from rl_nmt.data.streams import persistent
 from rl_nmt.errors import ConfigError, MissingService, UserError, caused_by
 
-FORMATS: dict[str, tuple[str, ...]] = {
-    "json": (".json", ".jsonl", ".json.gz", ".jsonl.gz"),
-    "parquet": (".parquet",),
-    "text": (".txt", ".txt.gz"),
-}
+FORMATS = {"json": (".json", ".jsonl", ".json.gz", ".jsonl.gz"), "parquet": (".parquet",), "text": (".txt", ".txt.gz")}
 Local = tuple[str, list[str]]  # format, absolute paths
 
 
@@ -48,7 +44,7 @@ class Source:
     seed: int = 0
 
 
-def read_rows(source: Source) -> Iterator[Any]:
+def read_rows(source: Source) -> Generator[Any, None, None]:
     """Yield the text column row by row, shuffled; a row without a text yields None or what is in its place.
 
     Raises ConfigError (no such file or column, broken or non-UTF-8 files, with the line) and MissingService (hub not
@@ -62,13 +58,12 @@ def read_rows(source: Source) -> Iterator[Any]:
         require_hub("dataset_name", name)
     with quiet_datasets(log=local is None), tempfile.TemporaryDirectory() as scratch:
         try:
+            # Opened once, a stream keeps to the commit that it found.
+            stream = functools.cache(functools.partial(_open, source, local, scratch))
             if local is None:
-                stream = functools.cache(lambda: _open_hub(source))  # opened once, it keeps to the commit that it found
-                with _own_retries():
-                    yield from persistent(name, lambda: (row[column] for row in stream()))
+                yield from persistent(name, lambda: (row[column] for row in stream()))
             else:
-                for row in _open_local(local, scratch, source):
-                    yield row[column]
+                yield from (row[column] for row in stream())
         except UserError:
             raise
         except Exception as error:  # whatever pyarrow, gzip, fsspec or the hub's client raise
@@ -77,32 +72,19 @@ def read_rows(source: Source) -> Iterator[Any]:
             raise ConfigError(what_is_wrong(local, column, error)) from error
 
 
-def _open_hub(source: Source) -> Any:
+def _open(source: Source, local: Local | None, scratch: str) -> Any:
+    """The text column of the source, in an order that seed and buffer alone decide."""
     import datasets
 
-    repository, revision = hub.split_revision(source.dataset_name)
-    stream = datasets.load_dataset(
-        repository,
-        source.dataset_config or None,
-        split=source.dataset_split,
-        data_files=list(source.data_files) or None,
-        revision=revision,
-        streaming=True,
-    )
-    return _shuffled(stream, source)
-
-
-def _open_local(local: Local, scratch: str, source: Source) -> Any:
-    import datasets
-
-    kind, files = local
-    escaped = {"train": [glob.escape(file) for file in files]}
-    stream = datasets.load_dataset(kind, data_files=escaped, split="train", streaming=True, cache_dir=scratch)
-    return _shuffled(stream, source)
-
-
-def _shuffled(stream: Any, source: Source) -> Any:
-    """The text column, in an order that seed and buffer alone decide."""
+    if local:
+        path, files = local
+        escaped = {"train": [glob.escape(file) for file in files]}
+        options: dict[str, Any] = {"data_files": escaped, "split": "train", "cache_dir": scratch}
+    else:
+        path, revision = hub.split_revision(source.dataset_name)
+        options = {"name": source.dataset_config or None, "split": source.dataset_split, "revision": revision}
+        options["data_files"] = list(source.data_files) or None
+    stream = datasets.load_dataset(path, streaming=True, **options)
     column = source.text_field
     columns = stream.column_names or list(next(iter(stream), {}))
     if columns and column not in columns:
@@ -114,41 +96,29 @@ def _shuffled(stream: Any, source: Source) -> Any:
     return stream
 
 
+_DATASETS_CONFIG = {
+    "HF_UPDATE_DOWNLOAD_COUNTS": False,
+    # One attempt a read: `datasets` would sleep up to 20 minutes inside one and say so in its log only.
+    **dict.fromkeys(("STREAMING_READ_MAX_RETRIES", "STREAMING_OPEN_MAX_RETRIES"), 1),
+    **dict.fromkeys(("STREAMING_READ_RETRY_INTERVAL", "STREAMING_OPEN_RETRY_INTERVAL"), 0),
+    "STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL": 0,
+    "STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL": 0,
+}
+
+
 @contextlib.contextmanager
 def quiet_datasets(log: bool) -> Iterator[None]:
-    """Keep `datasets` from pinging its download counter and, unless `log`, from logging; restored after."""
-    import datasets
+    """Keep `datasets` from pinging its download counter, retrying and, unless `log`, from logging; restored after."""
+    from datasets import config, logging
 
-    counts = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
-    verbosity = datasets.logging.get_verbosity()
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    datasets.logging.set_verbosity(verbosity if log else datasets.logging.CRITICAL)
+    before, verbosity = {name: getattr(config, name) for name in _DATASETS_CONFIG}, logging.get_verbosity()
+    vars(config).update(_DATASETS_CONFIG)
+    logging.set_verbosity(verbosity if log else logging.CRITICAL)
     try:
         yield
     finally:
-        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counts
-        datasets.logging.set_verbosity(verbosity)
-
-
-@contextlib.contextmanager
-def _own_retries() -> Iterator[None]:
-    """One attempt a read: `datasets` would sleep up to 20 minutes inside one and say so in its log only."""
-    import datasets
-
-    kinds = ("READ_MAX_RETRIES", "READ_RETRY_INTERVAL", "OPEN_MAX_RETRIES", "OPEN_RETRY_INTERVAL")
-    kinds += ("READ_SERVER_UNAVAILABLE_RETRY_INTERVAL", "READ_RATE_LIMIT_RETRY_INTERVAL")
-    names = [f"STREAMING_{kind}" for kind in kinds]
-    before = {name: getattr(datasets.config, name) for name in names}
-    for name in names:
-        setattr(datasets.config, name, 1 if name.endswith("MAX_RETRIES") else 0)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(datasets.config, name, value)
-
-
-# --- local files -------------------------------------------------------------------------------------
+        vars(config).update(before)
+        logging.set_verbosity(verbosity)
 
 
 def local_files(dataset_name: str, data_files: list[str]) -> Local | None:
@@ -161,13 +131,20 @@ def local_files(dataset_name: str, data_files: list[str]) -> Local | None:
     if dataset_name in FORMATS and (data_files or not path.exists()):
         if not data_files:
             raise ConfigError(f"dataset_name {dataset_name} needs files: add --data_files PATH_OR_GLOB")
-        return dataset_name, _matching(data_files, Path(), only=dataset_name)
+        files = _matching(data_files, Path())
+        for file in files:
+            if _format_of(file) not in (None, dataset_name):
+                raise ConfigError(f"dataset_name is {dataset_name}, but {file} is {_format_of(file)}: name its format")
+        return dataset_name, files
     if path.is_file():
         if data_files:
             raise ConfigError(f"dataset_name {dataset_name} is a file: leave data_files out")
         files = [str(path.resolve())]
     elif path.is_dir():
-        files = _matching(data_files, path) if data_files else _inside(path)
+        named = (inner for inner in path.rglob("[!.]*") if _format_of(inner.name) and inner.is_file())
+        files = _matching(data_files, path) if data_files else sorted(str(inner.resolve()) for inner in named)
+        if not files:
+            raise ConfigError(f"dataset_name: the folder {path} holds no .json, .jsonl, .parquet or .txt file")
     elif dataset_name.startswith((".", "/", "~")) or dataset_name.count("/") > 1 or _format_of(dataset_name):
         raise ConfigError(f"dataset_name: no such file or folder: {dataset_name}")
     else:
@@ -188,7 +165,7 @@ def _format_of(file: str) -> str | None:
     return next((kind for kind, endings in FORMATS.items() if file.lower().endswith(endings)), None)
 
 
-def _matching(patterns: list[str], base: Path, only: str | None = None) -> list[str]:
+def _matching(patterns: list[str], base: Path) -> list[str]:
     found: set[str] = set()
     for pattern in patterns:
         if "://" in pattern:
@@ -199,21 +176,7 @@ def _matching(patterns: list[str], base: Path, only: str | None = None) -> list[
         if not hits:
             raise ConfigError(f"data_files {pattern} matches no file (looked for {full.absolute()})")
         found.update(str(Path(hit).resolve()) for hit in hits)
-    for file in sorted(found):
-        if only and _format_of(file) not in (None, only):
-            raise ConfigError(f"dataset_name is {only}, but {file} is {_format_of(file)}: name its format")
     return sorted(found)
-
-
-def _inside(folder: Path) -> list[str]:
-    files = sorted(
-        str(path.resolve())
-        for path in folder.rglob("*")
-        if path.is_file() and _format_of(path.name) and not path.name.startswith(".")
-    )
-    if not files:
-        raise ConfigError(f"dataset_name: the folder {folder} holds no .json, .jsonl, .parquet or .txt file")
-    return files
 
 
 def what_is_wrong(local: Local, text_field: str, error: BaseException) -> str:
@@ -233,9 +196,6 @@ def what_is_wrong(local: Local, text_field: str, error: BaseException) -> str:
             return str(problem)
     shown = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     return f"{shown} cannot be read as {kind}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-# --- the hub -----------------------------------------------------------------------------------------
 
 
 def require_hub(argument: str, name: str) -> None:

@@ -6,6 +6,7 @@ the same rows in the same order; those already delivered are compared by hash an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import queue
 import sys
@@ -25,46 +26,39 @@ _NETWORK = ("RequestException", "ClientError", "RequestError", "TransportError",
 
 
 class StreamBroken(MissingService):
-    """The source failed for too long, or is not what it was. `rows`: how many had been delivered."""
-
-    def __init__(self, message: str, rows: int):
-        super().__init__(message)
-        self.rows = rows
+    """The source failed for too long, or is not what it was."""
 
 
-def persistent(name: str, open_rows: Callable[[], Iterator[Any]], deadline: float | None = None) -> Iterator[Any]:
+def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     """The rows of `open_rows()`; after a failure of the network it is called again and goes on where it was.
 
     Args:
         name: of the source, for messages.
-        open_rows: opens the stream anew; the same rows in the same order each time.
-        deadline: seconds without a new row after which it ends; None takes `RETRY_SECONDS`.
+        open_rows: opens the stream again; the same rows in the same order each time.
 
-    Raises:
-        StreamBroken: the deadline has passed, or the rows are others than before.
-        Whatever `open_rows` raises that trying again cannot mend.
+    Raises StreamBroken when RETRY_SECONDS have passed without a new row or the rows are others than before, and
+    whatever `open_rows` raises that trying again cannot mend.
     """
-    deadline = RETRY_SECONDS if deadline is None else deadline
     delivered, count = hashlib.sha256(), 0
     last, wait, damaged = time.monotonic(), FIRST_WAIT, 0
     while True:
         rows, before = _Watched(open_rows), time.monotonic()
         try:
             again, left = hashlib.sha256(), count
-            while (row := rows.next(last + deadline - time.monotonic())) is not _END:
+            while (row := rows.next(last + RETRY_SECONDS - time.monotonic())) is not _END:
                 mark = repr(row).encode("utf-8", "replace")
                 if left:
                     again.update(mark)
                     left -= 1
                     last += time.monotonic() - before  # the clock stands still while old rows come again
                     before = time.monotonic()
-                    _require_same(name, left or again.digest() == delivered.digest(), count)
+                    _require_same(name, bool(left) or again.digest() == delivered.digest())
                     continue
                 delivered.update(mark)
                 count += 1
                 last, wait, damaged = time.monotonic(), FIRST_WAIT, 0
                 yield row
-            _require_same(name, not left, count)
+            _require_same(name, not left)
             return
         except Exception as error:
             kind = what_failed(error)
@@ -72,13 +66,14 @@ def persistent(name: str, open_rows: Callable[[], Iterator[Any]], deadline: floa
             if kind is None or damaged >= DAMAGED_ATTEMPTS:
                 raise
             pause = max(wait, _retry_after(error))
-            said = _short(error)
+            # `datasets` says only that it was disconnected: what the server answered, where it did, says more.
+            answered = next((e for e in causes(error) if getattr(e, "response", None) is not None), error)
+            said = f"{type(answered).__name__}: {' '.join(str(answered).split())[:200]}"
         finally:
             rows.stop()
-        if time.monotonic() + pause >= last + deadline:
-            raise StreamBroken(
-                f"dataset_name: {name} has sent no new row for {time.monotonic() - last:.0f} s ({said})", count
-            )
+        if time.monotonic() + pause >= last + RETRY_SECONDS:
+            silent = time.monotonic() - last
+            raise StreamBroken(f"dataset_name: {name} has sent no new row for {silent:.0f} s ({said})")
         print(f"{name}: {said}; trying again in {pause:.0f} s, {count} rows so far", file=sys.stderr, flush=True)
         time.sleep(pause)
         wait = min(LONGEST_WAIT, 2 * wait)
@@ -106,12 +101,6 @@ def what_failed(error: BaseException) -> str | None:
     return None
 
 
-def _short(error: BaseException) -> str:
-    """What the server answered, where it did; `datasets` says only that it was disconnected."""
-    answered = next((e for e in causes(error) if getattr(e, "response", None) is not None), error)
-    return f"{type(answered).__name__}: {' '.join(str(answered).split())[:200]}"
-
-
 def _retry_after(error: BaseException) -> float:
     """Seconds that a server asked to be left alone (Retry-After), 0 when it did not."""
     for e in causes(error):
@@ -121,13 +110,9 @@ def _retry_after(error: BaseException) -> float:
     return 0.0
 
 
-def _require_same(name: str, same: bool, count: int) -> None:
+def _require_same(name: str, same: bool) -> None:
     if not same:
-        raise StreamBroken(f"dataset_name: {name} has changed while it was read: pin it as {name}@COMMIT", count)
-
-
-class _Silent(TimeoutError):
-    """Nothing has come for too long."""
+        raise StreamBroken(f"dataset_name: {name} has changed while it was read: pin it as {name}@COMMIT")
 
 
 _END = object()
@@ -143,11 +128,11 @@ class _Watched:
         self._thread.start()
 
     def next(self, seconds: float) -> Any:
-        """The next row, `_END`, or what the stream raised. Raises _Silent after `seconds`."""
+        """The next row, `_END`, or what the stream raised. Raises TimeoutError after `seconds`."""
         try:
             row, error = self._queue.get(timeout=max(0.0, seconds))
         except queue.Empty:
-            raise _Silent("it answers too slowly") from None
+            raise TimeoutError("it answers too slowly") from None
         if error is not None:
             raise error
         return row
@@ -155,22 +140,17 @@ class _Watched:
     def stop(self) -> None:
         """Let the thread end. One that hangs in a read is left behind; it keeps no program alive."""
         self._stopped.set()
+        with contextlib.suppress(queue.Empty):  # a thread that waits for a place in the queue gets one
+            while True:
+                self._queue.get_nowait()
         self._thread.join(timeout=1.0)
 
     def _read(self, open_rows: Callable[[], Iterator[Any]]) -> None:
         try:
             for row in open_rows():
-                if not self._put((row, None)):
+                self._queue.put((row, None))
+                if self._stopped.is_set():
                     return
-            self._put((_END, None))
+            self._queue.put((_END, None))
         except BaseException as error:
-            self._put((None, error))
-
-    def _put(self, item: tuple[Any, BaseException | None]) -> bool:
-        while not self._stopped.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+            self._queue.put((None, error))

@@ -10,6 +10,7 @@ Lines end at line feeds alone: a text may hold U+2028. All formats but Parquet m
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import json
 import math
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 from rl_nmt.errors import ConfigError
 
-FORMATS = {"json": (".jsonl", ".json"), "tsv": (".tsv", ".txt"), "parquet": (".parquet",)}
+FORMATS = {".jsonl": "json", ".json": "json", ".tsv": "tsv", ".txt": "tsv", ".parquet": "parquet"}  # by file name
 SOURCES = ("source", "english", "en", "src")
 REFERENCES = ("reference", "target", "tamil", "ta", "ref")
 # Names that belong together, best first: a row that has both of a pair is read by them.
@@ -46,34 +47,33 @@ class Pair(NamedTuple):
 def read(path: str | Path, argument: str, columns: Iterable[str] = (), kind: str = "") -> Iterator[Row]:
     """Yield the rows of a file one by one.
 
-    JSON is one object per line, an array of objects, or {"data": [...]}. The first line of a TSV names its
-    columns if it holds `columns`, or without those a usual name of a source and of a reference; otherwise the
-    columns are source, reference, column 3, …
+    JSON is one object per line, an array of objects, or {"data": [...]}. The first line of a TSV names its columns if
+    it holds `columns`, or without those a usual name of a source and of a reference; otherwise the columns are source,
+    reference, column 3, …
 
     Args:
         argument: the setting that names the file, for messages.
         columns: names that the caller needs; a TSV must then have them in its first line.
-        kind: a key of FORMATS, or text for lines as they are; empty: by the file's name.
+        kind: a value of FORMATS, or text for lines as they are; empty: by the file's name.
 
-    Raises:
-        ConfigError: an unknown ending, a file that cannot be read or unpacked or is not UTF-8, a line that is
-            not a row; with the line.
+    Raises ConfigError: an unknown ending, a file that cannot be read or unpacked or is not UTF-8, a line that is not a
+    row; with the line.
     """
     path, columns = Path(path).expanduser(), [name for name in columns if name]
     file, name = f"{argument}: {path}", path.name.lower()
-    kind = kind or next((k for k, endings in FORMATS.items() if name.removesuffix(".gz").endswith(endings)), "")
+    kind = kind or FORMATS.get(Path(name.removesuffix(".gz")).suffix, "")
     if not kind:
         raise ConfigError(f"{file}: give a file that ends in .jsonl, .json, .tsv, .txt (also .gz) or .parquet")
     try:
-        if kind == "parquet":
-            yield from _parquet(path, file)
-        else:
-            with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as stream:
-                lines = _lines(stream, file)
-                if kind == "text":
-                    yield from (Row(f"{file} line {number}", {"text": line}) for number, line in lines)
-                else:
-                    yield from _json(lines, file) if kind == "json" else _tsv(lines, file, columns)
+        with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as stream:
+            if kind == "parquet":
+                yield from _parquet(stream, file)
+            elif kind == "json":
+                yield from _json(_lines(stream, file), file)
+            elif kind == "tsv":
+                yield from _tsv(_lines(stream, file), file, columns)
+            else:
+                yield from (Row(f"{file} line {number}", {"text": line}) for number, line in _lines(stream, file))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ConfigError(f"{file} is not a whole gzip file: fetch it again") from error
     except OSError as error:
@@ -98,9 +98,10 @@ def read_pairs(path: str | Path, argument: str, source: str = "", output: str = 
         text, translation = sides(row, source, output)
         if translation is None:
             raise ConfigError(f"{row.where} has no translation: name its column, or call it {' or '.join(REFERENCES)}")
-        if score and (key := _find(row.cells, score)) is None:
-            raise ConfigError(f"{row.where} has no column {score!r}, it has {_names(row)}")
-        pairs.append(Pair(text, translation, number(row.cells[key], f"{row.where}: {score}") if score else None))
+        key = _find(row.cells, score) if score else None
+        if score and key is None:
+            raise _no_column(row, score)
+        pairs.append(Pair(text, translation, number(row.cells.get(key), f"{row.where}: {score}")))
     return pairs
 
 
@@ -110,19 +111,17 @@ def sides(row: Row, source: str = "", reference: str = "") -> tuple[str, str | N
     `source` and `reference` name columns; empty: the usual names, a whole pair of them first. Capitals do not matter.
     Raises ConfigError for a named column that is missing and for a value that is not a text.
     """
-    whole = next((pair for pair in PAIRS if all(_find(row.cells, name) is not None for name in pair)), ("", ""))
-    keys = (
-        _find(row.cells, *([source] if source else (whole[0], *SOURCES))),
-        _find(row.cells, *([reference] if reference else (whole[1], *REFERENCES))),
-    )
-    for key, name in zip(keys, (source or " or ".join(SOURCES), reference), strict=True):
-        if key is None and name:
-            raise ConfigError(f"{row.where} has no column {name!r}, it has {_names(row)}")
-    text, other = (None if key is None else row.cells[key] for key in keys)
-    for key, value, types in ((keys[0], text, str), (keys[1], other, str | None)):
+    whole = next((pair for pair in PAIRS if all(_find(row.cells, name) for name in pair)), ("", ""))
+    key = _find(row.cells, *([source] if source else (whole[0], *SOURCES)))
+    other = _find(row.cells, *([reference] if reference else (whole[1], *REFERENCES)))
+    missing = (source or " or ".join(SOURCES)) if key is None else reference if other is None else ""
+    if missing:
+        raise _no_column(row, missing)
+    text, translation = row.cells[key], row.cells.get(other)
+    for name, value, types in ((key, text, str), (other, translation, str | None)):
         if not isinstance(value, types):
-            raise ConfigError(f"{row.where}: {key!r} is {type(value).__name__}, must be a text")
-    return text, other
+            raise ConfigError(f"{row.where}: {name!r} is {type(value).__name__}, must be a text")
+    return text, translation
 
 
 def number(value: Any, where: str) -> float | None:
@@ -144,11 +143,9 @@ def _find(cells: dict[str, Any], *names: str) -> str | None:
     return next((name if name in cells else keys[name.lower()] for name in names if name.lower() in keys), None)
 
 
-def _names(row: Row) -> str:
-    return ", ".join(map(str, row.cells)) or "nothing"
-
-
-# --- formats -----------------------------------------------------------------------------------------
+def _no_column(row: Row, name: str) -> ConfigError:
+    known = ", ".join(map(str, row.cells)) or "nothing"
+    return ConfigError(f"{row.where} has no column {name!r}, it has {known}")
 
 
 def _lines(stream: Iterable[bytes], file: str) -> Iterator[Line]:
@@ -160,21 +157,16 @@ def _lines(stream: Iterable[bytes], file: str) -> Iterator[Line]:
 
 
 def _tsv(lines: Iterator[Line], file: str, columns: Sequence[str]) -> Iterator[Row]:
-    header: list[str] | None = None
-    for number, line in lines:
-        if not line.strip():
-            continue
-        cells, where = line.split("\t"), f"{file} line {number}"
-        if header is None:
-            names = [cell.strip() for cell in cells]
-            known = {name.lower() for name in names}
-            missing = [name for name in columns if name.lower() not in known]
-            if missing:
-                raise ConfigError(f"{where}: the first line does not name the columns {', '.join(columns)}")
-            header = []
-            if columns or (known.intersection(SOURCES) and known.intersection(REFERENCES)):
-                header = names
-                continue
+    rows = ((f"{file} line {number}", line.split("\t")) for number, line in lines if line.strip())
+    place, first = next(rows, ("", []))
+    if not first:
+        return
+    names = [cell.strip() for cell in first]
+    known = {name.lower() for name in names}
+    if not known.issuperset(map(str.lower, columns)):
+        raise ConfigError(f"{place}: the first line does not name the columns {', '.join(columns)}")
+    header = names if columns or (known.intersection(SOURCES) and known.intersection(REFERENCES)) else []
+    for where, cells in rows if header else itertools.chain([(place, first)], rows):
         if header and len(cells) != len(header):
             raise ConfigError(f"{where} has {len(cells)} columns, the first line names {len(header)}")
         names = header or ["source", "reference", *(f"column {i}" for i in range(3, len(cells) + 1))]
@@ -214,17 +206,14 @@ def _object(value: Any, where: str) -> Row:
     return Row(where, value)
 
 
-def _parquet(path: Path, file: str) -> Iterator[Row]:
+def _parquet(stream: io.BufferedIOBase, file: str) -> Iterator[Row]:
     import pyarrow
     from pyarrow import parquet
 
-    number = 0
-    with path.open("rb") as stream:
-        try:
-            for batch in parquet.ParquetFile(stream).iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield Row(f"{file} row {number}", row)
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
-            problem = " ".join(str(error).split())[:160]
-            raise ConfigError(f"{file} is not a whole Parquet file ({problem}): fetch it again") from error
+    try:
+        batches = parquet.ParquetFile(stream).iter_batches()
+        rows = (row for batch in batches for row in batch.to_pylist())
+        yield from (Row(f"{file} row {number}", row) for number, row in enumerate(rows, 1))
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        problem = " ".join(str(error).split())[:160]
+        raise ConfigError(f"{file} is not a whole Parquet file ({problem}): fetch it again") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,24 +39,20 @@ def measure(scores: Sequence[float | None], human: Sequence[float | None], sourc
     """Compare two lists of equal length; rows where either is None are left out."""
     rows = [(s, h, g) for s, h, g in zip(scores, human, sources, strict=True) if s is not None and h is not None]
     xs, ys = [row[0] for row in rows], [row[1] for row in rows]
-    if len(rows) < 3 or len(set(xs)) < 2 or len(set(ys)) < 2:
-        correlations = (None, None, None)
-    else:
+    pearson = spearman = kendall = None
+    if len(rows) >= 3 and len(set(xs)) > 1 and len(set(ys)) > 1:
         from scipy import stats
 
-        correlations = tuple(float(f(xs, ys)[0]) for f in (stats.pearsonr, stats.spearmanr, stats.kendalltau))
+        pearson, spearman, kendall = (float(f(xs, ys)[0]) for f in (stats.pearsonr, stats.spearmanr, stats.kendalltau))
     groups: dict[Hashable, list[tuple[float, float]]] = defaultdict(list)
     for score, value, source in rows:
         groups[source].append((score, value))
-    pairs = agreed = ties = 0
-    for group in groups.values():
-        for (s, h), (other_s, other_h) in itertools.combinations(group, 2):
-            if h == other_h:
-                continue
-            pairs += 1
-            ties += s == other_s
-            agreed += (s - other_s) * (h - other_h) > 0
-    return Agreement(len(rows), *correlations, pairs, (agreed + ties / 2) / pairs if pairs else None, ties)
+    pairs = [pair for group in groups.values() for pair in itertools.combinations(group, 2)]
+    differences = [(s - other_s, h - other_h) for (s, h), (other_s, other_h) in pairs if h != other_h]
+    ties = sum(score == 0 for score, _ in differences)
+    agreed = sum(score * value > 0 for score, value in differences)
+    accuracy = (agreed + ties / 2) / len(differences) if differences else None
+    return Agreement(len(rows), pearson, spearman, kendall, len(differences), accuracy, ties)
 
 
 def oriented(name: str, value: Any) -> float | None:
@@ -74,7 +70,7 @@ def table(
     components: Sequence[dict[str, Any]],
     human: Sequence[float | None],
     sources: Sequence[Hashable],
-    extra: dict[str, Sequence[float | None]] | None = None,
+    extra: Mapping[str, Sequence[float | None]],
 ) -> dict[str, Agreement]:
     """Agreement of every numeric component of the rows, then of the `extra` lists (totals); {name: Agreement}.
 
@@ -83,7 +79,7 @@ def table(
     names = dict.fromkeys(name for row in components for name in row)
     lists = {name: [oriented(name, row.get(name)) for row in components] for name in names}
     lists = {name: values for name, values in lists.items() if len({v for v in values if v is not None}) > 1}
-    return {name: measure(values, human, sources) for name, values in {**lists, **(extra or {})}.items()}
+    return {name: measure(values, human, sources) for name, values in {**lists, **extra}.items()}
 
 
 def as_text(found: dict[str, Agreement], column: str) -> str:
@@ -91,9 +87,14 @@ def as_text(found: dict[str, Agreement], column: str) -> str:
     head = f"{'n':>6}{'Pearson':>9}{'Spearman':>10}{'Kendall':>9}{'pairwise':>10}{'pairs':>7}{'ties':>7}"
     lines = [f"{f'against {column}':<24}{head}"]
     for name, row in found.items():
-        numbers = [row.pearson, row.spearman, row.kendall, row.accuracy]
-        cells = ["–" if value is None else f"{value:.3f}" for value in numbers]
-        lines.append(
-            f"{name:<24}{row.n:>6}{cells[0]:>9}{cells[1]:>10}{cells[2]:>9}{cells[3]:>10}{row.pairs:>7}{row.ties:>7}"
+        pearson, spearman, kendall, accuracy = (
+            cell(value, ".3f") for value in (row.pearson, row.spearman, row.kendall, row.accuracy)
         )
+        numbers = f"{pearson:>9}{spearman:>10}{kendall:>9}{accuracy:>10}{row.pairs:>7}{row.ties:>7}"
+        lines.append(f"{name:<24}{row.n:>6}{numbers}")
     return "\n".join(lines)
+
+
+def cell(value: float | None, form: str) -> str:
+    """A number of a table, a dash where there is none."""
+    return "–" if value is None else format(value, form)

@@ -1,15 +1,15 @@
 """How much of a source an output merely repeats: letter by letter, or by sound in the other script. No torch.
 
-A translation borrows names, numbers and single words; a copy repeats the running text, small words
-included. So names, acronyms, units, numbers, addresses and code are excused (rl_nmt.text.tokens.kept), and a
-likeness in sound counts only in a chain of neighbouring words that holds a word nobody borrows. Rules and
-thresholds: ours.
+A translation borrows names, numbers and single words; a copy repeats the running text, small words included. So what
+may stay is excused (rl_nmt.text.tokens.kept), and a likeness in sound counts only in a chain of neighbouring words that
+holds a word nobody borrows. Rules and thresholds: ours.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from rl_nmt.text.languages import Language
@@ -45,8 +45,7 @@ def copied_share(*pair: Any) -> float:
     if not content:
         return 0.0
     copied = _verbatim(words, texts.output_tokens) | _sounded(texts)
-    size = [len(token.key) for token in words]
-    return sum(size[i] for i in content if i in copied) / sum(size[i] for i in content)
+    return sum(len(words[i].key) for i in content if i in copied) / sum(len(words[i].key) for i in content)
 
 
 def _verbatim(words: list[Token], said: list[Token]) -> set[int]:
@@ -57,17 +56,13 @@ def _verbatim(words: list[Token], said: list[Token]) -> set[int]:
     grams = {text[i : i + _GRAM] for i in range(len(text) - _GRAM + 1)}
     joined = "".join(token.key for token in words)
     covered = bytearray(len(joined))
-    until = 0
     for i in range(len(joined) - _GRAM + 1):
         if joined[i : i + _GRAM] in grams:
-            for j in range(max(i, until), i + _GRAM):
-                covered[j] = 1
-            until = i + _GRAM
-    position = 0
-    for i, token in enumerate(words):
-        if covered[position : position + len(token.key)].count(1) * 2 > len(token.key):
+            covered[i : i + _GRAM] = bytes([1]) * _GRAM
+    ends = accumulate(len(token.key) for token in words)
+    for i, (token, end) in enumerate(zip(words, ends, strict=True)):
+        if covered.count(1, end - len(token.key), end) * 2 > len(token.key):
             copied.add(i)
-        position += len(token.key)
     return copied
 
 
@@ -93,11 +88,12 @@ def _sounded(pair: TextPair) -> set[int]:
             for back in (1, 2):
                 for p, chain in live.get(i - back, {}).items():
                     for q in (p + 1, p + 2):
-                        if q < len(theirs) and ours & theirs[q]:
-                            _longest(here, q, chain.grown(small, not excused[i]))
+                        longest = q not in here or here[q].matched <= chain.matched
+                        if longest and q < len(theirs) and ours & theirs[q]:
+                            here[q] = chain.grown(small, not excused[i])
             starts = sorted({p for key in ours for p in places[key][:_STARTS]})
             for p in starts[: 2 * _STARTS]:
-                _longest(here, p, _Chain(i, 1, int(small), int(not excused[i])))
+                here.setdefault(p, _Chain(i, 1, int(small), int(not excused[i])))
             here = dict(sorted(here.items(), key=lambda item: -item[1].matched)[: 4 * _STARTS])
             for chain in here.values():
                 if chain.counts(len(words)):
@@ -117,11 +113,6 @@ def _keys(token: Token, language: Language) -> frozenset[str]:
     spoken = token.text.casefold().replace("'", "").replace("’", "")  # "that's" as it sounds
     found = keys(token.key, language)
     return found | keys(spoken, language) if len(spoken) > len(token.key) else found
-
-
-def _longest(chains: dict[int, _Chain], place: int, chain: _Chain) -> None:
-    if place not in chains or chains[place].matched < chain.matched:
-        chains[place] = chain
 
 
 @dataclass(slots=True)

@@ -1,10 +1,8 @@
 """What of a source must reappear in any translation, and whether it does. No torch, no reference.
 
-Checked are numbers (with percentages and scales: "3.7 million" is 37 lakh), URLs, e-mail addresses,
-placeholders, code, acronyms and names. Numbers count in the digits of either language, with any grouping
-(100,000 = 1,00,000 = 100000), small ones also as words. A name may stand in its own letters or in the
-other script, with endings: its sound is compared (rl_nmt.text.phonetics). Whether a name was rather translated
-("Supreme Court") no rule knows; so names weigh less, and one word is enough for a name of several. Ours.
+Numbers (3.7 million = 37 lakh, 100,000 = 1,00,000, small ones also as words), URLs, e-mail addresses, placeholders,
+code, acronyms and names, by their sound. Whether a name was rather translated ("Supreme Court") no rule knows; so names
+weigh less, and one word is enough for a name of several. Rules: ours (docs/details.md, 10).
 """
 
 from __future__ import annotations
@@ -13,7 +11,8 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 from rl_nmt.text.languages import Language
@@ -23,22 +22,6 @@ from rl_nmt.text.tokens import LITERAL, Token, fold, own, without_literals
 
 WEIGHTS = {"number": 1.0, "percent": 1.0, "url": 1.0, "email": 1.0, "placeholder": 1.0, "code": 1.0}
 WEIGHTS |= {"acronym": 0.5, "name": 0.5}
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """What was looked for in an output: (kind, text) pairs in the source's order, kinds as in WEIGHTS.
-
-    `value` is the weighted share found, 0 to 1, or None when the source holds nothing to check.
-    """
-
-    found: tuple[tuple[str, str], ...]
-    missing: tuple[tuple[str, str], ...]
-
-    @property
-    def value(self) -> float | None:
-        sought = sum(WEIGHTS[kind] for kind, _ in (*self.found, *self.missing))
-        return sum(WEIGHTS[kind] for kind, _ in self.found) / sought if sought else None
 
 
 def fidelity(*pair: Any) -> float | None:
@@ -54,23 +37,24 @@ def fidelity(*pair: Any) -> float | None:
     >>> fidelity("the rain has stopped.", "மழை நின்றுவிட்டது.", TAMIL) is None
     True
     """
-    return check(*pair).value
+    demands = check(*pair)
+    sought = sum(WEIGHTS[kind] for kind, _ in demands)
+    return sum(WEIGHTS[kind] for (kind, _), there in demands.items() if there) / sought if sought else None
 
 
-def check(*pair: Any) -> Fidelity:
-    """Look for everything that must stay, each thing once, and say what was found and what is missing.
+def check(*pair: Any) -> dict[tuple[str, str], bool]:
+    """Everything that must stay, as (kind of WEIGHTS, text), and whether the output has it.
 
     Takes what `fidelity` takes. Linear in the lengths of the texts; never raises for any two strings.
 
     >>> from rl_nmt.text.languages import TAMIL
-    >>> check("Ravi came on 12 May.", "ரவி மே 13 அன்று வந்தார்.", TAMIL).missing
-    (('number', '12'),)
+    >>> check("Ravi came on 12 May.", "ரவி மே 13 அன்று வந்தார்.", TAMIL)
+    {('number', '12'): False}
     """
-    found: dict[tuple[str, str], None] = {}
-    missing: dict[tuple[str, str], None] = {}
+    found: dict[tuple[str, str], bool] = {}
     for kind, text, there in _demands(TextPair.of(*pair)):
-        (found if there else missing)[(kind, text)] = None
-    return Fidelity(tuple(found), tuple(item for item in missing if item not in found))
+        found[kind, text] = there or found.get((kind, text), False)
+    return found
 
 
 def _demands(pair: TextPair) -> Iterator[tuple[str, str, bool]]:
@@ -94,9 +78,6 @@ def _core(token: Token) -> str:
     return token.text if token.kind == "placeholder" else token.text.strip("\"'“”‘’«»()[]<>,;:!?….")
 
 
-# --- numbers -------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Number:
     """A number as written, its digits without grouping, what it may be worth, and whether in per cent."""
@@ -109,6 +90,7 @@ class Number:
 
 _NUMBER = re.compile(r"[0-9]+(?:[.,:][0-9]+)*")
 _INDIAN = re.compile(r"[0-9]{1,2}(?:,[0-9]{2})*,[0-9]{3}(?:\.[0-9]+)?|[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
+_NAME = 6  # classes of a name that are compared; what follows may be an ending
 _MAX_DIGITS = 30  # a longer run of digits is not a number; comparing its digits is enough
 
 
@@ -118,22 +100,20 @@ def numbers(text: str, language: Language) -> list[Number]:
     `digits` holds the whole without separators, and each part of what may be a list, a time or a date
     ("55,60", "7.55", "12.05.2019"); `values` the value as it is and times the scale word behind it.
     """
-    text = "".join(map(_digit, unicodedata.normalize("NFKC", text)))
+    text = re.sub(r"\d", lambda digit: str(int(digit[0])), unicodedata.normalize("NFKC", text))
     found = []
     for match in _NUMBER.finditer(text):
         written = match[0]
         behind = text[match.end() : match.end() + 24].lstrip(" -").casefold()
         grouped = bool(_INDIAN.fullmatch(written))
         parts = re.split(r"[.,:]", written)
-        digits = {"".join(parts)} if grouped or len(parts) < 2 else {"".join(parts), *parts}
+        digits = {"".join(parts), *(() if grouped else parts)}
         plain = written.replace(",", "") if grouped else written
         values = set()
         if len(plain) <= _MAX_DIGITS and re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", plain):
-            values.add(float(plain))
             scale = next((v for stem, v in language.scales if _opens_with(behind, stem)), None)
-            if scale:
-                values = {round(float(plain) * scale, 6)}
-        percent = any(behind.startswith(word) for word in language.percent)
+            values.add(round(float(plain) * scale, 6) if scale else float(plain))
+        percent = behind.startswith(language.percent)
         found.append(Number(written, frozenset(d.lstrip("0") or "0" for d in digits), frozenset(values), percent))
     return found
 
@@ -143,26 +123,19 @@ def _opens_with(text: str, stem: str) -> bool:
     return text.startswith(stem) and (len(stem) > 2 or not text[len(stem) : len(stem) + 1].isalpha())
 
 
-@lru_cache(maxsize=4096)
-def _digit(char: str) -> str:
-    return str(unicodedata.decimal(char)) if unicodedata.category(char) == "Nd" else char
-
-
-# --- names ---------------------------------------------------------------------------------------------
-
-
 def _names(pair: TextPair) -> Iterator[list[Token]]:
     """Runs of kept source words with a capital, unless all of them are commonly translated."""
     language = pair.source_language
-    run: list[Token] = []
-    for token, stays in [*zip(pair.source_tokens, pair.kept, strict=True), (None, False)]:
-        if token and stays and token.kind == "word" and own(token, language) and token.text[:1].isupper():
-            if token.key not in language.function_words and len(token.text) > 1:
-                run.append(token)
-                continue
-        if any(t.key not in language.common_capitals for t in run):
+
+    def may_name(item: tuple[Token, bool]) -> bool:
+        token, stays = item
+        word = stays and token.kind == "word" and own(token, language) and token.text[:1].isupper()
+        return word and token.key not in language.function_words and len(token.text) > 1
+
+    for named, items in groupby(zip(pair.source_tokens, pair.kept, strict=True), may_name):
+        run = [token for token, _ in items]
+        if named and any(token.key not in language.common_capitals for token in run):
             yield run
-        run = []
 
 
 class _Output:
@@ -212,21 +185,13 @@ class _Output:
     @cached_property
     def _beginnings(self) -> set[str]:
         """Look-up keys of how the words begin, for every length a name may have."""
-        found: set[str] = set()
-        for token in self.said:
-            if token.kind != "word" or not own(token, self.language):
-                continue
-            for skeleton in skeletons(token.key, self.language):
-                for end in range(1, min(len(skeleton), _NAME) + 1):
-                    found.add(f"{skeleton[:end]}$")
-                    if end >= LOOSE:
-                        found |= neighbourhood(skeleton[:end])
-        return found
+        words = [token for token in self.said if token.kind == "word" and own(token, self.language)]
+        sounds = {skeleton for token in words for skeleton in skeletons(token.key, self.language)}
+        starts = {sound[:end] for sound in sounds for end in range(1, min(len(sound), _NAME) + 1)}
+        near = (neighbourhood(start) for start in starts if len(start) >= LOOSE)
+        return {f"{start}$" for start in starts}.union(*near)
 
 
 def _bare(key: str, language: Language) -> list[str]:
     """A name, and what is left of it without an ending that another language replaces (Korean, AMs)."""
     return [key, *(key.removesuffix(e) for e in language.name_endings if key.endswith(e) and len(key) > len(e) + 1)]
-
-
-_NAME = 6  # classes of a name that are compared; what follows may be an ending

@@ -1,10 +1,9 @@
 """Gates: which outputs are not translations at all, and why. Pure functions over text, no model.
 
-A gate is not a measure of quality. It names outputs that no score may lift above a real translation:
-the reward gives them 0.0 whatever the neural scorers would say, and calls no model for them. Every gate
-compares with the source, so that what the source itself does (repeats, lists, quotes, speaks of
-translating) is no offence. Rules and thresholds are ours; `python -m rl_nmt.guards FILE` measures how
-often each one is wrong about a file of human translations.
+The reward gives such outputs 0.0 whatever the neural scorers would say, and calls no model for them. Every gate
+compares with the source, so that what the source itself does (repeats, lists, quotes, speaks of translating) is no
+offence. Rules and thresholds are ours (docs/details.md, 1 to 8); `python -m rl_nmt.guards FILE` measures how often each
+one is wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from rl_nmt.guards.copying import copied_share
 from rl_nmt.guards.repetition import loops
 from rl_nmt.text.languages import SHARED_SCRIPTS, Language
 from rl_nmt.text.pair import TextPair
-from rl_nmt.text.tokens import LITERAL, Token, own, tokenize
+from rl_nmt.text.tokens import Token, own, tokenize
 from rl_nmt.text.unicode import CONTROL_PATTERN, is_blank, length, one_line
 
 # In the order in which they are looked for.
@@ -62,19 +61,19 @@ def verdict(*pair: Any, prompt: str = "") -> str | None:
     texts = TextPair.of(*pair)
     if is_blank(texts.clean_output):
         return "empty"
-    if _control(texts):
+    if any(_adds(tokens, texts.visible_output, texts.visible_source) for tokens in (CONTROL_PATTERN, _CHAT_TOKENS)):
         return "control"
     lines = [line for line in map(one_line, texts.visible_output.splitlines()) if line]
-    if _labelled(texts, lines) or _repeats_prompt(texts, prompt):
+    if _labelled(texts, lines) or (prompt and _repeats_prompt(texts, prompt)):
         return "echo"
     if _preamble(texts, lines):
         return "preamble"
     if copied_share(texts) > texts.language.max_copied:
         return "copy"
-    foreign = _foreign(texts)
-    if _wrong_script(texts, foreign):
+    words = _words(texts)
+    if _wrong_script(texts, words):
         return "script"
-    if _glued(texts.output_tokens, foreign):
+    if _glued(words):
         return "glued"
     if loops(texts):
         return "loop"
@@ -84,16 +83,10 @@ def verdict(*pair: Any, prompt: str = "") -> str | None:
     return "truncated" if _truncated(texts) else None
 
 
-# --- control tokens ------------------------------------------------------------------------------------
-
 # Chat formats and translation tags beside the tokens of this project's own models (rl_nmt.text.unicode).
 _CHAT_TOKENS = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?think>|<2[a-z]{2}>|>>[a-z]{2,3}<<|__[a-z]{2}__|\b[a-z]{3}_[A-Z][a-z]{3}\b"
 )
-
-
-def _control(pair: TextPair) -> bool:
-    return any(_adds(p, pair.visible_output, pair.visible_source) for p in (CONTROL_PATTERN, _CHAT_TOKENS))
 
 
 def _adds(pattern: re.Pattern[str], output: str, source: str) -> bool:
@@ -101,8 +94,6 @@ def _adds(pattern: re.Pattern[str], output: str, source: str) -> bool:
     said, heard = ({match[0].strip() for match in pattern.finditer(text)} for text in (output, source))
     return not said <= heard
 
-
-# --- talk around the translation -----------------------------------------------------------------------
 
 _LABEL_END = re.compile(r"\s*(?:[:：]|\s[-–—=]+>?\s)")
 _ECHO_RUN = 4  # words of the prompt in a row
@@ -114,18 +105,15 @@ def _labelled(pair: TextPair, lines: list[str]) -> bool:
     labels = [x for x in {*pair.language.labels, *pair.source_language.labels} if not opening.startswith(x)]
     for line in lines:
         folded = line.casefold().lstrip("*#>-• \"'“")
-        for label in labels:
-            if folded.startswith(label):
-                rest = folded[len(label) :].lstrip("*\"'” ")
-                if _LABEL_END.match(rest) or (not rest and len(lines) > 1):
-                    return True
+        for label in filter(folded.startswith, labels):
+            rest = folded[len(label) :].lstrip("*\"'” ")
+            if _LABEL_END.match(rest) or (not rest and len(lines) > 1):
+                return True
     return False
 
 
 def _repeats_prompt(pair: TextPair, prompt: str) -> bool:
     """A run of the prompt's words that is not the source's."""
-    if not prompt:
-        return False
     asked, given, said = map(_runs, (tokenize(prompt, pair.source_language), pair.source_tokens, pair.output_tokens))
     return bool((asked - given) & said)
 
@@ -192,7 +180,7 @@ def _opener(source: str, output: str, language: Language, source_language: Langu
     """The first words of a chat answer: in the source's language always, in the output's with a sign behind."""
     if any(_opens(source, phrase) for phrase in source_language.openers):
         return False
-    if source_language.ranges != language.ranges and any(_opens(output, p) for p in source_language.openers):
+    if source_language.ranges != language.ranges and any(_opens(output, phrase) for phrase in source_language.openers):
         return True
     heads = [phrase for phrase in language.openers if output.startswith((f"{phrase}!", f"{phrase}:"))]
     return any(output[len(head)] not in source and len(output) > len(head) + 2 for head in heads)
@@ -204,45 +192,39 @@ def _opens(text: str, phrase: str) -> bool:
     return text.startswith(phrase) and not text[len(phrase) : len(phrase) + 1].isalnum()
 
 
-# --- script --------------------------------------------------------------------------------------------
-
-
-def _foreign(pair: TextPair) -> list[bool]:
-    """For each token of the output whether it is a foreign word that the source does not excuse."""
+def _words(pair: TextPair) -> list[tuple[Token, bool]]:
+    """The words of the output, and whether each is foreign and not excused by the source."""
     may_stay = {t.key for t, stays in zip(pair.source_tokens, pair.kept, strict=True) if stays}
     content = {t.key for t in pair.source_tokens} - may_stay
-    return [_is_foreign(token, may_stay, content, pair.language) for token in pair.output_tokens]
+
+    def is_foreign(word: Token) -> bool:
+        if own(word, pair.language) or word.key in may_stay or len(word.text) == 1:
+            return False
+        new_acronym = word.text.isupper() and len(word.text) <= 5 and word.key not in content
+        return not new_acronym
+
+    return [(token, is_foreign(token)) for token in pair.output_tokens if token.kind == "word"]
 
 
-def _is_foreign(token: Token, may_stay: set[str], content: set[str], language: Language) -> bool:
-    if token.kind in ("number", *LITERAL) or own(token, language) or token.key in may_stay:
-        return False
-    new_acronym = token.text.isupper() and len(token.text) <= 5 and token.key not in content
-    return not (new_acronym or len(token.text) == 1)
-
-
-def _wrong_script(pair: TextPair, foreign: list[bool]) -> bool:
-    words = [token for token in pair.output_tokens if token.kind == "word"]
-    ours = sum(len(t.text) for t in words if own(t, pair.language))
-    theirs = sum(len(t.text) for t, bad in zip(pair.output_tokens, foreign, strict=True) if bad)
+def _wrong_script(pair: TextPair, words: list[tuple[Token, bool]]) -> bool:
+    ours = sum(len(t.text) for t, _ in words if own(t, pair.language))
+    theirs = sum(len(t.text) for t, foreign in words if foreign)
     if theirs > MAX_FOREIGN * (ours + theirs):
         return True
     known = {*SHARED_SCRIPTS, *(t.script for t in pair.source_tokens)}
-    if sum(len(t.text) for t in words if not own(t, pair.language) and t.script not in known) >= MAX_THIRD_SCRIPT:
+    if sum(len(t.text) for t, _ in words if not own(t, pair.language) and t.script not in known) >= MAX_THIRD_SCRIPT:
         return True
     to_translate = any(t.kind == "word" and not (t.text.isupper() and len(t.text) > 1) for t in pair.source_tokens)
     return ours == 0 and to_translate
 
 
-def _glued(words: list[Token], foreign: list[bool]) -> bool:
+def _glued(words: list[tuple[Token, bool]]) -> bool:
     """Foreign words in a row: two at either end, three anywhere; what may stay between them does not count."""
-    spoken = [bad for token, bad in zip(words, foreign, strict=True) if token.kind == "word"]
-    if len(spoken) > GLUED and (all(spoken[:GLUED]) or all(spoken[-GLUED:])):
+    foreign = [bad for _, bad in words]
+    if len(foreign) > GLUED and (all(foreign[:GLUED]) or all(foreign[-GLUED:])):
         return True
-    return any(all(spoken[i : i + GLUED + 1]) for i in range(len(spoken) - GLUED))
+    return any(all(foreign[i : i + GLUED + 1]) for i in range(len(foreign) - GLUED))
 
-
-# --- size ----------------------------------------------------------------------------------------------
 
 _SLACK = 12  # code points by which a short text may differ freely: "Yes." is one word in any language
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
 from rl_nmt.text.pair import TextPair
 
@@ -19,39 +20,35 @@ _SOURCE_SIGNS = re.compile(r"([^\w\s])\1\1")
 def loops(pair: TextPair) -> bool:
     """Say whether the output repeats itself as its source does not.
 
-    A loop is a phrase of one to three words three times in a row, a quarter of the four-word runs being
-    repetitions, a block of twenty words with seven different ones, a piece of up to eight characters five
-    times in a row, one letter five or one sign eight times. A source that does the like excuses it.
-    Thresholds: ours; reduplication (மெல்ல மெல்ல) says a word twice and is no loop.
+    What a loop is, the constants above say; a source that does the like excuses it. Thresholds: ours; reduplication
+    (மெல்ல மெல்ல) says a word twice and is no loop.
     """
     said, heard = [t.key for t in pair.output_tokens], [t.key for t in pair.source_tokens]
-    for rule in (_circles, _repeats, _poor):
-        if rule(said) and not rule(heard):
-            return True
+    if any(rule(said) and not rule(heard) for rule in (_circles, _repeats, _poor)):
+        return True
     source, output = pair.clean_source, pair.clean_output
     if _pieces(output) and not _SOURCE_PIECES.search(source.casefold()):
         return True
     return bool(_SIGNS.search(output)) and not _SOURCE_SIGNS.search(source)
 
 
-def _pieces(text: str) -> bool:
-    for period in range(1, _PIECE + 1):
+def _says_again(items: Sequence[str], longest: int, times: int, counts: Callable[[Sequence[str]], bool]) -> bool:
+    """Whether a piece of up to `longest` items that `counts` is said so many times in a row."""
+    for period in range(1, longest + 1):
         run = 0
-        for i, (a, b) in enumerate(zip(text, text[period:], strict=False)):
+        for i, (a, b) in enumerate(zip(items, items[period:], strict=False)):
             run = run + 1 if a == b else 0
-            if run >= period * (_TIMES - 1) and any(map(str.isalpha, text[i : i + period])):
+            if run >= period * (times - 1) and counts(items[i : i + period]):
                 return True
     return False
+
+
+def _pieces(text: str) -> bool:
+    return _says_again(text, _PIECE, _TIMES, lambda piece: any(map(str.isalpha, piece)))
 
 
 def _circles(words: list[str]) -> bool:
-    for period in range(1, _SHORT_PERIOD + 1):
-        run = 0
-        for a, b in zip(words, words[period:], strict=False):
-            run = run + 1 if a == b else 0
-            if run >= 2 * period and not (a.isdecimal() and period == 1):
-                return True
-    return False
+    return _says_again(words, _SHORT_PERIOD, 3, lambda piece: len(piece) > 1 or not piece[0].isdecimal())
 
 
 def _repeats(words: list[str]) -> bool:
@@ -61,14 +58,4 @@ def _repeats(words: list[str]) -> bool:
 
 
 def _poor(words: list[str]) -> bool:
-    counts: dict[str, int] = {}
-    for i, word in enumerate(words):
-        counts[word] = counts.get(word, 0) + 1
-        if i >= _BLOCK:
-            gone = words[i - _BLOCK]
-            counts[gone] -= 1
-            if not counts[gone]:
-                del counts[gone]
-        if i >= _BLOCK - 1 and len(counts) <= _FEW:
-            return True
-    return False
+    return any(len(set(words[i : i + _BLOCK])) <= _FEW for i in range(len(words) - _BLOCK + 1))

@@ -1,12 +1,36 @@
-"""Distinct items, length-sorted batches under a token budget, order restored."""
+"""Batches of similar length under a token budget; smaller ones where memory runs out, larger ones again later.
+
+Which batch sizes fit depends on what the policy holds at that moment, so a budget that was too large once may
+do again a few calls later. What never fits gets no result.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+import gc
+import sys
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
+
+import torch
+
+from rl_nmt.errors import causes
 
 T = TypeVar("T", bound=Hashable)
 V = TypeVar("V")
+
+# What torch, cuBLAS, CTranslate2 and C++ say; accelerate's own list lacks the second, third and the two last.
+OUT_OF_MEMORY = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "HIP out of memory",
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA failed with error out of memory",
+    "std::bad_alloc",
+)
+CALM = 8  # calls without a failure after which the budget is doubled again
 
 
 def distinct(items: Iterable[T]) -> tuple[list[T], list[int]]:
@@ -20,12 +44,11 @@ def distinct(items: Iterable[T]) -> tuple[list[T], list[int]]:
     return list(place), index
 
 
-def batches(lengths: Sequence[int], token_budget: int, groups: Sequence[Hashable] | None = None) -> list[list[int]]:
+def batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Indices in batches of similar length, the longest first (so memory runs out at once or never).
 
     A batch costs rows × its longest length and stays within `token_budget`; a row longer than the whole
-    budget is a batch of its own. Equal lengths keep their order. Rows of different `groups` never share
-    a batch.
+    budget is a batch of its own. Equal lengths keep their order.
 
     >>> batches([3, 9, 2, 8], token_budget=18)
     [[1, 3], [0, 2]]
@@ -34,24 +57,111 @@ def batches(lengths: Sequence[int], token_budget: int, groups: Sequence[Hashable
         raise ValueError(f"token_budget must be at least 1, not {token_budget}")
     result: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        batch = result[-1] if result else None
-        fits = batch and (len(batch) + 1) * lengths[batch[0]] <= token_budget
-        if batch and fits and (groups is None or groups[batch[0]] == groups[i]):
-            batch.append(i)
+        if result and (len(result[-1]) + 1) * lengths[result[-1][0]] <= token_budget:
+            result[-1].append(i)
         else:
             result.append([i])
     return result
 
 
-def restore(order: Sequence[int], values: Sequence[V]) -> list[V]:
-    """`values[k]` back to position `order[k]`; `order` must be a permutation of range(len(values)).
+def is_out_of_memory(error: BaseException) -> bool:
+    """Does this error, or one that led to it, mean that memory ran out?
 
-    >>> restore([2, 0, 1], ["c", "a", "b"])
-    ['a', 'b', 'c']
+    >>> is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"))
+    True
+    >>> is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    False
     """
-    if sorted(order) != list(range(len(values))):
-        raise ValueError(f"order is no permutation of {len(values)} positions: a row is missing or doubled")
-    result = list(values)
-    for position, value in zip(order, values, strict=True):
-        result[position] = value
-    return result
+    return any(
+        isinstance(e, (MemoryError, torch.OutOfMemoryError))
+        or (isinstance(e, RuntimeError) and any(words in str(e) for words in OUT_OF_MEMORY))
+        for e in causes(error)
+    )
+
+
+class TokenBudget:
+    """How many tokens may go into one batch: halved when memory runs out, doubled again after calm calls.
+
+    full: the budget as configured, at least 1. tokens: the one in force, in [1, full].
+    calm: calls without a failure before it grows; doubled each time that growing was too early.
+
+    >>> budget = TokenBudget(8192, calm=2)
+    >>> budget.shrink(8192)
+    >>> budget.tokens
+    4096
+    >>> for _ in range(3): budget.end_call()  # the one that failed, and two calm ones
+    >>> budget.tokens
+    8192
+    """
+
+    def __init__(self, full: int, calm: int = CALM):
+        if full < 1:
+            raise ValueError(f"token_budget: {full} must be at least 1")
+        self.full, self.tokens, self.calm = full, full, calm
+        self._first_calm, self._quiet, self._failed, self._grown = calm, 0, False, False
+
+    def shrink(self, used: int) -> None:
+        """Memory ran out in a batch of `used` tokens."""
+        if self._grown and not self._failed:
+            self.calm *= 2
+        self.tokens = max(1, min(self.tokens, used) // 2)
+        self._failed, self._grown = True, False
+
+    def end_call(self) -> None:
+        """All batches of one call are done."""
+        self._quiet = 0 if self._failed else self._quiet + 1
+        self._failed = False
+        if self.tokens == self.full:
+            if self._quiet >= self.calm:  # the larger batches have held
+                self.calm, self._grown = self._first_calm, False
+        elif self._quiet >= self.calm:
+            self.tokens, self._quiet, self._grown = min(self.full, 2 * self.tokens), 0, True
+
+
+def run_batches(
+    run: Callable[[list[int]], V],
+    lengths: Sequence[int],
+    budget: TokenBudget,
+    plan: Callable[[Sequence[int], int], list[list[int]]] = batches,
+    argument: str = "",
+) -> tuple[list[tuple[list[int], V]], list[int]]:
+    """Call `run` on batches of row numbers that fit the budget, on smaller ones where memory runs out.
+
+    Args:
+        run: a batch, as positions in `lengths`, to its result. What it wrote before it failed does not count.
+        lengths: tokens per row.
+        budget: halved on the way; give the same one to every call.
+        plan: (lengths, tokens) to batches of positions; every position once.
+        argument: the setting that names the model, for the message on standard error.
+
+    Returns:
+        (batch, its result) in the order of the calls, and the positions that did not fit even alone.
+
+    Raises:
+        Whatever `run` raises that is not an out-of-memory error.
+    """
+    done: list[tuple[list[int], V]] = []
+    lost: list[int] = []
+    todo = plan(lengths, budget.tokens)
+    while todo:
+        batch = todo.pop(0)
+        try:
+            done.append((batch, run(batch)))
+            continue
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            problem = " ".join(str(error).split())[:120] or type(error).__name__
+        gc.collect()  # only here: inside the `except` the traceback still holds the tensors
+        torch.cuda.empty_cache()
+        if len(batch) == 1:
+            lost += batch
+            told = f"1 of {len(lengths)} inputs gets no result ({lengths[batch[0]]} tokens do not fit alone: {problem})"
+        else:
+            budget.shrink(sum(lengths[i] for i in batch))
+            rest = [i for later in [batch, *todo] for i in later]
+            todo = [[rest[k] for k in part] for part in plan([lengths[i] for i in rest], budget.tokens)]
+            told = f"out of memory ({problem}): now {budget.tokens} tokens a batch"
+        print(f"warning: {argument}: {told}", file=sys.stderr, flush=True)
+    budget.end_call()
+    return done, lost

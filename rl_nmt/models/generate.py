@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import transformers
@@ -12,7 +13,6 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rl_nmt import distributed
-from rl_nmt.errors import ConfigError
 from rl_nmt.models.policy import stop_ids
 
 TRANSFORMERS_4 = transformers.__version__.startswith("4.")  # 5 takes only gaps from the model's own settings
@@ -25,7 +25,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> li
     rows = tokenizer(prompts, add_special_tokens=True, padding=False, truncation=False)["input_ids"]
     bos = tokenizer.bos_token_id
     if bos is None:
-        return [list(row) for row in rows]
+        return rows
     return [[bos, *itertools.dropwhile(lambda i: i == bos, row)] for row in rows]
 
 
@@ -67,18 +67,11 @@ def generate(
     be empty. Greedy decoding leaves the random state alone. The model may be a PEFT model, in training
     mode, with gradients enabled: all of that is as before afterwards. Of all batches only every `part[1]`-th
     from `part[0]` on is generated; the prompts of the others get no completion.
-
-    Raises ConfigError for sizes that are not positive or several greedy sequences of one prompt.
     """
     n = num_return_sequences
-    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size), ("num_return_sequences", n)):
-        if value < 1:
-            raise ConfigError(f"{name}={value}: give a number of at least 1")
-    if n > 1 and not do_sample:
-        raise ConfigError(f"num_return_sequences={n}: sample, or use 1")
     encoded = encode_prompts(tokenizer, prompts)
     stops = stop_ids(tokenizer)
-    sampling = {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False}
     if do_sample:  # top_k 0: the policy's own distribution, not the library's default of the 50 best
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     settings = GenerationConfig(

@@ -7,10 +7,11 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ from rl_nmt import distributed, hub
 from rl_nmt.errors import ConfigError
 
 
-def fetch(argument: str, name: str, filename: str, patterns: Sequence[str] | None = None) -> Path:
+def fetch(argument: str, name: str, filename: str, patterns: list[str] | None = None) -> Path:
     """The local folder of a model: a path that exists, the hub cache, or else a download.
 
     Args:
@@ -47,19 +48,26 @@ def fetch(argument: str, name: str, filename: str, patterns: Sequence[str] | Non
         raise hub.explain(argument, name, error) from error
 
 
-def load_tokenizer(argument: str, folder: Path, **options):
-    """The tokenizer in a folder. Raises ConfigError if none loads."""
+def load_tokenizer(argument: str, name: str | Path, **options: Any):
+    """The tokenizer of a folder, or of a hub name, also with @revision.
+
+    Raises ConfigError for a folder from which none loads, and MissingService for a hub name.
+    """
     from transformers import AutoTokenizer
 
+    repository, revision = hub.split_revision(str(name))
+    here = Path(repository).exists()
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=False, local_files_only=True, **options
+            repository, revision=revision, trust_remote_code=False, local_files_only=here, **options
         )
     except Exception as error:  # tokenizers raises plain Exception for a damaged file
+        if not here:
+            raise hub.explain(argument, str(name), error) from error
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{argument}: {folder} has no tokenizer that loads: {reason}") from error
+        raise ConfigError(f"{argument}: {name} has no tokenizer that loads: {reason}") from error
     if not tokenizer:  # transformers returns False for a SentencePiece tokenizer without its .model file
-        raise ConfigError(f"{argument}: {folder} has no tokenizer that loads: no tokenizer.json, no .model file")
+        raise ConfigError(f"{argument}: {name} has no tokenizer that loads: no tokenizer.json, no .model file")
     return tokenizer
 
 
@@ -85,20 +93,37 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def require_device(argument: str, device: str) -> str:
-    """`device` if torch can use it here.
-
-    Raises:
-        ConfigError: not a device name, or a CUDA device that is not there.
-    """
+def _is_here(argument: str, device: str, names: str) -> bool:
+    """Whether torch has this device. Raises ConfigError for what is not the name of a CPU or CUDA device."""
     try:
-        kind, index = torch.device(device).type, torch.device(device).index or 0
+        place = torch.device(device)
     except RuntimeError:
-        raise ConfigError(f"{argument}: {device!r} is no device; use cpu, cuda or cuda:N") from None
-    count = torch.cuda.device_count()
-    if kind == "cuda" and index >= count:
-        raise ConfigError(f"{argument}: {device} is not there ({count} CUDA devices); use cpu")
+        place = torch.device("meta")
+    if place.type not in ("cpu", "cuda"):
+        raise ConfigError(f"{argument}: {device!r} is no device; use {names}")
+    return place.type == "cpu" or (place.index or 0) < torch.cuda.device_count()
+
+
+def require_device(argument: str, device: str) -> str:
+    """`device`, if torch can use it here. Raises ConfigError for another name or a CUDA device that is not there."""
+    if not _is_here(argument, device, "cpu, cuda or cuda:N"):
+        raise ConfigError(f"{argument}: {device} is not there ({torch.cuda.device_count()} CUDA devices); use cpu")
     return device
+
+
+def choose_device(wanted: str, argument: str) -> str:
+    """Resolve "auto", "cpu", "cuda" or "cuda:N" to a device that is there.
+
+    "auto" takes CUDA when there is one. Without it, or when an explicit CUDA device is not there, the
+    answer is "cpu", with the reason on standard error. An unknown name raises ConfigError.
+    """
+    name = "cuda" if wanted == "auto" else wanted
+    if _is_here(argument, name, "auto, cpu, cuda or cuda:N"):
+        return name
+    count = torch.cuda.device_count()
+    why = f"{wanted} is not there ({count} CUDA devices)" if count else "no CUDA device"
+    print(f"{argument}: {why}: using the CPU", file=sys.stderr, flush=True)
+    return "cpu"
 
 
 def torch_dtype(argument: str, dtype: str, device: str = "cpu"):
@@ -163,25 +188,3 @@ def full_precision() -> Iterator[None]:
             _precision_users.pop()
             if not _precision_users:
                 torch.set_float32_matmul_precision(found)
-
-
-def choose_device(wanted: str, argument: str) -> str:
-    """Resolve "auto", "cpu", "cuda" or "cuda:N" to a device that is there.
-
-    "auto" takes CUDA when there is one. Without it, or when an explicit CUDA device is not there, the
-    answer is "cpu", with the reason on standard error. An unknown name raises ConfigError.
-    """
-    name = "cuda" if wanted == "auto" else wanted
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"{argument}: {wanted!r} is no device; use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            why = "no CUDA device" if not count else f"{wanted} is not there ({count} CUDA devices)"
-            print(f"{argument}: {why}: using the CPU", file=sys.stderr, flush=True)
-            return "cpu"
-    return name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from rl_nmt import distributed, hub
 from rl_nmt.errors import ConfigError, UserError
+from rl_nmt.models import loading
 from rl_nmt.text import prompts
 
 FAMILIES = {"gemma3": ("Gemma 3", ("gemma3_text", "gemma3"))}  # family: its name, its values of model_type
@@ -56,19 +58,12 @@ def load_tokenizer(model_id: str, families: Sequence[str] = (), argument: str = 
         ConfigError: no tokenizer, none of a chat model, or none of these families.
         MissingService: gated, unknown or unreachable on the hub.
     """
-    from transformers import AutoTokenizer
-
     hub.require_model(argument, model_id)
     name, revision = hub.split_revision(model_id)
     if Path(name).is_dir() and not any((Path(name) / file).exists() for file in VOCABULARIES):
         # transformers 5 would make up an empty one
         raise ConfigError(f"{argument}: {model_id} has no tokenizer that loads: none of {', '.join(VOCABULARIES)}")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left", trust_remote_code=False)
-    except Exception as error:  # tokenizers raises plain Exception for a damaged file
-        if Path(model_id).exists():
-            raise ConfigError(f"{argument}: {model_id} has no tokenizer that loads: {error}") from error
-        raise hub.explain(argument, model_id, error) from error
+    tokenizer = loading.load_tokenizer(argument, model_id, padding_side="left")
     if not prompts.is_gemma(tokenizer):
         if "gemma3" in families:
             raise ConfigError(f"{argument}: the tokenizer of {model_id} has no <end_of_turn>: not a Gemma chat model")
@@ -108,18 +103,6 @@ def generation_defaults(tokenizer):
     return GenerationConfig(
         eos_token_id=stop_ids(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id
     )
-
-
-def fix_base_model(model) -> None:
-    """Let `Gemma3ForCausalLM.base_model` be its decoder, as TRL expects.
-
-    transformers 4.57 names a base_model_prefix that no instance has as an attribute, so base_model is the
-    model itself and TRL's fused log-probs fail. Setting the prefix instead would break the loading of
-    multimodal checkpoints; on the instance alone, the reference model that TRL builds would still fail.
-    On transformers 5 nothing is wrong and nothing is changed.
-    """
-    if model.base_model is model:
-        type(model).base_model = property(lambda self: self.model)
 
 
 def load_policy(
@@ -162,7 +145,11 @@ def load_policy(
     missing = [key for key in info["missing_keys"] if "lm_head" not in key]
     if missing:
         raise ConfigError(f"{argument}: {model_id} lacks {len(missing)} weights, {missing[0]} first")
-    fix_base_model(model)
+    if model.base_model is model:
+        # transformers 4.57 names a base_model_prefix that no instance has as an attribute, so base_model is the model
+        # itself, where TRL's fused log-probs need the decoder. Setting the prefix instead would break the loading of
+        # multimodal checkpoints; on the instance alone, the reference model that TRL builds would still fail.
+        type(model).base_model = property(lambda self: self.model)
     model.generation_config = generation_defaults(tokenizer)
     # One id each, as in the tokenizer: the Trainer compares these, and would rewrite them with a warning.
     model.config.eos_token_id = tokenizer.eos_token_id
@@ -254,32 +241,17 @@ def losing_combination(model) -> str | None:
     )
 
 
-def single_process_environment(visible_gpus: int, environ: dict[str, str], port: int) -> dict[str, str]:
-    """Variables to set so that plain `python` works beside several visible GPUs; empty when not needed.
+def prepare_processes() -> None:
+    """Let plain `python` work beside several visible GPUs, before accelerate is imported.
 
     The Trainer would wrap the model in DataParallel, which TRL refuses. A one-process distributed start
     keeps the policy on the first GPU and leaves the others to the reward models.
     """
-    if visible_gpus < 2 or "LOCAL_RANK" in environ or "RANK" in environ:
-        return {}
-    return {
-        "RANK": "0",
-        "WORLD_SIZE": "1",
-        "LOCAL_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-
-
-def prepare_processes() -> None:
-    """Apply `single_process_environment` before accelerate is imported, and say so."""
-    import socket
-
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count < 2 or "LOCAL_RANK" in os.environ or "RANK" in os.environ:
+        return
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    extra = single_process_environment(count, dict(os.environ), port)
-    if extra:
-        os.environ.update(extra)
-        print(f"{count} GPUs visible, no launcher: one process, policy on cuda:0", flush=True)
+        port = str(free.getsockname()[1])
+    os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    print(f"{count} GPUs visible, no launcher: one process, policy on cuda:0", flush=True)

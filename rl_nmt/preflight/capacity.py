@@ -1,13 +1,15 @@
-"""Whether a run fits: disk and memory that it is estimated to take against what is free."""
+"""Whether a run fits: disk and memory against what is free, lengths and batches against each other."""
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rl_nmt import distributed
 from rl_nmt.errors import CannotWrite
 from rl_nmt.preflight import memory_estimate
 from rl_nmt.preflight.findings import Finding, fail
@@ -15,13 +17,13 @@ from rl_nmt.preflight.machine import Machine
 from rl_nmt.preflight.memory_estimate import Shape, gib
 
 TIGHT, TOO_MUCH = 0.85, 1.1  # estimated over free memory: a warning, a no-go
+JOINT_TOKENS = 512  # what COMETKiwi and XCOMET read of translation and source together
+CHARACTERS_PER_TOKEN = 3.0  # assumed for XLM-R, English and Tamil alike, on the safe side
 
 
 def disk_finding(settings: Any, folder: Path, policy: Shape | None, bf16: bool) -> Finding:
     """Free space where the run folder is, or will be, against what its checkpoints and models take."""
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    place = next(path for path in (folder, *folder.parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         return fail("disk", f"output_dir: {place} cannot be written", "name another output_dir", CannotWrite)
     free = shutil.disk_usage(place).free
@@ -47,10 +49,10 @@ def memory_findings(settings: Any, machine: Machine, models: Mapping[str, Shape 
     needs = memory_estimate.memory_needs(settings, models, len(machine.gpus), machine.bf16, total)
     for device, need in needs.items():
         free = machine.ram_free if device == "cpu" else machine.gpus[int(device[5:])].free
-        parts = [f"{name} {gib(size)}" for name, size in need.resident.items()]
-        stage = max(need.passing, key=need.passing.get, default="")
-        parts += [f"{stage} {gib(need.passing[stage])}"] if stage else []
-        detail = f"{device}: {' + '.join(parts)} = {gib(need.peak)} GiB estimated, {gib(free)} free"
+        stage = max(need.passing, key=lambda name: need.passing[name], default="")
+        sizes = need.resident | ({stage: need.passing[stage]} if stage else {})
+        parts = " + ".join(f"{name} {gib(size)}" for name, size in sizes.items())
+        detail = f"{device}: {parts} = {gib(need.peak)} GiB estimated, {gib(free)} free"
         if unknown:
             detail += f" (without {', '.join(unknown)}: size not known)"
         share = need.peak / max(1, free)
@@ -74,3 +76,47 @@ def _smaller(settings: Any, stage: str, device: str) -> str:
     }
     helpful = [way for way, helps in ways.items() if helps]
     return ", or ".join(helpful) or "a smaller model, or a device with more memory"
+
+
+def joint_limit_findings(settings: Any) -> list[Finding]:
+    """COMETKiwi reads 512 tokens of translation and source together; what is longer is scored on its beginning.
+
+    The longest translation counted is the longest that the length penalty lets pass: max_chars ×
+    expected_length_ratio × e^length_tolerance.
+    """
+    if not settings.w_qe:
+        return []
+    longer = settings.expected_length_ratio * math.exp(settings.length_tolerance)
+    tokens = 4 + math.ceil(settings.max_chars * (1 + longer) / CHARACTERS_PER_TOKEN)
+    detail = f"max_chars {settings.max_chars} with its translation: about {tokens} of COMETKiwi's {JOINT_TOKENS} tokens"
+    if tokens <= JOINT_TOKENS:
+        return [Finding("ok", "length", detail)]
+    most = int((JOINT_TOKENS - 4) * CHARACTERS_PER_TOKEN / (1 + longer))
+    return [Finding("warn", "length", f"{detail}: the end is not scored", f"--max_chars {most} or less")]
+
+
+def batch_findings(settings: Any) -> list[Finding]:
+    """Sequences and prompts per optimizer step, the number of steps, and whether a run that stops can continue.
+
+    A step is one generation batch: RunCfg leaves TRL's steps_per_generation and num_iterations alone.
+    """
+    group, save = settings.group_size, settings.save_steps
+    sequences = settings.per_device_batch_size * distributed.count() * settings.gradient_accumulation_steps
+    prompts = sequences // group
+    if sequences % group:
+        way_out = "make per_device_batch_size × gradient_accumulation_steps × processes a multiple of group_size"
+        return [fail("batches", f"{sequences} sequences a step are no whole groups of {group}", way_out)]
+    if prompts > settings.num_train_samples:
+        detail = f"{settings.num_train_samples} prompts do not fill a generation batch of {prompts}"
+        return [fail("batches", f"{detail}: nothing would be trained", "raise num_train_samples")]
+    one_pass = settings.num_train_samples // prompts
+    steps = settings.max_steps or one_pass
+    detail = f"{sequences} sequences a step ({prompts} prompts × {group}), {steps} steps = "
+    batches = Finding("ok", "batches", f"{detail}{steps / one_pass:.2g} × the prompts")
+    quarter = f"--save_steps {max(1, steps // 4)}"
+    if not save:
+        return [batches, Finding("warn", "checkpoints", "save_steps 0: a run that stops starts over", quarter)]
+    if save > steps:
+        detail = f"save_steps {save} is beyond the last step, {steps}"
+        return [batches, Finding("warn", "checkpoints", detail, quarter)]
+    return [batches, Finding("ok", "checkpoints", f"every {save} steps")]

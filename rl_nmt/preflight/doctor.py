@@ -6,7 +6,7 @@ asked once and concurrently, so that the whole takes seconds without a network t
 
 from __future__ import annotations
 
-import functools
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,26 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from rl_nmt import hub
-from rl_nmt.errors import UserError
+from rl_nmt.errors import MissingService, UserError
 from rl_nmt.hub import ModelUse
 from rl_nmt.preflight import memory_estimate
-from rl_nmt.preflight.capacity import disk_finding, memory_findings
-from rl_nmt.preflight.findings import Finding, exit_code, failed, table
+from rl_nmt.preflight.capacity import batch_findings, disk_finding, joint_limit_findings, memory_findings
+from rl_nmt.preflight.findings import Finding, exit_code, fail, failed, table
 from rl_nmt.preflight.machine import Machine, device_findings, look, version_findings
-from rl_nmt.preflight.network import data_finding, model_finding, tracker_finding
-from rl_nmt.preflight.plan import batch_findings, joint_limit_findings
 
-__all__ = ["diagnose", "dry_step_seconds", "exit_code", "table", "time_two_steps"]
+__all__ = ["diagnose", "exit_code", "table", "time_two_steps"]
 
 
 def diagnose(
     settings: Any,
     uses: Sequence[ModelUse],
     folder: str | Path,
-    check: Callable[[Any], None] | None = None,
+    check: Callable[[Any], None],
+    environment: Callable[[Any], None],
     machine: Machine | None = None,
-    *,
-    environment: Callable[[Any], None] | None = None,
 ) -> list[Finding]:
     """Everything that could stop or spoil a run with these settings in this folder.
 
@@ -42,24 +39,23 @@ def diagnose(
         settings: RunCfg, or what has its fields.
         uses: the models that these settings ask for.
         folder: the run folder; need not exist.
-        check: the recipe's own check of its settings; what it raises as UserError becomes a finding.
+        check, environment: the recipe's own checks of its settings, and of what they need here (packages, servers,
+            another Python); what they raise as UserError becomes a finding.
         machine: None looks at this one.
-        environment: the recipe's own check of what its settings need here (packages, servers, another Python).
 
-    Returns:
-        Findings in the order of the table; what the user can mend is in them, never raised.
+    Returns findings in the order of the table; what the user can mend is in them, never raised.
     """
     folder = Path(folder).expanduser()
-    with ThreadPoolExecutor(8) as beside:
-        reachable = functools.partial(beside.submit(hub.hub_reachable).result)
-        places = [beside.submit(model_finding, model, reachable) for model in uses]
-        data = beside.submit(data_finding, settings, folder, reachable)
-        tracker = beside.submit(tracker_finding, settings)
+    with ThreadPoolExecutor(8) as pool:
+        reachable = pool.submit(hub.hub_reachable).result
+        places = [pool.submit(model_finding, model, reachable) for model in uses]
+        data = pool.submit(data_finding, settings, folder, reachable)
+        tracker = pool.submit(tracker_finding, settings)
         machine = look() if machine is None else machine
         models = memory_estimate.shapes(uses)
         return [
-            *_asked("settings", settings, check, "valid"),
-            *_asked("environment", settings, environment, "has what the settings ask for"),
+            _asked("settings", settings, check, "valid"),
+            _asked("environment", settings, environment, "has what the settings ask for"),
             *version_findings(machine, settings),
             *device_findings(machine, settings),
             *(place.result() for place in places),
@@ -72,20 +68,64 @@ def diagnose(
         ]
 
 
-def _asked(what: str, settings: Any, check: Callable[[Any], None] | None, good: str) -> list[Finding]:
-    if check is None:
-        return []
+def _asked(what: str, settings: Any, check: Callable[[Any], None], good: str) -> Finding:
     try:
         check(settings)
     except UserError as error:
-        return [failed(what, error)]
-    return [Finding("ok", what, good)]
+        return failed(what, error)
+    return Finding("ok", what, good)
 
 
-def dry_step_seconds(trainer: Any, steps: int = 2) -> list[float]:
-    """Seconds of each of `steps` real optimizer steps; the first one includes whatever is loaded lazily.
+def model_finding(model: ModelUse, reachable: Callable[[], bool]) -> Finding:
+    """Where a model would come from, or why it cannot; a licence still to be accepted is named with its page."""
+    try:
+        place = hub.locate(model, reachable)
+    except UserError as error:
+        return failed(model.setting, error)
+    where = {"folder": "a folder here", "cache": "in the local cache", "hub": "on the hub, to be downloaded"}[place]
+    return Finding("ok", model.setting, f"{model.name}: {where}")
 
-    The trainer is used up: its policy has been trained and its schedule run. No checkpoint is made.
+
+def data_finding(settings: Any, folder: Path, reachable: Callable[[], bool]) -> Finding:
+    """Whether the training sentences are here, or their source is."""
+    from rl_nmt.data.sources import local_files
+
+    if (folder / "data" / "data.json").exists():
+        return Finding("ok", "data", f"already in {folder / 'data'}")
+    try:
+        local = local_files(settings.dataset_name, list(settings.data_files))
+    except UserError as error:
+        return failed("data", error)
+    if local is not None:
+        return Finding("ok", "data", f"{len(local[1])} {local[0]} file{'s' if len(local[1]) > 1 else ''} here")
+    if reachable():
+        return Finding("ok", "data", f"{settings.dataset_name}: to be streamed from the hub")
+    detail = f"dataset_name: {settings.dataset_name} is on the hub, which cannot be reached"
+    return fail("data", detail, "give a local file or folder as --dataset_name", MissingService)
+
+
+def tracker_finding(settings: Any) -> Finding:
+    """How Weights & Biases would be used; a key typed into the settings counts as a login."""
+    from rl_nmt.runs import wandb_run
+
+    if not settings.use_wandb:
+        return Finding("ok", "W&B", "off (use_wandb False)")
+    typed = bool(getattr(settings, "wandb_api_key", ""))
+    if typed and settings.wandb_mode == "online" and not wandb_run.wandb_key_known():
+        problem = wandb_run.probe(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+        mode, reason = ("offline", problem) if problem else ("online", "key in the settings, the server answers")
+    else:
+        mode, reason = wandb_run.choose_wandb_mode(settings.wandb_mode)
+    if mode == "offline" and settings.wandb_mode == "online":
+        return Finding("warn", "W&B", f"offline: {reason}", "`wandb login`, or --use_wandb False")
+    return Finding("ok", "W&B", f"{mode}: {reason}")
+
+
+def time_two_steps(trainer: Any, steps: int) -> list[float]:
+    """Print and return the seconds of two real optimizer steps, and so about what `steps` of them take.
+
+    The first one includes whatever is loaded lazily. The trainer is used up: its policy has been trained and its
+    schedule run. No checkpoint is made.
     """
     from transformers import TrainerCallback
 
@@ -99,14 +139,10 @@ def dry_step_seconds(trainer: Any, steps: int = 2) -> list[float]:
             times[-1] += time.perf_counter()
             control.should_save = False
 
-    trainer.args.max_steps, trainer.args.save_strategy = steps, "no"
+    trainer.args.max_steps, trainer.args.save_strategy = 2, "no"
     trainer.add_callback(Clock())
     trainer.train()
-    return times
-
-
-def time_two_steps(trainer: Any, steps: int) -> None:
-    """Print how long two real steps take, and so about how long `steps` of them; see `dry_step_seconds`."""
-    first, second = dry_step_seconds(trainer)
+    first, second = times
     left = timedelta(seconds=round(steps * second))
     print(f"dry step: {first:.1f} s, the second {second:.1f} s: about {left} for {steps} steps", flush=True)
+    return times

@@ -1,17 +1,26 @@
-"""Another Python environment, looked at before anything is loaded: does it run, has it what is needed? No torch."""
+"""What a run needs that a settings file cannot bring: another Python, vLLM, an 8-bit optimizer. No torch at import.
+
+Asked within seconds, before anything is loaded. vLLM works as TRL uses it, in two modes
+(trl/generation/vllm_generation.py): "colocate" puts an engine beside the policy on each GPU; "server" sends prompts to
+one that `trl vllm-serve` has started elsewhere, and the weights after every step.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from rl_nmt.errors import ConfigError
+from rl_nmt.errors import ConfigError, MissingService
 
-SECONDS = 30.0  # for starting Python alone: a cold disk takes seconds, nothing takes longer that works
+PYTHON_SECONDS = 30.0  # for starting Python alone: a cold disk takes seconds, nothing takes longer that works
+SERVER_SECONDS = 3.0  # a vLLM server on the same network answers in milliseconds
 # -I: neither this environment's variables nor the working directory decide what is found there.
 _LOOK = (
     "import importlib.util as u, json, sys; "
@@ -33,17 +42,15 @@ def require_python(argument: str, executable: str, modules: Sequence[str] = ()) 
     found = shutil.which(os.path.expanduser(executable))  # not Path: it would make a command of ./python
     if not found:
         raise ConfigError(f"{argument}: {executable} is no program that can be run; give an environment's bin/python")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     try:
         done = subprocess.run(
             [found, "-I", "-c", _LOOK, *modules],
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=SECONDS,
+            timeout=PYTHON_SECONDS,
             stdin=subprocess.DEVNULL,
-            env=environment,
-            check=False,
+            env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
         )
         version, missing = json.loads(done.stdout)
     except (OSError, subprocess.TimeoutExpired, ValueError, TypeError) as error:
@@ -69,3 +76,78 @@ def require_comet(scorer_python: str) -> None:
             "scorer_python: COMET is not installed in this environment: give one that has it (--scorer_python "
             ".venv/bin/python), or pip install -r requirements.txt"
         )
+
+
+def require_optimizer(name: str) -> None:
+    """Raise ConfigError for an 8-bit optimizer without bitsandbytes or a CUDA device."""
+    if not name.startswith("adamw_bnb"):
+        return
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(f"optimizer: {name} needs bitsandbytes: install it, or --optimizer adamw_torch")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(f"optimizer: {name} needs a CUDA device: --optimizer adamw_torch")
+
+
+def vllm_versions() -> str:
+    """The versions of vLLM that the installed TRL works with, as a specifier; "" where it says nothing."""
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = [Requirement(line) for line in importlib.metadata.requires("trl") or []]
+    except importlib.metadata.PackageNotFoundError:  # the doctor names what is missing
+        return ""
+    return next((str(r.specifier) for r in wanted if r.name == "vllm"), "")
+
+
+def require_vllm(mode: str, host: str, port: int, model: str) -> None:
+    """Raise unless TRL could generate with vLLM here.
+
+    Args:
+        mode: "colocate" or "server".
+        host, port: of the server; not looked at for "colocate".
+        model: what the server should be serving, for the message.
+
+    Raises:
+        ConfigError: vLLM is not installed, in a version that TRL does not support, or without a CUDA device; a
+            server that does not take weights.
+        MissingService: the server does not answer.
+    """
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import Version
+
+    wanted = vllm_versions()
+    try:
+        found = importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        raise ConfigError(
+            f"use_vllm: vLLM is not installed; TRL wants vllm{wanted}, beside which COMET cannot stand: make an "
+            "environment from requirements-vllm.txt and give COMET's as --scorer_python, or --use_vllm False"
+        ) from None
+    if not SpecifierSet(wanted).contains(Version(found).base_version, prereleases=True):
+        raise ConfigError(f"use_vllm: vLLM {found} is installed, TRL wants vllm{wanted}: see requirements-vllm.txt")
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("use_vllm: vLLM and its weight transfer need a CUDA device, none is here: --use_vllm False")
+    if mode == "colocate":
+        return
+    url, start = f"http://{host}:{port}", f"start it with `trl vllm-serve --model {model} --port {port}`"
+    if problem := _problem(f"{url}/health"):
+        raise MissingService(
+            f"vllm_server_host: no vLLM server at {url} ({problem}): {start}, or use --vllm_mode colocate"
+        )
+    if problem := _problem(f"{url}/server_info?config_format=json"):
+        raise ConfigError(f"vllm_server_host: the server at {url} takes no weights ({problem}): {start}")
+
+
+def _problem(url: str) -> str | None:
+    """What keeps this address from being read, or None."""
+    try:
+        with urllib.request.urlopen(url, timeout=SERVER_SECONDS):
+            return None
+    except urllib.error.HTTPError as error:
+        return f"it answers {error.code}"
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error)) or type(error).__name__

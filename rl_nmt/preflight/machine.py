@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from typing import Any
 
-from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.errors import MissingService
 from rl_nmt.preflight.findings import Finding, fail
 from rl_nmt.preflight.memory_estimate import gib
 
@@ -140,15 +139,3 @@ def device_findings(machine: Machine, settings: Any) -> list[Finding]:
         if wanted.startswith("cuda") and int(wanted.partition(":")[2] or 0) >= len(machine.gpus):
             found.append(Finding("warn", name, f"{wanted} is not there: the CPU would be used", f"--{name} auto"))
     return found
-
-
-def require_optimizer(name: str) -> None:
-    """Raise ConfigError for an 8-bit optimizer without bitsandbytes or a CUDA device."""
-    if not name.startswith("adamw_bnb"):
-        return
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(f"optimizer: {name} needs bitsandbytes: install it, or --optimizer adamw_torch")
-    import torch
-
-    if not torch.cuda.is_available():
-        raise ConfigError(f"optimizer: {name} needs a CUDA device: --optimizer adamw_torch")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,45 +25,26 @@ COMET_TOKENS = 8192  # rl_nmt/scorers/comet/scorer.py, most tokens encoded at on
 NLLB_TOKENS = 4096  # rl_nmt/backtranslation/translator.py, most source tokens in one batch
 
 
-def _gemma(hidden: int, ffn: int, layers: int, heads: int, keys: int, head: int = 256) -> dict[str, Any]:
-    return {
-        "model_type": "gemma3_text",
-        "vocab_size": 262144 if hidden < 2560 else 262208,
-        "head_dim": head,
-        "hidden_size": hidden,
-        "intermediate_size": ffn,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": keys,
-    }
+_GEMMA = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim"
+_NLLB = "vocab_size d_model encoder_ffn_dim decoder_ffn_dim encoder_layers decoder_layers"
+_XLMR = "vocab_size hidden_size num_hidden_layers intermediate_size max_position_embeddings type_vocab_size"
 
 
-def _nllb(hidden: int, ffn: int, layers: int) -> dict[str, Any]:
-    sides = {
-        f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("ffn_dim", ffn), ("layers", layers))
-    }
-    return {"model_type": "m2m_100", "vocab_size": 256206, "d_model": hidden, **sides}
+def _config(model_type: str, fields: str, *values: int) -> dict[str, Any]:
+    return {"model_type": model_type, **dict(zip(fields.split(), values, strict=True))}
 
 
-_XLMR_LARGE = {
-    "model_type": "xlm-roberta",
-    "vocab_size": 250002,
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "intermediate_size": 4096,
-    "max_position_embeddings": 514,
-    "type_vocab_size": 1,
-}
+_XLMR_LARGE = _config("xlm-roberta", _XLMR, 250002, 1024, 24, 4096, 514, 1)
 # The sizes in config.json of the models named in the README and presets, for those that are not on this machine.
 KNOWN: dict[str, dict[str, Any]] = {
-    "google/gemma-3-270m-it": _gemma(640, 2048, 18, 4, 1),
-    "google/gemma-3-1b-it": _gemma(1152, 6912, 26, 4, 1),
-    "google/gemma-3-4b-it": _gemma(2560, 10240, 34, 8, 4),
-    "google/gemma-3-12b-it": _gemma(3840, 15360, 48, 16, 8),
-    "google/gemma-3-27b-it": _gemma(5376, 21504, 62, 32, 16, head=128),
-    "facebook/nllb-200-distilled-600M": _nllb(1024, 4096, 12),
-    "facebook/nllb-200-distilled-1.3B": _nllb(1024, 8192, 24),
-    "facebook/nllb-200-3.3B": _nllb(2048, 8192, 24),
+    "google/gemma-3-270m-it": _config("gemma3_text", _GEMMA, 262144, 640, 2048, 18, 4, 1, 256),
+    "google/gemma-3-1b-it": _config("gemma3_text", _GEMMA, 262144, 1152, 6912, 26, 4, 1, 256),
+    "google/gemma-3-4b-it": _config("gemma3_text", _GEMMA, 262208, 2560, 10240, 34, 8, 4, 256),
+    "google/gemma-3-12b-it": _config("gemma3_text", _GEMMA, 262208, 3840, 15360, 48, 16, 8, 256),
+    "google/gemma-3-27b-it": _config("gemma3_text", _GEMMA, 262208, 5376, 21504, 62, 32, 16, 128),
+    "facebook/nllb-200-distilled-600M": _config("m2m_100", _NLLB, 256206, 1024, 4096, 4096, 12, 12),
+    "facebook/nllb-200-distilled-1.3B": _config("m2m_100", _NLLB, 256206, 1024, 8192, 8192, 24, 24),
+    "facebook/nllb-200-3.3B": _config("m2m_100", _NLLB, 256206, 2048, 8192, 8192, 24, 24),
     # extra: the head on top of the encoder
     "Unbabel/wmt22-comet-da": _XLMR_LARGE | {"extra": 22_025_217},
     "Unbabel/wmt22-cometkiwi-da": _XLMR_LARGE | {"extra": 6_296_577},
@@ -71,11 +53,10 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A model as far as its size goes: how many parameters, its configuration, and where that was read."""
+    """A model as far as its size goes: how many parameters, and its configuration ({} where that is not known)."""
 
     parameters: int
     config: Mapping[str, Any]
-    source: str
 
 
 def gib(size: float) -> str:
@@ -84,19 +65,14 @@ def gib(size: float) -> str:
 
 
 def model_shape(name: str) -> Shape | None:
-    """Shape of a local, cached or known model; None when nothing about it is to be had without the network."""
-    repository, _ = hub.split_revision(name)
-    folder = _folder(name)
-    if folder is not None:
-        config = _read_config(folder)
-        counted = _counted(folder)
-        if counted is None and config:
-            counted = parameters(config)
+    """Shape of a local, cached or known model; None when its size cannot be known without the network."""
+    if folder := _folder(name):
+        config, counted = _read_config(folder), _counted(folder)
+        counted = parameters(config) if counted is None else counted
         if counted is not None:
-            return Shape(counted, config, "its files")
-    if repository in KNOWN:
-        return Shape(parameters(KNOWN[repository]), KNOWN[repository], "a table of known models")
-    return None
+            return Shape(counted, config)
+    known = KNOWN.get(hub.split_revision(name)[0])
+    return Shape(parameters(known), known) if known else None
 
 
 def parameters(config: Mapping[str, Any]) -> int | None:
@@ -106,26 +82,29 @@ def parameters(config: Mapping[str, Any]) -> int | None:
     (999885952, 1370638336)
     """
     kind = config.get("model_type")
-    extra = config.get("extra", 0)
     try:
         if kind == "gemma3_text":
-            hidden, linears = config["hidden_size"], sum(i * o for i, o in gemma_linears(config))
-            norms = 4 * hidden + 2 * config["head_dim"]
-            return extra + config["vocab_size"] * hidden + config["num_hidden_layers"] * (linears + norms) + hidden
+            d = config["hidden_size"]
+            layer = sum(i * o for i, o in gemma_linears(config)) + 4 * d + 2 * config["head_dim"]
+            return config["vocab_size"] * d + config["num_hidden_layers"] * layer + d
         if kind == "m2m_100":
-            d, attention = config["d_model"], 4 * (config["d_model"] ** 2 + config["d_model"])
-            encoder = attention + 2 * d * config["encoder_ffn_dim"] + config["encoder_ffn_dim"] + d + 4 * d
-            decoder = 2 * attention + 2 * d * config["decoder_ffn_dim"] + config["decoder_ffn_dim"] + d + 6 * d
-            layers = config["encoder_layers"] * encoder + config["decoder_layers"] * decoder
-            return extra + config["vocab_size"] * d + layers + 4 * d
+            d = config["d_model"]
+            layers = config["encoder_layers"] * _layer(d, config["encoder_ffn_dim"], attentions=1)
+            layers += config["decoder_layers"] * _layer(d, config["decoder_ffn_dim"], attentions=2)
+            return config["vocab_size"] * d + layers + 4 * d
         if kind in ("xlm-roberta", "xlm-roberta-xl"):
-            d, ffn = config["hidden_size"], config["intermediate_size"]
+            d = config["hidden_size"]
             embeddings = config["vocab_size"] + config["max_position_embeddings"] + config["type_vocab_size"] + 2
-            layer = 4 * (d * d + d) + 2 * d * ffn + ffn + d + 4 * d
-            return extra + embeddings * d + config["num_hidden_layers"] * layer
+            layers = config["num_hidden_layers"] * _layer(d, config["intermediate_size"], attentions=1)
+            return embeddings * d + layers + config.get("extra", 0)
     except KeyError:
-        return None
+        pass
     return None
+
+
+def _layer(d: int, ffn: int, attentions: int) -> int:
+    """Parameters of a layer with biases and a layer norm per block: attention (one or two), feed-forward."""
+    return attentions * (4 * (d * d + d) + 2 * d) + 2 * d * ffn + ffn + d + 2 * d
 
 
 def gemma_linears(config: Mapping[str, Any]) -> list[tuple[int, int]]:
@@ -155,7 +134,6 @@ class Need:
 
     resident: dict[str, int] = field(default_factory=dict)
     passing: dict[str, int] = field(default_factory=dict)
-    offloaded: int = 0  # weights that come for a reward call and leave again
 
     @property
     def peak(self) -> int:
@@ -165,16 +143,12 @@ class Need:
 def policy_need(shape: Shape, settings: Any, cuda: bool, bf16: bool) -> Need:
     """Memory of policy, reference, gradients, optimizer, generation and update.
 
-    Args:
-        shape: the policy's.
-        settings: RunCfg's fields as attributes.
-        cuda: on a GPU, where the process itself takes memory.
-        bf16: with bf16 units: the base of LoRA is then bf16, activations are bf16 either way.
+    `cuda`: on a GPU, where the process itself takes memory; `bf16`: it has bf16 units.
     """
-    config, weights = shape.config, 2 if bf16 and settings.lora_rank else 4
-    value = 2 if bf16 else 4
+    config = shape.config
+    weights, value = 2 if bf16 and settings.lora_rank else 4, 2 if bf16 else 4  # activations are bf16 without LoRA too
     need = Need({"policy": weights * shape.parameters})
-    trained = lora_parameters(config, settings.lora_rank) if settings.lora_rank else shape.parameters
+    trained = trained_parameters(shape, settings)
     if settings.lora_rank:
         need.resident["LoRA"] = 4 * trained
     elif settings.kl_beta:
@@ -183,10 +157,11 @@ def policy_need(shape: Shape, settings: Any, cuda: bool, bf16: bool) -> Need:
     need.resident["optimizer"] = int(moments(settings) * trained)
     if cuda:
         need.resident["CUDA"] = CUDA_CONTEXT
-    length = prompt_tokens(settings) + settings.max_new_tokens
+    # The instruction has about 40 tokens; a token of English is assumed to have 3 characters.
+    length = 40 + math.ceil(settings.max_chars / 3) + settings.max_new_tokens
     keys = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
     sequences = settings.per_device_batch_size * settings.gradient_accumulation_steps
-    if not getattr(settings, "use_vllm", False):  # its engine has its share, or a card of its own
+    if not settings.use_vllm:  # its engine has its share, or a card of its own
         need.passing["generation"] = sequences * (length * keys * value + 3 * 4 * config["vocab_size"])
     tokens = settings.per_device_batch_size * length
     # Log-probs of the sampled tokens come tile by tile, so that full logits never exist in the update; all
@@ -199,9 +174,14 @@ def policy_need(shape: Shape, settings: Any, cuda: bool, bf16: bool) -> Need:
     return need
 
 
+def trained_parameters(shape: Shape, settings: Any) -> int:
+    """LoRA's where it is used, else all."""
+    return lora_parameters(shape.config, settings.lora_rank) if settings.lora_rank else shape.parameters
+
+
 def moments(settings: Any) -> float:
     """Bytes of optimizer state per trained parameter."""
-    return ADAM_8BIT if getattr(settings, "optimizer", "").endswith("8bit") else ADAM
+    return ADAM_8BIT if settings.optimizer.endswith("8bit") else ADAM
 
 
 def activations(config: Mapping[str, Any], tokens: int, value: int, checkpointing: bool) -> int:
@@ -218,11 +198,6 @@ def activations(config: Mapping[str, Any], tokens: int, value: int, checkpointin
     norms = 4 * 2 * (4 * hidden + queries + keys)
     layer, layers = linear + norms, config["num_hidden_layers"]
     return tokens * (layers * value * hidden + layer if checkpointing else layers * layer)
-
-
-def prompt_tokens(settings: Any) -> int:
-    """Tokens of the longest prompt: the instruction (about 40) and the text at an assumed 3 characters a token."""
-    return 40 + math.ceil(settings.max_chars / 3)
 
 
 def translator_need(shape: Shape, dtype: str, beams: int) -> tuple[int, int]:
@@ -263,40 +238,36 @@ def memory_needs(
 
     home = place("auto")
     needs = {home: policy_need(models["policy"], settings, home != "cpu", bf16)}
-    if getattr(settings, "use_vllm", False) and settings.vllm_mode == "colocate":
+    if settings.use_vllm and settings.vllm_mode == "colocate":
         needs[home].resident["vLLM"] = int(settings.vllm_gpu_memory_utilization * gpu_bytes)
-    apart = bool(getattr(settings, "scorer_python", ""))
+    offloaded: Counter[str] = Counter()  # device → weights that come for a reward call and leave again
     for name, shape in models.items():
         if name == "policy" or shape is None:
             continue
         device = place(settings.dual_device if name == "NLLB" else settings.reward_device)
-        if name == "judge" and settings.reward_offload:  # it looks only at evaluations
+        if name == "judge" and settings.reward_offload:  # it is used in evaluations only
             device = "cpu"
         if name == "NLLB":
             weights, work = translator_need(shape, settings.dual_dtype, settings.backtranslation_beams)
         else:
             weights, work = comet_need(shape, settings.reward_dtype, device != "cpu")
         need = needs.setdefault(device, Need({"CUDA": CUDA_CONTEXT} if device != "cpu" else {}))
-        if apart and name.startswith("comet") and device != "cpu":
+        if settings.scorer_python and name.startswith("comet") and device != "cpu":
             need.resident[f"{name}'s process"] = CUDA_CONTEXT
         if settings.reward_offload and device != "cpu":  # all of them move there for every call
             needs.setdefault("cpu", Need()).resident[name] = weights
-            need.offloaded += weights
+            offloaded[device] += weights
         else:
             need.resident[name] = weights
         need.passing["reward"] = max(need.passing.get("reward", 0), work)
-    for need in needs.values():
-        if need.offloaded:
-            need.passing["reward"] += need.offloaded
+    for device, weights in offloaded.items():
+        needs[device].passing["reward"] += weights
     return needs
 
 
 def checkpoint_bytes(shape: Shape, settings: Any) -> int:
     """Size of one checkpoint: trained weights and two moments in fp32, and 2 MB for the rest."""
-    trained = shape.parameters
-    if settings.lora_rank:
-        trained = lora_parameters(shape.config, settings.lora_rank)
-    return int((4 + moments(settings)) * trained) + 2_000_000
+    return int((4 + moments(settings)) * trained_parameters(shape, settings)) + 2_000_000
 
 
 def run_bytes(shape: Shape, settings: Any, bf16: bool) -> int:
@@ -325,7 +296,7 @@ def _folder(name: str) -> Path | None:
     repository, revision = hub.split_revision(name)
     if hub.looks_like_path(repository):
         return None
-    for filename in ("config.json", "hparams.yaml"):
+    for filename in ("config.json", hub.COMET):
         found = try_to_load_from_cache(repository, filename, revision=revision)
         if isinstance(found, str):
             return Path(found).parent
@@ -341,13 +312,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
             continue
         text = config.get("text_config")
         return text if isinstance(text, dict) else config
-    return dict(_XLMR_LARGE) if (folder / "hparams.yaml").is_file() else {}
+    return dict(_XLMR_LARGE) if (folder / hub.COMET).is_file() else {}
 
 
 def _counted(folder: Path) -> int | None:
     """Parameters by the weight files: safetensors headers, or the size of an fp32 .ckpt or .bin."""
-    safetensors = sorted(folder.glob("*.safetensors"))
-    if safetensors:
+    if safetensors := list(folder.glob("*.safetensors")):
         try:
             return sum(map(safetensors_parameters, safetensors))
         except (OSError, ValueError, KeyError):
@@ -363,9 +333,5 @@ def safetensors_parameters(path: Path) -> int:
         if size > 100_000_000:
             raise ValueError(f"{path} is no safetensors file")
         header = json.loads(file.read(size))
-    parts = ((name, entry) for name, entry in header.items() if name != "__metadata__")
-    return sum(
-        math.prod(entry["shape"])
-        for name, entry in parts
-        if "vision_tower" not in name and "multi_modal_projector" not in name
-    )
+    others = ("__metadata__", "vision_tower", "multi_modal_projector")
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if not any(part in name for part in others))

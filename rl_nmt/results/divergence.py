@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,7 @@ SHOWN = 12  # evaluations in the warning's curve
 SELF_BLEU_GROUPS = 8
 
 
-@dataclass
-class Evaluation:
+class Evaluation(NamedTuple):
     """Per-row rewards and independent scores (None: not scored) of one evaluation, and its place in the run."""
 
     step: int
@@ -36,7 +35,7 @@ class DivergenceMonitor:
 
     Args:
         name: what the independent score is called, e.g. "chrF++"; "" without one.
-        independent: Snapshot → one score per row, higher is better, None where it has none.
+        independent: one score per row, higher is better, None where it has none.
         sources: of the rows: which half a row belongs to is a hash of it.
     """
 
@@ -44,16 +43,15 @@ class DivergenceMonitor:
         self.name, self.independent = name, independent
         self.choosing = [choosing_half(source) for source in sources]
         self.evaluations: list[Evaluation] = []
-        self.best_step: int | None = None
+        self.best_step: int | None = None  # by the independent score on the choosing half
         self.warned = False
 
     def record(self, step: int, snapshot: Snapshot) -> str | None:
         """Add an evaluation; returns the warning the first time reward and independent score diverge."""
         rewards = REWARD.rows(snapshot)
-        scores = self.independent(snapshot) if self.name else [None] * len(rewards)
         self.evaluations = [known for known in self.evaluations if known.step < step]  # a resumed run repeats some
-        self.evaluations.append(Evaluation(step, rewards, scores))
-        self.best_step = self._best_by(self._choosing_score)
+        self.evaluations.append(Evaluation(step, rewards, self.independent(snapshot)))
+        self.best_step = self._best_by(lambda known: self._half_score(known, True))
         if self.warned or not self._diverged():
             return None
         self.warned = True
@@ -66,30 +64,21 @@ class DivergenceMonitor:
             self.evaluations, self.best_step, self.warned = [], None, False
             self.record(0, before)
 
-    def is_best(self, step: int) -> bool:
-        """Is the evaluation of `step` the best so far by the independent score on the choosing half?"""
-        return self.best_step == step
-
     def _at(self, step: int | None) -> Evaluation | None:
         return next((known for known in self.evaluations if known.step == step), None)
 
     def _diverged(self) -> bool:
         """Reward up and independent score down, both beyond noise, against the start or the best so far."""
         now = self.evaluations[-1]
-        for then in {self.evaluations[0].step, self.best_step}:
-            earlier = self._at(then) or now
-            if earlier is now:
-                continue
+        for earlier in (self.evaluations[0], self._at(self.best_step) or now):  # compared with itself it is equal
             up, down = change(earlier.rewards, now.rewards), change(earlier.scores, now.scores)
             if up and down and up[0] > SIGMAS * up[1] and down[0] < -SIGMAS * down[1]:
                 return True
         return False
 
     def _warning(self) -> str:
-        rows = "\n".join(
-            f"  {known.step:>6}  {mean(known.rewards):>8.3f}  {mean(known.scores):>8.2f}"
-            for known in self.evaluations[-SHOWN:]
-        )
+        shown = ((known.step, mean(known.rewards), mean(known.scores)) for known in self.evaluations[-SHOWN:])
+        rows = "\n".join("  {:>6}  {:>8.3f}  {:>8.2f}".format(*line) for line in shown)
         return (
             f"WARNING: the reward rises while {self.name}, which is not in it, falls beyond noise: the policy may be\n"
             f"learning to please the reward. Look at the samples; lower lr, raise the KL penalty or add a guard.\n"
@@ -101,12 +90,9 @@ class DivergenceMonitor:
         scored = [(value, -known.step) for known in self.evaluations if (value := score(known)) is not None]
         return -max(scored)[1] if scored else None
 
-    def _choosing_score(self, known: Evaluation) -> float | None:
-        return mean([s for s, ours in zip(known.scores, self.choosing, strict=True) if ours])
-
-    def _reported_score(self, step: int | None) -> float | None:
-        known = self._at(step)
-        return mean([s for s, ours in zip(known.scores, self.choosing, strict=True) if not ours]) if known else None
+    def _half_score(self, known: Evaluation, choosing: bool) -> float | None:
+        """Mean independent score of the rows that choose best/, or of those that report on it."""
+        return mean([s for s, ours in zip(known.scores, self.choosing, strict=True) if ours == choosing])
 
     def choice(self) -> dict:
         """Which step best/ holds and why; scores are of the rows that did not choose. JSON."""
@@ -115,29 +101,23 @@ class DivergenceMonitor:
             reason = "no score outside the reward: give held-out rows with references, or an independent_scorer"
             return {"step": last, "by": "last", "reason": reason}
         by_reward = self._best_by(lambda known: mean(known.rewards))
-        steps = {
-            "start": self.evaluations[0].step,
-            "best": self.best_step,
-            "last": last,
-            "best by reward": by_reward,
-        }
+        start = self.evaluations[0].step
+        steps = {"start": start, "best": self.best_step, "last": last, "best by reward": by_reward}
+        found = {name: self._at(step) for name, step in steps.items()}
         return {
             "step": self.best_step,
             "by": self.name,
             "reason": f"highest mean {self.name} on {sum(self.choosing)} of {len(self.choosing)} held-out rows",
             "best_by_reward_step": by_reward,
             "reported_rows": len(self.choosing) - sum(self.choosing),
-            "reported": {name: self._reported_score(step) for name, step in steps.items()},
+            "reported": {name: known and self._half_score(known, False) for name, known in found.items()},
             "diverged": self.warned,
         }
 
     def state_dict(self) -> dict:
-        """All evaluations so far; JSON."""
-        evaluations = [astuple(known) for known in self.evaluations]
-        return {"evaluations": evaluations, "best_step": self.best_step, "warned": self.warned}
+        return {"evaluations": self.evaluations, "best_step": self.best_step, "warned": self.warned}
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from what `state_dict` returned."""
         self.evaluations = [Evaluation(*known) for known in state["evaluations"]]
         self.best_step, self.warned = state["best_step"], state["warned"]
 
@@ -155,10 +135,10 @@ def change(before: Sequence[float | None], after: Sequence[float | None]) -> tup
     return float(np.mean(pairs)), float(np.std(pairs, ddof=1) / math.sqrt(len(pairs)))
 
 
-def self_bleu(sources: Sequence[str], outputs: Sequence[str], groups: int = SELF_BLEU_GROUPS) -> float | None:
+def self_bleu(sources: Sequence[str], outputs: Sequence[str]) -> float | None:
     """Mean BLEU (0–100) of each sample against its group's others: 100 means that all of them are the same text.
 
-    Groups are the samples of one source; the first `groups` of at least two are taken. None without any.
+    Groups are the samples of one source; the first ones of at least two are taken. None without any.
     The name and idea of the measure are those of the Texygen benchmark.
     """
     from sacrebleu.metrics import BLEU
@@ -166,11 +146,7 @@ def self_bleu(sources: Sequence[str], outputs: Sequence[str], groups: int = SELF
     members: dict[str, list[str]] = defaultdict(list)
     for source, output in zip(sources, outputs, strict=True):
         members[source].append(output)
-    chosen = [group for group in members.values() if len(group) > 1][:groups]
+    chosen = [group for group in members.values() if len(group) > 1][:SELF_BLEU_GROUPS]
     bleu = BLEU(effective_order=True)
-    scores = [
-        bleu.sentence_score(output, group[:i] + group[i + 1 :]).score
-        for group in chosen
-        for i, output in enumerate(group)
-    ]
-    return mean(scores)
+    others = [(output, group[:i] + group[i + 1 :]) for group in chosen for i, output in enumerate(group)]
+    return mean([bleu.sentence_score(*pair).score for pair in others])

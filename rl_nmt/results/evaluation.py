@@ -1,7 +1,6 @@
-"""Before and after on held-out text: greedy outputs, what the reward says, and what it cannot see.
+"""Before and after on held-out text: greedy outputs, what the reward says, and what it cannot see (task.py).
 
-`evaluate` makes a `Snapshot` of one model; `compare` sets two snapshots of the same rows side by side. What is
-measured beside the reward is the task's (rl_nmt/results/task.py).
+`evaluate` makes a `Snapshot` of one model; `compare` sets two snapshots of the same rows side by side.
 
 The p-values are a paired bootstrap (Koehn 2004, "Statistical Significance Tests for Machine Translation
 Evaluation", EMNLP; centred on the resamples' mean and two-sided): rows are drawn with replacement, both
@@ -14,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 from rl_nmt import files
 from rl_nmt.errors import ConfigError
 from rl_nmt.files import finite
-from rl_nmt.results.task import COMMON, REWARD, Column, Task, mean, number
+from rl_nmt.results.task import COMMON, REWARD, Task, mean, number
 from rl_nmt.text.unicode import safe_unicode
 
 RESAMPLES = 1000
@@ -34,18 +33,14 @@ TEXTS = ("source", "output")  # of a reward's row; samples.jsonl names them itse
 
 @dataclass
 class Snapshot:
-    """What one model made of the held-out rows. Every list has one entry per row, in the rows' order.
-
-    `components` are the reward's rows (total, cycle, qe, penalties, gate, backtranslation);
-    `metrics` are the means named in `evaluate`; `signature` says how all of it was measured.
-    """
+    """What one model made of the held-out rows. Every list has one entry per row, in the rows' order."""
 
     sources: list[str]
     references: list[str | None]
     outputs: list[str]
-    components: list[dict[str, Any]]
-    metrics: dict[str, float]
-    signature: dict[str, Any] = field(default_factory=dict)
+    components: list[dict[str, Any]]  # the reward's rows (total, cycle, qe, penalties, gate, backtranslation)
+    metrics: dict[str, float]  # the means named in `evaluate`
+    signature: dict[str, Any] = field(default_factory=dict)  # how all of it was measured
 
     def save(self, path: Path | str) -> None:
         """Write as JSON, atomically. Raises CannotWrite."""
@@ -73,35 +68,35 @@ def evaluate(
 ) -> Snapshot:
     """Answer every row greedily and score the outputs.
 
-    `rows` have "source" and, where there is one, "reference".
-    `reward_fn.score_components(prompts, completions, source=[...])` gives one dict per output.
+    `rows` have "source" and, where there is one, "reference". `reward_fn.score_components` gives one dict per output.
     Metrics: "reward" (mean total over the scored outputs), the mean of every other numeric component, the
     task's columns that can be measured, "mean_length" (code points), "scored" and "gated" (shares of
     outputs). Raises ConfigError when there are no rows.
 
-    Of several processes each generates and scores its share, and all get the same Snapshot: that of one process,
-    since batches do not depend on how many there are. Collective; `score_components` is called equally often on
-    each, on some with nothing.
+    Of several processes each generates and scores its share, and all get the Snapshot that one would make. Collective;
+    `score_components` is called equally often on each, on some with nothing.
     """
     from rl_nmt.models.generate import generate_together
 
     if not rows:
         raise ConfigError("evaluation rows: there are none; give eval_file, eval_dataset or held-out rows")
-    sources = [row["source"] for row in rows]
-    references = [row.get("reference") for row in rows]
+    sources, references = _sides(rows)
     prompts = [make_prompt(source) for source in sources]
     answers = generate_together(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
     outputs = [safe_unicode(answer) for answer in answers]
     components = _score_together(reward_fn, prompts, outputs, sources)
     snapshot = Snapshot(sources, references, outputs, finite(components), {})
     snapshot.metrics = measure(snapshot, task)
-    snapshot.signature = _measured_by(reward_fn, max_new_tokens)
-    snapshot.signature |= {
+    snapshot.signature = _measured_by(reward_fn, max_new_tokens) | {
         column.name: column.signature(snapshot)
         for column in task.columns
         if column.signature and column.name in snapshot.metrics
     }
     return snapshot
+
+
+def _sides(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[str | None]]:
+    return [row["source"] for row in rows], [row.get("reference") for row in rows]
 
 
 def _score_together(reward_fn, prompts: list[str], outputs: list[str], sources: list[str]) -> list[dict[str, Any]]:
@@ -143,33 +138,28 @@ def compare(before: Snapshot, after: Snapshot, task: Task, seed: int = 0) -> dic
     result: dict[str, Any] = {"rows": len(before.sources), "before": before.metrics, "after": after.metrics}
     result |= {"p_value": {}, "wins": {}, "losses": {}, "ties": {}}
     for column in (REWARD, *task.columns):
-        _compare_by(column, before, after, seed, result)
+        name, change = column.name, np.zeros(0)
+        if column.rows:
+            pairs = zip(column.rows(before), column.rows(after), strict=True)
+            change = np.array([b - a for a, b in pairs if a is not None and b is not None])
+        if len(change):
+            wins, losses = int((change > 1e-9).sum()), int((change < -1e-9).sum())
+            result["wins"][name], result["losses"][name] = wins, losses
+            result["ties"][name] = len(change) - wins - losses
+        if column.resampled and name in before.metrics and name in after.metrics:
+            draws = column.resampled(after, seed) - column.resampled(before, seed)
+            result["p_value"][name] = bootstrap_p_value(draws, after.metrics[name] - before.metrics[name])
+        elif len(change) and not column.resampled:
+            draws = bootstrap_draws(len(change), seed) @ change[:, None] / len(change)  # (RESAMPLES, 1)
+            result["p_value"][name] = bootstrap_p_value(draws[:, 0], float(change.mean()))
     test = f"paired bootstrap|two-sided, centred|resamples:{RESAMPLES}|seed:{seed}"
     result["signature"] = {**after.signature, "p_value": test}
     return finite(result)
 
 
-def _compare_by(column: Column, before: Snapshot, after: Snapshot, seed: int, result: dict[str, Any]) -> None:
-    name, change = column.name, np.zeros(0)
-    if column.rows:
-        pairs = zip(column.rows(before), column.rows(after), strict=True)
-        change = np.array([b - a for a, b in pairs if a is not None and b is not None])
-    if len(change):
-        result["wins"][name] = int((change > 1e-9).sum())
-        result["losses"][name] = int((change < -1e-9).sum())
-        result["ties"][name] = len(change) - result["wins"][name] - result["losses"][name]
-    if column.resampled and name in before.metrics and name in after.metrics:
-        draws = column.resampled(after, seed) - column.resampled(before, seed)
-        result["p_value"][name] = bootstrap_p_value(draws, after.metrics[name] - before.metrics[name])
-    elif len(change) and not column.resampled:
-        draws = bootstrap_draws(len(change), seed) @ change[:, None] / len(change)  # (RESAMPLES, 1)
-        result["p_value"][name] = bootstrap_p_value(draws[:, 0], float(change.mean()))
-
-
-def require_same_measure(before: Snapshot, rows: list[dict[str, str]], reward_fn, max_new_tokens: int) -> None:
+def require_same_measure(before: Snapshot, rows: Sequence[dict[str, str]], reward_fn, max_new_tokens: int) -> None:
     """Refuse, before a resumed run continues, what `compare` would refuse at its end. Raises ConfigError."""
-    sources, references = [row["source"] for row in rows], [row.get("reference") for row in rows]
-    _check_comparable(before, Snapshot(sources, references, [], [], {}, _measured_by(reward_fn, max_new_tokens)))
+    _check_comparable(before, Snapshot(*_sides(rows), [], [], {}, _measured_by(reward_fn, max_new_tokens)))
 
 
 def _measured_by(reward_fn, max_new_tokens: int) -> dict[str, Any]:
@@ -203,14 +193,10 @@ def bootstrap_draws(rows: int, seed: int) -> np.ndarray:
 
 def print_table(comparison: dict[str, Any], task: Task) -> str:
     """The comparison as text for the screen: one line per metric, then wins and losses, then signatures."""
-    before, after, p_values = comparison["before"], comparison["after"], comparison["p_value"]
-    title = f"held-out, {comparison['rows']} rows"
-    lines = [f"{title:<24}{'before':>10}{'after':>10}{'change':>10}{'p':>9}"]
-    for name in dict.fromkeys([*before, *after]):
-        old, new, column = before.get(name), after.get(name), task.column(name)
-        change = "" if old is None or new is None else f"{new - old:+.{column.digits}f}"
-        p = f"{p_values[name]:.3f}" if name in p_values else ""
-        lines.append(f"{task.label(name):<24}{column.show(old):>10}{column.show(new):>10}{change:>10}{p:>9}")
+    head = (f"held-out, {comparison['rows']} rows", "before", "after", "change", "p")
+    lines = [
+        "{:<24}{:>10}{:>10}{:>10}{:>9}".format(*cells) for cells in (head, *table_cells(comparison, task).values())
+    ]
     for name, wins in comparison["wins"].items():
         losses, ties = comparison["losses"][name], comparison["ties"][name]
         lines.append(f"by {task.label(name)}: {wins} better, {losses} worse, {ties} equal")
@@ -218,6 +204,18 @@ def print_table(comparison: dict[str, Any], task: Task) -> str:
         text = value if isinstance(value, str) else short_signature(value)
         lines.append(f"{task.label(name)} signature: {text}")
     return "\n".join(lines)
+
+
+def table_cells(comparison: Mapping[str, Any], task: Task) -> dict[str, tuple[str, str, str, str, str]]:
+    """Per metric what a table shows: label, before, after, change, p."""
+    before, after, p_values = comparison["before"], comparison["after"], comparison["p_value"]
+    cells = {}
+    for name in dict.fromkeys([*before, *after]):
+        old, new, column = before.get(name), after.get(name), task.column(name)
+        change = "" if old is None or new is None else f"{new - old:+.{column.digits}f}"
+        p = f"{p_values[name]:.3f}" if name in p_values else ""
+        cells[name] = (task.label(name), column.show(old), column.show(new), change, p)
+    return cells
 
 
 def short_signature(signature: dict[str, Any]) -> str:
@@ -234,19 +232,14 @@ def write_samples(path: Path | str, before: Snapshot, after: Snapshot, task: Tas
 
 def sample_rows(before: Snapshot, after: Snapshot, task: Task) -> list[dict[str, Any]]:
     """Source, reference (if any), and per side output, the task's texts and scores, per held-out row; JSON."""
-    sides = {"before": before, "after": after}
-    by_row = {side: {column.name: column.rows(shot) for column in task.by_row} for side, shot in sides.items()}
-    rows = []
-    for i, source in enumerate(before.sources):
-        row: dict[str, Any] = {"source": source}
-        if before.references[i]:
-            row["reference"] = before.references[i]
-        for side, snapshot in sides.items():
-            component = snapshot.components[i]
+    rows: list[dict[str, Any]] = [{"source": source} for source in before.sources]
+    for row, reference in zip(rows, before.references, strict=True):
+        row |= {"reference": reference} if reference else {}
+    for side, snapshot in (("before", before), ("after", after)):
+        by_row = {column.name: column.rows(snapshot) for column in task.by_row}
+        for i, (row, component) in enumerate(zip(rows, snapshot.components, strict=True)):
             row[side] = snapshot.outputs[i]
             row |= {f"{side}_{name}": component.get(name) or "" for name in task.texts}
             scores = {name: value for name, value in component.items() if name not in (*TEXTS, *task.texts)}
-            scores |= {name: values[i] for name, values in by_row[side].items() if values[i] is not None}
-            row[f"{side}_scores"] = scores
-        rows.append(finite(row))
-    return rows
+            row[f"{side}_scores"] = scores | {n: values[i] for n, values in by_row.items() if values[i] is not None}
+    return finite(rows)

@@ -3,9 +3,8 @@
     final/          the weights at the end, LoRA merged in; final/adapter/ the adapter alone
     best/           the weights of the evaluation with the best score outside the reward; best/chosen.json says which
 
-Each has the tokenizer, every stop of the model's chat turns as generation defaults, prompt.txt, which
-rl_nmt.translate reads, and a model card as README.md. What gathers weights is called on every process of the run,
-since each may hold a part of them (ZeRO-3, FSDP); the main one writes.
+Each has the tokenizer, every stop of the model's chat turns as generation defaults, prompt.txt (for
+rl_nmt.translate), and a model card. "Collective": every process may hold a part of the weights (ZeRO-3, FSDP).
 """
 
 from __future__ import annotations
@@ -22,18 +21,10 @@ from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.results.model_card import model_card
 
 CHOSEN, PROMPT_FILE, CARD = "chosen.json", "prompt.txt", "README.md"
-MODELS = ("final", "best")
-
-
-# ---------------------------------------------------------------------- weights
 
 
 def whole_state(trainer) -> dict[str, Any]:
-    """Name → tensor of all the trainer's weights, however they are spread over processes. Collective.
-
-    Complete on the main process. Under ZeRO-3 DeepSpeed has to be told to gather them
-    (`zero3_save_16bit_model: true` in accelerate's configuration). Raises ConfigError otherwise.
-    """
+    """Name → tensor of all the trainer's weights, complete on the main process. Collective. Raises ConfigError."""
     model = trainer.deepspeed if getattr(trainer, "is_deepspeed_enabled", False) else trainer.model
     try:
         return trainer.accelerator.get_state_dict(model)
@@ -46,20 +37,16 @@ def whole_state(trainer) -> dict[str, Any]:
 def merged_state(state: Mapping[str, Any], model) -> dict[str, Any]:
     """Name → tensor of the base model with its LoRA weights added: W + (alpha / r) · B A (Hu et al. 2021).
 
-    Computed in fp32 and rounded to the base's precision once. The model itself is left as it is.
-
-    Args:
-        state: all weights of the PEFT model, as `whole_state` gives them.
-        model: that PEFT model, one adapter of plain LoRA on linear layers; its weights are not read.
+    Computed in fp32 and rounded to the base's precision once. `state` is `whole_state` of the PEFT model `model`, one
+    adapter of plain LoRA on linear layers, which is left as it is; its own weights are not read.
     """
     from peft.tuners.lora import Linear
 
-    merged = {}
+    merged, adapter = {}, model.active_adapter
     layers = {name: m for name, m in model.named_modules() if isinstance(m, Linear)}
     for name, tensor in state.items():
         layer, _, part = name.rpartition(".base_layer.")
         if part == "weight":
-            adapter = model.active_adapter
             down, up = (state[f"{layer}.lora_{side}.{adapter}.weight"].float() for side in "AB")  # (r, in), (out, r)
             tensor = (tensor.float() + layers[layer].scaling[adapter] * (up @ down)).to(tensor.dtype)
         elif ".lora_" in name:
@@ -75,10 +62,7 @@ def _save(model, folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def save_best(folder: Path, trainer, prompt: str) -> None:
-    """best/: the present weights, or with LoRA the adapter alone (merged by `finish_best`); replaced in one go.
-
-    Collective. Raises CannotWrite.
-    """
+    """best/: the present weights, or with LoRA the adapter (`finish_best` merges). Collective. Raises CannotWrite."""
     state = whole_state(trainer)
     if not is_main_process():
         return
@@ -94,10 +78,7 @@ def save_best(folder: Path, trainer, prompt: str) -> None:
 
 
 def save_final(folder: Path, trainer, tokenizer, prompt: str) -> None:
-    """final/: a model that plain transformers loads, the prompt, and the LoRA adapter if there is one. Collective.
-
-    The adapter is exact; the merged weights have the precision of the base model.
-    """
+    """final/: a model that plain transformers loads, the prompt, and the LoRA adapter if there is one. Collective."""
     from rl_nmt.models import policy
 
     state = whole_state(trainer)
@@ -120,16 +101,10 @@ def save_final(folder: Path, trainer, tokenizer, prompt: str) -> None:
 def finish_best(folder: Path, tokenizer, choice: dict, load_start: Callable) -> dict:
     """Make best/ load with plain transformers like final/: adapters merged into the start policy, all stops.
 
-    For the main process alone; the others get `choice` as it is.
-
-    Args:
-        folder: the run folder.
-        choice: what `DivergenceMonitor.choice` returns.
-        load_start: () → the start policy, called only where an adapter has to be merged.
-
+    `choice` is `DivergenceMonitor.choice()`; `load_start` gives the start policy, where an adapter has to be merged.
     Returns `choice`, with `kept` False and the reason where the chosen step's weights are gone: a run that was
     stopped after it had written best/, and went on from an older checkpoint, may have chosen otherwise since. Such
-    a best/ is set aside.
+    a best/ is set aside. Done by the main process alone.
     """
     from rl_nmt.models import policy
     from rl_nmt.runs.checkpoints import set_aside
@@ -137,7 +112,10 @@ def finish_best(folder: Path, tokenizer, choice: dict, load_start: Callable) -> 
     best = folder / "best"
     if not is_main_process() or not best.exists():
         return choice
-    step = _chosen_step(best)
+    try:
+        step = json.loads((best / CHOSEN).read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        step = None
     if choice["step"] != step:
         aside = set_aside(best, f"holds step {step}, the best is step {choice['step']}", prefix="earlier")
         print(f"best/ held step {step}, which is not the best any more: now {aside.name}", flush=True)
@@ -158,42 +136,18 @@ def finish_best(folder: Path, tokenizer, choice: dict, load_start: Callable) -> 
     return choice
 
 
-def _chosen_step(best: Path) -> int | None:
-    try:
-        return int(json.loads((best / CHOSEN).read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-# ---------------------------------------------------------------------- cards
-
-
-def write_cards(folder: Path, **card: Any) -> None:
-    """README.md in final/ and best/, from the run's evaluation.json; `card`: arguments of `model_card`.
-
-    Raises ConfigError where evaluation.json cannot be read, CannotWrite.
-    """
-    path = folder / "evaluation.json"
-    try:
-        comparison = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: no table for the model cards ({error})") from None
-    for name in MODELS:
+def write_cards(folder: Path, comparison: Mapping[str, Any], **card: Any) -> None:
+    """README.md in final/ and best/; `comparison`, `card`: arguments of `model_card`. Raises CannotWrite."""
+    for name in ("final", "best"):
         if (folder / name / "config.json").exists():
             files.write(folder / name / CARD, model_card(comparison, **card, best=name == "best"))
 
 
-# ---------------------------------------------------------------------- the hub
-
-
 def require_push(name: str) -> None:
-    """Refuse, before anything is trained, a push that would fail: bad name, no token, no hub, not allowed.
+    """Refuse, before anything is trained, a push that would fail. The token is HF_TOKEN's alone, and never printed.
 
-    The token is that of the environment, HF_TOKEN, alone; it is never printed.
-
-    Raises:
-        ConfigError: no repository name, no token, or a namespace that is not the token's.
-        MissingService: the hub cannot be reached, or does not take the token.
+    Raises ConfigError for the name, the token or its namespace, MissingService where the hub cannot be reached or
+    does not take the token.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -213,16 +167,13 @@ def require_push(name: str) -> None:
     except Exception as error:  # requests' own, the hub client's, OSError
         raise MissingService(f"push_to: the hub does not take HF_TOKEN ({_reason(error)}): make a new one") from None
     spaces = {account.get("name"), *(org.get("name") for org in account.get("orgs", []))}
-    space, slash, _ = name.rpartition("/")
-    if slash and space not in spaces:
+    space = name.rpartition("/")[0]
+    if space and space not in spaces:
         raise ConfigError(f"push_to: HF_TOKEN belongs to {account.get('name')}, who is not in {space}")
 
 
-def push(model: Path, name: str) -> str:
-    """Upload a model folder with its card to the hub repository `name`; returns its address.
-
-    A repository that is not there yet is made, private. Raises ConfigError without a token, MissingService.
-    """
+def push(model: Path, name: str) -> None:
+    """Upload a model folder to the hub repository `name`, made private if it is new. Raises MissingService."""
     api = _hub_api()
     try:
         address = api.create_repo(name, private=True, exist_ok=True)
@@ -235,7 +186,6 @@ def push(model: Path, name: str) -> str:
             "pushes it"
         ) from None
     print(f"pushed {model} to {address}", flush=True)
-    return str(address)
 
 
 def _hub_api():

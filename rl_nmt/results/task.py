@@ -1,7 +1,6 @@
 """Describe a task to the results: metric columns beside the reward, labels, languages. No torch.
 
-Evaluation, divergence, report and model card measure and name only what a `Task` gives them. Translation's is in
-rl_nmt/results/translation.py.
+They measure and name only what a `Task` gives them. Translation's is in rl_nmt/results/translation.py.
 """
 
 from __future__ import annotations
@@ -21,27 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Column:
-    """One line of the table before and after.
+    """One line of the table before and after; without functions it only says how a component of the reward is shown.
 
-    Without functions it only says how a component of the reward is shown.
-
-    Args:
-        name: key in evaluation.json and metrics.jsonl; label: on the screen, by default the name.
-        digits: shown after the point; better: 1 more is better, -1 less, 0 neither.
-        rows: Snapshot → one number per row, None where it cannot be measured. Counts wins and ranks samples.
-        value: Snapshot → number for all rows, or None. Default: the mean of `rows`.
-        resampled: (Snapshot, seed) → (RESAMPLES,) values on `bootstrap_draws` of the rows. Default: means of `rows`.
-        signature: Snapshot → how it was measured.
+    rows: one number per row, None where it cannot be measured. Counts wins and ranks samples.
+    value: the number for all rows, or None. Default: the mean of `rows`.
+    resampled: (Snapshot, seed) → (RESAMPLES,) values on `bootstrap_draws` of the rows. Default: means of `rows`.
     """
 
-    name: str
-    label: str = ""
-    digits: int = 3
-    better: int = 0
+    name: str  # key in evaluation.json and metrics.jsonl
+    label: str = ""  # on the screen, by default the name
+    digits: int = 3  # shown after the point
+    better: int = 0  # 1: more is better, -1: less, 0: neither
     rows: Callable[[Snapshot], list[float | None]] | None = None
     value: Callable[[Snapshot], float | None] | None = None
     resampled: Callable[[Snapshot, int], np.ndarray] | None = None
-    signature: Callable[[Snapshot], str] | None = None
+    signature: Callable[[Snapshot], str] | None = None  # how it was measured
 
     def of(self, snapshot: Snapshot) -> float | None:
         """The number for all rows."""
@@ -86,32 +79,20 @@ COMMON = (
 
 @dataclass(frozen=True)
 class Task:
-    """What the results say of a task. The defaults name nothing but the reward.
+    """What the results say of a task. The defaults name nothing but the reward."""
 
-    Args:
-        title: of report and model card, e.g. "English → Tamil".
-        columns: metrics beside the reward, in the table's order.
-        headline: names of the columns that the report shows large.
-        texts: further texts in a row of the reward, in the source's language: name → label.
-        source_language, output_language: BCP 47 codes, "" where that says nothing.
-        inputs, outputs: plurals for prose: what one row asks for, what the model answers.
-        reward: for the card: "Trained with GRPO from …, with " this.
-        pipeline: the hub's pipeline tag; example: a source for the card's example.
-        settings: names of the settings that the report shows first.
-    """
-
-    title: str
-    columns: tuple[Column, ...] = ()
-    headline: tuple[str, ...] = (REWARD.name,)
-    texts: Mapping[str, str] = field(default_factory=dict)
-    source_language: str = ""
+    title: str  # of report and model card, e.g. "English → Tamil"
+    columns: tuple[Column, ...] = ()  # metrics beside the reward, in the table's order
+    headline: tuple[str, ...] = (REWARD.name,)  # columns that the report shows large
+    texts: Mapping[str, str] = field(default_factory=dict)  # further texts in a row of the reward: name → label
+    source_language: str = ""  # BCP 47 code, also of `texts`; "" where that says nothing
     output_language: str = ""
-    inputs: str = "prompts"
-    outputs: str = "answers"
-    reward: str = "the reward below"
-    pipeline: str = "text-generation"
-    example: str = "Hello."
-    settings: tuple[str, ...] = ()
+    inputs: str = "prompts"  # plural for prose: what the rows ask for
+    outputs: str = "answers"  # what the model answers
+    reward: str = "the reward below"  # for the card: "Trained with GRPO from …, with " this
+    pipeline: str = "text-generation"  # the hub's pipeline tag
+    example: str = "Hello."  # a source for the card's example
+    settings: tuple[str, ...] = ()  # those that the report shows first
 
     def column(self, name: str) -> Column:
         """How a metric or a component of the reward is shown; an unknown one with its name and three digits.

@@ -6,6 +6,7 @@ chrF++ and BLEU are sacreBLEU's and need references, which no reward of this rep
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from rl_nmt import distributed
 from rl_nmt.results.divergence import DivergenceMonitor
 from rl_nmt.results.evaluation import Snapshot, bootstrap_draws
 from rl_nmt.results.task import Column, Task
+from rl_nmt.scorers.base import Segment
+from rl_nmt.scorers.worker import QUALITY_ESTIMATION, load_comet
 from rl_nmt.text.languages import ENGLISH, Language
 from rl_nmt.text.unicode import safe_unicode, script_share
 
@@ -26,14 +29,20 @@ FIRST_SETTINGS = """
 
 
 class SacreBleu:
-    """A metric of sacreBLEU over the rows that have a reference; `make` gives the metric.
+    """A metric of sacreBLEU by its class name and options, over the rows that have a reference.
 
     The n-gram counts of a corpus are sums over its sentences, so a bootstrap draw is one row of a matrix product
     and no text is read again.
     """
 
-    def __init__(self, make: Callable):
-        self.make = make
+    def __init__(self, name: str, **options: Any):
+        self.name, self.options = name, options
+
+    def make(self):
+        """The metric; sacreBLEU is imported where it is first needed."""
+        from sacrebleu import metrics
+
+        return getattr(metrics, self.name)(**self.options)
 
     def counts(self, snapshot: Snapshot) -> np.ndarray:
         """sacreBLEU's counts per sentence, (rows with a reference, counts); chrF++: hyp, ref, match per order."""
@@ -74,19 +83,7 @@ def _referenced(snapshot: Snapshot) -> tuple[list[str], list[str]]:
     return [output for output, _ in pairs], [reference for _, reference in pairs]
 
 
-def _chrf():
-    from sacrebleu.metrics import CHRF
-
-    return CHRF(word_order=2)
-
-
-def _bleu():
-    from sacrebleu.metrics import BLEU
-
-    return BLEU()
-
-
-CHRF, BLEU = SacreBleu(_chrf), SacreBleu(_bleu)
+CHRF, BLEU = SacreBleu("CHRF", word_order=2), SacreBleu("BLEU")
 
 
 def translation_task(target: Language, source: Language = ENGLISH) -> Task:
@@ -130,13 +127,25 @@ def divergence_monitor(
 
     Args:
         rows: the held-out rows {"source", "reference"?}.
-        independent_scorer: a COMET checkpoint, loaded only where it is needed, on `device` ("auto": CUDA if there
-            is one), in the environment of the Python `scorer_python` if that is given.
+        independent_scorer: a COMET checkpoint, loaded only where it is needed, on `device`, in the environment of the
+            Python `scorer_python` if that is given.
         setting: what the script calls a setting, for messages (`Run.setting`).
     """
 
     def load():
-        return _load_comet(independent_scorer, device, scorer_python, setting) if independent_scorer else None
+        """The independent scorer, on the main process alone: it evaluates for all."""
+        if not (independent_scorer and distributed.is_main_process()):
+            return None
+        from rl_nmt.models.loading import choose_device
+
+        return load_comet(
+            independent_scorer,
+            scorer_python,
+            setting("scorer_python"),
+            device=choose_device(device, setting("reward_device")),
+            argument=setting("independent_scorer"),
+            classes=QUALITY_ESTIMATION,
+        )
 
     name, score = outside_score(rows, load)
     missing = f"none: divergence cannot be noticed; give {setting('eval_file')} or {setting('independent_scorer')}"
@@ -156,31 +165,7 @@ def outside_score(rows: Sequence[dict], load: Callable = lambda: None) -> tuple[
         return "", lambda snapshot: [None] * len(snapshot.sources)
 
     def score(snapshot: Snapshot) -> list[float | None]:
-        from rl_nmt.scorers.base import Segment
-
         values = scorer.score([Segment(s, o) for s, o in zip(snapshot.sources, snapshot.outputs, strict=True)]).values
         return [None if v is None else v if scorer.higher_is_better else -v for v in values]
 
     return scorer.name, score
-
-
-def _load_comet(model: str, device: str, python: str, setting: Callable[[str], str]):
-    """The independent scorer, on the main process alone: it evaluates for all."""
-    if not distributed.is_main_process():
-        return None
-    from rl_nmt.models.loading import choose_device
-
-    options = {
-        "name_or_path": model,
-        "device": choose_device(device, setting("reward_device")),
-        "argument": setting("independent_scorer"),
-        "classes": ("unified_metric", "referenceless_regression_metric", "xcomet_metric"),
-    }
-    if python:
-        from rl_nmt.scorers.worker.client import load_in_worker
-
-        factory = "rl_nmt.scorers.comet:load_comet"
-        return load_in_worker(factory, options, python_executable=python, argument=setting("scorer_python"))
-    from rl_nmt.scorers.comet.scorer import load_comet
-
-    return load_comet(**options)

@@ -22,12 +22,12 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rl_nmt.errors import CannotWrite, ResumeRefused
-from rl_nmt.files import write_durable
+from rl_nmt.files import replace_folder, write_durable
 
 FORMAT = 2
 MANIFEST, STATE, RECORD = "manifest.json", "run_state.json", "checkpoints.json"
@@ -44,16 +44,15 @@ class Broken(Exception):
 class Checkpoint:
     """A sealed checkpoint whose every byte was compared with its manifest.
 
-    `state` is run_state.json; `notes` what the run wanted kept (W&B id, gate verdict, …);
-    `set_aside` says what lay in front of it and was moved away, and why.
+    `state` is run_state.json; `notes` what the run wanted kept (W&B id, gate verdict, …).
     """
 
     path: Path
     step: int
     sealed_at: float
     state: dict[str, Any]
-    set_aside: list[str] = field(default_factory=list)
-    by_name: bool = False  # the user named it (named_checkpoint.py)
+    set_aside: list[str] = field(default_factory=list)  # what lay in front of it and was moved away, and why
+    by_name: bool = False  # the user named it
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -74,15 +73,9 @@ class Checkpoint:
         return f"{self.path} (step {self.step}, {age} old: {why})"
 
 
-# --- sealing and finding -------------------------------------------------------------------------------
-
-
 def seal(folder: Path, step: int) -> int:
-    """Write the manifest of everything in `folder`; returns the bytes sealed. Raises OSError.
-
-    Every file is on the disk (fsync) before the manifest's name is.
-    """
-    files = {}
+    """Write the manifest of `folder`, after every file is on the disk (fsync); returns the bytes. Raises OSError."""
+    files: dict[str, dict[str, Any]] = {}
     for path in files_of(folder):
         digest, size = _digest(path, sync=True)
         files[str(path.relative_to(folder))] = {"bytes": size, "sha256": digest}
@@ -117,7 +110,7 @@ def read(folder: Path) -> Checkpoint:
             if _digest(found[name])[0] != sha256:
                 raise Broken(f"{name} is not what was sealed (SHA-256)")
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        if not (isinstance(state, dict) and {"parts", "notes"} <= state.keys()):
+        if not isinstance(state, dict) or not {"parts", "notes"} <= set(state):
             raise Broken(f"{STATE} lacks parts or notes")
     except OSError as error:
         raise Broken(f"{error.filename} cannot be read ({error.strerror})") from None
@@ -126,26 +119,25 @@ def read(folder: Path) -> Checkpoint:
     return Checkpoint(folder, step, float(sealed_at), state)
 
 
-def find(run_folder: Path, main_process: bool = True) -> Checkpoint | None:
-    """The newest valid checkpoint of a run folder; None when none was ever sealed there.
+def find(run_folder: Path) -> Checkpoint | None:
+    """The newest valid checkpoint of a run folder; None when none was ever sealed there. For the main process.
 
-    Broken ones in front of it are set aside as `broken-checkpoint-N`, with the reason, by the main process.
-    A first save that was killed is no checkpoint yet: it is set aside too, and the run begins again.
+    Broken ones in front of it are set aside as `broken-checkpoint-N`, with the reason. A first save that was killed
+    is no checkpoint yet: it is set aside too, and the run begins again.
 
     Raises ResumeRefused when checkpoints were sealed and none of them is valid: starting from zero is
     never decided here. Nothing is touched then.
     """
-    sealed = record_of(run_folder)["sealed"]
-    folders = checkpoint_folders(run_folder)
+    sealed, _ = record_of(run_folder)
     reasons: dict[Path, str] = {}
     valid = None
-    for folder in folders:
+    for folder in checkpoint_folders(run_folder):
         try:
             valid = read(folder)
             break
         except Broken as error:
             reasons[folder] = str(error)
-    if valid is None and (sealed or any((folder / MANIFEST).exists() for folder in folders)):
+    if valid is None and (sealed or any((folder / MANIFEST).exists() for folder in reasons)):
         lines = [f"{folder.name}: {reason}" for folder, reason in reasons.items()]
         gone = [step for step in sealed if run_folder / f"checkpoint-{step}" not in reasons]
         lines += [f"checkpoint-{step}: sealed here once, gone" for step in gone[-2:]]
@@ -154,7 +146,7 @@ def find(run_folder: Path, main_process: bool = True) -> Checkpoint | None:
             "with --fresh"
         )
     moved = []
-    for folder, reason in reasons.items() if main_process else ():
+    for folder, reason in reasons.items():
         aside = set_aside(folder, reason)
         moved.append(f"{folder.name} is now {aside.name}, since {reason}")
     if valid is not None:
@@ -191,12 +183,8 @@ def set_aside(path: Path, reason: str, prefix: str = "broken") -> Path:
 
 def files_of(folder: Path) -> list[Path]:
     """Files of a checkpoint, hidden ones (nothing loads them) and the manifest aside."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if path.is_file() and path != folder / MANIFEST and not any(part.startswith(".") for part in parts):
-            found.append(path)
-    return found
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST)
+    return [path for path in paths if not any(part[0] == "." for part in path.relative_to(folder).parts)]
 
 
 def _digest(path: Path, sync: bool = False) -> tuple[str, int]:
@@ -207,24 +195,21 @@ def _digest(path: Path, sync: bool = False) -> tuple[str, int]:
         return digest, file.tell()
 
 
-def record_of(run_folder: Path) -> dict[str, Any]:
-    """checkpoints.json, or what a folder without one means: nothing was ever sealed. Raises ResumeRefused."""
+def record_of(run_folder: Path) -> tuple[list[int], int]:
+    """(steps ever sealed, bytes of the last one) by checkpoints.json; ([], 0) without it. Raises ResumeRefused."""
     path = run_folder / RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return {"sealed": [int(step) for step in record["sealed"]], "bytes": int(record["bytes"])}
+        return [int(step) for step in record["sealed"]], int(record["bytes"])
     except FileNotFoundError:
-        return {"sealed": [], "bytes": 0}
+        return [], 0
     except (OSError, ValueError, KeyError, TypeError) as error:
         if any((folder / MANIFEST).exists() for folder in checkpoint_folders(run_folder)):
-            return {"sealed": [], "bytes": 0}  # the manifests say the same
+            return [], 0  # the manifests say the same
         raise ResumeRefused(
             f"{path} cannot be read ({type(error).__name__}) and no checkpoint lies beside it: whether this run "
             "had any is unknown; remove the file to start at step 0, or start anew beside it with --fresh"
         ) from None
-
-
-# --- keeping -------------------------------------------------------------------------------------------
 
 
 class Keeper:
@@ -235,7 +220,7 @@ class Keeper:
         keep: sealed checkpoints kept; an older one is removed only after a newer one is sealed.
         parts: name → object with `state_dict` and `load_state_dict`; one without them is left out.
         files: names of JSON files of the run folder that are copied into every checkpoint.
-        notes: JSON-able values of the run (W&B id, launch gate's verdict); stored as they are at each save.
+        notes: JSON-able values of the run, stored as they are at each save.
         link: keep a link `resume_latest` to the newest.
     """
 
@@ -252,8 +237,7 @@ class Keeper:
         self.folder, self.keep, self.files, self.link = Path(folder), keep, tuple(files), link
         self.parts = {name: part for name, part in (parts or {}).items() if hasattr(part, "load_state_dict")}
         self.notes = {} if notes is None else notes
-        record = record_of(self.folder)
-        self._sealed, self._bytes = record["sealed"], record["bytes"]
+        self._sealed, self._bytes = record_of(self.folder)
         self.failures = 0
         self.newest: int | None = None  # the newest step sealed, or resumed from
 
@@ -272,11 +256,8 @@ class Keeper:
     def seal(self, step: int) -> None:
         """Add the run's state to checkpoint-`step`, seal it, and let the oldest go. Raises OSError."""
         target = self.folder / f"checkpoint-{step}"
-        state = {
-            "step": step,
-            "parts": {name: part.state_dict() for name, part in self.parts.items()},
-            "notes": self.notes,
-        }
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
+        state = {"step": step, "parts": parts, "notes": self.notes}
         (target / STATE).write_text(json.dumps(state, ensure_ascii=False, indent=1), encoding="utf-8")
         for name in self.files:
             if (self.folder / name).exists():
@@ -285,16 +266,12 @@ class Keeper:
         self.newest, self.failures = step, 0
         self._sealed = [*(earlier for earlier in self._sealed if earlier < step), step]
         write_durable(self.folder / RECORD, json.dumps({"sealed": self._sealed, "bytes": self._bytes}))
-        self._publish(target)
-        self._rotate()
-
-    def _publish(self, target: Path) -> None:
-        """Point `resume_latest` at what was just sealed. After a kill the folder is found by its number."""
         if self.link:
             draft = self.folder / f".{LATEST}.part"
             draft.unlink(missing_ok=True)
             draft.symlink_to(target.name)
             os.replace(draft, self.folder / LATEST)
+        self._rotate()
 
     def discard(self, step: int, reason: str) -> None:
         """Remove what a failed save left and say so. Raises CannotWrite at the third failure in a row."""
@@ -311,9 +288,73 @@ class Keeper:
 
     def _rotate(self) -> None:
         folders = checkpoint_folders(self.folder)
-        kept = [folder for folder in folders if (folder / MANIFEST).exists()]
-        kept = kept[: self.keep]
+        kept = [folder for folder in folders if (folder / MANIFEST).exists()][: self.keep]
         for folder in folders:
             if folder not in kept:
                 (folder / MANIFEST).unlink(missing_ok=True)  # first: half of it must not look whole
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def named(path: Path, run_folder: Path) -> Checkpoint:
+    """The checkpoint that the user names, for the run in `run_folder` to go on from; nothing is touched (`take_up`).
+
+    Raises ResumeRefused when it is no valid checkpoint, or lies elsewhere while `run_folder` holds steps that did not
+    come after it.
+    """
+    path = path.resolve()
+    try:
+        checkpoint = read(path)
+    except Broken as error:
+        raise ResumeRefused(f"{path} is no checkpoint to continue from ({error}): name another") from None
+    if path.parent != run_folder.resolve() and not _leads_to(checkpoint, run_folder):
+        raise ResumeRefused(
+            f"{run_folder} holds a run of its own, and {path} is another's: name a folder that is not used yet, or add "
+            "--fresh"
+        )
+    return replace(checkpoint, by_name=True)
+
+
+def _leads_to(checkpoint: Checkpoint, run_folder: Path) -> bool:
+    """Did all that was ever sealed in another folder come after this checkpoint?"""
+    there = [step for step in record_of(run_folder)[0] if step <= checkpoint.step]
+    try:
+        same = run_folder / checkpoint.path.name / MANIFEST
+        return there in ([], [checkpoint.step]) and same.read_bytes() == (checkpoint.path / MANIFEST).read_bytes()
+    except OSError:
+        return not there
+
+
+def take_up(checkpoint: Checkpoint, run_folder: Path) -> Checkpoint:
+    """Make a `named` checkpoint the newest of `run_folder`, once settings are known to fit; by the main process.
+
+    Later ones in this folder are set aside. Of another folder nothing is changed: its checkpoint is taken over, by
+    links to its files where the file system has them, so that this run goes on whatever becomes of the other.
+    Raises CannotWrite, and OSError for the record.
+    """
+    moved = []
+    for folder in checkpoint_folders(run_folder):
+        if step_of(folder) > checkpoint.step:
+            reason = f"later than {checkpoint.path}, from which the run was continued by name"
+            aside = set_aside(folder, reason, prefix="abandoned")
+            moved.append(f"{folder.name} is now {aside.name}")
+    if checkpoint.path.parent == run_folder.resolve():
+        return replace(checkpoint, set_aside=moved)
+    target = run_folder / checkpoint.path.name
+    if not target.exists():
+        with replace_folder(target) as draft:
+            for file in [*files_of(checkpoint.path), checkpoint.path / MANIFEST]:
+                _link(file, draft / file.relative_to(checkpoint.path))
+        size = sum(file.stat().st_size for file in files_of(target))
+        write_durable(run_folder / RECORD, json.dumps({"sealed": [checkpoint.step], "bytes": size}))
+    return replace(checkpoint, path=target, set_aside=[*moved, f"taken over from {checkpoint.path}"])
+
+
+def _link(file: Path, target: Path) -> None:
+    """A second name for a file that is never written again, or a copy of it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(file, target)
+        with target.open("rb") as copy:
+            os.fsync(copy.fileno())

@@ -1,9 +1,11 @@
-"""metrics.jsonl: one JSON row per line, cut back to a checkpoint on a resume."""
+"""metrics.jsonl and its like: one JSON row per line, cut back to a checkpoint on a resume."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,8 @@ class MetricsFile:
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                print(
-                    f"warning: {self.path} cannot be written ({error.strerror}); its rows wait in memory until it can",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                problem = f"{self.path} cannot be written ({error.strerror}); its rows wait in memory until it can"
+                print(f"warning: {problem}", file=sys.stderr, flush=True)
 
     def flush(self) -> None:
         """Write the rows that wait. Raises OSError, and leaves no half row behind."""
@@ -52,16 +51,8 @@ class MetricsFile:
         self._waiting.clear()
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows on the disk; a line cut off by a crash is left out."""
-        if not self.path.exists():
-            return []
-        rows = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return rows
+        """All rows on the disk; see `read_rows`."""
+        return list(read_rows(self.path))
 
     def cut_after(self, step: int, count: int | None = None) -> list[dict[str, Any]]:
         """Drop the rows past `step`, or past the first `count`, and return those kept; atomic.
@@ -74,3 +65,11 @@ class MetricsFile:
         if self.path.exists():
             write_durable(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return rows
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of such a file, none without it; a line cut off by a crash is left out."""
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            if isinstance(row := json.loads(line), dict):
+                yield row

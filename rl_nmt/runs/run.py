@@ -20,7 +20,7 @@ from typing import Any
 
 from rl_nmt import config, distributed, errors
 from rl_nmt.errors import ConfigError, ResumeRefused
-from rl_nmt.runs import checkpoints, named_checkpoint, run_folder
+from rl_nmt.runs import checkpoints, run_folder, wandb_run
 from rl_nmt.runs.checkpoints import Checkpoint
 
 
@@ -35,23 +35,17 @@ class Files:
 
 @dataclass
 class Run:
-    """See the module.
-
-    folder: of this run. command: what to type to continue it. resume: the checkpoint it continues from, or None.
-    force: continue although the identity has changed. files: names of its files. settings: what a script calls a
-    setting that messages name ("output_dir": "logging.output_dir"). notes: JSON that every checkpoint carries.
-    identity: what `require_same` was given so far. sealed: files that every checkpoint holds a copy of.
-    """
+    """See the module."""
 
     folder: Path
-    command: str = ""
-    resume: Checkpoint | None = None
-    force: bool = False
+    command: str = ""  # what to type to continue it
+    resume: Checkpoint | None = None  # the checkpoint it continues from
+    force: bool = False  # continue although the identity has changed
     files: Files = field(default_factory=Files)
-    settings: Mapping[str, str] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
-    identity: dict[str, Any] = field(default_factory=dict)
-    sealed: list[str] = field(default_factory=list)
+    settings: Mapping[str, str] = field(default_factory=dict)  # "output_dir": what a script calls this setting
+    notes: dict[str, Any] = field(default_factory=dict)  # JSON that every checkpoint carries
+    identity: dict[str, Any] = field(default_factory=dict)  # what `require_same` was given so far
+    sealed: list[str] = field(default_factory=list)  # files that every checkpoint holds a copy of
 
     @classmethod
     @contextlib.contextmanager
@@ -75,7 +69,7 @@ class Run:
             find: folder → the checkpoint to continue from, called by the main process.
             settings, options: fields of `Run`.
 
-        Raises CannotWrite where the folder cannot be written or is in use, ResumeRefused as `find` does.
+        Raises CannotWrite where the folder cannot be written or is in use, ResumeRefused.
         """
         settings = settings or {}
         setting = settings.get("output_dir", "output_dir")
@@ -90,26 +84,14 @@ class Run:
         """What this run's script calls the setting `name`, for messages."""
         return self.settings.get(name, name)
 
-    @staticmethod
-    def public(cfg: Any, names: Collection[str]) -> dict[str, Any]:
-        """These fields of a flat configuration, as JSON."""
-        public = config.to_public_dict(cfg)
-        return {name: public[name] for name in names}
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[Run]:
-        """A Run of its own in `<folder>/<name>/`, found and resumed like this one, under the same command."""
-        with Run.open(self.folder / name, force=self.force, files=self.files, settings=self.settings) as phase:
-            phase.command = self.command
-            yield phase
-
     @contextlib.contextmanager
     def under_way(self) -> Iterator[None]:
-        """Whatever ends the block early names the command that continues; a lost process becomes one clear line."""
-        with errors.last_words(self.command), distributed.together():
-            yield
-
-    # ------------------------------------------------------------------ is this the same run?
+        """What ends the block early names the command that continues. A W&B run that was started inside ends too."""
+        try:
+            with errors.last_words(self.command), distributed.together():
+                yield
+        finally:
+            wandb_run.finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
 
     def require_same(self, data: Collection[str] = (), **identity: Any) -> None:
         """Refuse to continue under another identity; with `force` say what has changed.
@@ -136,30 +118,26 @@ class Run:
 
         `cfg`: the settings, a dataclass (secrets are left out). Raises CannotWrite.
         """
-        public = config.to_public_dict(cfg)
-        if self.resume is not None:
-            began = self.resume.path.parent
+        public, resume = config.to_public_dict(cfg), self.resume
+        if resume:
+            began = resume.path.parent
             if not (began / run_folder.IDENTITY).exists() and began.resolve() != self.folder.resolve():
-                unknown = f"whether {self.resume.path.name} belongs to a run with these settings is not known"
+                unknown = f"whether {resume.path.name} belongs to a run with these settings is not known"
                 print(f"warning: {began} has no {run_folder.IDENTITY}: {unknown}", file=sys.stderr, flush=True)
             for change in run_folder.harmless_changes(began, public, self.identity):
                 print(f"changed since the last start: {change}", flush=True)
         run_folder.save_identity(self.folder, self.identity, public)
         if distributed.is_main_process():
             config.save_resolved(cfg, self.folder / "resolved_config.yaml")
-        if self.resume is not None and self.resume.by_name:
-            if self.resume.path.parent != self.folder.resolve():
+        if resume and resume.by_name:
+            if resume.path.parent != self.folder.resolve():
                 self.notes.pop("wandb_id", None)  # the other run's
-            resume = self.resume
-            self.resume = distributed.from_main(lambda: named_checkpoint.take_up(resume, self.folder))
-
-    # ------------------------------------------------------------------ what is decided once
+            self.resume = distributed.from_main(lambda: checkpoints.take_up(resume, self.folder))
 
     def once(
         self,
         name: str,
         make: Callable[[], Any],
-        everywhere: bool = False,
         form: Any = None,
         require: Callable[[Any], None] = lambda value: None,
     ) -> Any:
@@ -167,7 +145,7 @@ class Run:
 
         Args:
             name: under which it is kept: in `notes`, or with `form` in the file `<name>.json`.
-            make: () → JSON value, called by the main process alone, or `everywhere` where it is collective work.
+            make: () → JSON value, called by the main process alone; with `form` by all, as collective work.
             form: a class with `save(path)` and `load(path)` (raises ConfigError) for values that are large.
             require: raises ConfigError for a kept value that this run's settings do not allow.
 
@@ -175,7 +153,7 @@ class Run:
         """
         if form is None:
             if name not in self.notes:
-                self.notes[name] = distributed.broadcast(make()) if everywhere else distributed.from_main(make)
+                self.notes[name] = distributed.from_main(make)
             return self.notes[name]
         path = self.folder / f"{name}.json"
         self.sealed.append(path.name)
@@ -193,7 +171,7 @@ class Run:
                         "again in a folder next to it with --fresh, or continue all the same with --force"
                     ) from None
                 print(f"{path.name} is made again: {error}", flush=True)
-        value = make() if everywhere else distributed.from_main(make)
+        value = make()
         if distributed.is_main_process():
             value.save(path)
         return value

@@ -25,8 +25,6 @@ from rl_nmt.hub import split_revision
 from rl_nmt.runs.checkpoints import FORMAT
 
 IDENTITY = "run_identity.json"
-
-
 WHOLE_FILE = 64 << 20  # fingerprints read larger files in samples
 
 
@@ -66,12 +64,11 @@ def _fingerprint(paths: list[Path]) -> str:
 def require_identity(run_folder: Path, identity: dict[str, Any], force: bool) -> list[str]:
     """Refuse to resume under another `identity`, possibly a part of the run's; with `force` return what differs.
 
-    Each as "name: old → new"; without run_identity.json nothing differs. Raises ResumeRefused, also when that file
-    cannot be read.
+    Each as "name: old → new"; without run_identity.json nothing differs. Raises ResumeRefused.
     """
     stored = _read_identity(run_folder).get("identity", {})
     shared = [name for name in identity if name in stored]
-    before, now = (_flat({name: side[name] for name in shared}) for side in (stored, identity))
+    before, now = (flat({name: side[name] for name in shared}) for side in (stored, identity))
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     changes = [f"{name}: {before.get(name, 'nothing')} → {now.get(name, 'nothing')}" for name in names]
     if changes and not force:
@@ -84,23 +81,16 @@ def require_identity(run_folder: Path, identity: dict[str, Any], force: bool) ->
 
 def harmless_changes(run_folder: Path, settings: dict[str, Any], identity: dict[str, Any]) -> list[str]:
     """Settings that differ from those of the last start and are no part of the identity; of sections one by one."""
-    before, now = _flat(_read_identity(run_folder).get("settings", {})), _flat(settings)
-    return [
-        f"{name}: {before[name]} → {value}"
-        for name, value in now.items()
-        if name in before and before[name] != value and name not in identity
-    ]
+    before, now = flat(_read_identity(run_folder).get("settings", {})), flat(settings)
+    names = [name for name in now if name in before and name not in identity]
+    return [f"{name}: {before[name]} → {now[name]}" for name in names if before[name] != now[name]]
 
 
 def save_identity(run_folder: Path, identity: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Write run_identity.json, by the main process. `settings` must hold no secrets (config.to_public_dict).
-
-    Raises OSError.
-    """
-    if not is_main_process():
-        return
-    stored = {"format": FORMAT, "identity": identity, "settings": settings}
-    write_durable(run_folder / IDENTITY, json.dumps(stored, ensure_ascii=False, indent=1))
+    """Write run_identity.json, by the main process; `settings` without secrets. Raises OSError."""
+    if is_main_process():
+        stored = {"format": FORMAT, "identity": identity, "settings": settings}
+        write_durable(run_folder / IDENTITY, json.dumps(stored, ensure_ascii=False, indent=1))
 
 
 def _read_identity(run_folder: Path) -> dict[str, Any]:
@@ -115,24 +105,18 @@ def _read_identity(run_folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts as {"a.b": value}, with JSON's types."""
     if not isinstance(value, dict):
         return {prefix: json.loads(json.dumps(value))}
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{name}" if prefix else str(name))
-    return flat
-
-
-# --- the folder ----------------------------------------------------------------------------------------
+        found |= flat(inner, f"{prefix}.{name}" if prefix else str(name))
+    return found
 
 
 def open_run_folder(wanted: str | Path, fresh: bool = False, argument: str = "output_dir") -> Path:
-    """Create the run folder, or one beside it when it is used and `fresh` is set. Raises CannotWrite.
-
-    `argument`: the setting that names it, for messages.
-    """
+    """Create the run folder that the setting `argument` names, or with `fresh` one beside it. Raises CannotWrite."""
     folder = first = Path(wanted).expanduser()
     number = 2
     try:
@@ -164,8 +148,7 @@ def lock(folder: Path, argument: str = "output_dir") -> Iterator[None]:
     file = _locked(path, argument)
     try:
         file.truncate(0)
-        file.write(f"process {os.getpid()}\n")
-        file.flush()
+        print(f"process {os.getpid()}", file=file, flush=True)
         yield
     finally:
         path.unlink(missing_ok=True)  # while it is still ours
@@ -195,20 +178,15 @@ def _locked(path: Path, argument: str) -> IO[str]:
 
 
 def continue_command(
-    argv: list[str] | None,
-    script: str,
-    folder: Path,
-    fresh: bool,
-    flag: str = "--output_dir",
-    also: Sequence[str] = (),
+    argv: list[str] | None, script: str, folder: Path, fresh: bool, flag: str = "--output_dir", also: Sequence[str] = ()
 ) -> str:
     """What to type to go on with the run in `folder`: the command line as it was, for a shell.
 
     `argv` are the arguments that `main` was given, None for those of the process. Switches that were meant
     for one start go; a run that was begun --fresh is named by its folder, with `flag`. `also`: flags without which
-    it would not go on, put last, since of equal flags the last one counts. Keys are never flags.
+    it would not go on, put last, since of equal flags the last one counts.
     """
-    words = (_launched() or [*sys.orig_argv]) if argv is None else ["python", script, *argv]
+    words = (_launched() or sys.orig_argv) if argv is None else ["python", script, *argv]
     words = [word for word in words if word not in ("--fresh", "--force")]
     return shlex.join([*words, *([flag, str(folder)] if fresh else []), *also])
 

@@ -1,4 +1,4 @@
-"""metrics.jsonl; and Weights & Biases, which may fail in any way without harm to a run."""
+"""Weights & Biases, which may fail in any way without harm to a run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from rl_nmt.errors import leave_behind
 
@@ -20,15 +20,10 @@ FINISH_SECONDS = 60.0  # what an upload may take at the end before it is left to
 
 def wandb_key_known() -> bool:
     """Is there a W&B key in the environment or in netrc? Asks nobody."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    import netrc
+    from requests.utils import get_netrc_auth
 
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    return bool(os.environ.get("WANDB_API_KEY") or get_netrc_auth(server))
 
 
 def choose_wandb_mode(wanted: str) -> tuple[str, str]:
@@ -60,20 +55,17 @@ def probe(url: str, seconds: float = PROBE_SECONDS) -> str | None:
     """
     import requests
 
-    found = [f"no answer within {2 * seconds:g} s"]
-
     def ask() -> None:
         try:
             # auth: nothing from netrc is sent along
             reply = requests.get(url, timeout=seconds, allow_redirects=False, stream=True, auth=lambda r: r)
-            found[0] = f"answers {reply.status_code}" if reply.status_code >= 500 else ""
         except requests.RequestException as error:
-            found[0] = f"cannot be reached ({type(error).__name__})"
+            raise OSError(f"cannot be reached ({type(error).__name__})") from None
+        if reply.status_code >= 500:
+            raise OSError(f"answers {reply.status_code}")
 
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(2 * seconds)
-    return found[0] or None
+    problem = _within(2 * seconds, ask)
+    return f"{SILENT} within {2 * seconds:g} s" if problem == SILENT else problem or None
 
 
 def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: Any) -> str | None:
@@ -86,24 +78,18 @@ def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: A
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    def start(mode: str) -> None:
-        wandb.init(
-            mode=mode,
-            dir=str(folder),
-            id=run_id,
-            resume="allow" if run_id else None,
-            **options,
-            settings=wandb.Settings(disable_git=True, save_code=False, silent=True, finish_timeout=FINISH_SECONDS),
-        )
-
-    problem = _within(INIT_SECONDS, lambda: start(mode))
+    options |= {"dir": str(folder), "id": run_id, "resume": "allow" if run_id else None}
+    quiet = wandb.Settings(disable_git=True, save_code=False, silent=True, finish_timeout=FINISH_SECONDS)
+    start: Any = partial(wandb.init, settings=quiet, **options)
+    problem = _within(INIT_SECONDS, lambda: start(mode=mode))
     if problem == SILENT:
+        leave_behind("W&B")  # its threads would keep the process from ending
         print(f"W&B: off, since it did not start within {INIT_SECONDS:g} s; metrics.jsonl has all rows", flush=True)
         return None
     if problem:  # a key the server refuses, a project that may not be written, …
         print(f"W&B: offline, since {mode} failed ({problem})", flush=True)
         mode = "offline"
-        start(mode)
+        start(mode=mode)
     wandb.define_metric("train/global_step")
     wandb.define_metric("*", step_metric="train/global_step", step_sync=True)
     if mode == "offline":
@@ -125,8 +111,6 @@ def _within(seconds: float, work: Callable[[], None]) -> str:
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(seconds)
-    if outcome[0] == SILENT:
-        leave_behind("W&B")  # its threads would keep the process from ending
     return outcome[0]
 
 
@@ -144,4 +128,6 @@ def finish_wandb(exit_code: int = 0, seconds: float = FINISH_SECONDS + 5) -> Non
         return
     later = sync_command()
     if problem := _within(seconds, lambda: wandb.finish(exit_code=exit_code)):
+        if problem == SILENT:
+            leave_behind("W&B")
         print(f"warning: W&B did not finish ({problem}); upload later with `{later}`", file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ Modules of this package import neither trl nor datasets, so that they run in any
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -75,25 +76,25 @@ def ask(name: str, scorer: Scorer | Callable[[list[str]], Sequence[str]], items:
         items: segments for a scorer, texts for a back-translator.
     """
     items = list(items)
+    errors: list[Exception] = []
     if getattr(scorer, "collective", False):
-        found, errors = _as_many(answers(scorer, items), len(items)), []
+        found = [*_as_many(answers(scorer, items), len(items))]
     else:
         found, errors = isolate(lambda batch: answers(scorer, batch), items)
-    raw = [(None, None) if answer is None else answer for answer in found]
-    limits = scorer.range if hasattr(scorer, "score") else None
-    values = [_text(value) if limits is None else _number(value, *limits) for value, _ in raw]
-    lost = [i for i, value in enumerate(values) if value is None]
+    raw = [answer or (None, None) for answer in found]
+    values = [_valid(value, getattr(scorer, "range", None)) for value, _ in raw]
+    lost = [value for (value, _), kept in zip(raw, values, strict=True) if kept is None]
+    odd = [value for value in lost if value is not None]
+    failed = {k: n for k, n in getattr(scorer, "stats", {}).items() if k.startswith("failed/")}
     if errors:
         warn_lost(name, "score", len(lost), len(items), describe(errors[0]))
-    elif odd := [raw[i][0] for i in lost if raw[i][0] is not None]:
+    elif odd:
         warn_lost(name, "score", len(odd), len(items), f"invalid: {type(odd[0]).__name__} {str(odd[0])[:40]}")
-    elif lost and len(lost) == len(items):
-        failed = {k: n for k, n in getattr(scorer, "stats", {}).items() if k.startswith("failed/")}
-        if failed:
-            why = ", ".join(f"{reason.removeprefix('failed/')} {n:g}" for reason, n in failed.items())
-            warn_lost(name, "score", len(lost), len(items), why)
+    elif failed and 0 < len(lost) == len(items):
+        why = ", ".join(f"{reason.removeprefix('failed/')} {n:g}" for reason, n in failed.items())
+        warn_lost(name, "score", len(lost), len(items), why)
     spans = [None if value is None else marked for value, (_, marked) in zip(values, raw, strict=True)]
-    outside = [i for i, row in enumerate(spans) if row and not all(_inside(span, items[i].mt) for span in row)]
+    outside = [i for i, row in enumerate(spans) if not all(_inside(span, items[i].mt) for span in row or ())]
     for i in outside:
         spans[i] = None
     if outside:
@@ -101,7 +102,7 @@ def ask(name: str, scorer: Scorer | Callable[[list[str]], Sequence[str]], items:
     return Scores(values, spans)
 
 
-def answers(scorer, batch: list) -> list[tuple[Any, list[Span] | None]]:
+def answers(scorer: Any, batch: list) -> list[tuple[Any, list[Span] | None]]:
     """(value, spans) of each item, straight from the scorer; (text, None) from a back-translator."""
     if not hasattr(scorer, "score"):
         return [(text, None) for text in scorer(batch)]
@@ -119,24 +120,32 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
+def utf8(text: str) -> str:
+    """The text with "?" for lone surrogates, which stop any tokenizer and are no UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def is_number(value: Any) -> bool:
+    """A finite number as JSON has it: no bool, no tensor."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _inside(span: Span, mt: str) -> bool:
     return 0 <= span.start <= span.end <= len(mt) and 0.0 <= span.confidence <= 1.0 + 1e-6
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _number(value: Any, low: float, high: float) -> float | None:
-    """A plain float, or None for an invalid score."""
-    if isinstance(value, (bool, str, bytes)) or value is None or type(value).__name__ in ("bool_", "bool"):
+def _valid(value: Any, limits: tuple[float, float] | None) -> Any:
+    """A plain float, or a text where there are no limits; None for an invalid answer."""
+    if limits is None:
+        return value if isinstance(value, str) else None
+    if value is None or type(value).__name__ in ("bool", "bool_", "str", "bytes"):
         return None
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         return None
-    margin = high - low
-    return number if low - margin <= number <= high + margin else None  # NaN is in no interval
+    low, high = limits
+    return number if 2 * low - high <= number <= 2 * high - low else None  # NaN is in no interval
 
 
 def isolate(function: Callable[[list[T]], Sequence[V]], items: list[T]) -> tuple[list[V | None], list[Exception]]:
@@ -157,21 +166,29 @@ def isolate(function: Callable[[list[T]], Sequence[V]], items: list[T]) -> tuple
     """
     values: list[V | None] = [None] * len(items)
     errors: list[Exception] = []
-    todo, calls_left = [(0, len(items))] if items else [], 1 + 4 * max(0, len(items) - 1).bit_length()
-    while todo:
+    todo = [(0, len(items))] if items else []
+    calls, most_calls = 0, 1 + 4 * max(0, len(items) - 1).bit_length()
+    while todo and calls < most_calls:
         first, last = todo.pop(0)
-        calls_left -= 1
+        calls += 1
         try:
             values[first:last] = _as_many(list(function(items[first:last])), last - first)
         except Exception as error:
             middle = (first + last) // 2
-            if last - first > 1 and calls_left > 0:
+            if last - first > 1 and calls < most_calls:
                 todo += [(first, middle), (middle, last)]
             else:
                 errors.append(error.with_traceback(None))  # a traceback would hold the batch's tensors
-        if calls_left <= 0:
-            break
     return values, errors
+
+
+def in_order(done: list[tuple[list[int], Any]], count: int) -> list[Any]:
+    """The result of each of `count` rows in `done`, which is (rows, their results) per batch; None for other rows."""
+    found: list[Any] = [None] * count
+    for batch, results in done:
+        for i, result in zip(batch, results, strict=True):
+            found[i] = result
+    return found
 
 
 def _as_many(values: list[V], count: int) -> list[V]:

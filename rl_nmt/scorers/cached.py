@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from rl_nmt.errors import ConfigError
 from rl_nmt.models.batching import distinct
-from rl_nmt.scorers.base import Scorer, Scores, Segment, Span
+from rl_nmt.scorers.base import Scorer, Scores, Segment, Span, is_number
 
 Answer = tuple[float, tuple[Span, ...] | None]
 
@@ -30,20 +28,16 @@ class Remembered:
     Args:
         scorer: any `Scorer`.
         size: segments kept, at least 1; a sentence takes about a kilobyte of memory, half of one in `state_dict`.
-
-    Raises ConfigError for another size.
     """
 
     def __init__(self, scorer: Scorer, size: int = 100_000):
-        if size < 1:
-            raise ConfigError(f"size: {size} segments cannot be remembered; give at least 1, or use the scorer alone")
         self.scorer, self.size = scorer, size
         self._memory: OrderedDict[Segment, Answer] = OrderedDict()
         self._marks = False  # has the scorer given spans?
         self.stats: dict[str, float] = {}
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "scorer" not in self.__dict__:  # a copy that is not filled yet
+        if name == "scorer":  # a copy that is not filled yet
             raise AttributeError(name)
         return getattr(self.scorer, name)
 
@@ -53,32 +47,30 @@ class Remembered:
         Raises what the scorer raises, and ValueError for another number of answers; nothing of such a call is kept.
         """
         rows, index = distinct(segments)
-        known = [self._memory.get(row) for row in rows]
-        new = [i for i, answer in enumerate(known) if answer is None]
+        answers: list[Any] = [self._memory.get(row) for row in rows]
+        new = [i for i, answer in enumerate(answers) if answer is None]
+        known = len(index) - sum(answers[i] is None for i in index)
         self.stats = {}
         call = new or not rows or getattr(self.scorer, "collective", False)  # that one waits for every process's call
         asked = self.scorer.score([rows[i] for i in new]) if call else Scores([])
         if len(asked.values) != len(new) or (asked.spans is not None and len(asked.spans) != len(new)):
             raise ValueError(f"{self.name}: {len(asked.values)} results for {len(new)} segments")
-        values = [None if answer is None else answer[0] for answer in known]
-        spans = [None if answer is None or answer[1] is None else answer[1] for answer in known]
-        found: list[list[Span] | None] = [None] * len(new) if asked.spans is None else asked.spans
         self._marks |= asked.spans is not None
-        for i, value, marked in zip(new, asked.values, found, strict=True):
-            values[i], spans[i] = value, marked
-            if marked is not None or not self._marks:
-                self._keep(rows[i], value, marked)
-        self._refresh(rows)
-        inner = dict(getattr(self.scorer, "stats", {})) if new else {}
-        self.stats = {**inner, "rows": len(index), "remembered": sum(known[i] is not None for i in index)}
-        if asked.spans is None and all(marked is None for marked in spans):
-            return Scores([values[i] for i in index])
-        return Scores([values[i] for i in index], [None if spans[i] is None else list(spans[i]) for i in index])
-
-    def to(self, device: str) -> Remembered:
-        """Move the scorer; the cache stays. Raises as the scorer's own."""
-        self.scorer.to(device)
-        return self
+        for i, value, marked in zip(new, asked.values, asked.spans or [None] * len(new), strict=True):
+            answers[i] = value, marked
+            if is_number(value) and (marked is not None or not self._marks):
+                self._memory[rows[i]] = value, None if marked is None else tuple(marked)
+        for row in rows:  # these were used last
+            if row in self._memory:
+                self._memory.move_to_end(row)
+        while len(self._memory) > self.size:
+            self._memory.popitem(last=False)
+        inner = getattr(self.scorer, "stats", {}) if new else {}
+        self.stats = {**inner, "rows": len(index), "remembered": known}
+        found = [answers[i] for i in index]
+        spans = [None if marked is None else list(marked) for _, marked in found]
+        without = asked.spans is None and not any(marked is not None for marked in spans)
+        return Scores([value for value, _ in found], None if without else spans)
 
     def state_dict(self) -> dict[str, Any]:
         """The memory, the least recently used first; JSON, and floats survive it exactly."""
@@ -96,15 +88,3 @@ class Remembered:
             marked = None if spans is None else tuple(Span(*fields) for fields in spans)
             self._marks |= marked is not None
             self._memory[Segment(src, mt, ref)] = (value, marked)
-
-    def _keep(self, row: Segment, value: Any, spans: Sequence[Span] | None) -> None:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            self._memory[row] = (value, None if spans is None else tuple(spans))
-
-    def _refresh(self, rows: Sequence[Segment]) -> None:
-        """Mark these as used last; drop the oldest beyond the size."""
-        for row in rows:
-            if row in self._memory:
-                self._memory.move_to_end(row)
-        while len(self._memory) > self.size:
-            self._memory.popitem(last=False)

@@ -7,32 +7,22 @@ only the first position of the decoder and one row of the output matrix, so that
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rl_nmt.errors import ConfigError
 from rl_nmt.hub import recorded_as
-from rl_nmt.models.batching import distinct
-from rl_nmt.models.loading import (
-    fetch,
-    fingerprint,
-    full_precision,
-    load_tokenizer,
-    loading,
-    require_device,
-    skip_overlong,
-    torch_dtype,
-    versions,
-)
-from rl_nmt.models.out_of_memory import TokenBudget, run_batches
-from rl_nmt.scorers.base import Scores, Segment
+from rl_nmt.models import loading
+from rl_nmt.models.batching import TokenBudget, distinct, run_batches
+from rl_nmt.scorers.base import Scores, Segment, in_order, is_number, utf8
 
 SCORE_ID = 250_089  # <extra_id_10> in mT5's vocabulary: its logit is the score
 WORST = 25.0
+TOKENS = 8192  # most, padding included, that go through the encoder at once; less where memory runs out
 MAX_LENGTH = 1536  # tokens of the input, as published
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
@@ -47,7 +37,6 @@ def load_metricx(
     tokenizer: str | None = None,
     device: str = "cpu",
     dtype: str = "float32",
-    token_budget: int = 8192,
     max_length: int = MAX_LENGTH,
     overlong: str = "truncate",
     argument: str = "metricx_model",
@@ -60,7 +49,6 @@ def load_metricx(
             size, since the published checkpoints have none.
         device: "cpu", "cuda" or "cuda:N".
         dtype: of the weights, "float32" or "bfloat16" (mT5 overflows in float16); the last product is in float32.
-        token_budget: most tokens, padding included, that go through the encoder at once.
         max_length: longest input in tokens, end marker counted.
         overlong: "truncate" longer inputs at their end, as published, or "skip" them (no score).
         argument: the setting that names this model, for messages.
@@ -69,16 +57,13 @@ def load_metricx(
         ConfigError: a missing path, another architecture, missing weights, no tokenizer, an unusable device or dtype.
         MissingService: the hub cannot be reached.
     """
-    require_device(argument, device)
+    loading.require_device(argument, device)
     if dtype == "float16":
         raise ConfigError(f"{argument}: mT5 overflows in float16; use bfloat16 or float32")
-    kind = torch_dtype(argument, dtype, device)
-    skip = skip_overlong(overlong)
-    for name, value in (("token_budget", token_budget), ("max_length", max_length)):
-        if value < 2:
-            raise ConfigError(f"{name}: {value} must be at least 2")
-    folder = fetch(argument, str(name_or_path), "config.json", ["*.json", "*.safetensors", "*.bin", "*.model"])
-    with loading():
+    kind = loading.torch_dtype(argument, dtype, device)
+    skip = loading.skip_overlong(overlong)
+    folder = loading.fetch(argument, str(name_or_path), "config.json", ["*.json", "*.safetensors", "*.bin", "*.model"])
+    with loading.loading():
         model, row = _load_model(argument, folder, kind)
         words, words_folder = _load_tokenizer(argument, folder, tokenizer, model.config.d_model)
     name, revision = recorded_as(name_or_path, folder)
@@ -92,8 +77,7 @@ def load_metricx(
         "max_length": max_length,
         "overlong": overlong,
     }
-    budget = TokenBudget(token_budget)
-    return MetricXScorer(model.to(device), row.to(device), words, identity, budget, skip)
+    return MetricXScorer(model.to(device), row.to(device), words, identity, skip)
 
 
 def _load_model(argument: str, folder: Path, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.Tensor]:
@@ -115,10 +99,9 @@ def _load_model(argument: str, folder: Path, dtype: torch.dtype) -> tuple[torch.
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{argument}: {folder} does not load as an mT5 ({reason}); fetch it again") from error
     shared = (*TIED, "lm_head.weight") if tied else TIED
-    missing = [name for name in info["missing_keys"] if name not in shared]
-    if missing or info["mismatched_keys"]:
-        first = (missing or [str(m) for m in info["mismatched_keys"]])[0]
-        raise ConfigError(f"{argument}: {folder} lacks weights ({first} first): incomplete")
+    missing = [name for name in info["missing_keys"] if name not in shared] + list(info["mismatched_keys"])
+    if missing:
+        raise ConfigError(f"{argument}: {folder} lacks weights ({missing[0]} first): incomplete")
     # The file decides, not the library: transformers 5 calls every mT5 tied and scales none.
     weight = (model.shared if tied else model.lm_head).weight
     if weight.shape[0] <= SCORE_ID:
@@ -134,11 +117,10 @@ def _load_tokenizer(argument: str, folder: Path, name: str | None, width: int):
         found = folder
     else:
         name = name or f"google/mt5-{MT5_SIZES.get(width, 'large')}"
-        wanted = "tokenizer_config.json"
-        found = fetch(f"tokenizer of {argument}", name, wanted, ["*token*.json", "config.json", "*.model"])
-    tokenizer = load_tokenizer(argument, found)
-    last = tokenizer("x")["input_ids"][-1:]
-    if last != [tokenizer.eos_token_id]:
+        patterns = ["*token*.json", "config.json", "*.model"]
+        found = loading.fetch(f"tokenizer of {argument}", name, "tokenizer_config.json", patterns)
+    tokenizer = loading.load_tokenizer(argument, found)
+    if tokenizer("x")["input_ids"][-1:] != [tokenizer.eos_token_id]:
         raise ConfigError(f"{argument}: the tokenizer in {found} does not end inputs as mT5's does")
     return tokenizer, found
 
@@ -147,28 +129,17 @@ class MetricXScorer:
     """A loaded MetricX-24 model; see `load_metricx`. A `Scorer` whose values are errors: lower is better.
 
     A segment's `ref`, if there is one, is shown to the model; without it the score is quality estimation.
-    `stats` describes the last call: rows, distinct rows, tokens, share of padding, rows that were `overlong`, and
-    rows refused because the translation brings a field word of the input format (`fields`).
+    `stats` describes the last call: rows, distinct rows, tokens and share of padding.
     """
 
     range = (0.0, WORST)
     higher_is_better = False
 
-    def __init__(self, model, row: torch.Tensor, tokenizer, identity: dict, budget: TokenBudget, skip_overlong: bool):
+    def __init__(self, model: Any, row: torch.Tensor, tokenizer: Any, identity: dict, skip_overlong: bool):
         self.model, self.tokenizer, self._row = model, tokenizer, row
         self.name, self.revision, self.dtype = (identity[key] for key in ("model", "revision", "dtype"))
-        self.budget, self.skip_overlong, self._identity = budget, skip_overlong, identity
+        self.budget, self.skip_overlong, self._identity = TokenBudget(TOKENS), skip_overlong, identity
         self.stats: dict[str, float] = {}
-
-    @property
-    def device(self) -> torch.device:
-        return self._row.device
-
-    def to(self, device: str) -> MetricXScorer:
-        """Move the model for good. Raises ConfigError for a missing device."""
-        self.model.to(require_device("device", device))
-        self._row = self._row.to(device)
-        return self
 
     def score(self, segments: Sequence[Segment]) -> Scores:
         """One value per segment, 0 (perfect) to 25, order kept.
@@ -178,53 +149,46 @@ class MetricXScorer:
         behind such a word the model reads the rest as another field, and a policy can write its own reference.
         """
         rows, index = distinct(segments)
-        self.stats = {"rows": len(index), "distinct": len(rows), "tokens": 0, "padded": 0, "overlong": 0, "fields": 0}
-        values: list[float | None] = [None] * len(rows)
-        fair = [i for i, row in enumerate(rows) if not _brings_field(row)]
-        self.stats["fields"] = len(rows) - len(fair)
+        self.stats = {"rows": len(index), "distinct": len(rows), "tokens": 0, "padded": 0}
+        fair = [i for i, row in enumerate(rows) if len(FIELDS.findall(row.mt)) <= len(FIELDS.findall(row.src))]
         inputs = self._inputs([rows[i] for i in fair])
-        kept = [k for k, (_, cut) in enumerate(inputs) if not (cut and self.skip_overlong)]
-        self.stats["overlong"] = sum(cut for _, cut in inputs)
-        if kept:
-            sequences = [inputs[k][0] for k in kept]
-            with full_precision():
-                done, _ = run_batches(
-                    lambda batch: self._scores([sequences[i] for i in batch]),
-                    [len(s) for s in sequences],
-                    self.budget,
-                    argument=self.name,
-                )
-            for batch, scores in done:
-                for i, value in zip(batch, scores, strict=True):
-                    values[fair[kept[i]]] = value if math.isfinite(value) else None
+        kept = [(i, ids) for i, (ids, cut) in zip(fair, inputs, strict=True) if not (cut and self.skip_overlong)]
+
+        def run(batch: list[int]) -> list[float]:
+            return self._scores([kept[k][1] for k in batch])
+
+        with loading.full_precision():
+            done, _ = run_batches(run, [len(ids) for _, ids in kept], self.budget, argument=self.name)
+        scores = dict(zip((i for i, _ in kept), in_order(done, len(kept)), strict=True))
+        values = [scores[i] if is_number(scores.get(i)) else None for i in range(len(rows))]
         self.stats["padded_share"] = 1 - self.stats["tokens"] / max(1, self.stats.pop("padded"))
         return Scores([values[i] for i in index])
 
     def signature(self) -> dict[str, dict]:
         """What makes the number; the same checkpoint at another place keeps its identity but for `model`."""
-        versions_here = versions("transformers", "tokenizers", "sentencepiece", "torch")
-        return {"identity": dict(self._identity), "environment": versions_here}
+        environment = loading.versions("transformers", "tokenizers", "sentencepiece", "torch")
+        return {"identity": dict(self._identity), "environment": environment}
 
     def _inputs(self, rows: list[Segment]) -> list[tuple[list[int], bool]]:
         """Token ids without the end marker (metricx24/predict.py drops it), and whether they were cut."""
-        texts = []
-        for row in rows:
-            text = f"source: {row.src} candidate: {row.mt}"
-            text += "" if row.ref is None else f" reference: {row.ref}"
-            texts.append(text.encode("utf-8", "replace").decode())
+        texts = [
+            utf8(f"source: {row.src} candidate: {row.mt}" + ("" if row.ref is None else f" reference: {row.ref}"))
+            for row in rows
+        ]
         whole = self.tokenizer(texts, verbose=False)["input_ids"] if texts else []
         keep = self._identity["max_length"] - 1
         return [(ids[:-1][:keep], len(ids) - 1 > keep) for ids in whole]
 
     def _scores(self, sequences: list[list[int]]) -> list[float]:
         """Scores of one padded batch of token ids."""
+        device = self._row.device
         lengths = torch.tensor([len(s) for s in sequences])
         longest = int(lengths.max())
-        ids = torch.tensor([s + [0] * (longest - len(s)) for s in sequences], device=self.device)  # (B, L)
-        mask = (torch.arange(longest) < lengths[:, None]).long().to(self.device)  # (B, L)
+        ids = torch.tensor([s + [0] * (longest - len(s)) for s in sequences], device=device)  # (B, L)
+        mask = (torch.arange(longest) < lengths[:, None]).long().to(device)  # (B, L)
         encoded = self.model.encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, L, d)
         step = self.model.decoder(
-            input_ids=torch.zeros(len(sequences), 1, dtype=torch.long, device=self.device),
+            input_ids=torch.zeros(len(sequences), 1, dtype=torch.long, device=device),
             use_cache=False,
             encoder_hidden_states=encoded,
             encoder_attention_mask=mask,
@@ -235,17 +199,12 @@ class MetricXScorer:
         return logits.clamp(0.0, WORST).tolist()
 
 
-def _brings_field(row: Segment) -> bool:
-    """Does the translation write more field words of the input format than its source?"""
-    return len(FIELDS.findall(row.mt)) > len(FIELDS.findall(row.src))
-
-
 def _fingerprints(folder: Path, files: Sequence[str]) -> str | None:
     """Fingerprint of the first of `files` that is there; of an index, those of the parts it names as well."""
     file = next((folder / name for name in files if (folder / name).is_file()), None)
     if file is None:
         return None
     if not file.name.endswith(".index.json"):
-        return fingerprint(file)
+        return loading.fingerprint(file)
     parts = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
-    return "+".join(fingerprint(folder / part) for part in parts)
+    return "+".join(loading.fingerprint(folder / part) for part in parts)

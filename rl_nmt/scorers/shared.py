@@ -15,30 +15,34 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from rl_nmt import distributed
-from rl_nmt.scorers.base import Scorer, Scores, Segment, answers, describe, isolate, warn_lost
-
-BackTranslator = Callable[[list[str]], list[str]]
+from rl_nmt.scorers.base import Scores, Segment, answers, describe, isolate, warn_lost
 
 
 class _OncePerMachine:
-    """The model lives in one process; `_ask` is how all of them use it, `_on_owner` how they have something done."""
+    """The model lives in one process; `_ask` is how all of them use it. Raises everywhere what `load` raises."""
 
-    def __init__(self, load: Callable[[], Any], told: Sequence[str]):
+    def __init__(self, load: Callable[[], Any]):
         self._model: Any = None
-        self._group, ranks = distributed.machine_group() if distributed.count() > 1 else (None, [distributed.rank()])
-        self._ranks = ranks
-        self.owner = distributed.rank() == ranks[0]
-        """Is the model in this process?"""
-        self.stats: dict[str, Any] = {}
-        """What the model tells about its last call, on every process."""
-        self.marks = False  # did the last call give spans, to any process?
-
-        def describe() -> dict[str, Any]:
-            with distributed.outside_zero3():
-                self._model = load()
-            return {name: getattr(self._model, name) for name in told} | {"signature": self._model.signature()}
-
-        self._told = self._on_owner(describe)
+        self._group, self._ranks = (
+            distributed.machine_group() if distributed.count() > 1 else (None, [distributed.rank()])
+        )
+        self.owner = distributed.rank() == self._ranks[0]  # is the model in this process?
+        self.stats: dict[str, Any] = {}  # of the model's last call, on every process
+        self._marks = False  # did the last call give spans, to any process?
+        about: list[Any] = []
+        error: Exception | None = None
+        if self.owner:
+            try:
+                with distributed.outside_zero3():
+                    self._model = load()
+                about = [getattr(self._model, name, None) for name in ("name", "range", "higher_is_better")]
+                about.append(self._model.signature())
+            except Exception as raised:
+                error = raised
+        about, elsewhere = self._from_owner((about, distributed.sendable(error)))
+        if (problem := error or elsewhere) is not None:
+            raise problem
+        self.name, self.range, self.higher_is_better, self._signature = about
 
     @property
     def collective(self) -> bool:
@@ -47,37 +51,29 @@ class _OncePerMachine:
 
     def signature(self) -> dict[str, dict]:
         """The model's own: where it runs makes no number."""
-        return self._told["signature"]
+        return self._signature
 
     def to(self, device: str) -> None:
         """Move the model, where it is; the others say so in vain. Not collective."""
         if self.owner:
             self._model.to(device)
 
-    def close(self) -> None:
-        """End what the model holds, if it holds something. Not collective."""
-        if self.owner and hasattr(self._model, "close"):
-            self._model.close()
+    def _alone(self, items: Any) -> Any:
+        """The model's own answer to one process."""
+        call = getattr(self._model, "score", self._model)
+        answer = call(items)
+        self.stats = dict(getattr(self._model, "stats", {}))
+        return answer
 
-    def _on_owner(self, function: Callable[[], Any]) -> Any:
-        """What `function` gives on the owner, to all; what it raises there, all raise. Collective."""
-        result, error = None, None
-        if self.owner:
-            try:
-                result = function()
-            except Exception as raised:
-                error = raised
+    def _from_owner(self, value: Any) -> Any:
+        """The owner's `value`, on all. Collective."""
         if self._group is None:
-            told = error
-        else:
-            import torch.distributed as dist
+            return value
+        import torch.distributed as dist
 
-            box = [(result, distributed.sendable(error))]
-            dist.broadcast_object_list(box, src=self._ranks[0], group=self._group)
-            result, told = box[0]
-        if told is not None:
-            raise error or told
-        return result
+        box = [value]
+        dist.broadcast_object_list(box, src=self._ranks[0], group=self._group)
+        return box[0]
 
     def _ask(self, items: list[Hashable]) -> list[tuple]:
         """(value, spans) of each item of this process; (None, None) where the model failed on it. Collective."""
@@ -85,23 +81,18 @@ class _OncePerMachine:
 
         asked: list[list] = [[] for _ in self._ranks]
         dist.gather_object(items, asked if self.owner else None, dst=self._ranks[0], group=self._group)
-        parts = self._answers(asked) if self.owner else [() for _ in self._ranks]
-        mine: list[Any] = [None]
-        dist.scatter_object_list(mine, parts, src=self._ranks[0], group=self._group)
-        found, self.marks, self.stats = mine[0]
-        return found
+        known, self._marks, self.stats = self._from_owner(self._answers(asked) if self.owner else None)
+        return [known[item] for item in items]
 
-    def _answers(self, asked: list[list]) -> list[tuple]:
-        """For each process its answers and the model's stats; no exception may keep them waiting."""
+    def _answers(self, asked: list[list]) -> tuple[dict, bool, dict]:
+        """Item → (value, spans), whether there are spans, and the model's stats; an exception would hang the others."""
         distinct = list(dict.fromkeys(item for items in asked for item in items))
         found, errors = isolate(lambda batch: answers(self._model, batch), distinct)
         if errors:
-            lost = sum(value is None for value in found)
-            warn_lost(self._told["name"], "score", lost, len(distinct), describe(errors[0]))
+            warn_lost(self.name, "score", found.count(None), len(distinct), describe(errors[0]))
         known = dict(zip(distinct, (value or (None, None) for value in found), strict=True))
         marks = any(marked is not None for _, marked in known.values())
-        stats = dict(getattr(self._model, "stats", {}))
-        return [([known[item] for item in items], marks, stats) for items in asked]
+        return known, marks, dict(getattr(self._model, "stats", {}))
 
 
 class Shared(_OncePerMachine):
@@ -110,37 +101,25 @@ class Shared(_OncePerMachine):
     A segment on which the scorer fails, alone, has the value None, with a warning where the scorer is: an
     exception would make each process ask for the halves of its own batch (`rl_nmt.scorers.base.ask`), and they
     would no longer ask equally often. With one process it is the scorer itself and raises as that does.
-
-    Raises, on every process alike, what `load` raises where it runs.
     """
-
-    def __init__(self, load: Callable[[], Scorer]):
-        super().__init__(load, ("name", "range", "higher_is_better"))
-        self.name: str = self._told["name"]
-        self.range: tuple[float, float] = self._told["range"]
-        self.higher_is_better: bool = self._told["higher_is_better"]
 
     def score(self, segments: Sequence[Segment]) -> Scores:
         """Raw values and spans of this process's segments, in order; see `Scorer.score`. Collective."""
         if not self.collective:
-            scores = self._model.score(segments)
-            self.stats = dict(getattr(self._model, "stats", {}))
-            return scores
+            return self._alone(segments)
         found = self._ask(list(segments))
-        return Scores([value for value, _ in found], [marked for _, marked in found] if self.marks else None)
+        return Scores([value for value, _ in found], [marked for _, marked in found] if self._marks else None)
 
 
 class SharedTranslator(_OncePerMachine):
     """The same for a back-translator, which has a `signature()`: a list of texts in, as many texts out."""
 
-    def __init__(self, load: Callable[[], BackTranslator]):
-        super().__init__(load, ())
-        self._told["name"] = "the shared back-translator"
+    def __init__(self, load: Callable[[], Any]):
+        super().__init__(load)
+        self.name = "the shared back-translator"
 
     def __call__(self, texts: list[str]) -> list[str | None]:
         """One translation per text, in order; None where the model failed on it. Collective."""
         if not self.collective:
-            translations = self._model(texts)
-            self.stats = dict(getattr(self._model, "stats", {}))
-            return translations
+            return self._alone(texts)
         return [text for text, _ in self._ask(list(texts))]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -29,7 +31,6 @@ class Language:
     script: str
     nllb: str  # its tag
     ranges: tuple[Range, ...]  # inclusive code point intervals of the script
-    digits: str  # 0 to 9
     expected_length_ratio: float  # typical length of a translation over its English source
     length_tolerance: float  # half width of the band of natural-log ratios in which real translations lie
     length_limits: tuple[float, float]  # log distances from the expected ratio that no translation crosses
@@ -71,7 +72,7 @@ def _pairs(text: str) -> Pairs:
     return tuple((left, "" if right == "-" else right) for left, _, right in cells)
 
 
-_READ = {
+_READ: dict[str, Callable[[Any], Any]] = {
     "str": str,
     "float": float,
     "bool": lambda text: text == "true",
@@ -82,7 +83,7 @@ _READ = {
     "Pairs": _pairs,
     "Values": lambda text: tuple((stem, int(float(value))) for stem, value in _pairs(text)),
 }
-_TYPES = {field.name: field.type for field in fields(Language)}
+_TYPES = {field.name: str(field.type) for field in fields(Language)}
 
 
 def read_words(path: Path) -> dict:

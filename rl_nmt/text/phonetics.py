@@ -37,10 +37,11 @@ def skeletons(word: str, language: Language) -> tuple[str, ...]:
 @lru_cache(maxsize=4096)
 def _skeletons(word: str, language: Language) -> tuple[str, ...]:
     table, longest = _table(language)
-    if word[:1] and word[0] in language.vowels:
+    found: list[list[str]] = [[]]
+    if word and word[0] in language.vowels:
         found = [["a"]]
-    else:  # a first h or y may be written or not: Hindi, இந்தி
-        found = [[], ["a"]] if table.get(word[:1]) == [""] else [[]]
+    elif table.get(word[:1]) == [""]:  # a first h or y may be written or not: Hindi, இந்தி
+        found = [[], ["a"]]
     i, adjacent = 0, False
     while i < len(word) and min(map(len, found)) <= MAX_SKELETON:
         size = next((n for n in range(min(longest, len(word) - i), 0, -1) if word[i : i + n] in table), 0)
@@ -91,7 +92,7 @@ def initials(acronym: str, language: Language) -> str:
     'ans'
     """
     names = dict(language.letter_names)
-    if not all(letter in names for letter in acronym):
+    if not acronym or not names.keys() >= set(acronym):
         return ""
-    sounds = "".join(names[letter].replace("a", "") for letter in acronym)
-    return ("a" if names[acronym[0]].startswith("a") else "") + sounds if acronym else ""
+    sounds = "".join(names[letter] for letter in acronym).replace("a", "")
+    return f"a{sounds}" if names[acronym[0]].startswith("a") else sounds

@@ -7,7 +7,6 @@ template with one `{source}` slot. Gemma's turns are written here, any other mod
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 from rl_nmt.errors import ConfigError
 from rl_nmt.text.unicode import neutralise_control_tokens, restore_control_tokens
@@ -34,8 +33,10 @@ def chat_prompt(tokenizer, user_text: str) -> str:
     """
     if is_gemma(tokenizer):
         return gemma_prompt(user_text)
-    words = _disarm(user_text, _added_tokens(tokenizer))
-    prompt = _render(tokenizer, [{"role": "user", "content": words}], add_generation_prompt=True)
+    tokens = _added_tokens(tokenizer)
+    while tokens.search(user_text):  # they may overlap
+        user_text = tokens.sub(lambda match: f"{match[0][0]} {match[0][1:]}", user_text)
+    prompt = _render(tokenizer, [{"role": "user", "content": user_text}], add_generation_prompt=True)
     bos = tokenizer.bos_token
     if bos and prompt.startswith(bos) and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:
         return prompt[len(bos) :]
@@ -57,8 +58,7 @@ def end_of_turn(tokenizer) -> str | None:
         return "<end_of_turn>"
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "zxqanswer"}]
     behind = _render(tokenizer, turns, add_generation_prompt=False).rpartition("zxqanswer")[2]
-    tokens = _added_tokens(tokenizer)
-    found = _pattern(tokens).search(behind) if tokens else None
+    found = _added_tokens(tokenizer).search(behind)
     return found[0] if found else None
 
 
@@ -71,21 +71,10 @@ def _render(tokenizer, messages: list[dict[str, str]], **options) -> str:
         raise ConfigError(f"the chat template of its tokenizer fails: {error}") from error
 
 
-def _added_tokens(tokenizer) -> tuple[str, ...]:
-    """The tokens found in a text before it is split into words; blanks and single letters aside."""
-    return tuple(sorted(token for token in tokenizer.get_added_vocab() if len(token) > 1 and not token.isspace()))
-
-
-@lru_cache(maxsize=8)
-def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
-
-
-def _disarm(text: str, tokens: tuple[str, ...]) -> str:
-    """Put a space behind the first character of every token, until none is left (they may overlap)."""
-    while tokens and _pattern(tokens).search(text):
-        text = _pattern(tokens).sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
-    return text
+def _added_tokens(tokenizer) -> re.Pattern[str]:
+    """The tokens found in a text before it is split into words, longest first; blanks and single letters aside."""
+    tokens = [token for token in tokenizer.get_added_vocab() if len(token) > 1 and not token.isspace()]
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
 
 
 def fill(template: str, source: str) -> str:

@@ -11,16 +11,17 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 
 from rl_nmt.text.languages import POSSESSIVES, Language
-from rl_nmt.text.unicode import clean_for_scoring
+from rl_nmt.text.unicode import clean_for_scoring, within
 
 LITERAL = ("url", "email", "placeholder", "code")  # kinds that stay letter by letter
 
 _PLACEHOLDER = re.compile(
-    r"\{\{?[^{}\s]{0,60}\}\}?|\$\{[^{}\s]{0,60}\}|(?<![0-9])%(?:\([A-Za-z_]\w{0,40}\))?[sdif](?![A-Za-z])"
-    r"|</?[A-Za-z][A-Za-z0-9]{0,20}(?: [^<>]{0,200})?/?>|&[a-z]{2,8};|&#[0-9]{2,6};"
+    r"(\{\{?[^{}\s]{0,60}\}\}?|\$\{[^{}\s]{0,60}\}|(?<![0-9])%(?:\([A-Za-z_]\w{0,40}\))?[sdif](?![A-Za-z])"
+    r"|</?[A-Za-z][A-Za-z0-9]{0,20}(?: [^<>]{0,200})?/?>|&[a-z]{2,8};|&#[0-9]{2,6};)"
 )
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,6}")
 _URL = re.compile(r"(?:https?://|www\.)[!-~]{2,1900}", re.IGNORECASE)
@@ -79,12 +80,9 @@ def tokenize(s: str, language: Language) -> list[Token]:
 
 def _chunks(s: str) -> Iterator[str]:
     """Placeholders of the cleaned text, NFKC, and what is between spaces."""
-    s, end = unicodedata.normalize("NFKC", clean_for_scoring(s)), 0
-    for match in _PLACEHOLDER.finditer(s):
-        yield from s[end : match.start()].split()
-        yield match[0]
-        end = match.end()
-    yield from s[end:].split()
+    pieces = _PLACEHOLDER.split(unicodedata.normalize("NFKC", clean_for_scoring(s)))
+    for i, piece in enumerate(pieces):  # every second one is a placeholder
+        yield from [piece] if i % 2 else piece.split()
 
 
 def without_literals(s: str) -> str:
@@ -138,20 +136,16 @@ def _is_code(core: str) -> bool:
 
 def _runs(chunk: str) -> Iterator[tuple[str, str]]:
     """Maximal runs of one script ("" for digits, SYMBOL for the rest) in a chunk without spaces."""
-    start, current = 0, None
+    scripts: list[str] = []
     for i, char in enumerate(chunk):
-        script = script_of(char)
+        script, before = script_of(char), scripts[-1] if scripts else ""
         if script is None:  # a mark or joiner belongs to what stands before it
-            script = current or "SYMBOL"
-        elif char in "'’" and current not in (None, "", "SYMBOL") and i + 1 < len(chunk):
-            following = script_of(chunk[i + 1])
-            script = current if following == current else "SYMBOL"
-        if current is not None and script != current:
-            yield chunk[start:i], current
-            start = i
-        current = script
-    if current is not None:
-        yield chunk[start:], current
+            script = before or "SYMBOL"
+        elif char in "'’" and before not in ("", "SYMBOL") and i + 1 < len(chunk):
+            script = before if script_of(chunk[i + 1]) == before else "SYMBOL"
+        scripts.append(script)
+    for script, run in groupby(zip(scripts, chunk, strict=True), itemgetter(0)):
+        yield "".join(char for _, char in run), script
 
 
 @lru_cache(maxsize=4096)
@@ -221,14 +215,13 @@ def _titled(tokens: list[Token], language: Language) -> bool:
     words = [t for t in tokens if t.kind == "word" and len(t.text) > 1]
     if len(words) > 1 and all(t.text.isupper() for t in words):
         return True
-    if len(words) > 2 and all(t.text[0].isupper() for t in words):
-        if any(t.key in language.function_words and not t.initial for t in words):
-            return True  # small words need a capital nowhere else
+    small = any(t.key in language.function_words and not t.initial for t in words)  # they need a capital nowhere else
+    if len(words) > 2 and small and all(t.text[0].isupper() for t in words):
+        return True
     content = [t for t in words if t.key not in language.function_words]
     return len(content) >= 4 and sum(not t.text[0].isupper() for t in content) <= len(content) // 10
 
 
 def own(token: Token, language: Language) -> bool:
     """Whether the token's first letter belongs to the language's script."""
-    code = ord(token.text[0])
-    return any(low <= code <= high for low, high in language.ranges)
+    return within(ord(token.text[0]), language.ranges)

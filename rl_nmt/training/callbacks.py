@@ -8,7 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainerCallback
 
@@ -20,16 +23,18 @@ from rl_nmt.results.divergence import DivergenceMonitor, self_bleu
 from rl_nmt.results.evaluation import Snapshot
 from rl_nmt.runs.metrics_file import MetricsFile
 
+SHOWN = (  # on a progress line: TRL's name, ours, format
+    *(("reward", "reward", ".4f"), ("reward_std", "±", ".4f")),
+    *(("kl", "kl", ".4f"), ("completions/mean_length", "length", ".1f")),
+)
 PLANNED_STOP = 75
 MARGIN = 1.1  # a generation cycle may take this much longer than the longest so far
 
 
 class ProgressLine(TrainerCallback):
-    """One line per log: step, reward, KL, length, tokens per second, time left; samples every so often.
+    """One line per log: step, reward, KL, length, tokens per second, time left.
 
-    Args:
-        reward_fn: has `last_rows`, the rows of the last training call.
-        sample_steps: print two samples every so many optimizer steps; 0 prints none.
+    And two samples of `reward_fn.last_rows` every `sample_steps` optimizer steps; 0 prints none.
     """
 
     def __init__(self, reward_fn, sample_steps: int):
@@ -45,19 +50,11 @@ class ProgressLine(TrainerCallback):
         seconds = time.monotonic() - self._start
         done = state.global_step - self._first_step
         left = seconds / max(1, done) * (state.max_steps - state.global_step)
-        total = logs.get("num_tokens") or 0
-        before, self._tokens = self._tokens, (total, seconds)
-        rate = (total - before[0]) / max(1e-9, seconds - before[1])
-        parts = [f"step {state.global_step}/{state.max_steps}"]
-        for key, name, form in (
-            ("reward", "reward", "{:.4f}"),
-            ("reward_std", "±", "{:.4f}"),
-            ("kl", "kl", "{:.4f}"),
-            ("completions/mean_length", "length", "{:.1f}"),
-        ):
-            if logs.get(key) is not None:
-                parts.append(f"{name} {form.format(logs[key])}")
-        print("  ".join([*parts, f"{rate:.0f} tok/s", f"{clock(left)} left"]), flush=True)
+        (before, earlier), self._tokens = self._tokens, (logs.get("num_tokens") or 0, seconds)
+        rate = (self._tokens[0] - before) / max(1e-9, seconds - earlier)
+        parts = [f"{name} {logs[key]:{form}}" for key, name, form in SHOWN if logs.get(key) is not None]
+        step = f"step {state.global_step}/{state.max_steps}"
+        print("  ".join([step, *parts, f"{rate:.0f} tok/s", f"{clock(left)} left"]), flush=True)
 
     def on_step_end(self, args, state, control, **kwargs):
         if not state.is_world_process_zero or not self.sample_steps or state.global_step % self.sample_steps:
@@ -73,17 +70,17 @@ class ProgressLine(TrainerCallback):
 class HeldOut(TrainerCallback):
     """The held-out evaluations of a run: at the start, every `eval_steps` optimizer steps, and at the end.
 
-    Of several processes the main one records, monitors and decides for all. `last` is the latest Snapshot.
+    Of several processes the main one records, monitors and decides for all.
 
     Args:
         before: the Snapshot of the start policy; evaluate: () → Snapshot of the present one.
-        monitor: a `rl_nmt.results.divergence.DivergenceMonitor`; its warning is printed once.
+        monitor: its warning is printed once.
         record: called with (kind, step, values), e.g. WandbRewardCallback.record.
-        eval_steps: 0 evaluates at start and end alone.
-        save_best: () → None, called when the present model is the best so far by the independent score; on every
-            process, since gathering sharded weights takes all of them.
         reward: its `last_rows` tell how alike the samples of a group are, recorded as `self_bleu`; of several
             processes those of the main one.
+        save_best: called when the present model is the best so far by the independent score; on every process,
+            since gathering sharded weights takes all of them.
+        eval_steps: 0 evaluates at start and end alone.
         stop_on_divergence: end the run, resumable, when reward and independent score diverge.
     """
 
@@ -93,16 +90,15 @@ class HeldOut(TrainerCallback):
         evaluate: Callable[[], Snapshot],
         monitor: DivergenceMonitor,
         record: Callable[[str, int, dict], None],
+        reward,
         *,
+        save_best: Callable[[], None],
         eval_steps: int = 0,
-        save_best: Callable[[], None] = lambda: None,
-        reward=None,
         stop_on_divergence: bool = False,
     ):
         self.before, self.evaluate, self.monitor, self.record = before, evaluate, monitor, record
         self.eval_steps, self.save_best, self.reward = eval_steps, save_best, reward
         self.stop_on_divergence = stop_on_divergence
-        self.last = before
         self._self_bleu: float | None = None
 
     def state_dict(self) -> dict:
@@ -110,12 +106,11 @@ class HeldOut(TrainerCallback):
         return {"self_bleu": self._diversity(), "monitor": self.monitor.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict()`'s answer."""
         self._self_bleu = state["self_bleu"]
         self.monitor.load_state_dict(state["monitor"])
 
     def _diversity(self) -> float | None:
-        rows = [] if self.reward is None else self.reward.last_rows
+        rows = self.reward.last_rows
         found = self_bleu([row["source"] for row in rows], [row["output"] for row in rows])
         return self._self_bleu if found is None else found
 
@@ -126,27 +121,18 @@ class HeldOut(TrainerCallback):
         else:
             self.take(0, self.before)
 
-    def finish(self, step: int) -> None:
-        """Evaluate the trained model and record it. Collective."""
-        self.take(step, self.evaluate())
-
     def take(self, step: int, snapshot: Snapshot) -> bool:
         """Record an evaluation; True when the warning came just now. Collective."""
-        self.last = snapshot
-        rang, best = distributed.broadcast(self._look(step, snapshot) if is_main_process() else None)
+        warning = None
+        if is_main_process():
+            diversity = self._diversity()
+            self.record("eval", step, snapshot.metrics | ({} if diversity is None else {"self_bleu": diversity}))
+            if warning := self.monitor.record(step, snapshot):
+                print(warning, file=sys.stderr, flush=True)
+        rang, best = distributed.broadcast((bool(warning), self.monitor.best_step == step))
         if step and best:
             self.save_best()
         return rang
-
-    def _look(self, step: int, snapshot: Snapshot) -> tuple[bool, bool]:
-        """(did reward and independent score diverge just now, is this the best so far)"""
-        values, diversity = dict(snapshot.metrics), self._diversity()
-        if diversity is not None:
-            values["self_bleu"] = diversity
-        self.record("eval", step, values)
-        if warning := self.monitor.record(step, snapshot):
-            print(warning, file=sys.stderr, flush=True)
-        return bool(warning), self.monitor.is_best(step)
 
     def on_step_end(self, args, state, control, **kwargs):
         if not self.eval_steps or state.global_step % self.eval_steps or state.global_step == state.max_steps:
@@ -154,7 +140,7 @@ class HeldOut(TrainerCallback):
         snapshot = self.evaluate()
         rang = self.take(state.global_step, snapshot)
         if state.is_world_process_zero:
-            shown = "  ".join(f"{k} {v:.4g}" for k, v in snapshot.metrics.items() if isinstance(v, (int, float)))
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in snapshot.metrics.items())
             print(f"held-out at step {state.global_step}: {shown}", flush=True)
         if rang and self.stop_on_divergence:
             control.should_save = control.should_training_stop = True
@@ -163,11 +149,7 @@ class HeldOut(TrainerCallback):
 class Rollouts(TrainerCallback):
     """Every training sample with its components, one line each, to be weighed again (rl_nmt/audit/reweigh.py).
 
-    Those of all processes, in the order of the groups, wherever TRL has split them.
-
-    Args:
-        reward_fn: has `last_rows`, the rows of the last training call.
-        path: rollouts.jsonl; a resumed run drops what lies past its checkpoint.
+    Those of all processes, in the order of the groups. A resumed run drops what lies past its checkpoint.
     """
 
     def __init__(self, reward_fn, path: Path):
@@ -186,28 +168,20 @@ class Rollouts(TrainerCallback):
         self._seen, rows = own, distributed.gathered(own)
         if not state.is_world_process_zero:
             return
-        group, source = -1, None
-        for row in rows:
-            if row["source"] != source:
-                group, source = group + 1, row["source"]
-            self.file.append(rollout_row(row, state.global_step, group))
+        for group, (_, members) in enumerate(groupby(rows, key=itemgetter("source"))):
+            for row in members:
+                self.file.append(rollout_row(row, state.global_step, group))
 
 
 class GracefulStop(TrainerCallback):
     """SIGTERM, SIGINT or max_hours: finish the generation cycle, save, stop. A second signal ends at once.
 
-    Added last, it also makes another callback's `should_training_stop` a stop that can be resumed.
-
-        with GracefulStop(trainer.at_cycle_end, max_hours, command="python …") as stop:
-            trainer.add_callback(stop)
-            trainer.train()
-        stop.leave(keeper.newest)
+    Added last, it also makes another callback's `should_training_stop` a stop that can be resumed; see loop.py.
 
     Args:
-        at_cycle_end: () → bool, whether a checkpoint made now can be resumed exactly.
-        max_hours: stop before this many hours after `started`, in time for one more save; 0: never. One
-            generation cycle is always done.
-        started: time.monotonic() of the start; default now.
+        at_cycle_end: whether a checkpoint made now can be resumed exactly.
+        max_hours: stop before this many hours after `started` (time.monotonic(), default now), in time for one more
+            save; 0: never. One generation cycle is always done.
         command: what to type to go on; printed when a second signal leaves no time for more.
     """
 
@@ -220,7 +194,7 @@ class GracefulStop(TrainerCallback):
         self.reason, self.exit_code = "", 0
         self.step = 0
         self._signal: int | None = None
-        self._handlers: dict[int, object] = {}
+        self._handlers: dict[int, Any] = {}
         self._cycle_start = self._save_start = now
         self._longest_cycle = self._longest_save = 0.0
 
@@ -240,7 +214,7 @@ class GracefulStop(TrainerCallback):
             kept = f"checkpoint-{newest}" if newest is not None else "no checkpoint"
             word = "is saved" if newest == self.step else "is the newest: this step could NOT be saved"
             stop = Stopped(f"{self.reason}, after step {self.step}; {kept} {word}", self.exit_code)
-            stop.elsewhere = not is_main_process()  # all have agreed on it, one says it
+            stop.elsewhere = not is_main_process()  # type: ignore[attr-defined]  # all have agreed on it, one says it
             raise stop
 
     def _receive(self, number, frame) -> None:
@@ -272,19 +246,15 @@ class GracefulStop(TrainerCallback):
         self._decide(state, control, "")  # a signal that came during the save need not wait for another cycle
 
     def _decide(self, state, control, planned: str) -> None:
-        number, planned = _agreed(self._signal, planned if state.global_step < state.max_steps else "")
+        """The same on every process: any signal counts, the rest is the main process's to say."""
+        votes = distributed.gathered([(self._signal, planned if state.global_step < state.max_steps else "")])
+        number, planned = next((n for n, _ in votes if n is not None), None), votes[0][1]
         if not self.exit_code and number is not None:
             self.reason, self.exit_code = signal.Signals(number).name, 128 + number
         elif not self.exit_code and planned:
             self.reason, self.exit_code = planned, PLANNED_STOP
         if self.exit_code:
             self.step, control.should_training_stop = state.global_step, True
-
-
-def _agreed(number: int | None, planned: str) -> tuple[int | None, str]:
-    """The same decision on every process: any signal counts, the rest is the main process's to say."""
-    votes = distributed.gathered([(number, planned)])
-    return next((n for n, _ in votes if n is not None), None), votes[0][1]
 
 
 def clock(seconds: float) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,21 @@ from transformers import TrainerCallback
 from rl_nmt.distributed import gathered
 from rl_nmt.errors import NonFiniteLoss
 from rl_nmt.runs.checkpoints import Keeper
+from rl_nmt.runs.metrics_file import MetricsFile
 
+Mixed: Any = object  # whose attributes a type checker need not know: those of the Trainer
 SAVE_FAILURES = (OSError, RuntimeError, SafetensorError)  # what a full disk is to Python, torch and safetensors
 
 
-class Resumable:
-    """Mixin in front of a Trainer class; see the module.
+class Resumable(Mixed):
+    """Mixin in front of a Trainer class; see the module."""
 
-    `checkpoints`, when set, seals what is saved; a save that fails is discarded and the run continues.
-    """
-
-    checkpoints: Keeper | None = None
+    checkpoints: Keeper | None = None  # seals what is saved; a save that fails is discarded and the run continues
+    rollouts: MetricsFile | None = None  # cut back to where a run resumes
     _unlogged_loss: Any = 0.0  # the Trainer's running sum of losses since the last log
     _unlogged_losses: tuple[float, ...] | list[float] = ()  # those of all processes, at the last save
     _continued: dict[str, Any] | None = None
     _batch: dict[str, Any] | None = None
-
-    # ------------------------------------------------------------------ losses that are no numbers
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         self._batch = inputs
@@ -90,8 +89,6 @@ class Resumable:
         if settings.exists():
             shutil.copy(settings, folder)
 
-    # ------------------------------------------------------------------ stopping and continuing
-
     def at_cycle_end(self) -> bool:
         """Can a run resume from a checkpoint made now? In plain training after every optimizer step."""
         return True
@@ -141,28 +138,16 @@ class Resumable:
         if keeper is None:
             return super()._save_checkpoint(model, trial)
         self._unlogged_losses = gathered([float(self._unlogged_loss)])
-        failure = keeper.lack_of_room() if self.args.should_save else None
-        failure = self._first(failure)
+        failure = _first(keeper.lack_of_room() if self.args.should_save else None)
         if failure is None:
-            try:
-                super()._save_checkpoint(model, trial)
-            except SAVE_FAILURES as error:
-                failure = _short(error)
-            failure = self._first(failure)
+            failure = _first(_failure(super()._save_checkpoint, model, trial))
         if self.args.should_save:
             if failure is None:
-                try:
-                    keeper.seal(step)
-                except SAVE_FAILURES as error:
-                    failure = _short(error)
+                failure = _failure(keeper.seal, step)
             if failure is not None:
                 keeper.discard(step, failure)
         elif failure is None:
             keeper.newest = step
-
-    def _first(self, failure: str | None) -> str | None:
-        """The first failure of any process; also waits until all have written their part."""
-        return next((f for f in gathered([failure]) if f is not None), None)
 
     def _rotate_checkpoints(self, use_mtime=False, output_dir=None):
         # By step, not by the clock: a resumed or copied run folder has other times. A keeper rotates by itself,
@@ -187,6 +172,8 @@ class Continue(TrainerCallback):
                 trainer._metrics[mode].update(values)
         if state.global_step:
             _adopt_learning_rate(trainer)
+        if trainer.rollouts is not None and state.is_world_process_zero:
+            trainer.rollouts.cut_after(state.global_step)
         if state.global_step >= state.max_steps:  # the Trainer would train one step more
             control.should_training_stop = True
             if trainer._continued is not None:
@@ -217,5 +204,15 @@ def make_resumable(trainer) -> None:
         trainer.add_callback(Continue(trainer))
 
 
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+def _failure(save: Callable[..., None], *arguments: Any) -> str | None:
+    """What kept `save` from ending well, as a full disk does; None when nothing did."""
+    try:
+        save(*arguments)
+    except SAVE_FAILURES as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return None
+
+
+def _first(failure: str | None) -> str | None:
+    """The first failure of any process; also waits until all have written their part."""
+    return next((f for f in gathered([failure]) if f is not None), None)

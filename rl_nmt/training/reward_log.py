@@ -1,7 +1,7 @@
 """What every reward here keeps of its calls, and when a dead one stops the run. No torch.
 
-Rows are dicts, one per sample, with english (the source), output (cleaned), gate (a reason, or None for what passes),
-length, and total (None: not scored).
+Rows are dicts, one per sample, with source, output (cleaned), gate (a reason, or None for what passes), length, and
+total (None: not scored).
 """
 
 from __future__ import annotations
@@ -13,32 +13,25 @@ from rl_nmt.errors import MissingService
 
 
 class RewardLog:
-    """Base of a reward: what trainer, callback and checkpoints read of it.
-
-    last_log, last_eval_log: scalars of the last training and evaluation call. last_rows: rows of the last call.
-    calls: training calls so far. evaluating: set by the trainer, so that an evaluation does not overwrite last_log.
-    """
+    """Base of a reward: what trainer, callback and checkpoints read of it."""
 
     max_dead_calls = 3  # calls in a row without a single complete sample before the run is stopped
     asked = "model"  # what failed then
 
-    def __init__(self):
-        self.last_log: dict[str, float] = {}
+    def __init__(self) -> None:
+        self.last_log: dict[str, float] = {}  # scalars of the last training call
         self.last_eval_log: dict[str, float] = {}
-        self.last_rows: list[dict[str, Any]] = []
-        self.evaluating = False
-        self.calls = self._dead_calls = 0
+        self.last_rows: list[dict[str, Any]] = []  # of the last call
+        self.evaluating = False  # set by the trainer, so that an evaluation does not overwrite last_log
+        self.calls = self._dead_calls = 0  # training calls so far
 
     def keep(
         self, rows: list[dict[str, Any]], log: dict[str, float], columns: Mapping[str, Any], extra: Sequence[str] = ()
     ) -> list[float | None]:
-        """Keep a call and return its totals.
+        """Keep a call's rows and scalars and return its totals.
 
-        Args:
-            rows, log: of this call.
-            columns: what TRL passed; its `log_extra` gets the columns `extra`. Scalars go one way: through last_log.
-
-        Raises MissingService after `max_dead_calls` calls in a row in which no passing sample was `complete`.
+        `columns` is what TRL passed; its `log_extra` gets the columns `extra`. Raises MissingService after
+        `max_dead_calls` calls in a row in which no passing sample was `complete`.
         """
         self.last_rows = rows
         if self.evaluating:
@@ -46,9 +39,8 @@ class RewardLog:
         else:
             self.last_log = log
             self.calls += 1
-        if log_extra := columns.get("log_extra"):
-            for name in extra:
-                log_extra(name, [row[name] for row in rows])
+        for name in extra if columns.get("log_extra") else ():
+            columns["log_extra"](name, [row[name] for row in rows])
         passing = [row for row in rows if row["gate"] is None]  # no model was asked about the others
         dead = bool(passing) and not any(self.complete(row) for row in passing)
         self._dead_calls = self._dead_calls + 1 if dead else 0
@@ -64,12 +56,10 @@ class RewardLog:
         return row["total"] is not None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run continues from; JSON."""
         return {"calls": self.calls, "dead_calls": self._dead_calls}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`'s answer."""
-        self.calls, self._dead_calls = int(state["calls"]), int(state["dead_calls"])
+        self.calls, self._dead_calls = state["calls"], state["dead_calls"]
 
 
 def mean(values: Iterable[float | None]) -> float | None:
@@ -101,12 +91,7 @@ def work_done(rows: Iterable[Mapping[str, Any]], models: Iterable[tuple[str, Any
 
     Empty where every row was gated: no model was called, and their stats are those of another call.
     """
-    if not any(row["gate"] is None for row in rows):
+    if all(row["gate"] is not None for row in rows):
         return {}
-    return {
-        f"{part}/{name}": float(stats[name])
-        for part, model, names in models
-        for stats in (getattr(model, "stats", {}),)
-        for name in names
-        if name in stats
-    }
+    found = {(part, name): getattr(model, "stats", {}).get(name) for part, model, names in models for name in names}
+    return {f"{part}/{name}": float(value) for (part, name), value in found.items() if value is not None}

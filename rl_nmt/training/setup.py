@@ -1,25 +1,23 @@
-"""What every recipe does around TRL: the policy, common GRPOConfig keywords, evaluation, the end of a run.
-
-The scripts show where they differ; nothing here knows what a run is about.
-"""
+"""What every recipe does around TRL: the policy, common GRPOConfig keywords, evaluation, the end of a run."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl_nmt import distributed, files
 from rl_nmt.errors import ConfigError
+from rl_nmt.runs.metrics_file import MetricsFile
 from rl_nmt.runs.run import Files, Run
+from rl_nmt.runs.run_folder import model_identity
 
 if TYPE_CHECKING:
     from rl_nmt.results.task import Task
-
-# ---------------------------------------------------------------------- the policy
 
 
 @dataclass
@@ -33,7 +31,7 @@ class Policy:
 
 
 def load_policy(
-    name: str, *, lora: bool, attention: str, families: Sequence[str] = (), argument: str = "model_id"
+    name: str, lora: bool, attention: str, families: Sequence[str] = (), argument: str = "model_id"
 ) -> Policy:
     """Load a policy; precision and device are chosen once and printed.
 
@@ -47,13 +45,8 @@ def load_policy(
     precision = policy.choose_precision(lora=lora)
     print(f"precision: {precision.reason}", flush=True)
 
-    def start():
-        return policy.load_policy(name, tokenizer, precision, attention, families, argument)
-
+    start = partial(policy.load_policy, name, tokenizer, precision, attention, families, argument)
     return Policy(tokenizer, precision, start().to(precision.device), start)
-
-
-# ---------------------------------------------------------------------- TRL
 
 
 def grpo_config(folder: Path, policy: Policy, save_steps: int, seed: int, **options: Any):
@@ -88,14 +81,13 @@ def dataset(sources: Sequence[str], make_prompt: Callable[[str], str]):
 
 def quieten(trainer) -> None:
     """Our own progress lines instead of the Trainer's; a combination that hardly trains is warned of."""
-    from transformers import PrinterCallback, ProgressCallback
+    from transformers import PrinterCallback
 
     from rl_nmt.models.policy import losing_combination
 
     if warning := losing_combination(trainer.model):
         print(warning, file=sys.stderr, flush=True)
     trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
 
 
 def check_batch(group_size: int, per_device: int, accumulation: int, prompts: int) -> None:
@@ -119,13 +111,7 @@ def check_batch(group_size: int, per_device: int, accumulation: int, prompts: in
 
 def identity(model: str, reward) -> dict[str, Any]:
     """Policy, tokenizer and reward as they must stay for a run to continue."""
-    from rl_nmt.files import finite
-    from rl_nmt.runs.run_folder import model_identity
-
-    return {**model_identity(model), "reward": finite(reward.signature()["identity"])}
-
-
-# ---------------------------------------------------------------------- before training
+    return {**model_identity(model), "reward": files.finite(reward.signature()["identity"])}
 
 
 def finished(folder: Path, task: Task, setting: str = "output_dir") -> bool:
@@ -157,10 +143,8 @@ def evaluate_before(run: Run, evaluate: Callable[[], Any], rows: Sequence[dict],
         print(f"evaluating the start policy on {len(rows)} held-out rows", flush=True)
         return evaluate()
 
-    def comparable(kept) -> None:
-        require_same_measure(kept, rows, reward, max_new_tokens)
-
-    return run.once("before", make, everywhere=True, form=Snapshot, require=comparable)
+    same = partial(require_same_measure, rows=rows, reward_fn=reward, max_new_tokens=max_new_tokens)
+    return run.once("before", make, form=Snapshot, require=same)
 
 
 def ask_launch_gate(run: Run, ask: Callable[[], dict], skip: str = "") -> None:
@@ -191,52 +175,38 @@ def noise_floor(run: Run, reward, before) -> float:
     return run.once("noise_floor", measure)
 
 
-def start_wandb(run: Run, options: Mapping[str, Any], mode: str, settings: dict[str, Any]) -> bool:
-    """Start a W&B run if possible within seconds, or continue the one in the run's notes; no keys, no code.
+def start_wandb(run: Run, wanted, settings: dict[str, Any]) -> bool:
+    """Start a W&B run if wanted and possible within seconds, or continue the run's own; no keys, no code.
 
-    `options`: project, entity and name; `settings`: the configuration that W&B shows.
+    `wanted`: has use_wandb, wandb_project, wandb_entity, wandb_run_name and wandb_mode; `settings`: what W&B shows.
     """
     from rl_nmt.runs import wandb_run
 
-    if not distributed.is_main_process():
+    if not (wanted.use_wandb and distributed.is_main_process()):
         return False
-    mode, reason = wandb_run.choose_wandb_mode(mode)
+    mode, reason = wandb_run.choose_wandb_mode(wanted.wandb_mode)
     print(f"W&B: {mode} ({reason})", flush=True)
     if mode == "disabled":
         return False
-    names = {**options, "name": options["name"] or run.folder.name, "entity": options["entity"] or None}
+    names = {"project": wanted.wandb_project, "entity": wanted.wandb_entity or None}
+    names["name"] = wanted.wandb_run_name or run.folder.name
     if run_id := wandb_run.start_wandb(mode, run.folder, run.notes.get("wandb_id"), **names, config=settings):
         run.notes["wandb_id"] = run_id
     return bool(run_id)
 
 
-# ---------------------------------------------------------------------- after training
+def keep_outputs(path: Path, before, step: int, snapshot, task: Task) -> None:
+    """Add an evaluation's outputs next to the start policy's, as rows of samples.jsonl with their step.
 
-
-class EvalOutputs:
-    """Every evaluation's outputs next to the start policy's in one JSONL file: rows of samples.jsonl with their step.
-
-    Args:
-        path: the file; rows past the step from which a run continues are cut.
-        before: Snapshot of the start policy; task: what is measured of it.
-        resumed_at: that step, 0 for a new run.
+    What the file holds of this step or later ones goes. The main process writes.
     """
+    from rl_nmt.results.evaluation import sample_rows
 
-    def __init__(self, path: Path, before, task: Task, resumed_at: int = 0):
-        from rl_nmt.runs.metrics_file import MetricsFile
-
-        self.before, self.task, self.file = before, task, MetricsFile(path)
-        if distributed.is_main_process():
-            self.file.cut_after(resumed_at)
-
-    def take(self, step: int, snapshot) -> None:
-        """Add an evaluation, once per step; the main process writes."""
-        from rl_nmt.results.evaluation import sample_rows
-
-        if distributed.is_main_process():
-            self.file.cut_after(step - 1)
-            for row in sample_rows(self.before, snapshot, self.task):
-                self.file.append({"step": step, **row})
+    if distributed.is_main_process():
+        file = MetricsFile(path)
+        file.cut_after(step - 1)
+        for row in sample_rows(before, snapshot, task):
+            file.append({"step": step, **row})
 
 
 def evaluate_only(snapshot, task: Task, outputs: Path | None = None) -> None:
@@ -244,38 +214,26 @@ def evaluate_only(snapshot, task: Task, outputs: Path | None = None) -> None:
     from rl_nmt.results import evaluation
 
     if outputs:
-        EvalOutputs(outputs, snapshot, task).take(0, snapshot)
+        keep_outputs(outputs, snapshot, 0, snapshot, task)
     print(evaluation.print_table(evaluation.compare(snapshot, snapshot, task), task), flush=True)
 
 
 def finish(run: Run, trainer, policy: Policy, held_out, task: Task, card: dict[str, Any], seed: int = 0) -> None:
-    """Everything a run leaves: final/, best/, samples, evaluation.json, curve, report and model cards. Collective.
+    """Evaluate the trained model and write what a run leaves; prints the table. Collective.
 
-    Args:
-        held_out: the run's `HeldOut`, after its `finish`.
-        task: what is measured, and how tables, report and cards name it.
-        card: what the model cards say: base_model, data, settings, prompt.
-        seed: of the bootstrap.
+    That is final/, best/, samples, evaluation.json, curve, report and model cards. A file of samples under another
+    name than samples.jsonl is `keep_outputs`' and stays as it is. `held_out`: the run's `HeldOut`; `card`: base_model,
+    data, settings, prompt; `seed`: of the bootstrap.
     """
-    from rl_nmt.results import export
+    from rl_nmt.results import evaluation, export, report
 
+    before, after = held_out.before, held_out.evaluate()
+    held_out.take(trainer.state.global_step, after)
     export.save_final(run.folder, trainer, policy.tokenizer, card["prompt"])
     best = export.finish_best(run.folder, policy.tokenizer, held_out.monitor.choice(), policy.start)
-    if distributed.is_main_process():
-        write_results(run, held_out.before, held_out.last, best, task, seed)
-        export.write_cards(run.folder, **card, task=task)
-
-
-def write_results(run: Run, before, after, best: dict[str, Any], task: Task, seed: int = 0) -> None:
-    """Samples, evaluation.json, the curve and the report; prints the table.
-
-    `best` is what the monitor chose. A file of samples under another name than samples.jsonl is `EvalOutputs`' and
-    stays as it is.
-    """
-    from rl_nmt.results import evaluation, report
-
-    comparison = evaluation.compare(before, after, task, seed=seed)
-    comparison["best"] = best
+    if not distributed.is_main_process():
+        return
+    comparison = evaluation.compare(before, after, task, seed=seed) | {"best": best}
     if "launch_gate" in run.notes:
         comparison["launch_gate"] = {k: v for k, v in run.notes["launch_gate"].items() if k != "families"}
     if run.files.samples == Files().samples:
@@ -285,3 +243,4 @@ def write_results(run: Run, before, after, best: dict[str, Any], task: Task, see
     report.write_report(run.folder, task, run.files)
     print(evaluation.print_table(comparison, task))
     print(f"model {run.folder / 'final'}   report {run.folder / 'report.html'}", flush=True)
+    export.write_cards(run.folder, comparison, **card, task=task)

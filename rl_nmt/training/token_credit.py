@@ -6,8 +6,7 @@
                A = (A_raw - mean) / (std + 1e-8) over all valid completion tokens of all processes
 
 The additive form is TranslateGemma's (arXiv 2601.09012), span weights by severity as in arXiv 2411.05986; the
-exact offsets, the projection between raw and cleaned text and the treatment of missing scores are ours.
-Pure: torch and a tokenizer's `decode`, no trl.
+exact offsets, the projection between raw and cleaned text and the treatment of missing scores are ours. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +15,9 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from functools import cache
 from itertools import groupby
+from typing import Literal
 
 import torch
 
@@ -24,7 +25,7 @@ from rl_nmt.errors import ConfigError
 from rl_nmt.scorers.base import Span
 
 WEIGHTS = {"minor": -1.0, "major": -5.0, "critical": -10.0}
-OVERLAPS, COMBINATIONS = ("any", "majority"), {"sum": sum, "min": min, "max": max}
+COMBINATIONS: dict[str, Callable[[list[float]], float]] = {"sum": sum, "min": min, "max": max}
 EPSILON = 1e-8  # beside the standard deviation
 UNDECODED = "\ufffd"  # what tokenizers write for bytes that make no character yet
 
@@ -37,52 +38,37 @@ class SpanCredit:
 
     weights: reward per severity; a severity that is missing here stops the run, it is never worth 0.
     overlap: "any": a token that shares a character with the span; "majority": at least half of its characters.
-    use_confidence: weight times the span's confidence.
     combine: "sum", "min" (the worst) or "max" (the mildest) where several spans meet one token.
-    scale: factor of the result, so that scorers of other ranges can be added up.
-
-    Raises ConfigError for an unknown option.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
-    overlap: str = "any"
-    use_confidence: bool = False
-    combine: str = "sum"
-    scale: float = 1.0
-
-    def __post_init__(self):
-        for name, known in (("overlap", OVERLAPS), ("combine", tuple(COMBINATIONS))):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"{name}: {getattr(self, name)!r} is unknown; use {' or '.join(known)}")
-        if not self.weights:
-            raise ConfigError("weights: give a reward for each severity, as in {minor: -1, major: -5, critical: -10}")
-
-
-# ---------------------------------------------------------------------- tokens to characters
+    overlap: Literal["any", "majority"] = "any"
+    use_confidence: bool = False  # weight times the span's confidence
+    combine: Literal["sum", "min", "max"] = "sum"
+    scale: float = 1.0  # factor of the result, so that scorers of other ranges can be added up
 
 
 class TokenOffsets:
     """Which characters of the decoded text each token wrote, exactly, for any Hugging Face tokenizer.
 
-    Decodes as TRL decodes completions for its reward functions: special tokens skipped, the tokenizer's own
-    clean-up setting. Texts of single tokens are remembered.
+    Decodes as TRL decodes completions for its reward functions: special tokens skipped.
     """
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer) -> None:
         self._tokenizer = tokenizer
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
-        self._single: dict[int, str] = {}
+        self._text = cache(lambda token: self.decode([token]))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` as a reward function sees it."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def __call__(self, ids: Sequence[int]) -> tuple[str, list[Range]]:
-        """Return the decoded text and per token its code points [start, end) in it.
+        """Return the decoded text and per token its code points [start, end) in it, without a gap.
 
-        The ranges follow each other and cover the text without a gap. They overlap only where one character's
-        bytes come from several tokens: each of these gets the whole character. Special tokens get an empty range.
+        They overlap only where one character's bytes come from several tokens: each of these gets the whole
+        character. Special tokens get an empty range.
         """
         ids = [int(i) for i in ids]
         text = self.decode(ids)
@@ -90,13 +76,13 @@ class TokenOffsets:
         found = dict(zip(real, self._ranges([ids[i] for i in real], text), strict=True))
         ranges, end = [], 0
         for i in range(len(ids)):
-            start, end = found.get(i, (end, end))
-            ranges.append((start, end))
+            ranges.append(found.get(i, (end, end)))
+            end = ranges[-1][1]
         return text, ranges
 
     def _ranges(self, ids: list[int], text: str) -> list[Range]:
         """Ranges of tokens without special ones, in time linear in their number but for odd bytes."""
-        units = [list(run) for run in self._units(ids)]
+        units = list(self._units(ids))
         texts = [self._text(unit[0]) if len(unit) == 1 else self.decode(unit) for unit in units]
         if "".join(texts) != text:  # a decoder that looks at neighbours: split only where that is exact
             return self._split(ids, text)
@@ -113,11 +99,6 @@ class TokenOffsets:
                 yield list(run)
             else:
                 yield from ([token] for token in run)
-
-    def _text(self, token: int) -> str:
-        if token not in self._single:
-            self._single[token] = self.decode([token])
-        return self._single[token]
 
     def _split(self, ids: list[int], text: str) -> list[Range]:
         """Halve where both halves decode to exactly their share of the text; what cannot be halved shares it."""
@@ -160,17 +141,12 @@ def _common(a: str, b: str) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-# ---------------------------------------------------------------------- cleaned text to raw text
-
-
 def project(spans: Sequence[Span], mt: str, raw: str) -> list[Span]:
     """Spans over `mt` as spans over `raw`, of which `mt` is the cleaned form (rl_nmt.text.unicode.clean_for_scoring).
 
     Composed characters, dropped joiners and collapsed white space are followed exactly: letters are compared
     decomposed and in canonical order. Characters that only `raw` has belong to a span when they lie inside it.
-
-    Raises:
-        ValueError: a span outside `mt`, or texts of which one cannot come from the other.
+    Raises ValueError for a span outside `mt`, or texts of which one cannot come from the other.
     """
     for span in spans:
         if not 0 <= span.start <= span.end <= len(mt):
@@ -182,11 +158,9 @@ def project(spans: Sequence[Span], mt: str, raw: str) -> list[Span]:
     moved = []
     for span in spans:
         inside = [p for p in places[span.start : span.end] if p is not None]
-        if inside:
-            start, end = min(a for a, _ in inside), max(b for _, b in inside)
-            moved.append(Span(start, end, span.severity, span.confidence, span.category))
-        else:
+        if not inside:
             raise ValueError(f"span {span.start}–{span.end} covers text that the completion does not have")
+        moved.append(span._replace(start=min(a for a, _ in inside), end=max(b for _, b in inside)))
     return moved
 
 
@@ -219,19 +193,11 @@ def _decomposed(text: str) -> tuple[list[str], list[int]]:
     return [point for point, _ in ordered], [i for _, i in ordered]
 
 
-# ---------------------------------------------------------------------- spans to rewards
-
-
 def token_rewards(ranges: Sequence[Range], spans: Sequence[Span], credit: SpanCredit) -> list[float]:
     """One reward per token (T,), 0.0 where no span touches it; empty ranges (special tokens) always 0.0.
 
-    Args:
-        ranges: per token its code points [start, end).
-        spans: errors in the same code points.
-        credit: weights and options of the scorer that marked them.
-
-    Raises:
-        ConfigError: a severity without a weight.
+    `ranges` are code points [start, end) per token, `spans` errors in the same ones. Raises ConfigError for a severity
+    without a weight.
     """
     unknown = {span.severity for span in spans} - set(credit.weights)
     if unknown:
@@ -250,22 +216,14 @@ def token_rewards(ranges: Sequence[Range], spans: Sequence[Span], credit: SpanCr
     return rewards
 
 
-def completion_rewards(
-    offsets: TokenOffsets, ids: Sequence[int], mt: str, spans: Sequence[Span] | None, credit: SpanCredit
+def judged_rewards(
+    text: str, ranges: Sequence[Range], mt: str, spans: Sequence[Span] | None, credit: SpanCredit
 ) -> list[float]:
-    """Token rewards (T,) of one completion, from its ids, the text the judge saw and the judge's spans.
+    """Token rewards (T,) of a completion, from its `TokenOffsets`, the text the judge saw and the judge's spans.
 
     All NaN where the judge gave no spans or spans that do not fit the text: "not judged" must not look like
     "no error". `token_advantages` leaves such rows out.
     """
-    text, ranges = offsets(ids)
-    return judged_rewards(text, ranges, mt, spans, credit)
-
-
-def judged_rewards(
-    text: str, ranges: Sequence[Range], mt: str, spans: Sequence[Span] | None, credit: SpanCredit
-) -> list[float]:
-    """`completion_rewards` of a completion whose `text` and token `ranges` are known already."""
     if spans is None:
         return [float("nan")] * len(ranges)
     try:
@@ -287,9 +245,6 @@ def stack_rows(rows: Sequence[Sequence[float]], like: torch.Tensor) -> torch.Ten
     return torch.tensor(padded, dtype=torch.float32, device=like.device).view(b, t)
 
 
-# ---------------------------------------------------------------------- rewards to advantages
-
-
 def token_advantages(
     sequence: torch.Tensor,
     tokens: torch.Tensor,
@@ -309,16 +264,12 @@ def token_advantages(
         mask: (B, T), non-zero on completion tokens.
         normalise: subtract mean and divide by std + 1e-8, both over the valid tokens of all processes (the
             population's standard deviation, in float64).
-        gather: takes this process's (1, 3) float64 sums and returns those of all processes (P, 3); accelerate's
-            `gather` is one. Called exactly once per call on every process, valid tokens or not.
+        gather: this process's (1, 3) float64 sums → those of all processes (P, 3), as accelerate's `gather`. Called
+            once on every process, valid tokens or not.
         group: (B,) group z-scores, added with `group_coefficient` before the normalisation.
 
-    Returns:
-        (B, T) of sequence's dtype, 0 outside `mask` and in rows that have a NaN or infinite reward: these count
-        in no mean either.
-
-    Raises:
-        ValueError: shapes that do not belong together.
+    Returns (B, T) of sequence's dtype, 0 outside `mask` and in rows that have a NaN or infinite reward: these count
+    in no mean either. Raises ValueError for shapes that do not belong together.
     """
     b, t = mask.shape
     shapes = {"sequence": (sequence, (b,)), "tokens": (tokens, (b, t)), "group": (group, (b,))}

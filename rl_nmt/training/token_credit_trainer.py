@@ -11,8 +11,8 @@ none of its loop is repeated here. The reward object gives, beside its totals,
     last_rows   one dict per completion of this process, in order: "output" (cleaned text), "gate" (None for a
                 translation), "spans" ({scorer: [Span] over "output", or None where it gave none})
 
-A scorer that gave none leaves the completion without a token reward, and so out of the update: "not judged" is not
-"no error". A gated completion is no translation; its tokens have reward 0 and its sequence reward says the rest.
+A scorer that gave none leaves the completion out of the update: "not judged" is not "no error". The tokens of a gated
+completion have reward 0.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from transformers import TrainerCallback
 from trl.models.utils import disable_gradient_checkpointing
 
 from rl_nmt import distributed
@@ -34,8 +32,6 @@ from rl_nmt.runs.metrics_file import MetricsFile
 from rl_nmt.training.token_credit import Range, SpanCredit, TokenOffsets, judged_rewards, stack_rows, token_advantages
 from rl_nmt.training.trainer import GuardedGRPOTrainer
 
-LEVELS, BASELINES = ("token", "sequence"), ("batch", "group")
-
 
 @dataclass(frozen=True)
 class TokenCredit:
@@ -43,29 +39,15 @@ class TokenCredit:
 
     normalise: rewards after the group rules, plus token rewards, over mean and standard deviation of all valid
         tokens (TranslateGemma, arXiv 2601.09012). False: token rewards on top of TRL's own advantages.
-    group_coefficient: weight of the group z-score, added before the normalisation.
-    level: "token", or "sequence": all token rewards 0 and everything else equal, for the comparison.
     baseline: what is subtracted before the normalisation divides. "batch": the mean over all valid tokens of the
-        update. "group": for each prompt the mean over the tokens of its own samples, token rewards included (ours):
-        a prompt whose samples are all marked then teaches as much as one whose samples are all clean.
-
-    Raises ConfigError for an unknown level or baseline, a coefficient that is no finite number, or the baseline of
-    groups without normalisation: TRL's own advantages have one already.
+        update. "group", with normalise: for each prompt the mean over the tokens of its own samples, token rewards
+        included (ours): a prompt whose samples are all marked then teaches as much as one whose samples are all clean.
     """
 
     normalise: bool = True
-    group_coefficient: float = 0.0
-    level: str = "token"
-    baseline: str = "batch"
-
-    def __post_init__(self):
-        for name, value, known in (("level", self.level, LEVELS), ("baseline", self.baseline, BASELINES)):
-            if value not in known:
-                raise ConfigError(f"{name}: {value!r} is unknown; use {' or '.join(known)}")
-        if self.baseline == "group" and not self.normalise:
-            raise ConfigError("baseline: group is for normalise true; without it TRL's group advantages stand")
-        if not np.isfinite(self.group_coefficient):
-            raise ConfigError(f"group_coefficient: {self.group_coefficient} must be a finite number")
+    group_coefficient: float = 0.0  # weight of the group z-score, added before the normalisation
+    level: Literal["token", "sequence"] = "token"  # "sequence": all token rewards 0, for the comparison
+    baseline: Literal["batch", "group"] = "batch"
 
 
 @dataclass(frozen=True)
@@ -79,20 +61,19 @@ class Judged:
 
 
 class TokenCreditTrainer(GuardedGRPOTrainer):
-    """GuardedGRPOTrainer whose advantages are (B, T); with `credit` None it is the same as that.
+    """GuardedGRPOTrainer whose advantages are (B, T).
 
     Args (keyword only, beside TRL's):
-        credit: see `TokenCredit`.
-        rollouts: a path; every training completion is written there with its tokens (see `_write_rollouts`). Set
-            on every process, written by the main one. Costs one more forward pass per completion where TRL does
-            not compute the log-probabilities of sampling time itself; the training is the same, bit for bit.
+        rollouts: a path; every training completion is written there with its tokens (see `_write_rollouts`). Costs
+            one more forward pass per completion where TRL does not compute the log-probabilities of sampling time
+            itself; the training is the same, bit for bit.
 
     Raises ConfigError for a reward function that has no `credits` to give token credit from.
     """
 
-    def __init__(self, *args, credit: TokenCredit | None = None, rollouts: str | Path | None = None, **kwargs):
+    def __init__(self, *args, credit: TokenCredit, rollouts: str | Path | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        if credit is not None and credit.level == "token" and not hasattr(self.reward_funcs[0], "credits"):
+        if credit.level == "token" and not hasattr(self.reward_funcs[0], "credits"):
             raise ConfigError(
                 f"reward_funcs: {self.reward_func_names[0]} has no `credits`; token credit needs a reward with error "
                 "spans, or level: sequence"
@@ -103,9 +84,6 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
         self._ruled = torch.empty(0)
         self._sampled: list[list[int]] = []
         self._groups = (0, 0)  # step, and its groups written so far
-        self.add_callback(_CutRollouts(self))
-
-    # ------------------------------------------------------------------ advantages
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -114,11 +92,8 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         out = super()._generate_and_score_completions(inputs)
-        if self.credit is None and self.rollouts is None:
-            return out
         judged = self._judged()
-        if self.credit is not None:
-            out["advantages"] = self._token_advantages(out, judged)
+        out["advantages"] = self._token_advantages(out, judged)
         if self.rollouts is not None and self.model.training:
             self._write_rollouts(out, judged)
         return out
@@ -158,8 +133,6 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
             self._metrics[mode][name].append(value)
         return advantages
 
-    # ------------------------------------------------------------------ rollouts
-
     def _write_rollouts(self, out: Mapping[str, Any], judged: Sequence[Judged]) -> None:
         """One row per completion of all processes: those of rollouts.jsonl (rl_nmt.audit.reweigh), and per token
 
@@ -170,7 +143,6 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
         old, reference = out.get("old_per_token_logps"), out.get("ref_per_token_logps")
         old = self._sampling_logps(out) if old is None else old
         advantages = out["advantages"]
-        advantages = advantages if advantages.dim() == 2 else advantages[:, None].expand_as(out["completion_mask"])
         step = self.state.global_step + 1  # the first one that learns from them
         groups = self._groups[1] if self._groups[0] == step else 0
         first = self.accelerator.process_index * len(judged)
@@ -215,31 +187,13 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
         return logps
 
 
-class _CutRollouts(TrainerCallback):
-    """A resumed run writes the rows past its checkpoint again."""
-
-    def __init__(self, trainer: TokenCreditTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if self.trainer.rollouts is not None and state.is_world_process_zero:
-            self.trainer.rollouts.cut_after(state.global_step)
-
-
-# ---------------------------------------------------------------------- pure parts
-
-
 def judge(
     row: Mapping[str, Any], text: str, ranges: list[Range], credits: Mapping[str, tuple[float, SpanCredit]]
 ) -> Judged:
-    """Token rewards (T,) of one completion over all scorers: Σ weight · reward.
+    """Token rewards (T,) of one completion over all scorers with a weight: Σ weight · reward.
 
-    Args:
-        row: of the reward's `last_rows`.
-        text, ranges: of `TokenOffsets`.
-        credits: a scorer with weight 0 is not looked at.
-
-    Raises ConfigError for a severity that has no weight.
+    `row` is one of the reward's `last_rows`; `text` and `ranges` are those of `TokenOffsets`. Raises ConfigError for
+    a severity that has no weight.
     """
     rewards = [0.0] * len(ranges)
     if row["gate"] is not None:
@@ -296,9 +250,7 @@ def token_sums(
 
     Args:
         tokens: (B, T) token rewards, NaN rows where a scorer gave no spans.
-        advantages: (B, T), 0 outside `mask`.
-        mask: (B, T), non-zero on completion tokens.
-        counted: (B,) rows that take part in the update.
+        advantages, mask: (B, T); counted: (B,) rows that take part in the update.
         spans: errors per row; None for a gated one.
     """
     mask, judged = mask.bool(), tokens.isfinite().all(1)  # (B, T), (B,)

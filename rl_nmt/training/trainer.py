@@ -2,8 +2,6 @@
 
 A reward call sees only its process's completions, so a group of G samples may be split over processes.
 Everything about groups therefore happens here, on the gathered rewards.
-
-The order of the prompts is a function of seed and epoch, and checkpoints are made only where a generation cycle ends.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ MIN_VALID = 0.75  # share of a group that must have a score, else the group is s
 
 
 def apply_group_rules(
-    rewards: torch.Tensor, group_size: int, noise_floor: float = 0.0, min_valid: float = MIN_VALID
+    rewards: torch.Tensor, group_size: int, noise_floor: float = 0.0
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Make groups that cannot be ranked neutral. Pure.
 
@@ -31,39 +29,26 @@ def apply_group_rules(
         rewards: (B,) float, B = P·G in group order, NaN = no score.
         group_size: G.
         noise_floor: a group whose valid rewards spread (max − min) by at most this is a tie.
-        min_valid: a group with fewer than min_valid·G valid rewards is skipped.
 
     Returns:
-        New (B,) rewards: skipped groups are all NaN, ties all have their mean (either way advantage 0),
-        ±inf became NaN; and the shares of skipped and tied groups, of missing samples and the number of
-        groups.
+        New (B,) rewards: skipped groups (fewer than MIN_VALID·G valid rewards) are all NaN, ties all have their
+        mean (either way advantage 0), ±inf became NaN; and the shares of skipped and tied groups, of missing samples.
     """
-    grouped = rewards.clone().view(-1, group_size)  # (P, G)
-    grouped[~torch.isfinite(grouped)] = float("nan")
-    valid = ~torch.isnan(grouped)  # (P, G)
-    skipped = valid.sum(1) < min_valid * group_size  # (P,)
-    filled_low = torch.where(valid, grouped, torch.full_like(grouped, float("inf")))
-    filled_high = torch.where(valid, grouped, torch.full_like(grouped, float("-inf")))
-    spread = filled_high.amax(1) - filled_low.amin(1)  # (P,)
-    tied = (spread <= noise_floor) & ~skipped
-    missing = (~valid).float().mean().item()
+    grouped = rewards.view(-1, group_size)  # (P, G)
+    valid = torch.isfinite(grouped)  # (P, G)
+    grouped = grouped.masked_fill(~valid, float("nan"))
+    skipped = valid.sum(1) < MIN_VALID * group_size  # (P,)
+    high = grouped.masked_fill(~valid, float("-inf")).amax(1)  # (P,)
+    low = grouped.masked_fill(~valid, float("inf")).amin(1)
+    tied = (high - low <= noise_floor) & ~skipped
     means = torch.nanmean(grouped, dim=1, keepdim=True)  # (P, 1)
-    grouped = torch.where((tied[:, None]) & valid, means.expand_as(grouped), grouped)
-    grouped[skipped] = float("nan")
-    stats = {
-        "groups/skipped_share": skipped.float().mean().item(),
-        "groups/tied_share": tied.float().mean().item(),
-        "groups/missing_share": missing,
-    }
-    return grouped.view(-1), stats
+    grouped = torch.where(tied[:, None] & valid, means, grouped).masked_fill(skipped[:, None], float("nan"))
+    shares = {"skipped": skipped, "tied": tied, "missing": ~valid}
+    return grouped.view(-1), {f"groups/{name}_share": held.float().mean().item() for name, held in shares.items()}
 
 
 class EpochSampler(RepeatSampler):
-    """TRL's sampler with an order that depends on seed and epoch, not on how often it was read before.
-
-    Epoch e has the e-th permutation that TRL's own would draw. TRL's starts over with the first one in a
-    process that resumes in a later epoch.
-    """
+    """TRL's sampler, but epoch e has the e-th permutation of the seed also in a process that resumes there."""
 
     epoch = 0
 
@@ -81,13 +66,11 @@ class EpochSampler(RepeatSampler):
 class GuardedGRPOTrainer(Resumable, GRPOTrainer):
     """GRPOTrainer that applies the group rules, says where a step's time goes, and can be stopped anywhere.
 
-    `noise_floor` (default 0: only exact ties) is the reward spread up to which a group is a tie.
-
     Raises ConfigError for more than one reward function (TRL drops a None of one among several silently)
     and for save_steps inside a generation cycle.
     """
 
-    noise_floor = 0.0
+    noise_floor = 0.0  # reward spread up to which a group is a tie; 0: only exact ties
 
     def __init__(self, model, reward_funcs, *args, **kwargs):
         if isinstance(reward_funcs, (list, tuple)) and len(reward_funcs) != 1:
@@ -104,8 +87,6 @@ class GuardedGRPOTrainer(Resumable, GRPOTrainer):
         if self.is_deepspeed_enabled:
             optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return optimizer
-
-    # ------------------------------------------------------------------ rewards and times
 
     def _generate(self, prompts):
         start = time.perf_counter()
@@ -147,30 +128,21 @@ class GuardedGRPOTrainer(Resumable, GRPOTrainer):
         self._stage_seconds += seconds
         self._metrics["train" if self.model.training else "eval"][name].append(seconds)
 
-    # ------------------------------------------------------------------ stopping and continuing
-
     def at_cycle_end(self) -> bool:
         """Has every sampled completion been trained on as often as it will be? Only then can a run resume."""
         return self._step % (self.args.steps_per_generation * self.num_iterations) == 0
 
     def _get_train_sampler(self, dataset=None):
         sampler = super()._get_train_sampler(dataset)
-        return EpochSampler(
-            sampler.data_source,
-            sampler.mini_repeat_count,
-            sampler.batch_size,
-            sampler.repeat_count,
-            sampler.shuffle,
-            sampler.seed,
-        )
+        sampler.__class__ = EpochSampler
+        return sampler
 
 
 def check_save_steps(args) -> None:
     """Refuse save_steps inside a generation cycle: such a checkpoint resumes to something else.
 
-    A cycle are the optimizer steps after which generation batches and steps end together:
-    (save_steps · gradient_accumulation_steps) % (steps_per_generation · num_iterations) == 0. Raises
-    ConfigError with the nearest legal values.
+    A cycle are the optimizer steps after which generation batches and steps end together. Raises ConfigError with the
+    nearest legal values.
     """
     batches = args.steps_per_generation * args.num_iterations
     cycle = batches // math.gcd(batches, args.gradient_accumulation_steps)

@@ -166,7 +166,7 @@ def test_a_device_that_ctranslate2_does_not_see_is_refused(folder):
         pytest.skip("it sees device 99")
     tokenizer = load_backtranslator(folder).tokenizer
     with pytest.raises(ConfigError, match=r"cuda:99.*use transformers"):
-        CTranslate2Engine("model", folder, tokenizer, "eng_Latn", 4, "cuda:99", "float32")
+        CTranslate2Engine(folder, tokenizer, "eng_Latn", 4, "cuda:99", "float32")
 
 
 def test_torchs_threads_are_left_alone(tiny_nllb):

@@ -185,22 +185,6 @@ def test_another_request_is_refused_by_name(shards, tmp_path):
     assert "seed was 3 and is now 9" in str(caught.value) and "output_dir" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"num_train_samples": 0}, "num_train_samples is 0"),
-        ({"num_eval_samples": -1}, "num_eval_samples is -1"),
-        ({"shuffle_buffer": -5}, "shuffle_buffer is -5"),
-        ({"min_chars": 0}, "min_chars is 0"),
-        ({"max_chars": 0}, "max_chars is 0"),
-        ({"min_chars": 90}, "min_chars 90 is above max_chars 80"),
-    ],
-)
-def test_impossible_sizes(tmp_path, changes, message):
-    with pytest.raises(ConfigError, match=message):
-        make(tmp_path / "out", **changes)
-
-
 def test_nothing_is_overwritten(shards, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.jsonl").write_text("mine")

@@ -17,7 +17,7 @@ HELDOUT = [{"source": "Two."}]
 
 
 def snapshot(folder, **request) -> Snapshot:
-    return Snapshot(folder, {"seed": 3} | request, "output_dir", asked="another request", again="stream")
+    return Snapshot(folder, {"seed": 3} | request, "output_dir")
 
 
 def test_what_is_written_comes_back(tmp_path):
@@ -42,8 +42,8 @@ def test_another_request_is_refused_by_name(tmp_path):
     with pytest.raises(ConfigError) as caught:
         snapshot(tmp_path / "data", chars=20, seed=4, more=True).read()
     assert str(caught.value) == (
-        f"{tmp_path / 'data'} holds the data of another request: seed was 3 and is now 4, chars was 10 and is now 20, "
-        "more was None and is now True: name another output_dir, or remove the folder to stream anew"
+        f"{tmp_path / 'data'} holds the data of other settings: seed was 3 and is now 4, chars was 10 and is now 20, "
+        "more was None and is now True: name another output_dir, or remove the folder to read the rows again"
     )
 
 

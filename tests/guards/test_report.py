@@ -13,7 +13,7 @@ from odd_texts import HONEST, SOURCE
 from rl_nmt.data.tables import Pair as Row
 from rl_nmt.data.tables import read_pairs
 from rl_nmt.errors import ConfigError
-from rl_nmt.guards.report import main, report
+from rl_nmt.guards.__main__ import main, report
 from rl_nmt.text.languages import ENGLISH, TAMIL
 
 ROOT = Path(__file__).resolve().parents[2]

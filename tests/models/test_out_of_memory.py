@@ -7,9 +7,8 @@ import doctest
 import pytest
 import torch
 
-from rl_nmt.models import out_of_memory
-from rl_nmt.models.batching import batches
-from rl_nmt.models.out_of_memory import TokenBudget, is_out_of_memory, run_batches
+from rl_nmt.models import batching
+from rl_nmt.models.batching import TokenBudget, batches, is_out_of_memory, run_batches
 
 
 def too_much():
@@ -41,7 +40,7 @@ def values(done, count):
 
 
 def test_docstrings():
-    assert doctest.testmod(out_of_memory).failed == 0
+    assert doctest.testmod(batching).failed == 0
 
 
 @pytest.mark.parametrize(

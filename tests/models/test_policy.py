@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -84,37 +85,34 @@ def test_precision(gpu, count, bf16, lora, device, weights, autocast):
     assert chosen.reason
 
 
-ONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+ONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
 
 
 @pytest.mark.parametrize(
-    ("gpus", "environ", "expected"),
+    ("gpus", "environ", "prepared"),
     [
-        (0, {}, {}),
-        (1, {}, {}),
-        (2, {}, ONE),
-        (8, {"PATH": "/bin"}, ONE),
-        (2, {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, {}),  # torchrun
-        (2, {"LOCAL_RANK": "0"}, {}),  # deepspeed
-        (1, {"RANK": "0"}, {}),
+        (0, {}, False),
+        (1, {}, False),
+        (2, {}, True),
+        (8, {}, True),
+        (2, {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, False),  # torchrun
+        (2, {"LOCAL_RANK": "0"}, False),  # deepspeed
+        (1, {"RANK": "0"}, False),
     ],
 )
-def test_one_process_beside_several_gpus(gpus, environ, expected):
-    assert policy.single_process_environment(gpus, environ, 29511) == expected
-
-
-def test_the_process_is_prepared_and_says_so(gpu, monkeypatch, capsys):
-    for name in ONE:
+def test_one_process_beside_several_gpus_is_prepared_and_says_so(gpu, monkeypatch, capsys, gpus, environ, prepared):
+    for name in (*ONE, "MASTER_PORT"):
         monkeypatch.setenv(name, "x")  # so that monkeypatch removes whatever is set below
         monkeypatch.delenv(name)
-    gpu(1)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    gpu(gpus)
     policy.prepare_processes()
-    assert capsys.readouterr().out == "" and "RANK" not in policy.os.environ
-    gpu(2)
-    policy.prepare_processes()
-    assert "2 GPUs visible, no launcher" in capsys.readouterr().out
-    assert {name: policy.os.environ[name] for name in ONE} | {"MASTER_PORT": ""} == ONE | {"MASTER_PORT": ""}
-    assert int(policy.os.environ["MASTER_PORT"]) > 0
+    found = {name: os.environ[name] for name in ONE if name in os.environ}
+    assert found == (ONE if prepared else environ) and ("MASTER_PORT" in os.environ) == prepared
+    assert not prepared or int(os.environ["MASTER_PORT"]) > 0
+    said = f"{gpus} GPUs visible, no launcher: one process, policy on cuda:0\n"
+    assert capsys.readouterr().out == (said if prepared else "")
 
 
 def test_tokenizer_pads_left_with_eos_and_knows_turns(tokenizer):

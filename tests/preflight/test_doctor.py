@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 
@@ -10,7 +11,7 @@ from hang_guard import ends_within
 from tiny_run import settings, write_data
 
 import train_grpo_en_ta as script
-from rl_nmt.preflight import capacity, doctor, plan
+from rl_nmt.preflight import capacity, doctor
 from rl_nmt.preflight import machine as machine_
 from rl_nmt.preflight.findings import Finding
 from rl_nmt.preflight.machine import Gpu, Machine
@@ -39,17 +40,17 @@ GOOD = {
 }
 A10 = Gpu("NVIDIA A10G", 22 * GIB, 24 * GIB, True)
 MACHINE = Machine((3, 11), GOOD, (A10,), 60 * GIB)
-GEMMA = Shape(999_885_952, KNOWN["google/gemma-3-1b-it"], "")
-NLLB = Shape(1_370_638_336, KNOWN["facebook/nllb-200-distilled-1.3B"], "")
-COMET = Shape(580_000_000, KNOWN["Unbabel/wmt22-comet-da"], "")
+GEMMA = Shape(999_885_952, KNOWN["google/gemma-3-1b-it"])
+NLLB = Shape(1_370_638_336, KNOWN["facebook/nllb-200-distilled-1.3B"])
+COMET = Shape(580_000_000, KNOWN["Unbabel/wmt22-comet-da"])
 
 
 def cfg(**changes):
     return script.RunCfg(**changes)
 
 
-def diagnose(settings, folder, **options):
-    return doctor.diagnose(settings, script.models(settings), folder, **options)
+def diagnose(settings, folder, check=lambda settings: None, machine=None):
+    return doctor.diagnose(settings, script.models(settings), folder, check, lambda settings: None, machine)
 
 
 def machine(**changes):
@@ -286,42 +287,34 @@ def test_memory_per_device_and_unknown_sizes():
 
 def test_the_joint_limit_by_hand():
     # the longest translation is 1.17 × e^0.45 = 1.835 times the source; 508 tokens × 3 characters / 2.835 = 537
-    assert level(plan.joint_limit_findings(cfg(max_chars=537))) == [("ok", 0)]
-    found = plan.joint_limit_findings(cfg(max_chars=538))
+    assert level(capacity.joint_limit_findings(cfg(max_chars=537))) == [("ok", 0)]
+    found = capacity.joint_limit_findings(cfg(max_chars=538))
     assert level(found) == [("warn", 0)] and found[0].way_out == "--max_chars 537 or less"
     assert "about 513 of COMETKiwi's 512 tokens" in found[0].detail  # 4 + 538 × 2.835 / 3
-    assert plan.joint_limit_findings(cfg(max_chars=9999, w_qe=0.0)) == []
+    assert capacity.joint_limit_findings(cfg(max_chars=9999, w_qe=0.0)) == []
 
 
 def test_batches_by_hand(monkeypatch):
-    found = plan.batch_findings(cfg())  # 1 × 64 sequences, groups of 8, 2,000 prompts
+    found = capacity.batch_findings(cfg())  # 1 × 64 sequences, groups of 8, 2,000 prompts
     assert found[0] == Finding("ok", "batches", "64 sequences a step (8 prompts × 8), 250 steps = 1 × the prompts")
-    assert found[1] == Finding("ok", "checkpoints", "every 50 steps, a generation cycle is 1")
-    assert "100 steps = 0.4 × the prompts" in plan.batch_findings(cfg(max_steps=100))[0].detail
-    assert level(plan.batch_findings(cfg(gradient_accumulation_steps=12))) == [("fail", 2)]  # 12 in groups of 8
-    assert level(plan.batch_findings(cfg(num_train_samples=7))) == [("fail", 2)]
+    assert found[1] == Finding("ok", "checkpoints", "every 50 steps")
+    assert "100 steps = 0.4 × the prompts" in capacity.batch_findings(cfg(max_steps=100))[0].detail
+    assert level(capacity.batch_findings(cfg(gradient_accumulation_steps=12))) == [("fail", 2)]  # 12 in groups of 8
+    assert level(capacity.batch_findings(cfg(num_train_samples=7))) == [("fail", 2)]
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert "256 sequences a step (32 prompts × 8), 62 steps" in plan.batch_findings(cfg())[0].detail
+    assert "256 sequences a step (32 prompts × 8), 62 steps" in capacity.batch_findings(cfg())[0].detail
 
 
 def test_checkpoints_by_hand():
-    assert level(plan.batch_findings(cfg(save_steps=0)))[1] == ("warn", 0)
-    late = plan.batch_findings(cfg(save_steps=300))[1]
+    assert level(capacity.batch_findings(cfg(save_steps=0)))[1] == ("warn", 0)
+    late = capacity.batch_findings(cfg(save_steps=300))[1]
     assert late.level == "warn" and late.way_out == "--save_steps 62"  # a quarter of 250
-    # one generation for four steps: 64 × 4 sequences, a cycle of 4 × 2 iterations
-    slow = dict(vars(cfg()), steps_per_generation=256, num_iterations=2)
-    found = plan.batch_findings(type("Settings", (), slow))
-    assert found[1] == Finding(
-        "fail", "checkpoints", "save_steps 50 lies inside a generation cycle of 8 steps", "--save_steps 48 or 56", 2
-    )
-    assert "500 steps = 1 × the prompts" not in found[0].detail  # 62 batches of 32 prompts, 8 steps each
-    assert "64 sequences a step (8 prompts × 8), 496 steps" in found[0].detail
 
 
 # --- a dry step ----------------------------------------------------------------------------------------
 
 
-def test_dry_steps_are_timed_and_leave_no_checkpoint(tiny_policy, tmp_path):
+def test_dry_steps_are_timed_and_leave_no_checkpoint(tiny_policy, tmp_path, capsys):
     import torch
 
     from rl_nmt.models import policy
@@ -353,7 +346,8 @@ def test_dry_steps_are_timed_and_leave_no_checkpoint(tiny_policy, tmp_path):
     sentences = [f"Village number {i} has a school." for i in range(20)]
     trainer = script.build_trainer(small, tmp_path, Policy(tokenizer, precision, model, lambda: model), slow, sentences)
     start = time.perf_counter()
-    seconds = doctor.dry_step_seconds(trainer, steps=2)
+    seconds = doctor.time_two_steps(trainer, 3600)
     assert len(seconds) == 2 == trainer.state.global_step
+    assert re.search(r"dry step: \d+\.\d s, the second .* for 3600 steps", capsys.readouterr().out)
     assert all(0.2 < s for s in seconds) and sum(seconds) < time.perf_counter() - start
     assert not list(tmp_path.glob("checkpoint-*"))

@@ -56,7 +56,7 @@ def test_what_is_no_usable_python_is_one_clear_error(tmp_path, text, mode, said)
 
 
 def test_a_program_that_never_ends_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(environments, "SECONDS", 0.3)
+    monkeypatch.setattr(environments, "PYTHON_SECONDS", 0.3)
     with pytest.raises(ConfigError, match=r"is no Python \(TimeoutExpired\)"):
         require_python("scorer_python", program(tmp_path / "python", "#!/bin/sh\nexec sleep 30"))
 

@@ -20,7 +20,7 @@ from rl_nmt.hub import ModelUse
 from rl_nmt.preflight import memory_estimate
 from rl_nmt.preflight.memory_estimate import GIB, KNOWN, Need, Shape, model_shape
 
-GEMMA_1B = Shape(999_885_952, KNOWN["google/gemma-3-1b-it"], "by hand")
+GEMMA_1B = Shape(999_885_952, KNOWN["google/gemma-3-1b-it"])
 
 
 def gemma(hidden, ffn, layers, heads, keys, head, vocab=300):
@@ -195,13 +195,13 @@ def test_policy_with_all_weights_by_hand():
 
 
 def test_judges_by_hand():
-    nllb = Shape(1_370_638_336, KNOWN["facebook/nllb-200-distilled-1.3B"], "")
+    nllb = Shape(1_370_638_336, KNOWN["facebook/nllb-200-distilled-1.3B"])
     # 24 layers × (key, value) × 1024, of 4,096 source tokens once and of 4 beams of as many
     cache = 24 * 2 * 1024 * 4096 * 5
     assert memory_estimate.translator_need(nllb, "float32", 4) == (4 * 1_370_638_336, 4 * cache)
     assert memory_estimate.translator_need(nllb, "bfloat16", 4) == (2 * 1_370_638_336, 2 * cache)
     assert memory_estimate.translator_need(nllb, "int8", 1) == (1_370_638_336, 2 * 24 * 2 * 1024 * 4096 * 2)
-    comet = Shape(580_000_000, KNOWN["Unbabel/wmt22-comet-da"], "")
+    comet = Shape(580_000_000, KNOWN["Unbabel/wmt22-comet-da"])
     linears = 24 * (4 * 1024**2 + 2 * 1024 * 4096)
     work = 8192 * (8 * 1024 + 2 * 4096)
     assert memory_estimate.comet_need(comet, "float32", True) == (4 * 580_000_000, 4 * work)
@@ -221,11 +221,11 @@ def test_checkpoints_and_disk_by_hand():
 
 
 def small(parameters):
-    return Shape(parameters, KNOWN["Unbabel/wmt22-comet-da"], "")
+    return Shape(parameters, KNOWN["Unbabel/wmt22-comet-da"])
 
 
 def models():
-    nllb = Shape(10**9, KNOWN["facebook/nllb-200-distilled-1.3B"], "")
+    nllb = Shape(10**9, KNOWN["facebook/nllb-200-distilled-1.3B"])
     return {"policy": GEMMA_1B, "NLLB": nllb, "comet_da": small(5 * 10**8), "comet_qe": None}
 
 

@@ -12,7 +12,7 @@ from hang_guard import ends_within
 from tiny_run import ROOT, Server
 
 from rl_nmt.errors import ConfigError, MissingService
-from rl_nmt.preflight import vllm
+from rl_nmt.preflight import environments
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def gpu(monkeypatch):
 
 
 def require(mode="colocate", host="127.0.0.1", port=9, model="google/gemma-3-1b-it"):
-    vllm.require_vllm(mode, host, port, model)
+    environments.require_vllm(mode, host, port, model)
 
 
 def test_the_range_is_trls_own():
@@ -43,7 +43,7 @@ def test_the_range_is_trls_own():
 
     source = (Path(trl.__file__).parent / "import_utils.py").read_text(encoding="utf-8")
     low, high = re.search(r'Version\("([\d.]+)"\) <= _vllm_base_version <= Version\("([\d.]+)"\)', source).groups()
-    assert sorted(vllm.supported().split(",")) == [f"<={high}", f">={low}"]
+    assert sorted(environments.vllm_versions().split(",")) == [f"<={high}", f">={low}"]
 
 
 def test_the_requirements_stand_in_that_range_and_agree_with_the_others():
@@ -56,7 +56,7 @@ def test_the_requirements_stand_in_that_range_and_agree_with_the_others():
         return {r.name.lower(): str(r.specifier) for r in wanted}
 
     ours, other = pins("requirements-vllm.txt"), pins("requirements-transformers5.txt")
-    assert SpecifierSet(vllm.supported()).contains(ours["vllm"].removeprefix("=="))
+    assert SpecifierSet(environments.vllm_versions()).contains(ours["vllm"].removeprefix("=="))
     assert "unbabel-comet" not in ours and ours["transformers"].startswith("==5.")
     for name in ("torch", "trl", "accelerate", "peft", "datasets", "sacrebleu", "ctranslate2"):
         assert ours[name] == other[name] and ours[name].startswith("==")
@@ -129,7 +129,7 @@ def test_a_silent_server_costs_seconds_only(installed, gpu, monkeypatch):
     import socket
 
     installed("0.31.0")
-    monkeypatch.setattr(vllm, "SECONDS", 0.3)
+    monkeypatch.setattr(environments, "SERVER_SECONDS", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

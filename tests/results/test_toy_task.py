@@ -82,13 +82,13 @@ def measured(monkeypatch, answer, reward=None) -> evaluation.Snapshot:
 
 
 def test_the_launch_gate_takes_the_suite(capsys):
-    verdict = require_launch(Reward(), PAIRS, suite, source="a list of words")
+    verdict = require_launch(Reward(), PAIRS, suite, 0.1, "a list of words")
     assert verdict["passed"] and verdict["pairs"] == len(WORDS)
     assert [family["name"] for family in verdict["families"]] == ["empty", "echo", "letters"]
     assert "launch gate: passed" in capsys.readouterr().out
-    assert not launch_gate(Reward(lenient=True), PAIRS, suite).passed
+    assert not launch_gate(Reward(lenient=True), PAIRS, suite, 0.1).passed
     with pytest.raises(RewardRefused, match="echo wins 12 of 12"):
-        require_launch(Reward(lenient=True), PAIRS, suite)
+        require_launch(Reward(lenient=True), PAIRS, suite, 0.1)
 
 
 def test_evaluation_measures_and_names_the_tasks_columns(monkeypatch):
@@ -111,7 +111,7 @@ def test_divergence_takes_any_outside_score(monkeypatch):
     monitor.record(1, measured(monkeypatch, lambda word: str(vowels(word))))
     paid_for_nothing = measured(monkeypatch, lambda word: "many", Reward(lenient=True))
     assert monitor.record(2, paid_for_nothing) is None  # the reward is as high as before, not higher
-    assert monitor.is_best(1) and monitor.choice()["by"] == "exact"
+    assert monitor.best_step == 1 and monitor.choice()["by"] == "exact"
 
 
 def test_report_and_card_say_nothing_of_translation(monkeypatch, tmp_path):

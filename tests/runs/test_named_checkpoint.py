@@ -10,8 +10,7 @@ import pytest
 from tiny_run import tree
 
 from rl_nmt.errors import ResumeRefused
-from rl_nmt.runs.checkpoints import Keeper, find, read
-from rl_nmt.runs.named_checkpoint import named, take_up
+from rl_nmt.runs.checkpoints import Keeper, find, named, read, take_up
 
 
 class Counter:

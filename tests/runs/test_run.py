@@ -1,4 +1,4 @@
-"""`Run`: what is decided once, what must stay the same, phases; over real checkpoints without any model."""
+"""`Run`: what is decided once, what must stay the same; over real checkpoints without any model."""
 
 from __future__ import annotations
 
@@ -128,39 +128,6 @@ def test_changed_data_are_set_aside_only_by_force(tmp_path):
     with Run.open(folder, force=True) as run:
         run.require_same(("seed",), seed=2)
     assert not (folder / "data").exists() and (folder / "earlier-data" / "WHY.txt").read_text() == "seed: 1 → 2\n"
-
-
-def test_phases_are_runs_of_their_own_and_the_next_one_knows_the_last(tmp_path):
-    """sft writes final/; the run's identity holds its hash, so that a changed final/ is seen."""
-    from rl_nmt.runs.run_folder import model_identity
-
-    folder = tmp_path / "run"
-
-    def start(force=False, weights="a"):
-        with Run.open(folder, script="train.py", argv=[], force=force) as run:
-            with run.phase("sft") as sft:
-                assert sft.folder == folder / "sft" and sft.command == run.command
-                trained = sft.once("trained", lambda: weights)
-                (sft.folder / "final").mkdir(exist_ok=True)
-                (sft.folder / "final" / "model.safetensors").write_text(trained)
-                if sft.resume is None:
-                    seal(sft, 1)
-            run.require_same(start=model_identity(str(folder / "sft" / "final"))["model"])
-            run.begin(Settings())
-            if run.resume is None:
-                seal(run, 1)
-            return trained
-
-    assert start() == "a" and start(weights="b") == "a"  # the phase is resumed, not trained again
-    notes = folder / "sft" / "checkpoint-1"
-    for path in (notes, folder / "sft" / "checkpoints.json"):
-        import shutil
-
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(ResumeRefused, match="start: "):
-        start(weights="b")
-    for name in ("sft", "."):
-        assert not (folder / name / ".lock").exists()
 
 
 def test_names_of_files_and_settings(tmp_path):

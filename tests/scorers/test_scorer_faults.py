@@ -14,7 +14,7 @@ from tiny_models import PAIRS
 import train_grpo_en_ta as script
 from rewards_en_ta_dupo import CometDuPOReward
 from rl_nmt.models import policy
-from rl_nmt.models.out_of_memory import TokenBudget
+from rl_nmt.models.batching import TokenBudget
 from rl_nmt.scorers.base import Scores, Segment
 from rl_nmt.text.unicode import clean_for_scoring
 from rl_nmt.training.setup import Policy
@@ -215,7 +215,7 @@ def test_a_judge_halves_its_batches_and_gets_them_back(reward, monkeypatch, caps
     expected = judge.score(SEGMENTS).values
     monkeypatch.setattr(judge, "budget", TokenBudget(8192, calm=2))
     with monkeypatch.context() as patch:
-        seen = limit(patch, judge.encoder, "pack", 100, lambda sequences: sum(map(len, sequences)))
+        seen = limit(patch, judge.route.encoder, "pack", 100, lambda sequences: sum(map(len, sequences)))
         assert judge.score(SEGMENTS).values == pytest.approx(expected, abs=1e-6)
         assert seen[0] > 100 and max(seen[-3:]) <= 100
     assert "out of memory" in capsys.readouterr().err and judge.budget.tokens <= 100 < judge.budget.full
@@ -229,7 +229,7 @@ def test_a_segment_that_never_fits_has_no_score(reward, monkeypatch, capsys, par
     judge = getattr(reward, part)
     expected = judge.score(SEGMENTS).values
     monkeypatch.setattr(judge, "budget", TokenBudget(8192))
-    limit(monkeypatch, judge.encoder, "pack", 100, lambda sequences: sum(map(len, sequences)))
+    limit(monkeypatch, judge.route.encoder, "pack", 100, lambda sequences: sum(map(len, sequences)))
     values = judge.score([*SEGMENTS[:5], LONG, *SEGMENTS[5:]]).values
     assert values[5] is None and [*values[:5], *values[6:]] == pytest.approx(expected, abs=1e-6)
     assert "do not fit alone" in capsys.readouterr().err
@@ -245,7 +245,7 @@ def test_spans_and_references_of_what_never_fits(tmp_path, monkeypatch):
     judge = load_comet(tiny_models.build_comet(tmp_path / "xcomet", kind="xcomet_metric"))
     expected = judge.score(SEGMENTS)
     middle = Segment(LONG.src, "நன்றி.", "Thank you.")  # [mt src] and [mt src ref] are too long, [mt ref] fits
-    limit(monkeypatch, judge.encoder, "pack", 100, lambda sequences: sum(map(len, sequences)))
+    limit(monkeypatch, judge.route.encoder, "pack", 100, lambda sequences: sum(map(len, sequences)))
     found = judge.score([middle, *SEGMENTS, LONG])
     assert found.values[0] is None and found.values[-1] is None
     assert found.values[1:-1] == pytest.approx(expected.values, abs=1e-6)
@@ -274,7 +274,7 @@ def test_what_never_fits_costs_its_sample_alone_in_the_reward(reward, monkeypatc
     english, tamil = zip(*PAIRS[:4], strict=True)
     expected = reward([], list(tamil), source=list(english))
     monkeypatch.setattr(reward.qe, "budget", TokenBudget(8192))
-    limit(monkeypatch, reward.qe.encoder, "pack", 100, lambda sequences: sum(map(len, sequences)))
+    limit(monkeypatch, reward.qe.route.encoder, "pack", 100, lambda sequences: sum(map(len, sequences)))
     totals = reward([], [*tamil[:2], LONG.mt, *tamil[2:]], source=[*english[:2], LONG.src, *english[2:]])
     assert totals[2] is None and [*totals[:2], *totals[3:]] == pytest.approx(expected, abs=1e-6)
     assert all(math.isfinite(total) for total in expected)

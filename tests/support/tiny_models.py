@@ -42,34 +42,11 @@ def build_gemma(folder: str | Path, steps: int = 60, seed: int = 0) -> Path:
     words = PROMPT.replace("source", "english")  # the slot's old name: golden numbers hang on the tokenizer
     texts = [words, "user", "model"] + [text for pair in PAIRS for text in pair]
     tokenizer = formats.gemma_tokenizer(folder, texts, vocab_size=700)
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GenerationConfig
-
-    end_of_turn = tokenizer.convert_tokens_to_ids("<end_of_turn>")
-    config = Gemma3TextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        query_pre_attn_scalar=32,
-        sliding_window=64,
-        max_position_embeddings=1024,
-        pad_token_id=0,
-        eos_token_id=[1, end_of_turn],
-        bos_token_id=2,
-    )
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Gemma3ForCausalLM(config)
+        model = formats.new_gemma(tokenizer, 64, layers=2, heads=2, sliding_window=64)
         texts = [GEMMA_TURN.format(user=PROMPT.format(source=en)) + ta + "<end_of_turn>" for en, ta in PAIRS]
-        batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
-        labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
-        _train(model, lambda: model(**batch, labels=labels).loss, steps, lr=1e-2)
-    model.generation_config = GenerationConfig(
-        bos_token_id=2, eos_token_id=[1, end_of_turn], pad_token_id=0, do_sample=True, top_k=64, top_p=0.95
-    )
+        teach(model, tokenizer, texts, steps)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -80,41 +57,15 @@ def build_nllb(folder: str | Path, steps: int = 120, seed: int = 0) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = formats.nllb_tokenizer(folder, [text for pair in PAIRS for text in pair], vocab_size=300)
-    from transformers import GenerationConfig, M2M100Config, M2M100ForConditionalGeneration
-
-    config = M2M100Config(
-        vocab_size=len(tokenizer) + 2,
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        max_position_embeddings=256,
-        dropout=0.0,
-        attention_dropout=0.0,
-        encoder_layerdrop=0.0,
-        decoder_layerdrop=0.0,
-        scale_embedding=True,
-        pad_token_id=1,
-        bos_token_id=0,
-        eos_token_id=2,
-        decoder_start_token_id=2,
-    )
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        model = M2M100ForConditionalGeneration(config)
+        model = formats.new_nllb(tokenizer, 32, layers=2, heads=2)
         tokenizer.src_lang, tokenizer.tgt_lang = "tam_Taml", "eng_Latn"
         batch = tokenizer(
             [ta for _, ta in PAIRS], text_target=[en for en, _ in PAIRS], return_tensors="pt", padding=True
         )
         batch["labels"] = batch["labels"].masked_fill(batch["labels"] == tokenizer.pad_token_id, -100)
         _train(model, lambda: model(**batch).loss, steps, lr=1e-2)
-    # As on the hub: greedy, capped at 200; our own GenerationConfig has to win over this one.
-    model.generation_config = GenerationConfig(
-        bos_token_id=0, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2, max_length=200
-    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -253,6 +204,14 @@ def _centre(model) -> None:
     factor = spread / score.std().item()
     head.weight.mul_(factor)
     head.bias.copy_((head.bias - score.mean()) * factor + middle)
+
+
+def teach(model: torch.nn.Module, tokenizer, texts: list[str], steps: int) -> None:
+    """`steps` steps on these texts, special tokens written out in them."""
+    batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
+    labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
+    with torch.enable_grad():
+        _train(model, lambda: model(**batch, labels=labels).loss, steps, lr=1e-2)
 
 
 def _train(model: torch.nn.Module, loss_of, steps: int, lr: float) -> None:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from tiny_models import PAIRS, PROMPT, _train
+from tiny_models import PAIRS, PROMPT, teach
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 PLAIN = ("<think>", "</think>", "<tool_call>")  # tokens of their own, and yet not "special": they survive decoding
@@ -76,13 +76,11 @@ def build(folder: Path, steps: int = 120, seed: int = 0) -> Path:
         bos_token_id=text_end,
         eos_token_id=turn_end,
     )
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config)
         texts = [TURN.format(user=PROMPT.format(source=en)) + ta + "<|im_end|>" for en, ta in PAIRS]
-        batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
-        labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
-        _train(model, lambda: model(**batch, labels=labels).loss, steps, lr=1e-2)
+        teach(model, tokenizer, texts, steps)
     model.generation_config = GenerationConfig(  # as published: both stops, and settings that must not win
         bos_token_id=text_end,
         eos_token_id=[turn_end, text_end],

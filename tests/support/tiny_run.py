@@ -32,11 +32,9 @@ def teach_prompt(folder: Path, source: Path, steps: int = 60) -> Path:
     tokenizer = policy.load_tokenizer(str(source))
     model = policy.load_policy(str(source), tokenizer, policy.Precision("cpu", torch.float32, False, ""))
     texts = [f"<bos>{script.make_prompt(english)}{tamil}<end_of_turn>" for english, tamil in PAIRS]
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
-        labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
-        tiny_models._train(model, lambda: model(**batch, labels=labels).loss, steps, lr=1e-2)
+        tiny_models.teach(model, tokenizer, texts, steps)
     model.save_pretrained(folder)
     return folder
 

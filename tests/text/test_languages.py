@@ -41,11 +41,6 @@ def test_a_row_is_written_as_rules_read_it(row):
     assert low < -row.length_tolerance and row.length_tolerance < high
 
 
-@pytest.mark.parametrize("row", LANGUAGES.values(), ids=LANGUAGES)
-def test_digits_are_zero_to_nine(row):
-    assert [unicodedata.decimal(digit) for digit in row.digits] == list(range(10))
-
-
 def test_every_consonant_has_a_sound():
     tamil = {chr(c) for c in range(0x0B95, 0x0BBA) if unicodedata.category(chr(c)) == "Lo"}
     assert tamil <= {grapheme for grapheme, _ in TAMIL.sounds}

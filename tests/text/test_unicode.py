@@ -12,7 +12,6 @@ from hang_guard import ends_within
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl_nmt.errors import ConfigError
 from rl_nmt.text.languages import ENGLISH, LANGUAGES, TAMIL
 from rl_nmt.text.unicode import (
     CONTROL_PATTERN,
@@ -276,17 +275,3 @@ def test_length_off_has_no_kink():
     slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairwise(points)]
     assert slopes[0] == 0.0 and slopes[-1] == pytest.approx(1.0)
     assert all(-1e-9 <= b - a < 0.07 for a, b in pairwise(slopes))
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"expected_ratio": 0.0}, "expected_ratio is 0.0"),
-        ({"expected_ratio": math.nan}, "expected_ratio is nan"),
-        ({"tolerance": -0.1}, "tolerance is -0.1"),
-        ({"tolerance": math.inf}, "tolerance is inf"),
-    ],
-)
-def test_length_off_refuses(options, named):
-    with pytest.raises(ConfigError, match=named):
-        length_penalty("a", "b", TAMIL, **options)

@@ -79,7 +79,7 @@ def train(folder: Path, extra=(), max_hours: float = 0.0) -> None:
             save_total_limit=2,
         )
         trainer, counter = Trainer(model=model, args=args, train_dataset=Rows()), Counter()
-        loop.train(run, trainer, [counter, *extra], limits=loop.Limits(max_hours=max_hours))
+        loop.train(run, trainer, [counter, *extra], max_hours=max_hours)
         assert counter.seen == 8 and counter.begun == (run.resume is not None, run.resume.step if run.resume else 0)
         trainer.save_model(str(folder / "final"))
 

@@ -191,10 +191,6 @@ def test_without_token_rewards_it_is_trls_trainer_bit_for_bit(make, tiny_policy,
     assert not any(torch.equal(a, b) for a, b in zip(before, weights(theirs), strict=True))
 
 
-def test_without_credit_the_advantages_stay_one_per_completion(make):
-    assert sample(make(Reward(credits={}), credit=None))["advantages"].shape == (8,)
-
-
 def test_zero_weight_is_no_scorer(make):
     """Not even one that fails."""
     failing = make(Reward(spans=lambda output: None, credits={"judge": (0.0, SpanCredit())}))
@@ -416,15 +412,6 @@ def test_rows_of_another_call_are_refused(make):
 
 
 def test_settings_that_cannot_work_are_refused(make):
-    with pytest.raises(ConfigError, match="level: 'word' is unknown; use token or sequence"):
-        TokenCredit(level="word")
-    with pytest.raises(ConfigError, match="baseline: 'prompt' is unknown; use batch or group"):
-        TokenCredit(baseline="prompt")
-    with pytest.raises(ConfigError, match="baseline: group is for normalise true"):
-        TokenCredit(baseline="group", normalise=False)
-    with pytest.raises(ConfigError, match="group_coefficient: nan must be a finite number"):
-        TokenCredit(group_coefficient=NAN)
-
     def plain(prompts, completions, **columns):
         return [0.0] * len(completions)
 
@@ -516,7 +503,8 @@ def test_rollouts_hold_what_the_update_saw(make, tmp_path, beta):
     trainer = make(reward, rollouts=path, beta=beta, max_steps=2, temperature=0.7)
     batches, original = [], trainer._generate_and_score_completions
     trainer._generate_and_score_completions = lambda inputs: batches.append(original(inputs)) or dict(batches[-1])
-    model = build(TokenCreditTrainer, Path(trainer.model.name_or_path), tmp_path / "again", Reward()).model
+    extra = {"credit": NORMALISED}
+    model = build(TokenCreditTrainer, Path(trainer.model.name_or_path), tmp_path / "again", Reward(), extra).model
     train(trainer)
     rows = read(path)
     assert [(row["step"], row["group"]) for row in rows] == [(s, g) for s in (1, 2) for g in (0, 1) for _ in range(4)]
@@ -585,14 +573,6 @@ def test_rollouts_leave_the_random_state_alone(make, tmp_path):
         return train(trainer)
 
     assert same(run(None), run(tmp_path / "r.jsonl"))
-
-
-def test_rollouts_without_credit_show_trls_advantages(make, tmp_path):
-    trainer = make(Reward(credits={}), credit=None, rollouts=tmp_path / "r.jsonl")
-    advantages = sample(trainer)["advantages"]
-    for row, value in zip(read(tmp_path / "r.jsonl"), advantages.tolist(), strict=True):
-        assert row["advantages"] == pytest.approx([value] * len(row["token_ids"]))
-        assert row["token_rewards"] == [0.0] * len(row["token_ids"])
 
 
 def test_what_was_not_judged_is_null_in_the_rollouts(make, tmp_path):
@@ -686,7 +666,7 @@ def test_two_processes_are_as_one(tiny_policy, tmp_path, credit):
         assert half["logged"] == pytest.approx(whole["logged"], abs=1e-6)
         for one, two in zip(whole["weights"], half["weights"], strict=True):
             assert np.abs(one - two).max() < 1e-6
-    start = weights(build(TokenCreditTrainer, tiny_policy, tmp_path / "start", Reward()))
+    start = weights(build(TokenCreditTrainer, tiny_policy, tmp_path / "start", Reward(), {"credit": credit}))
     assert max(np.abs(one - p.numpy()).max() for one, p in zip(whole["weights"], start, strict=True)) > 1e-3
     rows = [read(tmp_path / name / "r.jsonl") for name in ("one", "two")]
     for one, two in zip(*rows, strict=True):

@@ -62,7 +62,9 @@ def _hparams(argument: str, path: Path) -> dict:
     class Loader(yaml.SafeLoader):
         pass
 
-    Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: loader.construct_sequence(node))
+    Loader.yaml_constructors = yaml.SafeLoader.yaml_constructors | {
+        "tag:yaml.org,2002:python/tuple": yaml.SafeLoader.construct_yaml_seq
+    }
     try:
         described = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
         described["class_identifier"]
@@ -150,9 +152,8 @@ def _build(argument: str, checkpoint: Path, kind: str, hparams: dict, weights: d
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{argument}: {checkpoint} does not fit a {kind}: {reason}") from error
     # Left over from older transformers (ids) and from encoders saved with a head that COMET never reads.
-    extra = [k for k in result.unexpected_keys if not k.endswith("position_ids") and ".pooler." not in k]
-    missing = [k for k in result.missing_keys if not k.endswith("position_ids") and ".pooler." not in k]
-    if missing or extra:
-        what = f"lacks {missing[0]}" if missing else f"has an unknown {extra[0]}"
-        raise ConfigError(f"{argument}: {checkpoint} {what} ({len(missing) + len(extra)} such weights): incomplete")
+    wrong = [("lacks", k) for k in result.missing_keys] + [("has an unknown", k) for k in result.unexpected_keys]
+    wrong = [(what, k) for what, k in wrong if not k.endswith("position_ids") and ".pooler." not in k]
+    if wrong:
+        raise ConfigError(f"{argument}: {checkpoint} {' '.join(wrong[0])} ({len(wrong)} such weights): incomplete")
     return model

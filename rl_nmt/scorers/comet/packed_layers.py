@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ def supported(model: torch.nn.Module) -> bool:
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Group:
     """Sequences that attend together: tokens `first` to `last` of the pack.
 
@@ -44,9 +45,9 @@ class Group:
     last: int
     rows: int
     longest: int
-    gather: torch.Tensor | None
-    mask: torch.Tensor | None
-    back: torch.Tensor | None
+    gather: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    back: torch.Tensor | None = None
 
 
 class Pack:
@@ -77,23 +78,15 @@ class Pack:
             while last < n and self._fits(tokens + self.lengths[last], last + 1 - first, longest, device):
                 tokens += self.lengths[last]
                 last += 1
+            group = Group(begin, begin + tokens, last - first, longest)
             lengths = torch.tensor(self.lengths[first:last])
-            if lengths.min() == longest:
-                yield Group(begin, begin + tokens, last - first, longest, None, None, None)
-            else:
+            if lengths.min() < longest:
                 column = torch.arange(longest)
                 mask = column < lengths[:, None]  # (n, L)
-                gather = (begin + lengths.cumsum(0) - lengths)[:, None] + column * mask
-                back = mask.flatten().nonzero()[:, 0]
-                yield Group(
-                    begin,
-                    begin + tokens,
-                    last - first,
-                    longest,
-                    gather.to(device),
-                    mask[:, None, None].to(device),
-                    back.to(device),
-                )
+                group.gather = ((begin + lengths.cumsum(0) - lengths)[:, None] + column * mask).to(device)
+                group.mask = mask[:, None, None].to(device)
+                group.back = mask.flatten().nonzero()[:, 0].to(device)
+            yield group
             first, begin = last, begin + tokens
 
     @staticmethod
@@ -112,17 +105,15 @@ class PackedEncoder:
         dtype: what linears and attention compute in; norms and the residual stream stay float32.
     """
 
-    def __init__(self, model, top: int, first_only: bool, linears: str, dtype: torch.dtype):
-        self.embeddings, self.config, self.dtype = model.embeddings, model.config, dtype
+    def __init__(self, model: Any, top: int, first_only: bool, linears: str, dtype: torch.dtype):
+        self.embeddings, self.dtype = model.embeddings, dtype
         self.prenorm = type(model).__name__ == "XLMRobertaXLModel"
-        self.top, self.first_only = top, first_only and top > 0
         self.heads = model.config.num_attention_heads
         self.final_norm = model.encoder.LayerNorm if self.prenorm and top == len(model.encoder.layer) else None
         kind = Prepacked if linears == "prepacked" else Plain
-        layers = model.encoder.layer[:top]
         self.layers = [
-            _Layer(layer, kind, dtype, self.prenorm, split=self.first_only and i == top - 1)
-            for i, layer in enumerate(layers)
+            _Layer(layer, kind, dtype, self.prenorm, first_only=first_only and i == top - 1)
+            for i, layer in enumerate(model.encoder.layer[:top])
         ]
 
     def pack(self, sequences: Sequence[Sequence[int]]) -> Pack:
@@ -132,23 +123,18 @@ class PackedEncoder:
 
     def hidden_states(self, pack: Pack) -> Iterator[torch.Tensor]:
         """Hidden states 0 … top, each (T, H) float32; the top one (N, H) with `first_only`."""
-        hidden = self._embed(pack)
-        for i, layer in enumerate(self.layers):
-            yield hidden
-            narrow = self.first_only and i == self.top - 1
-            hidden = self._layer(layer, hidden, pack, narrow)
-        yield hidden if self.final_norm is None else self.final_norm(hidden)
-
-    def _embed(self, pack: Pack) -> torch.Tensor:
         tables = self.embeddings
         hidden = tables.word_embeddings(pack.ids).float()
         hidden = hidden + tables.token_type_embeddings.weight[0] + tables.position_embeddings(pack.positions)
-        return hidden if self.prenorm else tables.LayerNorm(hidden)
+        hidden = hidden if self.prenorm else tables.LayerNorm(hidden)
+        for layer in self.layers:
+            yield hidden
+            hidden = self._layer(layer, hidden, pack)
+        yield hidden if self.final_norm is None else self.final_norm(hidden)
 
-    def _layer(self, layer: _Layer, hidden: torch.Tensor, pack: Pack, narrow: bool) -> torch.Tensor:
-        x = layer.norm1(hidden) if self.prenorm else hidden
-        x = x.to(self.dtype)
-        if narrow:
+    def _layer(self, layer: _Layer, hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
+        x = (layer.norm1(hidden) if self.prenorm else hidden).to(self.dtype)
+        if layer.first_only:
             mixed = self._attend_first(layer.query(x[pack.starts]), layer.key_value(x), pack)
             hidden = hidden[pack.starts]
         else:
@@ -164,19 +150,20 @@ class PackedEncoder:
         """Self-attention within each sequence: queries, keys and values side by side (T, 3H) → (T, H)."""
         out = joined.new_empty(joined.shape[0], joined.shape[1] // 3)
         for g in pack.groups:
-            mixed = F.scaled_dot_product_attention(*self._lay_out(joined, g, 3), attn_mask=g.mask)
+            query, key, value = self._lay_out(joined, g, 3)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=g.mask)
             flat = mixed.transpose(1, 2).reshape(g.rows * g.longest, -1)
             out[g.first : g.last] = flat if g.back is None else flat[g.back]
         return out
 
     def _attend_first(self, query: torch.Tensor, joined: torch.Tensor, pack: Pack) -> torch.Tensor:
         """What each sequence's first token takes from its sequence: (N, H) and keys, values (T, 2H) → (N, H)."""
-        out, row = [], 0
-        for g in pack.groups:
-            one = query[row : row + g.rows].view(g.rows, 1, self.heads, -1).transpose(1, 2)
-            mixed = F.scaled_dot_product_attention(one, *self._lay_out(joined, g, 2), attn_mask=g.mask)
+        out = []
+        for g, first in zip(pack.groups, query.split([g.rows for g in pack.groups]), strict=True):
+            one = first.view(g.rows, 1, self.heads, -1).transpose(1, 2)
+            key, value = self._lay_out(joined, g, 2)
+            mixed = F.scaled_dot_product_attention(one, key, value, attn_mask=g.mask)
             out.append(mixed.transpose(1, 2).reshape(g.rows, -1))
-            row += g.rows
         return torch.cat(out)
 
     def _lay_out(self, joined: torch.Tensor, g: Group, parts: int) -> tuple[torch.Tensor, ...]:
@@ -186,23 +173,22 @@ class PackedEncoder:
 
 
 class _Layer:
-    """Weights of one layer in the form they are used; `split` keeps the query apart from key and value."""
+    """Weights of one layer in the form they are used; `first_only` keeps the query apart from key and value."""
 
-    def __init__(self, layer, kind, dtype: torch.dtype, prenorm: bool, split: bool):
-        attention = layer.attention.self
-        query, key, value = attention.query, attention.key, attention.value
+    def __init__(self, layer: Any, kind: type, dtype: torch.dtype, prenorm: bool, first_only: bool):
+        def linear(*modules: Any, **options: bool) -> Any:
+            """One linear layer with the outputs of `modules` side by side; a single one's weights are shared."""
+            weights, biases = [m.weight for m in modules], [m.bias for m in modules]
+            if len(modules) == 1:
+                return kind(weights[0], biases[0], dtype, **options)
+            return kind(torch.cat(weights), torch.cat(biases), dtype)
 
-        def joined(*modules):
-            weight = torch.cat([m.weight for m in modules])
-            return kind(weight, torch.cat([m.bias for m in modules]), dtype)
-
-        if split:
-            self.query, self.key_value = kind(query.weight, query.bias, dtype), joined(key, value)
+        attention, self.first_only = layer.attention.self, first_only
+        if first_only:
+            self.query, self.key_value = linear(attention.query), linear(attention.key, attention.value)
         else:
-            self.query_key_value = joined(query, key, value)
-        out, up, down = layer.attention.output.dense, layer.intermediate.dense, layer.output.dense
-        self.out = kind(out.weight, out.bias, dtype)
-        self.up = kind(up.weight, up.bias, dtype, gelu=True)
-        self.down = kind(down.weight, down.bias, dtype)
+            self.query_key_value = linear(attention.query, attention.key, attention.value)
+        self.out = linear(layer.attention.output.dense)
+        self.up, self.down = linear(layer.intermediate.dense, gelu=True), linear(layer.output.dense)
         self.norm1 = layer.attention.self_attn_layer_norm if prenorm else layer.attention.output.LayerNorm
         self.norm2 = layer.LayerNorm if prenorm else layer.output.LayerNorm

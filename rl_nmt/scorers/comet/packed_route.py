@@ -1,35 +1,33 @@
-"""From packed hidden states (packed_layers.py) to COMET's sentence embeddings and joint scores, without padding."""
+"""From packed hidden states (packed_layers.py) to COMET's scores and XCOMET's error spans, without padding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
+from typing import Any
 
 import torch
 
-from rl_nmt.models.batching import distinct
+from rl_nmt.models.batching import distinct, run_batches
 from rl_nmt.models.linears import prepacked_works
-from rl_nmt.models.out_of_memory import run_batches
-from rl_nmt.scorers.base import Segment
+from rl_nmt.scorers.base import Segment, Span, in_order
 from rl_nmt.scorers.comet.packed_layers import Pack, PackedEncoder
 from rl_nmt.scorers.comet.padded_route import Route
 
+PENALTY = {"minor": 1, "major": 5, "critical": 10}  # XCOMET's MQM weights, at most 25 a segment
+WORST = 25
+
 
 class PackedRoute(Route):
-    """See the module.
+    """See the module; the encoder is one of `packed_layers.supported`, `linears` "torch", or else prepacked."""
 
-    Args:
-        model: of COMET, its encoder one of `packed_layers.supported`; it is read for where it lies now.
-        joint: whether it reads translation, source and reference as one sequence.
-        linears: "torch", or else prepacked where that is to be had.
-        dtype: what linears and attention compute in.
-    """
-
+    encoder: PackedEncoder
     word_layer: int | None = None  # whose hidden states are wanted as well
 
-    def __init__(self, model: torch.nn.Module, name: str, joint: bool, linears: str, dtype: torch.dtype):
-        super().__init__(model, name)
-        if linears != "torch" and self.device.type == "cpu" and prepacked_works():
-            self.linears = "prepacked"
+    def __init__(self, model: Any, name: str, joint: bool, dtype: torch.dtype, linears: str):
+        super().__init__(model, name, joint, dtype)
+        wanted = linears != "torch" and self.device.type == "cpu"
+        self.linears = "prepacked" if wanted and prepacked_works() else "torch"
         hparams, mixing = model.hparams, model.layerwise_attention
         if mixing is None:
             self._weights = {int(hparams.get("sent_layer", hparams.get("layer"))): 1.0}
@@ -39,62 +37,51 @@ class PackedRoute(Route):
             self._weights = {i: weight for i, weight in enumerate(mixture) if weight}
         # Sparsemax gives layers weight 0: those above the last that counts are never run.
         used = [*self._weights, *([] if self.word_layer is None else [self.word_layer])]
-        if hparams.get("pool") == "default":
+        self._pool = "cls" if joint else hparams.pool
+        if self._pool == "default":
             used.append(model.encoder.num_layers - 1)
-        first = joint or hparams.pool == "cls"
-        self._first_only = first and self.word_layer is None and not (mixing is not None and mixing.layer_norm)
+        normed = mixing is not None and mixing.layer_norm
+        self._first_only = self._pool == "cls" and self.word_layer is None and not normed
         with torch.inference_mode():
             self.encoder = PackedEncoder(model.encoder.model, max(used), self._first_only, self.linears, dtype)
 
-    def embed(self, texts: list[str]) -> torch.Tensor:
-        """Sentence embeddings (U, H) of distinct texts."""
-        return self._embeddings(*self._in_batches(self._tokens(texts)["input_ids"], self._pooled))
+    def _embed(self, texts: list[str]) -> torch.Tensor:
+        return self._stacked(self._in_batches(self._tokens(texts)["input_ids"], self._pooled).values())
 
-    def joint(self, rows: list[Segment]) -> torch.Tensor:
-        """Scores (N,) of unified models: the mean over their one or three input sequences."""
-        return torch.stack([self._estimate(rows, part) for part in self._sequences(rows)]).nanmean(0)
+    def _joint(self, rows: list[Segment]) -> torch.Tensor:
+        """The mean over their one or three input sequences."""
+        return torch.stack([self._estimate(sequences) for sequences in self._sequences(rows)]).nanmean(0)
 
-    def _estimate(self, rows: list[Segment], sequences: list[list[int] | None]) -> torch.Tensor:
+    def _estimate(self, sequences: Sequence[list[int] | None]) -> torch.Tensor:
         """Head over first tokens (N,); NaN for rows that lack this sequence."""
-        there = [i for i, sequence in enumerate(sequences) if sequence is not None]
-        scores = torch.full((len(rows),), float("nan"), device=self.device)
-        if there:
-            done, lost = self._in_batches([sequences[i] for i in there], lambda pack: self._pooled(pack, "cls"))
-            # What did not fit is NaN; infinite it also spoils the mean over a segment's other sequences.
-            first = self._embeddings(done, lost)
-            scores[there] = self.model.estimator(first).view(-1).nan_to_num(nan=float("inf"))
+        vectors = self._in_batches(sequences, self._pooled)
+        found = self.model.estimator(self._stacked(vectors.values())).view(-1)
+        scores = torch.full((len(sequences),), float("nan"), device=self.device)
+        # What did not fit is NaN; infinite it also spoils the mean over a segment's other sequences.
+        scores[list(vectors)] = found.nan_to_num(nan=float("inf"))
         return scores
-
-    # ------------------------------------------------------------------ tokens and batches
 
     def _tokens(self, texts: list[str]):
         """Ids as COMET's own encoder makes them: cut at its maximum less two."""
         encoder = self.model.encoder
         return encoder.tokenizer(texts, truncation=True, max_length=encoder.max_positions - 2)
 
-    def _sequences(self, rows: list[Segment]) -> list[list[list[int] | None]]:
+    def _sequences(self, rows: list[Segment]) -> list[Sequence[list[int] | None]]:
         """The input sequences of joint models per row: [mt src], or [mt src], [mt ref], [mt src ref].
 
         None where a row has no such sequence (the two last, of a row without reference).
         """
-        wanted = self.model.hparams.input_segments
-        texts, place = distinct(text for row in rows for text in (row.mt, row.src, row.ref) if text is not None)
+        reads_source = "src" in self.model.hparams.input_segments
+        texts, _ = distinct(text for row in rows for text in (row.mt, row.src, row.ref) if text is not None)
         pad = self.model.encoder.tokenizer.pad_token_id
         bare = [[t for t in ids if t != pad][1:-1] for ids in self._tokens(texts)["input_ids"]]
-        at = iter(place)
-        parts: list[list[list[int] | None]] = [[], [], []]
+        tokens, sequences = dict(zip(texts, bare, strict=True)), []
         for row in rows:
-            mt, src = bare[next(at)], bare[next(at)]
-            ref = None if row.ref is None else bare[next(at)]
-            source = src if "src" in wanted else None
-            if source is None or ref is None:
-                only = ref if source is None else source
-                sequences = [self._join(mt, *([] if only is None else [only])), None, None]
-            else:
-                sequences = [self._join(mt, source), self._join(mt, ref), self._join(mt, source, ref)]
-            for part, sequence in zip(parts, sequences, strict=True):
-                part.append(sequence)
-        return [part for part in parts if any(sequence is not None for sequence in part)]
+            others = [tokens[row.src]] if reads_source else []
+            others += [] if row.ref is None else [tokens[row.ref]]
+            choices = [others] if len(others) < 2 else [others[:1], others[1:], others]
+            sequences.append([self._join(tokens[row.mt], *chosen) for chosen in choices])
+        return list(zip_longest(*sequences))
 
     def _join(self, first: list[int], *others: list[int]) -> list[int]:
         """<s> first </s></s> other </s> …, cut at the encoder's maximum as Encoder.concat_sequences does."""
@@ -106,36 +93,35 @@ class PackedRoute(Route):
         special = 1 + self.model.encoder.size_separator * (1 + len(others))
         return joined[:longest] if len(first) + sum(map(len, others)) > longest - special else joined
 
-    def _in_batches(self, sequences: list[list[int]], run: Callable) -> tuple[list, list[int]]:
-        """`run(pack)` over length-sorted batches within the token budget; as `run_batches` returns it."""
+    def _in_batches(self, sequences: Sequence[Any], run: Callable[[Pack], Iterable]) -> dict[int, Any]:
+        """Row → its result of `run(pack)`, over length-sorted batches within the token budget.
 
-        def encode(batch: list[int]):
-            pack = self.encoder.pack([sequences[i] for i in batch])
+        None for a sequence that did not fit into memory even alone; rows whose sequence is None are left out.
+        """
+        there = [i for i, sequence in enumerate(sequences) if sequence is not None]
+
+        def encode(batch: list[int]) -> Iterable:
+            pack = self.encoder.pack([sequences[there[k]] for k in batch])
             result = run(pack)
             self._count(len(batch), sum(pack.lengths), pack.padded)
             return result
 
-        return run_batches(encode, [len(s) for s in sequences], self.budget, _unpadded, self.name)
+        done, _ = run_batches(encode, [len(sequences[i]) for i in there], self.budget, _unpadded, self.name)
+        return dict(zip(there, in_order(done, len(there)), strict=True))
 
-    # ------------------------------------------------------------------ hidden states to sentences
-
-    def _pooled(self, pack: Pack, pool: str | None = None) -> torch.Tensor:
+    def _pooled(self, pack: Pack) -> torch.Tensor:
         """Sentence embeddings (N, H)."""
-        pool = pool or self.model.hparams.pool
         mixed, top = self._mixed(pack)
         if self._first_only:
             return mixed
-        if pool == "cls":
-            return mixed[pack.starts]
-        if pool == "default":
-            return top[pack.starts]
+        if self._pool in ("cls", "default"):
+            return (mixed if self._pool == "cls" else top)[pack.starts]
         # COMET leaves a literal <pad> out of the sum but counts it.
         real = pack.ids.ne(self.model.encoder.tokenizer.pad_token_id)[:, None]
-        n = len(pack.lengths)
-        if pool == "max":
+        if self._pool == "max":
             mixed = mixed.masked_fill(~real, float("-inf"))
             return torch.stack([part.amax(0) for part in mixed.split(pack.lengths)])
-        total = torch.zeros(n, mixed.shape[1], device=mixed.device)
+        total = torch.zeros(len(pack.lengths), mixed.shape[1], device=mixed.device)
         total.index_add_(0, pack.sequence, mixed * real)
         return total / torch.tensor(pack.lengths, device=mixed.device)[:, None]
 
@@ -162,6 +148,49 @@ class PackedRoute(Route):
         return mixed, hidden if word is None else word
 
 
+class SpanRoute(PackedRoute):
+    """XCOMET: scores, and the error spans that its tagger marks, as XCOMETMetric.predict_step makes them."""
+
+    def __init__(self, model: Any, *settings: Any):
+        self.word_layer = int(model.hparams.word_layer)
+        super().__init__(model, *settings)
+
+    def scores(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]] | None]:
+        """Scores (N,) and spans: four weighted parts, or two without reference."""
+        weights, labels = self.model.score_weights, self.model.label_encoder.ids_to_label
+        encoded = self._tokens([row.mt for row in rows])
+        parts = [self._in_batches(sequences, self._scored_and_tagged) for sequences in self._sequences(rows)]
+        spans: list[list[Span]] = []
+        scores = []
+        for i, row in enumerate(rows):
+            pieces = [part[i] for part in (parts if row.ref is not None else parts[:1])]
+            if any(piece is None for piece in pieces):  # one did not fit into memory
+                spans.append([])
+                scores.append(torch.tensor(float("nan"), device=self.device))
+                continue
+            regression, tagged = zip(*pieces, strict=True)
+            if len(pieces) == 1:
+                probabilities, score = tagged[0], regression[0] * sum(weights[:3])
+            else:
+                shares = self.model.input_weights_spans.tolist()
+                length = min(map(len, tagged))
+                probabilities = sum(w * tags[:length] for w, tags in zip(shares, tagged, strict=True))
+                score = sum(w * part for w, part in zip(weights, regression, strict=False))
+            offsets = encoded.encodings[i].offsets
+            best, label = probabilities[: len(offsets)].max(-1)
+            found = decode([labels[k] for k in label.tolist()], best.tolist(), offsets)
+            spans.append(found)
+            scores.append(score + mqm_score(found) * weights[3])
+        return torch.stack(scores), spans
+
+    def _scored_and_tagged(self, pack: Pack) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Per sequence its regression score () and the label probabilities (tokens, labels)."""
+        mixed, word = self._mixed(pack)
+        scores = self.model.estimator(mixed[pack.starts]).view(-1).clamp(max=1.0)
+        probabilities = self.model.hidden2tag(word).softmax(-1).split(pack.lengths)
+        return list(zip(scores, probabilities, strict=True))
+
+
 def _normalised(hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
     """(T, H) with mean 0 and variance 1 over all numbers of each sequence, as LayerwiseAttention's layer_norm."""
     width, n = hidden.shape[1], len(pack.lengths)
@@ -177,11 +206,38 @@ def _normalised(hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
 def _unpadded(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Indices, longest first, in batches of at most `token_budget` tokens; nothing is padded."""
     result: list[list[int]] = []
-    tokens = 0
+    room = 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not result or tokens + lengths[i] > token_budget:
+        if lengths[i] > room:
             result.append([])
-            tokens = 0
+            room = token_budget
         result[-1].append(i)
-        tokens += lengths[i]
+        room -= lengths[i]
     return result
+
+
+def decode(labels: Sequence[str], confidences: Sequence[float], offsets: Sequence[tuple[int, int]]) -> list[Span]:
+    """Runs of error labels as spans, as UnifiedMetric.decode: the first label gives a run its severity, its
+    confidence is the mean, and a run that is still open at the end is not counted.
+
+    Args:
+        labels, confidences: per token the likeliest label ("O", "I-major", …) and its probability.
+        offsets: the code points of each token.
+
+    >>> decode(["O", "I-minor", "I-major", "O"], [1.0, 0.5, 0.7, 1.0], [(0, 0), (0, 2), (2, 5), (0, 0)])
+    [Span(start=0, end=5, severity='minor', confidence=0.6, category=None)]
+    """
+    spans, run = [], []
+    for i, label in enumerate(labels):
+        if label != "O":
+            run.append(i)
+        elif run:
+            confidence = sum(confidences[k] for k in run) / len(run)
+            spans.append(Span(offsets[run[0]][0], offsets[run[-1]][1], labels[run[0]].split("-")[1], confidence))
+            run = []
+    return spans
+
+
+def mqm_score(spans: Sequence[Span]) -> float:
+    """1 without errors, down to 0 at 25 penalty points."""
+    return (WORST - min(WORST, sum(PENALTY[span.severity] for span in spans))) / WORST

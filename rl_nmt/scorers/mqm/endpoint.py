@@ -7,7 +7,6 @@ limits the calls to a server that is down, and one call of `ask` never lasts lon
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import os
 import random
@@ -16,10 +15,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,6 +33,8 @@ MAX_BODY = 4 << 20  # bytes of one reply; a longer one is no answer
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds before the first retry, and at most before any
 
 Messages = Sequence[Mapping[str, str]]
+# Forms (name, messages, response_format), best first: where the server refuses one with 400 or 422, the next is asked.
+Question = Sequence[tuple[str, Messages, Mapping | None]]
 
 
 @dataclass(frozen=True)
@@ -45,98 +46,50 @@ class Answer:
     form: str = "text"
 
 
+@dataclass(eq=False)
 class _Failed(Exception):
-    """One request that gave no answer. `outage`: the server, not the question, is the reason."""
+    """One request that gave no answer. `outage`: the server, not the question, is the reason; `pause`: in seconds."""
 
-    def __init__(self, reason: str, *, retry: bool = False, outage: bool = False, pause: float | None = None):
-        super().__init__(reason)
-        self.reason, self.retry, self.outage, self.pause = reason, retry, outage, pause
+    reason: str
+    retry: bool = False
+    outage: bool = False
+    pause: float | None = None
 
 
+@dataclass
 class ChatEndpoint:
     """An OpenAI-compatible endpoint and the model to ask there.
 
-    Args:
-        url: the API's base, as http://host:8000/v1; it may include /chat/completions.
-        model: the endpoint's name for the model.
-        api_key_env: environment variable that holds the key; None sends none. The key is kept in the HTTP client's
-            header only.
-        body: further fields of every request (temperature, max_tokens …).
-        concurrency: most requests at once.
-        timeout: seconds for one request, its whole reply included.
-        deadline: seconds for one call of `ask`, retries included.
-        retries: further attempts per question.
-        breaker: consecutive failures of the server after which it counts as down; the next `ask` tries one question
-            first.
-        argument: the setting that names the endpoint, for messages.
-
-    Raises:
-        ConfigError: a malformed address or limit, or a key variable that is not set.
+    Raises ConfigError for a malformed address, or a key variable that is not set.
     """
 
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        *,
-        api_key_env: str | None = None,
-        body: Mapping[str, Any] | None = None,
-        concurrency: int = 8,
-        timeout: float = 60.0,
-        deadline: float = 180.0,
-        retries: int = 3,
-        breaker: int = 8,
-        argument: str = "endpoint",
-    ):
-        self.argument, self.model, self.api_key_env = argument, model, api_key_env
-        self.url = _completions_url(argument, url)
-        limits = {"concurrency": concurrency, "timeout": timeout, "deadline": deadline, "breaker": breaker}
-        for name, value in limits.items():
-            if not value > 0:
-                raise ConfigError(f"{argument}: {name} is {value}; it must be above 0")
-        if not model:
-            raise ConfigError(f"{argument}: name the model to ask")
-        self.concurrency, self.timeout, self.deadline = concurrency, timeout, deadline
-        self.retries, self.breaker = max(0, retries), breaker
-        self.body = dict(body or {})
+    url: str  # the API's base, as http://host:8000/v1; it may include /chat/completions
+    model: str  # the endpoint's name for the model
+    api_key_env: str | None = None  # environment variable with the key, which is kept in the client's header only
+    body: Mapping[str, Any] = field(default_factory=dict)  # further fields of every request (temperature …)
+    concurrency: int = 8  # most requests at once
+    timeout: float = 60.0  # seconds for one request, its whole reply included
+    deadline: float = 180.0  # seconds for one call of `ask`, retries included
+    retries: int = 3  # further attempts per question
+    breaker: int = 8  # consecutive failures after which the server is down, and the next `ask` begins with one question
+    argument: str = "endpoint"  # the setting that names the endpoint, for messages
+
+    def __post_init__(self) -> None:
+        self.url = _completions_url(self.argument, self.url)
         self.stats: Counter[str] = Counter()
         self._failures, self._resume_at = 0, 0.0
         self._random = random.Random()  # pauses only: the global generator must stay as it is
-        self._background: _Background | None = None
         self._key()
-
-    def __repr__(self) -> str:
-        return f"ChatEndpoint({self.url!r}, {self.model!r}, api_key_env={self.api_key_env!r})"
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_background": None}  # neither the client nor the key in it is pickled
 
     @property
     def down(self) -> bool:
         """Has the circuit breaker opened?"""
         return self._failures >= self.breaker
 
-    def ask(self, questions: Sequence[Sequence[tuple[str, Messages, Mapping | None]]]) -> list[Answer]:
-        """One answer per question, in order, after at most `deadline` seconds.
-
-        A question is a list of forms (name, messages, response_format), best first: where the server refuses a
-        form with 400 or 422, the next one is asked.
-        """
+    def ask(self, questions: Sequence[Question]) -> list[Answer]:
+        """One answer per question, in order, after at most `deadline` seconds."""
         self.stats = Counter()
-        return self._run(self._ask(questions)) if questions else []
-
-    def close(self) -> None:
-        """Close connections and the background thread; the next call opens them again."""
-        if self._background is not None:
-            self._background.close()
-            self._background = None
-
-    # ------------------------------------------------------------------ one call
-
-    def _run(self, work: Coroutine) -> Any:
-        if self._background is None or self._background.pid != os.getpid():  # a fork has no threads
-            self._background = _Background(self._client)
-        return self._background.run(work)
+        return _run(self._ask(questions)) if questions else []
 
     def _client(self) -> httpx.AsyncClient:
         key = self._key()
@@ -145,7 +98,7 @@ class ChatEndpoint:
             timeout=self.timeout,
             limits=httpx.Limits(max_connections=self.concurrency),
             follow_redirects=False,
-            trust_env=not _is_loopback(urlsplit(self.url).hostname),  # no proxy between us and ourselves
+            trust_env=urlsplit(self.url).hostname not in ("localhost", "127.0.0.1", "::1"),  # no proxy to ourselves
         )
 
     def _key(self) -> str | None:
@@ -161,25 +114,26 @@ class ChatEndpoint:
             raise ConfigError(f"{self.argument}: {name} holds more than a key (spaces or control characters)")
         return key
 
-    async def _ask(self, questions) -> list[Answer]:
+    async def _ask(self, questions: Sequence[Question]) -> list[Answer]:
         end = time.monotonic() + self.deadline
         self._resume_at = 0.0
         gate = asyncio.Semaphore(self.concurrency)
 
-        async def within(question) -> Answer:
+        async def within(question: Question) -> Answer:
             try:
                 async with asyncio.timeout(max(0.0, end - time.monotonic())):
-                    return await self._one(question, gate, end)
+                    return await self._one(client, question, gate, end)
             except TimeoutError:
                 return Answer(None, "deadline")
 
-        first = []
-        if self.down:  # one question finds out whether it is back
-            self._failures = self.breaker - 1
-            first = [await within(questions[0])]
-        return [*first, *await asyncio.gather(*map(within, questions[len(first) :]))]
+        async with self._client() as client:
+            first = []
+            if self.down:  # one question finds out whether it is back
+                self._failures = self.breaker - 1
+                first = [await within(questions[0])]
+            return [*first, *await asyncio.gather(*map(within, questions[len(first) :]))]
 
-    async def _one(self, forms, gate: asyncio.Semaphore, end: float) -> Answer:
+    async def _one(self, client: httpx.AsyncClient, forms: Question, gate: asyncio.Semaphore, end: float) -> Answer:
         """Ask one question in its forms, with retries, until it is answered or will not be."""
         attempt, form = 0, 0
         while True:
@@ -187,7 +141,7 @@ class ChatEndpoint:
             try:
                 async with gate:
                     await self._wait_for_turn(end)
-                    text = await self._post(messages, response_format)
+                    text = await self._post(client, messages, response_format)
                 self._failures = 0
                 return Answer(text, None, name)
             except _Failed as failed:
@@ -226,13 +180,12 @@ class ChatEndpoint:
         else:
             self._failures = 0  # it answers, if not what was hoped for
 
-    async def _post(self, messages: Messages, response_format: Mapping | None) -> str:
+    async def _post(self, client: httpx.AsyncClient, messages: Messages, response_format: Mapping | None) -> str:
         """One request to the text of its answer; raises _Failed."""
-        body = {"model": self.model, "messages": list(messages)} | self.body
+        body = {"model": self.model, "messages": messages, **self.body}
         if response_format is not None:
             body["response_format"] = response_format
         self.stats["calls"] += 1
-        client = self._background.client
         try:
             async with asyncio.timeout(self.timeout), client.stream("POST", self.url, json=body) as reply:
                 _check_status(reply)
@@ -251,9 +204,7 @@ class ChatEndpoint:
             raise _Failed("protocol", outage=True) from None
         return read_completion(bytes(raw))
 
-    # ------------------------------------------------------------------ at the start
-
-    def check(self, forms: Sequence[tuple[str, Messages, Mapping | None]]) -> Answer:
+    def check(self, question: Question) -> Answer:
         """Ask one question, and raise where the endpoint cannot be used at all.
 
         An invalid answer, and 400 or 422, may be the question's fault: they are returned.
@@ -262,7 +213,7 @@ class ChatEndpoint:
             ConfigError: the key is refused, or model or path are unknown there, or any other permanent 4xx.
             MissingService: no connection, no chat endpoint, or it takes no request now (429).
         """
-        (answer,) = self._run(self._ask([forms]))
+        (answer,) = self.ask([question])
         where, reason = f"{self.argument}: {self.url}", answer.failure or ""
         if reason in ("http_401", "http_403"):
             name = f"the key in {self.api_key_env}" if self.api_key_env else "requests without a key (api_key_env)"
@@ -290,7 +241,7 @@ def status_line(reason: str) -> str:
     ('429 Too Many Requests', '499')
     """
     number = int(reason.removeprefix("http_"))
-    return f"{number} {HTTPStatus(number).phrase}" if number in set(HTTPStatus) else str(number)
+    return f"{number} {httpx.codes.get_reason_phrase(number)}".strip()
 
 
 def _check_status(reply: httpx.Response) -> None:
@@ -320,79 +271,56 @@ def read_completion(raw: bytes) -> str:
         reply = json.loads(raw)
     except (ValueError, RecursionError):
         raise _Failed("not_json", outage=True) from None
-    if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
-        raise _Failed("no_choices")
-    choice = reply["choices"][0] if reply["choices"] else None
-    if not isinstance(choice, dict):
-        raise _Failed("no_choices")
-    message = choice.get("message")
+    try:
+        choice = reply["choices"][0]
+        message, reason = choice.get("message"), choice.get("finish_reason")
+    except (TypeError, KeyError, IndexError, AttributeError):
+        raise _Failed("no_choices") from None
     if not isinstance(message, dict):
         raise _Failed("no_message")
-    if message.get("refusal"):
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    kinds = [part.get("type") if isinstance(part, dict) else None for part in parts]
+    if message.get("refusal") or "refusal" in kinds:
         raise _Failed("refusal")
-    reason = choice.get("finish_reason")
     if reason != "stop":
         raise _Failed(f"finish_{reason if reason in ('length', 'content_filter', 'tool_calls') else 'other'}")
-    return _text(message.get("content"))
-
-
-def _text(content: object) -> str:
-    if isinstance(content, list):  # parts
-        if not all(isinstance(part, dict) for part in content):
-            raise _Failed("no_content")
-        if any(part.get("type") == "refusal" for part in content):
-            raise _Failed("refusal")
-        if not all(part.get("type") == "text" and isinstance(part.get("text"), str) for part in content):
-            raise _Failed("no_content")
-        content = "".join(part["text"] for part in content)
-    if not isinstance(content, str) or not content.strip():
+    texts = [part.get("text") for part in parts] if set(kinds) == {"text"} else []
+    if not all(isinstance(text, str) for text in texts) or not "".join(texts).strip():
         raise _Failed("no_content")
-    return content
+    return "".join(texts)
 
 
 def _completions_url(argument: str, url: str) -> str:
     try:
         parts = urlsplit(url)
-        port_is_fine = parts.port is None or parts.port > 0
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
-        parts, port_is_fine = urlsplit(""), False
+        parts, valid = urlsplit(""), False
     if parts.username or parts.password or parts.query or parts.fragment:
         # Not repeated here: such parts hold keys.
         raise ConfigError(f"{argument}: give the address without user, password or query; keys go into a variable")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
+    if not valid:
         raise ConfigError(f"{argument}: {url!r} is no address of an API; give its base, as http://host:8000/v1")
     base = url.rstrip("/")
     return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
 
 
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
+def _run(work: Coroutine[Any, Any, list[Answer]]) -> list[Answer]:
+    """The result of a coroutine, run on a thread of its own: the caller may have a running loop, as a notebook has.
 
+    The loop is closed without waiting for its helper threads: a name lookup may hang in one.
+    """
+    found: Future[list[Answer]] = Future()
 
-class _Background:
-    """An event loop on its own thread, so that callers may have one running or not, and its HTTP client."""
-
-    def __init__(self, client):
-        self.pid = os.getpid()
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, name="chat-endpoint", daemon=True)
-        self.thread.start()
-        self.client: httpx.AsyncClient = client()
-
-    def run(self, work: Coroutine) -> Any:
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+    def run() -> None:
+        loop = asyncio.new_event_loop()
         try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+            found.set_result(loop.run_until_complete(work))
+        except BaseException as error:
+            found.set_exception(error)
+        finally:
+            loop.close()
 
-    def close(self) -> None:
-        if self.pid == os.getpid() and self.thread.is_alive():
-            self.run(self.client.aclose())
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self.thread.join(5)
-            self.loop.close()
+    threading.Thread(target=run, name="chat-endpoint", daemon=True).start()
+    return found.result()

@@ -17,50 +17,35 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rl_nmt.errors import ConfigError
 from rl_nmt.models.batching import distinct
 from rl_nmt.models.loading import versions
-from rl_nmt.scorers.base import Scores, Segment, Span
-from rl_nmt.scorers.mqm.endpoint import Answer, ChatEndpoint, status_line
-from rl_nmt.scorers.mqm.form import (
-    EXAMPLES,
-    RESPONSE_FORMAT,
-    WEIGHTS,
-    MqmError,
-    Unparsable,
-    messages,
-    parse,
-    segment_code,
-)
+from rl_nmt.scorers.base import Scores, Segment, Span, utf8
+from rl_nmt.scorers.mqm.endpoint import ChatEndpoint, status_line
+from rl_nmt.scorers.mqm.form import EXAMPLES, WEIGHTS, MqmError, Unparsable, messages, parse, question, segment_code
 
 COUNTED, WORST = 5, 25
 FORMS = {"auto": ("json", "text"), "json": ("json",), "text": ("text",)}
-SETTINGS = {"temperature": 0.0, "max_tokens": 1024}
 
 
-# ---------------------------------------------------------------------- errors to a score and spans
-
-
-def judge(errors: Sequence[MqmError], src: str, mt: str) -> tuple[float, list[Span], int]:
-    """Score in [-25, 0], spans in `mt`, and how many errors have no place there (omissions, repeated quotes).
+def judge(errors: Sequence[MqmError], src: str, mt: str) -> tuple[float, list[Span]]:
+    """Score in [-25, 0], and spans in `mt` of the errors that have one place there (no omissions, no repeated quotes).
 
     Raises Unparsable("unfounded") for a quote that occurs in neither text.
     """
-    weighed, spans, unplaced = [], [], 0
+    weighed, spans = [], []
     for error in errors:
         category = error.category.strip().lower()
         severity = "critical" if "non-translation" in category else error.severity
         weighed.append(WEIGHTS[severity])
         place = _place(error, category, src, mt)
-        if place is None:
-            unplaced += 1
-        else:
+        if place is not None:
             spans.append(Span(*place, severity, 1.0, error.category.strip()))
     total = sum(sorted(weighed, reverse=True)[:COUNTED])
-    return -float(min(WORST, total)), spans, unplaced
+    return -float(min(WORST, total)), spans
 
 
 def _place(error: MqmError, category: str, src: str, mt: str) -> tuple[int, int] | None:
@@ -72,12 +57,11 @@ def _place(error: MqmError, category: str, src: str, mt: str) -> tuple[int, int]
     if not found:
         quote = quote.strip("\"'“”‘’«»… ").removesuffix("...").removeprefix("...").strip()
         found = _occurrences(quote, mt)
-    if len(found) > 1:
-        before = unicodedata.normalize("NFC", error.before).strip()
-        found = [at for at in found if before and mt[:at].rstrip().endswith(before)]
-        return (found[0], found[0] + len(quote)) if len(found) == 1 else None
     if found:
-        return found[0], found[0] + len(quote)
+        if len(found) > 1:
+            before = unicodedata.normalize("NFC", error.before).strip()
+            found = [at for at in found if before and mt[:at].rstrip().endswith(before)]
+        return (found[0], found[0] + len(quote)) if len(found) == 1 else None
     if "non-translation" in category and mt:
         return 0, len(mt)
     if not (quote and quote in src):
@@ -93,9 +77,6 @@ def _occurrences(quote: str, text: str) -> list[int]:
     return []
 
 
-# ---------------------------------------------------------------------- the scorer
-
-
 def load_gemba_mqm(
     endpoint: str,
     model: str,
@@ -103,7 +84,7 @@ def load_gemba_mqm(
     source_language: str = "English",
     target_language: str = "Tamil",
     form: str = "auto",
-    body: Mapping[str, Any] | None = None,
+    max_tokens: int = 1024,
     check: bool = True,
     argument: str = "mqm_endpoint",
     **client,
@@ -115,7 +96,7 @@ def load_gemba_mqm(
         model: the endpoint's name for the model.
         source_language, target_language: English names for the prompt.
         form: "json" (response_format json_schema), "text", or "auto": JSON where the server takes it, else text.
-        body: request fields over the defaults temperature 0 and max_tokens 1024; None as a value leaves one out.
+        max_tokens: longest reply, thoughts included; the temperature is 0.
         check: send one request now.
         argument: the setting that names the endpoint, for messages; max_tokens is next to it.
         client: api_key_env, concurrency, timeout, deadline, retries, breaker of `ChatEndpoint`.
@@ -127,10 +108,9 @@ def load_gemba_mqm(
     """
     if form not in FORMS:
         raise ConfigError(f"form: {form!r} is unknown; use auto, json or text")
-    fields = {name: value for name, value in (SETTINGS | dict(body or {})).items() if value is not None}
-    scorer = GembaMqmScorer(
-        ChatEndpoint(endpoint, model, body=fields, argument=argument, **client), source_language, target_language, form
-    )
+    body = {"temperature": 0.0, "max_tokens": max_tokens}
+    chat = ChatEndpoint(endpoint, model, body=body, argument=argument, **client)
+    scorer = GembaMqmScorer(chat, source_language, target_language, form)
     if check:
         scorer.check()
     return scorer
@@ -139,8 +119,8 @@ def load_gemba_mqm(
 class GembaMqmScorer:
     """An LLM judge behind an endpoint; see `load_gemba_mqm`. A `Scorer` with spans, from -25 (worst) to 0.
 
-    `stats` describes the last call: rows, distinct rows, calls, retries, errors without a place (`unplaced`), rows
-    without a score (`failed`) and these by reason (`failed/timeout` …).
+    `stats` describes the last call: rows, distinct rows, calls, retries, rows without a score (`failed`) and these by
+    reason (`failed/timeout` …).
     """
 
     range = (-float(WORST), 0.0)
@@ -157,7 +137,7 @@ class GembaMqmScorer:
         source, target, src, mt, _ = EXAMPLES[0]
         code, reason, url = segment_code(src, mt), "", self.client.url
         for form in self._forms:
-            answer = self.client.check([_question(form, source, target, src, mt)])
+            answer = self.client.check([question(form, source, target, src, mt)])
             try:
                 parse(form, answer.text or "", code)
             except Unparsable as error:
@@ -168,8 +148,8 @@ class GembaMqmScorer:
         argument = self.client.argument
         limit = ".".join([*argument.split(".")[:-1], "max_tokens"])
         if reason == "finish_length":
-            after = f", {self.client.body['max_tokens']} tokens" if "max_tokens" in self.client.body else ""
-            raise ConfigError(f"{limit}: {self.name}'s reply was cut off ({reason}{after}): raise it")
+            most = self.client.body["max_tokens"]
+            raise ConfigError(f"{limit}: {self.name}'s reply was cut off ({reason}, {most} tokens): raise it")
         if reason.startswith("http_"):
             raise ConfigError(
                 f"{argument}: {url} refuses the request ({status_line(reason)}), asked for "
@@ -185,30 +165,30 @@ class GembaMqmScorer:
 
         References are not shown. An empty translation of a text is a non-translation: -25, without a call.
         """
-        keys, index = distinct((_clean(s.src), _clean(s.mt)) for s in segments)
-        results: list[tuple[float, list[Span], int] | None]
-        results = [None if mt.strip() else (-float(WORST), [], 0) for _, mt in keys]
+        keys, index = distinct((utf8(s.src), utf8(s.mt)) for s in segments)
+        results: list[Any] = [None if mt.strip() else (-float(WORST), []) for _, mt in keys]
         todo = [i for i, result in enumerate(results) if result is None]
-        questions = [[_question(form, self.source, self.target, *keys[i]) for form in self._forms] for i in todo]
+        questions = [[question(form, self.source, self.target, *keys[i]) for form in self._forms] for i in todo]
         reasons: dict[int, str] = {}
         for i, answer in zip(todo, self.client.ask(questions), strict=True):
             try:
-                results[i] = self._read(keys[i], answer)
+                if answer.text is None:
+                    raise Unparsable(answer.failure)
+                results[i] = judge(parse(answer.form, answer.text, segment_code(*keys[i])), *keys[i])
+                self._use_from(answer.form)
             except Unparsable as error:
                 reasons[i] = str(error)
         failed = Counter(reasons[i] for i in index if i in reasons)
-        calls = self.client.stats if todo else {}
         self.stats = {
             "rows": len(index),
             "distinct": len(keys),
-            "calls": calls.get("calls", 0),
-            "retries": calls.get("retries", 0),
-            "unplaced": sum(r[2] for r in results if r is not None),
+            "calls": self.client.stats["calls"],
+            "retries": self.client.stats["retries"],
             "failed": sum(failed.values()),
             **{f"failed/{reason}": n for reason, n in failed.items()},
         }
-        found = [results[i] for i in index]
-        return Scores([r and r[0] for r in found], [None if r is None else list(r[1]) for r in found])
+        found = [results[i] or (None, None) for i in index]
+        return Scores([result[0] for result in found], [result[1] for result in found])
 
     def signature(self) -> dict[str, dict]:
         """What makes the number; never the key, and the address only as part of the environment."""
@@ -223,25 +203,6 @@ class GembaMqmScorer:
         }
         return {"identity": identity, "environment": versions("httpx") | {"endpoint": self.client.url}}
 
-    def close(self) -> None:
-        """Close the connections."""
-        self.client.close()
-
-    def _read(self, key: tuple[str, str], answer: Answer) -> tuple[float, list[Span], int]:
-        if answer.text is None:
-            raise Unparsable(answer.failure or "no_answer")
-        result = judge(parse(answer.form, answer.text, segment_code(*key)), *key)
-        self._use_from(answer.form)
-        return result
-
     def _use_from(self, form: str) -> None:
         """Drop the forms before this one: the server refused them."""
         self._forms = self._forms[self._forms.index(form) :]
-
-
-def _question(form: str, source: str, target: str, src: str, mt: str) -> tuple[str, list, Mapping | None]:
-    return form, messages(form, source, target, src, mt), RESPONSE_FORMAT if form == "json" else None
-
-
-def _clean(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()

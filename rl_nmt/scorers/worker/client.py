@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import re
 import shutil
 import sys
 import threading
 import time
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from typing import Any
 import rl_nmt
 from rl_nmt import errors
 from rl_nmt.errors import ConfigError, MissingService
-from rl_nmt.scorers.base import Scores, Segment, Span
-from rl_nmt.scorers.worker.main import PROTOCOL
+from rl_nmt.scorers.base import Scores, Segment, Span, is_number
 from rl_nmt.scorers.worker.process import Fault, WorkerProcess
 
 ROOT = Path(rl_nmt.__file__).resolve().parents[1]
+TIMEOUT = 600.0  # seconds for one call of `score`; a slower worker is killed
+LOAD_TIMEOUT = 1800.0  # seconds for starting Python and loading the model
 # What makes a child believe that it is one of the trainer's ranks, or in the trainer's environment.
 DROPPED = re.compile(
     r"(?:LOCAL_|GROUP_|ROLE_|NODE_)?(?:RANK|WORLD_SIZE)|CROSS_RANK|ROLE_NAME|MASTER_(?:ADDR|PORT)|TORCHELASTIC_.*"
@@ -47,10 +48,7 @@ def load_in_worker(
     options: Mapping[str, Any],
     *,
     python_executable: str | None = None,
-    gpu: int | str | None = None,
-    environment: Mapping[str, str] | None = None,
-    timeout: float = 600.0,
-    load_timeout: float = 1800.0,
+    gpu: str | None = None,
     argument: str = "python_executable",
 ) -> WorkerScorer:
     """Load a scorer in another process; returns when it is ready.
@@ -59,42 +57,32 @@ def load_in_worker(
         factory: "module:function" that loads it there, as rl_nmt.scorers.metricx:load_metricx.
         options: its keyword arguments; they must be JSON.
         python_executable: the Python to run it with; None takes this one. Its environment needs what the scorer
-            imports, neither trl nor datasets. rl_nmt itself comes from this repository.
-        gpu: the only device(s) the worker may see, as for CUDA_VISIBLE_DEVICES; None leaves the variable.
-        environment: further variables for the worker.
-        timeout: seconds for one call of `score`; a slower worker is killed.
-        load_timeout: seconds for starting Python and loading the model.
+            imports; rl_nmt itself comes from this repository.
+        gpu: CUDA_VISIBLE_DEVICES of the worker; None leaves the variable.
         argument: the setting that names the executable, for messages.
 
     Raises:
         ConfigError: no such executable, not a Python, or an environment without a package the scorer needs.
         MissingService: it does not start in time, or dies while it loads.
-        Whatever rl_nmt.errors the factory raises, as if it had been called here.
-        WorkerError: anything else it raises.
+        Whatever of rl_nmt.errors the factory raises; WorkerError for anything else.
     """
-    for name, seconds in (("timeout", timeout), ("load_timeout", load_timeout)):
-        if not seconds > 0:
-            raise ConfigError(f"{name}: {seconds} must be above 0 seconds")
-    try:
-        options = json.loads(json.dumps(dict(options), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"options: {error}: a worker takes what JSON can carry") from None
     # Made absolute, but not resolved: a virtual environment is recognised by its symbolic link.
     python = shutil.which(os.path.expanduser(python_executable)) if python_executable else sys.executable
     if not python:
         raise ConfigError(f"{argument}: {python_executable} is no program that can be run; give a path to bin/python")
-    python = os.path.abspath(python)
-    variables = worker_environment(os.environ, gpu) | dict(environment or {})
-    scorer = WorkerScorer(factory, options, python, variables, timeout, load_timeout, argument)
-    scorer.start()
+    scorer = WorkerScorer(factory, options, os.path.abspath(python), worker_environment(os.environ, gpu), argument)
+    try:
+        scorer._start()
+    except Fault as fault:
+        raise MissingService(f"{argument}: the worker of {factory} {fault}") from None
     return scorer
 
 
-def worker_environment(inherited: Mapping[str, str], gpu: int | str | None = None) -> dict[str, str]:
+def worker_environment(inherited: Mapping[str, str], gpu: str | None = None) -> dict[str, str]:
     """The variables of a worker: the trainer's, less its rank and its Python; rl_nmt from this repository alone."""
     kept = {name: value for name, value in inherited.items() if not DROPPED.fullmatch(name)}
     kept |= {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1", "PYTHONUNBUFFERED": "1"}
-    return kept | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)})
+    return kept | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
 
 
 class WorkerScorer:
@@ -104,43 +92,19 @@ class WorkerScorer:
     answer). `process_id`: of the worker that runs now, None without one.
     """
 
-    def __init__(
-        self,
-        factory: str,
-        options: dict,
-        python: str,
-        environment: dict,
-        timeout: float = 600.0,
-        load_timeout: float = 1800.0,
-        argument: str = "python_executable",
-    ):
+    def __init__(self, factory: str, options: Mapping[str, Any], python: str, environment: dict, argument: str):
         self.factory, self.options, self.python, self.environment = factory, options, python, environment
-        self.timeout, self.load_timeout, self.argument = timeout, load_timeout, argument
+        self.argument = argument
         self.stats: dict[str, float] = {}
         self._restarts = self._lost = 0
-        self._ready: dict[str, Any] | None = None
-        self._signature: dict[str, dict] = {}
+        self._signature: dict[str, dict] = {}  # empty until it has been loaded once
         self._device: str | None = None
         self._lock = threading.Lock()
         self._process: WorkerProcess | None = None
 
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_process": None, "_lock": None}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__ |= state | {"_lock": threading.Lock()}
-
     @property
     def process_id(self) -> int | None:
         return None if self._process is None else self._process.pid
-
-    def start(self) -> None:
-        """Start the worker and load the scorer, unless it runs. Raises as `load_in_worker`."""
-        with self._lock:
-            try:
-                self._start(time.monotonic() + self.load_timeout)
-            except Fault as fault:
-                raise MissingService(f"{self.argument}: the worker of {self.factory} {fault}") from None
 
     def close(self) -> None:
         """End the worker and all it started. It is started again when it is needed."""
@@ -149,99 +113,85 @@ class WorkerScorer:
 
     def score(self, segments: Sequence[Segment]) -> Scores:
         """The scorer's values and spans; all None, both, where the worker failed. Raises what the scorer raises."""
-        segments = list(segments)
+        scores, stats = Scores([None] * len(segments), [None] * len(segments)), {}
         with self._lock:
-            message = {"score": [[s.src, s.mt, s.ref] for s in segments]}
-            scores, stats, attempts = None, {}, 2
-            while scores is None and attempts:
-                attempts -= 1
+            for last_try in (False, True):
                 try:
-                    self._start(time.monotonic() + self.load_timeout)
-                    answer = self._ask(message, time.monotonic() + self.timeout)
-                    scores, stats = _scores(answer, segments), answer.get("stats", {})
+                    self._start()
+                    message = {"score": [[s.src, s.mt, s.ref] for s in segments]}
+                    answer = self._ask(message, time.monotonic() + TIMEOUT)
+                    scores, stats = _scores(answer, segments), answer["stats"]
+                    break
                 except Fault as fault:
                     self._give_up_on(fault)
-                    attempts = attempts if fault.died else 0
-            if scores is None:
-                self._lost += 1
-                scores = Scores([None] * len(segments), [None] * len(segments))
+                    if last_try or not fault.died:
+                        self._lost += 1
+                        break
             self.stats = {**stats, "restarts": self._restarts, "lost": self._lost}
-            return scores
+        return scores
 
-    def to(self, device: str) -> WorkerScorer:
+    def to(self, device: str) -> None:
         """Move the model in the worker, and after a restart as well. Raises ConfigError for a missing device."""
         with self._lock:
             self._device = device
             try:
-                self._start(time.monotonic() + self.load_timeout)
-                self._ask({"to": device}, time.monotonic() + self.timeout)
+                self._start()
+                self._ask({"to": device}, time.monotonic() + TIMEOUT)
             except Fault as fault:  # the next call starts it there
                 self._give_up_on(fault)
-        return self
 
     def signature(self) -> dict[str, dict]:
         """The scorer's own; its environment part is that of the worker, with the Python version."""
         return json.loads(json.dumps(self._signature))
 
-    # ------------------------------------------------------------------ the process
-
-    def _start(self, end: float) -> None:
+    def _start(self) -> None:
+        """Start the worker and load the scorer, unless it runs. Raises the scorer's error, or Fault."""
         if self._process is not None and self._process.alive():
             return
         self._kill()
-        if self._ready is not None:
-            self._restarts += 1
-        self._process, self._numbers = WorkerProcess(self.python, self.environment), itertools.count()
-        self._process.end_with(self)
+        self._restarts += bool(self._signature)
+        end = time.monotonic() + LOAD_TIMEOUT
+        process = self._process = WorkerProcess(self.python, self.environment, self)
+        self._numbers = itertools.count()
+        hello: dict[str, Any] = {}
         try:
-            hello = self._process.receive(end)
-            self._check(hello)
-            ready = self._ask({"load": {"factory": self.factory, "options": self.options}}, end)["ready"]
-            self._accept(ready, hello)
+            hello = process.receive(end)
+            if hello.get("code") != str(ROOT / "rl_nmt"):
+                raise ConfigError(
+                    f"{self.argument}: {self.python} runs another rl_nmt ({hello.get('code')}); uninstall it there"
+                )
+            self._accept(self._ask({"load": self.factory, "options": self.options}, end)["ready"], hello)
             if self._device is not None:
                 self._ask({"to": self._device}, end)
-        except Fault as fault:
-            greeted, process = self._process.greeted, self._process
+        except BaseException as error:
+            ended_by_itself = not process.alive()
             self._kill()
-            if not greeted and process.ended_by_itself:
+            if isinstance(error, Fault) and not hello and ended_by_itself:
                 raise ConfigError(
-                    f"{self.argument}: {self.python} does not run a worker ({fault}); give an environment's "
+                    f"{self.argument}: {self.python} does not run a worker ({error}); give an environment's "
                     "bin/python, 3.10 or newer"
                 ) from None
-            raise
-        except BaseException:
-            self._kill()
             raise
 
     def _give_up_on(self, fault: Fault) -> None:
         self._kill()
         print(f"warning: {self.argument}: the worker of {self.factory} {fault}", file=sys.stderr, flush=True)
 
-    def _check(self, hello: dict) -> None:
-        if hello.get("protocol") != PROTOCOL or hello.get("code") != str(ROOT / "rl_nmt"):
-            raise ConfigError(
-                f"{self.argument}: {self.python} runs another rl_nmt (protocol {hello.get('protocol')}, in "
-                f"{hello.get('code')}); uninstall it there"
-            )
-
-    def _accept(self, ready: dict, hello: dict) -> None:
+    def _accept(self, ready: dict[str, Any], hello: dict[str, Any]) -> None:
         """Take over what the scorer says of itself; after a restart it must be the same scorer."""
         signature = ready["signature"]
         signature["environment"] |= {"python": hello["python"]}
-        if self._ready is not None and signature != self._signature:
-            changed = [
-                k
-                for part in signature
-                for k in signature[part]
-                if signature[part][k] != self._signature.get(part, {}).get(k)
-            ]
+        if self._signature and signature != self._signature:
+            before, now = (dict(ChainMap(*parts.values())) for parts in (self._signature, signature))
+            changed = [key for key in now if now[key] != before.get(key)]
             raise Fault(f"came back as another scorer ({', '.join(changed) or 'fewer parts'} changed): not used")
-        self._ready, self._signature = ready, signature
+        self._signature = signature
         self.name, self.higher_is_better = ready["name"], ready["higher_is_better"]
         self.range, self.revision = tuple(ready["range"]), ready["revision"]
 
     def _ask(self, message: dict, end: float) -> dict:
         """One message and its answer. Raises the scorer's error, or Fault."""
+        assert self._process is not None
         number = next(self._numbers)
         self._process.send(message | {"id": number}, end)
         while (answer := self._process.receive(end)).get("id") != number:
@@ -260,9 +210,8 @@ class WorkerScorer:
                 f"{self.argument}: the environment of {self.python} {what}, which {self.factory} needs; install it "
                 "there, or make both environments with scripts/setup_split_envs.sh"
             )
-        cls = getattr(errors, kind, None) if error["module"] == "rl_nmt.errors" else None
-        if cls is not None and issubclass(cls, errors.UserError):
-            raise cls(said)
+        if error["module"] == "rl_nmt.errors":
+            raise getattr(errors, kind)(said)
         raise WorkerError(f"{self.factory} in {self.python}: {kind}: {said}")
 
     def _kill(self) -> None:
@@ -273,15 +222,14 @@ class WorkerScorer:
 
 def _scores(answer: Mapping[str, Any], segments: Sequence[Segment]) -> Scores:
     """Values and spans of an answer; raises Fault where they cannot be those of these segments."""
-    values, spans = answer.get("values"), answer.get("spans")
-    if not isinstance(values, list) or len(values) != len(segments):
-        found = len(values) if isinstance(values, list) else "no"
-        raise Fault(f"gave {found} values for {len(segments)} segments: killed")
-    if not all(value is None or _is_number(value) for value in values):
+    values, spans = answer["values"], answer["spans"]
+    if len(values) != len(segments):
+        raise Fault(f"gave {len(values)} values for {len(segments)} segments: killed")
+    if not all(value is None or is_number(value) for value in values):
         raise Fault("gave values that are no numbers: killed")
     if spans is None:
         return Scores(values)
-    if not isinstance(spans, list) or len(spans) != len(segments):
+    if len(spans) != len(segments):
         raise Fault(f"gave spans for other than {len(segments)} segments: killed")
     try:
         return Scores(values, [None if row is None else [_span(fields) for fields in row] for row in spans])
@@ -289,13 +237,9 @@ def _scores(answer: Mapping[str, Any], segments: Sequence[Segment]) -> Scores:
         raise Fault("gave spans that are none: killed") from None
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _span(fields: Sequence) -> Span:
     """A span of the right kinds; one that lies outside its translation costs that row, as in process (`ask`)."""
     span = Span(*fields)
-    if not isinstance(span.severity, str) or not all(map(_is_number, (span.start, span.end, span.confidence))):
+    if not isinstance(span.severity, str) or not all(map(is_number, (span.start, span.end, span.confidence))):
         raise ValueError("no span")
     return span

@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from recipes.translategemma import placement
-from recipes.translategemma.placement import Placement, place
+from recipes.translategemma.placement import Placement, check_ids, place
 from rl_nmt.errors import ConfigError
 
 AUTO = {"metricx": "auto", "xcomet": "auto"}
@@ -94,7 +94,8 @@ def test_explicit_ids_win():
     assert found == Placement([3, 1], {"metricx": "cuda:2", "xcomet": "cuda:0"})
     assert found.visible_devices() == "3,1,0,2" and found.visible_devices("a,b,c,d") == "d,b,a,c"
     assert found.renumbered() == Placement([0, 1], {"metricx": "cuda:3", "xcomet": "cuda:2"})
-    assert place(4, policy_gpu_ids=(2,), reference_gpu_ids=(2,), scorers={}).policy == [2]
+    assert place(4, policy_gpu_ids=(2,), scorers={}).policy == [2]
+    check_ids((2,), (2,), {})
     assert place(2, scorers={"metricx": "cuda:0"}) == Placement([1], {"metricx": "cuda:0"})
 
 
@@ -120,7 +121,9 @@ def test_explicit_ids_win():
 )
 def test_what_cannot_be(count, settings, parts):
     with pytest.raises(ConfigError) as caught:
-        place(count, **{"scorers": {}, **settings})
+        scorers, policy = settings.get("scorers", {}), settings.get("policy_gpu_ids", ())
+        check_ids(policy, settings.get("reference_gpu_ids", ()), scorers)
+        place(count, scorers, policy, settings.get("processes", 1))
     assert all(part in str(caught.value) for part in parts), caught.value
 
 

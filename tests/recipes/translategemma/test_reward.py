@@ -135,7 +135,6 @@ def test_a_judge_that_only_marks_and_is_gone_is_told_and_stops_the_run(metricx, 
             assert None not in reward(ENGLISH[:2], outputs, source=ENGLISH[:2])
         with pytest.raises(MissingService, match="no sample could be scored in 10 calls in a row"):
             reward(ENGLISH[:2], outputs, source=ENGLISH[:2])
-        judge.close()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 10
     assert said[0].startswith("warning: reward.mqm: 1 of 1 outputs get no score (")
@@ -148,7 +147,6 @@ def test_the_judge_over_http_gives_score_and_spans():
         part = Part(judge, weight=0.2, span_weight=1.0, beside=True)
         reward = EnsembleReward({"mqm": part}, TAMIL)
         totals = reward(ENGLISH, TAMIL_TEXTS, source=ENGLISH)
-        judge.close()
     assert totals == pytest.approx([0.2 * -5.0, 0.0, 0.0, 0.0])
     (span,) = reward.last_rows[0]["spans"]["mqm"]
     assert TAMIL_TEXTS[0][span.start : span.end] == TAMIL_TEXTS[0].split()[0]

@@ -68,7 +68,6 @@ def test_a_judge_over_http_is_asked_beside_the_models():
         )
         reward.mqm.max_tokens = 3000
         parts, memories = load_parts(TranslateGemmaCfg(reward=reward), {})
-        parts["mqm"].scorer.close()
         assert [body["max_tokens"] for body in server.bodies] == [3000]
     part = parts["mqm"]
     assert part.beside and (part.weight, part.span_weight) == (0.2, 0.5) and memories == {"mqm": part.scorer}
@@ -87,7 +86,6 @@ def test_what_a_judge_has_said_is_kept_over_a_resume(size):
         assert sorted(memories) == (["mqm"] if size else [])
         assert parts["mqm"].scorer.score(SEGMENTS).values == [0.0, 0.0, None]
         state = json.loads(json.dumps({name: memory.state_dict() for name, memory in memories.items()}))
-        parts["mqm"].scorer.close()
         resumed, memories = load_parts(cfg, {})
         for name, memory in memories.items():
             memory.load_state_dict(state[name])
@@ -95,7 +93,6 @@ def test_what_a_judge_has_said_is_kept_over_a_resume(size):
         assert resumed["mqm"].scorer.score(SEGMENTS).values == [0.0, 0.0, 0.0]
         assert len(server.bodies) - asked == (1 if size else 3)
         resumed["mqm"].scorer.score(SEGMENTS)
-        resumed["mqm"].scorer.close()
         assert len(server.bodies) - asked == (1 if size else 6)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,8 @@ from recipes.translategemma.checks import (
     check_rows,
     checkpoint_folder,
     hub_environment,
-    scorer_devices,
-    value_of,
 )
+from recipes.translategemma.placement import scorer_devices
 from recipes.translategemma.settings import TranslateGemmaCfg
 from rl_nmt import config
 from rl_nmt.errors import ConfigError
@@ -297,10 +297,6 @@ def test_the_hubs_variables(tmp_path):
     assert hub_environment(cfg, {"MY_TOKEN": "canary"}) == wanted | {"HF_TOKEN": "canary"}
 
 
-def test_value_of():
-    assert value_of(TranslateGemmaCfg(), "reward.metricx.offset") == 5.0
-
-
 def test_help_is_quick_and_whole():
     code = (
         "import sys\nfrom recipes.translategemma.settings import TranslateGemmaCfg\nfrom rl_nmt import config\n"
@@ -310,5 +306,5 @@ def test_help_is_quick_and_whole():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout.rstrip().endswith("[]"), done.stderr
     for name in names() - {"misc.huggingface_token"}:
-        if not dataclasses.is_dataclass(value_of(TranslateGemmaCfg(), name)):
+        if not dataclasses.is_dataclass(attrgetter(name)(TranslateGemmaCfg())):
             assert f"--{name} " in done.stdout, name

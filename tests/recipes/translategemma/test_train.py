@@ -62,7 +62,7 @@ def test_gpus_are_hidden_before_anything_wakes_the_driver(monkeypatch, capsys):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     cfg = TranslateGemmaCfg()
     cfg.model.policy_gpu_ids, cfg.reward.metricx.device, cfg.reward.xcomet.enabled = [2], "cuda:0", False
-    assert train.place_models(cfg, train.checks.scorer_devices(cfg)) == {"metricx": "cuda:1"}
+    assert train.place_models(cfg) == {"metricx": "cuda:1"}
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,0"
     assert "policy cuda:2  metricx cuda:0" in capsys.readouterr().out
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from comet_oracle import VARIANTS, predict, rows
 from tiny_models import build_comet
 
-from rl_nmt.models.out_of_memory import TokenBudget
-from rl_nmt.scorers.comet.padded_route import inverse
+from rl_nmt.models.batching import TokenBudget
 from rl_nmt.scorers.comet.scorer import load_comet
 
 
@@ -21,10 +19,10 @@ def nothing_is_reproduced(monkeypatch):
 def test_equal_to_predict(tmp_path, kind, overrides):
     folder = build_comet(tmp_path / "m", kind=kind, **overrides)
     scorer, segments = load_comet(folder), rows()
-    assert scorer.encoder is None
+    assert scorer.route.encoder is None
     expected = predict(folder, segments, reference=scorer.reads_reference)
     assert scorer.score(segments).values == pytest.approx(expected, abs=1e-5)
-    assert scorer.linears == "torch" and scorer.stats["padded_share"] > 0
+    assert scorer.route.linears == "torch" and scorer.stats["padded_share"] > 0
 
 
 def test_small_batches_change_nothing(tmp_path):
@@ -33,7 +31,3 @@ def test_small_batches_change_nothing(tmp_path):
     scorer.budget = TokenBudget(1)  # every sentence alone: nothing is padded
     assert scorer.score(rows()[:20]).values == pytest.approx(expected, abs=1e-6)
     assert scorer.stats["encoded"] == passes and scorer.stats["padded_share"] == 0.0
-
-
-def test_rows_come_back_in_their_order():
-    assert torch.tensor([30, 10, 0, 20])[inverse([([3, 1], None), ([0], None)], [2])].tolist() == [0, 10, 20, 30]

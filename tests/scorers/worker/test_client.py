@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from tiny_models import PAIRS, build_comet
 
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.scorers.base import Segment, Span, ask
+from rl_nmt.scorers.worker import client
 from rl_nmt.scorers.worker.client import WorkerError, load_in_worker, worker_environment
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,22 +27,17 @@ OTHER_PYTHON = os.environ.get("RL_NMT_OTHER_PYTHON")  # a second environment, fo
 
 
 @pytest.fixture
-def load(tmp_path):
+def load(tmp_path, monkeypatch):
     """Load the faulty scorer in a worker; every worker is gone when the test is."""
     made = []
 
-    def make(timeout: float = 20.0, environment=None, python_executable=None, load_timeout: float = 30.0, **options):
-        made.append(
-            load_in_worker(
-                FAULTY,
-                {"folder": str(tmp_path)} | options,
-                timeout=timeout,
-                load_timeout=load_timeout,
-                environment=environment,
-                python_executable=python_executable,
-                argument="scorer_python",
-            )
-        )
+    def make(timeout: float = 20.0, python_path="", python_executable=None, load_timeout: float = 30.0, **options):
+        monkeypatch.setattr(client, "TIMEOUT", timeout)
+        monkeypatch.setattr(client, "LOAD_TIMEOUT", load_timeout)
+        variables = worker_environment(os.environ) | ({"PYTHONPATH": python_path} if python_path else {})
+        monkeypatch.setattr(client, "worker_environment", lambda inherited, gpu: variables)
+        options = {"folder": str(tmp_path)} | options
+        made.append(load_in_worker(FAULTY, options, python_executable=python_executable, argument="scorer_python"))
         return made[-1]
 
     yield make
@@ -171,7 +166,7 @@ def test_fault_2_hung(load, way, capsys):
 
 def test_fault_3_noisy_on_stdout(load, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("print('hello from a start-up file', flush=True)\nprint('x' * 50000)\n")
-    scorer = load(environment={"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"})
+    scorer = load(python_path=f"{ROOT}{os.pathsep}{tmp_path}")
     first = scorer.process_id
     assert scorer.score(segments("noisy", "ab")).values == [5.0, 2.0]
     assert scorer.score(segments("ab")).values == [2.0] and scorer.process_id == first
@@ -239,15 +234,21 @@ class TestFault5WrongEnvironment:
 
         shutil.copytree(ROOT / "rl_nmt", tmp_path / "rl_nmt", ignore=shutil.ignore_patterns("__pycache__"))
         with pytest.raises(ConfigError, match="runs another rl_nmt"):
-            load(environment={"PYTHONPATH": str(tmp_path)})
+            load(python_path=str(tmp_path))
 
     @pytest.mark.parametrize(
         "say",
-        ["printf '\\377\\377\\377\\377{}'", "printf '\\000\\000\\000\\002[]'", "printf '\\000\\000\\000\\020{'", "yes"],
+        [
+            "printf '\\377\\377\\377\\377{}' >&0",
+            "printf '\\000\\000\\000\\002[]' >&0; sleep 9",
+            "printf '\\000\\000\\000\\020{' >&0",
+            "yes >&0",
+            "yes",
+        ],
     )
     def test_a_program_that_answers_something_else(self, load, tmp_path, say):
         program = tmp_path / "python"
-        program.write_text(f'#!/bin/sh\nprintf "\\n$3\\n"\n{say}\n')
+        program.write_text(f"#!/bin/sh\n{say}\n")
         program.chmod(0o755)
         with pytest.raises((ConfigError, MissingService), match="scorer_python"):
             load(python_executable=str(program), load_timeout=5)
@@ -289,10 +290,7 @@ def test_bad_arguments(load):
     for factory, kind in (("rl_nmt.scorers.nothing:load", ConfigError), ("rl_nmt.errors:nothing", WorkerError)):
         with pytest.raises(kind, match="nothing"):
             load_in_worker(factory, {})
-    for name in ("timeout", "load_timeout"):
-        with pytest.raises(ConfigError, match=f"{name}: 0 must be above"):
-            load(**{name: 0})
-    with pytest.raises(ConfigError, match="JSON"):
+    with pytest.raises(TypeError, match="JSON"):
         load(model=object())
 
 
@@ -310,7 +308,8 @@ def test_a_restarted_worker_must_be_the_same_scorer(load, tmp_path, capsys):
 
 
 def test_the_device_is_kept_over_a_restart(load, tmp_path):
-    scorer = load().to("elsewhere")
+    scorer = load()
+    scorer.to("elsewhere")
     (tmp_path / "device").unlink()
     os.kill(scorer.process_id, signal.SIGKILL)
     scorer.score(segments("a"))
@@ -328,13 +327,9 @@ def test_an_interrupted_call_does_not_answer_the_next(load):
     assert scorer.score(segments("abcdefg")).values == [7.0]
 
 
-def test_pickled_and_closed_workers_start_again(load):
+def test_a_closed_worker_starts_again(load):
     scorer = load()
     first = scorer.process_id
-    copy = pickle.loads(pickle.dumps(scorer))
-    assert copy.process_id is None and copy.score(segments("ab")).values == [2.0] and copy.process_id != first
-    assert copy.signature() == scorer.signature()
-    copy.close()
     scorer.close()
     assert gone(first) and scorer.process_id is None
     assert scorer.score(segments("ab")).values == [2.0]
@@ -454,7 +449,7 @@ def test_the_worker_does_not_take_itself_for_a_rank():
         ),
         "1",
     ) | {"PATH": "/bin", "HF_HOME": "/models", "CUDA_VISIBLE_DEVICES": "0,1", "OMP_NUM_THREADS": "2"}
-    kept = worker_environment(inherited, gpu=1)
+    kept = worker_environment(inherited, gpu="1")
     assert {name: value for name, value in kept.items() if not name.startswith("PYTHON")} == {
         "PATH": "/bin",
         "HF_HOME": "/models",

@@ -10,7 +10,7 @@ from hang_guard import ends_within
 from tiny_run import Server, write_data
 
 from rl_nmt.hub import ModelUse
-from rl_nmt.preflight import network
+from rl_nmt.preflight import doctor
 from rl_nmt.preflight.findings import Finding
 from train_grpo_en_ta import RunCfg as cfg
 from train_grpo_en_ta import models
@@ -33,11 +33,11 @@ def test_the_models_that_the_weights_ask_for():
 
 
 def test_a_hub_finding_for_each_state(monkeypatch, tiny_gemma, tmp_path):
-    here = network.model_finding(ModelUse("model_id", str(tiny_gemma)))
+    here = doctor.model_finding(ModelUse("model_id", str(tiny_gemma)), lambda: True)
     assert here.level == "ok" and "a folder here" in here.detail
-    gone = network.model_finding(ModelUse("model_id", "./gone"))
+    gone = doctor.model_finding(ModelUse("model_id", "./gone"), lambda: True)
     assert (gone.level, gone.status, gone.detail) == ("fail", 2, "no such folder: ./gone")
-    unreachable = network.model_finding(ModelUse("model_id", "acme/none"), lambda: False)
+    unreachable = doctor.model_finding(ModelUse("model_id", "acme/none"), lambda: False)
     assert (unreachable.level, unreachable.status) == ("fail", 69)
 
 
@@ -52,41 +52,39 @@ def test_a_licence_to_accept_is_named_with_its_page(monkeypatch):
         raise errors.GatedRepoError("403", reply)
 
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", gated)
-    found = network.model_finding(
-        ModelUse("comet_qe_model", "Unbabel/wmt22-cometkiwi-da", "hparams.yaml"), lambda: True
-    )
+    found = doctor.model_finding(ModelUse("comet_qe_model", "Unbabel/wmt22-cometkiwi-da", "hparams.yaml"), lambda: True)
     assert (found.level, found.status, found.detail) == ("fail", 69, "Unbabel/wmt22-cometkiwi-da is gated")
     assert "licence at https://huggingface.co/Unbabel/wmt22-cometkiwi-da" in found.way_out
 
 
 def test_data(tmp_path):
     write_data(tmp_path)
-    file = network.data_finding(cfg(dataset_name=str(tmp_path / "english.jsonl")), tmp_path)
+    file = doctor.data_finding(cfg(dataset_name=str(tmp_path / "english.jsonl")), tmp_path, lambda: True)
     assert file == Finding("ok", "data", "1 json file here")
-    gone = network.data_finding(cfg(dataset_name="gone.jsonl"), tmp_path)
+    gone = doctor.data_finding(cfg(dataset_name="gone.jsonl"), tmp_path, lambda: True)
     assert (gone.level, gone.status) == ("fail", 2)
-    assert network.data_finding(cfg(), tmp_path, lambda: True).level == "ok"
-    assert network.data_finding(cfg(), tmp_path, lambda: False).status == 69
+    assert doctor.data_finding(cfg(), tmp_path, lambda: True).level == "ok"
+    assert doctor.data_finding(cfg(), tmp_path, lambda: False).status == 69
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "data.json").write_text("{}")
-    assert "already in" in network.data_finding(cfg(), tmp_path, lambda: False).detail
+    assert "already in" in doctor.data_finding(cfg(), tmp_path, lambda: False).detail
 
 
 def test_the_tracker(monkeypatch):
-    assert network.tracker_finding(cfg(use_wandb=False)).detail == "off (use_wandb False)"
-    assert network.tracker_finding(cfg(wandb_mode="offline")).level == "ok"
-    nobody = network.tracker_finding(cfg())
+    assert doctor.tracker_finding(cfg(use_wandb=False)).detail == "off (use_wandb False)"
+    assert doctor.tracker_finding(cfg(wandb_mode="offline")).level == "ok"
+    nobody = doctor.tracker_finding(cfg())
     assert nobody.level == "warn" and "no W&B key" in nobody.detail and "wandb login" in nobody.way_out
     with Server(lambda method, path: (200, {}, b"")) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        assert network.tracker_finding(cfg(wandb_api_key="canary" * 7)).level == "ok"  # typed in counts as a login
+        assert doctor.tracker_finding(cfg(wandb_api_key="canary" * 7)).level == "ok"  # typed in counts as a login
         assert "WANDB_API_KEY" not in os.environ
         monkeypatch.setenv("WANDB_API_KEY", "canary" * 7)
-        assert network.tracker_finding(cfg()) == Finding("ok", "W&B", "online: the server answers")
+        assert doctor.tracker_finding(cfg()) == Finding("ok", "W&B", "online: the server answers")
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with ends_within(60):
-            found = network.tracker_finding(cfg(wandb_api_key="canary" * 7))
+            found = doctor.tracker_finding(cfg(wandb_api_key="canary" * 7))
         assert found.level == "warn" and "canary" not in str(found)

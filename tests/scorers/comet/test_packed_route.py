@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rl_nmt.scorers.base import Span
-from rl_nmt.scorers.comet.xcomet import decode, mqm_score
+from rl_nmt.scorers.comet.packed_route import decode, mqm_score
 
 OFFSETS = [(0, 0), (0, 2), (2, 5), (6, 9), (0, 0)]  # <s>, three pieces, </s>
 
