@@ -34,6 +34,7 @@ import torch
 from bench import texts
 from pocket import formats
 from rl_nmt.files import replace_folder
+from rl_nmt.scorers.base import Segment
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE / "build"
@@ -132,11 +133,8 @@ def _widen(model: torch.nn.Module) -> None:
 
 def _centre(model) -> None:
     """Scale the head so that bench texts score 0.5 ± 0.15."""
-    rows = [{"src": item.english, "mt": item.back, "ref": item.english} for item in texts.items(24, "none", seed=1)]
-    if not model.requires_references():
-        rows = [{"src": row["src"], "mt": row["mt"]} for row in rows]
-    batch = model.prepare_sample(rows, stage="predict")
-    score = model(**(batch if isinstance(batch, dict) else batch[0])).score
+    rows = [Segment(item.english, item.back, item.english) for item in texts.items(24, "none", seed=1)]
+    score = model(rows if model.needs_reference else [Segment(row.src, row.mt) for row in rows]).score
     head = [module for module in model.estimator.modules() if isinstance(module, torch.nn.Linear)][-1]
     factor = 0.15 / score.std().item()
     head.weight.mul_(factor)

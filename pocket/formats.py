@@ -6,7 +6,6 @@ and their ids are theirs, so that the product's loading code runs over them unch
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -181,10 +180,8 @@ def new_comet(folder: Path, kind: str, tokenizer, hidden: int, layers: int, enco
     """
     from transformers import XLMRobertaConfig
 
-    from rl_nmt.models.loading import loading
+    from rl_nmt.scorers.comet.model import CometModel
 
-    with loading():
-        from comet.models import str2model
     encoder = folder / "encoder"
     config = {
         "vocab_size": len(tokenizer),
@@ -230,9 +227,7 @@ def new_comet(folder: Path, kind: str, tokenizer, hidden: int, layers: int, enco
     else:
         hparams |= {"layer": "mix", "pool": "avg"}
     hparams |= overrides
-    accepted = inspect.signature(str2model[kind].__init__).parameters
-    kwargs = {k: v for k, v in hparams.items() if k in accepted}
-    return str2model[kind](**kwargs, load_pretrained_weights=False, local_files_only=True), hparams
+    return CometModel(kind, hparams, encoder), hparams
 
 
 def save_comet(model, hparams: dict, folder: Path) -> None:

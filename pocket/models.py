@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pocket import corruptions, formats, grammar, shard
+from rl_nmt.scorers.base import Segment
 from train_grpo_en_ta import PROMPT, make_prompt
 
 SAMPLING_TEMPERATURE, W_CYCLE, W_QE = 0.8, 0.8, 0.2  # what configs/pocket.yaml trains with
@@ -252,8 +253,9 @@ def fit_da(folder: Path, graded, pairs, seed: int, sizes) -> None:
     model, hparams = formats.new_comet(folder, "regression_metric", tokenizer, sizes.comet_hidden, sizes.comet_layers)
 
     def loss() -> torch.Tensor:
-        inputs, targets = model.prepare_sample(rng.sample(rows, 64), stage="fit")
-        return torch.nn.functional.mse_loss(model(**inputs).score, targets.score)
+        batch = rng.sample(rows, 64)
+        score = model([Segment(row["src"], row["mt"], row["ref"]) for row in batch]).score
+        return torch.nn.functional.mse_loss(score, torch.tensor([row["score"] for row in batch]))
 
     train(model, loss, sizes.da_steps, 1e-3)
     formats.save_comet(model, hparams, folder)
@@ -283,18 +285,17 @@ def fit_qe(folder: Path, graded, pairs, seed: int, sizes) -> None:
 
     def losses() -> tuple[torch.Tensor, torch.Tensor]:
         batch = rng.sample(rows, 64)
-        (inputs,), targets = model.prepare_sample(batch, stage="fit")
-        tags = torch.full(inputs["input_ids"].shape, -1.0)  # (B, T), -1: not a token of the translation
-        for i, row in enumerate(batch):
-            tags[i, : len(row["tags"])] = torch.tensor(row["tags"])
         seen = {}
         hook = model.encoder.model.register_forward_hook(lambda _m, _i, out: seen.update(states=out[0]))
-        score = model(**inputs).score
+        score = model([Segment(row["src"], row["mt"]) for row in batch]).score
         hook.remove()
         logits = tagger(seen["states"])[..., 0]  # (B, T)
+        tags = torch.full(logits.shape, -1.0)  # (B, T), -1: not a token of the translation
+        for i, row in enumerate(batch):
+            tags[i, : len(row["tags"])] = torch.tensor(row["tags"])
         known = tags >= 0
         tag_loss = torch.nn.functional.binary_cross_entropy_with_logits(logits[known], tags[known])
-        return torch.nn.functional.mse_loss(score, targets.score), tag_loss
+        return torch.nn.functional.mse_loss(score, torch.tensor([row["score"] for row in batch])), tag_loss
 
     both = torch.nn.ModuleList([model, tagger])
     train(both, lambda: losses()[1], sizes.qe_tag_steps, 2e-3)

@@ -38,16 +38,15 @@ def fit_xcomet(folder: Path, rows: Sequence[Graded], pairs: Sequence[Pair], seed
     labels, entries = [word_labels(model, row) for row in rows], [word_entries(model, row) for row in rows]
     draw = batches([len(known) for known in entries], sizes.batch, rng)
     first = {}
-    hook = model.encoder.model.encoder.layer[0].register_forward_hook(lambda _m, _i, out: first.update(layer=out[0]))
+    layer = model.encoder.model.encoder.layer[0]  # gives a tuple under transformers 4, its first entry under 5
+    hook = layer.register_forward_hook(lambda _m, _i, out: first.update(layer=out[0] if type(out) is tuple else out))
 
     def loss(done: float) -> torch.Tensor:
         chosen = next(draw)
-        batch = [{"src": rows[i].src, "mt": rows[i].mt, "score": rows[i].quality} for i in chosen]
-        (inputs,), targets = model.prepare_sample(batch, stage="fit")
-        out = model(**inputs)
+        out = model([Segment(rows[i].src, rows[i].mt) for i in chosen])
         words = cross_entropy(out.logits, padded([labels[i] for i in chosen], -1))
         read = cross_entropy(reader(first["layer"]), padded([entries[i] for i in chosen], -1))
-        score = torch.nn.functional.mse_loss(out.score, targets.score)
+        score = torch.nn.functional.mse_loss(out.score, torch.tensor([rows[i].quality for i in chosen]))
         return words + read + (SCORE_WEIGHT * score if done > LATE else 0.0)
 
     fit(torch.nn.ModuleList([model, reader]), loss, sizes.xcomet_steps, 2e-3)
@@ -80,8 +79,13 @@ def new_xcomet(folder: Path, tokenizer, sizes):
 
 def word_labels(model, row: Graded) -> list[int]:
     """Label of every token of the output, special ones included: 0 right, 1 to 3 as in LABELS."""
-    marked = [{"start": e.start, "end": e.end, "severity": e.severity} for e in row.errors if e.start is not None]
-    return model.encoder.prepare_sample([row.mt], True, [marked])["label_ids"][0].tolist()
+    tokens = model.encoder.tokens([row.mt])
+    labels = [0] * len(tokens["input_ids"][0])
+    for error in (error for error in row.errors if error.start is not None):
+        for place in range(error.start, error.end):
+            if (token := tokens.char_to_token(0, place)) is not None:
+                labels[token] = 1 + LABELS.index(error.severity)
+    return labels
 
 
 def word_entries(model, row: Graded) -> list[int]:

@@ -146,23 +146,26 @@ def skip_overlong(overlong: str) -> bool:
 def loading() -> Iterator[None]:
     """Root logger, warning filters and random state are the caller's again afterwards.
 
-    `import comet` sets the root logger to INFO with a handler, and its torchmetrics warns of pkg_resources;
-    building a model draws from the global generator, which would make a resumed run differ from an
-    uninterrupted one.
+    Libraries set the root logger when they are imported (COMET to INFO, with a handler); building a model draws from
+    the global generator, which would make a resumed run differ from an uninterrupted one.
     """
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
-    comet = logging.getLogger("comet")
-    comet_level = comet.level
-    comet.setLevel(logging.WARNING)  # it tells at INFO that its encoder is frozen
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), distributed.outside_zero3():
-            warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
             yield
     finally:
-        comet.setLevel(comet_level)
         root.setLevel(level)
         root.handlers[:] = handlers
+
+
+def no_init_weights():
+    """A context in which new modules draw no weights; transformers 5 has moved it."""
+    try:
+        from transformers.initialization import no_init_weights as context
+    except ImportError:
+        from transformers.modeling_utils import no_init_weights as context
+    return context()
 
 
 _precision_lock = threading.Lock()

@@ -366,9 +366,9 @@ def test_word_labels_are_the_spans(tmp_path):
 def test_entries_are_those_of_the_words_in_the_joint_sequence(tmp_path):
     model, _ = new_xcomet(tmp_path)
     (row,) = graded.grade([Pair("Ravi came.", "ரவி வந்தான்.")], ["ரவி வந்தான்."])
-    (inputs,) = model.prepare_sample([{"src": row.src, "mt": row.mt}], stage="predict")
+    ((ids,),) = model.sequences([Segment(row.src, row.mt)])
     entries = xcomet.word_entries(model, row)
-    tokens = model.encoder.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
+    tokens = model.encoder.tokenizer.convert_ids_to_tokens(ids)
     assert len(entries) == len(tokens)
     ravi, come = meanings.numbers()["Ravi"], meanings.numbers()["come"]
     assert set(entries) == {-1, ravi, come}

@@ -7,7 +7,6 @@ Same seed, same files; the caller's random state is left as it was.
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 from pathlib import Path
@@ -15,6 +14,8 @@ from pathlib import Path
 import torch
 
 from pocket import formats
+from rl_nmt.scorers.base import Segment
+from rl_nmt.scorers.comet.model import ENCODERS, CometModel
 
 PAIRS = [
     ("The boy reads a book.", "சிறுவன் ஒரு புத்தகத்தைப் படிக்கிறான்."),
@@ -78,18 +79,14 @@ def build_comet(folder: str | Path, kind: str = "regression_metric", seed: int =
     configuration and tokenizer lie in `folder/encoder`; hparams name it by its absolute path, as COMET's own
     loader resolves a relative one against the working directory.
     """
-    from comet.models import str2model  # imports root-logger settings: restored by tests/conftest.py
-
     folder = Path(folder)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    xl = overrides.get("encoder_model") == "XLM-RoBERTa-XL"
-    save_encoder(folder / "encoder", xl)
+    save_encoder(folder / "encoder", overrides.get("encoder_model", "XLM-RoBERTa"))
     hparams = comet_hparams(kind, str((folder / "encoder").resolve())) | overrides
-    accepted = inspect.signature(str2model[kind].__init__).parameters
-    kwargs = {k: v for k, v in hparams.items() if k in accepted}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        model = str2model[kind](**kwargs, load_pretrained_weights=False, local_files_only=True).eval()
+        layers = hparams["layer_transformation"].removesuffix("_patch")
+        model = CometModel(kind, hparams | {"layer_transformation": layers}, folder / "encoder").eval()
         _widen(model)
         _centre(model)
     checkpoint = {
@@ -124,11 +121,12 @@ def xlmr_tokenizer():
     return XLMRobertaTokenizerFast(tokenizer_object=tokenizer, model_max_length=512)
 
 
-def save_encoder(folder: Path, xl: bool = False) -> None:
-    from transformers import XLMRobertaConfig, XLMRobertaXLConfig
+def save_encoder(folder: Path, name: str = "XLM-RoBERTa") -> None:
+    """Configuration and tokenizer of the encoder that COMET calls `name`."""
+    import transformers
 
     tokenizer = xlmr_tokenizer()
-    (XLMRobertaXLConfig if xl else XLMRobertaConfig)(
+    getattr(transformers, f"{ENCODERS[name]}Config")(
         vocab_size=len(tokenizer),
         hidden_size=32,
         num_hidden_layers=3,
@@ -190,16 +188,12 @@ def _widen(model: torch.nn.Module) -> None:
 
 def _centre(model) -> None:
     """Scale the head so that PAIRS and their mismatches score 0.5 ± 0.15 (before a sigmoid: 0 ± 1)."""
-    rows = [{"src": en, "mt": ta, "ref": other} for en, ta in PAIRS for other, _ in (PAIRS[0], PAIRS[5])] + [
-        {"src": en, "mt": en, "ref": en} for en, _ in PAIRS
-    ]
-    if not model.requires_references() and "ref" not in getattr(model.hparams, "input_segments", []):
-        rows = [{"src": row["src"], "mt": row["mt"]} for row in rows]
-    batch = model.prepare_sample(rows, stage="predict")
-    score = model(**batch).score if isinstance(batch, dict) else model(**batch[0]).score
+    rows = [(en, ta, other) for en, ta in PAIRS for other, _ in (PAIRS[0], PAIRS[5])]
+    rows += [(en, en, en) for en, _ in PAIRS]
+    score = model([Segment(src, mt, ref if model.reads_reference else None) for src, mt, ref in rows]).score
     head = [m for m in model.estimator.modules() if isinstance(m, torch.nn.Linear)][-1]
     spread, middle = 0.15, 0.5
-    if model.hparams.final_activation == "Sigmoid":
+    if model.hparams["final_activation"] == "Sigmoid":
         score, spread, middle = score.logit(), 1.0, 0.0
     factor = spread / score.std().item()
     head.weight.mul_(factor)

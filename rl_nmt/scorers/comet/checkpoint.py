@@ -1,4 +1,4 @@
-"""COMET checkpoints from disk or hub to a COMET class with exactly their weights, offline where possible.
+"""COMET checkpoints from disk or hub to a model with exactly their weights, offline where possible.
 
 COMET's own loader leaves missing weights at random, resolves encoders against the working directory, fetches
 their files from the hub and runs what a pickle says; this one refuses instead. A checkpoint that holds more
@@ -8,7 +8,6 @@ than weights is loaded only when RL_NMT_TRUST_CHECKPOINT names the SHA-256 of th
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 import pickle
 import re
@@ -18,11 +17,14 @@ import torch
 
 from rl_nmt import hub
 from rl_nmt.errors import ConfigError
-from rl_nmt.models.loading import fetch
+from rl_nmt.models.loading import fetch, no_init_weights
+from rl_nmt.scorers.comet.model import ENCODERS, CometModel
 
 CHECKPOINT = "checkpoints/model.ckpt"
 TRUST = "RL_NMT_TRUST_CHECKPOINT"  # SHA-256 of files that may run code when loaded, separated by commas or spaces
 TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model", "vocab.txt")
+# Left over from older transformers, from encoders saved with a head that COMET never reads, and from training.
+UNREAD = re.compile(r"position_ids$|\.pooler\.|\.dropout_(mask|fill)$|^wordloss\.")
 # Published checkpoints name their encoder as the hub did before it asked for an owner.
 OWNERS = {"xlm-roberta-base": "FacebookAI", "xlm-roberta-large": "FacebookAI"}
 
@@ -36,10 +38,11 @@ def checkpoint_file(argument: str, name: str) -> Path:
     return checkpoint
 
 
-def load_model(argument: str, checkpoint: Path, classes: tuple[str, ...]) -> tuple[torch.nn.Module, str, Path]:
-    """Model on the CPU, its class identifier, and the folder its encoder's tokenizer came from.
+def load_model(argument: str, checkpoint: Path, classes: tuple[str, ...]) -> tuple[CometModel, Path]:
+    """Model on the CPU, and the folder its tokenizer came from.
 
-    Raises ConfigError: another class, damaged, incomplete, or more than weights inside (see `TRUST`).
+    Raises ConfigError: another class, an encoder of another family, damaged, incomplete, or more than weights inside
+    (see `TRUST`).
     """
     root = checkpoint.parents[1]
     described = _hparams(argument, root / "hparams.yaml")
@@ -50,9 +53,13 @@ def load_model(argument: str, checkpoint: Path, classes: tuple[str, ...]) -> tup
     hparams = dict(hparams or described)  # as COMET: the checkpoint's own win
     if described.get("layer_transformation") == "sparsemax_patch":
         hparams["layer_transformation"] = "softmax"  # as comet.load_from_checkpoint since 2.2.4
-    encoder = _encoder_folder(argument, str(hparams["pretrained_model"]), root)
-    hparams |= {"pretrained_model": str(encoder), "load_pretrained_weights": False, "local_files_only": True}
-    return _build(argument, checkpoint, kind, hparams, weights), kind, encoder
+    if (name := hparams.get("encoder_model", "XLM-RoBERTa")) not in ENCODERS:
+        known = ", ".join(ENCODERS)
+        raise ConfigError(f"{argument}: {root} has a {name} encoder, which is not supported here; known: {known}")
+    encoder = tokenizer = _encoder_folder(argument, str(hparams["pretrained_model"]), root)
+    if name == "MiniLM":  # distilled from XLM-R, whose words it reads
+        tokenizer = _encoder_folder(argument, "xlm-roberta-base", root)
+    return _build(argument, checkpoint, (kind, hparams, encoder, tokenizer), weights), tokenizer
 
 
 def _hparams(argument: str, path: Path) -> dict:
@@ -137,23 +144,19 @@ def _encoder_folder(argument: str, name: str, root: Path) -> Path:
     return fetch(argument, known[-1], TOKENIZER_FILES[0], ["*.json", "*.model", "*.txt"])
 
 
-def _build(argument: str, checkpoint: Path, kind: str, hparams: dict, weights: dict) -> torch.nn.Module:
-    """The COMET class with exactly these weights: a missing one would otherwise score at random."""
-    from comet.models import str2model
-    from transformers.modeling_utils import no_init_weights
-
-    cls = str2model[kind]
-    accepted = inspect.signature(cls.__init__).parameters
+def _build(argument: str, checkpoint: Path, parts: tuple, weights: dict) -> CometModel:
+    """CometModel(*parts) with exactly these weights: a missing one would otherwise score at random."""
     try:
         with no_init_weights():  # every weight is overwritten below, and drawing them takes half the time
-            model = cls(**{k: v for k, v in hparams.items() if k in accepted})
+            model = CometModel(*parts)
         result = model.load_state_dict(weights, strict=False)
+    except ConfigError as error:
+        raise ConfigError(f"{argument}: {checkpoint}: {error}") from error
     except (RuntimeError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{argument}: {checkpoint} does not fit a {kind}: {reason}") from error
-    # Left over from older transformers (ids) and from encoders saved with a head that COMET never reads.
+        raise ConfigError(f"{argument}: {checkpoint} does not fit a {parts[0]}: {reason}") from error
     wrong = [("lacks", k) for k in result.missing_keys] + [("has an unknown", k) for k in result.unexpected_keys]
-    wrong = [(what, k) for what, k in wrong if not k.endswith("position_ids") and ".pooler." not in k]
+    wrong = [(what, k) for what, k in wrong if not UNREAD.search(k)]
     if wrong:
         raise ConfigError(f"{argument}: {checkpoint} {' '.join(wrong[0])} ({len(wrong)} such weights): incomplete")
     return model

@@ -9,7 +9,7 @@ nor a particular transformers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ import transformers
 from torch import nn
 
 from rl_nmt.errors import ConfigError
+from rl_nmt.models.batching import distinct
 from rl_nmt.scorers.base import Segment
 
 ENCODERS = {"XLM-RoBERTa": "XLMRoberta", "XLM-RoBERTa-XL": "XLMRobertaXL", "MiniLM": "Bert"}  # hparams → transformers
@@ -83,6 +84,7 @@ class CometModel(nn.Module):
         options = self.hparams
         self.encoder = Encoder(options["encoder_model"], folder, tokenizer or folder)
         units = self.encoder.output_units
+        self.tags = kind in JOINT and options["word_level_training"]
         self.layer = options["sent_layer" if kind in JOINT else "layer"]
         self.layerwise_attention = None
         if self.layer == "mix":
@@ -91,10 +93,13 @@ class CometModel(nn.Module):
         self.pool = "cls" if kind in JOINT else options["pool"]
         if self.pool not in ("avg", "cls", "max", "default"):
             raise ConfigError(f"pool: {self.pool!r} in hparams.yaml is unknown; COMET has avg, cls, max and default")
+        for name, layer in (("layer", self.layer), ("word_layer", options.get("word_layer") if self.tags else 0)):
+            if layer != "mix" and not (isinstance(layer, int) and 0 <= layer < self.encoder.num_layers):
+                raise ConfigError(f"{name}: {layer!r} in hparams.yaml is no layer of its encoder")
         width = units * {"regression_metric": 6, "referenceless_regression_metric": 4}.get(kind, 1)
         self.estimator = Estimator(width, options)
         self.labels: list[str] = []  # of tokens: O for right, then an error by severity
-        if kind in JOINT and options["word_level_training"]:
+        if self.tags:
             self.labels = ["O", *(f"I-{label}" for label in options["error_labels"])]
             self.hidden2tag = nn.Linear(units, len(self.labels))
 
@@ -108,7 +113,17 @@ class CometModel(nn.Module):
         """Does a reference change the score at all? (COMETKiwi and reference-less models ignore it.)"""
         return self.kind == "regression_metric" or "ref" in self.hparams.get("input_segments", ())
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> Prediction:
+    def forward(self, segments: Sequence[Segment]) -> Prediction:
+        """Scores with gradients, in one padded batch: for fitting. Of joint models those of the first `sequences`."""
+        encoder = self.encoder
+        if self.kind in JOINT:
+            return self.read(*encoder.pad(self.sequences(segments)[0]))
+        names = ("src", "ref", "mt") if self.needs_reference else ("src", "mt")
+        texts = {name: encoder.tokens([getattr(s, name) for s in segments])["input_ids"] for name in names}
+        embedded = {name: self.embed(*encoder.pad(ids)) for name, ids in texts.items()}
+        return Prediction(self.estimate(**embedded), None)
+
+    def read(self, ids: torch.Tensor, mask: torch.Tensor) -> Prediction:
         """Of joint models: scores and logits of padded sequences; ids, mask (B, T) as `Encoder.pad` makes them."""
         states = self.encoder(ids, mask)
         score = self.estimator(self._mixed(states, mask)[:, 0]).view(-1)
@@ -138,17 +153,23 @@ class CometModel(nn.Module):
             features = [mt, ref, mt * ref, difference, mt * src, others]
         return self.estimator(torch.cat(features, dim=1)).view(-1)
 
-    def sequences(self, segment: Segment) -> list[list[int]]:
-        """Token ids of a joint model's inputs: [mt src], or with a reference [mt src], [mt ref] and [mt src ref].
+    def sequences(self, segments: Sequence[Segment]) -> list[tuple[list[int] | None, ...]]:
+        """The input sequences of a joint model, each as token ids by segment, each distinct text tokenised once.
 
-        A model that was trained without sources has [mt ref] alone.
+        [mt src]; where a segment has a reference [mt src], [mt ref] and [mt src ref], and None in the last two for
+        segments without one; [mt ref] alone for a model that was trained without sources.
         """
-        encoder, pad = self.encoder, self.encoder.tokenizer.pad_token_id
-        texts = [segment.mt, *([segment.src] if "src" in self.hparams["input_segments"] else [])]
-        texts += [] if segment.ref is None else [segment.ref]
-        mt, *others = ([token for token in ids if token != pad][1:-1] for ids in encoder.tokens(texts))
-        choices = [others] if len(others) < 2 else [others[:1], others[1:], others]
-        return [encoder.join(mt, *chosen) for chosen in choices]
+        encoder, reads_source = self.encoder, "src" in self.hparams["input_segments"]
+        texts, _ = distinct(text for s in segments for text in (s.mt, s.src, s.ref) if text is not None)
+        pad = encoder.tokenizer.pad_token_id
+        bare = [[token for token in ids if token != pad][1:-1] for ids in encoder.tokens(texts)["input_ids"]]
+        tokens, sequences = dict(zip(texts, bare, strict=True)), []
+        for segment in segments:
+            others = [tokens[segment.src]] if reads_source else []
+            others += [] if segment.ref is None else [tokens[segment.ref]]
+            choices = [others] if len(others) < 2 else [others[:1], others[1:], others]
+            sequences.append([encoder.join(tokens[segment.mt], *chosen) for chosen in choices])
+        return list(zip_longest(*sequences))
 
     def _mixed(self, states: Sequence[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
         if self.layerwise_attention is None:
@@ -175,8 +196,8 @@ class Encoder(nn.Module):
         return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
 
     def tokens(self, texts: Sequence[str]):
-        """Ids of sentences, <s> and </s> included, cut at the encoder's maximum less two, as COMET does."""
-        return self.tokenizer(list(texts), truncation=True, max_length=self.max_positions - 2)["input_ids"]
+        """Sentences as the tokenizer gives them, <s> and </s> included, cut at the encoder's maximum less two."""
+        return self.tokenizer(list(texts), truncation=True, max_length=self.max_positions - 2)
 
     def join(self, first: list[int], *others: list[int]) -> list[int]:
         """<s> first </s></s> other </s> …, cut at the encoder's maximum as COMET's `concat_sequences` does."""

@@ -2,123 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import zip_longest
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from rl_nmt.models.batching import distinct, run_batches
 from rl_nmt.models.linears import prepacked_works
-from rl_nmt.scorers.base import Segment, Span, in_order
+from rl_nmt.scorers.base import Segment, Span
+from rl_nmt.scorers.comet.model import CometModel
 from rl_nmt.scorers.comet.packed_layers import Pack, PackedEncoder
-from rl_nmt.scorers.comet.padded_route import Route
+from rl_nmt.scorers.comet.route import Route
 
 PENALTY = {"minor": 1, "major": 5, "critical": 10}  # XCOMET's MQM weights, at most 25 a segment
 WORST = 25
+# What [mt src], [mt ref] and [mt src ref] weigh in XCOMET's score, beside that of its spans, and in its tags.
+SCORE_SHARES, MQM_SHARE = (0.12, 0.33, 0.33), 0.22
+TAG_SHARES = torch.tensor([0.1667, 0.3333, 0.5]).tolist()  # single precision, as in COMET
+
+
+def unpadded(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Indices, longest first, in batches of at most `token_budget` tokens; nothing is padded."""
+    result: list[list[int]] = []
+    room = 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if lengths[i] > room:
+            result.append([])
+            room = token_budget
+        result[-1].append(i)
+        room -= lengths[i]
+    return result
 
 
 class PackedRoute(Route):
     """See the module; the encoder is one of `packed_layers.supported`, `linears` "torch", or else prepacked."""
 
-    encoder: PackedEncoder
+    cut = staticmethod(unpadded)
     word_layer: int | None = None  # whose hidden states are wanted as well
 
-    def __init__(self, model: Any, name: str, joint: bool, dtype: torch.dtype, linears: str):
-        super().__init__(model, name, joint, dtype)
+    def __init__(self, model: CometModel, name: str, dtype: torch.dtype, linears: str):
+        super().__init__(model, name, dtype)
         wanted = linears != "torch" and self.device.type == "cpu"
         self.linears = "prepacked" if wanted and prepacked_works() else "torch"
-        hparams, mixing = model.hparams, model.layerwise_attention
+        mixing = model.layerwise_attention
         if mixing is None:
-            self._weights = {int(hparams.get("sent_layer", hparams.get("layer"))): 1.0}
+            self._weights = {int(model.layer): 1.0}
         else:
-            logits = torch.cat(list(mixing.scalar_parameters)).detach().float()
-            mixture = mixing.transform_fn(logits, dim=0).tolist()
-            self._weights = {i: weight for i, weight in enumerate(mixture) if weight}
+            self._weights = {i: weight for i, weight in enumerate(mixing.weights().tolist()) if weight}
         # Sparsemax gives layers weight 0: those above the last that counts are never run.
         used = [*self._weights, *([] if self.word_layer is None else [self.word_layer])]
-        self._pool = "cls" if joint else hparams.pool
-        if self._pool == "default":
+        if model.pool == "default":
             used.append(model.encoder.num_layers - 1)
         normed = mixing is not None and mixing.layer_norm
-        self._first_only = self._pool == "cls" and self.word_layer is None and not normed
+        self._first_only = model.pool == "cls" and self.word_layer is None and not normed
         with torch.inference_mode():
             self.encoder = PackedEncoder(model.encoder.model, max(used), self._first_only, self.linears, dtype)
 
-    def _embed(self, texts: list[str]) -> torch.Tensor:
-        return self._stacked(self._in_batches(self._tokens(texts)["input_ids"], self._pooled).values())
-
-    def _joint(self, rows: list[Segment]) -> torch.Tensor:
-        """The mean over their one or three input sequences."""
-        return torch.stack([self._estimate(sequences) for sequences in self._sequences(rows)]).nanmean(0)
-
-    def _estimate(self, sequences: Sequence[list[int] | None]) -> torch.Tensor:
-        """Head over first tokens (N,); NaN for rows that lack this sequence."""
-        vectors = self._in_batches(sequences, self._pooled)
-        found = self.model.estimator(self._stacked(vectors.values())).view(-1)
-        scores = torch.full((len(sequences),), float("nan"), device=self.device)
-        # What did not fit is NaN; infinite it also spoils the mean over a segment's other sequences.
-        scores[list(vectors)] = found.nan_to_num(nan=float("inf"))
-        return scores
-
-    def _tokens(self, texts: list[str]):
-        """Ids as COMET's own encoder makes them: cut at its maximum less two."""
-        encoder = self.model.encoder
-        return encoder.tokenizer(texts, truncation=True, max_length=encoder.max_positions - 2)
-
-    def _sequences(self, rows: list[Segment]) -> list[Sequence[list[int] | None]]:
-        """The input sequences of joint models per row: [mt src], or [mt src], [mt ref], [mt src ref].
-
-        None where a row has no such sequence (the two last, of a row without reference).
-        """
-        reads_source = "src" in self.model.hparams.input_segments
-        texts, _ = distinct(text for row in rows for text in (row.mt, row.src, row.ref) if text is not None)
-        pad = self.model.encoder.tokenizer.pad_token_id
-        bare = [[t for t in ids if t != pad][1:-1] for ids in self._tokens(texts)["input_ids"]]
-        tokens, sequences = dict(zip(texts, bare, strict=True)), []
-        for row in rows:
-            others = [tokens[row.src]] if reads_source else []
-            others += [] if row.ref is None else [tokens[row.ref]]
-            choices = [others] if len(others) < 2 else [others[:1], others[1:], others]
-            sequences.append([self._join(tokens[row.mt], *chosen) for chosen in choices])
-        return list(zip_longest(*sequences))
-
-    def _join(self, first: list[int], *others: list[int]) -> list[int]:
-        """<s> first </s></s> other </s> …, cut at the encoder's maximum as Encoder.concat_sequences does."""
-        tokenizer, longest = self.model.encoder.tokenizer, self.model.encoder.max_positions
-        start, stop = tokenizer.cls_token_id, tokenizer.sep_token_id
-        joined = [start, *first, stop]
-        for other in others:
-            joined += [stop, *other, stop]
-        special = 1 + self.model.encoder.size_separator * (1 + len(others))
-        return joined[:longest] if len(first) + sum(map(len, others)) > longest - special else joined
-
-    def _in_batches(self, sequences: Sequence[Any], run: Callable[[Pack], Iterable]) -> dict[int, Any]:
-        """Row → its result of `run(pack)`, over length-sorted batches within the token budget.
-
-        None for a sequence that did not fit into memory even alone; rows whose sequence is None are left out.
-        """
-        there = [i for i, sequence in enumerate(sequences) if sequence is not None]
-
-        def encode(batch: list[int]) -> Iterable:
-            pack = self.encoder.pack([sequences[there[k]] for k in batch])
-            result = run(pack)
-            self._count(len(batch), sum(pack.lengths), pack.padded)
-            return result
-
-        done, _ = run_batches(encode, [len(sequences[i]) for i in there], self.budget, _unpadded, self.name)
-        return dict(zip(there, in_order(done, len(there)), strict=True))
+    def _lay_out(self, sequences: list[list[int]]) -> tuple[Pack, int]:
+        pack = self.encoder.pack(sequences)
+        return pack, pack.padded
 
     def _pooled(self, pack: Pack) -> torch.Tensor:
         """Sentence embeddings (N, H)."""
         mixed, top = self._mixed(pack)
         if self._first_only:
             return mixed
-        if self._pool in ("cls", "default"):
-            return (mixed if self._pool == "cls" else top)[pack.starts]
+        if self.model.pool in ("cls", "default"):
+            return (mixed if self.model.pool == "cls" else top)[pack.starts]
         # COMET leaves a literal <pad> out of the sum but counts it.
         real = pack.ids.ne(self.model.encoder.tokenizer.pad_token_id)[:, None]
-        if self._pool == "max":
+        if self.model.pool == "max":
             mixed = mixed.masked_fill(~real, float("-inf"))
             return torch.stack([part.amax(0) for part in mixed.split(pack.lengths)])
         total = torch.zeros(len(pack.lengths), mixed.shape[1], device=mixed.device)
@@ -151,15 +103,14 @@ class PackedRoute(Route):
 class SpanRoute(PackedRoute):
     """XCOMET: scores, and the error spans that its tagger marks, as XCOMETMetric.predict_step makes them."""
 
-    def __init__(self, model: Any, *settings: Any):
-        self.word_layer = int(model.hparams.word_layer)
+    def __init__(self, model: CometModel, *settings: Any):
+        self.word_layer = int(model.hparams["word_layer"])
         super().__init__(model, *settings)
 
     def scores(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]] | None]:
         """Scores (N,) and spans: four weighted parts, or two without reference."""
-        weights, labels = self.model.score_weights, self.model.label_encoder.ids_to_label
-        encoded = self._tokens([row.mt for row in rows])
-        parts = [self._in_batches(sequences, self._scored_and_tagged) for sequences in self._sequences(rows)]
+        encoded = self.model.encoder.tokens([row.mt for row in rows])
+        parts = [self._in_batches(sequences, self._scored_and_tagged) for sequences in self.model.sequences(rows)]
         spans: list[list[Span]] = []
         scores = []
         for i, row in enumerate(rows):
@@ -170,17 +121,16 @@ class SpanRoute(PackedRoute):
                 continue
             regression, tagged = zip(*pieces, strict=True)
             if len(pieces) == 1:
-                probabilities, score = tagged[0], regression[0] * sum(weights[:3])
+                probabilities, score = tagged[0], regression[0] * sum(SCORE_SHARES)
             else:
-                shares = self.model.input_weights_spans.tolist()
                 length = min(map(len, tagged))
-                probabilities = sum(w * tags[:length] for w, tags in zip(shares, tagged, strict=True))
-                score = sum(w * part for w, part in zip(weights, regression, strict=False))
+                probabilities = sum(w * tags[:length] for w, tags in zip(TAG_SHARES, tagged, strict=True))
+                score = sum(w * part for w, part in zip(SCORE_SHARES, regression, strict=True))
             offsets = encoded.encodings[i].offsets
             best, label = probabilities[: len(offsets)].max(-1)
-            found = decode([labels[k] for k in label.tolist()], best.tolist(), offsets)
+            found = decode([self.model.labels[k] for k in label.tolist()], best.tolist(), offsets)
             spans.append(found)
-            scores.append(score + mqm_score(found) * weights[3])
+            scores.append(score + mqm_score(found) * MQM_SHARE)
         return torch.stack(scores), spans
 
     def _scored_and_tagged(self, pack: Pack) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -201,19 +151,6 @@ def _normalised(hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
 
     centred = hidden - per_sequence(hidden.sum(1))
     return centred / torch.sqrt(per_sequence(centred.square().sum(1)) + 1e-12)
-
-
-def _unpadded(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices, longest first, in batches of at most `token_budget` tokens; nothing is padded."""
-    result: list[list[int]] = []
-    room = 0
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if lengths[i] > room:
-            result.append([])
-            room = token_budget
-        result[-1].append(i)
-        room -= lengths[i]
-    return result
 
 
 def decode(labels: Sequence[str], confidences: Sequence[float], offsets: Sequence[tuple[int, int]]) -> list[Span]:

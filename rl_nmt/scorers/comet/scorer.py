@@ -2,7 +2,7 @@
 
 Same numbers as `model.predict` of unbabel-comet 2.2.7 (tests: within 1e-5 on CPU): each distinct sentence is tokenised
 and encoded once, without padding (packed_route.py). Encoders other than XLM-RoBERTa's family take
-padded batches of similar length (padded_route.py).
+padded batches of similar length (route.py). The networks are our own (model.py): unbabel-comet is not imported.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,12 +21,11 @@ from rl_nmt.models.linears import prepacked_works
 from rl_nmt.scorers.base import Scores, Segment, Span, utf8
 from rl_nmt.scorers.comet import packed_layers
 from rl_nmt.scorers.comet.checkpoint import TOKENIZER_FILES, checkpoint_file, load_model
+from rl_nmt.scorers.comet.model import CLASSES, JOINT, CometModel
 from rl_nmt.scorers.comet.packed_route import PackedRoute, SpanRoute
-from rl_nmt.scorers.comet.padded_route import PaddedRoute, Route
+from rl_nmt.scorers.comet.route import PaddedRoute, Route
 
-CLASSES = ("regression_metric", "unified_metric", "referenceless_regression_metric", "xcomet_metric")
 TOKENS = 8192  # most that go through the encoder at once; less where memory runs out
-JOINT = ("unified_metric", "xcomet_metric")  # read translation, source and reference as one sequence
 # Segments that measure what a lower precision costs; any text does, these are of several lengths.
 PROBE = tuple(
     Segment(" ".join(src), " ".join(mt), " ".join(src))
@@ -79,16 +77,18 @@ def load_comet(
     skip = loading.skip_overlong(overlong)
     checkpoint = checkpoint_file(argument, str(name_or_path))
     with loading.loading():
-        model, kind, encoder = load_model(argument, checkpoint, tuple(classes))
-    if kind == "xcomet_metric" and not packed_layers.supported(model.encoder.model):
+        model, tokenizer = load_model(argument, checkpoint, tuple(classes))
+    if model.kind == "xcomet_metric" and not packed_layers.supported(model.encoder.model):
         raise ConfigError(f"{argument}: {checkpoint} has an encoder that XCOMET was never published with")
     name, revision = recorded_as(name_or_path, checkpoint.parents[1])
     identity = {
         "model": name,
         "revision": revision,
         "checkpoint": loading.fingerprint(checkpoint),
-        "tokenizer": next((loading.fingerprint(encoder / f) for f in TOKENIZER_FILES if (encoder / f).is_file()), None),
-        "class": kind,
+        "tokenizer": next(
+            (loading.fingerprint(path) for f in TOKENIZER_FILES if (path := tokenizer / f).is_file()), None
+        ),
+        "class": model.kind,
         "dtype": dtype,
     } | ({"overlong": "skip"} if skip else {})
     return CometScorer(model.to(device), identity, linears, skip)
@@ -105,8 +105,8 @@ class CometScorer:
     range = (0.0, 1.0)
     higher_is_better = True
 
-    def __init__(self, model: Any, identity: dict, linears: str, skip_overlong: bool):
-        self.model = model.eval().requires_grad_(False)  # COMET builds its models in train mode
+    def __init__(self, model: CometModel, identity: dict, linears: str, skip_overlong: bool):
+        self.model = model.eval().requires_grad_(False)
         self.name, self.revision = identity["model"], identity["revision"]
         self.kind, self.dtype = identity["class"], identity["dtype"]
         self.budget, self.skip_overlong = TokenBudget(TOKENS), skip_overlong
@@ -116,11 +116,6 @@ class CometScorer:
         self._use("float32")
         if self.dtype != "float32":
             self.dtype_error = self._measure_error()
-
-    @property
-    def reads_reference(self) -> bool:
-        """Does a `ref` change the score at all? (COMETKiwi and reference-less models ignore it.)"""
-        return self.kind == "regression_metric" or "ref" in self.model.hparams.get("input_segments", ())
 
     def to(self, device: str) -> None:
         """Move the model for good. Raises ConfigError for a missing device."""
@@ -157,7 +152,7 @@ class CometScorer:
 
         `dtype_error`: largest difference from float32 over a fixed probe, in score.
         """
-        environment = loading.versions("unbabel-comet", "transformers", "torch") | {"linears": self.route.linears}
+        environment = loading.versions("transformers", "torch") | {"linears": self.route.linears}
         if self.dtype != "float32":
             environment["dtype_error"] = f"{self.dtype_error:.1e}"
         return {"identity": dict(self._identity), "environment": environment}
@@ -165,7 +160,7 @@ class CometScorer:
     def _use(self, dtype: str) -> None:
         """Build the route for where the model is now."""
         vars(self).pop("route", None)  # what it has prepared goes first
-        given = (self.model, self.name, self.kind in JOINT, getattr(torch, dtype))
+        given = (self.model, self.name, getattr(torch, dtype))
         if not packed_layers.supported(self.model.encoder.model):
             self.route = PaddedRoute(*given)
         else:
@@ -183,9 +178,9 @@ class CometScorer:
 
     def _readable(self, i: int, segment: Segment) -> Segment:
         """The segment as this class reads it."""
-        if segment.ref is None and self.model.requires_references():
+        if segment.ref is None and self.model.needs_reference:
             raise ConfigError(f"{self.name}: segment {i} has no ref, which a {self.kind} needs")
-        ref = None if segment.ref is None or not self.reads_reference else utf8(segment.ref)
+        ref = None if segment.ref is None or not self.model.reads_reference else utf8(segment.ref)
         return Segment(utf8(segment.src), utf8(segment.mt), ref)
 
     def _overlong(self, row: Segment) -> bool:
