@@ -39,9 +39,8 @@ from rl_nmt.errors import ConfigError
 from rl_nmt.guards import copied_share, fidelity, verdict
 from rl_nmt.hub import COMET, ModelUse
 from rl_nmt.ranges import above, at_least, check_ranges
-from rl_nmt.scorers.base import Segment, ask
+from rl_nmt.scorers.base import QUALITY_ESTIMATION, Segment, ask
 from rl_nmt.scorers.shared import Shared, SharedTranslator
-from rl_nmt.scorers.worker import QUALITY_ESTIMATION, load_comet
 from rl_nmt.text import TAMIL, TextPair
 from rl_nmt.text.prompts import read_source
 from rl_nmt.text.unicode import clean_for_scoring, length, length_penalty, script_share
@@ -110,7 +109,6 @@ class RewardSettings(Formula):
     """Precision of the COMET models; the score error of a lower one is measured at load."""
     dual_device: str = "auto"  # device of the back-translator
     dual_dtype: Literal["float32", "bfloat16", "int8"] = "float32"  # its precision; int8 with CTranslate2
-    scorer_python: str = ""  # Python of another environment for COMET, as .venv/bin/python; empty: in this process
     reward_offload: bool = False  # keep the reward models on the CPU while the policy trains; independent_scorer always
     reward_models: Literal["each", "shared"] = "each"
     """Each of several processes loads its own reward models, or they share one copy per machine."""
@@ -210,12 +208,12 @@ class CometDuPOReward(RewardLog):
             self._place("cpu", "cpu")
 
     def _load_comet(self, argument: str, *classes: str):
-        """The COMET model of this setting, in this process or in a worker in the environment of scorer_python."""
+        """The COMET model of this setting."""
+        from rl_nmt.scorers.comet import load_comet
+
         load = functools.partial(
             load_comet,
             getattr(self.settings, argument),
-            self.settings.scorer_python,
-            "scorer_python",
             device=self.reward_device,
             dtype=self.settings.reward_dtype,
             argument=argument,

@@ -116,7 +116,7 @@ class RunCfg(RewardSettings):
     loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"  # how TRL averages the token losses
     scale_rewards: Literal["group", "batch", "none"] = "group"  # advantages are divided by this spread of rewards
     seed: int = at_least(0, 42)  # seeds data order, sampling and adapters
-    use_vllm: bool = False  # sample through vLLM (requirements-vllm.txt; COMET then through scorer_python)
+    use_vllm: bool = False  # sample through vLLM (requirements-vllm.txt)
     vllm_mode: Literal["colocate", "server"] = "colocate"  # an engine on each GPU, or one server (`trl vllm-serve`)
     vllm_server_host: str = "127.0.0.1"  # where that server is
     vllm_server_port: int = between(1, 65535, 8000)  # its port
@@ -159,7 +159,6 @@ def check(cfg: RunCfg) -> None:
 
 def require_environment(cfg: RunCfg) -> None:
     """Refuse, within seconds, what this machine lacks: packages, another Python, a server. Raises as they do."""
-    environments.require_comet(cfg.scorer_python)
     if cfg.use_vllm:
         environments.require_vllm(cfg.vllm_mode, cfg.vllm_server_host, cfg.vllm_server_port, cfg.model_id)
     environments.require_optimizer(cfg.optimizer)
@@ -281,7 +280,7 @@ def train(cfg: RunCfg, run: Run, skip_gate: bool, started: float) -> None:
         gate = functools.partial(require_translation_launch, reward, rows, cfg.max_soft_win_share, cfg.seed)
         setup.ask_launch_gate(run, gate, skipped)
         device = "cpu" if cfg.reward_offload else cfg.reward_device
-        monitor = divergence_monitor(rows, cfg.independent_scorer, device, cfg.scorer_python, run.setting)
+        monitor = divergence_monitor(rows, cfg.independent_scorer, device, setting=run.setting)
         setup_wandb(cfg, run)
         trainer = build_trainer(cfg, run.folder, policy, reward, sentences)
         trainer.noise_floor = setup.noise_floor(run, reward, before)

@@ -1,9 +1,7 @@
 #!/usr/bin/env bash
-# Two environments: .venv (requirements.txt, transformers 4, COMET) and .venv-t5 (requirements-transformers5.txt,
-# transformers 5, no COMET). unbabel-comet's pins forbid both in one. Train from .venv-t5 and let COMET score from .venv:
-#
-#   scripts/setup_split_envs.sh
-#   scorer_python=.venv/bin/python       # or python_executable of a scorer in a recipe's YAML
+# Two environments: .venv (requirements.txt, transformers 4, unbabel-comet) and .venv-t5 (requirements-transformers5.txt,
+# transformers 5). Either runs everything; for those who want a scorer apart, python_executable in a recipe's YAML names the
+# Python of the other one.
 #
 #   scripts/setup_split_envs.sh [FOLDER]     put both environments there instead of the repository
 #   PYTHON=/path/to/python3.11               the Python to make them with

@@ -57,7 +57,7 @@ TRANSLATEGEMMA = {
         "training/test_zero3.py::test_the_recipe_trains_under_zero3",
     ],
     "23 any scorer in another Python, with a time-out": [
-        "training/test_split_training.py::test_five_steps_on_transformers_5_with_comet_beside",
+        "training/test_transformers5.py::test_a_scorer_in_another_environment",
         "scorers/worker/test_client.py::test_fault_2_hung",
     ],
     "24 XCOMET resident, no Trainer per call": ["scorers/comet/test_scorer.py::test_no_trainer_is_built"],

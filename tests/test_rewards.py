@@ -462,28 +462,6 @@ def test_offloaded_models_are_on_the_card_only_while_they_score(fresh, places):
     assert now() == away
 
 
-def test_in_another_python_the_scores_are_the_same(reward, fresh, tmp_path):
-    """Each COMET model in a process of its own, here of the same environment; pickled, it starts them again."""
-    import sys
-
-    other = fresh(scorer_python=sys.executable)
-    try:
-        assert type(other.da).__name__ == type(other.qe).__name__ == "WorkerScorer"
-        # another process may sum with another number of threads
-        assert other([], TAMIL, source=ENGLISH) == pytest.approx(reward([], TAMIL, source=ENGLISH), abs=1e-6)
-        assert other.signature()["identity"] == reward.signature()["identity"]
-        assert other.signature()["environment"]["qe"]["python"]
-        assert other.settings.scorer_python == sys.executable
-    finally:
-        other.da.close()
-        other.qe.close()
-
-
-def test_another_python_that_is_none_is_refused(fresh, tmp_path):
-    with pytest.raises(ConfigError, match="scorer_python: /gone/python is no program"):
-        fresh(scorer_python="/gone/python")
-
-
 # --- what is logged ------------------------------------------------------------------------------------
 
 

@@ -496,8 +496,6 @@ SETTINGS = [
     (["--w_cycle", "0", "--w_qe", "0"], 2, "both 0"),
     (["--expected_length_ratio", "0"], 2, "expected_length_ratio: 0.0 must be above 0"),
     (["--output_dir", " "], 2, "output_dir is empty"),
-    (["--scorer_python", "/gone/bin/python"], 2, "scorer_python: /gone/bin/python is no program that can be run"),
-    (["--scorer_python", "/bin/ls"], 2, "scorer_python: /bin/ls is no Python"),
     (["--use_vllm", "True"], 2, "use_vllm: vLLM is not installed"),
     (["--vllm_mode", "beside"], 2, "vllm_mode"),
     (["--vllm_server_port", "0"], 2, "vllm_server_port: 0 must be in [1, 65535]"),

@@ -49,7 +49,7 @@ NAMES = {  # what messages of shared parts call a setting, and its name here
     "output_dir": "logging.output_dir",
     "eval_file": "data.eval_file",
     "independent_scorer": "misc.independent_scorer",
-    "scorer_python": "reward.xcomet.python_executable",
+    "python": "reward.xcomet.python_executable",
     "reward_device": "misc.device",
 }
 

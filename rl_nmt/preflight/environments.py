@@ -67,17 +67,6 @@ def require_python(argument: str, executable: str, modules: Sequence[str] = ()) 
     return os.path.abspath(found)
 
 
-def require_comet(scorer_python: str) -> None:
-    """Raise ConfigError unless COMET can be imported here, or in the environment of `scorer_python`."""
-    if scorer_python:
-        require_python("scorer_python", scorer_python, ("comet", "torch", "transformers"))
-    elif find_spec("comet") is None:
-        raise ConfigError(
-            "scorer_python: COMET is not installed in this environment: give one that has it (--scorer_python "
-            ".venv/bin/python), or pip install -r requirements.txt"
-        )
-
-
 def require_optimizer(name: str) -> None:
     """Raise ConfigError for an 8-bit optimizer without bitsandbytes or a CUDA device."""
     if not name.startswith("adamw_bnb"):
@@ -122,8 +111,8 @@ def require_vllm(mode: str, host: str, port: int, model: str) -> None:
         found = importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:
         raise ConfigError(
-            f"use_vllm: vLLM is not installed; TRL wants vllm{wanted}, beside which COMET cannot stand: make an "
-            "environment from requirements-vllm.txt and give COMET's as --scorer_python, or --use_vllm False"
+            f"use_vllm: vLLM is not installed; TRL wants vllm{wanted}: make an environment from "
+            "requirements-vllm.txt, or --use_vllm False"
         ) from None
     if not SpecifierSet(wanted).contains(Version(found).base_version, prereleases=True):
         raise ConfigError(f"use_vllm: vLLM {found} is installed, TRL wants vllm{wanted}: see requirements-vllm.txt")

@@ -13,25 +13,19 @@ from rl_nmt.errors import MissingService
 from rl_nmt.preflight.findings import Finding, fail
 from rl_nmt.preflight.memory_estimate import gib
 
-TESTED = {  # in the environment with COMET, or in the one without it (requirements-transformers5.txt)
+TESTED = {  # in the environment of requirements.txt, or in that of requirements-transformers5.txt
     "torch": ("2.13.0",),
     "transformers": ("4.57.6", "5.23.0"),
     "trl": ("1.16.0",),
-    "unbabel-comet": ("2.2.7",),
 }
 REQUIRED = (*TESTED, "accelerate", "datasets", "sacrebleu", "sentencepiece", "tyro", "PyYAML", "matplotlib")
 # package, its versions, beside package, its versions ("" any): symptom. Seen in this stack.
 KNOWN_BAD = (
-    ("transformers", ">=5", "unbabel-comet", "<=2.2.7", "COMET unpacks three values where XLM-R returns two"),
-    ("numpy", ">=2", "unbabel-comet", "<=2.2.7", "unbabel-comet caps numpy below 2"),
-    ("protobuf", ">=5", "unbabel-comet", "<=2.2.7", "unbabel-comet caps protobuf below 5"),
     ("pyarrow", ">=26", "numpy", "<2", "`import datasets` fails: pyarrow 26 needs NumPy 2 without saying so"),
-    ("setuptools", ">=81", "torchmetrics", "<0.11", "`import comet` fails: pkg_resources is gone"),
     ("sentencepiece", ">=0.2.3", "protobuf", "<6", "slow-to-fast tokenizer conversion cannot import runtime_version"),
     ("huggingface-hub", ">=1", "transformers", "<5", "`import transformers` fails"),
     ("trackio", ">=0.30", "huggingface-hub", "<1.10", "`from trl import GRPOTrainer` fails"),
-    ("sentence-transformers", ">=6", "transformers", "<5", "it wants transformers 5, which COMET does not run on"),
-    ("vllm", "", "unbabel-comet", "", "vLLM needs protobuf >= 5.29, unbabel-comet < 5: two environments"),
+    ("sentence-transformers", ">=6", "transformers", "<5", "it wants transformers 5"),
 )
 INSTALL = "pip install -r requirements.txt"
 
@@ -94,8 +88,7 @@ def version_findings(machine: Machine, settings: Any) -> list[Finding]:
     if machine.python not in ((3, 11), (3, 12)):
         detail = f"{python}: TRL needs 3.11, and numpy 1.26 has no wheel for 3.13"
         found.append(fail("python", detail, "use Python 3.11 or 3.12"))
-    needed = [name for name in REQUIRED if name != "unbabel-comet" or not settings.scorer_python]
-    needed += [*(["peft"] if settings.lora_rank else []), *(["wandb"] if settings.use_wandb else [])]
+    needed = [*REQUIRED, *(["peft"] if settings.lora_rank else []), *(["wandb"] if settings.use_wandb else [])]
     needed += ["ctranslate2"] if settings.backtranslation_backend == "ctranslate2" else []
     missing = [name for name in needed if name.lower() not in packages]
     if missing or machine.torch_problem:

@@ -229,7 +229,7 @@ def memory_needs(
 
     `models` as `shapes` gives them, the policy known; one of unknown size counts nothing. `gpus`: how many there
     are. A device that is not there is the CPU, as when the models are loaded. `gpu_bytes`: the memory of a GPU, of
-    which vLLM takes its share. With `scorer_python` each COMET model has a process, and so a CUDA context, of its own.
+    which vLLM takes its share.
     """
 
     def place(wanted: str) -> str:
@@ -252,8 +252,6 @@ def memory_needs(
         else:
             weights, work = comet_need(shape, settings.reward_dtype, device != "cpu")
         need = needs.setdefault(device, Need({"CUDA": CUDA_CONTEXT} if device != "cpu" else {}))
-        if settings.scorer_python and name.startswith("comet") and device != "cpu":
-            need.resident[f"{name}'s process"] = CUDA_CONTEXT
         if settings.reward_offload and device != "cpu":  # all of them move there for every call
             needs.setdefault("cpu", Need()).resident[name] = weights
             offloaded[device] += weights

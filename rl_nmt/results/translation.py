@@ -14,8 +14,7 @@ from rl_nmt import distributed
 from rl_nmt.results.divergence import DivergenceMonitor
 from rl_nmt.results.evaluation import Snapshot, bootstrap_draws
 from rl_nmt.results.task import Column, Task
-from rl_nmt.scorers.base import Segment
-from rl_nmt.scorers.worker import QUALITY_ESTIMATION, load_comet
+from rl_nmt.scorers.base import QUALITY_ESTIMATION, Segment
 from rl_nmt.text.languages import ENGLISH, Language
 from rl_nmt.text.unicode import safe_unicode, script_share
 
@@ -120,7 +119,7 @@ def divergence_monitor(
     rows: Sequence[dict],
     independent_scorer: str = "",
     device: str = "auto",
-    scorer_python: str = "",
+    python: str = "",
     setting: Callable[[str], str] = str,
 ) -> DivergenceMonitor:
     """Monitor with a score that the reward does not contain: chrF++, or `independent_scorer` without references.
@@ -128,7 +127,7 @@ def divergence_monitor(
     Args:
         rows: the held-out rows {"source", "reference"?}.
         independent_scorer: a COMET checkpoint, loaded only where it is needed, on `device`, in the environment of the
-            Python `scorer_python` if that is given.
+            other Python if that is given.
         setting: what the script calls a setting, for messages (`Run.setting`).
     """
 
@@ -138,14 +137,20 @@ def divergence_monitor(
             return None
         from rl_nmt.models.loading import choose_device
 
-        return load_comet(
-            independent_scorer,
-            scorer_python,
-            setting("scorer_python"),
-            device=choose_device(device, setting("reward_device")),
-            argument=setting("independent_scorer"),
-            classes=QUALITY_ESTIMATION,
-        )
+        options = {
+            "name_or_path": independent_scorer,
+            "device": choose_device(device, setting("reward_device")),
+            "argument": setting("independent_scorer"),
+            "classes": QUALITY_ESTIMATION,
+        }
+        if python:
+            from rl_nmt.scorers.worker.client import load_in_worker
+
+            factory, named = "rl_nmt.scorers.comet:load_comet", setting("python")
+            return load_in_worker(factory, options, python_executable=python, argument=named)
+        from rl_nmt.scorers.comet import load_comet
+
+        return load_comet(**options)
 
     name, score = outside_score(rows, load)
     missing = f"none: divergence cannot be noticed; give {setting('eval_file')} or {setting('independent_scorer')}"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+QUALITY_ESTIMATION = ("unified_metric", "referenceless_regression_metric", "xcomet_metric")  # COMET without references
 T = TypeVar("T")
 V = TypeVar("V")
 

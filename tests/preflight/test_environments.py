@@ -21,11 +21,11 @@ def program(path, text: str, mode: int = 0o755) -> str:
 def test_a_python_that_has_what_is_needed_is_returned_with_its_own_link(tmp_path, monkeypatch):
     link = tmp_path / "python"
     link.symlink_to(sys.executable)
-    assert require_python("scorer_python", str(link), ("json", "xml")) == str(link)
+    assert require_python("python_executable", str(link), ("json", "xml")) == str(link)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert require_python("scorer_python", "~/python") == str(link)
+    assert require_python("python_executable", "~/python") == str(link)
     monkeypatch.chdir(tmp_path)
-    assert require_python("scorer_python", "./python") == str(link)
+    assert require_python("python_executable", "./python") == str(link)
 
 
 def test_nothing_of_this_environment_is_seen_there(tmp_path, monkeypatch):
@@ -33,7 +33,7 @@ def test_nothing_of_this_environment_is_seen_there(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="has no only_here_xyz; install it there"):
-        require_python("scorer_python", sys.executable, ("json", "only_here_xyz"))
+        require_python("python_executable", sys.executable, ("json", "only_here_xyz"))
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,17 @@ def test_nothing_of_this_environment_is_seen_there(tmp_path, monkeypatch):
 def test_what_is_no_usable_python_is_one_clear_error(tmp_path, text, mode, said):
     path = program(tmp_path / "python", text, mode)
     with pytest.raises(ConfigError) as caught:
-        require_python("scorer_python", path)
-    assert str(caught.value).startswith(f"scorer_python: {path} ") and said in str(caught.value)
+        require_python("python_executable", path)
+    assert str(caught.value).startswith(f"python_executable: {path} ") and said in str(caught.value)
 
 
 def test_a_program_that_never_ends_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(environments, "PYTHON_SECONDS", 0.3)
     with pytest.raises(ConfigError, match=r"is no Python \(TimeoutExpired\)"):
-        require_python("scorer_python", program(tmp_path / "python", "#!/bin/sh\nexec sleep 30"))
+        require_python("python_executable", program(tmp_path / "python", "#!/bin/sh\nexec sleep 30"))
 
 
 @pytest.mark.parametrize("name", ["/gone/bin/python", "no-such-command-xyz", os.path.dirname(sys.executable)])
 def test_what_is_not_there_is_refused(name):
     with pytest.raises(ConfigError, match="is no program that can be run; give an environment's bin/python"):
-        require_python("scorer_python", name)
+        require_python("python_executable", name)

@@ -275,15 +275,6 @@ def test_vllm_takes_its_share_and_no_generation_of_ours_is_counted():
     assert "vLLM" not in apart.resident and "generation" not in apart.passing
 
 
-def test_a_scorer_in_its_own_process_has_a_context_of_its_own():
-    here = memory_estimate.memory_needs(cfg(), models(), 1, True)["cuda:0"].resident
-    apart = memory_estimate.memory_needs(cfg(scorer_python="python"), models(), 1, True)["cuda:0"].resident
-    assert apart.items() - here.items() == {("comet_da's process", int(0.6 * GIB))}  # comet_qe's size is not known
-    assert memory_estimate.memory_needs(cfg(scorer_python="python"), models(), 0, True)["cpu"].resident.keys() == (
-        memory_estimate.memory_needs(cfg(), models(), 0, True)["cpu"].resident.keys()
-    )
-
-
 def test_the_judge_is_counted_and_looks_from_the_cpu_where_others_are_offloaded():
     judged = models() | {"judge": small(3 * 10**8)}
     here = memory_estimate.memory_needs(cfg(independent_scorer="x"), judged, 1, True)

@@ -228,13 +228,9 @@ class LayerMixture(nn.Module):
         self.gamma = nn.Parameter(torch.ones(1))
 
     def weights(self) -> torch.Tensor:
-        """(layers,), sum 1; "sparsemax" (Martins and Astudillo 2016) makes some of them exactly 0."""
+        """(layers,), sum 1; with "sparsemax" some of them may be exactly 0."""
         logits = torch.cat(list(self.scalar_parameters))
-        if self.transformation == "sparsemax":
-            from entmax import sparsemax
-
-            return sparsemax(logits, dim=0)
-        return torch.softmax(logits, dim=0)
+        return sparsemax(logits) if self.transformation == "sparsemax" else torch.softmax(logits, dim=0)
 
     def forward(self, states: Sequence[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
         """(B, T, H) of one tensor like that per layer."""
@@ -242,6 +238,15 @@ class LayerMixture(nn.Module):
             states = [_normalised(layer, mask[..., None].float()) for layer in states]
         pieces = [weight * layer for weight, layer in zip(self.weights().split(1), states, strict=True)]
         return self.gamma * sum(pieces)
+
+
+def sparsemax(logits: torch.Tensor) -> torch.Tensor:
+    """The point of the probability simplex nearest to `logits` (n,) (Martins and Astudillo 2016, algorithm 1)."""
+    logits = logits - logits.max().detach()
+    ordered = logits.sort(descending=True).values
+    excess = ordered.cumsum(0) - 1
+    support = int((ordered * torch.arange(1, len(logits) + 1, device=logits.device) > excess).sum())
+    return (logits - excess[support - 1] / support).clamp(min=0)
 
 
 class Estimator(nn.Module):

@@ -3,9 +3,8 @@
     scorer = load_in_worker("rl_nmt.scorers.comet.scorer:load_comet", {"name_or_path": "Unbabel/wmt22-comet-da"},
                             python_executable=".venv-comet/bin/python")
 
-behaves as the scorer itself does, with the same identity in its signature, and runs COMET, which needs transformers 4,
-next to a trainer on transformers 5 (scripts/setup_split_envs.sh). A worker that dies, hangs or sends invalid answers
-costs its call (None for every segment, never a number) and is restarted at the next one.
+behaves as the scorer itself does, with the same identity in its signature. A worker that dies, hangs or sends invalid
+answers costs its call (None for every segment, never a number) and is restarted at the next one.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 import tg_run
 import yaml
 from judge_server import HTML, JudgeServer
-from tiny_run import ROOT, command, tree
+from tiny_run import command, tree
 
 from rl_nmt.runs.metrics_file import MetricsFile
 
@@ -364,21 +364,6 @@ def test_a_scorer_environment_without_the_package_is_refused(config, tmp_path):
     )
     assert "reward.xcomet.python_executable" in said
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("judge_alone", [False, True])
-def test_an_environment_without_comet_is_refused_before_anything_is_loaded(config, tmp_path, judge_alone):
-    """As one with transformers 5 is: `import comet` fails there, and its spec is None."""
-    (tmp_path / "site" / "sitecustomize.py").parent.mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(
-        "import importlib.util as u\nfind = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name.split('.')[0] == 'comet' else find(name, *rest)\n"
-    )
-    flags = ("--reward.xcomet.enabled", "False", "--rl.credit", "sequence") if judge_alone else ()
-    flags += ("--misc.independent_scorer", "/gone") if judge_alone else ()
-    said = refused(config, *flags, PYTHONPATH=f"{tmp_path / 'site'}:{ROOT}")
-    assert said.startswith("error: reward.xcomet.python_executable: there is no COMET")
-    assert "scripts/setup_split_envs.sh" in said and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from rl_nmt.scorers.worker.client import WorkerError, load_in_worker, worker_env
 
 ROOT = Path(__file__).resolve().parents[3]
 FAULTY = "tests.support.faulty_scorer:load_faulty"
-OTHER_PYTHON = os.environ.get("RL_NMT_OTHER_PYTHON")  # a second environment, for the tests that need one
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def load(tmp_path, monkeypatch):
         variables = worker_environment(os.environ) | ({"PYTHONPATH": python_path} if python_path else {})
         monkeypatch.setattr(client, "worker_environment", lambda inherited, gpu: variables)
         options = {"folder": str(tmp_path)} | options
-        made.append(load_in_worker(FAULTY, options, python_executable=python_executable, argument="scorer_python"))
+        made.append(load_in_worker(FAULTY, options, python_executable=python_executable, argument="python_executable"))
         return made[-1]
 
     yield make
@@ -107,35 +106,6 @@ def test_comet_and_xcomet_score_the_same_in_a_worker(tmp_path):
             assert there.score(part) == here.score(part)
         assert there.signature()["identity"] == here.signature()["identity"]
         there.close()
-
-
-@pytest.mark.skipif(not OTHER_PYTHON, reason="RL_NMT_OTHER_PYTHON names no second environment")
-def test_a_scorer_of_another_environment(tmp_path):
-    """Run in either of the two of scripts/setup_split_envs.sh, with the other one's Python in the variable."""
-    code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('comet') is None)"
-    has_comet = subprocess.run([OTHER_PYTHON, "-c", code], check=False).returncode == 0
-    if not has_comet:  # this is COMET's side; the other one is told what it lacks
-        with pytest.raises(ConfigError, match="has no package comet"):
-            folder = build_comet(tmp_path / "comet", kind="unified_metric")
-            load_in_worker(
-                "rl_nmt.scorers.comet.scorer:load_comet", {"name_or_path": str(folder)}, python_executable=OTHER_PYTHON
-            )
-        return
-    folder = tmp_path / "comet"  # built there: this environment may have no COMET
-    build = (
-        "import sys; sys.path[:0] = ['tests/support', '.']\nfrom tiny_models import build_comet\n"
-        f"build_comet({str(folder)!r}, 'xcomet_metric', layer_norm=False)"
-    )
-    subprocess.run([OTHER_PYTHON, "-c", build], cwd=ROOT, check=True, capture_output=True, timeout=300)
-    scorer = load_in_worker(
-        "rl_nmt.scorers.comet.scorer:load_comet", {"name_or_path": str(folder)}, python_executable=OTHER_PYTHON
-    )
-    try:
-        got = scorer.score([Segment(en, ta) for en, ta in PAIRS])
-        assert all(isinstance(value, float) for value in got.values) and any(got.spans)
-        assert scorer.signature()["environment"]["unbabel-comet"]
-    finally:
-        scorer.close()
 
 
 # ---------------------------------------------------------------------- five faults
@@ -210,7 +180,7 @@ class TestFault5WrongEnvironment:
     def test_no_program(self, load, tmp_path):
         (tmp_path / "file").write_text("not executable")
         for name in ("/no/such/python", str(tmp_path / "file"), str(tmp_path), "no-such-program-here"):
-            with pytest.raises(ConfigError, match=r"scorer_python: .* is no program that can be run"):
+            with pytest.raises(ConfigError, match=r"python_executable: .* is no program that can be run"):
                 load(python_executable=name)
 
     @pytest.mark.parametrize("program", ["/bin/true", "/bin/cat"])
@@ -250,7 +220,7 @@ class TestFault5WrongEnvironment:
         program = tmp_path / "python"
         program.write_text(f"#!/bin/sh\n{say}\n")
         program.chmod(0o755)
-        with pytest.raises((ConfigError, MissingService), match="scorer_python"):
+        with pytest.raises((ConfigError, MissingService), match="python_executable"):
             load(python_executable=str(program), load_timeout=5)
 
 
