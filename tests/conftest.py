@@ -22,8 +22,8 @@ def _build(factory, name, builder, *args, **options):
     """`builder(folder, …)`, called once for all workers of pytest-xdist; returns its value.
 
     The first worker that asks builds, under a lock; the value is pickled beside the folder when everything is
-    written, so that a build that was stopped half way does not count. The root logger stays as it was (`import comet`
-    changes it).
+    written, so that a build that was stopped half way does not count. The root logger stays as it was (libraries
+    change it).
     """
     base = factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base

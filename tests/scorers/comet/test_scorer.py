@@ -67,7 +67,7 @@ def test_equal_to_predict(tmp_path, kind, overrides, linears):
 
 @pytest.mark.parametrize("with_reference", [True, False])
 def test_xcomet_marks_the_spans_that_predict_marks(tmp_path, with_reference):
-    import comet
+    comet = pytest.importorskip("comet")
 
     folder = build_comet(tmp_path / "m", kind="xcomet_metric", layer_norm=False)
     segments = [s if with_reference else Segment(s.src, s.mt) for s in rows()]
