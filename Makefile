@@ -14,8 +14,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 RUN := $(VENV)/bin/python
 PARALLEL := -n 2 --dist loadfile
-# its runs are forked: in a process that has trained nothing else
-FORKS := tests/runs/test_faults.py
 FAST := tests/text tests/guards tests/audit tests/test_config.py tests/runs --ignore tests/runs/test_checkpoints.py \
   --ignore tests/runs/test_faults.py
 
@@ -32,8 +30,7 @@ translategemma: pocket
 	$(RUN) -m recipes.translategemma.train --config recipes/translategemma/configs/pocket.yaml
 
 test: $(VENV)/developer
-	$(RUN) -m pytest $(PARALLEL) --ignore $(FORKS)
-	$(RUN) -m pytest $(FORKS)
+	$(RUN) -m pytest $(PARALLEL)
 
 test-fast: $(VENV)/developer
 	$(RUN) -m pytest $(PARALLEL) $(FAST)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import faulthandler
+import gc
 import io
 import json
 import os
@@ -144,9 +145,13 @@ class Trial:
     def __init__(self, log: Path, function, *args, **kwargs):
         self.out, self.err = log.with_suffix(".out"), log.with_suffix(".err")
         sys.stdout.flush(), sys.stderr.flush()
+        # A child must not destroy what has threads in its parent: a CTranslate2 translator would wait for them forever.
+        gc.collect()
+        gc.freeze()
         self.pid = os.fork()
         if self.pid == 0:
             self._child(function, args, kwargs)
+        gc.unfreeze()
 
     def _child(self, function, args, kwargs):
         status = 1
