@@ -8,6 +8,7 @@
     python smoke_test_rewards.py --attack --file mine.jsonl --source src --target ref --max_soft_win_share 0.2
     python smoke_test_rewards.py --pairs preferences.jsonl   # source, chosen, rejected
     python smoke_test_rewards.py --file outputs.jsonl --source src --target mt --score mqm --rollouts scored.jsonl
+    python smoke_test_rewards.py --check_comet               # unbabel-comet's own scores beside ours
     python smoke_test_rewards.py --reweigh scored.jsonl --set w_qe=0.5 w_cycle=0.5 --human mqm
 
 Takes --config and every field of the trainer's RunCfg. The attack uses the pairs of --file, else the
@@ -15,13 +16,14 @@ evaluation references of the configuration, else pairs that come with the code. 
 is compared with human scores; --rollouts keeps the scored rows. --reweigh asks what other weights would have
 rewarded in such rows, or in a run's rollouts.jsonl, and loads no model; --config is then the settings they were
 scored with, by default the YAML file of the same name or the run's resolved_config.yaml. Exit status 3 when the
-gate fails or a score is missing.
+gate fails, a score is missing, or --check_comet finds a difference above 1e-4.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -35,6 +37,7 @@ from rl_nmt.data.tables import Pair, read_pairs
 from rl_nmt.errors import ConfigError, MissingService, RewardRefused
 from rl_nmt.guards import agreement
 
+COMET_DIFFERENCE = 1e-4
 DEMO = [  # a translation and five things that must not beat it
     ("The children went to school.", "குழந்தைகள் பள்ளிக்குச் சென்றனர்."),
     ("The children went to school.", "The children went to school."),
@@ -100,6 +103,8 @@ def inspect(reward, own, pairs: list[Pair], cfg) -> None:
         table = agreement.table(components, human, cleaned, {"total": [row["total"] for row in rows]})
         print(agreement.as_text(table, own.score))
         print(f"gated: {sum(row['gate'] is not None for row in rows)} of {len(rows)}")
+    elif own.check_comet:
+        check_comet(reward, rows)
     elif not own.rollouts:
         show(rows)
     print_signature(reward)
@@ -121,6 +126,27 @@ def write_rollouts(path: Path, rows: list[dict], columns: dict[str, list], cfg) 
         lines += json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
     files.write(path, lines, "--rollouts")
     config.save_resolved(cfg, path.with_suffix(".yaml"))
+
+
+def check_comet(reward, rows: list[dict]) -> None:
+    """Largest difference of each COMET model's scores from unbabel-comet's own `predict`. Raises RewardRefused."""
+    from rl_nmt.scorers.base import Segment
+    from rl_nmt.scorers.comet import oracle
+
+    cycle = [Segment(r["source"], r["backtranslation"] or r["output"], r["source"]) for r in rows]
+    quality = [Segment(r["source"], r["output"]) for r in rows]
+    worst = 0.0
+    for setting, scorer, segments in (("comet_da_model", reward.da, cycle), ("comet_qe_model", reward.qe, quality)):
+        if scorer is None:
+            continue
+        name = getattr(reward.settings, setting)
+        theirs = oracle.predict(name, segments, setting)
+        pairs = zip(scorer.score(segments).values, theirs, strict=True)
+        differences = [math.inf if ours is None else abs(ours - other) for ours, other in pairs]
+        print(f"{setting}: {name}, {len(segments)} segments, largest difference {max(differences):.1e}", flush=True)
+        worst = max(worst, *differences)
+    if worst > COMET_DIFFERENCE:
+        raise RewardRefused(f"scores differ from unbabel-comet's by up to {worst:.1e}, more than {COMET_DIFFERENCE:g}")
 
 
 def attack_pairs(own, cfg, pairs: list[Pair]) -> tuple[list[tuple[str, str]], str]:
@@ -185,6 +211,7 @@ def parser() -> Parser:
     add("--attack", action="store_true", help="run the launch gate")
     add("--num_pairs", type=int, default=launch_gate.MAX_PAIRS, help="honest pairs of the attack")
     add("--report", type=Path, help="write the attack's report there as JSON")
+    add("--check_comet", action="store_true", help="compare with unbabel-comet's own scores")
     add("--pairs", type=Path, help="preferences: source, chosen, rejected")
     add("--reweigh", type=Path, metavar="ROLLOUTS", help="JSONL of scored samples to weigh again")
     add("--set", nargs="+", action="extend", default=[], metavar="NAME=NUMBER", help="new weights of --reweigh")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -231,6 +232,25 @@ def test_rollouts_that_cannot_be_written(smoke, tmp_path):
 
 
 # --- the attack ----------------------------------------------------------------------------------------
+
+
+def test_beside_unbabel_comets_own_scores(smoke, monkeypatch):
+    pytest.importorskip("comet")
+    line = ("--check_comet", "--prompt", PAIRS[0][0], "--tamil", PAIRS[0][1], "--prompt", "Hello.", "--tamil", "")
+    status, out, err = smoke(*line)
+    assert status == 0, err
+    found = re.findall(r"(comet_\w+): .*, 2 segments, largest difference (\S+)", out)
+    assert [name for name, _ in found] == ["comet_da_model", "comet_qe_model"]
+    assert all(float(difference) < 1e-5 for _, difference in found)
+    monkeypatch.setattr(smoke_test_rewards, "COMET_DIFFERENCE", -1.0)
+    status, _, err = smoke(*line)
+    assert status == 3 and "scores differ from unbabel-comet's" in err
+
+
+def test_without_unbabel_comet_there_is_nothing_to_compare_with(smoke, monkeypatch):
+    monkeypatch.setitem(sys.modules, "comet", None)
+    status, _, err = smoke("--check_comet")
+    assert status == 69 and "unbabel-comet cannot be imported here" in err
 
 
 def test_attack_on_the_evaluation_references(smoke, tmp_path):
