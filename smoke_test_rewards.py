@@ -30,7 +30,7 @@ from typing import NoReturn
 import rewards_en_ta_dupo
 import train_grpo_en_ta as trainer
 from rl_nmt import config, errors, files, hub
-from rl_nmt.audit import cheats, honest_pairs, launch_gate, preferences, reweigh
+from rl_nmt.audit import cheats, launch_gate, preferences, reweigh
 from rl_nmt.data.tables import Pair, read_pairs
 from rl_nmt.errors import ConfigError, MissingService, RewardRefused
 from rl_nmt.guards import agreement
@@ -129,8 +129,8 @@ def attack_pairs(own, cfg, pairs: list[Pair]) -> tuple[list[tuple[str, str]], st
 
     if pairs:
         rows = [{"source": pair.source, "reference": pair.output} for pair in pairs]
-        chosen, source = honest_pairs.honest_pairs(rows, cfg.seed, own.num_pairs)
-        if source == honest_pairs.SHIPPED:
+        chosen, source = cheats.honest_pairs(rows, cfg.seed, own.num_pairs)
+        if source == cheats.SHIPPED:
             raise ConfigError("--attack: none of the given pairs has a translation in Tamil script")
         return chosen, "given pairs"
     try:
@@ -138,7 +138,7 @@ def attack_pairs(own, cfg, pairs: list[Pair]) -> tuple[list[tuple[str, str]], st
     except MissingService as error:
         rows = []
         print(f"no evaluation references: {error}", flush=True)
-    return honest_pairs.honest_pairs(rows, cfg.seed, own.num_pairs)
+    return cheats.honest_pairs(rows, cfg.seed, own.num_pairs)
 
 
 def attack(reward, own, cfg, pairs: list[tuple[str, str]], source: str) -> None:

@@ -260,7 +260,7 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, reward, train: list[str]):
 
 def train(cfg: RunCfg, run: Run, skip_gate: bool, started: float) -> None:
     """The whole run, or what is left of it from `run.resume`."""
-    from rl_nmt.audit.honest_pairs import require_translation_launch
+    from rl_nmt.audit.cheats import require_translation_launch
     from rl_nmt.results import export
     from rl_nmt.results.translation import divergence_monitor
     from rl_nmt.training import loop

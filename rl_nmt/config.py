@@ -239,7 +239,7 @@ def _split_argv(
         flag, equals, inline = token.partition("=")
         name = _plain(flag[2:])
         if not flag.startswith("--") or not name:
-            raise ConfigError(f"unexpected argument {_short(token)}: settings are written --field value")
+            raise ConfigError(f"unexpected argument {excerpt(token)}: settings are written --field value")
         if name in actions:
             if equals or (rest and not rest[0].startswith("--")):
                 raise ConfigError(f"--{name} is a bare switch and takes no value: write --{name} alone")
@@ -289,10 +289,11 @@ def _convert(values: list[str], kind: Any, shown: str) -> Any:
         wanted = _WANTED[kind]
     else:
         raise TypeError(f"fields of type {kind} are not supported: {shown}")
-    raise ConfigError(f"{shown} is {_short(text)}, must be {wanted}")
+    raise ConfigError(f"{shown} is {excerpt(text)}, must be {wanted}")
 
 
-def _short(text: str) -> str:
+def excerpt(text: str) -> str:
+    """A text in a message."""
     return repr(text if len(text) <= 60 else text[:59] + "…")
 
 

@@ -66,6 +66,11 @@ def finite(value: Any) -> Any:
     return value
 
 
+def is_number(value: Any) -> bool:
+    """A finite number as JSON has it: no bool, no tensor."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 @contextlib.contextmanager
 def replace_folder(target: Path) -> Iterator[Path]:
     """A draft to write into, which takes the place of `target` when the block ends well. Raises CannotWrite."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from rl_nmt.data.tables import Row, number, read_all, sides
 from rl_nmt.errors import ConfigError
+from rl_nmt.files import is_number
 from rl_nmt.guards import agreement
 
 Formula = Callable[[dict[str, Any], Any], float | None]
@@ -71,7 +72,7 @@ def _sample(row: Row, human: str) -> Sample:
     if missing:
         raise ConfigError(f"{where} lacks {', '.join(missing)}: it has {', '.join(cells)}")
     total = cells["total"]
-    if total is not None and (isinstance(total, bool) or not isinstance(total, int | float) or total != total):
+    if total is not None and not is_number(total):
         raise ConfigError(f"{where}: total {total!r} is not a number")
     source, _ = sides(row)  # a run before version 2 wrote english
     group = source if cells.get("group") is None else (cells.get("step"), cells["group"])

@@ -58,11 +58,8 @@ def load_backtranslator(
             "int8".
         max_new_tokens: most tokens of one sentence's translation, its language tag included; at least 2.
 
-    Raises:
-        ConfigError: a path that is not there, another kind of model, a missing or shifted language tag, a
-            bad back-end, device or dtype.
-        MissingService: the hub cannot be reached or refuses, or ctranslate2 is not installed.
-        CannotWrite: no folder takes the converted model.
+    Raises ConfigError (a path that is not there, another kind of model, a missing or shifted language tag, a bad
+    back-end, device or dtype), MissingService (no hub, no ctranslate2) and CannotWrite (of the converted model).
     """
     if backend not in BACKENDS:
         raise ConfigError(f"backtranslation_backend: {backend!r} is unknown; use auto, transformers or ctranslate2")
@@ -229,9 +226,8 @@ def _says_something(piece: str) -> bool:
 def check_tags(tokenizer, vocabulary: int, source: str, target: str) -> None:
     """Refuse a tokenizer that would translate from or into another language without saying so.
 
-    Raises:
-        ConfigError: a tag that is no special token (`eng_latn`, `ta` silently become `<unk>`), `<mask>` not
-            last (a folder without tokenizer.json shifts every tag by one), or more ids than the model has.
+    Raises ConfigError for a tag that is no special token (`eng_latn`, `ta` silently become `<unk>`), `<mask>` not last
+    (a folder without tokenizer.json shifts every tag by one), or more ids than the model has.
     """
     tags = [t for t in tokenizer.all_special_tokens if re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", t)]
     for tag in (source, target):
@@ -252,7 +248,7 @@ def _model_folder(name: str) -> Path:
     """The folder of a path or hub name; a hub name counts as cached once its weights are there."""
     marker = "config.json"
     if not Path(name).expanduser().exists() and not hub.looks_like_path(name):
-        marker = next((file for file in WEIGHT_FILES if hub.is_cached(name, file)), WEIGHT_FILES[0])
+        marker = next((file for file in WEIGHT_FILES if hub.cached(name, file)), WEIGHT_FILES[0])
     folder = fetch("backtranslation_model", name, marker, DOWNLOAD)
     if not folder.is_dir():
         raise ConfigError(f"backtranslation_model: {name} is a file; give the model's folder")

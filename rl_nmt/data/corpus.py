@@ -50,9 +50,8 @@ def materialise(folder: str | Path, settings: CorpusSettings) -> Sealed:
     is read whole and gives its smallest hashes. Raises ConfigError (files, too few rows, another or a changed
     snapshot), MissingService (hub; says how many rows there are) and CannotWrite.
 
-    Returns:
-        Texts to train on and held-out ones, disjoint, no duplicates; sha256 of the snapshot; counts {"read": rows read,
-        "kept": distinct clean rows, "rejected": {reason: rows}}.
+    Returns texts to train on and held-out ones, disjoint, no duplicates; sha256 of the snapshot; counts {"read": rows
+    read, "kept": distinct clean rows, "rejected": {reason: rows}}.
     """
     folder = Path(folder)
     snapshot = Snapshot(folder, settings.request, "output_dir")

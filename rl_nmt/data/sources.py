@@ -201,29 +201,21 @@ def what_is_wrong(local: Local, text_field: str, error: BaseException) -> str:
 def require_hub(argument: str, name: str) -> None:
     """Raise MissingService, within seconds, unless the hub answers."""
     if not hub.hub_reachable():
-        why = "HF_HUB_OFFLINE is set" if hub.hub_offline() else "the hub cannot be reached"
         raise MissingService(
-            f"{argument}: the data set {name} is not here and {why}. Give a local file or folder as "
+            f"{argument}: the data set {name} is not here and {hub.why_not()}. Give a local file or folder as "
             f"--{argument}, {hub.POCKET_HINT}"
         )
 
 
 def hub_error(argument: str, name: str, error: BaseException) -> UserError:
-    """Turn a failed hub read into one line: licence to accept, no such name, config or split, no network."""
+    """`hub.explain` for a data set, whose configuration or split may be wrong too."""
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
     text = " ".join(str(error).split())[:300]
-    repository, revision = hub.split_revision(name)
-    page = f"https://huggingface.co/datasets/{repository}"
-    if caused_by(error, GatedRepoError):
-        return MissingService(
-            f"{argument}: {name} is gated. Accept its licence at {page} while logged in, then run `hf auth login` here"
-        )
-    if revision and caused_by(error, RevisionNotFoundError):
-        return MissingService(f"{argument}: {repository} has no revision {revision}: take one that {page} lists")
-    if caused_by(error, DatasetNotFoundError):
-        return MissingService(f"{argument}: no file here and no data set on the hub is called {name}")
     if isinstance(error, ValueError) and ("BuilderConfig" in text or "split" in text.lower()):
         return ConfigError(f"dataset_config or dataset_split does not fit {name}: {text}")
-    return MissingService(f"{argument}: {name} could not be read ({type(error).__name__}: {text})")
+    elsewhere = caused_by(error, GatedRepoError) or caused_by(error, RevisionNotFoundError)
+    if caused_by(error, DatasetNotFoundError) and not elsewhere:
+        return MissingService(f"{argument}: no file here and no data set on the hub is called {name}")
+    return hub.explain(argument, name, error, "datasets/")

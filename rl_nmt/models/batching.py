@@ -134,11 +134,8 @@ def run_batches(
         plan: (lengths, tokens) to batches of positions; every position once.
         argument: the setting that names the model, for the message on standard error.
 
-    Returns:
-        (batch, its result) in the order of the calls, and the positions that did not fit even alone.
-
-    Raises:
-        Whatever `run` raises that is not an out-of-memory error.
+    Returns (batch, its result) in the order of the calls, and the positions that did not fit even alone. Raises what
+    `run` raises, unless memory ran out.
     """
     done: list[tuple[list[int], V]] = []
     lost: list[int] = []

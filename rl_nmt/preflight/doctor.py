@@ -6,7 +6,6 @@ asked once and concurrently, so that the whole takes seconds without a network t
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -110,12 +109,7 @@ def tracker_finding(settings: Any) -> Finding:
 
     if not settings.use_wandb:
         return Finding("ok", "W&B", "off (use_wandb False)")
-    typed = bool(getattr(settings, "wandb_api_key", ""))
-    if typed and settings.wandb_mode == "online" and not wandb_run.wandb_key_known():
-        problem = wandb_run.probe(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-        mode, reason = ("offline", problem) if problem else ("online", "key in the settings, the server answers")
-    else:
-        mode, reason = wandb_run.choose_wandb_mode(settings.wandb_mode)
+    mode, reason = wandb_run.choose_wandb_mode(settings.wandb_mode, bool(getattr(settings, "wandb_api_key", "")))
     if mode == "offline" and settings.wandb_mode == "online":
         return Finding("warn", "W&B", f"offline: {reason}", "`wandb login`, or --use_wandb False")
     return Finding("ok", "W&B", f"{mode}: {reason}")

@@ -291,16 +291,10 @@ def _folder(name: str) -> Path | None:
         return path
     if path.is_file():  # the .ckpt of a COMET model
         return path.parent.parent
-    from huggingface_hub import try_to_load_from_cache
-
-    repository, revision = hub.split_revision(name)
-    if hub.looks_like_path(repository):
+    if hub.looks_like_path(name):
         return None
-    for filename in ("config.json", hub.COMET):
-        found = try_to_load_from_cache(repository, filename, revision=revision)
-        if isinstance(found, str):
-            return Path(found).parent
-    return None
+    found = hub.cached(name) or hub.cached(name, hub.COMET)
+    return found and found.parent
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -5,13 +5,13 @@ They measure and name only what a `Task` gives them. Translation's is in rl_nmt/
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rl_nmt.files import is_number
 from rl_nmt.text.unicode import length
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ class Column:
 
 def number(value: Any) -> float | None:
     """A finite int or float as a float; None for anything else, also for a bool."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    return float(value) if is_number(value) else None
 
 
 def mean(values: list[float | None]) -> float | None:

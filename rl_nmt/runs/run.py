@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_nmt import config, distributed, errors
-from rl_nmt.errors import ConfigError, ResumeRefused
+from rl_nmt.errors import ConfigError
 from rl_nmt.runs import checkpoints, run_folder, wandb_run
 from rl_nmt.runs.checkpoints import Checkpoint
 
@@ -166,10 +166,7 @@ class Run:
                 return value
             except ConfigError as error:
                 if self.resume is not None and not self.force:
-                    raise ResumeRefused(
-                        f"{self.folder} holds a run that was begun with other settings ({error}): set them back, start "
-                        "again in a folder next to it with --fresh, or continue all the same with --force"
-                    ) from None
+                    raise run_folder.other_settings(self.folder, str(error)) from None
                 print(f"{path.name} is made again: {error}", flush=True)
         value = make()
         if distributed.is_main_process():

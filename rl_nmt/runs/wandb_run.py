@@ -18,21 +18,15 @@ SILENT = "no answer"
 FINISH_SECONDS = 60.0  # what an upload may take at the end before it is left to `wandb sync`
 
 
-def wandb_key_known() -> bool:
-    """Is there a W&B key in the environment or in netrc? Asks nobody."""
-    from requests.utils import get_netrc_auth
-
-    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    return bool(os.environ.get("WANDB_API_KEY") or get_netrc_auth(server))
-
-
-def choose_wandb_mode(wanted: str) -> tuple[str, str]:
+def choose_wandb_mode(wanted: str, key_given: bool = False) -> tuple[str, str]:
     """Return "online", "offline" or "disabled", with the reason; online only if it can work within seconds.
 
     `wandb.init` on an unreachable server blocks for many minutes whatever its time-out says, so the
-    server is probed first. Without a key it would stop and ask: offline then. WANDB_DISABLED and
-    WANDB_MODE can only take something away from `wanted`.
+    server is probed first. Without a key, in the environment, netrc or `key_given` otherwise, it would stop
+    and ask: offline then. WANDB_DISABLED and WANDB_MODE can only take something away from `wanted`.
     """
+    from requests.utils import get_netrc_auth
+
     if os.environ.get("WANDB_DISABLED", "").lower() in {"1", "true", "yes", "on"}:
         return "disabled", "WANDB_DISABLED is set"
     if wanted != "online":
@@ -40,9 +34,9 @@ def choose_wandb_mode(wanted: str) -> tuple[str, str]:
     given = os.environ.get("WANDB_MODE", "")
     if given in ("offline", "dryrun", "disabled"):
         return given.replace("dryrun", "offline"), f"WANDB_MODE is {given}"
-    if not wandb_key_known():
-        return "offline", "no W&B key in WANDB_API_KEY or netrc (`wandb login`)"
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    if not (key_given or os.environ.get("WANDB_API_KEY") or get_netrc_auth(url)):
+        return "offline", "no W&B key in WANDB_API_KEY or netrc (`wandb login`)"
     problem = probe(url)
     return ("offline", f"{url}: {problem}") if problem else ("online", "the server answers")
 

@@ -5,7 +5,6 @@ Modules of this package import neither trl nor datasets, so that they run in any
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -125,11 +124,6 @@ def utf8(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def is_number(value: Any) -> bool:
-    """A finite number as JSON has it: no bool, no tensor."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _inside(span: Span, mt: str) -> bool:
     return 0 <= span.start <= span.end <= len(mt) and 0.0 <= span.confidence <= 1.0 + 1e-6
 
@@ -154,12 +148,8 @@ def isolate(function: Callable[[list[T]], Sequence[V]], items: list[T]) -> tuple
     One bad item among N costs 2·ceil(log2 N) further calls, in which every good item is computed once. After
     twice as many the rest is given up, so that a model that fails on everything is not asked N times.
 
-    Args:
-        function: a batch to one value per item; a wrong number of values counts as raised.
-        items: the batch.
-
-    Returns:
-        Values in order, None for what failed; and the errors of the smallest batches that failed.
+    Returns values in order, None for what failed, and the errors of the smallest batches that failed; a wrong number
+    of values counts as raised.
 
     >>> isolate(lambda batch: [1 / x for x in batch], [1, 2, 0, 4])
     ([1.0, 0.5, None, 0.25], [ZeroDivisionError('division by zero')])

@@ -6,8 +6,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from rl_nmt.files import is_number
 from rl_nmt.models.batching import distinct
-from rl_nmt.scorers.base import Scorer, Scores, Segment, Span, is_number
+from rl_nmt.scorers.base import Scorer, Scores, Segment, Span
 
 Answer = tuple[float, tuple[Span, ...] | None]
 

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from rl_nmt.errors import ConfigError
+from rl_nmt.files import is_number
 from rl_nmt.hub import recorded_as
 from rl_nmt.models import loading
 from rl_nmt.models.batching import TokenBudget, distinct, run_batches
-from rl_nmt.scorers.base import Scores, Segment, in_order, is_number, utf8
+from rl_nmt.scorers.base import Scores, Segment, in_order, utf8
 
 SCORE_ID = 250_089  # <extra_id_10> in mT5's vocabulary: its logit is the score
 WORST = 25.0
@@ -53,9 +54,8 @@ def load_metricx(
         overlong: "truncate" longer inputs at their end, as published, or "skip" them (no score).
         argument: the setting that names this model, for messages.
 
-    Raises:
-        ConfigError: a missing path, another architecture, missing weights, no tokenizer, an unusable device or dtype.
-        MissingService: the hub cannot be reached.
+    Raises ConfigError (a missing path, another architecture, missing weights, no tokenizer, an unusable device or
+    dtype) and MissingService (no hub).
     """
     loading.require_device(argument, device)
     if dtype == "float16":

@@ -13,8 +13,7 @@ from tiny_models import PAIRS as TINY
 
 from rewards_en_ta_dupo import CometDuPOReward
 from rl_nmt.audit import launch_gate as gate
-from rl_nmt.audit.cheats import HARD, build_suite
-from rl_nmt.audit.honest_pairs import SHIPPED, honest_pairs
+from rl_nmt.audit.cheats import HARD, SHIPPED, build_suite, honest_pairs
 from rl_nmt.audit.launch_gate import require_launch
 from rl_nmt.errors import ConfigError, RewardRefused
 from rl_nmt.text.languages import LANGUAGES

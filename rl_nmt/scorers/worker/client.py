@@ -26,7 +26,8 @@ from typing import Any
 import rl_nmt
 from rl_nmt import errors
 from rl_nmt.errors import ConfigError, MissingService
-from rl_nmt.scorers.base import Scores, Segment, Span, is_number
+from rl_nmt.files import is_number
+from rl_nmt.scorers.base import Scores, Segment, Span
 from rl_nmt.scorers.worker.process import Fault, WorkerProcess
 
 ROOT = Path(rl_nmt.__file__).resolve().parents[1]
@@ -61,10 +62,9 @@ def load_in_worker(
         gpu: CUDA_VISIBLE_DEVICES of the worker; None leaves the variable.
         argument: the setting that names the executable, for messages.
 
-    Raises:
-        ConfigError: no such executable, not a Python, or an environment without a package the scorer needs.
-        MissingService: it does not start in time, or dies while it loads.
-        Whatever of rl_nmt.errors the factory raises; WorkerError for anything else.
+    Raises ConfigError (no such executable, not a Python, an environment without a package the scorer needs),
+    MissingService (it does not start in time, or dies while it loads), whatever of rl_nmt.errors the factory raises,
+    and WorkerError for anything else.
     """
     # Made absolute, but not resolved: a virtual environment is recognised by its symbolic link.
     python = shutil.which(os.path.expanduser(python_executable)) if python_executable else sys.executable
