@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from rl_nmt import files
-from rl_nmt.errors import ConfigError
+from rl_nmt.errors import ConfigError, warn
 
 Cfg = TypeVar("Cfg")
 _TAG = "tag:yaml.org,2002:"
@@ -177,13 +177,6 @@ def _replaced(cfg: Any, values: dict[str, Any]) -> Any:
     return dataclasses.replace(cfg, **changes)
 
 
-def _plain(name: str) -> str:
-    return name.replace("-", "_")
-
-
-# --- names -----------------------------------------------------------------------------------------
-
-
 def _check_name(
     settings: dict[str, _Setting], name: str, shown: str, extra: tuple[str, ...] = (), in_file: bool = False
 ) -> None:
@@ -205,7 +198,7 @@ def _check_name(
         )
     if not in_file:
         raise ConfigError(f"{shown} is a secret and would be seen in the process list: {field.metadata['in_file']}")
-    print(f"warning: {shown} is a secret: {field.metadata['in_file']}", file=sys.stderr, flush=True)
+    warn(f"{shown} is a secret: {field.metadata['in_file']}")
 
 
 def _way_out(settings: dict[str, _Setting], name: str, extra: tuple[str, ...]) -> str:
@@ -237,7 +230,7 @@ def _split_argv(
     while rest:
         token = rest.pop(0)
         flag, equals, inline = token.partition("=")
-        name = _plain(flag[2:])
+        name = flag[2:].replace("-", "_")
         if not flag.startswith("--") or not name:
             raise ConfigError(f"unexpected argument {excerpt(token)}: settings are written --field value")
         if name in actions:
@@ -262,9 +255,6 @@ def _split_argv(
     if len(configs) > 1:
         raise ConfigError(f"--config was given {len(configs)} times ({', '.join(configs)}): give one file")
     return flags, given, Path(configs[0]) if configs else None
-
-
-# --- values ----------------------------------------------------------------------------------------
 
 
 def _convert(values: list[str], kind: Any, shown: str) -> Any:
@@ -297,9 +287,6 @@ def excerpt(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:59] + "…")
 
 
-# --- the file --------------------------------------------------------------------------------------
-
-
 def _read_mapping(
     settings: dict[str, _Setting], actions: dict[str, str], path: Path, node: Any, prefix: str = ""
 ) -> dict[str, Any]:
@@ -310,7 +297,8 @@ def _read_mapping(
         line = key.start_mark.line + 1
         if key.id != "scalar":
             raise ConfigError(f"--config {path}, line {line}: a key must be a plain name")
-        name, shown = prefix + _plain(key.value), f"key {prefix + key.value!r} in {path}, line {line}"
+        name = prefix + key.value.replace("-", "_")
+        shown = f"key {prefix + key.value!r} in {path}, line {line}"
         if name in actions or name == "config":
             raise ConfigError(f"{shown}, is no field: pass --{name} on the command line")
         if "." in key.value and name in settings:

@@ -17,8 +17,7 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 class UserError(Exception):
     """Something the user can put right; printed as one line, without a traceback.
 
-    The message names the argument, the value and the way out. `exit_code` is the status the
-    command ends with.
+    The message names the argument, the value and the way out. `exit_code` is the status the command ends with.
     """
 
     exit_code = 1
@@ -58,6 +57,16 @@ class CannotWrite(UserError):
     """A file or folder cannot be written."""
 
     exit_code = 73
+
+
+def warn(line: str) -> None:
+    """One line on standard error for what a run survives."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one short line: its class and what it says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

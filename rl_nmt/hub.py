@@ -22,16 +22,12 @@ COMET = "hparams.yaml"  # the file that tells a COMET checkpoint from other mode
 
 @dataclass(frozen=True)
 class ModelUse:
-    """A model that a run loads.
+    """A model that a run loads."""
 
-    setting: what its name is called in the settings. name: hub name, also with @revision, or local folder; "" for no
-    model. filename: a file that it must have. part: what it does in the run, for the memory estimate.
-    """
-
-    setting: str
-    name: str
-    filename: str = "config.json"
-    part: str = ""
+    setting: str  # what its name is called in the settings
+    name: str  # hub name, also with @revision, or local folder; "" for no model
+    filename: str = "config.json"  # a file that it must have
+    part: str = ""  # what it does in the run, for the memory estimate
 
 
 def hub_offline() -> bool:

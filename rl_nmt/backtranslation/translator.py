@@ -54,8 +54,7 @@ def load_backtranslator(
             ctranslate2 where it works, else transformers, saying on standard error which and why.
         beams: width of the beam search, at least 1, which is greedy.
         device: cpu, cuda or cuda:N.
-        dtype: "float32" or "bfloat16" (then a translation may depend on its batch); ctranslate2 also takes
-            "int8".
+        dtype: "float32" or "bfloat16" (then a translation may depend on its batch); ctranslate2 also takes "int8".
         max_new_tokens: most tokens of one sentence's translation, its language tag included; at least 2.
 
     Raises ConfigError (a path that is not there, another kind of model, a missing or shifted language tag, a bad
@@ -155,9 +154,7 @@ class BackTranslator:
             self.stats["padded"] += padded
             return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-        done, _ = run_batches(translate, [len(row) for row in rows], self.budget, argument=self.name)
-        found = {i: text for batch, texts in done for i, text in zip(batch, texts, strict=True)}
-        return [found.get(i) for i in range(len(rows))]
+        return run_batches(translate, [len(row) for row in rows], self.budget, argument=self.name)
 
     def _encode(self, sentences: list[str]) -> list[list[int]]:
         """Ids `[source tag] text </s>` per sentence; control tokens written in the text stay text."""

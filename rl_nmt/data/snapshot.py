@@ -30,17 +30,11 @@ class Sealed(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The sealed rows of one request.
+    """The sealed rows of one request."""
 
-    Args:
-        folder: where they lie; a link to an empty folder stays a link.
-        request: everything that decides the rows; JSON.
-        argument: the setting that names the folder above, for messages.
-    """
-
-    folder: Path
-    request: dict[str, Any]
-    argument: str
+    folder: Path  # where they lie; a link to an empty folder stays a link
+    request: dict[str, Any]  # everything that decides the rows; JSON
+    argument: str  # the setting that names the folder above, for messages
 
     @property
     def exists(self) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from rl_nmt import hub
 from rl_nmt.data import tables
 from rl_nmt.data.streams import persistent
-from rl_nmt.errors import ConfigError, MissingService, UserError, caused_by
+from rl_nmt.errors import ConfigError, MissingService, UserError, caused_by, describe
 
 FORMATS = {"json": (".json", ".jsonl", ".json.gz", ".jsonl.gz"), "parquet": (".parquet",), "text": (".txt", ".txt.gz")}
 Local = tuple[str, list[str]]  # format, absolute paths
@@ -28,19 +28,14 @@ Local = tuple[str, list[str]]  # format, absolute paths
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where sentences come from.
+    """Where sentences come from."""
 
-    dataset_name: a local file or folder, json | parquet | text with `data_files` globs, or a hub name.
-    dataset_config, dataset_split: of a hub data set. text_field: the column with the text.
-    shuffle_buffer: rows within which `seed` shuffles.
-    """
-
-    dataset_name: str
-    dataset_config: str = ""
+    dataset_name: str  # a local file or folder, json | parquet | text with `data_files` globs, or a hub name
+    dataset_config: str = ""  # this and the split: of a hub data set
     dataset_split: str = "train"
     data_files: tuple[str, ...] = ()
-    text_field: str = "text"
-    shuffle_buffer: int = 0
+    text_field: str = "text"  # the column with the text
+    shuffle_buffer: int = 0  # rows within which `seed` shuffles
     seed: int = 0
 
 
@@ -195,7 +190,7 @@ def what_is_wrong(local: Local, text_field: str, error: BaseException) -> str:
         except ConfigError as problem:
             return str(problem)
     shown = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    return f"{shown} cannot be read as {kind}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{shown} cannot be read as {kind}: {describe(error)}"
 
 
 def require_hub(argument: str, name: str) -> None:

@@ -138,9 +138,8 @@ def skip_overlong(overlong: str) -> bool:
 def loading() -> Iterator[None]:
     """Root logger, warning filters and random state are the caller's again afterwards.
 
-    `import comet` sets the root logger to INFO with a handler, and its torchmetrics warns of pkg_resources;
-    building a model draws from the global generator, which would make a resumed run differ from an
-    uninterrupted one.
+    `import comet` sets the root logger to INFO with a handler, and its torchmetrics warns of pkg_resources; building a
+    model draws from the global generator, which would make a resumed run differ from an uninterrupted one.
     """
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)

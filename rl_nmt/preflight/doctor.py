@@ -32,17 +32,11 @@ def diagnose(
     environment: Callable[[Any], None],
     machine: Machine | None = None,
 ) -> list[Finding]:
-    """Everything that could stop or spoil a run with these settings in this folder.
+    """Everything that could stop or spoil a run with these settings (RunCfg's) and models in this folder.
 
-    Args:
-        settings: RunCfg, or what has its fields.
-        uses: the models that these settings ask for.
-        folder: the run folder; need not exist.
-        check, environment: the recipe's own checks of its settings, and of what they need here (packages, servers,
-            another Python); what they raise as UserError becomes a finding.
-        machine: None looks at this one.
-
-    Returns findings in the order of the table; what the user can mend is in them, never raised.
+    `check`, `environment`: the recipe's own checks of its settings, and of what they need here (packages, servers,
+    another Python). `machine`: None looks at this one. Returns findings in the order of the table; what the user can
+    mend is in them, never raised.
     """
     folder = Path(folder).expanduser()
     with ThreadPoolExecutor(8) as pool:

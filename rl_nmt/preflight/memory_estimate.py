@@ -125,9 +125,6 @@ def lora_parameters(config: Mapping[str, Any], rank: int) -> int:
     return config["num_hidden_layers"] * rank * sum(i + o for i, o in gemma_linears(config))
 
 
-# --- memory ------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Need:
     """Bytes on one device: `resident` all the time, by name; `passing` by stage, of which one is there at a time."""
@@ -279,9 +276,6 @@ def run_bytes(shape: Shape, settings: Any, bf16: bool) -> int:
     if settings.kl_beta and not settings.lora_rank:
         total += 4 * shape.parameters
     return total
-
-
-# --- files -------------------------------------------------------------------------------------------
 
 
 def _folder(name: str) -> Path | None:

@@ -123,7 +123,7 @@ class Run:
             began = resume.path.parent
             if not (began / run_folder.IDENTITY).exists() and began.resolve() != self.folder.resolve():
                 unknown = f"whether {resume.path.name} belongs to a run with these settings is not known"
-                print(f"warning: {began} has no {run_folder.IDENTITY}: {unknown}", file=sys.stderr, flush=True)
+                errors.warn(f"{began} has no {run_folder.IDENTITY}: {unknown}")
             for change in run_folder.harmless_changes(began, public, self.identity):
                 print(f"changed since the last start: {change}", flush=True)
         run_folder.save_identity(self.folder, self.identity, public)
@@ -135,11 +135,7 @@ class Run:
             self.resume = distributed.from_main(lambda: checkpoints.take_up(resume, self.folder))
 
     def once(
-        self,
-        name: str,
-        make: Callable[[], Any],
-        form: Any = None,
-        require: Callable[[Any], None] = lambda value: None,
+        self, name: str, make: Callable[[], Any], form: Any = None, require: Callable[[Any], None] = lambda value: None
     ) -> Any:
         """The value that `make` gave the first time, also in a resumed run; the same on every process.
 

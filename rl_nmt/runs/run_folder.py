@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rl_nmt.distributed import is_main_process
-from rl_nmt.errors import CannotWrite, ResumeRefused
+from rl_nmt.errors import CannotWrite, ResumeRefused, warn
 from rl_nmt.files import write_durable
 from rl_nmt.hub import cached, split_revision
 from rl_nmt.runs.checkpoints import FORMAT
@@ -174,8 +174,7 @@ def _locked(path: Path, argument: str) -> IO[str]:
                 f"--{argument})"
             ) from None
         except OSError as error:
-            where = f"{path.parent} cannot be locked ({error.strerror})"
-            print(f"warning: {where}: start only one run there", file=sys.stderr, flush=True)
+            warn(f"{path.parent} cannot be locked ({error.strerror}): start only one run there")
             return file
 
 

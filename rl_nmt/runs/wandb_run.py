@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rl_nmt.errors import leave_behind
+from rl_nmt.errors import leave_behind, warn
 
 PROBE_SECONDS = 3.0
 INIT_SECONDS = 30.0
@@ -124,4 +124,4 @@ def finish_wandb(exit_code: int = 0, seconds: float = FINISH_SECONDS + 5) -> Non
     if problem := _within(seconds, lambda: wandb.finish(exit_code=exit_code)):
         if problem == SILENT:
             leave_behind("W&B")
-        print(f"warning: W&B did not finish ({problem}); upload later with `{later}`", file=sys.stderr, flush=True)
+        warn(f"W&B did not finish ({problem}); upload later with `{later}`")

@@ -5,10 +5,11 @@ Modules of this package import neither trl nor datasets, so that they run in any
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
+
+from rl_nmt.errors import describe, warn
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -111,12 +112,7 @@ def answers(scorer: Any, batch: list) -> list[tuple[Any, list[Span] | None]]:
 
 def warn_lost(name: str, what: str, lost: int, total: int, why: str) -> None:
     """The one warning about outputs without a score or spans."""
-    print(f"warning: {name}: {lost} of {total} outputs get no {what} ({why})", file=sys.stderr, flush=True)
-
-
-def describe(error: Exception) -> str:
-    """An exception in one short line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    warn(f"{name}: {lost} of {total} outputs get no {what} ({why})")
 
 
 def utf8(text: str) -> str:
@@ -170,15 +166,6 @@ def isolate(function: Callable[[list[T]], Sequence[V]], items: list[T]) -> tuple
             else:
                 errors.append(error.with_traceback(None))  # a traceback would hold the batch's tensors
     return values, errors
-
-
-def in_order(done: list[tuple[list[int], Any]], count: int) -> list[Any]:
-    """The result of each of `count` rows in `done`, which is (rows, their results) per batch; None for other rows."""
-    found: list[Any] = [None] * count
-    for batch, results in done:
-        for i, result in zip(batch, results, strict=True):
-            found[i] = result
-    return found
 
 
 def _as_many(values: list[V], count: int) -> list[V]:

@@ -24,11 +24,8 @@ class Remembered:
     `remembered`, those of them answered from the cache. A call answered from the cache alone has these two only.
 
     The last bits of a value may depend on its batch. A resumed run therefore repeats every bit only with the same
-    cache: `state_dict` and `load_state_dict` carry it.
-
-    Args:
-        scorer: any `Scorer`.
-        size: segments kept, at least 1; a sentence takes about a kilobyte of memory, half of one in `state_dict`.
+    cache: `state_dict` and `load_state_dict` carry it. `size`: segments kept, at least 1; a sentence takes about a
+    kilobyte of memory, half of one in `state_dict`.
     """
 
     def __init__(self, scorer: Scorer, size: int = 100_000):

@@ -19,7 +19,7 @@ from rl_nmt.files import is_number
 from rl_nmt.hub import recorded_as
 from rl_nmt.models import loading
 from rl_nmt.models.batching import TokenBudget, distinct, run_batches
-from rl_nmt.scorers.base import Scores, Segment, in_order, utf8
+from rl_nmt.scorers.base import Scores, Segment, utf8
 
 SCORE_ID = 250_089  # <extra_id_10> in mT5's vocabulary: its logit is the score
 WORST = 25.0
@@ -158,8 +158,8 @@ class MetricXScorer:
             return self._scores([kept[k][1] for k in batch])
 
         with loading.full_precision():
-            done, _ = run_batches(run, [len(ids) for _, ids in kept], self.budget, argument=self.name)
-        scores = dict(zip((i for i, _ in kept), in_order(done, len(kept)), strict=True))
+            found = run_batches(run, [len(ids) for _, ids in kept], self.budget, argument=self.name)
+        scores = dict(zip((i for i, _ in kept), found, strict=True))
         values = [scores[i] if is_number(scores.get(i)) else None for i in range(len(rows))]
         self.stats["padded_share"] = 1 - self.stats["tokens"] / max(1, self.stats.pop("padded"))
         return Scores([values[i] for i in index])

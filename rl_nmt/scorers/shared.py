@@ -15,7 +15,8 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from rl_nmt import distributed
-from rl_nmt.scorers.base import Scores, Segment, answers, describe, isolate, warn_lost
+from rl_nmt.errors import describe
+from rl_nmt.scorers.base import Scores, Segment, answers, isolate, warn_lost
 
 
 class _OncePerMachine:

@@ -171,11 +171,7 @@ def length(s: str) -> int:
 
 
 def length_penalty(
-    source: str,
-    output: str,
-    language: Language,
-    expected_ratio: float | None = None,
-    tolerance: float | None = None,
+    source: str, output: str, language: Language, expected_ratio: float | None = None, tolerance: float | None = None
 ) -> float:
     """Return how far, ≥ 0, the log length ratio of `output` to `source` lies outside the language's band.
 

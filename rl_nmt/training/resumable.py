@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from rl_nmt.distributed import gathered
-from rl_nmt.errors import NonFiniteLoss
+from rl_nmt.errors import NonFiniteLoss, describe
 from rl_nmt.runs.checkpoints import Keeper
 from rl_nmt.runs.metrics_file import MetricsFile
 
@@ -209,7 +209,7 @@ def _failure(save: Callable[..., None], *arguments: Any) -> str | None:
     try:
         save(*arguments)
     except SAVE_FAILURES as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return describe(error)
     return None
 
 

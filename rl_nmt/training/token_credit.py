@@ -36,15 +36,14 @@ Range = tuple[int, int]
 class SpanCredit:
     """How the spans of one scorer become token rewards.
 
-    weights: reward per severity; a severity that is missing here stops the run, it is never worth 0.
-    overlap: "any": a token that shares a character with the span; "majority": at least half of its characters.
-    combine: "sum", "min" (the worst) or "max" (the mildest) where several spans meet one token.
+    `weights`: a severity that is missing there stops the run, it is never worth 0. `overlap` "any": a token that shares
+    a character with the span; "majority": at least half of its characters.
     """
 
-    weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))  # reward per severity
     overlap: Literal["any", "majority"] = "any"
     use_confidence: bool = False  # weight times the span's confidence
-    combine: Literal["sum", "min", "max"] = "sum"
+    combine: Literal["sum", "min", "max"] = "sum"  # where several spans meet one token; "min" takes the worst
     scale: float = 1.0  # factor of the result, so that scorers of other ranges can be added up
 
 

@@ -10,7 +10,7 @@ import torch
 
 from rl_nmt.models.batching import distinct, run_batches
 from rl_nmt.models.linears import prepacked_works
-from rl_nmt.scorers.base import Segment, Span, in_order
+from rl_nmt.scorers.base import Segment, Span
 from rl_nmt.scorers.comet.packed_layers import Pack, PackedEncoder
 from rl_nmt.scorers.comet.padded_route import Route
 
@@ -106,8 +106,8 @@ class PackedRoute(Route):
             self._count(len(batch), sum(pack.lengths), pack.padded)
             return result
 
-        done, _ = run_batches(encode, [len(sequences[i]) for i in there], self.budget, _unpadded, self.name)
-        return dict(zip(there, in_order(done, len(there)), strict=True))
+        found = run_batches(encode, [len(sequences[i]) for i in there], self.budget, _unpadded, self.name)
+        return dict(zip(there, found, strict=True))
 
     def _pooled(self, pack: Pack) -> torch.Tensor:
         """Sentence embeddings (N, H)."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rl_nmt.models.batching import TokenBudget, distinct, run_batches
-from rl_nmt.scorers.base import Segment, Span, in_order
+from rl_nmt.scorers.base import Segment, Span
 from rl_nmt.scorers.comet.packed_layers import PackedEncoder
 
 
@@ -86,8 +86,7 @@ class PaddedRoute(Route):
             tensors = self._cut(inputs, batch)
             return self.model.get_sentence_embedding(tensors["input_ids"], tensors["attention_mask"])
 
-        done, _ = run_batches(run, lengths, self.budget, argument=self.name)
-        return self._stacked(in_order(done, len(texts)))
+        return self._stacked(run_batches(run, lengths, self.budget, argument=self.name))
 
     def _joint(self, rows: list[Segment]) -> torch.Tensor:
         scores = torch.full((len(rows),), float("nan"), device=self.device)
@@ -105,8 +104,8 @@ class PaddedRoute(Route):
             def score(batch: list[int], inputs=inputs) -> torch.Tensor:
                 return torch.stack([self.model(**self._cut(part, batch)).score for part in inputs]).mean(0).float()
 
-            for batch, result in run_batches(score, lengths, self.budget, argument=self.name)[0]:
-                scores[[chosen[i] for i in batch]] = result
+            for i, value in zip(chosen, run_batches(score, lengths, self.budget, argument=self.name), strict=True):
+                scores[i] = scores[i] if value is None else value
         return scores
 
     def _cut(self, inputs: dict, batch: list[int]) -> dict[str, torch.Tensor]:

@@ -175,7 +175,7 @@ class WorkerScorer:
 
     def _give_up_on(self, fault: Fault) -> None:
         self._kill()
-        print(f"warning: {self.argument}: the worker of {self.factory} {fault}", file=sys.stderr, flush=True)
+        errors.warn(f"{self.argument}: the worker of {self.factory} {fault}")
 
     def _accept(self, ready: dict[str, Any], hello: dict[str, Any]) -> None:
         """Take over what the scorer says of itself; after a restart it must be the same scorer."""
