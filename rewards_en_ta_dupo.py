@@ -23,8 +23,6 @@ group. guards="off" is the plain formula: no gates, no (1 - copied), no fidelity
     reward(["English: The door is open.\nTamil:"], ["கதவு திறந்திருக்கிறது."])
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import time

@@ -18,8 +18,6 @@ scored with, by default the YAML file of the same name or the run's resolved_con
 gate fails or a score is missing.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -13,8 +13,6 @@ Settings: the fields of RunCfg < a YAML file (--config) < flags. The result is i
 command again continues a run that was stopped or killed, to the same bits.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import os

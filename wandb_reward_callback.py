@@ -4,8 +4,6 @@ Every optimizer step it reads `reward_fn.last_log`, adds an exponential moving a
 row that also carries what TRL logs (loss, kl, lengths, …); to W&B too when a run is active. Keys: docs/metrics.md.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ A field whose type is a dataclass is a section, to any depth: a nested mapping i
 everywhere else (`--rl.lr 1e-6`).
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import dataclasses

@@ -1,7 +1,5 @@
 """Errors a user can act on, and the exit status each one ends a command with."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """Write files and folders whole: after a crash the old content or the new one, never half of it. No torch."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

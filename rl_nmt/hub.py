@@ -3,8 +3,6 @@
 A hub name may be pinned to a commit, tag or branch: `org/name@revision`. A path that exists beats a hub name.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import socket

@@ -5,8 +5,6 @@ something else or less. Families: cheats.yaml and families.py; what differs from
 one module of letters each, in TONGUES. No model, no torch.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable, Sequence

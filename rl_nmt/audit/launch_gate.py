@@ -10,8 +10,6 @@ TIE and no gate refused it. Hard families, which could not be an answer at all, 
 apart; more than MAX_HONEST_GATED of them, or more than MAX_UNSCORED comparisons without a score, is refused too.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field

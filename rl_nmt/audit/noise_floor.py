@@ -4,8 +4,6 @@ TRL divides a group's rewards by their spread, so rounding would become a full-s
 treat a group that spreads no more than the jitter as a tie (rl_nmt/training/trainer.py; docs/details.md, 15).
 """
 
-from __future__ import annotations
-
 import random
 from collections import defaultdict
 from collections.abc import Sequence

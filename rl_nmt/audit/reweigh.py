@@ -5,8 +5,6 @@ the rows were scored with must first give the saved totals back, else nothing is
 reward's own function (row, settings) → float | None, passed in by the caller.
 """
 
-from __future__ import annotations
-
 import math
 from collections import UserDict, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence

@@ -4,8 +4,6 @@ GRPO sees only differences inside a group, so a component that is constant there
 shares are a covariance decomposition (ours): they add up to 1, and are negative where a component pulls against it.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 

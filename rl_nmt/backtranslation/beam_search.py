@@ -6,8 +6,6 @@ batch, and linears take oneDNN's layout on a CPU. The tests hold its texts again
 `generate(num_beams=…, early_stopping=True)`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The model is converted once, into its own folder or a cache, and stays resident.
 equal those of transformers (the limits: rl_nmt/backtranslation/translator.py); "int8" is faster still and changes some.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """English text → a snapshot on disk: streamed once, cleaned, split, hashed; no network after that."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 from collections import Counter

@@ -4,8 +4,6 @@ train.jsonl and heldout.jsonl hold the rows; data.json holds the request that ma
 files and the caller's counts.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

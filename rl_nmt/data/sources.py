@@ -5,8 +5,6 @@ and write nothing outside a temporary folder; what is wrong with one is said wit
 stream outlives failures of the network (rl_nmt/data/streams.py).
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import glob

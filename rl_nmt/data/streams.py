@@ -4,8 +4,6 @@ A stream with a shuffle buffer cannot be taken up in the middle. It is read agai
 the same rows in the same order; those already delivered are compared by hash and left out.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import queue

@@ -7,8 +7,6 @@
 Lines end at line feeds alone: a text may hold U+2028. All formats but Parquet may be packed (.gz).
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import itertools

@@ -4,8 +4,6 @@ Pearson's r, Spearman's rho and Kendall's tau-b are scipy's. Within-source pairw
 reward is for: of two outputs for the same source, does it prefer the one that people prefer?
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence

@@ -6,8 +6,6 @@ offence. Rules and thresholds are ours (docs/details.md, 1 to 8); `python -m rl_
 one is wrong.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from functools import lru_cache

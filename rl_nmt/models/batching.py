@@ -4,8 +4,6 @@ Which batch sizes fit depends on what the policy holds at that moment, so a budg
 do again a few calls later. What never fits gets no result.
 """
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """From a name to files and a place to run: what every neural model here needs to be loaded."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import sys

@@ -1,7 +1,5 @@
 """The policy: tokenizer and causal chat model, device and precision chosen once, with the reason printed."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket

@@ -4,8 +4,6 @@ Nothing is loaded, downloaded or written. Sizes are estimates (memory_estimate.p
 asked once and concurrently, so that the whole takes seconds without a network too.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

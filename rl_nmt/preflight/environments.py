@@ -5,8 +5,6 @@ Asked within seconds, before anything is loaded. vLLM works as TRL uses it, in t
 one that `trl vllm-serve` has started elsewhere, and the weights after every step.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

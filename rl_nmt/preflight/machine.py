@@ -1,7 +1,5 @@
 """What this machine has: Python, packages, GPUs and memory. torch is imported only to ask for GPUs."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Mapping

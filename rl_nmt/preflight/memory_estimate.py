@@ -4,8 +4,6 @@ Everything here is an estimate: weights, gradients and optimizer are counted exa
 the tensors that the stock kernels keep.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

@@ -4,8 +4,6 @@ A policy that games its reward shows it as a rising reward next to a falling ind
 thresholds: ours.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections import defaultdict

@@ -3,8 +3,6 @@
 chrF++ and BLEU are sacreBLEU's and need references, which no reward of this repository reads. No torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

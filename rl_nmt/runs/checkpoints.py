@@ -12,8 +12,6 @@ every file, has been renamed into place last. A run folder holds
 No torch here: an unusable folder is refused before anything heavy is imported.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

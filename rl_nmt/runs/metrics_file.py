@@ -1,7 +1,5 @@
 """metrics.jsonl and its like: one JSON row per line, cut back to a checkpoint on a resume."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterator

@@ -9,14 +9,12 @@
 Of several processes the main one reads, asks and writes; every method is called by all of them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rl_nmt import config, distributed, errors
 from rl_nmt.errors import ConfigError
@@ -60,7 +58,7 @@ class Run:
         continue_with: Sequence[str] = (),
         settings: Mapping[str, str] | None = None,
         **options: Any,
-    ) -> Iterator[Run]:
+    ) -> Iterator[Self]:
         """Create the folder or open it, keep others out, find the newest valid checkpoint.
 
         Args:

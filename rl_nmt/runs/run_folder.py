@@ -4,8 +4,6 @@
 what was learnt incomparable) and the settings of its last start (a change is only listed).
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

@@ -1,7 +1,5 @@
 """Weights & Biases, which may fail in any way without harm to a run."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

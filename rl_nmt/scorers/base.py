@@ -3,8 +3,6 @@
 Modules of this package import neither trl nor datasets, so that they run in any environment.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar

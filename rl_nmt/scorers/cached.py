@@ -1,7 +1,5 @@
 """A cache of a scorer's answers: a converging policy repeats its outputs, and an evaluation repeats its sources."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any

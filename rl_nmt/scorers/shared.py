@@ -9,8 +9,6 @@ The first process of a machine has the model; the others send it their items. Eq
 within `processes.from_main`, it is the model itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ A prompt carries no `<bos>`: TRL's tokenisation of string prompts adds exactly o
 template with one `{source}` slot. Gemma's turns are written here, any other model's by its chat template.
 """
 
-from __future__ import annotations
-
 import re
 
 from rl_nmt.config import excerpt

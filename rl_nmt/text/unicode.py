@@ -4,8 +4,6 @@ Every measure here cleans its input first, so raw and cleaned text give the same
 are linear in the length of the text. Lengths are NFC code points, never bytes or grapheme clusters.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import unicodedata

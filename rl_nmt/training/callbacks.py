@@ -1,7 +1,5 @@
 """What a person watching a run sees and does: a progress line, samples, held-out evaluation, a stop."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -12,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from transformers import TrainerCallback
 
@@ -183,7 +181,7 @@ class GracefulStop(TrainerCallback):
         self._cycle_start = self._save_start = now
         self._longest_cycle = self._longest_save = 0.0
 
-    def __enter__(self) -> GracefulStop:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._handlers[number] = signal.signal(number, self._receive)

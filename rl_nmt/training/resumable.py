@@ -6,8 +6,6 @@ What the Trainer forgets on a resume is kept in `state_dict`: losses and metrics
 that is not finite raises NonFiniteLoss before the optimizer step, and leaves the batch.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -9,8 +9,6 @@ The additive form is TranslateGemma's (arXiv 2601.09012), span weights by severi
 exact offsets, the projection between raw and cleaned text and the treatment of missing scores are ours. Pure.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -15,8 +15,6 @@ A scorer that gave none leaves the completion out of the update: "not judged" is
 completion have reward 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ A reward call sees only its process's completions, so a group of G samples may b
 Everything about groups therefore happens here, on the gathered rewards.
 """
 
-from __future__ import annotations
-
 import math
 import time
 

@@ -4,8 +4,6 @@ Retried is only what may pass by itself (connection, 408, 425, 429, 5xx), with R
 limits the calls to a server that is down, and one call of `ask` never lasts longer than its deadline. Source: ours.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
