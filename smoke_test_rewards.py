@@ -143,7 +143,7 @@ def attack(reward, own, cfg, pairs: list[tuple[str, str]], source: str) -> None:
     """The launch gate, with its table. Raises RewardRefused when it fails."""
     suite = partial(cheats.build_suite, language="ta", seed=cfg.seed)
     report = launch_gate.launch_gate(reward, pairs, suite, cfg.max_soft_win_share, source)
-    print(report, flush=True)
+    print(report.table(everything=True), flush=True)
     print_signature(reward)
     if own.report:
         files.write_json(own.report, report.as_dict() | {"signature": reward.signature()}, "--report")

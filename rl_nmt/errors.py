@@ -95,20 +95,10 @@ class Stopped(BaseException):
         self.exit_code = exit_code
 
 
-@contextlib.contextmanager
-def last_words(command: str) -> Iterator[None]:
-    """Whatever ends the block early, the last line on the screen is the command that continues."""
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(f"continue with: {command}")
-        raise
-
-
 def run(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave the process with the right status and one clear line.
 
-    Notes of the exception (`last_words`) follow that line; an unforeseen exception keeps its traceback,
+    Notes of the exception (`Run.under_way`) follow that line; an unforeseen exception keeps its traceback,
     which ends in them. SIGTERM ends `main` as Ctrl-C does; a second signal ends the process at once.
     """
     with _sigterm_raises():

@@ -5,8 +5,6 @@ and joined. In float32 the greedy outputs of both back-ends are equal; so are th
 that short hypotheses finish first (same scores, other stopping rule: see the tests).
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 import sys
@@ -15,7 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import filterfalse
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rl_nmt import hub
 from rl_nmt.backtranslation.beam_search import TransformersEngine
@@ -44,7 +42,7 @@ def load_backtranslator(
     device: str = "cpu",
     dtype: str = "float32",
     max_new_tokens: int = 256,
-) -> BackTranslator:
+) -> "BackTranslator":
     """Load an NLLB-format model once; it stays on `device`.
 
     Args:
@@ -133,7 +131,7 @@ class BackTranslator:
         self.stats["seconds"] = time.perf_counter() - start
         return [joined[i] for i in index]
 
-    def to(self, device: str) -> BackTranslator:
+    def to(self, device: str) -> Self:
         """Move the model for good. Raises ConfigError for a device that is not there."""
         self.engine.to(require_device("device", device))
         return self

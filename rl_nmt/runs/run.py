@@ -86,8 +86,11 @@ class Run:
     def under_way(self) -> Iterator[None]:
         """What ends the block early names the command that continues. A W&B run that was started inside ends too."""
         try:
-            with errors.last_words(self.command), distributed.together():
+            with distributed.together():
                 yield
+        except BaseException as error:
+            error.add_note(f"continue with: {self.command}")
+            raise
         finally:
             wandb_run.finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
 

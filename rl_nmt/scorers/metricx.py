@@ -4,8 +4,6 @@ Same numbers as google-research/metricx metricx24 (tests: within 1e-5 of its ful
 only the first position of the decoder and one row of the output matrix, so that no logits of 250,112 words exist.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence
@@ -41,7 +39,7 @@ def load_metricx(
     max_length: int = MAX_LENGTH,
     overlong: str = "truncate",
     argument: str = "metricx_model",
-) -> MetricXScorer:
+) -> "MetricXScorer":
     """Load a MetricX-24 checkpoint once; it stays on `device`.
 
     Args:

@@ -1,23 +1,19 @@
 """What every recipe does around TRL: the policy, common GRPOConfig keywords, evaluation, the end of a run."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rl_nmt import distributed, files
 from rl_nmt.errors import ConfigError
+from rl_nmt.results.task import Task
 from rl_nmt.runs.metrics_file import MetricsFile
 from rl_nmt.runs.run import Files, Run
 from rl_nmt.runs.run_folder import model_identity
-
-if TYPE_CHECKING:
-    from rl_nmt.results.task import Task
 
 
 @dataclass

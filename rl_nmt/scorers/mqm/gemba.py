@@ -11,8 +11,6 @@ prompt, the worked examples and the rules for accepting a reply are ours:
 - Quotes that occur in neither text mean that the judge speaks of something else: None.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import unicodedata
@@ -88,7 +86,7 @@ def load_gemba_mqm(
     check: bool = True,
     argument: str = "mqm_endpoint",
     **client,
-) -> GembaMqmScorer:
+) -> "GembaMqmScorer":
     """An LLM judge behind an OpenAI-compatible endpoint, tried on one segment.
 
     Args:

@@ -8,8 +8,6 @@ next to a trainer on transformers 5 (scripts/setup_split_envs.sh). A worker that
 costs its call (None for every segment, never a number) and is restarted at the next one.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os
@@ -51,7 +49,7 @@ def load_in_worker(
     python_executable: str | None = None,
     gpu: str | None = None,
     argument: str = "python_executable",
-) -> WorkerScorer:
+) -> "WorkerScorer":
     """Load a scorer in another process; returns when it is ready.
 
     Args:
