@@ -263,10 +263,8 @@ class CometDuPOReward(RewardLog):
     ) -> list[dict[str, Any]]:
         """One row per sample, in order, with every part of its reward.
 
-        Args:
-            prompts: prompts that end in `CUES`; read only when `source` is not given.
-            completions: what the policy wrote, decoded without special tokens; may be empty.
-            source: the texts to translate, one per completion (the dataset column; `english=` is its old name).
+        `prompts` end in `CUES`, and are read only when `source` is not given, the texts to translate (the dataset
+        column; `english=` is its old name). `completions`: what the policy wrote, without special tokens; may be empty.
 
         Returns rows with source, output (cleaned), gate (reason or None), backtranslation; cycle and qe in COMET's
         own scale (about 0–1; None: not scored); foreign_script, copied and fidelity_loss in [0, 1]; length_penalty ≥ 0

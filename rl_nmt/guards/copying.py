@@ -8,7 +8,7 @@ holds a word nobody borrows. Rules and thresholds: ours.
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Self
+from typing import Any
 
 from rl_nmt.text.languages import Language
 from rl_nmt.text.pair import TextPair
@@ -125,7 +125,7 @@ class _Chain:
     small: int
     content: int
 
-    def grown(self, small: bool, content: bool) -> Self:
+    def grown(self, small: bool, content: bool) -> "_Chain":
         return _Chain(self.new, self.matched + 1, self.small + small, self.content + content)
 
     def counts(self, words: int) -> bool:
