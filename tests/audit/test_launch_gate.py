@@ -196,11 +196,13 @@ def test_the_table_and_the_json(tmp_path):
     data = json.loads(json.dumps(report.as_dict(), ensure_ascii=False, allow_nan=False))
     assert data["passed"] is False and data["hard_wins"] == sum(f.wins for f in report.of(hard=True))
     assert data["families"][6]["name"] == "copied_source" and data["families"][6]["share"] == 1.0
-    assert "won" in lines[0] and str(launch_gate(Oracle(PAIRS), PAIRS)).endswith("launch gate: passed")
+    assert "won" in lines[0] and launch_gate(Oracle(PAIRS), PAIRS).table(everything=True).endswith(
+        "launch gate: passed"
+    )
 
 
 def test_invisible_examples_are_shown():
-    shown = str(launch_gate(Constant(PAIRS[:2]), PAIRS[:2]))
+    shown = launch_gate(Constant(PAIRS[:2]), PAIRS[:2]).table(everything=True)
     assert "cheat  ''" in shown and "\u200b" not in shown and "\\u200b" in shown
 
 
