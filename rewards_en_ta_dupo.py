@@ -23,8 +23,6 @@ group. guards="off" is the plain formula: no gates, no (1 - copied), no fidelity
     reward(["English: The door is open.\nTamil:"], ["கதவு திறந்திருக்கிறது."])
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import time
@@ -263,10 +261,8 @@ class CometDuPOReward(RewardLog):
     ) -> list[dict[str, Any]]:
         """One row per sample, in order, with every part of its reward.
 
-        Args:
-            prompts: prompts that end in `CUES`; read only when `source` is not given.
-            completions: what the policy wrote, decoded without special tokens; may be empty.
-            source: the texts to translate, one per completion (the dataset column; `english=` is its old name).
+        `prompts` end in `CUES`, and are read only when `source` is not given, the texts to translate (the dataset
+        column; `english=` is its old name). `completions`: what the policy wrote, without special tokens; may be empty.
 
         Returns rows with source, output (cleaned), gate (reason or None), backtranslation; cycle and qe in COMET's
         own scale (about 0–1; None: not scored); foreign_script, copied and fidelity_loss in [0, 1]; length_penalty ≥ 0
@@ -355,8 +351,21 @@ class CometDuPOReward(RewardLog):
         return self.keep(rows, log, columns, extra)
 
     def summarise(self, rows: list[dict[str, Any]]) -> dict[str, float]:
-        """Scalars of these rows of `score_components`; the names are documented in docs/metrics.md."""
-        return summarise(rows, self.settings)
+        """Scalars of these rows, {} without any; docs/metrics.md lists them."""
+        if not rows:
+            return {}
+        passing = [row for row in rows if row["gate"] is None]
+        log = common_scalars(rows) | {f"reward/{name}": mean(row[name] for row in passing) for name in COMPONENTS}
+        log["reward/clamped_share"] = mean(row["total"] in (0.0, PASSING_FLOOR, 1.0) for row in passing)
+        totals, groups = [row["total"] for row in rows], [row["source"] for row in rows]
+        scored = [terms(row, self.settings) if row["gate"] is None and row["total"] is not None else {} for row in rows]
+        names = next((list(s) for s in scored if s), [])
+        columns = {name: [s.get(name) for s in scored] for name in names}
+        shares = variance_shares.shares(totals, columns, groups)
+        log |= {f"variance_share/{name}": share for name, share in shares.items()}
+        for name in ("cycle", "qe"):
+            log[f"rank/{name}"] = variance_shares.rank_correlation(totals, [row[name] for row in rows], groups)
+        return {key: value for key, value in log.items() if value is not None}
 
     def signature(self) -> dict[str, dict[str, Any]]:
         """What makes the number: `identity` (a change makes rewards incomparable), `environment`."""
@@ -369,24 +378,3 @@ class CometDuPOReward(RewardLog):
                 identity[part] = signature["identity"]
                 environment[part] = signature["environment"]
         return {"identity": identity, "environment": environment}
-
-
-def summarise(rows: list[dict[str, Any]], settings) -> dict[str, float]:
-    """Scalars of one reward call; the names are documented in docs/metrics.md. Empty batch: empty dict.
-
-    Among them each component's share of the spread inside the groups, and its rank correlation with the total there.
-    """
-    if not rows:
-        return {}
-    passing = [row for row in rows if row["gate"] is None]
-    log = common_scalars(rows) | {f"reward/{name}": mean(row[name] for row in passing) for name in COMPONENTS}
-    log["reward/clamped_share"] = mean(row["total"] in (0.0, PASSING_FLOOR, 1.0) for row in passing)
-    totals, groups = [row["total"] for row in rows], [row["source"] for row in rows]
-    scored = [terms(row, settings) if row["gate"] is None and row["total"] is not None else {} for row in rows]
-    names = next((list(s) for s in scored if s), [])
-    columns = {name: [s.get(name) for s in scored] for name in names}
-    shares = variance_shares.shares(totals, columns, groups)
-    log |= {f"variance_share/{name}": share for name, share in shares.items()}
-    for name in ("cycle", "qe"):
-        log[f"rank/{name}"] = variance_shares.rank_correlation(totals, [row[name] for row in rows], groups)
-    return {key: value for key, value in log.items() if value is not None}

@@ -19,8 +19,6 @@ scored with, by default the YAML file of the same name or the run's resolved_con
 gate fails, a score is missing, or --check_comet finds a difference above 1e-4.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math
@@ -32,7 +30,7 @@ from typing import NoReturn
 import rewards_en_ta_dupo
 import train_grpo_en_ta as trainer
 from rl_nmt import config, errors, files, hub
-from rl_nmt.audit import cheats, honest_pairs, launch_gate, preferences, reweigh
+from rl_nmt.audit import cheats, launch_gate, preferences, reweigh
 from rl_nmt.data.tables import Pair, read_pairs
 from rl_nmt.errors import ConfigError, MissingService, RewardRefused
 from rl_nmt.guards import agreement
@@ -155,8 +153,8 @@ def attack_pairs(own, cfg, pairs: list[Pair]) -> tuple[list[tuple[str, str]], st
 
     if pairs:
         rows = [{"source": pair.source, "reference": pair.output} for pair in pairs]
-        chosen, source = honest_pairs.honest_pairs(rows, cfg.seed, own.num_pairs)
-        if source == honest_pairs.SHIPPED:
+        chosen, source = cheats.honest_pairs(rows, cfg.seed, own.num_pairs)
+        if source == cheats.SHIPPED:
             raise ConfigError("--attack: none of the given pairs has a translation in Tamil script")
         return chosen, "given pairs"
     try:
@@ -164,14 +162,14 @@ def attack_pairs(own, cfg, pairs: list[Pair]) -> tuple[list[tuple[str, str]], st
     except MissingService as error:
         rows = []
         print(f"no evaluation references: {error}", flush=True)
-    return honest_pairs.honest_pairs(rows, cfg.seed, own.num_pairs)
+    return cheats.honest_pairs(rows, cfg.seed, own.num_pairs)
 
 
 def attack(reward, own, cfg, pairs: list[tuple[str, str]], source: str) -> None:
     """The launch gate, with its table. Raises RewardRefused when it fails."""
     suite = partial(cheats.build_suite, language="ta", seed=cfg.seed)
     report = launch_gate.launch_gate(reward, pairs, suite, cfg.max_soft_win_share, source)
-    print(report, flush=True)
+    print(report.table(everything=True), flush=True)
     print_signature(reward)
     if own.report:
         files.write_json(own.report, report.as_dict() | {"signature": reward.signature()}, "--report")

@@ -13,8 +13,6 @@ Settings: the fields of RunCfg < a YAML file (--config) < flags. The result is i
 command again continues a run that was stopped or killed, to the same bits.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import os
@@ -259,7 +257,7 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, reward, train: list[str]):
 
 def train(cfg: RunCfg, run: Run, skip_gate: bool, started: float) -> None:
     """The whole run, or what is left of it from `run.resume`."""
-    from rl_nmt.audit.honest_pairs import require_translation_launch
+    from rl_nmt.audit.cheats import require_translation_launch
     from rl_nmt.results import export
     from rl_nmt.results.translation import divergence_monitor
     from rl_nmt.training import loop

@@ -4,10 +4,9 @@ Every optimizer step it reads `reward_fn.last_log`, adds an exponential moving a
 row that also carries what TRL logs (loss, kl, lengths, …); to W&B too when a run is active. Keys: docs/metrics.md.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,30 @@ from transformers import TrainerCallback
 
 from rl_nmt import distributed
 from rl_nmt.distributed import is_main_process
+from rl_nmt.errors import warn
 from rl_nmt.runs.metrics_file import MetricsFile
 from rl_nmt.training.reward_log import mean
 
 
+@dataclass(eq=False)
 class WandbRewardCallback(TrainerCallback):
-    """Log a reward's components next to the trainer's metrics.
+    """Log a reward's components next to the trainer's metrics. Raises ValueError for `ema` or `log_every` out of range.
 
-    Args:
-        reward_fn: has `last_log` and `last_eval_log`, dicts of scalars; its `summarise(rows)`, if any, makes the
-            former's scalars of several processes out of their `last_rows`.
-        log_every: write a row every so many optimizer steps.
-        ema: weight of the past in the moving average, 0 ≤ ema < 1; the average starts at the first value.
-        path: the JSONL file; default `<output_dir>/metrics.jsonl`.
-
-    Raises ValueError for `ema` or `log_every` out of range.
+    `reward_fn` has `last_log` and `last_eval_log`, dicts of scalars; its `summarise(rows)`, if any, makes the former's
+    scalars of several processes out of their `last_rows`.
     """
 
-    def __init__(self, reward_fn, log_every: int = 1, ema: float = 0.9, path: str | Path | None = None):
-        if not 0 <= ema < 1:
-            raise ValueError(f"ema: {ema} must be at least 0 and below 1")
-        if log_every < 1:
-            raise ValueError(f"log_every: {log_every} must be at least 1")
-        self.reward_fn, self.log_every, self.ema = reward_fn, log_every, ema
-        self.file = MetricsFile(path) if path else None
+    reward_fn: Any
+    log_every: int = 1  # write a row every so many optimizer steps
+    ema: float = 0.9  # weight of the past in the moving average, 0 ≤ ema < 1; the average starts at the first value
+    path: str | Path | None = None  # the JSONL file; default `<output_dir>/metrics.jsonl`
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema: {self.ema} must be at least 0 and below 1")
+        if self.log_every < 1:
+            raise ValueError(f"log_every: {self.log_every} must be at least 1")
+        self.file = MetricsFile(self.path) if self.path else None
         self.averages: dict[str, float] = {}
         self._pending: dict[str, Any] | None = None
         self._continued: dict[str, Any] | None = None
@@ -53,8 +52,7 @@ class WandbRewardCallback(TrainerCallback):
             return
         rows = self.file.cut_after(state.global_step, continued["rows"] if continued else None)
         if continued and len(rows) < continued["rows"]:
-            lost = f"{continued['rows'] - len(rows)} rows from before the checkpoint"
-            print(f"warning: {self.file.path} lacks {lost}", file=sys.stderr, flush=True)
+            warn(f"{self.file.path} lacks {continued['rows'] - len(rows)} rows from before the checkpoint")
         elif not continued:  # a plain Trainer's checkpoint: the averages are in the rows, as far as they were logged
             for row in rows:
                 if row.get("kind") == "train":
@@ -119,8 +117,7 @@ class WandbRewardCallback(TrainerCallback):
         except Exception as error:  # a tracker must never end a run; metrics.jsonl has the row
             if not self._warned:
                 self._warned = True
-                problem = f"W&B refused a row ({error}); metrics.jsonl has everything"
-                print(f"warning: {problem}", file=sys.stderr, flush=True)
+                warn(f"W&B refused a row ({error}); metrics.jsonl has everything")
 
     def _flush(self, already_logged: Collection[str] = ()) -> None:
         if self._pending is not None:

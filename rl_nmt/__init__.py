@@ -1,4 +1,1 @@
-"""Mechanisms for teaching a chat model to translate by reinforcement learning.
-
-Importing this package loads nothing heavy: take what you need from its modules.
-"""
+"""Mechanisms for teaching a chat model to translate by reinforcement learning. Importing it loads nothing heavy."""

@@ -8,8 +8,6 @@ A field whose type is a dataclass is a section, to any depth: a nested mapping i
 everywhere else (`--rl.lr 1e-6`).
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import dataclasses
@@ -26,7 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from rl_nmt import files
-from rl_nmt.errors import ConfigError
+from rl_nmt.errors import ConfigError, warn
 
 Cfg = TypeVar("Cfg")
 _TAG = "tag:yaml.org,2002:"
@@ -177,13 +175,6 @@ def _replaced(cfg: Any, values: dict[str, Any]) -> Any:
     return dataclasses.replace(cfg, **changes)
 
 
-def _plain(name: str) -> str:
-    return name.replace("-", "_")
-
-
-# --- names -----------------------------------------------------------------------------------------
-
-
 def _check_name(
     settings: dict[str, _Setting], name: str, shown: str, extra: tuple[str, ...] = (), in_file: bool = False
 ) -> None:
@@ -205,7 +196,7 @@ def _check_name(
         )
     if not in_file:
         raise ConfigError(f"{shown} is a secret and would be seen in the process list: {field.metadata['in_file']}")
-    print(f"warning: {shown} is a secret: {field.metadata['in_file']}", file=sys.stderr, flush=True)
+    warn(f"{shown} is a secret: {field.metadata['in_file']}")
 
 
 def _way_out(settings: dict[str, _Setting], name: str, extra: tuple[str, ...]) -> str:
@@ -237,9 +228,9 @@ def _split_argv(
     while rest:
         token = rest.pop(0)
         flag, equals, inline = token.partition("=")
-        name = _plain(flag[2:])
+        name = flag[2:].replace("-", "_")
         if not flag.startswith("--") or not name:
-            raise ConfigError(f"unexpected argument {_short(token)}: settings are written --field value")
+            raise ConfigError(f"unexpected argument {excerpt(token)}: settings are written --field value")
         if name in actions:
             if equals or (rest and not rest[0].startswith("--")):
                 raise ConfigError(f"--{name} is a bare switch and takes no value: write --{name} alone")
@@ -264,9 +255,6 @@ def _split_argv(
     return flags, given, Path(configs[0]) if configs else None
 
 
-# --- values ----------------------------------------------------------------------------------------
-
-
 def _convert(values: list[str], kind: Any, shown: str) -> Any:
     """Turn the words given for one field into its type, or raise ConfigError naming `shown`."""
     if typing.get_origin(kind) is tuple:
@@ -289,14 +277,12 @@ def _convert(values: list[str], kind: Any, shown: str) -> Any:
         wanted = _WANTED[kind]
     else:
         raise TypeError(f"fields of type {kind} are not supported: {shown}")
-    raise ConfigError(f"{shown} is {_short(text)}, must be {wanted}")
+    raise ConfigError(f"{shown} is {excerpt(text)}, must be {wanted}")
 
 
-def _short(text: str) -> str:
+def excerpt(text: str) -> str:
+    """A text in a message."""
     return repr(text if len(text) <= 60 else text[:59] + "…")
-
-
-# --- the file --------------------------------------------------------------------------------------
 
 
 def _read_mapping(
@@ -309,7 +295,8 @@ def _read_mapping(
         line = key.start_mark.line + 1
         if key.id != "scalar":
             raise ConfigError(f"--config {path}, line {line}: a key must be a plain name")
-        name, shown = prefix + _plain(key.value), f"key {prefix + key.value!r} in {path}, line {line}"
+        name = prefix + key.value.replace("-", "_")
+        shown = f"key {prefix + key.value!r} in {path}, line {line}"
         if name in actions or name == "config":
             raise ConfigError(f"{shown}, is no field: pass --{name} on the command line")
         if "." in key.value and name in settings:

@@ -9,8 +9,6 @@ and import nothing heavy. Python objects go through a group of their own on the 
 process at once where NCCL would wait for its time-out; `together` turns that into one clear line.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

@@ -1,7 +1,5 @@
 """Errors a user can act on, and the exit status each one ends a command with."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os
@@ -17,8 +15,7 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 class UserError(Exception):
     """Something the user can put right; printed as one line, without a traceback.
 
-    The message names the argument, the value and the way out. `exit_code` is the status the
-    command ends with.
+    The message names the argument, the value and the way out. `exit_code` is the status the command ends with.
     """
 
     exit_code = 1
@@ -60,6 +57,16 @@ class CannotWrite(UserError):
     exit_code = 73
 
 
+def warn(line: str) -> None:
+    """One line on standard error for what a run survives."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one short line: its class and what it says."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 def causes(error: BaseException) -> Iterator[BaseException]:
     """The error and everything that led to it (`__cause__`, `__context__`), each once."""
     seen: set[int] = set()
@@ -88,20 +95,10 @@ class Stopped(BaseException):
         self.exit_code = exit_code
 
 
-@contextlib.contextmanager
-def last_words(command: str) -> Iterator[None]:
-    """Whatever ends the block early, the last line on the screen is the command that continues."""
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(f"continue with: {command}")
-        raise
-
-
 def run(main: Callable[[], int | None]) -> None:
     """Run a command's `main` and leave the process with the right status and one clear line.
 
-    Notes of the exception (`last_words`) follow that line; an unforeseen exception keeps its traceback,
+    Notes of the exception (`Run.under_way`) follow that line; an unforeseen exception keeps its traceback,
     which ends in them. SIGTERM ends `main` as Ctrl-C does; a second signal ends the process at once.
     """
     with _sigterm_raises():

@@ -1,7 +1,5 @@
 """Write files and folders whole: after a crash the old content or the new one, never half of it. No torch."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
@@ -64,6 +62,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def is_number(value: Any) -> bool:
+    """A finite number as JSON has it: no bool, no tensor."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @contextlib.contextmanager

@@ -3,8 +3,6 @@
 A hub name may be pinned to a commit, tag or branch: `org/name@revision`. A path that exists beats a hub name.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import socket
@@ -22,16 +20,12 @@ COMET = "hparams.yaml"  # the file that tells a COMET checkpoint from other mode
 
 @dataclass(frozen=True)
 class ModelUse:
-    """A model that a run loads.
+    """A model that a run loads."""
 
-    setting: what its name is called in the settings. name: hub name, also with @revision, or local folder; "" for no
-    model. filename: a file that it must have. part: what it does in the run, for the memory estimate.
-    """
-
-    setting: str
-    name: str
-    filename: str = "config.json"
-    part: str = ""
+    setting: str  # what its name is called in the settings
+    name: str  # hub name, also with @revision, or local folder; "" for no model
+    filename: str = "config.json"  # a file that it must have
+    part: str = ""  # what it does in the run, for the memory estimate
 
 
 def hub_offline() -> bool:
@@ -41,10 +35,7 @@ def hub_offline() -> bool:
 
 
 def hub_reachable(timeout: float = PROBE_SECONDS) -> bool:
-    """Can a TCP connection to the hub (HF_ENDPOINT, or its default) be opened within `timeout` seconds?
-
-    Behind a proxy (HTTPS_PROXY) the proxy is what is probed.
-    """
+    """Can a TCP connection to the hub (HF_ENDPOINT), or to HTTPS_PROXY before it, be opened in `timeout` seconds?"""
     if hub_offline():
         return False
     variables = ("HTTPS_PROXY", "https_proxy", "HF_ENDPOINT")
@@ -80,12 +71,13 @@ def recorded_as(name: str | Path, folder: Path) -> tuple[str, str | None]:
     return split_revision(str(name))[0], folder.name  # the hub cache calls a snapshot's folder by its commit
 
 
-def is_cached(name: str, filename: str = "config.json") -> bool:
-    """Is a file of the hub repository `name`, or `name@revision`, in the local cache?"""
+def cached(name: str, filename: str = "config.json") -> Path | None:
+    """Where a file of the hub repository `name`, or `name@revision`, is in the local cache; None where it is not."""
     from huggingface_hub import try_to_load_from_cache
 
     repository, revision = split_revision(name)
-    return isinstance(try_to_load_from_cache(repository, filename, revision=revision), str)
+    found = try_to_load_from_cache(repository, filename, revision=revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def looks_like_path(name: str) -> bool:
@@ -99,15 +91,9 @@ def require_model(
 ) -> None:
     """Raise unless the model can be loaded: a folder here, in the hub cache, or the hub answers.
 
-    Args:
-        argument: the setting's name, for the message.
-        name: a local folder or a hub name, also with @revision; a path that exists wins.
-        filename: a file every such model has, looked up in the cache.
-        reachable: whether the hub answers; asked only when it is needed.
-
-    Raises:
-        ConfigError: the name is a path that does not exist, or a folder without `filename`.
-        MissingService: a hub name that is not cached while the hub cannot be reached.
+    `argument` is the setting, for messages; `name` a folder or hub name, also with @revision; `filename` a file that
+    every such model has; `reachable` is asked only when it is needed. Raises ConfigError for a path that does not exist
+    or a folder without `filename`, MissingService for a hub name that is not cached while the hub cannot be reached.
     """
     path = Path(name).expanduser()
     if path.exists():
@@ -118,14 +104,18 @@ def require_model(
         raise ConfigError(f"{argument}: no such folder: {name}")
     if name.endswith("@"):
         raise ConfigError(f"{argument}: {name} names no revision; write org/name@commit, or leave the @ out")
-    if is_cached(name, filename):
+    if cached(name, filename):
         return
     if not reachable():
-        why = "HF_HUB_OFFLINE is set" if hub_offline() else "the hub cannot be reached"
         raise MissingService(
-            f"{argument}: {name} is not on this machine and {why}. Give a local folder as --{argument}, "
+            f"{argument}: {name} is not on this machine and {why_not()}. Give a local folder as --{argument}, "
             f"fetch it where there is network (`hf download {name.partition('@')[0]}`), {POCKET_HINT}"
         )
+
+
+def why_not() -> str:
+    """Why the hub does not answer."""
+    return "HF_HUB_OFFLINE is set" if hub_offline() else "the hub cannot be reached"
 
 
 def require_models(models: Iterable[ModelUse]) -> None:
@@ -144,7 +134,7 @@ def locate(model: ModelUse, reachable: Callable[[], bool] = hub_reachable) -> st
     require_model(model.setting, model.name, model.filename, reachable)
     if Path(model.name).expanduser().exists():
         return "folder"
-    if is_cached(model.name, model.filename):
+    if cached(model.name, model.filename):
         return "cache"
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -157,16 +147,19 @@ def locate(model: ModelUse, reachable: Callable[[], bool] = hub_reachable) -> st
     return "hub"
 
 
-def explain(argument: str, name: str, error: BaseException) -> MissingService:
-    """Turn a failed download into the one line that helps: licence to accept, no such name, no network."""
+def explain(argument: str, name: str, error: BaseException, kind: str = "") -> MissingService:
+    """Turn a failed download into the one line that helps: licence to accept, no such name, no network.
+
+    `kind`: "datasets/" for a data set.
+    """
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     repository, revision = split_revision(name)
+    page = f"https://huggingface.co/{kind}{repository}"
     if caused_by(error, GatedRepoError):
-        told = f"{name} is gated. Accept its licence at https://huggingface.co/{repository} while logged in, then run "
-        told += "`hf auth login` here"
+        told = f"{name} is gated. Accept its licence at {page} while logged in, then run `hf auth login` here"
     elif caused_by(error, RevisionNotFoundError):
-        told = f"{repository} has no revision {revision}. Take a commit or tag that its page lists"
+        told = f"{repository} has no revision {revision}. Take a commit or tag that {page} lists"
     elif caused_by(error, RepositoryNotFoundError):
         told = f"the hub knows no {name}, or it is private. Check the spelling, or `hf auth login`"
     else:

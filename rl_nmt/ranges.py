@@ -8,8 +8,6 @@ class Settings:
 check_ranges(Settings(group_size=1))    # ConfigError: group_size: 1 must be at least 2
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any

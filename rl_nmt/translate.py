@@ -8,8 +8,6 @@ the trainer saves, so that they cannot drift from the ones the model was trained
 line out: order is kept and empty lines stay empty.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

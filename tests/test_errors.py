@@ -6,11 +6,13 @@ import errno
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from fault_trials import trial
 
 from rl_nmt import errors
+from rl_nmt.runs.run import Run
 
 
 def ended(capsys, main) -> tuple[int, str]:
@@ -61,7 +63,7 @@ def test_a_stop(capsys):
 @pytest.mark.parametrize("error", [errors.CannotWrite("x"), errors.Stopped("x", 143), KeyboardInterrupt()])
 def test_last_words(capsys, error):
     def main():
-        with errors.last_words("python train.py --lr 1"):
+        with Run(Path(), "python train.py --lr 1").under_way():
             raise error
 
     assert ended(capsys, main)[1].splitlines()[-1] == "continue with: python train.py --lr 1"
@@ -79,7 +81,7 @@ def test_a_full_disk_anywhere_is_one_line(capsys):
 
 def test_the_unforeseen_keeps_its_traceback_and_the_last_line(tmp_path):
     def main():
-        with errors.last_words("python train.py"):
+        with Run(Path(), "python train.py").under_way():
             raise ZeroDivisionError("by zero")
 
     status, _, err = trial(tmp_path / "log", main)
@@ -89,7 +91,7 @@ def test_the_unforeseen_keeps_its_traceback_and_the_last_line(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_outside_training_ends_the_command(tmp_path, number):
     def main():
-        with errors.last_words("python train.py"):
+        with Run(Path(), "python train.py").under_way():
             try:
                 os.kill(os.getpid(), number)
                 time.sleep(5)

@@ -290,7 +290,7 @@ def test_pinned_revisions_are_fetched_found_again_and_recorded(published, tmp_pa
         "da = load_comet('acme/da@v1')\nqe = load_comet('acme/qe@v1')\n"
         "newest = load_comet('acme/qe')\nnllb = load_backtranslator('acme/nllb@' + '1' * 40, beams=1)\n"
         "print(json.dumps([m.signature()['identity']['revision'] for m in (da, qe, newest, nllb)]))\n"
-        "print(json.dumps([hub.is_cached(n) for n in ('acme/nllb@v1', 'acme/nllb', 'acme/nllb@v2')]))\n"
+        "print(json.dumps([bool(hub.cached(n)) for n in ('acme/nllb@v1', 'acme/nllb', 'acme/nllb@v2')]))\n"
         "hub.download([ModelUse('model_id', 'acme/gemma@v1')])\nprint(json.dumps([da.name, nllb.name]))\n"
     )
     with Server(small_hub(published, {}, set())) as server:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tiny_models import PAIRS
 
 import train_grpo_en_ta as script
-from rewards_en_ta_dupo import CUES, CometDuPOReward, Formula, combine, summarise
+from rewards_en_ta_dupo import CUES, CometDuPOReward, Formula, combine
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.models.loading import loading
 from rl_nmt.scorers.base import Scores
@@ -367,9 +367,8 @@ def test_weights_of_zero_load_nothing(models):
     row = only_cycle.score_components(None, TAMIL[:1], source=ENGLISH[:1])[0]
     assert row["qe"] is None and row["backtranslation"] == ENGLISH[0]
     assert "qe" not in only_cycle.signature()["identity"]
-    assert "reward/qe" not in summarise([row], only_cycle.settings) and "reward/cycle" in summarise(
-        [row], only_cycle.settings
-    )
+    log = only_cycle.summarise([row])
+    assert "reward/qe" not in log and "reward/cycle" in log
 
 
 @pytest.mark.parametrize(
@@ -510,7 +509,7 @@ def test_training_and_evaluation_are_kept_apart(fresh):
 
 
 def test_an_empty_batch(reward):
-    assert reward([], [], source=[]) == [] and summarise([], reward) == {}
+    assert reward([], [], source=[]) == [] and reward.summarise([]) == {}
 
 
 # --- faults --------------------------------------------------------------------------------------------

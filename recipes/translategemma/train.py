@@ -27,8 +27,7 @@ from recipes.translategemma import checks, data, settings
 from recipes.translategemma.placement import place_models
 from recipes.translategemma.settings import TranslateGemmaCfg
 from rl_nmt import config, distributed, errors
-from rl_nmt.audit.cheats import TONGUES
-from rl_nmt.audit.honest_pairs import require_translation_launch
+from rl_nmt.audit.cheats import TONGUES, require_translation_launch
 from rl_nmt.runs import checkpoints
 from rl_nmt.runs.run import Files, Run
 from rl_nmt.text.languages import bcp47, language

@@ -1,1 +1,1 @@
-"""What a reward may be trusted with: cheats, noise, agreement with people."""
+"""What a reward may be trusted with: cheats, other weights, agreement with people."""

@@ -1,27 +1,31 @@
-"""Cheats: outputs that a reward may like and that no reader would take for the translation.
+"""Translation's launch gate: honest pairs, and cheats, which a reward may like and no reader takes for a translation.
 
 *Hard* families could not be a translation at all. *Soft* ones are in the language and may even be fluent, but say
 something else or less. Families: cheats.yaml and families.py; what differs from language to language: one file and
 one module of letters each, in TONGUES. No model, no torch.
 """
 
-from __future__ import annotations
-
+import json
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rl_nmt.audit import families, transliteration
 from rl_nmt.audit.families import Case, Tongue, slots
-from rl_nmt.audit.launch_gate import Cheat, Pair
+from rl_nmt.audit.launch_gate import MAX_PAIRS, Cheat, Pair, Reward, require_launch
 from rl_nmt.audit.transliteration import WORD
+from rl_nmt.data.eval_sets import Row, choose
 from rl_nmt.errors import ConfigError
-from rl_nmt.text.languages import read_words
-from rl_nmt.text.unicode import clean_for_scoring
+from rl_nmt.text.languages import LANGUAGES, read_words
+from rl_nmt.text.unicode import clean_for_scoring, script_share
 
 Family = Callable[[Case], str | None]
 _HERE = Path(__file__).parent
+SHIPPED = "pairs that come with the code"
+# Hand-checked English–Tamil pairs (ours): 72 sentences of 4 to 25 words.
+HONEST_FILE = _HERE.parent / "data" / "honest_en_ta.jsonl"
 
 
 def _family(name: str, cells: dict[str, Any]) -> Family:
@@ -71,3 +75,29 @@ def build_suite(pairs: Sequence[Pair], language: str = "ta", seed: int = 0) -> l
             if hard or clean_for_scoring(text) != clean_for_scoring(honest):
                 cheats.append(Cheat(name, hard, index, text))
     return cheats
+
+
+def honest_pairs(
+    rows: Sequence[Row] | None, seed: int = 0, count: int = MAX_PAIRS, language: str = "ta"
+) -> tuple[list[Pair], str]:
+    """Up to `count` (source, translation) pairs for the gate, and a phrase that says where they are from.
+
+    `rows` are evaluation rows {"source", "reference"?}; those with a reference in the language's own script are
+    used, chosen by a seeded hash whatever their order. Without any the shipped pairs are.
+    """
+    tongue = LANGUAGES[language]
+    found = [r for r in rows or () if r.get("reference") and script_share(r["reference"], tongue) >= 0.5]
+    shipped = map(json.loads, HONEST_FILE.read_text(encoding="utf-8").splitlines())
+    chosen = choose(found or shipped, count, seed)
+    return [(r["source"], r["reference"]) for r in chosen], "evaluation references" if found else SHIPPED
+
+
+def require_translation_launch(
+    reward: Reward, rows: list[dict[str, str]], bound: float, seed: int = 0, language: str = "ta"
+) -> dict[str, Any]:
+    """The launch gate over these rows, or shipped pairs, with the cheats of `language`; see `require_launch`.
+
+    `bound`: mean share of wins that soft cheats may have. Raises RewardRefused.
+    """
+    pairs, origin = honest_pairs(rows, seed, language=language)
+    return require_launch(reward, pairs, partial(build_suite, language=language, seed=seed), bound, origin)

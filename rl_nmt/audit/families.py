@@ -4,8 +4,6 @@ A function returns one cheat, or None where the family does not apply (no number
 are, for texts of which length, and the templates of the others: cheats.yaml. No model, no torch. Families: ours.
 """
 
-from __future__ import annotations
-
 import random
 import re
 import unicodedata

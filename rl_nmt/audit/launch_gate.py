@@ -10,8 +10,6 @@ TIE and no gate refused it. Hard families, which could not be an answer at all, 
 apart; more than MAX_HONEST_GATED of them, or more than MAX_UNSCORED comparisons without a score, is refused too.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -88,7 +86,7 @@ class FamilyResult:
 
 @dataclass
 class GateReport:
-    """What `launch_gate` found; `str()` is the table, `as_dict()` is ready for JSON."""
+    """What `launch_gate` found; `as_dict()` is ready for JSON."""
 
     families: list[FamilyResult]
     pairs: int
@@ -148,9 +146,6 @@ class GateReport:
             "hard_wins": sum(f.wins for f in self.of(hard=True)),
             "families": [asdict(family) | {"share": family.share} for family in self.families],
         }
-
-    def __str__(self) -> str:
-        return self.table(everything=True)
 
     def table(self, everything: bool) -> str:
         """All families, or only those that won too much, and the verdict."""

@@ -4,8 +4,6 @@ Pairs come from a file with the columns source, chosen and rejected. The interva
 over pairs (Efron 1979).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ the rows were scored with must first give the saved totals back, else nothing is
 reward's own function (row, settings) → float | None, passed in by the caller.
 """
 
-from __future__ import annotations
-
 import math
 from collections import UserDict, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -18,6 +16,7 @@ import numpy as np
 
 from rl_nmt.data.tables import Row, number, read_all, sides
 from rl_nmt.errors import ConfigError
+from rl_nmt.files import is_number
 from rl_nmt.guards import agreement
 
 Formula = Callable[[dict[str, Any], Any], float | None]
@@ -71,7 +70,7 @@ def _sample(row: Row, human: str) -> Sample:
     if missing:
         raise ConfigError(f"{where} lacks {', '.join(missing)}: it has {', '.join(cells)}")
     total = cells["total"]
-    if total is not None and (isinstance(total, bool) or not isinstance(total, int | float) or total != total):
+    if total is not None and not is_number(total):
         raise ConfigError(f"{where}: total {total!r} is not a number")
     source, _ = sides(row)  # a run before version 2 wrote english
     group = source if cells.get("group") is None else (cells.get("step"), cells["group"])

@@ -4,8 +4,6 @@ Rough on purpose, as a cheating model would be, and without anything of the gate
 shared the defence's tables could only find what the defence knows. No torch. Spelling rules and tables: ours.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from difflib import SequenceMatcher

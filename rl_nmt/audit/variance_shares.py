@@ -4,8 +4,6 @@ GRPO sees only differences inside a group, so a component that is constant there
 shares are a covariance decomposition (ours): they add up to 1, and are negative where a component pulls against it.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -17,15 +15,11 @@ def shares(
 ) -> dict[str, float]:
     """Share of the within-group variance of the total that each term makes.
 
-    Args:
-        totals: (B,) rewards; None leaves the sample out.
-        terms: name → (B,) what the component adds to the total, its weight and sign included; None where a
-            gated sample was not scored.
-        groups: (B,) what a sample belongs to, e.g. its source.
+    `totals`: (B,) rewards, None leaves the sample out. `terms`: name → (B,) what the component adds to the total,
+    weight and sign included, None where a gated sample was not scored. `groups`: (B,) what a sample belongs to.
 
-    Returns:
-        Name → share; under "gate" what the terms do not explain: gates and the clamp to [0.01, 1]. Empty
-        when no group has any spread.
+    Returns name → share; under "gate" what the terms do not explain: gates and the clamp to [0.01, 1]. Empty when no
+    group has any spread.
 
     >>> shares([0.2, 0.4, 0.3, 0.3], {"a": [0.1, 0.3, 0.2, 0.2], "b": [0.1, 0.1, 0.1, 0.1]}, "xxyy")
     {'a': 1.0, 'b': 0.0, 'gate': 0.0}

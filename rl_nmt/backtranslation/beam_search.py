@@ -6,8 +6,6 @@ batch, and linears take oneDNN's layout on a CPU. The tests hold its texts again
 `generate(num_beams=…, early_stopping=True)`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -134,10 +132,8 @@ class _Decoder:
     """M2M100's decoder over k hypotheses of each of n texts, one token a step.
 
     Keys and values of the source are kept once per text, not once per hypothesis. So is the past: one cache per
-    text that no step reorders; a mask says which of its slots a hypothesis comes from.
-
-    Args:
-        states (n, S, d), real (n, S): what the encoder made of the texts, and where it is no padding.
+    text that no step reorders; a mask says which of its slots a hypothesis comes from. `states` (n, S, d) are what the
+    encoder made of the texts, `real` (n, S) where it is no padding.
     """
 
     def __init__(self, model, states: torch.Tensor, real: torch.Tensor):

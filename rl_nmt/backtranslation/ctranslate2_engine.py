@@ -4,8 +4,6 @@ The model is converted once, into its own folder or a cache, and stays resident.
 equal those of transformers (the limits: rl_nmt/backtranslation/translator.py); "int8" is faster still and changes some.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -27,15 +25,11 @@ SLACK = 16  # new tokens beyond the longest source that the common search allows
 class CTranslate2Engine:
     """Beam search of CTranslate2 over one resident model; see `TransformersEngine`.
 
-    Args:
-        folder: a transformers model, converted on first use, or a converted one.
-        dtype: "float32", "bfloat16" or "int8" (int8 products, all else in float32). A type that the device
-            cannot compute in is refused, never replaced.
+    `folder`: a transformers model, converted on first use, or a converted one. `dtype`: "float32", "bfloat16" or "int8"
+    (int8 products, all else in float32); one that the device cannot compute in is refused, never replaced.
 
-    Raises:
-        ConfigError: a model that does not convert, a device or dtype that CTranslate2 cannot use.
-        MissingService: ctranslate2, or a CUDA library that it needs, is not installed.
-        CannotWrite: no folder takes the converted model.
+    Raises ConfigError for a model that does not convert and a device or dtype that CTranslate2 cannot use,
+    MissingService where ctranslate2, or a CUDA library that it needs, is not installed, and CannotWrite as `convert`.
     """
 
     backend = "ctranslate2"
@@ -98,12 +92,7 @@ class CTranslate2Engine:
         )
 
     def to(self, device: str) -> None:
-        """Open the model on `device`, unless it is there; a probe shows at once whether its libraries are too.
-
-        Raises:
-            ConfigError: CTranslate2 does not see the device or cannot compute in this dtype on it.
-            MissingService: a CUDA library it needs is not installed.
-        """
+        """Open the model on `device`, unless it is there; a probe shows at once whether its libraries are too."""
         if device == self.device:
             return
         import ctranslate2
@@ -156,11 +145,8 @@ def convert(folder: Path, dtype: str) -> Path:
     """The CTranslate2 form of a model, made once: beside it as `ct2-<dtype>`, else under ~/.cache/rl_nmt.
 
     Reused while the weights it was made from are the same; written aside and renamed, so that an interrupted
-    conversion leaves nothing behind that looks finished, and two at once do no harm.
-
-    Raises:
-        ConfigError: CTranslate2 cannot convert this kind of model.
-        CannotWrite: neither place can be written.
+    conversion leaves nothing behind that looks finished, and two at once do no harm. Raises ConfigError for a kind of
+    model that CTranslate2 cannot convert, CannotWrite where neither place can be written.
     """
     key = weights_key(folder)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rl_nmt" / "ct2"

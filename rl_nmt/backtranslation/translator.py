@@ -5,8 +5,6 @@ and joined. In float32 the greedy outputs of both back-ends are equal; so are th
 that short hypotheses finish first (same scores, other stopping rule: see the tests).
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 import sys
@@ -15,7 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import filterfalse
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rl_nmt import hub
 from rl_nmt.backtranslation.beam_search import TransformersEngine
@@ -44,7 +42,7 @@ def load_backtranslator(
     device: str = "cpu",
     dtype: str = "float32",
     max_new_tokens: int = 256,
-) -> BackTranslator:
+) -> "BackTranslator":
     """Load an NLLB-format model once; it stays on `device`.
 
     Args:
@@ -54,15 +52,11 @@ def load_backtranslator(
             ctranslate2 where it works, else transformers, saying on standard error which and why.
         beams: width of the beam search, at least 1, which is greedy.
         device: cpu, cuda or cuda:N.
-        dtype: "float32" or "bfloat16" (then a translation may depend on its batch); ctranslate2 also takes
-            "int8".
+        dtype: "float32" or "bfloat16" (then a translation may depend on its batch); ctranslate2 also takes "int8".
         max_new_tokens: most tokens of one sentence's translation, its language tag included; at least 2.
 
-    Raises:
-        ConfigError: a path that is not there, another kind of model, a missing or shifted language tag, a
-            bad back-end, device or dtype.
-        MissingService: the hub cannot be reached or refuses, or ctranslate2 is not installed.
-        CannotWrite: no folder takes the converted model.
+    Raises ConfigError (a path that is not there, another kind of model, a missing or shifted language tag, a bad
+    back-end, device or dtype), MissingService (no hub, no ctranslate2) and CannotWrite (of the converted model).
     """
     if backend not in BACKENDS:
         raise ConfigError(f"backtranslation_backend: {backend!r} is unknown; use auto, transformers or ctranslate2")
@@ -137,7 +131,7 @@ class BackTranslator:
         self.stats["seconds"] = time.perf_counter() - start
         return [joined[i] for i in index]
 
-    def to(self, device: str) -> BackTranslator:
+    def to(self, device: str) -> Self:
         """Move the model for good. Raises ConfigError for a device that is not there."""
         self.engine.to(require_device("device", device))
         return self
@@ -158,9 +152,7 @@ class BackTranslator:
             self.stats["padded"] += padded
             return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-        done, _ = run_batches(translate, [len(row) for row in rows], self.budget, argument=self.name)
-        found = {i: text for batch, texts in done for i, text in zip(batch, texts, strict=True)}
-        return [found.get(i) for i in range(len(rows))]
+        return run_batches(translate, [len(row) for row in rows], self.budget, argument=self.name)
 
     def _encode(self, sentences: list[str]) -> list[list[int]]:
         """Ids `[source tag] text </s>` per sentence; control tokens written in the text stay text."""
@@ -229,9 +221,8 @@ def _says_something(piece: str) -> bool:
 def check_tags(tokenizer, vocabulary: int, source: str, target: str) -> None:
     """Refuse a tokenizer that would translate from or into another language without saying so.
 
-    Raises:
-        ConfigError: a tag that is no special token (`eng_latn`, `ta` silently become `<unk>`), `<mask>` not
-            last (a folder without tokenizer.json shifts every tag by one), or more ids than the model has.
+    Raises ConfigError for a tag that is no special token (`eng_latn`, `ta` silently become `<unk>`), `<mask>` not last
+    (a folder without tokenizer.json shifts every tag by one), or more ids than the model has.
     """
     tags = [t for t in tokenizer.all_special_tokens if re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", t)]
     for tag in (source, target):
@@ -252,7 +243,7 @@ def _model_folder(name: str) -> Path:
     """The folder of a path or hub name; a hub name counts as cached once its weights are there."""
     marker = "config.json"
     if not Path(name).expanduser().exists() and not hub.looks_like_path(name):
-        marker = next((file for file in WEIGHT_FILES if hub.is_cached(name, file)), WEIGHT_FILES[0])
+        marker = next((file for file in WEIGHT_FILES if hub.cached(name, file)), WEIGHT_FILES[0])
     folder = fetch("backtranslation_model", name, marker, DOWNLOAD)
     if not folder.is_dir():
         raise ConfigError(f"backtranslation_model: {name} is a file; give the model's folder")

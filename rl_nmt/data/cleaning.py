@@ -1,7 +1,5 @@
 """One web document → its first clean English sentences, or the reason why there are none. No torch."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from typing import Any

@@ -1,14 +1,7 @@
-"""English text → a snapshot on disk: streamed once, cleaned, split, hashed; no network after that.
-
-Rows come from `rl_nmt.data.sources` (hub or local files, one path), lose their noise in `rl_nmt.data.cleaning`
-and are sealed into a folder together with the request that made them.
-"""
-
-from __future__ import annotations
+"""English text → a snapshot on disk: streamed once, cleaned, split, hashed; no network after that."""
 
 import contextlib
 import hashlib
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -25,14 +18,11 @@ from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSettings(Source):
-    """A source and how many of its sentences are wanted; the fields are settings of a run by the same names.
-
-    min_chars, max_chars: NFC code points of a cleaned text.
-    """
+    """A source and how many of its sentences are wanted; the fields are settings of a run by the same names."""
 
     num_train_samples: int
     num_eval_samples: int
-    min_chars: int
+    min_chars: int  # NFC code points of a cleaned text
     max_chars: int
 
     @property
@@ -50,16 +40,18 @@ def materialise(folder: str | Path, settings: CorpusSettings) -> Sealed:
     is read whole and gives its smallest hashes. Raises ConfigError (files, too few rows, another or a changed
     snapshot), MissingService (hub; says how many rows there are) and CannotWrite.
 
-    Returns:
-        Texts to train on and held-out ones, disjoint, no duplicates; sha256 of the snapshot; counts {"read": rows read,
-        "kept": distinct clean rows, "rejected": {reason: rows}}.
+    Returns texts to train on and held-out ones, disjoint, no duplicates; sha256 of the snapshot; counts {"read": rows
+    read, "kept": distinct clean rows, "rejected": {reason: rows}}.
     """
     folder = Path(folder)
     snapshot = Snapshot(folder, settings.request, "output_dir")
     if snapshot.exists:
         sealed = snapshot.read()
+    elif folder.is_file():
+        raise CannotWrite(f"{folder} is a file: name another output_dir")
+    elif folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} holds files but no data.json: name another output_dir, or remove it")
     else:
-        _check_writable(folder)
         with contextlib.closing(read_rows(settings)) as rows:
             train, heldout, counts = _select(rows, settings)
         sealed = snapshot.write([{"source": text} for text in train], [{"source": text} for text in heldout], counts)
@@ -127,28 +119,10 @@ def _too_few(settings: CorpusSettings, counts: dict[str, Any]) -> str:
     )
 
 
-def _check_writable(folder: Path) -> None:
-    """Refuse before a long stream what would fail after it."""
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} holds files but no data.json: name another output_dir, or remove it")
-    if folder.exists() and not folder.is_dir():
-        raise CannotWrite(f"{folder} is a file: name another output_dir")
-    parent = folder.resolve().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=parent):
-            pass
-    except OSError as error:
-        raise CannotWrite(f"cannot write in {parent}: {error.strerror}: name another output_dir") from error
-
-
 def load(folder: Path, cfg) -> tuple[list[str], list[dict[str, str]], str]:
     """Training sentences, held-out rows {"source", "reference"?} that share none with them, the data's hash.
 
-    Args:
-        folder: of the snapshot; see `materialise`.
-        cfg: has the settings of `materialise` and of `eval_sets.load_eval` as attributes, under these names.
-
+    `folder` is the snapshot's; `cfg` has the settings of `materialise` and of `eval_sets.load_eval` as attributes.
     Without an evaluation set the corpus's own held-out sentences are the rows, without references.
     """
     rows: list[dict[str, str]] = []

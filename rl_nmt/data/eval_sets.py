@@ -1,7 +1,5 @@
 """Evaluation sets: English sources with Tamil references, from a file or from the hub by name. No torch."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path

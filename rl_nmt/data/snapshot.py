@@ -4,8 +4,6 @@ train.jsonl and heldout.jsonl hold the rows; data.json holds the request that ma
 files and the caller's counts.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -30,17 +28,11 @@ class Sealed(NamedTuple):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The sealed rows of one request.
+    """The sealed rows of one request."""
 
-    Args:
-        folder: where they lie; a link to an empty folder stays a link.
-        request: everything that decides the rows; JSON.
-        argument: the setting that names the folder above, for messages.
-    """
-
-    folder: Path
-    request: dict[str, Any]
-    argument: str
+    folder: Path  # where they lie; a link to an empty folder stays a link
+    request: dict[str, Any]  # everything that decides the rows; JSON
+    argument: str  # the setting that names the folder above, for messages
 
     @property
     def exists(self) -> bool:

@@ -5,8 +5,6 @@ and write nothing outside a temporary folder; what is wrong with one is said wit
 stream outlives failures of the network (rl_nmt/data/streams.py).
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import glob
@@ -20,7 +18,7 @@ from typing import Any
 from rl_nmt import hub
 from rl_nmt.data import tables
 from rl_nmt.data.streams import persistent
-from rl_nmt.errors import ConfigError, MissingService, UserError, caused_by
+from rl_nmt.errors import ConfigError, MissingService, UserError, caused_by, describe
 
 FORMATS = {"json": (".json", ".jsonl", ".json.gz", ".jsonl.gz"), "parquet": (".parquet",), "text": (".txt", ".txt.gz")}
 Local = tuple[str, list[str]]  # format, absolute paths
@@ -28,19 +26,14 @@ Local = tuple[str, list[str]]  # format, absolute paths
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where sentences come from.
+    """Where sentences come from."""
 
-    dataset_name: a local file or folder, json | parquet | text with `data_files` globs, or a hub name.
-    dataset_config, dataset_split: of a hub data set. text_field: the column with the text.
-    shuffle_buffer: rows within which `seed` shuffles.
-    """
-
-    dataset_name: str
-    dataset_config: str = ""
+    dataset_name: str  # a local file or folder, json | parquet | text with `data_files` globs, or a hub name
+    dataset_config: str = ""  # this and the split: of a hub data set
     dataset_split: str = "train"
     data_files: tuple[str, ...] = ()
-    text_field: str = "text"
-    shuffle_buffer: int = 0
+    text_field: str = "text"  # the column with the text
+    shuffle_buffer: int = 0  # rows within which `seed` shuffles
     seed: int = 0
 
 
@@ -195,35 +188,27 @@ def what_is_wrong(local: Local, text_field: str, error: BaseException) -> str:
         except ConfigError as problem:
             return str(problem)
     shown = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    return f"{shown} cannot be read as {kind}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{shown} cannot be read as {kind}: {describe(error)}"
 
 
 def require_hub(argument: str, name: str) -> None:
     """Raise MissingService, within seconds, unless the hub answers."""
     if not hub.hub_reachable():
-        why = "HF_HUB_OFFLINE is set" if hub.hub_offline() else "the hub cannot be reached"
         raise MissingService(
-            f"{argument}: the data set {name} is not here and {why}. Give a local file or folder as "
+            f"{argument}: the data set {name} is not here and {hub.why_not()}. Give a local file or folder as "
             f"--{argument}, {hub.POCKET_HINT}"
         )
 
 
 def hub_error(argument: str, name: str, error: BaseException) -> UserError:
-    """Turn a failed hub read into one line: licence to accept, no such name, config or split, no network."""
+    """`hub.explain` for a data set, whose configuration or split may be wrong too."""
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
     text = " ".join(str(error).split())[:300]
-    repository, revision = hub.split_revision(name)
-    page = f"https://huggingface.co/datasets/{repository}"
-    if caused_by(error, GatedRepoError):
-        return MissingService(
-            f"{argument}: {name} is gated. Accept its licence at {page} while logged in, then run `hf auth login` here"
-        )
-    if revision and caused_by(error, RevisionNotFoundError):
-        return MissingService(f"{argument}: {repository} has no revision {revision}: take one that {page} lists")
-    if caused_by(error, DatasetNotFoundError):
-        return MissingService(f"{argument}: no file here and no data set on the hub is called {name}")
     if isinstance(error, ValueError) and ("BuilderConfig" in text or "split" in text.lower()):
         return ConfigError(f"dataset_config or dataset_split does not fit {name}: {text}")
-    return MissingService(f"{argument}: {name} could not be read ({type(error).__name__}: {text})")
+    elsewhere = caused_by(error, GatedRepoError) or caused_by(error, RevisionNotFoundError)
+    if caused_by(error, DatasetNotFoundError) and not elsewhere:
+        return MissingService(f"{argument}: no file here and no data set on the hub is called {name}")
+    return hub.explain(argument, name, error, "datasets/")

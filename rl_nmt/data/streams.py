@@ -4,8 +4,6 @@ A stream with a shuffle buffer cannot be taken up in the middle. It is read agai
 the same rows in the same order; those already delivered are compared by hash and left out.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import queue
@@ -15,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rl_nmt.errors import MissingService, UserError, causes
+from rl_nmt.errors import MissingService, UserError, causes, describe
 
 RETRY_SECONDS = 600.0  # without a new row, whether the stream fails or only drips
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts: doubled each time
@@ -32,12 +30,9 @@ class StreamBroken(MissingService):
 def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[Any]:
     """The rows of `open_rows()`; after a failure of the network it is called again and goes on where it was.
 
-    Args:
-        name: of the source, for messages.
-        open_rows: opens the stream again; the same rows in the same order each time.
-
-    Raises StreamBroken when RETRY_SECONDS have passed without a new row or the rows are others than before, and
-    whatever `open_rows` raises that trying again cannot mend.
+    `open_rows` gives the same rows in the same order each time; `name` is the source's, for messages. Raises
+    StreamBroken when RETRY_SECONDS have passed without a new row or the rows are others than before, and whatever
+    `open_rows` raises that trying again cannot mend.
     """
     delivered, count = hashlib.sha256(), 0
     last, wait, damaged = time.monotonic(), FIRST_WAIT, 0
@@ -67,8 +62,7 @@ def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[An
                 raise
             pause = max(wait, _retry_after(error))
             # `datasets` says only that it was disconnected: what the server answered, where it did, says more.
-            answered = next((e for e in causes(error) if getattr(e, "response", None) is not None), error)
-            said = f"{type(answered).__name__}: {' '.join(str(answered).split())[:200]}"
+            said = describe(next((e for e in causes(error) if getattr(e, "response", None) is not None), error))
         finally:
             rows.stop()
         if time.monotonic() + pause >= last + RETRY_SECONDS:

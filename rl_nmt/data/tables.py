@@ -7,8 +7,6 @@
 Lines end at line feeds alone: a text may hold U+2028. All formats but Parquet may be packed (.gz).
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import itertools
@@ -49,12 +47,8 @@ def read(path: str | Path, argument: str, columns: Iterable[str] = (), kind: str
 
     JSON is one object per line, an array of objects, or {"data": [...]}. The first line of a TSV names its columns if
     it holds `columns`, or without those a usual name of a source and of a reference; otherwise the columns are source,
-    reference, column 3, …
-
-    Args:
-        argument: the setting that names the file, for messages.
-        columns: names that the caller needs; a TSV must then have them in its first line.
-        kind: a value of FORMATS, or text for lines as they are; empty: by the file's name.
+    reference, column 3, … A TSV must have the `columns` that the caller needs in its first line. `kind`: a value of
+    FORMATS, or text for lines as they are; empty: by the file's name. `argument`: the setting that names the file.
 
     Raises ConfigError: an unknown ending, a file that cannot be read or unpacked or is not UTF-8, a line that is not a
     row; with the line.

@@ -5,8 +5,6 @@ reject is bad, and how each measure that needs no model agrees with people: expe
 judges.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import Counter
 from collections.abc import Callable, Sequence

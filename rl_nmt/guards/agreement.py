@@ -4,14 +4,13 @@ Pearson's r, Spearman's rho and Kendall's tau-b are scipy's. Within-source pairw
 reward is for: of two outputs for the same source, does it prefer the one that people prefer?
 """
 
-from __future__ import annotations
-
 import itertools
-import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from rl_nmt.files import is_number
 
 # Measures and components for which less is better; they are negated here, so that more is better in every line.
 PENALTIES = ("copied", "copied_share", "foreign_script", "length_penalty", "fidelity_loss")
@@ -61,9 +60,7 @@ def oriented(name: str, value: Any) -> float | None:
     >>> oriented("qe", 0.5), oriented("length_penalty", 0.5), oriented("gate", "copy")
     (0.5, -0.5, None)
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return -float(value) if name in PENALTIES else float(value)
+    return (-float(value) if name in PENALTIES else float(value)) if is_number(value) else None
 
 
 def table(

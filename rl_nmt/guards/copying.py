@@ -5,8 +5,6 @@ may stay is excused (rl_nmt.text.tokens.kept), and a likeness in sound counts on
 holds a word nobody borrows. Rules and thresholds: ours.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import accumulate
@@ -127,7 +125,7 @@ class _Chain:
     small: int
     content: int
 
-    def grown(self, small: bool, content: bool) -> _Chain:
+    def grown(self, small: bool, content: bool) -> "_Chain":
         return _Chain(self.new, self.matched + 1, self.small + small, self.content + content)
 
     def counts(self, words: int) -> bool:

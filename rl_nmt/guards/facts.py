@@ -5,8 +5,6 @@ code, acronyms and names, by their sound. Whether a name was rather translated (
 weigh less, and one word is enough for a name of several. Rules: ours (docs/details.md, 10).
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator

@@ -6,8 +6,6 @@ offence. Rules and thresholds are ours (docs/details.md, 1 to 8); `python -m rl_
 one is wrong.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from functools import lru_cache
@@ -45,11 +43,9 @@ GLUED = 2  # foreign words in a row at an end of the output; one more in the mid
 def verdict(*pair: Any, prompt: str = "") -> str | None:
     """Return the reason, a key of REASONS, why an output is not a translation of its source, or None.
 
-    Args:
-        pair: a TextPair, or what makes one: source, output, language and perhaps source_language. The output is the
-            completion as the policy wrote it, decoded without special tokens and not cleaned: control tokens and
-            line breaks are evidence.
-        prompt: the words of the prompt, where an echo of them is to be recognised beyond its labels.
+    `pair` is a TextPair, or what makes one: source, output, language and perhaps source_language. The output is the
+    completion as the policy wrote it, decoded without special tokens and not cleaned: control tokens and line breaks
+    are evidence. `prompt`: its words, where an echo of them is to be recognised beyond its labels.
 
     Never raises for any two strings, and takes time linear in their lengths.
 

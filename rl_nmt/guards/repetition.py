@@ -1,7 +1,5 @@
 """Words, phrases and characters that go round in circles. No torch; linear in the length of the text."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 

@@ -4,19 +4,15 @@ Which batch sizes fit depends on what the policy holds at that moment, so a budg
 do again a few calls later. What never fits gets no result.
 """
 
-from __future__ import annotations
-
 import gc
-import sys
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from rl_nmt.errors import causes
+from rl_nmt.errors import causes, warn
 
 T = TypeVar("T", bound=Hashable)
-V = TypeVar("V")
 
 # What torch, cuBLAS, CTranslate2 and C++ say; accelerate's own list lacks the second, third and the two last.
 OUT_OF_MEMORY = (
@@ -119,34 +115,31 @@ class TokenBudget:
 
 
 def run_batches(
-    run: Callable[[list[int]], V],
+    run: Callable[[list[int]], Iterable],
     lengths: Sequence[int],
     budget: TokenBudget,
     plan: Callable[[Sequence[int], int], list[list[int]]] = batches,
     argument: str = "",
-) -> tuple[list[tuple[list[int], V]], list[int]]:
+) -> list[Any]:
     """Call `run` on batches of row numbers that fit the budget, on smaller ones where memory runs out.
 
     Args:
-        run: a batch, as positions in `lengths`, to its result. What it wrote before it failed does not count.
+        run: a batch, as positions in `lengths`, to one result each. What it wrote before it failed does not count.
         lengths: tokens per row.
         budget: halved on the way; give the same one to every call.
         plan: (lengths, tokens) to batches of positions; every position once.
         argument: the setting that names the model, for the message on standard error.
 
-    Returns:
-        (batch, its result) in the order of the calls, and the positions that did not fit even alone.
-
-    Raises:
-        Whatever `run` raises that is not an out-of-memory error.
+    Returns the results in the order of `lengths`, None for a row that did not fit even alone. Raises what `run` raises,
+    unless memory ran out.
     """
-    done: list[tuple[list[int], V]] = []
-    lost: list[int] = []
+    results: list[Any] = [None] * len(lengths)
     todo = plan(lengths, budget.tokens)
     while todo:
         batch = todo.pop(0)
         try:
-            done.append((batch, run(batch)))
+            for i, result in zip(batch, run(batch), strict=True):
+                results[i] = result
             continue
         except Exception as error:
             if not is_out_of_memory(error):
@@ -155,13 +148,12 @@ def run_batches(
         gc.collect()  # only here: inside the `except` the traceback still holds the tensors
         torch.cuda.empty_cache()
         if len(batch) == 1:
-            lost += batch
-            told = f"1 of {len(lengths)} inputs gets no result ({lengths[batch[0]]} tokens do not fit alone: {problem})"
+            size = f"{lengths[batch[0]]} tokens do not fit alone: {problem}"
+            warn(f"{argument}: 1 of {len(lengths)} inputs gets no result ({size})")
         else:
             budget.shrink(sum(lengths[i] for i in batch))
             rest = [i for later in [batch, *todo] for i in later]
             todo = [[rest[k] for k in part] for part in plan([lengths[i] for i in rest], budget.tokens)]
-            told = f"out of memory ({problem}): now {budget.tokens} tokens a batch"
-        print(f"warning: {argument}: {told}", file=sys.stderr, flush=True)
+            warn(f"{argument}: out of memory ({problem}): now {budget.tokens} tokens a batch")
     budget.end_call()
-    return done, lost
+    return results

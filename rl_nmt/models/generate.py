@@ -1,7 +1,5 @@
 """Texts out of a causal language model: prompts in, completions out, order kept."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager

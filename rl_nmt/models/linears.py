@@ -1,7 +1,5 @@
 """Linear layers for frozen models on a CPU: torch's own, or oneDNN's with weights in its own layout."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

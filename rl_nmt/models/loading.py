@@ -1,7 +1,5 @@
 """From a name to files and a place to run: what every neural model here needs to be loaded."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import sys
@@ -22,16 +20,8 @@ from rl_nmt.errors import ConfigError
 def fetch(argument: str, name: str, filename: str, patterns: list[str] | None = None) -> Path:
     """The local folder of a model: a path that exists, the hub cache, or else a download.
 
-    Args:
-        argument: the setting that names the model, for messages.
-        name: a path or a hub name, also with @revision; a path that exists wins.
-        filename: a file every such model has; decides whether the cache already holds it.
-        patterns: globs of the files to download; None takes all of them.
-
-    Raises:
-        ConfigError: a path that is not there, or a folder without `filename`.
-        MissingService: the hub is needed and cannot be reached (found out in seconds), knows no such
-            model, or wants its licence accepted first.
+    `argument`, `name`, `filename` and errors: see `hub.require_model`; MissingService also for a model that the hub
+    does not know, or whose licence must be accepted first. `patterns`: globs of the files to download; None for all.
     """
     path = Path(name).expanduser()
     if not path.is_file():
@@ -41,9 +31,9 @@ def fetch(argument: str, name: str, filename: str, patterns: list[str] | None = 
     from huggingface_hub import snapshot_download
 
     try:
-        cached = hub.is_cached(name, filename)
+        here = hub.cached(name, filename) is not None
         repository, revision = hub.split_revision(name)
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=cached))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=here))
     except Exception as error:  # whatever the hub client raises: requests', its own, OSError
         raise hub.explain(argument, name, error) from error
 

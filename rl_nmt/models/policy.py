@@ -1,7 +1,5 @@
 """The policy: tokenizer and causal chat model, device and precision chosen once, with the reason printed."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import socket
@@ -53,10 +51,7 @@ def load_tokenizer(model_id: str, families: Sequence[str] = (), argument: str = 
     """The policy's tokenizer: left-padded, pad = eos, with the tokens at which the model's turns end.
 
     `families`: those of `FAMILIES` that are accepted; none for any chat model. `argument`: the setting to name.
-
-    Raises:
-        ConfigError: no tokenizer, none of a chat model, or none of these families.
-        MissingService: gated, unknown or unreachable on the hub.
+    Raises ConfigError for no tokenizer, or none of a chat model of these families, MissingService as `hub.explain`.
     """
     hub.require_model(argument, model_id)
     name, revision = hub.split_revision(model_id)
@@ -115,13 +110,9 @@ def load_policy(
 ):
     """The causal chat model (of a multimodal Gemma 3 checkpoint the text part), ready for TRL.
 
-    Stops at `stop_ids`; sampling settings that ship with the checkpoint (top_k, top_p) are reset, so that
-    what the trainer is told is what it does. `families`: those of `FAMILIES` that are accepted; none for
-    any causal model that this version of transformers knows. `argument`: the setting to name.
-
-    Raises:
-        ConfigError: another architecture, or weights that do not fit the class.
-        MissingService: gated, unknown or unreachable on the hub.
+    Stops at `stop_ids`; sampling settings that ship with the checkpoint (top_k, top_p) are reset, so that what the
+    trainer is told is what it does. `families`, `argument`: see `load_tokenizer`; none takes any causal model that this
+    transformers knows. Raises ConfigError for another architecture or weights that do not fit, and MissingService.
     """
     hub.require_model(argument, model_id)
     name, revision = hub.split_revision(model_id)

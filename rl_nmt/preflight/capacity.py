@@ -1,7 +1,5 @@
 """Whether a run fits: disk and memory against what is free, lengths and batches against each other."""
 
-from __future__ import annotations
-
 import math
 import os
 import shutil

@@ -4,9 +4,6 @@ Nothing is loaded, downloaded or written. Sizes are estimates (memory_estimate.p
 asked once and concurrently, so that the whole takes seconds without a network too.
 """
 
-from __future__ import annotations
-
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,17 +30,11 @@ def diagnose(
     environment: Callable[[Any], None],
     machine: Machine | None = None,
 ) -> list[Finding]:
-    """Everything that could stop or spoil a run with these settings in this folder.
+    """Everything that could stop or spoil a run with these settings (RunCfg's) and models in this folder.
 
-    Args:
-        settings: RunCfg, or what has its fields.
-        uses: the models that these settings ask for.
-        folder: the run folder; need not exist.
-        check, environment: the recipe's own checks of its settings, and of what they need here (packages, servers,
-            another Python); what they raise as UserError becomes a finding.
-        machine: None looks at this one.
-
-    Returns findings in the order of the table; what the user can mend is in them, never raised.
+    `check`, `environment`: the recipe's own checks of its settings, and of what they need here (packages, servers,
+    another Python). `machine`: None looks at this one. Returns findings in the order of the table; what the user can
+    mend is in them, never raised.
     """
     folder = Path(folder).expanduser()
     with ThreadPoolExecutor(8) as pool:
@@ -110,12 +101,7 @@ def tracker_finding(settings: Any) -> Finding:
 
     if not settings.use_wandb:
         return Finding("ok", "W&B", "off (use_wandb False)")
-    typed = bool(getattr(settings, "wandb_api_key", ""))
-    if typed and settings.wandb_mode == "online" and not wandb_run.wandb_key_known():
-        problem = wandb_run.probe(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
-        mode, reason = ("offline", problem) if problem else ("online", "key in the settings, the server answers")
-    else:
-        mode, reason = wandb_run.choose_wandb_mode(settings.wandb_mode)
+    mode, reason = wandb_run.choose_wandb_mode(settings.wandb_mode, bool(getattr(settings, "wandb_api_key", "")))
     if mode == "offline" and settings.wandb_mode == "online":
         return Finding("warn", "W&B", f"offline: {reason}", "`wandb login`, or --use_wandb False")
     return Finding("ok", "W&B", f"{mode}: {reason}")

@@ -5,8 +5,6 @@ Asked within seconds, before anything is loaded. vLLM works as TRL uses it, in t
 one that `trl vllm-serve` has started elsewhere, and the weights after every step.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os
@@ -29,15 +27,11 @@ _LOOK = (
 
 
 def require_python(argument: str, executable: str, modules: Sequence[str] = ()) -> str:
-    """The absolute path of a Python that has these modules; nothing is imported there.
+    """The absolute path of a Python that has these modules (top-level names, as "comet"); nothing is imported there.
 
-    Args:
-        argument: the setting that names it, for messages.
-        executable: a path, also with ~, or a command on PATH. Symbolic links stay: an environment is known by its.
-        modules: top-level names that must be importable there, as "comet".
-
-    Raises:
-        ConfigError: no such program, one that is no Python, older than 3.10, or without one of the modules.
+    `argument`: the setting, for messages. `executable`: a path, also with ~, or a command on PATH; symbolic links stay:
+    an environment is known by its. Raises ConfigError for no such program, no Python, one older than 3.10, or without
+    one of the modules.
     """
     found = shutil.which(os.path.expanduser(executable))  # not Path: it would make a command of ./python
     if not found:
@@ -91,17 +85,11 @@ def vllm_versions() -> str:
 
 
 def require_vllm(mode: str, host: str, port: int, model: str) -> None:
-    """Raise unless TRL could generate with vLLM here.
+    """Raise unless TRL could generate with vLLM here, in `mode` "colocate" or with the "server" at host and port.
 
-    Args:
-        mode: "colocate" or "server".
-        host, port: of the server; not looked at for "colocate".
-        model: what the server should be serving, for the message.
-
-    Raises:
-        ConfigError: vLLM is not installed, in a version that TRL does not support, or without a CUDA device; a
-            server that does not take weights.
-        MissingService: the server does not answer.
+    `model`: what the server should be serving, for the message. Raises ConfigError for a vLLM that is not installed, in
+    a version that TRL does not support, or without a CUDA device, and for a server that does not take weights;
+    MissingService for one that does not answer.
     """
     from packaging.specifiers import SpecifierSet
     from packaging.version import Version

@@ -1,7 +1,5 @@
 """What the doctor's checks have found: findings, their table and the exit code. No torch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """What this machine has: Python, packages, GPUs and memory. torch is imported only to ask for GPUs."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Mapping
@@ -9,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from typing import Any
 
-from rl_nmt.errors import MissingService
+from rl_nmt.errors import MissingService, describe
 from rl_nmt.preflight.findings import Finding, fail
 from rl_nmt.preflight.memory_estimate import gib
 
@@ -68,7 +66,7 @@ def look() -> Machine:
             units = torch.cuda.get_device_capability(i) >= (8, 0)  # what is_bf16_supported asks, without emulation
             gpus.append(Gpu(torch.cuda.get_device_name(i), free, total, units))
     except Exception as error:  # a broken installation raises anything
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        problem = describe(error)
     return Machine(sys.version_info[:2], packages, tuple(gpus), _ram_free(), problem)
 
 

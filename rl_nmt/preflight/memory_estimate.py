@@ -4,8 +4,6 @@ Everything here is an estimate: weights, gradients and optimizer are counted exa
 the tensors that the stock kernels keep.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter
@@ -123,9 +121,6 @@ def lora_parameters(config: Mapping[str, Any], rank: int) -> int:
     13045760
     """
     return config["num_hidden_layers"] * rank * sum(i + o for i, o in gemma_linears(config))
-
-
-# --- memory ------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -279,9 +274,6 @@ def run_bytes(shape: Shape, settings: Any, bf16: bool) -> int:
     return total
 
 
-# --- files -------------------------------------------------------------------------------------------
-
-
 def _folder(name: str) -> Path | None:
     """The model's folder here or in the hub cache."""
     path = Path(name).expanduser()
@@ -289,16 +281,10 @@ def _folder(name: str) -> Path | None:
         return path
     if path.is_file():  # the .ckpt of a COMET model
         return path.parent.parent
-    from huggingface_hub import try_to_load_from_cache
-
-    repository, revision = hub.split_revision(name)
-    if hub.looks_like_path(repository):
+    if hub.looks_like_path(name):
         return None
-    for filename in ("config.json", hub.COMET):
-        found = try_to_load_from_cache(repository, filename, revision=revision)
-        if isinstance(found, str):
-            return Path(found).parent
-    return None
+    found = hub.cached(name) or hub.cached(name, hub.COMET)
+    return found and found.parent
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

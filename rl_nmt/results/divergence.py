@@ -4,12 +4,11 @@ A policy that games its reward shows it as a rising reward next to a falling ind
 thresholds: ours.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -30,21 +29,19 @@ class Evaluation(NamedTuple):
     scores: list[float | None]
 
 
+@dataclass
 class DivergenceMonitor:
-    """Collects the held-out evaluations of a run; see the module.
+    """Collects the held-out evaluations of a run; see the module."""
 
-    Args:
-        name: what the independent score is called, e.g. "chrF++"; "" without one.
-        independent: one score per row, higher is better, None where it has none.
-        sources: of the rows: which half a row belongs to is a hash of it.
-    """
+    name: str  # what the independent score is called, e.g. "chrF++"; "" without one
+    independent: Callable[[Snapshot], list[float | None]]  # per row, higher is better, None where it has none
+    sources: Sequence[str]  # of the rows
+    evaluations: list[Evaluation] = field(default_factory=list)
+    best_step: int | None = None  # by the independent score on the choosing half
+    warned: bool = False
 
-    def __init__(self, name: str, independent: Callable[[Snapshot], list[float | None]], sources: Sequence[str]):
-        self.name, self.independent = name, independent
-        self.choosing = [choosing_half(source) for source in sources]
-        self.evaluations: list[Evaluation] = []
-        self.best_step: int | None = None  # by the independent score on the choosing half
-        self.warned = False
+    def __post_init__(self) -> None:
+        self.choosing = [choosing_half(source) for source in self.sources]
 
     def record(self, step: int, snapshot: Snapshot) -> str | None:
         """Add an evaluation; returns the warning the first time reward and independent score diverge."""

@@ -9,14 +9,12 @@ mean difference at least as far as the observed difference lies from zero. sacre
 bootstrap counts the upper tail alone, and calls two equal systems different (its comparison is strict).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -47,7 +45,7 @@ class Snapshot:
         files.write_json(path, asdict(self))
 
     @classmethod
-    def load(cls, path: Path | str) -> Snapshot:
+    def load(cls, path: Path | str) -> Self:
         """Read what `save` wrote. Raises ConfigError for a missing or damaged file."""
         try:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))

@@ -7,8 +7,6 @@ Each has the tokenizer, every stop of the model's chat turns as generation defau
 rl_nmt.translate), and a model card. "Collective": every process may hold a part of the weights (ZeRO-3, FSDP).
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 It names no path of the machine, chooses no licence, and lists those of the models that gave the reward.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import json
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ samples.jsonl) and writes report.html beside it: no script, no outside file, and
 or a data set wrote is escaped and isolated, so that it can be neither markup nor turn the page around.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json
@@ -16,7 +14,9 @@ from functools import partial
 from html import escape
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from markupsafe import Markup
 
 from rl_nmt import files
 from rl_nmt.results.evaluation import table_cells
@@ -25,9 +25,6 @@ from rl_nmt.runs.metrics_file import read_rows
 from rl_nmt.runs.run import Files
 from rl_nmt.runs.run_folder import flat
 from rl_nmt.text.unicode import safe_unicode
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 INK, MUTED, ACCENT, SECOND = "#1c2430", "#9aa5b1", "#0f766e", "#c2410c"
 SAMPLES = 6  # per group: gains, losses, random
@@ -154,8 +151,6 @@ def text(value: Any, language: str = "") -> Markup:
     Explicit direction marks (U+202A–E, U+2066–9) would be contained by <bdi>, but still show one text
     as another: they are spelled out instead.
     """
-    from markupsafe import Markup
-
     shown = escape(safe_unicode(str(value))).translate(SPELLED_OUT)
     lang = f' lang="{escape(language)}"' if language else ""
     return Markup(f'<bdi dir="auto"{lang}>{shown}</bdi>')

@@ -1,17 +1,14 @@
-"""Describe a task to the results: metric columns beside the reward, labels, languages. No torch.
-
-They measure and name only what a `Task` gives them. Translation's is in rl_nmt/results/translation.py.
-"""
+"""Describe a task to the results: metric columns beside the reward, labels, languages. No torch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rl_nmt.files import is_number
 from rl_nmt.text.unicode import length
 
 if TYPE_CHECKING:
@@ -22,18 +19,16 @@ if TYPE_CHECKING:
 class Column:
     """One line of the table before and after; without functions it only says how a component of the reward is shown.
 
-    rows: one number per row, None where it cannot be measured. Counts wins and ranks samples.
-    value: the number for all rows, or None. Default: the mean of `rows`.
-    resampled: (Snapshot, seed) → (RESAMPLES,) values on `bootstrap_draws` of the rows. Default: means of `rows`.
+    `rows` counts wins and ranks samples; `value` and `resampled` are by default the mean, and resampled means, of it.
     """
 
     name: str  # key in evaluation.json and metrics.jsonl
     label: str = ""  # on the screen, by default the name
     digits: int = 3  # shown after the point
     better: int = 0  # 1: more is better, -1: less, 0: neither
-    rows: Callable[[Snapshot], list[float | None]] | None = None
-    value: Callable[[Snapshot], float | None] | None = None
-    resampled: Callable[[Snapshot, int], np.ndarray] | None = None
+    rows: Callable[[Snapshot], list[float | None]] | None = None  # one number per row, None where not measurable
+    value: Callable[[Snapshot], float | None] | None = None  # the number for all rows
+    resampled: Callable[[Snapshot, int], np.ndarray] | None = None  # seed → (RESAMPLES,), on `bootstrap_draws`
     signature: Callable[[Snapshot], str] | None = None  # how it was measured
 
     def of(self, snapshot: Snapshot) -> float | None:
@@ -49,9 +44,7 @@ class Column:
 
 def number(value: Any) -> float | None:
     """A finite int or float as a float; None for anything else, also for a bool."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    return float(value) if is_number(value) else None
 
 
 def mean(values: list[float | None]) -> float | None:

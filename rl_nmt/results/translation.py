@@ -3,8 +3,6 @@
 chrF++ and BLEU are sacreBLEU's and need references, which no reward of this repository reads. No torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -124,53 +122,36 @@ def divergence_monitor(
 ) -> DivergenceMonitor:
     """Monitor with a score that the reward does not contain: chrF++, or `independent_scorer` without references.
 
-    Args:
-        rows: the held-out rows {"source", "reference"?}.
-        independent_scorer: a COMET checkpoint, loaded only where it is needed, on `device`, in the environment of the
-            other Python if that is given.
-        setting: what the script calls a setting, for messages (`Run.setting`).
+    `rows`: the held-out rows {"source", "reference"?}. `independent_scorer`: a COMET checkpoint, loaded only where it
+    is needed, on `device`, in the environment of another `python` if that is given. `setting`: what the script calls a
+    setting, for messages (`Run.setting`).
     """
+    scorer: Any = None
 
-    def load():
-        """The independent scorer, on the main process alone: it evaluates for all."""
-        if not (independent_scorer and distributed.is_main_process()):
-            return None
-        from rl_nmt.models.loading import choose_device
-
-        options = {
-            "name_or_path": independent_scorer,
-            "device": choose_device(device, setting("reward_device")),
-            "argument": setting("independent_scorer"),
-            "classes": QUALITY_ESTIMATION,
-        }
-        if python:
-            from rl_nmt.scorers.worker.client import load_in_worker
-
-            factory, named = "rl_nmt.scorers.comet:load_comet", setting("python")
-            return load_in_worker(factory, options, python_executable=python, argument=named)
-        from rl_nmt.scorers.comet import load_comet
-
-        return load_comet(**options)
-
-    name, score = outside_score(rows, load)
-    missing = f"none: divergence cannot be noticed; give {setting('eval_file')} or {setting('independent_scorer')}"
-    print(f"score outside the reward: {name or missing}", flush=True)
-    return DivergenceMonitor(name, score, [row["source"] for row in rows])
-
-
-def outside_score(rows: Sequence[dict], load: Callable = lambda: None) -> tuple[str, Callable]:
-    """(name, Snapshot → one score per row) of the score outside the reward; ("", …) where nothing can score.
-
-    References are preferred to the `Scorer` that `load` gives.
-    """
-    if any(row.get("reference") for row in rows):
-        return "chrF++", CHRF.sentences
-    scorer = load()
-    if scorer is None:
-        return "", lambda snapshot: [None] * len(snapshot.sources)
-
-    def score(snapshot: Snapshot) -> list[float | None]:
+    def by_scorer(snapshot: Snapshot) -> list[float | None]:
+        if scorer is None:
+            return [None] * len(snapshot.sources)
         values = scorer.score([Segment(s, o) for s, o in zip(snapshot.sources, snapshot.outputs, strict=True)]).values
         return [None if v is None else v if scorer.higher_is_better else -v for v in values]
 
-    return scorer.name, score
+    name, score = "", by_scorer
+    if any(row.get("reference") for row in rows):
+        name, score = "chrF++", CHRF.sentences
+    elif independent_scorer and distributed.is_main_process():  # it evaluates for all
+        from rl_nmt.models.loading import choose_device
+
+        options: dict[str, Any] = {"argument": setting("independent_scorer"), "classes": QUALITY_ESTIMATION}
+        options |= {"name_or_path": independent_scorer, "device": choose_device(device, setting("reward_device"))}
+        if python:
+            from rl_nmt.scorers.worker.client import load_in_worker
+
+            factory = "rl_nmt.scorers.comet:load_comet"
+            scorer = load_in_worker(factory, options, python_executable=python, argument=setting("python"))
+        else:
+            from rl_nmt.scorers.comet import load_comet
+
+            scorer = load_comet(**options)
+        name = scorer.name
+    missing = f"none: divergence cannot be noticed; give {setting('eval_file')} or {setting('independent_scorer')}"
+    print(f"score outside the reward: {name or missing}", flush=True)
+    return DivergenceMonitor(name, score, [row["source"] for row in rows])

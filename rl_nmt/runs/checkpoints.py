@@ -12,21 +12,18 @@ every file, has been renamed into place last. A run folder holds
 No torch here: an unusable folder is refused before anything heavy is imported.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
 import re
 import shutil
-import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rl_nmt.errors import CannotWrite, ResumeRefused
+from rl_nmt.errors import CannotWrite, ResumeRefused, warn
 from rl_nmt.files import replace_folder, write_durable
 
 FORMAT = 2
@@ -212,34 +209,24 @@ def record_of(run_folder: Path) -> tuple[list[int], int]:
         ) from None
 
 
+@dataclass
 class Keeper:
-    """Seals what the Trainer has saved, keeps the newest `keep`, and carries the rest of the run along.
+    """Seals what the Trainer has saved, keeps the newest `keep`, and carries the rest of the run along."""
 
-    Args:
-        folder: the run folder.
-        keep: sealed checkpoints kept; an older one is removed only after a newer one is sealed.
-        parts: name → object with `state_dict` and `load_state_dict`; one without them is left out.
-        files: names of JSON files of the run folder that are copied into every checkpoint.
-        notes: JSON-able values of the run, stored as they are at each save.
-        link: keep a link `resume_latest` to the newest.
-    """
+    folder: Path  # of the run
+    keep: int = 2  # sealed checkpoints kept; an older one is removed only after a newer one is sealed
+    parts: dict[str, Any] = field(default_factory=dict)
+    """Name → object with `state_dict` and `load_state_dict`; one without them is left out."""
+    files: Sequence[str] = ()  # names of JSON files of the run folder that are copied into every checkpoint
+    notes: dict[str, Any] = field(default_factory=dict)  # JSON of the run, stored as it is at each save
+    link: bool = False  # keep a link `resume_latest` to the newest
+    newest: int | None = None  # the newest step sealed, or resumed from
+    failures: int = 0  # saves in a row that failed
 
-    def __init__(
-        self,
-        folder: Path | str,
-        *,
-        keep: int = 2,
-        parts: Mapping[str, Any] | None = None,
-        files: Iterable[str] = (),
-        notes: dict[str, Any] | None = None,
-        link: bool = False,
-    ):
-        self.folder, self.keep, self.files, self.link = Path(folder), keep, tuple(files), link
-        self.parts = {name: part for name, part in (parts or {}).items() if hasattr(part, "load_state_dict")}
-        self.notes = {} if notes is None else notes
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder)
+        self.parts = {name: part for name, part in self.parts.items() if hasattr(part, "load_state_dict")}
         self._sealed, self._bytes = record_of(self.folder)
-        self.failures = 0
-        self.newest: int | None = None  # the newest step sealed, or resumed from
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Give every part its state back; the Trainer's own is loaded by `train(resume_from_checkpoint=…)`."""
@@ -284,7 +271,7 @@ class Keeper:
             line += f"; {', '.join(aside)} may be removed"
         if self.failures >= MAX_FAILED_SAVES:
             raise CannotWrite(f"{line}; {self.failures} saves failed in a row: free space")
-        print(f"warning: {line}; training goes on", file=sys.stderr, flush=True)
+        warn(f"{line}; training goes on")
 
     def _rotate(self) -> None:
         folders = checkpoint_folders(self.folder)

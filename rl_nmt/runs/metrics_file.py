@@ -1,14 +1,12 @@
 """metrics.jsonl and its like: one JSON row per line, cut back to a checkpoint on a resume."""
 
-from __future__ import annotations
-
 import contextlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rl_nmt.errors import warn
 from rl_nmt.files import finite, write_durable
 
 
@@ -32,8 +30,7 @@ class MetricsFile:
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                problem = f"{self.path} cannot be written ({error.strerror}); its rows wait in memory until it can"
-                print(f"warning: {problem}", file=sys.stderr, flush=True)
+                warn(f"{self.path} cannot be written ({error.strerror}); its rows wait in memory until it can")
 
     def flush(self) -> None:
         """Write the rows that wait. Raises OSError, and leaves no half row behind."""

@@ -9,17 +9,15 @@
 Of several processes the main one reads, asks and writes; every method is called by all of them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rl_nmt import config, distributed, errors
-from rl_nmt.errors import ConfigError, ResumeRefused
+from rl_nmt.errors import ConfigError
 from rl_nmt.runs import checkpoints, run_folder, wandb_run
 from rl_nmt.runs.checkpoints import Checkpoint
 
@@ -60,7 +58,7 @@ class Run:
         continue_with: Sequence[str] = (),
         settings: Mapping[str, str] | None = None,
         **options: Any,
-    ) -> Iterator[Run]:
+    ) -> Iterator[Self]:
         """Create the folder or open it, keep others out, find the newest valid checkpoint.
 
         Args:
@@ -88,8 +86,11 @@ class Run:
     def under_way(self) -> Iterator[None]:
         """What ends the block early names the command that continues. A W&B run that was started inside ends too."""
         try:
-            with errors.last_words(self.command), distributed.together():
+            with distributed.together():
                 yield
+        except BaseException as error:
+            error.add_note(f"continue with: {self.command}")
+            raise
         finally:
             wandb_run.finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
 
@@ -123,7 +124,7 @@ class Run:
             began = resume.path.parent
             if not (began / run_folder.IDENTITY).exists() and began.resolve() != self.folder.resolve():
                 unknown = f"whether {resume.path.name} belongs to a run with these settings is not known"
-                print(f"warning: {began} has no {run_folder.IDENTITY}: {unknown}", file=sys.stderr, flush=True)
+                errors.warn(f"{began} has no {run_folder.IDENTITY}: {unknown}")
             for change in run_folder.harmless_changes(began, public, self.identity):
                 print(f"changed since the last start: {change}", flush=True)
         run_folder.save_identity(self.folder, self.identity, public)
@@ -135,11 +136,7 @@ class Run:
             self.resume = distributed.from_main(lambda: checkpoints.take_up(resume, self.folder))
 
     def once(
-        self,
-        name: str,
-        make: Callable[[], Any],
-        form: Any = None,
-        require: Callable[[Any], None] = lambda value: None,
+        self, name: str, make: Callable[[], Any], form: Any = None, require: Callable[[Any], None] = lambda value: None
     ) -> Any:
         """The value that `make` gave the first time, also in a resumed run; the same on every process.
 
@@ -166,10 +163,7 @@ class Run:
                 return value
             except ConfigError as error:
                 if self.resume is not None and not self.force:
-                    raise ResumeRefused(
-                        f"{self.folder} holds a run that was begun with other settings ({error}): set them back, start "
-                        "again in a folder next to it with --fresh, or continue all the same with --force"
-                    ) from None
+                    raise run_folder.other_settings(self.folder, str(error)) from None
                 print(f"{path.name} is made again: {error}", flush=True)
         value = make()
         if distributed.is_main_process():

@@ -4,8 +4,6 @@
 what was learnt incomparable) and the settings of its last start (a change is only listed).
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib
@@ -19,9 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from rl_nmt.distributed import is_main_process
-from rl_nmt.errors import CannotWrite, ResumeRefused
+from rl_nmt.errors import CannotWrite, ResumeRefused, warn
 from rl_nmt.files import write_durable
-from rl_nmt.hub import split_revision
+from rl_nmt.hub import cached, split_revision
 from rl_nmt.runs.checkpoints import FORMAT
 
 IDENTITY = "run_identity.json"
@@ -35,12 +33,9 @@ def model_identity(name: str) -> dict[str, str]:
     """
     folder = Path(name).expanduser()
     if not folder.exists():
-        from huggingface_hub import try_to_load_from_cache
-
-        name, revision = split_revision(name)
-        cached = try_to_load_from_cache(name, "config.json", revision=revision)
-        commit = Path(cached).parent.name if isinstance(cached, str) else "not cached"
-        return {"model": f"{name}@{commit}", "tokenizer": f"{name}@{commit}"}
+        config = cached(name)
+        pinned = f"{split_revision(name)[0]}@{config.parent.name if config else 'not cached'}"
+        return {"model": pinned, "tokenizer": pinned}
     weights = [p for p in folder.iterdir() if p.name == "config.json" or p.suffix in (".safetensors", ".bin")]
     words = [p for p in folder.iterdir() if re.match(r"token|special_tokens|added_tokens|chat_template|vocab", p.name)]
     return {"model": _fingerprint(weights), "tokenizer": _fingerprint(words)}
@@ -72,11 +67,16 @@ def require_identity(run_folder: Path, identity: dict[str, Any], force: bool) ->
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     changes = [f"{name}: {before.get(name, 'nothing')} → {now.get(name, 'nothing')}" for name in names]
     if changes and not force:
-        raise ResumeRefused(
-            f"{run_folder} holds a run that was begun with other settings ({'; '.join(changes)}): set them back, start "
-            "anew beside it with --fresh, or go on all the same with --force"
-        )
+        raise other_settings(run_folder, "; ".join(changes))
     return changes
+
+
+def other_settings(run_folder: Path, changes: str) -> ResumeRefused:
+    """The error for a run that does not fit the settings it is to be continued with."""
+    return ResumeRefused(
+        f"{run_folder} holds a run that was begun with other settings ({changes}): set them back, start again in a "
+        "folder next to it with --fresh, or continue all the same with --force"
+    )
 
 
 def harmless_changes(run_folder: Path, settings: dict[str, Any], identity: dict[str, Any]) -> list[str]:
@@ -172,8 +172,7 @@ def _locked(path: Path, argument: str) -> IO[str]:
                 f"--{argument})"
             ) from None
         except OSError as error:
-            where = f"{path.parent} cannot be locked ({error.strerror})"
-            print(f"warning: {where}: start only one run there", file=sys.stderr, flush=True)
+            warn(f"{path.parent} cannot be locked ({error.strerror}): start only one run there")
             return file
 
 

@@ -1,7 +1,5 @@
 """Weights & Biases, which may fail in any way without harm to a run."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading
@@ -10,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rl_nmt.errors import leave_behind
+from rl_nmt.errors import leave_behind, warn
 
 PROBE_SECONDS = 3.0
 INIT_SECONDS = 30.0
@@ -18,21 +16,15 @@ SILENT = "no answer"
 FINISH_SECONDS = 60.0  # what an upload may take at the end before it is left to `wandb sync`
 
 
-def wandb_key_known() -> bool:
-    """Is there a W&B key in the environment or in netrc? Asks nobody."""
-    from requests.utils import get_netrc_auth
-
-    server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    return bool(os.environ.get("WANDB_API_KEY") or get_netrc_auth(server))
-
-
-def choose_wandb_mode(wanted: str) -> tuple[str, str]:
+def choose_wandb_mode(wanted: str, key_given: bool = False) -> tuple[str, str]:
     """Return "online", "offline" or "disabled", with the reason; online only if it can work within seconds.
 
     `wandb.init` on an unreachable server blocks for many minutes whatever its time-out says, so the
-    server is probed first. Without a key it would stop and ask: offline then. WANDB_DISABLED and
-    WANDB_MODE can only take something away from `wanted`.
+    server is probed first. Without a key, in the environment, netrc or `key_given` otherwise, it would stop
+    and ask: offline then. WANDB_DISABLED and WANDB_MODE can only take something away from `wanted`.
     """
+    from requests.utils import get_netrc_auth
+
     if os.environ.get("WANDB_DISABLED", "").lower() in {"1", "true", "yes", "on"}:
         return "disabled", "WANDB_DISABLED is set"
     if wanted != "online":
@@ -40,9 +32,9 @@ def choose_wandb_mode(wanted: str) -> tuple[str, str]:
     given = os.environ.get("WANDB_MODE", "")
     if given in ("offline", "dryrun", "disabled"):
         return given.replace("dryrun", "offline"), f"WANDB_MODE is {given}"
-    if not wandb_key_known():
-        return "offline", "no W&B key in WANDB_API_KEY or netrc (`wandb login`)"
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    if not (key_given or os.environ.get("WANDB_API_KEY") or get_netrc_auth(url)):
+        return "offline", "no W&B key in WANDB_API_KEY or netrc (`wandb login`)"
     problem = probe(url)
     return ("offline", f"{url}: {problem}") if problem else ("online", "the server answers")
 
@@ -130,4 +122,4 @@ def finish_wandb(exit_code: int = 0, seconds: float = FINISH_SECONDS + 5) -> Non
     if problem := _within(seconds, lambda: wandb.finish(exit_code=exit_code)):
         if problem == SILENT:
             leave_behind("W&B")
-        print(f"warning: W&B did not finish ({problem}); upload later with `{later}`", file=sys.stderr, flush=True)
+        warn(f"W&B did not finish ({problem}); upload later with `{later}`")

@@ -3,13 +3,11 @@
 Modules of this package import neither trl nor datasets, so that they run in any environment.
 """
 
-from __future__ import annotations
-
-import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
+
+from rl_nmt.errors import describe, warn
 
 QUALITY_ESTIMATION = ("unified_metric", "referenceless_regression_metric", "xcomet_metric")  # COMET without references
 T = TypeVar("T")
@@ -113,22 +111,12 @@ def answers(scorer: Any, batch: list) -> list[tuple[Any, list[Span] | None]]:
 
 def warn_lost(name: str, what: str, lost: int, total: int, why: str) -> None:
     """The one warning about outputs without a score or spans."""
-    print(f"warning: {name}: {lost} of {total} outputs get no {what} ({why})", file=sys.stderr, flush=True)
-
-
-def describe(error: Exception) -> str:
-    """An exception in one short line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    warn(f"{name}: {lost} of {total} outputs get no {what} ({why})")
 
 
 def utf8(text: str) -> str:
     """The text with "?" for lone surrogates, which stop any tokenizer and are no UTF-8."""
     return text.encode("utf-8", "replace").decode()
-
-
-def is_number(value: Any) -> bool:
-    """A finite number as JSON has it: no bool, no tensor."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _inside(span: Span, mt: str) -> bool:
@@ -155,12 +143,8 @@ def isolate(function: Callable[[list[T]], Sequence[V]], items: list[T]) -> tuple
     One bad item among N costs 2·ceil(log2 N) further calls, in which every good item is computed once. After
     twice as many the rest is given up, so that a model that fails on everything is not asked N times.
 
-    Args:
-        function: a batch to one value per item; a wrong number of values counts as raised.
-        items: the batch.
-
-    Returns:
-        Values in order, None for what failed; and the errors of the smallest batches that failed.
+    Returns values in order, None for what failed, and the errors of the smallest batches that failed; a wrong number
+    of values counts as raised.
 
     >>> isolate(lambda batch: [1 / x for x in batch], [1, 2, 0, 4])
     ([1.0, 0.5, None, 0.25], [ZeroDivisionError('division by zero')])
@@ -181,15 +165,6 @@ def isolate(function: Callable[[list[T]], Sequence[V]], items: list[T]) -> tuple
             else:
                 errors.append(error.with_traceback(None))  # a traceback would hold the batch's tensors
     return values, errors
-
-
-def in_order(done: list[tuple[list[int], Any]], count: int) -> list[Any]:
-    """The result of each of `count` rows in `done`, which is (rows, their results) per batch; None for other rows."""
-    found: list[Any] = [None] * count
-    for batch, results in done:
-        for i, result in zip(batch, results, strict=True):
-            found[i] = result
-    return found
 
 
 def _as_many(values: list[V], count: int) -> list[V]:

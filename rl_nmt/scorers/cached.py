@@ -1,13 +1,12 @@
 """A cache of a scorer's answers: a converging policy repeats its outputs, and an evaluation repeats its sources."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from rl_nmt.files import is_number
 from rl_nmt.models.batching import distinct
-from rl_nmt.scorers.base import Scorer, Scores, Segment, Span, is_number
+from rl_nmt.scorers.base import Scorer, Scores, Segment, Span
 
 Answer = tuple[float, tuple[Span, ...] | None]
 
@@ -23,11 +22,8 @@ class Remembered:
     `remembered`, those of them answered from the cache. A call answered from the cache alone has these two only.
 
     The last bits of a value may depend on its batch. A resumed run therefore repeats every bit only with the same
-    cache: `state_dict` and `load_state_dict` carry it.
-
-    Args:
-        scorer: any `Scorer`.
-        size: segments kept, at least 1; a sentence takes about a kilobyte of memory, half of one in `state_dict`.
+    cache: `state_dict` and `load_state_dict` carry it. `size`: segments kept, at least 1; a sentence takes about a
+    kilobyte of memory, half of one in `state_dict`.
     """
 
     def __init__(self, scorer: Scorer, size: int = 100_000):

@@ -4,8 +4,6 @@ Same numbers as google-research/metricx metricx24 (tests: within 1e-5 of its ful
 only the first position of the decoder and one row of the output matrix, so that no logits of 250,112 words exist.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence
@@ -15,10 +13,11 @@ from typing import Any
 import torch
 
 from rl_nmt.errors import ConfigError
+from rl_nmt.files import is_number
 from rl_nmt.hub import recorded_as
 from rl_nmt.models import loading
 from rl_nmt.models.batching import TokenBudget, distinct, run_batches
-from rl_nmt.scorers.base import Scores, Segment, in_order, is_number, utf8
+from rl_nmt.scorers.base import Scores, Segment, utf8
 
 SCORE_ID = 250_089  # <extra_id_10> in mT5's vocabulary: its logit is the score
 WORST = 25.0
@@ -40,7 +39,7 @@ def load_metricx(
     max_length: int = MAX_LENGTH,
     overlong: str = "truncate",
     argument: str = "metricx_model",
-) -> MetricXScorer:
+) -> "MetricXScorer":
     """Load a MetricX-24 checkpoint once; it stays on `device`.
 
     Args:
@@ -53,9 +52,8 @@ def load_metricx(
         overlong: "truncate" longer inputs at their end, as published, or "skip" them (no score).
         argument: the setting that names this model, for messages.
 
-    Raises:
-        ConfigError: a missing path, another architecture, missing weights, no tokenizer, an unusable device or dtype.
-        MissingService: the hub cannot be reached.
+    Raises ConfigError (a missing path, another architecture, missing weights, no tokenizer, an unusable device or
+    dtype) and MissingService (no hub).
     """
     loading.require_device(argument, device)
     if dtype == "float16":
@@ -158,8 +156,8 @@ class MetricXScorer:
             return self._scores([kept[k][1] for k in batch])
 
         with loading.full_precision():
-            done, _ = run_batches(run, [len(ids) for _, ids in kept], self.budget, argument=self.name)
-        scores = dict(zip((i for i, _ in kept), in_order(done, len(kept)), strict=True))
+            found = run_batches(run, [len(ids) for _, ids in kept], self.budget, argument=self.name)
+        scores = dict(zip((i for i, _ in kept), found, strict=True))
         values = [scores[i] if is_number(scores.get(i)) else None for i in range(len(rows))]
         self.stats["padded_share"] = 1 - self.stats["tokens"] / max(1, self.stats.pop("padded"))
         return Scores([values[i] for i in index])

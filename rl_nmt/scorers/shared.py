@@ -9,13 +9,12 @@ The first process of a machine has the model; the others send it their items. Eq
 within `processes.from_main`, it is the model itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from rl_nmt import distributed
-from rl_nmt.scorers.base import Scores, Segment, answers, describe, isolate, warn_lost
+from rl_nmt.errors import describe
+from rl_nmt.scorers.base import Scores, Segment, answers, isolate, warn_lost
 
 
 class _OncePerMachine:

@@ -4,8 +4,6 @@ Tamil and English have measured rows with word lists. The other target languages
 generic ones: script, a rough length ratio with wide limits, and no list that could fire on a translation.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Callable
@@ -72,18 +70,18 @@ def _pairs(text: str) -> Pairs:
     return tuple((left, "" if right == "-" else right) for left, _, right in cells)
 
 
-_READ: dict[str, Callable[[Any], Any]] = {
-    "str": str,
-    "float": float,
-    "bool": lambda text: text == "true",
-    "tuple[Range, ...]": code_points,
-    "tuple[float, float]": lambda cells: tuple(map(float, cells)),
-    "tuple[str, ...]": tuple,
-    "frozenset[str]": lambda text: frozenset(text.split()),
-    "Pairs": _pairs,
-    "Values": lambda text: tuple((stem, int(float(value))) for stem, value in _pairs(text)),
+_READ: dict[Any, Callable[[Any], Any]] = {
+    str: str,
+    float: float,
+    bool: lambda text: text == "true",
+    tuple[Range, ...]: code_points,
+    tuple[float, float]: lambda cells: tuple(map(float, cells)),
+    tuple[str, ...]: tuple,
+    frozenset[str]: lambda text: frozenset(text.split()),
+    Pairs: _pairs,
+    Values: lambda text: tuple((stem, int(float(value))) for stem, value in _pairs(text)),
 }
-_TYPES = {field.name: str(field.type) for field in fields(Language)}
+_TYPES = {field.name: field.type for field in fields(Language)}
 
 
 def read_words(path: Path) -> dict:

@@ -1,10 +1,8 @@
 """A source and one output for it, cleaned and tokenised once a side, on first use. No torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from rl_nmt.text.languages import SOURCE, Language
 from rl_nmt.text.tokens import Token, kept, tokenize
@@ -30,7 +28,7 @@ class TextPair:
     source_language: Language = SOURCE
 
     @classmethod
-    def of(cls, *given: Any) -> TextPair:
+    def of(cls, *given: Any) -> Self:
         """The TextPair that is given, or the pair of what is: source, output, language and perhaps source_language."""
         return given[0] if isinstance(given[0], cls) else cls(*given)
 

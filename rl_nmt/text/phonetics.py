@@ -6,8 +6,6 @@ skeletons within one edit of each other count as the same word (deletion neighbo
 spelling correction, so that look-ups stay linear). The tables are in the language rows; classes and rules are ours.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 from rl_nmt.text.languages import Language

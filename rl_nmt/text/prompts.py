@@ -4,10 +4,9 @@ A prompt carries no `<bos>`: TRL's tokenisation of string prompts adds exactly o
 template with one `{source}` slot. Gemma's turns are written here, any other model's by its chat template.
 """
 
-from __future__ import annotations
-
 import re
 
+from rl_nmt.config import excerpt
 from rl_nmt.errors import ConfigError
 from rl_nmt.text.unicode import neutralise_control_tokens, restore_control_tokens
 
@@ -107,7 +106,7 @@ def read_source(prompt: str, template: str) -> str:
     source = text[start + len(before) : len(text) - len(after)]
     if text[start:] != before + source + after:
         raise ConfigError(
-            f"prompt {_excerpt(prompt)} was not written from the template {_excerpt(template)}: "
+            f"prompt {excerpt(prompt)} was not written from the template {excerpt(template)}: "
             "build it with prompts.fill, or give the dataset a 'source' column"
         )
     return source
@@ -116,9 +115,5 @@ def read_source(prompt: str, template: str) -> str:
 def _around_slot(template: str) -> tuple[str, str]:
     pieces = template.replace(OLD_SLOT, SLOT).split(SLOT)
     if len(pieces) != 2:
-        raise ConfigError(f"prompt template {_excerpt(template)} has {len(pieces) - 1} {SLOT} slots: write exactly one")
+        raise ConfigError(f"prompt template {excerpt(template)} has {len(pieces) - 1} {SLOT} slots: write exactly one")
     return pieces[0], pieces[1]
-
-
-def _excerpt(text: str, width: int = 60) -> str:
-    return repr(text if len(text) <= width else text[: width - 1] + "…")

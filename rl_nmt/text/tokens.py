@@ -4,8 +4,6 @@ A token is a word of one script, a number, or something that no translator touch
 code. What a translation may keep (names, acronyms, units) is read from the source's capitals: a rough judgement.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Every measure here cleans its input first, so raw and cleaned text give the same
 are linear in the length of the text. Lengths are NFC code points, never bytes or grapheme clusters.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import unicodedata
@@ -171,11 +169,7 @@ def length(s: str) -> int:
 
 
 def length_penalty(
-    source: str,
-    output: str,
-    language: Language,
-    expected_ratio: float | None = None,
-    tolerance: float | None = None,
+    source: str, output: str, language: Language, expected_ratio: float | None = None, tolerance: float | None = None
 ) -> float:
     """Return how far, ≥ 0, the log length ratio of `output` to `source` lies outside the language's band.
 

@@ -1,17 +1,16 @@
 """What a person watching a run sees and does: a progress line, samples, held-out evaluation, a stop."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from transformers import TrainerCallback
 
@@ -67,39 +66,24 @@ class ProgressLine(TrainerCallback):
             print(f"    {row['source']}\n    → {row['output']}{back}\n      [{total}{reason}]", flush=True)
 
 
+@dataclass(eq=False)
 class HeldOut(TrainerCallback):
     """The held-out evaluations of a run: at the start, every `eval_steps` optimizer steps, and at the end.
 
-    Of several processes the main one records, monitors and decides for all.
-
-    Args:
-        before: the Snapshot of the start policy; evaluate: () → Snapshot of the present one.
-        monitor: its warning is printed once.
-        record: called with (kind, step, values), e.g. WandbRewardCallback.record.
-        reward: its `last_rows` tell how alike the samples of a group are, recorded as `self_bleu`; of several
-            processes those of the main one.
-        save_best: called when the present model is the best so far by the independent score; on every process,
-            since gathering sharded weights takes all of them.
-        eval_steps: 0 evaluates at start and end alone.
-        stop_on_divergence: end the run, resumable, when reward and independent score diverge.
+    Of several processes the main one records, monitors and decides for all; `save_best` is called on every one, since
+    gathering sharded weights takes all of them. The `last_rows` of `reward`, of several processes those of the main
+    one, tell how alike the samples of a group are, recorded as `self_bleu`.
     """
 
-    def __init__(
-        self,
-        before: Snapshot,
-        evaluate: Callable[[], Snapshot],
-        monitor: DivergenceMonitor,
-        record: Callable[[str, int, dict], None],
-        reward,
-        *,
-        save_best: Callable[[], None],
-        eval_steps: int = 0,
-        stop_on_divergence: bool = False,
-    ):
-        self.before, self.evaluate, self.monitor, self.record = before, evaluate, monitor, record
-        self.eval_steps, self.save_best, self.reward = eval_steps, save_best, reward
-        self.stop_on_divergence = stop_on_divergence
-        self._self_bleu: float | None = None
+    before: Snapshot  # of the start policy
+    evaluate: Callable[[], Snapshot]  # of the present one
+    monitor: DivergenceMonitor  # its warning is printed once
+    record: Callable[[str, int, dict], None]  # (kind, step, values), e.g. WandbRewardCallback.record
+    reward: Any
+    save_best: Callable[[], None]  # called when the present model is the best so far by the independent score
+    eval_steps: int = 0  # 0 evaluates at start and end alone
+    stop_on_divergence: bool = False  # end the run, resumable, when reward and independent score diverge
+    _self_bleu: float | None = None
 
     def state_dict(self) -> dict:
         """self_bleu of the last samples: a run that resumes after its last step has no samples."""
@@ -173,24 +157,23 @@ class Rollouts(TrainerCallback):
                 self.file.append(rollout_row(row, state.global_step, group))
 
 
+@dataclass(eq=False)
 class GracefulStop(TrainerCallback):
     """SIGTERM, SIGINT or max_hours: finish the generation cycle, save, stop. A second signal ends at once.
 
-    Added last, it also makes another callback's `should_training_stop` a stop that can be resumed; see loop.py.
-
-    Args:
-        at_cycle_end: whether a checkpoint made now can be resumed exactly.
-        max_hours: stop before this many hours after `started` (time.monotonic(), default now), in time for one more
-            save; 0: never. One generation cycle is always done.
-        command: what to type to go on; printed when a second signal leaves no time for more.
+    Added last, it also makes another callback's `should_training_stop` a stop that can be resumed; see loop.py. It
+    stops before `max_hours` after `started`, in time for one more save; one generation cycle is always done.
     """
 
-    def __init__(
-        self, at_cycle_end: Callable[[], bool], max_hours: float = 0.0, started: float | None = None, command: str = ""
-    ):
-        self.at_cycle_end, self.command = at_cycle_end, command
+    at_cycle_end: Callable[[], bool]  # whether a checkpoint made now can be resumed exactly
+    max_hours: float = 0.0  # 0: never
+    started: float | None = None  # time.monotonic(); None: now
+    command: str = ""  # what to type to go on; printed when a second signal leaves no time for more
+
+    def __post_init__(self) -> None:
         now = time.monotonic()
-        self.deadline = (now if started is None else started) + max_hours * 3600 if max_hours else None
+        started = now if self.started is None else self.started
+        self.deadline = started + self.max_hours * 3600 if self.max_hours else None
         self.reason, self.exit_code = "", 0
         self.step = 0
         self._signal: int | None = None
@@ -198,7 +181,7 @@ class GracefulStop(TrainerCallback):
         self._cycle_start = self._save_start = now
         self._longest_cycle = self._longest_save = 0.0
 
-    def __enter__(self) -> GracefulStop:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._handlers[number] = signal.signal(number, self._receive)

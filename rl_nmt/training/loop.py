@@ -1,7 +1,5 @@
 """Train any transformers.Trainer in a `Run`: resume, seal, stop in time; what else happens hangs on it as callbacks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

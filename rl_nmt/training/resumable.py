@@ -6,8 +6,6 @@ What the Trainer forgets on a resume is kept in `state_dict`: losses and metrics
 that is not finite raises NonFiniteLoss before the optimizer step, and leaves the batch.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -19,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from rl_nmt.distributed import gathered
-from rl_nmt.errors import NonFiniteLoss
+from rl_nmt.errors import NonFiniteLoss, describe
 from rl_nmt.runs.checkpoints import Keeper
 from rl_nmt.runs.metrics_file import MetricsFile
 
@@ -209,7 +207,7 @@ def _failure(save: Callable[..., None], *arguments: Any) -> str | None:
     try:
         save(*arguments)
     except SAVE_FAILURES as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return describe(error)
     return None
 
 

@@ -4,8 +4,6 @@ Rows are dicts, one per sample, with source, output (cleaned), gate (a reason, o
 total (None: not scored).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -1,23 +1,23 @@
 """What every recipe does around TRL: the policy, common GRPOConfig keywords, evaluation, the end of a run."""
 
-from __future__ import annotations
-
 import json
+import random
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rl_nmt import distributed, files
 from rl_nmt.errors import ConfigError
+from rl_nmt.results.task import Task
 from rl_nmt.runs.metrics_file import MetricsFile
 from rl_nmt.runs.run import Files, Run
 from rl_nmt.runs.run_folder import model_identity
 
-if TYPE_CHECKING:
-    from rl_nmt.results.task import Task
+JITTER_ROUNDS = 4  # the first over everything, the others over shuffled halves: every segment meets other neighbours
 
 
 @dataclass
@@ -166,13 +166,33 @@ def noise_floor(run: Run, reward, before) -> float:
     """Spread of rewards below which a group is a tie: the scorers' jitter on the start policy's own outputs."""
 
     def measure() -> float:
-        from rl_nmt.audit.noise_floor import measure_jitter
-
         floor = measure_jitter(reward, before.sources[:64], before.outputs[:64])
         print(f"noise floor: {floor:.1e}; a group whose rewards spread less is a tie", flush=True)
         return floor
 
     return run.once("noise_floor", measure)
+
+
+def measure_jitter(reward, sources: Sequence[str], outputs: Sequence[str]) -> float:
+    """Largest spread (max − min) of one segment's total over calls of other order and batch composition.
+
+    TRL divides a group's rewards by their spread, so rounding would become a full-size gradient: group rules treat a
+    group that spreads no more than this as a tie (trainer.py; docs/details.md, 15).
+
+    Sources and outputs: the segments (N,); the more alike to training's, the better. 0.0 for scorers that do not
+    depend on their batch; otherwise the floor to use. Segments that could not be scored do not count.
+    """
+    order = list(range(len(outputs)))
+    totals: dict[int, list[float]] = defaultdict(list)
+    shuffle = random.Random(0).shuffle
+    for turn in range(JITTER_ROUNDS):
+        for piece in filter(None, [order[::2], order[1::2]] if turn else [order]):
+            rows = reward.score_components(None, [outputs[i] for i in piece], source=[sources[i] for i in piece])
+            for i, row in zip(piece, rows, strict=True):
+                if row["total"] is not None:
+                    totals[i].append(row["total"])
+        shuffle(order)
+    return max((max(found) - min(found) for found in totals.values()), default=0.0)
 
 
 def start_wandb(run: Run, wanted, settings: dict[str, Any]) -> bool:

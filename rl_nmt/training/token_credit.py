@@ -9,8 +9,6 @@ The additive form is TranslateGemma's (arXiv 2601.09012), span weights by severi
 exact offsets, the projection between raw and cleaned text and the treatment of missing scores are ours. Pure.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,15 +34,14 @@ Range = tuple[int, int]
 class SpanCredit:
     """How the spans of one scorer become token rewards.
 
-    weights: reward per severity; a severity that is missing here stops the run, it is never worth 0.
-    overlap: "any": a token that shares a character with the span; "majority": at least half of its characters.
-    combine: "sum", "min" (the worst) or "max" (the mildest) where several spans meet one token.
+    `weights`: a severity that is missing there stops the run, it is never worth 0. `overlap` "any": a token that shares
+    a character with the span; "majority": at least half of its characters.
     """
 
-    weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+    weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))  # reward per severity
     overlap: Literal["any", "majority"] = "any"
     use_confidence: bool = False  # weight times the span's confidence
-    combine: Literal["sum", "min", "max"] = "sum"
+    combine: Literal["sum", "min", "max"] = "sum"  # where several spans meet one token; "min" takes the worst
     scale: float = 1.0  # factor of the result, so that scorers of other ranges can be added up
 
 

@@ -15,8 +15,6 @@ A scorer that gave none leaves the completion out of the update: "not judged" is
 completion have reward 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,12 +61,9 @@ class Judged:
 class TokenCreditTrainer(GuardedGRPOTrainer):
     """GuardedGRPOTrainer whose advantages are (B, T).
 
-    Args (keyword only, beside TRL's):
-        rollouts: a path; every training completion is written there with its tokens (see `_write_rollouts`). Costs
-            one more forward pass per completion where TRL does not compute the log-probabilities of sampling time
-            itself; the training is the same, bit for bit.
-
-    Raises ConfigError for a reward function that has no `credits` to give token credit from.
+    Every training completion is written to the path `rollouts` with its tokens (see `_write_rollouts`). That costs one
+    more forward pass per completion where TRL does not compute the log-probabilities of sampling time itself; the
+    training is the same, bit for bit. Raises ConfigError for a reward function without `credits`.
     """
 
     def __init__(self, *args, credit: TokenCredit, rollouts: str | Path | None = None, **kwargs):
@@ -248,10 +243,8 @@ def token_sums(
 ) -> torch.Tensor:
     """What `token_metrics` needs of one process, to be added up over all: (11,) float64.
 
-    Args:
-        tokens: (B, T) token rewards, NaN rows where a scorer gave no spans.
-        advantages, mask: (B, T); counted: (B,) rows that take part in the update.
-        spans: errors per row; None for a gated one.
+    `tokens`: (B, T) rewards, NaN rows where a scorer gave no spans. `advantages`, `mask`: (B, T). `counted`: (B,) rows
+    that take part in the update. `spans`: errors per row; None for a gated one.
     """
     mask, judged = mask.bool(), tokens.isfinite().all(1)  # (B, T), (B,)
     seen, used = mask & judged[:, None], mask & counted[:, None]

@@ -4,8 +4,6 @@ A reward call sees only its process's completions, so a group of G samples may b
 Everything about groups therefore happens here, on the gathered rewards.
 """
 
-from __future__ import annotations
-
 import math
 import time
 
@@ -25,14 +23,11 @@ def apply_group_rules(
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Make groups that cannot be ranked neutral. Pure.
 
-    Args:
-        rewards: (B,) float, B = P·G in group order, NaN = no score.
-        group_size: G.
-        noise_floor: a group whose valid rewards spread (max − min) by at most this is a tie.
+    `rewards`: (B,) float, B = P·G in group order, NaN = no score. `group_size`: G. `noise_floor`: a group whose valid
+    rewards spread (max − min) by at most this is a tie.
 
-    Returns:
-        New (B,) rewards: skipped groups (fewer than MIN_VALID·G valid rewards) are all NaN, ties all have their
-        mean (either way advantage 0), ±inf became NaN; and the shares of skipped and tied groups, of missing samples.
+    Returns new (B,) rewards: skipped groups (fewer than MIN_VALID·G valid rewards) are all NaN, ties all have their
+    mean (either way advantage 0), ±inf became NaN; and the shares of skipped and tied groups, of missing samples.
     """
     grouped = rewards.view(-1, group_size)  # (P, G)
     valid = torch.isfinite(grouped)  # (P, G)

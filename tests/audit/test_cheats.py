@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl_nmt.audit import cheats
-from rl_nmt.audit.cheats import HARD, SOFT, build_suite
-from rl_nmt.audit.honest_pairs import honest_pairs
+from rl_nmt.audit.cheats import HARD, SOFT, build_suite, honest_pairs
 from rl_nmt.errors import ConfigError
 from rl_nmt.text.languages import LANGUAGES
 from rl_nmt.text.unicode import clean_for_scoring, is_blank, script_share

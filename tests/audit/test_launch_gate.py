@@ -13,8 +13,7 @@ from tiny_models import PAIRS as TINY
 
 from rewards_en_ta_dupo import CometDuPOReward
 from rl_nmt.audit import launch_gate as gate
-from rl_nmt.audit.cheats import HARD, build_suite
-from rl_nmt.audit.honest_pairs import SHIPPED, honest_pairs
+from rl_nmt.audit.cheats import HARD, SHIPPED, build_suite, honest_pairs
 from rl_nmt.audit.launch_gate import require_launch
 from rl_nmt.errors import ConfigError, RewardRefused
 from rl_nmt.text.languages import LANGUAGES
@@ -188,7 +187,7 @@ def test_same_seed_same_report():
 
 def test_the_table_and_the_json(tmp_path):
     report = launch_gate(Copies(PAIRS), PAIRS, source="twenty pairs")
-    lines = str(report).splitlines()
+    lines = report.table(everything=True).splitlines()
     numbers = {line.split()[0]: line for line in lines[1:] if not line.startswith("    ")}
     assert numbers["copied_source"].split() == ["copied_source", "hard", "20", "20", "100.0%", "0", "0", "←"]
     assert set(HARD) <= set(numbers)
@@ -197,11 +196,13 @@ def test_the_table_and_the_json(tmp_path):
     data = json.loads(json.dumps(report.as_dict(), ensure_ascii=False, allow_nan=False))
     assert data["passed"] is False and data["hard_wins"] == sum(f.wins for f in report.of(hard=True))
     assert data["families"][6]["name"] == "copied_source" and data["families"][6]["share"] == 1.0
-    assert "won" in lines[0] and str(launch_gate(Oracle(PAIRS), PAIRS)).endswith("launch gate: passed")
+    assert "won" in lines[0] and launch_gate(Oracle(PAIRS), PAIRS).table(everything=True).endswith(
+        "launch gate: passed"
+    )
 
 
 def test_invisible_examples_are_shown():
-    shown = str(launch_gate(Constant(PAIRS[:2]), PAIRS[:2]))
+    shown = launch_gate(Constant(PAIRS[:2]), PAIRS[:2]).table(everything=True)
     assert "cheat  ''" in shown and "\u200b" not in shown and "\\u200b" in shown
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl_nmt.audit import transliteration
-from rl_nmt.audit.honest_pairs import HONEST_FILE
+from rl_nmt.audit.cheats import HONEST_FILE
 from rl_nmt.audit.transliteration import FULLWIDTH, LOOKALIKES, find_names, in_letters_of, romanise, skeleton, spell
 from rl_nmt.text.languages import LANGUAGES
 from rl_nmt.text.unicode import script_share

@@ -10,7 +10,7 @@ from scipy.stats import ttest_rel
 
 from rl_nmt.results.divergence import DivergenceMonitor, change, choosing_half, self_bleu
 from rl_nmt.results.evaluation import Snapshot
-from rl_nmt.results.translation import outside_score
+from rl_nmt.results.translation import divergence_monitor
 
 SOURCES = [f"Sentence number {i}." for i in range(60)]
 
@@ -81,8 +81,7 @@ def test_best_is_chosen_on_one_half_and_reported_on_the_other():
 
 
 def test_without_an_independent_score_the_last_is_kept_and_it_is_said():
-    name, scores = outside_score([{"source": "a"}])
-    monitor = DivergenceMonitor(name, scores, SOURCES)
+    monitor = divergence_monitor([{"source": source} for source in SOURCES])
     assert monitor.record(0, snapshot(0.3, 0.4)) is None and monitor.record(10, snapshot(0.9, 0.1)) is None
     assert (
         monitor.choice()["by"] == "last"
@@ -93,13 +92,11 @@ def test_without_an_independent_score_the_last_is_kept_and_it_is_said():
 
 
 def test_references_come_before_a_judge_and_a_judge_before_nothing(tiny_comet_qe):
-    from rl_nmt.scorers.comet.scorer import load_comet
-
-    judge = load_comet(tiny_comet_qe)
-    assert outside_score([{"source": "a", "reference": "அ"}], lambda: judge)[0] == "chrF++"
-    name, scores = outside_score([{"source": "a"}], lambda: judge)
-    assert name == judge.name
-    assert all(isinstance(value, float) for value in scores(snapshot(0.1, 0.1)))
+    judge = str(tiny_comet_qe)
+    assert divergence_monitor([{"source": "a", "reference": "அ"}], judge).name == "chrF++"
+    monitor = divergence_monitor([{"source": "a"}], judge, device="cpu")
+    assert monitor.name == tiny_comet_qe.name
+    assert all(isinstance(value, float) for value in monitor.independent(snapshot(0.1, 0.1)))
 
 
 def test_state_goes_through_json_and_a_repeated_evaluation_replaces_its_own():

@@ -21,7 +21,7 @@ from tiny_run import Server, command
 from rl_nmt import errors
 from rl_nmt.files import finite
 from rl_nmt.runs.metrics_file import MetricsFile
-from rl_nmt.runs.wandb_run import choose_wandb_mode, finish_wandb, probe, start_wandb, wandb_key_known
+from rl_nmt.runs.wandb_run import choose_wandb_mode, finish_wandb, probe, start_wandb
 
 
 @pytest.fixture(autouse=True)
@@ -129,13 +129,15 @@ def test_wandb_disabled_wins(monkeypatch, value):
 
 
 def test_the_key_may_lie_in_netrc(monkeypatch, tmp_path):
-    assert not wandb_key_known()
+    monkeypatch.setattr("rl_nmt.runs.wandb_run.probe", lambda url: None)
+    assert choose_wandb_mode("online")[0] == "offline"
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
     (tmp_path / "netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert wandb_key_known()
+    assert choose_wandb_mode("online")[0] == "online"
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    assert not wandb_key_known()
+    assert choose_wandb_mode("online")[0] == "offline"
+    assert choose_wandb_mode("online", key_given=True)[0] == "online"
 
 
 def test_a_server_that_answers_is_used(monkeypatch):

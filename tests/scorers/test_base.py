@@ -195,7 +195,3 @@ def test_a_model_that_several_processes_share_is_called_exactly_once():
     assert shared.calls == [[], ["a", "bad"]]
     with pytest.raises(ValueError, match="0 results for 1 items"):
         ask("x", type("Odd", (Shared,), {"score": lambda self, batch: Scores([])})(), ["a"])
-
-
-def test_rows_come_back_in_their_order():
-    assert base.in_order([([3, 1], [30, 10]), ([0], [0])], 4) == [0, 10, None, 30]

@@ -137,7 +137,7 @@ def _encoder_folder(argument: str, name: str, root: Path) -> Path:
     known = [name] if "/" in name else [name, f"{OWNERS.get(name, name)}/{name}"]
     for cached in known:
         for filename in TOKENIZER_FILES:
-            if hub.is_cached(cached, filename) and hub.is_cached(cached, "config.json"):
+            if hub.cached(cached, filename) and hub.cached(cached, "config.json"):
                 from huggingface_hub import snapshot_download
 
                 return Path(snapshot_download(cached, local_files_only=True))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from rl_nmt.models.batching import TokenBudget, batches, distinct, run_batches
-from rl_nmt.scorers.base import Segment, Span, in_order
+from rl_nmt.scorers.base import Segment, Span
 from rl_nmt.scorers.comet.model import JOINT, CometModel
 
 
@@ -77,8 +77,8 @@ class Route:
                 self.stats[name] += number
             return result
 
-        done, _ = run_batches(encode, [len(sequences[i]) for i in there], self.budget, self.cut, self.name)
-        return dict(zip(there, in_order(done, len(there)), strict=True))
+        found = run_batches(encode, [len(sequences[i]) for i in there], self.budget, self.cut, self.name)
+        return dict(zip(there, found, strict=True))
 
     def _lay_out(self, sequences: list[list[int]]) -> tuple[Any, int]:
         """A batch, longest first, as `_pooled` takes it, and how many positions it has."""

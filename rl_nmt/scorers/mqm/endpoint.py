@@ -4,8 +4,6 @@ Retried is only what may pass by itself (connection, 408, 425, 429, 5xx), with R
 limits the calls to a server that is down, and one call of `ask` never lasts longer than its deadline. Source: ours.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
@@ -207,11 +205,9 @@ class ChatEndpoint:
     def check(self, question: Question) -> Answer:
         """Ask one question, and raise where the endpoint cannot be used at all.
 
-        An invalid answer, and 400 or 422, may be the question's fault: they are returned.
-
-        Raises:
-            ConfigError: the key is refused, or model or path are unknown there, or any other permanent 4xx.
-            MissingService: no connection, no chat endpoint, or it takes no request now (429).
+        An invalid answer, and 400 or 422, may be the question's fault: they are returned. Raises ConfigError for a
+        refused key, an unknown model or path and any other permanent 4xx; MissingService for no connection, no chat
+        endpoint, or one that takes no request now (429).
         """
         (answer,) = self.ask([question])
         where, reason = f"{self.argument}: {self.url}", answer.failure or ""

@@ -4,8 +4,6 @@ Two forms: a JSON object under a schema, and headings with one line per error. P
 (prompt.yaml) are ours; the scheme is MQM's, as in GEMBA-MQM (Kocmi and Federmann, arXiv 2310.13988).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

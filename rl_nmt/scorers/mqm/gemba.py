@@ -11,8 +11,6 @@ prompt, the worked examples and the rules for accepting a reply are ours:
 - Quotes that occur in neither text mean that the judge speaks of something else: None.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import unicodedata
@@ -88,7 +86,7 @@ def load_gemba_mqm(
     check: bool = True,
     argument: str = "mqm_endpoint",
     **client,
-) -> GembaMqmScorer:
+) -> "GembaMqmScorer":
     """An LLM judge behind an OpenAI-compatible endpoint, tried on one segment.
 
     Args:
@@ -101,10 +99,8 @@ def load_gemba_mqm(
         argument: the setting that names the endpoint, for messages; max_tokens is next to it.
         client: api_key_env, concurrency, timeout, deadline, retries, breaker of `ChatEndpoint`.
 
-    Raises:
-        ConfigError: bad settings, no key, a refused key or request, an unknown model, or one that does not keep to
-            the form.
-        MissingService: nothing answers there, no such API, or it takes no requests now.
+    Raises ConfigError (bad settings, no key, a refused key or request, an unknown model, or one that does not keep to
+    the form) and MissingService (nothing answers there, no such API, or it takes no requests now).
     """
     if form not in FORMS:
         raise ConfigError(f"form: {form!r} is unknown; use auto, json or text")

@@ -7,8 +7,6 @@ behaves as the scorer itself does, with the same identity in its signature. A wo
 answers costs its call (None for every segment, never a number) and is restarted at the next one.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os
@@ -25,7 +23,8 @@ from typing import Any
 import rl_nmt
 from rl_nmt import errors
 from rl_nmt.errors import ConfigError, MissingService
-from rl_nmt.scorers.base import Scores, Segment, Span, is_number
+from rl_nmt.files import is_number
+from rl_nmt.scorers.base import Scores, Segment, Span
 from rl_nmt.scorers.worker.process import Fault, WorkerProcess
 
 ROOT = Path(rl_nmt.__file__).resolve().parents[1]
@@ -49,7 +48,7 @@ def load_in_worker(
     python_executable: str | None = None,
     gpu: str | None = None,
     argument: str = "python_executable",
-) -> WorkerScorer:
+) -> "WorkerScorer":
     """Load a scorer in another process; returns when it is ready.
 
     Args:
@@ -60,10 +59,9 @@ def load_in_worker(
         gpu: CUDA_VISIBLE_DEVICES of the worker; None leaves the variable.
         argument: the setting that names the executable, for messages.
 
-    Raises:
-        ConfigError: no such executable, not a Python, or an environment without a package the scorer needs.
-        MissingService: it does not start in time, or dies while it loads.
-        Whatever of rl_nmt.errors the factory raises; WorkerError for anything else.
+    Raises ConfigError (no such executable, not a Python, an environment without a package the scorer needs),
+    MissingService (it does not start in time, or dies while it loads), whatever of rl_nmt.errors the factory raises,
+    and WorkerError for anything else.
     """
     # Made absolute, but not resolved: a virtual environment is recognised by its symbolic link.
     python = shutil.which(os.path.expanduser(python_executable)) if python_executable else sys.executable
@@ -174,7 +172,7 @@ class WorkerScorer:
 
     def _give_up_on(self, fault: Fault) -> None:
         self._kill()
-        print(f"warning: {self.argument}: the worker of {self.factory} {fault}", file=sys.stderr, flush=True)
+        errors.warn(f"{self.argument}: the worker of {self.factory} {fault}")
 
     def _accept(self, ready: dict[str, Any], hello: dict[str, Any]) -> None:
         """Take over what the scorer says of itself; after a restart it must be the same scorer."""

@@ -5,8 +5,6 @@ library and rl_nmt.scorers.base until it is told which scorer to load, so that a
 Messages are JSON; the socket becomes another descriptor and standard input empty before any library could read it.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import math

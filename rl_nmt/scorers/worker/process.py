@@ -1,7 +1,5 @@
 """A worker process seen from the trainer: a socket that cannot block it, a process group that does not outlive it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -6,7 +6,7 @@ import pytest
 from tiny_models import PAIRS
 
 from rewards_en_ta_dupo import CometDuPOReward
-from rl_nmt.audit.noise_floor import measure_jitter
+from rl_nmt.training.setup import measure_jitter
 
 ENGLISH, TAMIL = zip(*PAIRS, strict=True)
 
