@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import functools
 import importlib
 import os
 import re
@@ -61,10 +62,17 @@ def modules(root: Path) -> dict[str, Path]:
     return found
 
 
-def imports(path: Path, name: str) -> Iterator[str]:
+def imports(path: Path, name: str) -> list[str]:
     """Every module a file imports, at any depth of its code; `if TYPE_CHECKING` bodies do not count."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    queue: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    return imported_by(path.read_text(encoding="utf-8"), package)
+
+
+@functools.cache
+def imported_by(code: str, package: str) -> list[str]:
+    """Every module that code of a package imports."""
+    found: list[str] = []
+    queue: list[ast.AST] = [ast.parse(code)]
     while queue:
         node = queue.pop()
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -72,12 +80,12 @@ def imports(path: Path, name: str) -> Iterator[str]:
             continue
         queue += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*parents, *([node.module] if node.module else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return found
 
 
 def reachable(name: str, known: dict[str, Path]) -> set[str]:

@@ -7,8 +7,6 @@ shares are a covariance decomposition (ours): they add up to 1, and are negative
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
-import numpy as np
-
 
 def shares(
     totals: Sequence[float | None], terms: Mapping[str, Sequence[float | None]], groups: Sequence[Hashable]
@@ -66,8 +64,10 @@ def _members(totals: Sequence[float | None], groups: Sequence[Hashable]) -> list
     return list(members.values())
 
 
-def _centred(values: Sequence[float | None], members: list[int]) -> np.ndarray:
-    """Differences from the mean of the known values; 0 for an unknown one."""
+def _centred(values: Sequence[float | None], members: list[int]):
+    """Array of differences from the mean of the known values; 0 for an unknown one."""
+    import numpy as np  # here, since `--help` imports this module
+
     column = np.array([values[i] for i in members], dtype=float)
     known = ~np.isnan(column)
     return np.where(known, column - column[known].mean(), 0.0) if known.any() else np.zeros(len(members))

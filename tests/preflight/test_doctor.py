@@ -21,7 +21,6 @@ GOOD = {
     "torch": "2.13.0+cpu",
     "transformers": "4.57.6",
     "trl": "1.16.0",
-    "unbabel-comet": "2.2.7",
     "accelerate": "1.15.0",
     "datasets": "5.0.1",
     "sacrebleu": "2.6.0",
@@ -164,16 +163,11 @@ def test_good_versions():
 @pytest.mark.parametrize(
     ("package", "version", "said"),
     [
-        ("transformers", "5.2.0", "COMET unpacks three values"),
-        ("numpy", "2.1.0", "caps numpy"),
-        ("protobuf", "5.29.1", "caps protobuf"),
         ("pyarrow", "26.0.0", "pyarrow 26 needs NumPy 2"),
-        ("setuptools", "81.0.0", "pkg_resources is gone"),
         ("sentencepiece", "0.2.3", "runtime_version"),
         ("huggingface-hub", "1.2.0", "import transformers"),
         ("trackio", "0.30.0", "GRPOTrainer"),
         ("sentence-transformers", "6.0.0", "wants transformers 5"),
-        ("vllm", "0.22.0", "two environments"),
     ],
 )
 def test_known_bad_pairs(package, version, said):
@@ -185,7 +179,7 @@ def test_known_bad_pairs(package, version, said):
 
 @pytest.mark.parametrize(
     ("package", "version"),
-    [("pyarrow", "25.9.9"), ("setuptools", "80.10.2"), ("sentencepiece", "0.2.2"), ("trackio", "0.20.0")],
+    [("pyarrow", "25.9.9"), ("sentencepiece", "0.2.2"), ("trackio", "0.20.0")],
 )
 def test_versions_below_the_limit_are_good(package, version):
     assert level(machine_.version_findings(machine(packages=GOOD | {package: version}), cfg())) == [("ok", 0)]

@@ -348,7 +348,7 @@ def test_a_scorer_environment_without_the_package_is_refused(config, tmp_path):
 
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     python = str(tmp_path / "bare" / "bin" / "python")
-    for name, lacks in (("xcomet", "comet, torch, transformers"), ("metricx", "torch, transformers")):
+    for name, lacks in (("xcomet", "torch, transformers"), ("metricx", "torch, transformers")):
         said = refused(config, f"--reward.{name}.python_executable", python)
         assert f"reward.{name}.python_executable" in said and f"has no {lacks};" in said
     said = refused(
