@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from rl_nmt.files import is_number
 from rl_nmt.text.unicode import length
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from rl_nmt.results.evaluation import Snapshot
 
 
@@ -47,8 +47,10 @@ def number(value: Any) -> float | None:
     return float(value) if is_number(value) else None
 
 
-def mean(values: list[float | None]) -> float | None:
+def mean(values: Sequence[float | None]) -> float | None:
     """Mean of the values that are not None; None without any."""
+    import numpy as np  # here, since `--help` imports this module
+
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
@@ -57,14 +59,14 @@ def _totals(snapshot: Snapshot) -> list[float | None]:
     return [number(row.get("total")) for row in snapshot.components]
 
 
-def _share(holds: Callable[[Mapping[str, Any]], bool]) -> Callable[[Snapshot], float]:
-    return lambda snapshot: float(np.mean([holds(row) for row in snapshot.components]))
+def _share(holds: Callable[[Mapping[str, Any]], bool]) -> Callable[[Snapshot], float | None]:
+    return lambda snapshot: mean([holds(row) for row in snapshot.components])
 
 
 # Of every task: the mean total over the scored outputs; code points; shares of outputs.
 REWARD = Column("reward", better=1, rows=_totals)
 COMMON = (
-    Column("mean_length", "mean length", 1, value=lambda s: float(np.mean([length(text) for text in s.outputs]))),
+    Column("mean_length", "mean length", 1, value=lambda s: mean([length(text) for text in s.outputs])),
     Column("scored", better=1, value=_share(lambda row: number(row.get("total")) is not None)),
     Column("gated", better=-1, value=_share(lambda row: bool(row.get("gate")))),
 )
