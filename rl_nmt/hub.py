@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from rl_nmt.errors import ConfigError, MissingService, caused_by
+from rl_nmt.errors import ConfigError, MissingService, caused_by, describe
 
 PROBE_SECONDS = 3.0
 POCKET_HINT = "or try the whole loop offline with `make train`, which needs no download"
@@ -163,7 +163,7 @@ def explain(argument: str, name: str, error: BaseException, kind: str = "") -> M
     elif caused_by(error, RepositoryNotFoundError):
         told = f"the hub knows no {name}, or it is private. Check the spelling, or `hf auth login`"
     else:
-        told = f"{name} could not be loaded ({type(error).__name__}: {error})"
+        told = f"{name} could not be {'read' if kind else 'loaded'} ({describe(error)})"
     return MissingService(f"{argument}: {told}")
 
 
