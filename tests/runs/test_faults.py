@@ -164,7 +164,7 @@ HURT |= {
     ),
     "future version": (
         "manifest.json",
-        lambda path: path.write_text(path.read_text().replace('"format": 1', '"format": 2')),
+        lambda path: path.write_text(path.read_text().replace('"format": 2', '"format": 3')),
     ),
     "pickle beside": ("pytorch_model.bin", lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n.")),
 }
