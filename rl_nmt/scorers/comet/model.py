@@ -85,7 +85,8 @@ class CometModel(nn.Module):
         self.encoder = Encoder(options["encoder_model"], folder, tokenizer or folder)
         units = self.encoder.output_units
         self.tags = kind in JOINT and options["word_level_training"]
-        self.layer = options["sent_layer" if kind in JOINT else "layer"]
+        setting = "sent_layer" if kind in JOINT else "layer"
+        self.layer = options[setting]
         self.layerwise_attention = None
         if self.layer == "mix":
             mixture = self.encoder.num_layers, options["layer_norm"], options["layer_transformation"]
@@ -93,7 +94,7 @@ class CometModel(nn.Module):
         self.pool = "cls" if kind in JOINT else options["pool"]
         if self.pool not in ("avg", "cls", "max", "default"):
             raise ConfigError(f"pool: {self.pool!r} in hparams.yaml is unknown; COMET has avg, cls, max and default")
-        for name, layer in (("layer", self.layer), ("word_layer", options.get("word_layer") if self.tags else 0)):
+        for name, layer in ((setting, self.layer), ("word_layer", options.get("word_layer") if self.tags else 0)):
             if layer != "mix" and not (isinstance(layer, int) and 0 <= layer < self.encoder.num_layers):
                 raise ConfigError(f"{name}: {layer!r} in hparams.yaml is no layer of its encoder")
         width = units * {"regression_metric": 6, "referenceless_regression_metric": 4}.get(kind, 1)
@@ -219,8 +220,8 @@ class Encoder(nn.Module):
 
 
 def _tokenizer(folder: Path):
-    """XLM-R's tokenizer, from tokenizer.json as it stands where there is one: transformers 5 rebuilds parts of it."""
-    if not (folder / "tokenizer.json").is_file():
+    """XLM-R's tokenizer: from tokenizer.json as it stands, also with transformers 5, which rebuilds parts of it."""
+    if transformers.__version__.startswith("4.") or not (folder / "tokenizer.json").is_file():
         return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
     names = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>", "unk": "<unk>", "pad": "<pad>"}
     special: dict[str, Any] = {f"{name}_token": token for name, token in names.items()}

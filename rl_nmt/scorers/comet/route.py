@@ -6,6 +6,7 @@ not reproduce.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from rl_nmt.scorers.base import Segment, Span
 from rl_nmt.scorers.comet.model import JOINT, CometModel
 
 
-class Route:
+class Route(ABC):
     """How segments become scores, by a model that is read for where it is now.
 
     Args:
@@ -80,13 +81,13 @@ class Route:
         found = run_batches(encode, [len(sequences[i]) for i in there], self.budget, self.cut, self.name)
         return dict(zip(there, found, strict=True))
 
+    @abstractmethod
     def _lay_out(self, sequences: list[list[int]]) -> tuple[Any, int]:
         """A batch, longest first, as `_pooled` takes it, and how many positions it has."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _pooled(self, batch: Any) -> torch.Tensor:
         """Sentence embeddings (N, H)."""
-        raise NotImplementedError
 
     def _stacked(self, vectors: dict[int, torch.Tensor | None]) -> torch.Tensor:
         """Embeddings (U, H); NaN for what could not be encoded."""
