@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 TURN_TOKENS = ("<start_of_turn>", "<end_of_turn>")
+PLAIN = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}  # a token
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>"
     "{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n"
@@ -21,28 +22,36 @@ CHAT_TEMPLATE = (
 
 
 def sentencepiece(prefix: Path, texts: Iterable[str], **options) -> Path:
-    """Train a SentencePiece BPE model on `texts`; returns the .model file."""
+    """Train a SentencePiece model, BPE unless `options` say else, on `texts`; returns the .model file."""
     import sentencepiece as spm
 
     prefix.parent.mkdir(parents=True, exist_ok=True)
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(line for text in texts for line in text.split("\n")),
         model_prefix=str(prefix),
-        model_type="bpe",
         character_coverage=1.0,
         num_threads=1,
         minloglevel=2,
-        **options,
+        **{"model_type": "bpe"} | options,
     )
     prefix.with_name(prefix.name + ".vocab").unlink()
     return prefix.with_name(prefix.name + ".model")
 
 
+def _fast_tokenizer(folder: Path, kind: str, **config):
+    """The fast tokenizer that transformers, 4 or 5, makes of the .model file in `folder`; saved there."""
+    from transformers import AutoTokenizer
+
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({"tokenizer_class": kind, **config}), encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
 def gemma_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
     """A GemmaTokenizerFast with Gemma's ids (pad 0, eos 1, bos 2, unk 3), byte fallback, no dummy prefix."""
-    from transformers import GemmaTokenizerFast
-
-    model_file = sentencepiece(
+    sentencepiece(
         folder / "tokenizer",
         texts,
         vocab_size=vocab_size,
@@ -61,16 +70,22 @@ def gemma_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
         allow_whitespace_only_pieces=True,
         user_defined_symbols=[*TURN_TOKENS, "\n"],
     )
-    tokenizer = GemmaTokenizerFast(
-        vocab_file=str(model_file),
+    names = dict(enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *TURN_TOKENS, "\n"]))
+    return _fast_tokenizer(
+        folder,
+        "GemmaTokenizer",
+        added_tokens_decoder={i: {"content": name, **PLAIN, "special": name != "\n"} for i, name in names.items()},
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        unk_token="<unk>",
         add_bos_token=True,
         add_eos_token=False,
         padding_side="left",
         additional_special_tokens=list(TURN_TOKENS),
         model_input_names=["input_ids", "attention_mask"],
+        chat_template=CHAT_TEMPLATE,
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
 
 
 def new_gemma(tokenizer, hidden: int, layers: int, heads: int = 4, **options):
@@ -104,19 +119,40 @@ def new_gemma(tokenizer, hidden: int, layers: int, heads: int = 4, **options):
 def nllb_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
     """An NllbTokenizerFast in the hub's layout: SentencePiece ids + 1, 202 language tags, `<mask>` last."""
     import sentencepiece as spm
-    from transformers import AddedToken, NllbTokenizer, NllbTokenizerFast
     from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
 
     model_file = sentencepiece(folder / "sentencepiece.bpe", texts, vocab_size=vocab_size)
     pieces = spm.SentencePieceProcessor(model_file=str(model_file)).get_piece_size()
     first = 4 + pieces - 3  # 4 fairseq specials, then every piece but SentencePiece's own 3
-    names = [*FAIRSEQ_LANGUAGE_CODES, "<mask>"]
-    added = {first + i: AddedToken(name, special=True, normalized=False) for i, name in enumerate(names)}
-    slow = NllbTokenizer(str(model_file), added_tokens_decoder=added, src_lang="tam_Taml", tgt_lang="eng_Latn")
-    slow.save_pretrained(folder)
-    fast = NllbTokenizerFast.from_pretrained(folder, from_slow=True, src_lang="tam_Taml", tgt_lang="eng_Latn")
-    fast.model_max_length = 256
-    return fast
+    ids = dict(enumerate(["<s>", "<pad>", "</s>", "<unk>"]))
+    ids |= dict(enumerate([*FAIRSEQ_LANGUAGE_CODES, "<mask>"], first))
+    added = {i: {"content": name, **PLAIN} for i, name in ids.items()}
+    added[max(ids)] |= {"lstrip": True, "normalized": True}  # as the hub has <mask>
+    tags = {"additional_special_tokens": list(FAIRSEQ_LANGUAGE_CODES), "mask_token": "<mask>"}
+    languages = {"src_lang": "tam_Taml", "tgt_lang": "eng_Latn"}
+    return _fast_tokenizer(
+        folder, "NllbTokenizer", added_tokens_decoder=added, model_max_length=256, **tags, **languages
+    )
+
+
+def mt5_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
+    """mT5's tokenizer over a small vocabulary, in the published files: pad 0, </s> 1, <unk> 2; saved in `folder`."""
+    sentencepiece(
+        folder / "spiece",
+        texts,
+        model_type="unigram",
+        vocab_size=vocab_size,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        pad_piece="<pad>",
+        eos_piece="</s>",
+        unk_piece="<unk>",
+        normalization_rule_name="nmt_nfkc",
+        hard_vocab_limit=False,
+    )
+    return _fast_tokenizer(folder, "T5Tokenizer", extra_ids=0, legacy=True)
 
 
 def new_nllb(tokenizer, hidden: int, layers: int, heads: int = 4, **options):

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pocket import models
+from pocket import formats, models
 from pocket.grammar import Pair
 from pocket.twins import meanings
 from pocket.twins.damage import POINTS, points
@@ -43,7 +43,7 @@ def fit_metricx(folder: Path, rows: Sequence[Graded], pairs: Sequence[Pair], see
     rng = random.Random(seed + 13)
     torch.manual_seed(seed + 13)
     texts = (f"source: {pair.english} candidate: {pair.tamil}" for pair in pairs)
-    tokenizer = mt5_tokenizer(folder, texts, sizes.vocab)
+    tokenizer = formats.mt5_tokenizer(folder, [*texts, "reference:"], sizes.vocab)
     twin = Twin(tokenizer, sizes)
     plain = [encode(tokenizer, row, False) for row in rows]
     shown = [encode(tokenizer, row, True) for row in rows]
@@ -67,37 +67,6 @@ def goal(row: Graded) -> float:
     Points alone make too much of one severity against the next for so small a model.
     """
     return 0.5 * points(row.errors) + 0.5 * WORST * (1 - row.quality)
-
-
-def mt5_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
-    """mT5's tokenizer over a small vocabulary, in the published files: pad 0, </s> 1, <unk> 2; saved in `folder`."""
-    import sentencepiece as spm
-    from transformers import T5Tokenizer, T5TokenizerFast
-
-    folder.mkdir(parents=True, exist_ok=True)
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter([*texts, "reference:"]),
-        model_prefix=str(folder / "spiece"),
-        model_type="unigram",
-        vocab_size=vocab_size,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        pad_piece="<pad>",
-        eos_piece="</s>",
-        unk_piece="<unk>",
-        normalization_rule_name="nmt_nfkc",
-        character_coverage=1.0,
-        num_threads=1,
-        minloglevel=2,
-        hard_vocab_limit=False,
-    )
-    (folder / "spiece.vocab").unlink()
-    T5Tokenizer(str(folder / "spiece.model"), extra_ids=0, legacy=True).save_pretrained(folder)
-    tokenizer = T5TokenizerFast.from_pretrained(folder, from_slow=True, extra_ids=0)
-    tokenizer.save_pretrained(folder)
-    return tokenizer
 
 
 @dataclass(frozen=True)

@@ -134,17 +134,22 @@ def skip_overlong(overlong: str) -> bool:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Root logger, warning filters and random state are the caller's again afterwards.
+    """Root logger, warning filters and random state are the caller's again afterwards; no progress bars.
 
     Libraries set the root logger when they are imported (COMET to INFO, with a handler); building a model draws from
     the global generator, which would make a resumed run differ from an uninterrupted one.
     """
-    root = logging.getLogger()
+    from transformers.utils import logging as bars  # version 5 draws one for every model
+
+    root, drawn = logging.getLogger(), bars.is_progress_bar_enabled()
     level, handlers = root.level, list(root.handlers)
+    bars.disable_progress_bar()
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), distributed.outside_zero3():
             yield
     finally:
+        if drawn:
+            bars.enable_progress_bar()
         root.setLevel(level)
         root.handlers[:] = handlers
 

@@ -141,6 +141,8 @@ def load_policy(
         # itself, where TRL's fused log-probs need the decoder. Setting the prefix instead would break the loading of
         # multimodal checkpoints; on the instance alone, the reference model that TRL builds would still fail.
         type(model).base_model = property(lambda self: self.model)
+    if "key_mapping" in options:
+        model._weight_conversions = None  # transformers 5 would undo the renaming when it saves, and fails at it
     model.generation_config = generation_defaults(tokenizer)
     # One id each, as in the tokenizer: the Trainer compares these, and would rewrite them with a warning.
     model.config.eos_token_id = tokenizer.eos_token_id

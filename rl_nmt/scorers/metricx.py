@@ -98,6 +98,8 @@ def _load_model(argument: str, folder: Path, dtype: torch.dtype) -> tuple[torch.
         raise ConfigError(f"{argument}: {folder} does not load as an mT5 ({reason}); fetch it again") from error
     shared = (*TIED, "lm_head.weight") if tied else TIED
     missing = [name for name in info["missing_keys"] if name not in shared] + list(info["mismatched_keys"])
+    if not tied and model.lm_head.weight.data_ptr() == model.shared.weight.data_ptr():  # transformers 5 fills it so
+        missing.append("lm_head.weight")
     if missing:
         raise ConfigError(f"{argument}: {folder} lacks weights ({missing[0]} first): incomplete")
     # The file decides, not the library: transformers 5 calls every mT5 tied and scales none.

@@ -426,7 +426,8 @@ def test_a_folder_without_its_tokenizer_is_refused(tiny_nllb, tmp_path):
     folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*"))
     for name in ("tokenizer.json", "sentencepiece.bpe.model"):
         (folder / name).unlink()
-    with pytest.raises(ConfigError, match="has no tokenizer that loads"):
+    # transformers 5 makes an empty tokenizer of nothing, whose tags are wrong.
+    with pytest.raises(ConfigError, match=r"has no tokenizer that loads|tags are shifted.*tokenizer\.json"):
         load_backtranslator(folder)
 
 

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tiny_models import PAIRS
 
+from pocket import formats
+
 WORDS, SCORE_ID = 250_112, 250_089
-
-
-def mt5_tokenizer(folder: Path):
-    """mT5's format, ids and all, over a small vocabulary: pad 0, </s> 1, <unk> 2; saved in `folder`."""
-    import sentencepiece as spm
-    from transformers import T5Tokenizer, T5TokenizerFast
-
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = [text for pair in PAIRS for text in pair] + ["source: candidate: reference:"] * 3
-    spm.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts * 4),
-        model_prefix=str(folder / "spiece"),
-        model_type="unigram",
-        vocab_size=240,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        pad_piece="<pad>",
-        eos_piece="</s>",
-        unk_piece="<unk>",
-        normalization_rule_name="nmt_nfkc",
-        num_threads=1,
-        minloglevel=2,
-        hard_vocab_limit=False,
-    )
-    model = folder / "spiece.model"
-    slow = T5Tokenizer(str(model), extra_ids=0, legacy=True)
-    slow.save_pretrained(folder)
-    return T5TokenizerFast.from_pretrained(folder, from_slow=True, extra_ids=0)
 
 
 def build_metricx(folder: Path, seed: int = 1, tied: bool = False, tokenizer: bool = True, dtype=None) -> Path:
@@ -48,7 +22,8 @@ def build_metricx(folder: Path, seed: int = 1, tied: bool = False, tokenizer: bo
     from transformers import MT5Config, MT5ForConditionalGeneration
 
     folder.mkdir(parents=True, exist_ok=True)
-    words = mt5_tokenizer(folder if tokenizer else folder.with_name(folder.name + "_words"))
+    texts = [text for pair in PAIRS for text in pair] + ["source: candidate: reference:"] * 3
+    words = formats.mt5_tokenizer(folder if tokenizer else folder.with_name(folder.name + "_words"), texts * 4, 240)
     config = MT5Config(
         vocab_size=WORDS,
         d_model=16,
@@ -67,11 +42,23 @@ def build_metricx(folder: Path, seed: int = 1, tied: bool = False, tokenizer: bo
         for module in model.modules():
             if isinstance(module, torch.nn.Linear) and module.out_features != WORDS:
                 module.weight.normal_(0.0, 0.7 / module.in_features**0.5)
+        if not tied:  # transformers 5 ties every mT5
+            model.lm_head.weight = torch.nn.Parameter(torch.randn(WORDS, 16))
         _spread(model, words, tied)
     model.to(dtype or torch.float32).save_pretrained(folder)
+    _as_published(model, folder, tied)
     if tokenizer:
         words.save_pretrained(folder)
     return folder
+
+
+def _as_published(model, folder: Path, tied: bool) -> None:
+    """The files as transformers 4 writes them, which 5 does not: whether tied is in config.json, and lm_head there."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"tie_word_embeddings": tied}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    shared = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", *(["lm_head.weight"] if tied else [])]
+    weights = {name: value for name, value in model.state_dict().items() if name not in shared}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _spread(model, tokenizer, tied: bool) -> None:
