@@ -25,7 +25,7 @@ class Route(ABC):
         dtype: what linears and attention compute in.
     """
 
-    linears = "torch"
+    linears, attention = "torch", "transformers"
     budget: TokenBudget  # for one call, as the next
     stats: dict[str, float]  # counts encoded sequences, their tokens, and positions with padding ("padded")
     cut: Callable[..., list[list[int]]] = staticmethod(batches)  # lengths to batches
