@@ -34,6 +34,11 @@ class Route(ABC):
         self.model, self.name, self.dtype = model, name, dtype
 
     @property
+    def kernels(self) -> dict[str, str]:
+        """What computes, for signatures."""
+        return {"linears": self.linears, "attention": self.attention}
+
+    @property
     def device(self) -> torch.device:
         """Where the model is now."""
         return self.model.encoder.model.get_input_embeddings().weight.device

@@ -133,7 +133,7 @@ class CometScorer:
         self.name, self.revision = identity["model"], identity["revision"]
         self.kind, self.dtype = identity["class"], identity["dtype"]
         self.budget, self.skip_overlong = TokenBudget(TOKENS), skip_overlong
-        self._identity, self._kernels = identity, (linears, attention)
+        self._identity, self._kernels_wanted = identity, (linears, attention)
         self.stats: dict[str, float] = {}
         self.dtype_error = 0.0
         if self.dtype == "float32":
@@ -142,6 +142,7 @@ class CometScorer:
             raise ConfigError(f"{self.name}: {self.dtype} overflows in this model; use bfloat16 or float32")
         else:
             self.dtype_error = error
+        self._kernels_used = self.route.kernels
 
     def to(self, device: str) -> None:
         """Move the model for good. Raises ConfigError for a missing device."""
@@ -160,6 +161,7 @@ class CometScorer:
         rows, index = distinct(self._readable(i, segment) for i, segment in enumerate(segments))
         self.stats = {"rows": len(index), "distinct": len(rows), "encoded": 0, "tokens": 0, "padded": 0}
         self.route.budget, self.route.stats = self.budget, self.stats
+        self._kernels_used = self.route.kernels  # signature() is also read while the model is offloaded
         read = [i for i, row in enumerate(rows) if not (self.skip_overlong and self._overlong(row))]
         values: list[float | None] = [None] * len(rows)
         spans: list[list[Span] | None] = [None] * len(rows)
@@ -188,8 +190,7 @@ class CometScorer:
 
         `dtype_error`: largest difference from float32 over a fixed probe, in score.
         """
-        environment = loading.versions("transformers", "torch")
-        environment |= {"linears": self.route.linears, "attention": self.route.attention}
+        environment = loading.versions("transformers", "torch") | self._kernels_used
         if self.dtype != "float32":
             environment["dtype_error"] = f"{self.dtype_error:.1e}"
         return {"identity": dict(self._identity), "environment": environment}
@@ -202,7 +203,7 @@ class CometScorer:
             self.route = PaddedRoute(*given)
         else:
             kind = SpanRoute if self.kind == "xcomet_metric" else PackedRoute
-            self.route = kind(*given, *self._kernels)
+            self.route = kind(*given, *self._kernels_wanted)
 
     def _readable(self, i: int, segment: Segment) -> Segment:
         """The segment as this class reads it."""
