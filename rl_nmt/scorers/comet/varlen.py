@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from rl_nmt.errors import describe
+from rl_nmt.models.loading import full_precision
 
 # (query (Tq, heads, d), key, value (T, heads, d), cu_seq_q, cu_seq_k (N+1,) int32, max_q, max_k) → (Tq, heads, d): the
 # arguments that every version of varlen_attn takes, and with which none of them is causal.
@@ -53,7 +54,8 @@ def problem(kernel: Kernel, heads: int, size: int, dtype: torch.dtype, device: t
     try:
         whole = kernel(query, key, value, bounds, bounds, longest, longest)
         alone = kernel(query[starts], key, value, first, bounds, 1, longest)
-        wanted = torch.cat([_attend(part) for part in joined.float().split(LENGTHS)])
+        with full_precision():  # TF32 would be as far off as float16
+            wanted = torch.cat([_attend(part) for part in joined.float().split(LENGTHS)])
         for what, got, right in (("all tokens", whole, wanted), ("first tokens", alone, wanted[starts])):
             if got.shape != right.shape or got.dtype != dtype:
                 return f"{what}: {tuple(got.shape)} in {got.dtype}"
