@@ -26,10 +26,10 @@ group. guards="off" is the plain formula: no gates, no (1 - copied), no fidelity
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from rl_nmt import distributed
 from rl_nmt.audit import variance_shares
@@ -103,10 +103,11 @@ class RewardSettings(Formula):
     """What runs it; CTranslate2 is faster, with the same texts in float32; auto: CTranslate2 where it works."""
     backtranslation_beams: int = at_least(1, 4)  # beams of the deterministic search
     reward_device: str = "auto"  # device of the COMET models: auto, cpu, cuda, cuda:N
-    reward_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the COMET models; the score error of a lower one is measured at load."""
+    reward_dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Precision of the COMET models, its score error measured at load; auto: half on a GPU if that is at most 5e-3."""
     dual_device: str = "auto"  # device of the back-translator
-    dual_dtype: Literal["float32", "bfloat16", "int8"] = "float32"  # its precision; int8 with CTranslate2
+    dual_dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    """Its precision; with CTranslate2 also int8, and float16 on a GPU."""
     reward_offload: bool = False  # keep the reward models on the CPU while the policy trains; independent_scorer always
     reward_models: Literal["each", "shared"] = "each"
     """Each of several processes loads its own reward models, or they share one copy per machine."""
@@ -121,15 +122,36 @@ class RewardSettings(Formula):
         if self.w_cycle + self.w_qe == 0:
             raise ConfigError("w_cycle and w_qe are both 0: the reward would not depend on any score")
 
+    def require_devices(self, explain: bool = False) -> tuple[str, str]:
+        """The devices of COMET and back-translator, which compute in their precisions; asked before anything is loaded.
+
+        `explain`: print why one is the CPU. Raises ConfigError, MissingService (of CTranslate2).
+        """
+        from rl_nmt.backtranslation import require_engine
+        from rl_nmt.models.loading import choose_device, torch_dtype
+
+        reward, dual = (choose_device(getattr(self, name), name, explain) for name in ("reward_device", "dual_device"))
+        if self.reward_dtype != "auto":
+            torch_dtype("reward_dtype", self.reward_dtype, reward)
+        for device in {dual, "cpu" if self.reward_offload else dual} if self.w_cycle else ():
+            require_engine(self.backtranslation_backend, device, self.dual_dtype)
+        return reward, dual
+
+    def settled(self, once: Callable = lambda name, make: distributed.from_main(make)) -> Self:
+        """These settings, a measured reward_dtype in place of "auto". Collective; `once`: a run's, which keeps it."""
+        if self.reward_dtype != "auto":
+            return self
+        from rl_nmt.scorers.comet.precision import choose_dtype
+
+        choose = functools.partial(choose_dtype, self.reward_models_used(), self.require_devices()[0])
+        return dataclasses.replace(self, reward_dtype=once("reward_dtype", choose))
+
     def reward_models_used(self) -> list[ModelUse]:
         """The models that the weights ask for, under the names of their settings."""
-        used = []
-        if self.w_cycle:
-            used.append(ModelUse("comet_da_model", self.comet_da_model, COMET, "comet_da"))
-            used.append(ModelUse("backtranslation_model", self.backtranslation_model, part="NLLB"))
-        if self.w_qe:
-            used.append(ModelUse("comet_qe_model", self.comet_qe_model, COMET, "comet_qe"))
-        return used
+        da = ModelUse("comet_da_model", self.comet_da_model, COMET, "comet_da")
+        nllb = ModelUse("backtranslation_model", self.backtranslation_model, part="NLLB")
+        qe = ModelUse("comet_qe_model", self.comet_qe_model, COMET, "comet_qe")
+        return ([da, nllb] if self.w_cycle else []) + ([qe] if self.w_qe else [])
 
 
 class CometDuPOReward(RewardLog):
@@ -177,12 +199,9 @@ class CometDuPOReward(RewardLog):
         return functools.partial(type(self), settings=self.settings), ()
 
     def _load(self) -> None:
-        from rl_nmt.models.loading import choose_device
-
-        own = self.settings
+        self.reward_device, self.dual_device = self.settings.require_devices(explain=True)
+        own = self.settings = self.settings.settled()
         self.shared = own.reward_models == "shared" and distributed.count() > 1
-        self.reward_device = choose_device(own.reward_device, "reward_device")
-        self.dual_device = choose_device(own.dual_device, "dual_device")
         self.backtranslator = self.da = self.qe = None
         if own.w_cycle:
             from rl_nmt.backtranslation import load_backtranslator

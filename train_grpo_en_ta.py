@@ -160,6 +160,7 @@ def require_environment(cfg: RunCfg) -> None:
     if cfg.use_vllm:
         environments.require_vllm(cfg.vllm_mode, cfg.vllm_server_host, cfg.vllm_server_port, cfg.model_id)
     environments.require_optimizer(cfg.optimizer)
+    cfg.require_devices()
 
 
 def models(cfg: RunCfg) -> list[ModelUse]:
@@ -268,7 +269,7 @@ def train(cfg: RunCfg, run: Run, skip_gate: bool, started: float) -> None:
     fixed = {name: config.to_public_dict(cfg)[name] for name in FIXED_FIELDS}
     run.require_same(DATA_FIELDS, **fixed, sequences_per_step=sequences)
     sentences, rows, data_hash = distributed.from_main(lambda: load_data(cfg, run.folder))
-    policy, reward = load_policy(cfg), build_reward(cfg)
+    policy, reward = load_policy(cfg), build_reward(cfg.settled(run.once))
     run.require_same(**setup.identity(cfg.model_id, reward), data=data_hash)
     evaluate = evaluator(cfg, policy, rows, reward)
     with run.under_way():

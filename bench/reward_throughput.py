@@ -108,9 +108,11 @@ def comet_rows(args: argparse.Namespace, row: str, kind: str) -> Iterator[dict]:
 
 
 def comet_variants(folder: Path, row: str, device: str) -> dict[str, object]:
-    """Our scorer in every way it can compute here: torch's linears, prepacked ones, bfloat16."""
+    """Our scorer in every way it can compute here: torch's linears, prepacked ones, bfloat16; with SDPA on CUDA."""
     scorers = {}
     variants = {"torch": {"linears": "torch"}, "prepacked": {"linears": "prepacked"}, "bf16": {"dtype": "bfloat16"}}
+    if torch.device(device).type == "cuda":
+        variants["bf16_sdpa"] = {"dtype": "bfloat16", "attention": "sdpa"}
     for name, options in variants.items():
         try:
             scorers[name] = load_comet(folder, device=device, **options)

@@ -416,6 +416,88 @@ def test_offloading_changes_no_number(reward, fresh):
     assert fresh(reward_offload=True)([], TAMIL, source=ENGLISH) == reward([], TAMIL, source=ENGLISH)
 
 
+# --- devices and precisions ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """One card, as far as torch says: without bf16 units."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"reward_dtype": "bfloat16"}, r"reward_dtype: bfloat16 needs a card with bf16 units, which cuda lacks; use "),
+        (
+            {"reward_dtype": "float16", "reward_device": "cpu"},
+            "reward_dtype: float16 needs a CUDA device, not cpu; use ",
+        ),
+        ({"dual_dtype": "bfloat16"}, r"dual_dtype: bfloat16 needs a card with bf16 units, which cuda lacks; use "),
+        ({"dual_dtype": "float16"}, "dual_dtype: float16 needs backtranslation_backend ctranslate2; use "),
+        (
+            {"dual_dtype": "float16", "dual_device": "cpu", "backtranslation_backend": "ctranslate2"},
+            "ctranslate2 cannot work on cpu in float16: .*; use another dual_device or dual_dtype",
+        ),
+    ],
+)
+def test_precisions_the_devices_lack_are_refused_before_a_model_is_looked_for(card, options, said):
+    with pytest.raises(ConfigError, match=said):
+        CometDuPOReward(NOWHERE, NOWHERE, NOWHERE, **options)
+    with pytest.raises(ConfigError, match=said):
+        script.require_environment(script.RunCfg(**options))
+
+
+def test_a_precision_is_not_asked_of_models_that_are_not_used(card):
+    script.require_environment(script.RunCfg(w_cycle=0.0, dual_dtype="bfloat16", reward_dtype="float16"))
+    script.require_environment(script.RunCfg(reward_dtype="auto"))
+
+
+def test_what_is_offloaded_must_be_able_to_wait_on_the_cpu(card, monkeypatch):
+    import ctranslate2
+
+    types = {"cuda": {"float16"}, "cpu": {"float32"}}
+    monkeypatch.setattr(ctranslate2, "get_supported_compute_types", lambda place, index: types[place])
+    monkeypatch.setattr("rl_nmt.backtranslation.ctranslate2_engine.missing_library", lambda site: "")
+    settings = script.RunCfg(dual_dtype="float16", backtranslation_backend="ctranslate2")
+    assert settings.require_devices() == ("cuda", "cuda")
+    with pytest.raises(ConfigError, match="cannot work on cpu in float16"):
+        dataclasses.replace(settings, reward_offload=True).require_devices()
+
+
+def test_auto_is_float32_on_a_cpu(models, reward, capsys):
+    settings = script.RunCfg(comet_da_model=models[0], comet_qe_model=models[1], backtranslation_model=models[2])
+    settings = dataclasses.replace(settings, backtranslation_beams=1, reward_dtype="auto")
+    automatic = script.build_reward(settings)
+    assert capsys.readouterr().err.count("reward_dtype auto: float32 (on cpu)\n") == 1
+    assert automatic.signature() == reward.signature()
+    pickle.loads(pickle.dumps(automatic))  # which loads its models again and measures nothing
+    assert "reward_dtype auto" not in capsys.readouterr().err
+    assert settings.reward_dtype == "auto"  # what the run's resolved_config.yaml says
+
+
+def test_a_run_keeps_the_precision_that_was_measured_first(tmp_path, tiny_comet_qe, monkeypatch):
+    from rl_nmt.runs.run import Run
+    from rl_nmt.scorers.comet import precision
+
+    settings = script.RunCfg(comet_qe_model=str(tiny_comet_qe), w_cycle=0.0, reward_dtype="auto")
+    monkeypatch.setattr(precision, "half_types", lambda device: ("bfloat16",))
+    monkeypatch.setattr(precision, "LARGEST_ERROR", 1.0)
+    first = Run(tmp_path)
+    chosen = settings.settled(first.once)
+    assert chosen.reward_dtype == "bfloat16" and first.notes == {"reward_dtype": "bfloat16"}
+    assert script.build_reward(chosen).signature()["identity"]["qe"]["dtype"] == "bfloat16"
+    monkeypatch.setattr(precision, "LARGEST_ERROR", 0.0)
+    assert settings.settled().reward_dtype == "float32"  # another machine would choose otherwise
+    resumed = Run(tmp_path, notes=dict(first.notes))
+    nowhere = dataclasses.replace(settings, comet_qe_model=NOWHERE)
+    assert nowhere.settled(resumed.once).reward_dtype == "bfloat16"  # and nothing is loaded for it
+    fixed = dataclasses.replace(settings, reward_dtype="float16")
+    assert fixed.settled(resumed.once) is fixed
+
+
 @pytest.fixture
 def places(monkeypatch):
     """Where every model is: `to` of the three kinds of models notes the device, and moves nothing (none is here)."""

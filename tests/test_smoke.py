@@ -49,6 +49,12 @@ def test_one_pair(smoke):
     assert f"english  {PAIRS[0][0]}" in out and f"tamil    {PAIRS[0][1]}" in out and f"back     {PAIRS[0][0]}" in out
 
 
+def test_a_precision_is_chosen_and_told(smoke):
+    status, out, err = smoke("--prompt", PAIRS[0][0], "--tamil", PAIRS[0][1], reward_dtype="auto")
+    assert status == 0 and err.count("reward_dtype auto: float32 (on cpu)") == 1
+    assert json.loads(out.splitlines()[-1])["identity"]["qe"]["dtype"] == "float32"
+
+
 def test_several_pairs_and_the_signature(smoke):
     line = [word for english, tamil in PAIRS[:3] for word in ("--prompt", english, "--tamil", tamil)]
     status, out, _ = smoke(*line, "--prompt", "Hello.", "--tamil", "")

@@ -295,9 +295,12 @@ def test_lora_with_kl_and_no_tracker(small, main, tmp_path, tiny_all, monkeypatc
     assert (adapted - start).abs().max() > 1e-3
 
 
-def test_a_killed_run_goes_on_from_its_newest_checkpoint(small, main, tmp_path):
-    """kill -9 in the middle of step 4 or later; and, on the way, W&B wanted without a key: it never asks."""
-    line = small(max_steps=40, save_steps=2, use_wandb=True)
+def test_a_killed_run_goes_on_from_its_newest_checkpoint(small, main, tmp_path, monkeypatch):
+    """kill -9 in the middle of step 4 or later; and, on the way, W&B wanted without a key: it never asks.
+
+    The precision of the reward is chosen once: the second machine would choose another.
+    """
+    line = small(max_steps=40, save_steps=2, use_wandb=True, reward_dtype="auto")
     log = (tmp_path / "log.txt").open("w")
     process = subprocess.Popen(
         [sys.executable, "train_grpo_en_ta.py", *line],
@@ -319,6 +322,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(small, main, tmp_path):
     log.close()
     said = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "W&B: offline (no W&B key in WANDB_API_KEY or netrc" in said
+    assert said.count("reward_dtype auto: float32 (on cpu)") == 1
     newest = max(int(p.name.split("-")[1]) for p in folder.glob("checkpoint-*") if (p / "manifest.json").exists())
     before, config_text = (folder / "before.json").read_bytes(), (folder / "resolved_config.yaml").read_text()
 
@@ -338,8 +342,10 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(small, main, tmp_path):
     assert untouched() == left
 
     last = newest + 2
-    status, out, err = main(*small(max_steps=last, save_steps=2))
-    assert status == 0, err
+    monkeypatch.setattr("rl_nmt.scorers.comet.precision.half_types", lambda device: ("bfloat16",))
+    monkeypatch.setattr("rl_nmt.scorers.comet.precision.LARGEST_ERROR", 1.0)
+    status, out, err = main(*small(max_steps=last, save_steps=2, reward_dtype="auto"))
+    assert status == 0 and "reward_dtype auto" not in err, err
     assert f"resuming from {folder}/checkpoint-{newest} (step {newest}, 0 min old: " in out
     assert f"changed since the last start: max_steps: 40 → {last}" in out
     assert "evaluating the start policy" not in out and (folder / "before.json").read_bytes() == before

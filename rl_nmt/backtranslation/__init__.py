@@ -1,5 +1,5 @@
 """Tamil to English through an NLLB-format model."""
 
-from rl_nmt.backtranslation.translator import load_backtranslator
+from rl_nmt.backtranslation.translator import load_backtranslator, require_engine
 
-__all__ = ["load_backtranslator"]
+__all__ = ["load_backtranslator", "require_engine"]

@@ -4,12 +4,16 @@ The model is converted once, into its own folder or a cache, and stays resident.
 equal those of transformers (the limits: rl_nmt/backtranslation/translator.py); "int8" is faster still and changes some.
 """
 
+import ctypes
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,31 +22,25 @@ from rl_nmt.models.loading import fingerprint
 
 WORKERS = 4  # at most: each reads all weights for its share of the batch
 SMALLEST = 4  # rows that are worth a worker
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "float16", "int8")
+OWN_DTYPES = ("float16", "int8")  # those that the transformers engine does not have
 SLACK = 16  # new tokens beyond the longest source that the common search allows
 
 
 class CTranslate2Engine:
     """Beam search of CTranslate2 over one resident model; see `TransformersEngine`.
 
-    `folder`: a transformers model, converted on first use, or a converted one. `dtype`: "float32", "bfloat16" or "int8"
-    (int8 products, all else in float32); one that the device cannot compute in is refused, never replaced.
+    `folder`: a transformers model, converted on first use, or a converted one. `dtype`: one of DTYPES ("int8": int8
+    products, all else in float32); one that the device cannot compute in is refused, never replaced.
 
-    Raises ConfigError for a model that does not convert and a device or dtype that CTranslate2 cannot use,
-    MissingService where ctranslate2, or a CUDA library that it needs, is not installed, and CannotWrite as `convert`.
+    Raises ConfigError for a model that does not convert, as `require`, and CannotWrite as `convert`.
     """
 
     backend = "ctranslate2"
 
     def __init__(self, folder: Path, tokenizer, target: str, beams: int, device: str, dtype: str):
-        try:
-            import ctranslate2
-        except ImportError:
-            raise MissingService(
-                "backtranslation_backend: ctranslate2 is not installed; `pip install ctranslate2`, or use transformers"
-            ) from None
         self.tokenizer, self.target, self.beams, self.dtype = tokenizer, target, beams, dtype
-        self._require(ctranslate2, device)
+        ctranslate2 = require(device, dtype)
         converted = ctranslate2.contains_model(str(folder))
         self.folder = folder if converted else convert(folder, dtype)
         own = {} if converted else json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -115,30 +113,64 @@ class CTranslate2Engine:
             self.translator.translate_batch([["</s>"]], target_prefix=[[self.target]], max_decoding_length=2)
         except (RuntimeError, ValueError) as error:
             self.device = None
-            raise self._explain(error, device) from error
+            raise _explain(error, device, self.dtype) from error
         self.device = device
 
-    def _require(self, ctranslate2, device: str) -> None:
-        """Refuse a device or dtype before a conversion that takes minutes."""
-        place = torch.device(device)
-        try:
-            known = ctranslate2.get_supported_compute_types(place.type, place.index or 0)
-        except (RuntimeError, ValueError) as error:
-            raise self._explain(error, device) from error
-        if self.dtype not in known:
-            raise self._explain(ValueError(f"it computes in {', '.join(sorted(known))} there"), device)
 
-    def _explain(self, error: Exception, device: str) -> ConfigError | MissingService:
-        reason = " ".join(str(error).split())[:200]
-        if "lib" in reason and "not found" in reason:
-            package = "`pip install nvidia-cublas-cu12`" if "cublas" in reason else "install it"
-            return MissingService(
-                f"backtranslation_backend: ctranslate2 cannot use {device}: {reason}; {package}, or use transformers"
-            )
-        return ConfigError(
-            f"backtranslation_backend: ctranslate2 cannot work on {device} in {self.dtype}: {reason}; "
-            "use transformers, or another dual_device or dual_dtype"
+def require(device: str, dtype: str) -> Any:
+    """The module ctranslate2, if it can compute in `dtype` on `device`: asked before anything is loaded or converted.
+
+    A wheel sees a card, and says what it would compute in there, without the CUDA libraries of its products. Raises
+    MissingService where ctranslate2, or a library that it needs, is not installed, ConfigError for another reason.
+    """
+    try:
+        import ctranslate2
+    except ImportError:
+        raise MissingService(
+            "backtranslation_backend: ctranslate2 is not installed; `pip install ctranslate2`, or use transformers"
+        ) from None
+    place = torch.device(device)
+    try:
+        known = ctranslate2.get_supported_compute_types(place.type, place.index or 0)
+        missing = missing_library(Path(ctranslate2.__file__).parents[1]) if place.type == "cuda" else ""
+    except (RuntimeError, ValueError) as error:
+        raise _explain(error, device, dtype) from error
+    if missing:
+        raise _explain(RuntimeError(f"Library {missing} is not found or cannot be loaded"), device, dtype)
+    if dtype not in known:
+        raise _explain(ValueError(f"it computes in {', '.join(sorted(known))} there"), device, dtype)
+    return ctranslate2
+
+
+def missing_library(site: Path, load: Callable[[str], Any] = ctypes.CDLL) -> str:
+    """The cuBLAS that CTranslate2's wheel would load at its first product, if it does not load; else "".
+
+    `site`: the folder with ctranslate2.libs/, of a Linux wheel (elsewhere nothing is known: ""); the name is read from
+    its library. Loaded here or by torch once, CTranslate2 finds it by this name too.
+    """
+    for file in (site / "ctranslate2.libs").glob("libctranslate2*"):
+        if named := re.search(rb"libcublas\.so\.\d+", file.read_bytes()):
+            name = named[0].decode()
+            try:
+                load(name)
+            except OSError:
+                return name
+    return ""
+
+
+def _explain(error: Exception, device: str, dtype: str) -> ConfigError | MissingService:
+    reason = " ".join(str(error).split())[:200]
+    if "lib" in reason and "not found" in reason:
+        cublas = re.search(r"libcublas\.so\.(\d+)", reason)
+        package = f"`pip install nvidia-cublas-cu{cublas[1]}`" if cublas else "install it"
+        return MissingService(
+            f"backtranslation_backend: ctranslate2 cannot use {device}: {reason}; {package}, or use transformers"
         )
+    others = "another dual_device or dual_dtype"
+    return ConfigError(
+        f"backtranslation_backend: ctranslate2 cannot work on {device} in {dtype}: {reason}; "
+        f"use {others if dtype in OWN_DTYPES else f'transformers, or {others}'}"
+    )
 
 
 def convert(folder: Path, dtype: str) -> Path:

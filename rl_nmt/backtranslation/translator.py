@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from rl_nmt import hub
+from rl_nmt.backtranslation import ctranslate2_engine
 from rl_nmt.backtranslation.beam_search import TransformersEngine
-from rl_nmt.backtranslation.ctranslate2_engine import DTYPES as CT2_DTYPES
-from rl_nmt.backtranslation.ctranslate2_engine import CTranslate2Engine, weights_key
+from rl_nmt.backtranslation.ctranslate2_engine import DTYPES, OWN_DTYPES, CTranslate2Engine, weights_key
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 from rl_nmt.models.batching import TokenBudget, distinct, run_batches
-from rl_nmt.models.loading import fetch, load_tokenizer, loading, require_device, versions
+from rl_nmt.models.loading import fetch, load_tokenizer, loading, require_bf16, require_device, versions
 from rl_nmt.text.unicode import is_blank, safe_unicode
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "model.bin")
@@ -52,19 +52,14 @@ def load_backtranslator(
             ctranslate2 where it works, else transformers, saying on standard error which and why.
         beams: width of the beam search, at least 1, which is greedy.
         device: cpu, cuda or cuda:N.
-        dtype: "float32" or "bfloat16" (then a translation may depend on its batch); ctranslate2 also takes "int8".
+        dtype: "float32" or "bfloat16" (then a translation may depend on its batch); ctranslate2 also takes "int8" and,
+            on CUDA, "float16", in which M2M100 overflows; transformers clamps that without a word.
         max_new_tokens: most tokens of one sentence's translation, its language tag included; at least 2.
 
     Raises ConfigError (a path that is not there, another kind of model, a missing or shifted language tag, a bad
     back-end, device or dtype), MissingService (no hub, no ctranslate2) and CannotWrite (of the converted model).
     """
-    if backend not in BACKENDS:
-        raise ConfigError(f"backtranslation_backend: {backend!r} is unknown; use auto, transformers or ctranslate2")
-    if dtype == "int8" and backend == "transformers":
-        raise ConfigError("dual_dtype: int8 needs backtranslation_backend ctranslate2; use float32 or bfloat16")
-    if dtype not in CT2_DTYPES:
-        raise ConfigError(f"dual_dtype: {dtype!r} is not supported in back-translation; use float32 or bfloat16")
-    require_device("dual_device", device)
+    require_engine(backend, device, dtype)
     folder = _model_folder(str(name_or_path))
     with loading():
         tokenizer = load_tokenizer("backtranslation_model", folder, src_lang=source)
@@ -78,6 +73,39 @@ def load_backtranslator(
     return BackTranslator(tokenizer, engine, identity)
 
 
+def require_engine(backend: str, device: str, dtype: str) -> None:
+    """Refuse a back-end, device and precision that do not work together here, before anything is loaded.
+
+    Arguments and errors as `load_backtranslator`'s. "auto" needs one of the two engines.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"backtranslation_backend: {backend!r} is unknown; use auto, transformers or ctranslate2")
+    if dtype in OWN_DTYPES and backend == "transformers":
+        raise ConfigError(f"dual_dtype: {dtype} needs backtranslation_backend ctranslate2; use float32 or bfloat16")
+    if dtype not in DTYPES:
+        raise ConfigError(f"dual_dtype: {dtype!r} is not supported in back-translation; use float32 or bfloat16")
+    require_device("dual_device", device)
+    if backend != "transformers":
+        try:
+            ctranslate2_engine.require(device, dtype)
+            return
+        except (MissingService, ConfigError) as error:
+            if backend == "ctranslate2":
+                raise
+            _require_fallback(dtype, error)
+    require_bf16("dual_dtype", dtype, device, "float16 with backtranslation_backend ctranslate2")
+
+
+def _require_fallback(dtype: str, error: Exception) -> str:
+    """Why ctranslate2 does not work, if transformers can take its place. Raises ConfigError for a dtype it lacks."""
+    why = str(error).removeprefix("backtranslation_backend: ")
+    if dtype in OWN_DTYPES:
+        raise ConfigError(
+            f"dual_dtype: {dtype} needs ctranslate2, which does not work here ({why}); use float32 or bfloat16"
+        ) from error
+    return why
+
+
 def _open_engine(backend: str, *model) -> Engine:
     """The engine of `backend`; "auto" tries ctranslate2 first and says on standard error what it took."""
     if backend != "auto":
@@ -87,11 +115,7 @@ def _open_engine(backend: str, *model) -> Engine:
     try:
         engine, why = CTranslate2Engine(*model), f"installed, and works on {device} in {dtype}"
     except (MissingService, ConfigError, CannotWrite) as error:
-        why = str(error).removeprefix("backtranslation_backend: ")
-        if dtype == "int8":
-            raise ConfigError(
-                f"dual_dtype: int8 needs ctranslate2, which does not work here ({why}); use float32 or bfloat16"
-            ) from error
+        why = _require_fallback(dtype, error)
         engine = TransformersEngine(*model)
     print(f"backtranslation_backend: auto takes {engine.backend}: {why}", file=sys.stderr, flush=True)
     return engine

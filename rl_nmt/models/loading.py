@@ -101,27 +101,48 @@ def require_device(argument: str, device: str) -> str:
     return device
 
 
-def choose_device(wanted: str, argument: str) -> str:
+def choose_device(wanted: str, argument: str, explain: bool = True) -> str:
     """Resolve "auto", "cpu", "cuda" or "cuda:N" to a device that is there.
 
     "auto" takes CUDA when there is one. Without it, or when an explicit CUDA device is not there, the
-    answer is "cpu", with the reason on standard error. An unknown name raises ConfigError.
+    answer is "cpu", with the reason on standard error if `explain`. An unknown name raises ConfigError.
     """
     name = "cuda" if wanted == "auto" else wanted
     if _is_here(argument, name, "auto, cpu, cuda or cuda:N"):
         return name
     count = torch.cuda.device_count()
     why = f"{wanted} is not there ({count} CUDA devices)" if count else "no CUDA device"
-    print(f"{argument}: {why}: using the CPU", file=sys.stderr, flush=True)
+    if explain:
+        print(f"{argument}: {why}: using the CPU", file=sys.stderr, flush=True)
     return "cpu"
 
 
+def half_types(device: str) -> tuple[str, ...]:
+    """The half precisions that are fast on a device, the one with the wider range first; none on a CPU.
+
+    A CPU computes in bfloat16 too, but without AMX or AVX512-BF16 units it is slower there than in float32.
+    """
+    if torch.device(device).type != "cuda":
+        return ()
+    # Emulation counts as support unless it is excluded: a T4 has no bf16 units.
+    return ("bfloat16", "float16") if torch.cuda.is_bf16_supported(including_emulation=False) else ("float16",)
+
+
+def require_bf16(argument: str, dtype: str, device: str, instead: str = "float16") -> None:
+    """Raise ConfigError for bfloat16 on a card without bf16 units, where torch emulates it slowly."""
+    if dtype == "bfloat16" and torch.device(device).type == "cuda" and dtype not in half_types(device):
+        raise ConfigError(
+            f"{argument}: bfloat16 needs a card with bf16 units, which {device} lacks; use float32 or {instead}"
+        )
+
+
 def torch_dtype(argument: str, dtype: str, device: str = "cpu"):
-    """The torch dtype of this name. Raises ConfigError for another, and for float16 away from CUDA."""
+    """The torch dtype of this name. Raises ConfigError for another, for float16 away from CUDA, as `require_bf16`."""
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ConfigError(f"{argument}: {dtype!r} is no precision of a judge; use float32, bfloat16 or float16")
     if dtype == "float16" and torch.device(device).type != "cuda":
         raise ConfigError(f"{argument}: float16 needs a CUDA device, not {device}; use bfloat16 or float32")
+    require_bf16(argument, dtype, device)
     return getattr(torch, dtype)
 
 

@@ -197,19 +197,24 @@ def activations(config: Mapping[str, Any], tokens: int, value: int, checkpointin
 
 def translator_need(shape: Shape, dtype: str, beams: int) -> tuple[int, int]:
     """(weights, working memory) of an NLLB model: the keys and values of a full batch of texts of equal length."""
-    value = {"bfloat16": 2, "int8": 1}.get(dtype, 4)
+    value = {"bfloat16": 2, "float16": 2, "int8": 1}.get(dtype, 4)
     config = shape.config
     cache = 2 * config["decoder_layers"] * config["d_model"] * NLLB_TOKENS * (1 + beams)
     return value * shape.parameters, max(2, value) * cache
 
 
 def comet_need(shape: Shape, dtype: str, cuda: bool) -> tuple[int, int]:
-    """(weights, working memory) of a COMET model; on a CPU its linear layers exist twice (prepacked)."""
-    value, config = 4 if dtype == "float32" else 2, shape.config
+    """(weights, working memory) of a COMET model; on a CPU its linear layers exist twice (prepacked).
+
+    dtype "auto" may end in half precision, with its copies of the weights, or in float32, with larger activations: on
+    CUDA the larger of both is counted.
+    """
+    half = dtype in ("bfloat16", "float16") or (dtype == "auto" and cuda)
+    value, config = 2 if half else 4, shape.config
     hidden, ffn, layers = (config.get(k, 0) for k in ("hidden_size", "intermediate_size", "num_hidden_layers"))
     linears = layers * (4 * hidden * hidden + 2 * hidden * ffn)
-    weights = 4 * shape.parameters + (0 if cuda and dtype == "float32" else value * linears)
-    return weights, value * COMET_TOKENS * (8 * hidden + 2 * ffn)
+    weights = 4 * shape.parameters + (0 if cuda and not half else value * linears)
+    return weights, (4 if dtype == "auto" else value) * COMET_TOKENS * (8 * hidden + 2 * ffn)
 
 
 def shapes(models: Iterable[ModelUse]) -> dict[str, Shape | None]:

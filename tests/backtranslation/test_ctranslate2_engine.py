@@ -15,7 +15,9 @@ import pytest
 import torch
 from tiny_models import PAIRS, build_nllb
 
-from rl_nmt.backtranslation.translator import load_backtranslator
+from rl_nmt.backtranslation import ctranslate2_engine
+from rl_nmt.backtranslation.ctranslate2_engine import missing_library
+from rl_nmt.backtranslation.translator import load_backtranslator, require_engine
 from rl_nmt.errors import ConfigError, MissingService
 
 TAMIL = [ta for _, ta in PAIRS]
@@ -167,6 +169,75 @@ def test_a_device_that_ctranslate2_does_not_see_is_refused(folder):
     tokenizer = load_backtranslator(folder).tokenizer
     with pytest.raises(ConfigError, match=r"cuda:99.*use transformers"):
         CTranslate2Engine(folder, tokenizer, "eng_Latn", 4, "cuda:99", "float32")
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """CTranslate2 as on a card with these compute types, whose wheel lacks a library ("": none)."""
+
+    def pretend(types: set[str], missing: str = ""):
+        own = ctranslate2.get_supported_compute_types("cpu")
+        found = {"cpu": own, "cuda": types}
+        monkeypatch.setattr(ctranslate2, "get_supported_compute_types", lambda place, index=0: found[place])
+        monkeypatch.setattr(ctranslate2_engine, "missing_library", lambda site: missing)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+    return pretend
+
+
+def test_float16_is_for_a_card(card):
+    card({"float32", "float16", "int8"})
+    require_engine("ctranslate2", "cuda", "float16")
+    require_engine("auto", "cuda:0", "float16")
+    with pytest.raises(ConfigError, match=r"on cpu in float16: it computes in .*float32.*; use another dual_device or"):
+        require_engine("ctranslate2", "cpu", "float16")
+    with pytest.raises(ConfigError, match="dual_dtype: float16 needs backtranslation_backend ctranslate2"):
+        require_engine("transformers", "cuda", "float16")
+
+
+def test_a_wheel_without_its_cuda_library_is_named_before_anything_is_loaded(card, folder):
+    card({"float32", "float16", "int8"}, "libcublas.so.13")
+    for call in (lambda: require_engine("ctranslate2", "cuda", "float32"), lambda: _load_on_cuda(folder)):
+        with pytest.raises(MissingService, match=r"cuda: Library libcublas\.so\.13 .*`pip install nvidia-cublas-cu13`"):
+            call()
+    assert not list(folder.glob("*ct2-*"))
+    require_engine("auto", "cuda", "float32")  # transformers takes its place
+    with pytest.raises(ConfigError, match=r"dual_dtype: int8 needs ctranslate2.*libcublas"):
+        require_engine("auto", "cuda", "int8")
+    require_engine("ctranslate2", "cpu", "float32")
+
+
+def _load_on_cuda(folder):
+    load_backtranslator(folder, backend="ctranslate2", device="cuda")
+
+
+def test_bfloat16_wants_a_card_with_its_units(card, monkeypatch):
+    card({"float32", "float16", "int8"})
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    for backend in ("transformers", "auto"):
+        with pytest.raises(
+            ConfigError, match=r"dual_dtype: bfloat16 .* cuda lacks; use float32 or float16 with backtr"
+        ):
+            require_engine(backend, "cuda", "bfloat16")
+    with pytest.raises(ConfigError, match=r"on cuda in bfloat16: it computes in float16, float32, int8 there"):
+        require_engine("ctranslate2", "cuda", "bfloat16")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    require_engine("transformers", "cuda", "bfloat16")
+
+
+def test_the_library_that_the_wheel_names_is_tried(tmp_path):
+    def lacking(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    tried = []
+    assert missing_library(tmp_path, lacking) == ""  # no Linux wheel: nothing is known
+    (tmp_path / "ctranslate2.libs").mkdir()
+    wheel = tmp_path / "ctranslate2.libs" / "libctranslate2-0a.so.4.8.5"
+    wheel.write_bytes(b"\x7fELF\0libgomp.so.1\0libcublas.so.12\0more")
+    assert missing_library(tmp_path, lacking) == "libcublas.so.12"
+    assert missing_library(tmp_path, tried.append) == "" and tried == ["libcublas.so.12"]
+    wheel.write_bytes(b"\x7fELF\0built without CUDA")
+    assert missing_library(tmp_path, lacking) == ""
 
 
 def test_torchs_threads_are_left_alone(tiny_nllb):

@@ -410,8 +410,16 @@ def test_signature_names_what_changes_the_text(tiny_nllb, translator, ct2, tmp_p
         ({"target": "<mask>"}, "no language tag"),
         ({"backend": "marian"}, "auto, transformers or ctranslate2"),
         ({"dtype": "int8"}, "int8 needs backtranslation_backend ctranslate2"),
-        ({"dtype": "float16"}, "float32 or bfloat16"),
-        ({"dtype": "float16", "backend": "ctranslate2"}, "float32 or bfloat16"),
+        (
+            {"dtype": "float16"},
+            "dual_dtype: float16 needs backtranslation_backend ctranslate2; use float32 or bfloat16",
+        ),
+        (
+            {"dtype": "float16", "backend": "ctranslate2"},
+            r"on cpu in float16: .*; use another dual_device or dual_dtype",
+        ),
+        ({"dtype": "float16", "backend": "auto"}, r"dual_dtype: float16 needs ctranslate2.* use float32 or bfloat16"),
+        ({"dtype": "float64"}, "dual_dtype: 'float64'"),
         ({"device": "gpu"}, "no device"),
         ({"device": "cuda:99"}, "not there"),
     ],

@@ -85,6 +85,26 @@ def test_precision(gpu, count, bf16, lora, device, weights, autocast):
     assert chosen.reason
 
 
+@pytest.mark.parametrize(
+    ("count", "bf16", "device", "types"),
+    [
+        (0, True, "cpu", ()),
+        (1, True, "cpu", ()),
+        (1, True, "cuda", ("bfloat16", "float16")),
+        (1, False, "cuda:0", ("float16",)),
+    ],
+)
+def test_half_types(gpu, count, bf16, device, types):
+    gpu(count, bf16)
+    assert loading.half_types(device) == types
+    for dtype in ("float32", "bfloat16", "float16"):
+        if dtype == "float32" or dtype in types or (dtype, device) == ("bfloat16", "cpu"):
+            assert loading.torch_dtype("reward_dtype", dtype, device) == getattr(torch, dtype)
+        else:
+            with pytest.raises(ConfigError, match=f"reward_dtype: {dtype} needs a .*; use (float32|bfloat16) or float"):
+                loading.torch_dtype("reward_dtype", dtype, device)
+
+
 ONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
 
 

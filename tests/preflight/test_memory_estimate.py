@@ -200,6 +200,7 @@ def test_judges_by_hand():
     cache = 24 * 2 * 1024 * 4096 * 5
     assert memory_estimate.translator_need(nllb, "float32", 4) == (4 * 1_370_638_336, 4 * cache)
     assert memory_estimate.translator_need(nllb, "bfloat16", 4) == (2 * 1_370_638_336, 2 * cache)
+    assert memory_estimate.translator_need(nllb, "float16", 4) == (2 * 1_370_638_336, 2 * cache)
     assert memory_estimate.translator_need(nllb, "int8", 1) == (1_370_638_336, 2 * 24 * 2 * 1024 * 4096 * 2)
     comet = Shape(580_000_000, KNOWN["Unbabel/wmt22-comet-da"])
     linears = 24 * (4 * 1024**2 + 2 * 1024 * 4096)
@@ -207,6 +208,9 @@ def test_judges_by_hand():
     assert memory_estimate.comet_need(comet, "float32", True) == (4 * 580_000_000, 4 * work)
     assert memory_estimate.comet_need(comet, "float32", False) == (4 * 580_000_000 + 4 * linears, 4 * work)
     assert memory_estimate.comet_need(comet, "bfloat16", True) == (4 * 580_000_000 + 2 * linears, 2 * work)
+    # auto: half precision's copies of the weights, float32's activations, since either may come
+    assert memory_estimate.comet_need(comet, "auto", True) == (4 * 580_000_000 + 2 * linears, 4 * work)
+    assert memory_estimate.comet_need(comet, "auto", False) == memory_estimate.comet_need(comet, "float32", False)
 
 
 def test_checkpoints_and_disk_by_hand():

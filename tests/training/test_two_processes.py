@@ -163,6 +163,23 @@ def test_shared_reward_models_give_what_those_of_each_process_give(tiny_all, tmp
         assert each[2] == shared[2]
 
 
+def _chosen(model, how):
+    from rewards_en_ta_dupo import CometDuPOReward
+    from rl_nmt.scorers.comet import precision
+
+    measured = []
+    precision.half_types = lambda device: measured.append(device) or ("bfloat16",)  # as on a card
+    precision.LARGEST_ERROR = 1.0
+    reward = CometDuPOReward("", model, "", w_cycle=0.0, reward_dtype="auto", reward_models=how)
+    return measured, reward.settings.reward_dtype, reward.signature()["identity"]["qe"]["dtype"]
+
+
+@pytest.mark.parametrize("how", ["each", "shared"])
+def test_the_main_process_chooses_the_precision_for_all(tiny_comet_qe, tmp_path, how):
+    told = Processes(tmp_path, [0, 1], _chosen, str(tiny_comet_qe), how).results(120)
+    assert told == [(["cpu"], "bfloat16", "bfloat16"), ([], "bfloat16", "bfloat16")]
+
+
 # --- a run ---------------------------------------------------------------------------------------------
 
 

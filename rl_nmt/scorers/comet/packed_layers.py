@@ -1,9 +1,10 @@
 """The layers of XLM-RoBERTa over sequences laid end to end: no padding token meets a linear layer.
 
 Linear layers, norms and activations see one matrix (T, H) of real tokens; only attention needs to know where
-a sequence begins, and runs over groups of similar length. Same numbers as transformers' own forward up to
-rounding (tests: 1e-5 on scores). Covers XLM-RoBERTa / InfoXLM (norm after each block) and XLM-RoBERTa-XL
-(norm before), which is every encoder of the published COMET-22, COMETKiwi and XCOMET checkpoints.
+a sequence begins: it is one call of a kernel that takes the boundaries (varlen.py), or SDPA over groups of similar
+length. Same numbers as transformers' own forward up to rounding (tests: 1e-5 on scores). Covers XLM-RoBERTa / InfoXLM
+(norm after each block) and XLM-RoBERTa-XL (norm before), which is every encoder of the published COMET-22, COMETKiwi
+and XCOMET checkpoints.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from rl_nmt.models.linears import Plain, Prepacked
+from rl_nmt.scorers.comet.varlen import Kernel
 
 ENCODERS = ("XLMRobertaModel", "XLMRobertaXLModel")
 CPU_GROUP = 16  # sequences that attend together on a CPU; on a GPU launches cost more than padding
@@ -53,10 +55,11 @@ class Group:
 class Pack:
     """N sequences of token ids end to end.
 
-    ids, positions, sequence (T,): token, position id, number of its sequence; starts (N,): first tokens.
+    ids, positions, sequence (T,): token, position id, number of its sequence; starts (N,): first tokens. Attention
+    reads `groups`, or without them bounds (N+1,): where sequences begin and end; first (N+1,): of one token each.
     """
 
-    def __init__(self, sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device):
+    def __init__(self, sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device, grouped: bool = True):
         self.lengths = [len(s) for s in sequences]
         flat = torch.tensor([token for s in sequences for token in s])
         lengths = torch.tensor(self.lengths)
@@ -66,8 +69,11 @@ class Pack:
         counted = real.cumsum(0)
         places = (counted - (counted - real)[starts][sequence]) * real + pad_id
         self.ids, self.positions, self.sequence, self.starts = (t.to(device) for t in (flat, places, sequence, starts))
-        self.groups = list(self._group(device))
-        self.padded = sum(group.rows * group.longest for group in self.groups)
+        self.groups = list(self._group(device)) if grouped else []
+        self.padded = sum(group.rows * group.longest for group in self.groups) if grouped else len(flat)
+        if not grouped:
+            ends, self.longest = F.pad(lengths.cumsum(0), (1, 0)), max(self.lengths)
+            self.bounds, self.first = (t.to(device, torch.int32) for t in (ends, torch.arange(len(ends))))
 
     def _group(self, device: torch.device) -> Iterator[Group]:
         """Neighbours of similar length; the caller has sorted the sequences by length."""
@@ -103,10 +109,13 @@ class PackedEncoder:
         first_only: of the top layer only each sequence's first token is wanted.
         linears: "torch" or "prepacked".
         dtype: what linears and attention compute in; norms and the residual stream stay float32.
+        varlen: the kernel of attention; None for SDPA over groups.
     """
 
-    def __init__(self, model: Any, top: int, first_only: bool, linears: str, dtype: torch.dtype):
-        self.embeddings, self.dtype = model.embeddings, dtype
+    def __init__(
+        self, model: Any, top: int, first_only: bool, linears: str, dtype: torch.dtype, varlen: Kernel | None = None
+    ):
+        self.embeddings, self.dtype, self.varlen = model.embeddings, dtype, varlen
         self.prenorm = type(model).__name__ == "XLMRobertaXLModel"
         self.heads = model.config.num_attention_heads
         self.final_norm = model.encoder.LayerNorm if self.prenorm and top == len(model.encoder.layer) else None
@@ -119,7 +128,7 @@ class PackedEncoder:
     def pack(self, sequences: Sequence[Sequence[int]]) -> Pack:
         """Sequences, longest first, on the encoder's device."""
         table = self.embeddings.word_embeddings
-        return Pack(sequences, table.padding_idx, table.weight.device)
+        return Pack(sequences, table.padding_idx, table.weight.device, grouped=self.varlen is None)
 
     def hidden_states(self, pack: Pack) -> Iterator[torch.Tensor]:
         """Hidden states 0 … top, each (T, H) float32; the top one (N, H) with `first_only`."""
@@ -148,6 +157,9 @@ class PackedEncoder:
 
     def _attend(self, joined: torch.Tensor, pack: Pack) -> torch.Tensor:
         """Self-attention within each sequence: queries, keys and values side by side (T, 3H) → (T, H)."""
+        if self.varlen is not None:
+            query, key, value = joined.view(len(joined), 3, self.heads, -1).unbind(1)
+            return self.varlen(query, key, value, pack.bounds, pack.bounds, pack.longest, pack.longest).flatten(1)
         out = joined.new_empty(joined.shape[0], joined.shape[1] // 3)
         for g in pack.groups:
             query, key, value = self._lay_out(joined, g, 3)
@@ -158,6 +170,10 @@ class PackedEncoder:
 
     def _attend_first(self, query: torch.Tensor, joined: torch.Tensor, pack: Pack) -> torch.Tensor:
         """What each sequence's first token takes from its sequence: (N, H) and keys, values (T, 2H) → (N, H)."""
+        if self.varlen is not None:
+            key, value = joined.view(len(joined), 2, self.heads, -1).unbind(1)
+            query = query.view(len(query), self.heads, -1)
+            return self.varlen(query, key, value, pack.first, pack.bounds, 1, pack.longest).flatten(1)
         out = []
         for g, first in zip(pack.groups, query.split([g.rows for g in pack.groups]), strict=True):
             one = first.view(g.rows, 1, self.heads, -1).transpose(1, 2)

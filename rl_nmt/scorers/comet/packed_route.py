@@ -9,6 +9,7 @@ import torch
 
 from rl_nmt.models.linears import prepacked_works
 from rl_nmt.scorers.base import Segment, Span
+from rl_nmt.scorers.comet import varlen
 from rl_nmt.scorers.comet.model import CometModel
 from rl_nmt.scorers.comet.packed_layers import Pack, PackedEncoder
 from rl_nmt.scorers.comet.route import Route
@@ -34,15 +35,23 @@ def unpadded(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 
 class PackedRoute(Route):
-    """See the module; the encoder is one of `packed_layers.supported`, `linears` "torch", or else prepacked."""
+    """See the module; the encoder is one of `packed_layers.supported`.
+
+    `linears` "torch", or else prepacked; `attention` "sdpa", or else varlen: both where they pass their self-tests.
+    """
 
     cut = staticmethod(unpadded)
     word_layer: int | None = None  # whose hidden states are wanted as well
 
-    def __init__(self, model: CometModel, name: str, dtype: torch.dtype, linears: str):
+    def __init__(self, model: CometModel, name: str, dtype: torch.dtype, linears: str, attention: str):
         super().__init__(model, name, dtype)
         wanted = linears != "torch" and self.device.type == "cpu"
         self.linears = "prepacked" if wanted and prepacked_works() else "torch"
+        config, kernel, reason = model.encoder.model.config, None, ""
+        if attention != "sdpa":
+            heads = config.num_attention_heads
+            kernel, reason = varlen.choose(heads, config.hidden_size // heads, dtype, self.device)
+        self.attention = "varlen" if kernel else f"sdpa (varlen: {reason})" if reason else "sdpa"
         mixing = model.layerwise_attention
         if mixing is None:
             self._weights = {int(model.layer): 1.0}
@@ -55,7 +64,8 @@ class PackedRoute(Route):
         normed = mixing is not None and mixing.layer_norm
         self._first_only = model.pool == "cls" and self.word_layer is None and not normed
         with torch.inference_mode():
-            self.encoder = PackedEncoder(model.encoder.model, max(used), self._first_only, self.linears, dtype)
+            encoder = model.encoder.model
+            self.encoder = PackedEncoder(encoder, max(used), self._first_only, self.linears, dtype, kernel)
 
     def _lay_out(self, sequences: list[list[int]]) -> tuple[Pack, int]:
         pack = self.encoder.pack(sequences)

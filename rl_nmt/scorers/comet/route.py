@@ -25,13 +25,18 @@ class Route(ABC):
         dtype: what linears and attention compute in.
     """
 
-    linears = "torch"
+    linears, attention = "torch", "transformers"
     budget: TokenBudget  # for one call, as the next
     stats: dict[str, float]  # counts encoded sequences, their tokens, and positions with padding ("padded")
     cut: Callable[..., list[list[int]]] = staticmethod(batches)  # lengths to batches
 
     def __init__(self, model: CometModel, name: str, dtype: torch.dtype):
         self.model, self.name, self.dtype = model, name, dtype
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """What computes, for signatures."""
+        return {"linears": self.linears, "attention": self.attention}
 
     @property
     def device(self) -> torch.device:

@@ -26,7 +26,8 @@ from rl_nmt.scorers.comet.packed_route import PackedRoute, SpanRoute
 from rl_nmt.scorers.comet.route import PaddedRoute, Route
 
 TOKENS = 8192  # most that go through the encoder at once; less where memory runs out
-# Segments that measure what a lower precision costs; any text does, these are of several lengths.
+# Segments that measure what a lower precision costs, from one token to more than the encoder reads: rounding adds up
+# over the keys that a token attends to, float16 overflows in long sums first, and GPU kernels differ by length.
 PROBE = tuple(
     Segment(" ".join(src), " ".join(mt), " ".join(src))
     for src, mt in (
@@ -35,6 +36,9 @@ PROBE = tuple(
         (["The door is open."], ["கதவு திறந்திருக்கிறது."]),
         (["Rain fell on the hills."] * 3, ["மலைகளில் மழை பெய்தது."] * 2),
         (["x y z"] * 20, ["z y x"] * 25),
+        (["Rain fell on the hills.", "The door is open."] * 8, ["மலைகளில் மழை பெய்தது.", "கதவு திறந்திருக்கிறது."] * 8),
+        (["The door is open."] * 150, ["கதவு திறந்திருக்கிறது."] * 150),
+        (["Rain fell on the hills."] * 150, ["b"]),
     )
 )
 
@@ -45,6 +49,7 @@ def load_comet(
     device: str = "cpu",
     dtype: str = "float32",
     linears: str = "auto",
+    attention: str = "auto",
     overlong: str = "truncate",
     argument: str = "comet_model",
     classes: Sequence[str] = CLASSES,
@@ -55,9 +60,11 @@ def load_comet(
         name_or_path: a folder with hparams.yaml and checkpoints/model.ckpt, the .ckpt itself, or a hub name.
         device: "cpu", "cuda" or "cuda:N".
         dtype: what linears and attention compute in: "float32", or "bfloat16" or "float16" (CUDA only),
-            whose score error is measured at load and is in the signature.
+            whose score error is measured at load and is in the signature; to choose one: precision.py.
         linears: "torch", "prepacked" (weights in oneDNN's layout: faster on a CPU, at twice their memory),
             or "auto": prepacked on a CPU where it passes its self-test.
+        attention: "sdpa", "varlen" (one kernel call without padding: CUDA, half precision), or "auto": varlen where
+            it passes its self-test; the signature says which, and why not varlen.
         overlong: "truncate" texts that are longer than the encoder reads (512 tokens, for unified models and
             XCOMET of all texts together), as COMET does, or "skip" such segments (no score).
         argument: the setting that names this model, for messages.
@@ -65,15 +72,10 @@ def load_comet(
 
     Raises:
         ConfigError: a missing path, a damaged or incomplete checkpoint, another class, an unusable device, dtype or
-            kind of linears.
+            kind of linears or attention.
         MissingService: the hub cannot be reached, or wants the licence accepted first.
     """
-    loading.require_device(argument, device)
-    loading.torch_dtype(argument, dtype, device)
-    if linears not in ("auto", "torch", "prepacked"):
-        raise ConfigError(f"linears: {linears!r} is unknown; use auto, torch or prepacked")
-    if linears == "prepacked" and (torch.device(device).type != "cpu" or not prepacked_works()):
-        raise ConfigError(f"linears: prepacked does not work on {device} here; use auto or torch")
+    _require_usable(argument, device, dtype, linears, attention)
     skip = loading.skip_overlong(overlong)
     checkpoint = checkpoint_file(argument, str(name_or_path))
     with loading.loading():
@@ -91,7 +93,28 @@ def load_comet(
         "class": model.kind,
         "dtype": dtype,
     } | ({"overlong": "skip"} if skip else {})
-    return CometScorer(model.to(device), identity, linears, skip)
+    scorer = CometScorer(model.to(device), identity, linears, attention, skip)
+    if attention == "varlen" and scorer.route.attention != "varlen":
+        why = f"{device} in {dtype}: the model takes {scorer.route.attention}"
+        raise ConfigError(f"attention: varlen does not work on {why}; use auto or sdpa")
+    return scorer
+
+
+def _require_usable(argument: str, device: str, dtype: str, linears: str, attention: str) -> None:
+    """Refuse what cannot work on this device, before a checkpoint is looked for. Raises ConfigError."""
+    loading.require_device(argument, device)
+    loading.torch_dtype(argument, dtype, device)
+    on_cpu = torch.device(device).type == "cpu"
+    if linears not in ("auto", "torch", "prepacked"):
+        raise ConfigError(f"linears: {linears!r} is unknown; use auto, torch or prepacked")
+    if linears == "prepacked" and not (on_cpu and prepacked_works()):
+        raise ConfigError(f"linears: prepacked does not work on {device} here; use auto or torch")
+    if attention not in ("auto", "sdpa", "varlen"):
+        raise ConfigError(f"attention: {attention!r} is unknown; use auto, sdpa or varlen")
+    if attention == "varlen" and (on_cpu or dtype == "float32"):
+        raise ConfigError(
+            f"attention: varlen needs a CUDA device and half precision, not {dtype} on {device}; use auto or sdpa"
+        )
 
 
 class CometScorer:
@@ -105,17 +128,21 @@ class CometScorer:
     range = (0.0, 1.0)
     higher_is_better = True
 
-    def __init__(self, model: CometModel, identity: dict, linears: str, skip_overlong: bool):
+    def __init__(self, model: CometModel, identity: dict, linears: str, attention: str, skip_overlong: bool):
         self.model = model.eval().requires_grad_(False)
         self.name, self.revision = identity["model"], identity["revision"]
         self.kind, self.dtype = identity["class"], identity["dtype"]
         self.budget, self.skip_overlong = TokenBudget(TOKENS), skip_overlong
-        self._identity, self._linears = identity, linears
+        self._identity, self._kernels_wanted = identity, (linears, attention)
         self.stats: dict[str, float] = {}
         self.dtype_error = 0.0
-        self._use("float32")
-        if self.dtype != "float32":
-            self.dtype_error = self._measure_error()
+        if self.dtype == "float32":
+            self._use(self.dtype)
+        elif math.isinf(error := self.error_of(self.dtype)):
+            raise ConfigError(f"{self.name}: {self.dtype} overflows in this model; use bfloat16 or float32")
+        else:
+            self.dtype_error = error
+        self._kernels_used = self.route.kernels
 
     def to(self, device: str) -> None:
         """Move the model for good. Raises ConfigError for a missing device."""
@@ -134,6 +161,7 @@ class CometScorer:
         rows, index = distinct(self._readable(i, segment) for i, segment in enumerate(segments))
         self.stats = {"rows": len(index), "distinct": len(rows), "encoded": 0, "tokens": 0, "padded": 0}
         self.route.budget, self.route.stats = self.budget, self.stats
+        self._kernels_used = self.route.kernels  # signature() is also read while the model is offloaded
         read = [i for i, row in enumerate(rows) if not (self.skip_overlong and self._overlong(row))]
         values: list[float | None] = [None] * len(rows)
         spans: list[list[Span] | None] = [None] * len(rows)
@@ -147,12 +175,22 @@ class CometScorer:
         found = [spans[i] for i in index] if self.kind == "xcomet_metric" else None
         return Scores([values[i] for i in index], found)
 
+    def error_of(self, dtype: str) -> float:
+        """Largest score difference of this precision from float32 over PROBE; infinite where it overflows."""
+        values = []
+        for kind in ("float32", dtype):
+            self._use(kind)
+            values.append(self.score(PROBE).values)
+        if dtype != self.dtype:
+            self._use(self.dtype)
+        return max(math.inf if None in pair else abs(pair[0] - pair[1]) for pair in zip(*values, strict=True))
+
     def signature(self) -> dict[str, dict]:
         """What makes the number; the same checkpoint at another place keeps its identity but for `model`.
 
         `dtype_error`: largest difference from float32 over a fixed probe, in score.
         """
-        environment = loading.versions("transformers", "torch") | {"linears": self.route.linears}
+        environment = loading.versions("transformers", "torch") | self._kernels_used
         if self.dtype != "float32":
             environment["dtype_error"] = f"{self.dtype_error:.1e}"
         return {"identity": dict(self._identity), "environment": environment}
@@ -165,16 +203,7 @@ class CometScorer:
             self.route = PaddedRoute(*given)
         else:
             kind = SpanRoute if self.kind == "xcomet_metric" else PackedRoute
-            self.route = kind(*given, self._linears)
-
-    def _measure_error(self) -> float:
-        """Largest score difference of this dtype, which is in use afterwards, from float32 on PROBE."""
-        exact = self.score(PROBE).values
-        self._use(self.dtype)
-        here = self.score(PROBE).values
-        if None in here:
-            raise ConfigError(f"{self.name}: {self.dtype} overflows in this model; use bfloat16 or float32")
-        return max(abs(a - b) for a, b in zip(here, exact, strict=True))
+            self.route = kind(*given, *self._kernels_wanted)
 
     def _readable(self, i: int, segment: Segment) -> Segment:
         """The segment as this class reads it."""

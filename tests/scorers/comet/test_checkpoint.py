@@ -56,6 +56,14 @@ def nobody_trusted(monkeypatch):
     monkeypatch.delenv(TRUST, raising=False)
 
 
+@pytest.mark.parametrize("family", ["BERT", "RemBERT"])
+def test_an_encoder_of_another_family_is_refused(checkpoint, family):
+    folder, file = checkpoint
+    add(file, hyper_parameters=torch.load(file, weights_only=True)["hyper_parameters"] | {"encoder_model": family})
+    said = refusal(folder)
+    assert said.startswith("comet_qe_model: ") and f"has a {family} encoder" in said and "XLM-RoBERTa" in said
+
+
 def test_a_pickle_that_runs_code_is_refused_with_the_reason_and_the_way_out(checkpoint, tmp_path):
     folder, file = checkpoint
     add(file, extra=Bomb(tmp_path / "ran"))

@@ -24,7 +24,7 @@ from tiny_models import PAIRS, build_comet
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.models.batching import TokenBudget
 from rl_nmt.scorers.base import Segment
-from rl_nmt.scorers.comet.scorer import load_comet
+from rl_nmt.scorers.comet.scorer import PROBE, load_comet
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -152,6 +152,8 @@ def test_nothing_moves_between_calls(da, monkeypatch):
     "settings, message",
     [
         ({"linears": "fast"}, "linears: 'fast'"),
+        ({"attention": "flash"}, "attention: 'flash'"),
+        ({"attention": "varlen", "dtype": "bfloat16"}, "attention: varlen needs a CUDA device"),
         ({"dtype": "float16"}, "float16 needs a CUDA device"),
         ({"dtype": "int8"}, "'int8' is no precision"),
     ],
@@ -273,6 +275,13 @@ def test_precision_is_restored_when_the_model_fails(da):
         torch.set_float32_matmul_precision(before)
 
 
+def test_the_probe_has_texts_of_all_lengths(da):
+    """Also those of which the encoder reads only the beginning."""
+    tokens = [len(da.model.encoder.tokenizer(s.mt, verbose=False)["input_ids"]) for s in PROBE]
+    assert min(tokens) <= 4 and max(tokens) > da.model.encoder.max_positions
+    assert all(any(low < n <= 4 * low for n in tokens) for low in (4, 16, 32, 128))
+
+
 @pytest.mark.parametrize("fixture", ["tiny_comet_da", "tiny_comet_qe"])
 def test_bfloat16_is_close_and_says_so(request, fixture):
     folder = request.getfixturevalue(fixture)
@@ -282,6 +291,8 @@ def test_bfloat16_is_close_and_says_so(request, fixture):
     assert rough.signature()["identity"] == exact.signature()["identity"] | {"dtype": "bfloat16"}
     assert 0 < rough.dtype_error < 0.1 and exact.dtype_error == 0.0
     assert rough.signature()["environment"]["dtype_error"] == f"{rough.dtype_error:.1e}"
+    assert rough.error_of("bfloat16") == exact.error_of("bfloat16") == rough.dtype_error
+    assert exact.score(rows()).values == load_comet(folder).score(rows()).values
     # Measuring leaves the model as it is asked for, and the figure is a pure function of the checkpoint.
     assert load_comet(folder, dtype="bfloat16").dtype_error == rough.dtype_error
 
@@ -290,6 +301,15 @@ def test_a_number_that_is_none_is_none(checkpoint):
     folder, rewrite = checkpoint
     rewrite(lambda c: c["state_dict"]["estimator.ff.0.bias"].fill_(float("nan")))
     assert load_comet(folder).score(rows()[:3]).values == [None] * 3
+
+
+def test_what_overflows_in_half_precision_has_an_infinite_error(checkpoint):
+    folder, rewrite = checkpoint
+    name = "encoder.model.encoder.layer.0.intermediate.dense.weight"
+    rewrite(lambda c: c["state_dict"][name].mul_(1e6))
+    scorer = load_comet(folder)
+    assert None not in scorer.score(rows()).values
+    assert scorer.error_of("float16") == float("inf") > scorer.error_of("bfloat16")
 
 
 def test_lone_surrogates_and_nul_are_scored(da, qe):
@@ -304,7 +324,7 @@ def test_attributes_and_signature(da, qe, tiny_comet_da, tmp_path):
     assert load_comet(tiny_comet_da / "checkpoints" / "model.ckpt").signature() == da.signature()
     moved = shutil.copytree(tiny_comet_da, tmp_path / "elsewhere" / tiny_comet_da.name)
     assert load_comet(moved).signature() == da.signature()
-    assert set(da.signature()["environment"]) == {"transformers", "torch", "linears"}
+    assert set(da.signature()["environment"]) == {"transformers", "torch", "linears", "attention"}
     other = load_comet(build_comet(tmp_path / tiny_comet_da.name, seed=5)).signature()["identity"]
     assert [k for k, v in other.items() if v != da.signature()["identity"][k]] == ["checkpoint"]
 
