@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import typing
 
 import pytest
 from fault_trials import at_step, die_after, differences, outcome, settings, train, trial
+from tiny_run import ROOT
 
 import train_grpo_en_ta as script
 from rl_nmt import config
@@ -55,6 +57,13 @@ def test_a_zero_is_none_where_trl_has_one():
     assert TrlSettings(epsilon_high=0.28).options()["epsilon_high"] == 0.28
     kinds = {name: field.type for name, field in grpo_fields().items()}
     assert [name for name in trl_settings.NONE_AT_ZERO if "None" not in str(kinds[name])] == []
+
+
+def test_the_documentation_lists_every_name():
+    text = (ROOT / "docs" / "details.md").read_text(encoding="utf-8")
+    listed = text.split("46. **`trl:`**")[1].split("A run that is killed")[0].split("    - passes:")[1]
+    names = [name for name in re.findall(r"`(\w+)`", listed) if name != "constant_with_warmup"]
+    assert sorted(names) == sorted(field.name for field in dataclasses.fields(TrlSettings))
 
 
 def refusal(*argv: str) -> str:
@@ -222,7 +231,7 @@ RUNS = {  # RunCfg's fields, TrlSettings' fields, metrics that show them at work
             "adam_beta2": 0.99,
             "adam_epsilon": 1e-7,
         },
-        ("clip_ratio/region_mean", "entropy_coef", "completions/clipped_ratio"),
+        ("clip_ratio/region_mean", "entropy_coef", "policy_loss", "completions/clipped_ratio"),
     ),
     "sapo": (
         {"loss_type": "sapo", "max_steps": 8, "save_steps": 2},
