@@ -293,27 +293,17 @@ def test_a_stopped_run_ends_as_the_undisturbed_one(tiny_policy, tmp_path, name):
         assert any(row.get(metric) for row in ends["metrics"]), metric
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
+def test_what_a_changed_setting_does_to_a_resume(tiny_policy, tmp_path):
+    """The cycle and what the saved optimizer holds: refused. Any other: printed, and it counts."""
+    folder = tmp_path / "run"
+    cfg = lambda **trl: settings(tiny_policy, folder, max_steps=4, trl=TrlSettings(**trl))  # noqa: E731
+    assert trial(folder, train, cfg(), prepare=die_after(2))[0] == 137
+    for changes, said in (
         ({"num_iterations": 2}, "trl.num_iterations: 1 → 2"),
         ({"steps_per_generation": 4}, "sequences_per_generation: 8 → 16"),
         ({"weight_decay": 0.1}, "trl.weight_decay: 0.0 → 0.1"),
-    ],
-)
-def test_a_change_of_the_cycle_or_of_the_saved_optimizer_stops_a_resume(half_done, changes, said):
-    status, _, err = half_done(TrlSettings(**changes))
-    assert status == 4 and said in err
-
-
-def test_any_other_change_is_printed_and_counts(half_done):
-    status, out, err = half_done(TrlSettings(epsilon_high=0.3))
+    ):
+        status, _, err = trial(folder, train, cfg(**changes))
+        assert status == 4 and said in err
+    status, out, err = trial(folder, train, cfg(epsilon_high=0.3))
     assert status == 0 and "changed since the last start: trl.epsilon_high: 0.0 → 0.3" in out, err
-
-
-@pytest.fixture
-def half_done(tiny_policy, tmp_path):
-    """half_done(trl) → (status, stdout, stderr) of continuing, with these settings, a run killed after two steps."""
-    folder = tmp_path / "run"
-    assert trial(folder, train, settings(tiny_policy, folder, max_steps=4), prepare=die_after(2))[0] == 137
-    return lambda trl: trial(folder, train, settings(tiny_policy, folder, max_steps=4, trl=trl))
