@@ -34,7 +34,7 @@ from rl_nmt.runs.run import Run
 from rl_nmt.runs.run_folder import open_run_folder
 from rl_nmt.text import TAMIL
 from rl_nmt.text.prompts import fill, gemma_prompt
-from rl_nmt.training import setup
+from rl_nmt.training import setup, trl_settings
 
 # What the model is asked. It must end in the two cues that rewards_en_ta_dupo.CUES names.
 PROMPT = (
@@ -111,7 +111,7 @@ class RunCfg(RewardSettings):
     per_device_batch_size: int = at_least(1, 1)  # sequences per device in one forward and backward pass
     gradient_accumulation_steps: int = at_least(1, 64)  # passes per step; batch × passes / group_size prompts a process
     max_steps: int = at_least(0, 0)  # optimizer steps; 0: one pass over the prompts
-    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo"] = "dapo"  # how TRL averages the token losses
+    loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = "dapo"  # TRL's loss
     scale_rewards: Literal["group", "batch", "none"] = "group"  # advantages are divided by this spread of rewards
     seed: int = at_least(0, 42)  # seeds data order, sampling and adapters
     use_vllm: bool = False  # sample through vLLM (requirements-vllm.txt)
@@ -119,6 +119,8 @@ class RunCfg(RewardSettings):
     vllm_server_host: str = "127.0.0.1"  # where that server is
     vllm_server_port: int = between(1, 65535, 8000)  # its port
     vllm_gpu_memory_utilization: float = between(0, 0.99, 0.3, open_left=True)  # memory share of an engine on a GPU
+    trl: trl_settings.TrlSettings = field(default_factory=trl_settings.TrlSettings)
+    """Further settings of TRL's GRPOConfig."""
 
     # Trust
     max_soft_win_share: float = between(0, 1, 0.1)
@@ -152,7 +154,7 @@ def check(cfg: RunCfg) -> None:
         raise ConfigError("output_dir is empty: name a folder for the run")
     if cfg.min_chars > cfg.max_chars:
         raise ConfigError(f"min_chars: {cfg.min_chars} is above max_chars: {cfg.max_chars}")
-    setup.check_batch(cfg.group_size, cfg.per_device_batch_size, cfg.gradient_accumulation_steps, cfg.num_train_samples)
+    trl_settings.check(cfg, distributed.count())
 
 
 def require_environment(cfg: RunCfg) -> None:
@@ -242,6 +244,7 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, reward, train: list[str]):
         optim=cfg.optimizer,
         **{name: getattr(cfg, name) for name in TRL_FIELDS},
         **sampling_engine(cfg),
+        **cfg.trl.options(),
     )
     trainer = GuardedGRPOTrainer(
         model=policy.model,
@@ -265,9 +268,8 @@ def train(cfg: RunCfg, run: Run, skip_gate: bool, started: float) -> None:
     from rl_nmt.training.callbacks import HeldOut, ProgressLine, Rollouts
     from wandb_reward_callback import WandbRewardCallback
 
-    sequences = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * distributed.count()
     fixed = {name: config.to_public_dict(cfg)[name] for name in FIXED_FIELDS}
-    run.require_same(DATA_FIELDS, **fixed, sequences_per_step=sequences)
+    run.require_same(DATA_FIELDS, **fixed, **trl_settings.identity(cfg, distributed.count()))
     sentences, rows, data_hash = distributed.from_main(lambda: load_data(cfg, run.folder))
     policy, reward = load_policy(cfg), build_reward(cfg.settled(run.once))
     run.require_same(**setup.identity(cfg.model_id, reward), data=data_hash)
@@ -299,7 +301,7 @@ def train(cfg: RunCfg, run: Run, skip_gate: bool, started: float) -> None:
         limits: dict[str, Any] = {"keep": cfg.save_total_limit, "max_hours": cfg.max_hours}
         loop.train(run, trainer, callbacks, parts={"reward": reward}, started=started, **limits)
         data = {"name": cfg.dataset_name, "rows": len(sentences), "sha256": data_hash}
-        told = {name: getattr(cfg, name) for name in CARD_FIELDS}
+        told = {name: getattr(cfg, name) for name in CARD_FIELDS} | cfg.trl.changed()
         card = {"base_model": cfg.model_id, "data": data, "settings": told, "prompt": PROMPT}
         setup.finish(run, trainer, policy, held_out, task(), card, cfg.seed)
         if cfg.push_to and distributed.is_main_process():
@@ -315,14 +317,15 @@ def evaluate_only(cfg: RunCfg, folder: Path) -> None:
 
 def dry_step(cfg: RunCfg) -> None:
     """Print what a step of this configuration takes here: two real ones on as few sentences as they need."""
-    from rl_nmt.preflight.doctor import time_two_steps
+    from rl_nmt.preflight import capacity, doctor
 
-    per_step = cfg.per_device_batch_size * cfg.gradient_accumulation_steps * distributed.count() // cfg.group_size
-    few = dataclasses.replace(cfg, num_train_samples=2 * per_step, max_steps=2, save_steps=0)
+    batches, prompts = capacity.generation(cfg)
+    per_step = prompts * max(1, cfg.gradient_accumulation_steps // batches)
+    few = dataclasses.replace(cfg, num_train_samples=2 * per_step, max_steps=0, save_steps=0)
     with tempfile.TemporaryDirectory() as place:
         sentences, _, _ = load_data(few, Path(place))
         trainer = build_trainer(few, Path(place), load_policy(few), build_reward(few), sentences)
-        time_two_steps(trainer, cfg.max_steps or cfg.num_train_samples // per_step)
+        doctor.time_two_steps(trainer, cfg.max_steps or capacity.one_pass(cfg))
 
 
 def diagnose(cfg: RunCfg, dry: bool) -> int:

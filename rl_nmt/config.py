@@ -42,7 +42,8 @@ def parse(
     (`--use_wandb False`, `--data_files a b`, `--rl.lr=1e-5`); `-` and `_` are equal; of a flag given twice
     the last counts. `actions` maps bare switches to their help. Fields with metadata {"secret": True} are
     refused in file and flags; with a further {"in_file": WARNING} the file may hold them, and WARNING is
-    printed: a flag would show in the process list and in the command that continues a run.
+    printed: a flag would show in the process list and in the command that continues a run. A section may have a static
+    method `why_not(name)` that says of a name which it lacks why, or ""; it is the message.
 
     Returns the instance, which actions were given, and the file that was read. `--help` prints every
     field with its sentence and default and leaves with status 0. Raises ConfigError (exit status 2).
@@ -184,6 +185,10 @@ def _check_name(
         for known, each in settings.items():
             if known.removesuffix(each.field.name) + each.field.metadata.get("was", "?") == name:
                 raise ConfigError(f"{shown}: this setting is now called {known}")
+        section, _, own = name.rpartition(".")
+        explains = getattr(settings[section].kind, "why_not", None) if section in settings else None
+        if explains and own not in settings and (why := explains(own)):
+            raise ConfigError(f"{shown}: {why}")
         raise ConfigError(f"unknown {shown}: {_way_out(settings, name, extra)}")
     if not setting.is_secret:
         return
@@ -203,7 +208,7 @@ def _way_out(settings: dict[str, _Setting], name: str, extra: tuple[str, ...]) -
     """The nearest name: the same one in another section, one like it in its own section, one like it anywhere."""
     public = [known for known, setting in settings.items() if not setting.is_secret]
     section, _, own = name.rpartition(".")
-    same = [known for known in public if known.rpartition(".")[2] == own and "." in known]
+    same = [known for known in public if known.rpartition(".")[2] == own]
     beside = {known.rpartition(".")[2]: known for known in public if known.rpartition(".")[0] == section}
     beside |= {known: known for known in extra if not section}
     near = difflib.get_close_matches(own, beside, n=1, cutoff=0.5)

@@ -512,6 +512,35 @@ def test_bad_files_of_sections(tmp_path, text, parts):
     assert all(part in message for part in parts), message
 
 
+@dataclass
+class Passed:
+    lr: float = 1.0  # Rate.
+
+    @staticmethod
+    def why_not(name: str) -> str:
+        return {"learning_rate": "use --opt.lr", "name": "never shown"}.get(name, "")
+
+
+@dataclass
+class Explaining:
+    opt: Passed = field(default_factory=Passed)  # Passed on.
+    name: str = "run"  # Of the run.
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--opt.learning_rate", "flag --opt.learning_rate: use --opt.lr"),
+        ("--opt.name", "unknown flag --opt.name: did you mean name?"),  # the same name outside comes first
+        ("--opt.lrr", "unknown flag --opt.lrr: did you mean opt.lr?"),
+    ],
+)
+def test_a_section_says_why_it_lacks_a_name(flag, said):
+    with pytest.raises(ConfigError) as caught:
+        parse(flag, "1", cls=Explaining)
+    assert str(caught.value) == said
+
+
 def test_an_empty_mapping_changes_nothing(tmp_path):
     assert parse("--config", write(tmp_path / "x.yaml", "rl: {}\nname: run"), cls=Nested)[0] == Nested()
 

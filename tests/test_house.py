@@ -20,6 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_TORCH = ("errors", "config", "ranges", "hub", "files", "text", "data", "guards", "audit", "training.reward_log")
+NO_TORCH += ("training.trl_settings",)
 NO_TORCH += ("preflight.memory_estimate", "preflight.findings")
 NO_TORCH += ("scorers.mqm.endpoint", "scorers.mqm.form", "runs.checkpoints", "runs.metrics_file", "runs.wandb_run")
 NO_TORCH = (*(f"rl_nmt.{name}" for name in NO_TORCH), "recipes.translategemma.settings")

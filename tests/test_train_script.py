@@ -439,7 +439,7 @@ def test_batch_shapes_that_do_not_divide_name_the_nearest(main, monkeypatch, bat
 def test_too_few_prompts_for_one_step(main):
     """TRL would train zero steps and say nothing."""
     status, _, err = main(*flags(GONE | {"num_train_samples": 7}))  # the defaults take 8 prompts a step
-    assert status == 2 and "num_train_samples: 7 prompts do not fill one step of 8" in err
+    assert status == 2 and "num_train_samples: 7 prompts do not fill one generation of 8" in err
 
 
 def test_what_grpo_is_told_of_vllm():

@@ -121,7 +121,7 @@ def _check_pairs(cfg: TranslateGemmaCfg) -> None:
     if cfg.rl.baseline == "group" and not cfg.rl.normalise:
         raise ConfigError("rl.baseline: group is for rl.normalise true; without it TRL's group advantages stand")
     every, passes = cfg.rl.save_every, cfg.rl.iterations
-    if every % passes:  # as rl_nmt.training.trainer.check_save_steps, which knows it only when all is loaded
+    if every % passes:  # as trl_settings.check_save_steps, which the trainer calls only when all is loaded
         nearest = [n for n in (every // passes * passes, every // passes * passes + passes) if n]
         raise ConfigError(
             f"rl.save_every: {every} is no multiple of rl.iterations {passes}: a checkpoint between passes over the "

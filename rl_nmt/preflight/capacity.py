@@ -65,9 +65,12 @@ def memory_findings(settings: Any, machine: Machine, models: Mapping[str, Shape 
 
 def _smaller(settings: Any, stage: str, device: str) -> str:
     several = settings.per_device_batch_size > 1
+    engine = device != "cpu" and settings.use_vllm and settings.vllm_mode == "colocate"
     ways = {
         "--gradient_checkpointing True": stage == "update" and not settings.gradient_checkpointing,
         "a lower per_device_batch_size with more gradient_accumulation_steps": stage == "update" and several,
+        "--trl.vllm_enable_sleep_mode True": engine and not settings.trl.vllm_enable_sleep_mode,
+        "a lower vllm_gpu_memory_utilization": engine and stage == "generation",
         "--lora_rank 16": not settings.lora_rank,
         "--reward_offload True": device != "cpu" and not settings.reward_offload,
         "--dual_dtype bfloat16": settings.dual_dtype == "float32" and settings.w_cycle,
@@ -93,28 +96,39 @@ def joint_limit_findings(settings: Any) -> list[Finding]:
     return [Finding("warn", "length", f"{detail}: the end is not scored", f"--max_chars {most} or less")]
 
 
-def batch_findings(settings: Any) -> list[Finding]:
-    """Sequences and prompts per optimizer step, the number of steps, and whether a run that stops can continue.
+def generation(settings: Any) -> tuple[int, int]:
+    """(batches that one generation is cut into, prompts in it)."""
+    batches = settings.trl.batches(settings.gradient_accumulation_steps)
+    return batches, settings.per_device_batch_size * distributed.count() * batches // settings.group_size
 
-    A step is one generation batch: RunCfg leaves TRL's steps_per_generation and num_iterations alone.
-    """
+
+def one_pass(settings: Any) -> int:
+    """Optimizer steps of one pass over the prompts; those that fill no generation are left out."""
+    batches, prompts = generation(settings)
+    used = settings.num_train_samples // prompts * batches * settings.trl.num_iterations
+    return math.ceil(used / settings.gradient_accumulation_steps)
+
+
+def batch_findings(settings: Any) -> list[Finding]:
+    """Sequences and prompts per generation, the optimizer steps, and whether a run that stops can continue."""
     group, save = settings.group_size, settings.save_steps
-    sequences = settings.per_device_batch_size * distributed.count() * settings.gradient_accumulation_steps
-    prompts = sequences // group
+    batches, prompts = generation(settings)
+    sequences = settings.per_device_batch_size * distributed.count() * batches
     if sequences % group:
         way_out = "make per_device_batch_size × gradient_accumulation_steps × processes a multiple of group_size"
-        return [fail("batches", f"{sequences} sequences a step are no whole groups of {group}", way_out)]
+        return [fail("batches", f"{sequences} sequences a generation are not whole groups of {group}", way_out)]
     if prompts > settings.num_train_samples:
         detail = f"{settings.num_train_samples} prompts do not fill a generation batch of {prompts}"
         return [fail("batches", f"{detail}: nothing would be trained", "raise num_train_samples")]
-    one_pass = settings.num_train_samples // prompts
-    steps = settings.max_steps or one_pass
-    detail = f"{sequences} sequences a step ({prompts} prompts × {group}), {steps} steps = "
-    batches = Finding("ok", "batches", f"{detail}{steps / one_pass:.2g} × the prompts")
+    steps = settings.max_steps or one_pass(settings)
+    each = batches * settings.trl.num_iterations / settings.gradient_accumulation_steps
+    per = "step" if each == 1 else f"generation of {each:g} steps"
+    detail = f"{sequences} sequences a {per} ({prompts} prompts × {group}), {steps} steps = "
+    found = Finding("ok", "batches", f"{detail}{steps / one_pass(settings):.2g} × the prompts")
     quarter = f"--save_steps {max(1, steps // 4)}"
     if not save:
-        return [batches, Finding("warn", "checkpoints", "save_steps 0: a run that stops starts over", quarter)]
+        return [found, Finding("warn", "checkpoints", "save_steps 0: a run that stops starts over", quarter)]
     if save > steps:
         detail = f"save_steps {save} is beyond the last step, {steps}"
-        return [batches, Finding("warn", "checkpoints", detail, quarter)]
-    return [batches, Finding("ok", "checkpoints", f"every {save} steps")]
+        return [found, Finding("warn", "checkpoints", detail, quarter)]
+    return [found, Finding("ok", "checkpoints", f"every {save} steps")]

@@ -110,8 +110,9 @@ def tracker_finding(settings: Any) -> Finding:
 def time_two_steps(trainer: Any, steps: int) -> list[float]:
     """Print and return the seconds of two real optimizer steps, and so about what `steps` of them take.
 
-    The first one includes whatever is loaded lazily. The trainer is used up: its policy has been trained and its
-    schedule run. No checkpoint is made.
+    The first one includes whatever is loaded lazily. Where a generation serves several steps, these are two such
+    cycles, each printed as the mean of its steps. The trainer is used up: its policy has been trained and its schedule
+    run. No checkpoint is made.
     """
     from transformers import TrainerCallback
 
@@ -125,10 +126,12 @@ def time_two_steps(trainer: Any, steps: int) -> list[float]:
             times[-1] += time.perf_counter()
             control.should_save = False
 
-    trainer.args.max_steps, trainer.args.save_strategy = 2, "no"
+    args = trainer.args
+    cycle = max(1, args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps)
+    args.max_steps, args.save_strategy = 2 * cycle, "no"
     trainer.add_callback(Clock())
     trainer.train()
-    first, second = times
+    first, second = sum(times[:cycle]) / cycle, sum(times[cycle:]) / cycle
     left = timedelta(seconds=round(steps * second))
     print(f"dry step: {first:.1f} s, the second {second:.1f} s: about {left} for {steps} steps", flush=True)
     return times

@@ -155,7 +155,7 @@ def policy_need(shape: Shape, settings: Any, cuda: bool, bf16: bool) -> Need:
     # The instruction has about 40 tokens; a token of English is assumed to have 3 characters.
     length = 40 + math.ceil(settings.max_chars / 3) + settings.max_new_tokens
     keys = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
-    sequences = settings.per_device_batch_size * settings.gradient_accumulation_steps
+    sequences = settings.per_device_batch_size * settings.trl.batches(settings.gradient_accumulation_steps)
     if not settings.use_vllm:  # its engine has its share, or a card of its own
         need.passing["generation"] = sequences * (length * keys * value + 3 * 4 * config["vocab_size"])
     tokens = settings.per_device_batch_size * length
@@ -229,7 +229,7 @@ def memory_needs(
 
     `models` as `shapes` gives them, the policy known; one of unknown size counts nothing. `gpus`: how many there
     are. A device that is not there is the CPU, as when the models are loaded. `gpu_bytes`: the memory of a GPU, of
-    which vLLM takes its share.
+    which vLLM takes its share: while it samples, or all the time without sleep mode.
     """
 
     def place(wanted: str) -> str:
@@ -239,7 +239,11 @@ def memory_needs(
     home = place("auto")
     needs = {home: policy_need(models["policy"], settings, home != "cpu", bf16)}
     if settings.use_vllm and settings.vllm_mode == "colocate":
-        needs[home].resident["vLLM"] = int(settings.vllm_gpu_memory_utilization * gpu_bytes)
+        share = int(settings.vllm_gpu_memory_utilization * gpu_bytes)
+        if settings.trl.vllm_enable_sleep_mode:  # its weights and cache are gone between generations
+            needs[home].passing["generation"] = share
+        else:
+            needs[home].resident["vLLM"] = share
     offloaded: Counter[str] = Counter()  # device → weights that come for a reward call and leave again
     for name, shape in models.items():
         if name == "policy" or shape is None:

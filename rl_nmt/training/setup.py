@@ -53,9 +53,9 @@ def grpo_config(folder: Path, policy: Policy, save_steps: int, seed: int, **opti
     """GRPOConfig with what every recipe sets alike; explicitly, since several TRL defaults depend on the machine."""
     from trl import GRPOConfig
 
+    options.setdefault("lr_scheduler_type", "constant_with_warmup")
     return GRPOConfig(
         output_dir=str(folder),
-        lr_scheduler_type="constant_with_warmup",
         num_train_epochs=1,
         seed=seed,
         data_seed=seed,
@@ -88,25 +88,6 @@ def quieten(trainer) -> None:
     if warning := losing_combination(trainer.model):
         print(warning, file=sys.stderr, flush=True)
     trainer.remove_callback(PrinterCallback)
-
-
-def check_batch(group_size: int, per_device: int, accumulation: int, prompts: int) -> None:
-    """Refuse a step that does not hold whole groups, or more groups than there are prompts. Raises ConfigError."""
-    unit = per_device * distributed.count()
-    sequences = accumulation * unit
-    if sequences % group_size:
-        legal = [a for a in range(1, 4 * accumulation + 8 * group_size) if a * unit % group_size == 0]
-        nearest = sorted(sorted(legal, key=lambda a: abs(a - accumulation))[:2])
-        raise ConfigError(
-            f"gradient_accumulation_steps: per_device_batch_size {per_device} × {accumulation} × {distributed.count()} "
-            f"processes = {sequences} sequences is not a multiple of group_size {group_size}; nearest that work: "
-            f"{' or '.join(map(str, nearest))}"
-        )
-    if prompts < sequences // group_size:
-        raise ConfigError(
-            f"num_train_samples: {prompts} prompts do not fill one step of {sequences // group_size}; raise it or "
-            "lower gradient_accumulation_steps"
-        )
 
 
 def identity(model: str, reward) -> dict[str, Any]:

@@ -4,7 +4,6 @@ A reward call sees only its process's completions, so a group of G samples may b
 Everything about groups therefore happens here, on the gathered rewards.
 """
 
-import math
 import time
 
 import torch
@@ -14,6 +13,7 @@ from trl.trainer.utils import RepeatSampler
 from rl_nmt.errors import ConfigError, NonFiniteLoss
 from rl_nmt.models.policy import gemma_loads_under_zero3
 from rl_nmt.training.resumable import Continue, Resumable
+from rl_nmt.training.trl_settings import check_save_steps
 
 MIN_VALID = 0.75  # share of a group that must have a score, else the group is skipped (ours)
 
@@ -72,7 +72,9 @@ class GuardedGRPOTrainer(Resumable, GRPOTrainer):
             raise ConfigError(f"reward_funcs: {len(reward_funcs)} were given; compose them in one callable")
         with gemma_loads_under_zero3():  # of the reference, while it is sharded
             super().__init__(model, reward_funcs, *args, **kwargs)
-        check_save_steps(self.args)
+        if (told := self.args).save_strategy == "steps":
+            accumulation, batches = told.gradient_accumulation_steps, told.steps_per_generation
+            check_save_steps(told.save_steps, accumulation, batches, told.num_iterations)
         self._stage_seconds = self._update_seconds = 0.0
         self.add_callback(Continue(self))
 
@@ -131,23 +133,3 @@ class GuardedGRPOTrainer(Resumable, GRPOTrainer):
         sampler = super()._get_train_sampler(dataset)
         sampler.__class__ = EpochSampler
         return sampler
-
-
-def check_save_steps(args) -> None:
-    """Refuse save_steps inside a generation cycle: such a checkpoint resumes to something else.
-
-    A cycle are the optimizer steps after which generation batches and steps end together. Raises ConfigError with the
-    nearest legal values.
-    """
-    batches = args.steps_per_generation * args.num_iterations
-    cycle = batches // math.gcd(batches, args.gradient_accumulation_steps)
-    steps = args.save_steps
-    if args.save_strategy != "steps" or steps < 1 or steps % cycle == 0:
-        return
-    legal = [n for n in (steps // cycle * cycle, (steps // cycle + 1) * cycle) if n]
-    raise ConfigError(
-        f"save_steps: {steps} lies inside a generation cycle of {cycle} optimizer steps (steps_per_generation "
-        f"{args.steps_per_generation} × num_iterations {args.num_iterations}, gradient_accumulation_steps "
-        f"{args.gradient_accumulation_steps}): such a checkpoint could not be resumed exactly; nearest that work: "
-        f"{' or '.join(map(str, legal))}"
-    )

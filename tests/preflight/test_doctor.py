@@ -16,6 +16,7 @@ from rl_nmt.preflight import machine as machine_
 from rl_nmt.preflight.findings import Finding
 from rl_nmt.preflight.machine import Gpu, Machine
 from rl_nmt.preflight.memory_estimate import GIB, KNOWN, Shape
+from rl_nmt.training.trl_settings import TrlSettings
 
 GOOD = {
     "torch": "2.13.0+cpu",
@@ -264,6 +265,10 @@ def test_memory_says_what_is_in_the_way():
     assert big[0].way_out.startswith("--gradient_checkpointing True, or a lower per_device_batch_size")
     full = memory(with_free(10), lora_rank=0)
     assert "reference 3.7" in full[0].detail and "--lora_rank 16" in full[0].way_out
+    asleep = memory(with_free(20), use_vllm=True)
+    assert "generation 24" in asleep[0].detail and asleep[0].way_out.startswith("a lower vllm_gpu_memory_utilization")
+    awake = memory(with_free(20), use_vllm=True, trl=TrlSettings(vllm_enable_sleep_mode=False))
+    assert "vLLM 24" in awake[0].detail and awake[0].way_out.startswith("--trl.vllm_enable_sleep_mode True")
 
 
 def test_memory_per_device_and_unknown_sizes():
@@ -295,6 +300,14 @@ def test_batches_by_hand(monkeypatch):
     assert "100 steps = 0.4 × the prompts" in capacity.batch_findings(cfg(max_steps=100))[0].detail
     assert level(capacity.batch_findings(cfg(gradient_accumulation_steps=12))) == [("fail", 2)]  # 12 in groups of 8
     assert level(capacity.batch_findings(cfg(num_train_samples=7))) == [("fail", 2)]
+    twice = cfg(trl=TrlSettings(steps_per_generation=128, num_iterations=3))  # 125 generations of 2 × 3 steps
+    assert capacity.batch_findings(twice)[0].detail == (
+        "128 sequences a generation of 6 steps (16 prompts × 8), 750 steps = 1 × the prompts"
+    )
+    quarter = cfg(trl=TrlSettings(steps_per_generation=16), num_train_samples=2003)  # 1,001 generations, 4 a step
+    assert "16 sequences a generation of 0.25 steps (2 prompts × 8), 251 steps" in (
+        capacity.batch_findings(quarter)[0].detail
+    )
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert "256 sequences a step (32 prompts × 8), 62 steps" in capacity.batch_findings(cfg())[0].detail
 
@@ -308,7 +321,8 @@ def test_checkpoints_by_hand():
 # --- a dry step ----------------------------------------------------------------------------------------
 
 
-def test_dry_steps_are_timed_and_leave_no_checkpoint(tiny_policy, tmp_path, capsys):
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_dry_steps_are_timed_and_leave_no_checkpoint(tiny_policy, tmp_path, capsys, iterations):
     import torch
 
     from rl_nmt.models import policy
@@ -324,9 +338,10 @@ def test_dry_steps_are_timed_and_leave_no_checkpoint(tiny_policy, tmp_path, caps
         per_device_batch_size=4,
         gradient_accumulation_steps=2,
         max_new_tokens=8,
-        save_steps=1,
+        save_steps=iterations,
         max_steps=50,
         output_dir=str(tmp_path),
+        trl=TrlSettings(num_iterations=iterations),
     )
     tokenizer = policy.load_tokenizer(small.model_id)
     precision = policy.Precision("cpu", torch.float32, False, "test")
@@ -341,7 +356,7 @@ def test_dry_steps_are_timed_and_leave_no_checkpoint(tiny_policy, tmp_path, caps
     trainer = script.build_trainer(small, tmp_path, Policy(tokenizer, precision, model, lambda: model), slow, sentences)
     start = time.perf_counter()
     seconds = doctor.time_two_steps(trainer, 3600)
-    assert len(seconds) == 2 == trainer.state.global_step
+    assert len(seconds) == 2 * iterations == trainer.state.global_step
     assert re.search(r"dry step: \d+\.\d s, the second .* for 3600 steps", capsys.readouterr().out)
-    assert all(0.2 < s for s in seconds) and sum(seconds) < time.perf_counter() - start
+    assert all(0.2 < s for s in seconds[::iterations]) and sum(seconds) < time.perf_counter() - start
     assert not list(tmp_path.glob("checkpoint-*"))

@@ -19,6 +19,7 @@ import train_grpo_en_ta as script
 from rl_nmt.hub import ModelUse
 from rl_nmt.preflight import memory_estimate
 from rl_nmt.preflight.memory_estimate import GIB, KNOWN, Need, Shape, model_shape
+from rl_nmt.training.trl_settings import TrlSettings
 
 GEMMA_1B = Shape(999_885_952, KNOWN["google/gemma-3-1b-it"])
 
@@ -269,10 +270,15 @@ def test_eight_bit_moments_are_a_quarter():
 
 def test_vllm_takes_its_share_and_no_generation_of_ours_is_counted():
     card = 80 * 10**9
-    beside = memory_estimate.memory_needs(
-        cfg(use_vllm=True, vllm_mode="colocate", vllm_gpu_memory_utilization=0.3), models(), 1, True, card
-    )["cuda:0"]
-    assert beside.resident["vLLM"] == 24 * 10**9 and "generation" not in beside.passing
+    asleep, awake = (
+        memory_estimate.memory_needs(
+            cfg(use_vllm=True, trl=TrlSettings(vllm_enable_sleep_mode=sleeps)), models(), 1, True, card
+        )["cuda:0"]
+        for sleeps in (True, False)
+    )
+    assert awake.resident["vLLM"] == 24 * 10**9 and "generation" not in awake.passing
+    assert asleep.passing["generation"] == 24 * 10**9 and "vLLM" not in asleep.resident
+    assert awake.peak - asleep.peak == max(awake.passing.values())  # the share is larger than reward and update are
     apart = memory_estimate.memory_needs(
         cfg(use_vllm=True, vllm_mode="server", vllm_gpu_memory_utilization=0.3), models(), 1, True, card
     )["cuda:0"]

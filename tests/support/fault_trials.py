@@ -93,20 +93,16 @@ def settings(model: Path, folder: Path, **changes) -> script.RunCfg:
     )
 
 
-def train(cfg: script.RunCfg, sentences=16, iterations=1, prepare=None, force=False, during_evaluation=None) -> int:
+def train(cfg: script.RunCfg, sentences=16, prepare=None, force=False, during_evaluation=None) -> int:
     """The script's own `main` over lighter parts; in a process of its own, since it exchanges them for good.
 
     `prepare(trainer)` comes just before training, `during_evaluation(trainer)` in every evaluation.
     """
-    import trl
-
-    original, build, evaluator = trl.GRPOConfig, script.build_trainer, script.evaluator
+    build, evaluator = script.build_trainer, script.evaluator
     trainers = []
 
     def build_trainer(*parts):
-        trl.GRPOConfig = lambda **options: original(**options, num_iterations=iterations)
         trainers.append(build(*parts))
-        trl.GRPOConfig = original
         if prepare:
             prepare(trainers[0])
         return trainers[0]

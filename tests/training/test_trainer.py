@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import types
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,8 @@ import train_grpo_en_ta as script
 from rl_nmt.errors import ConfigError, NonFiniteLoss
 from rl_nmt.models import policy
 from rl_nmt.training.setup import Policy
-from rl_nmt.training.trainer import MIN_VALID, EpochSampler, GuardedGRPOTrainer, apply_group_rules, check_save_steps
+from rl_nmt.training.trainer import MIN_VALID, EpochSampler, GuardedGRPOTrainer, apply_group_rules
+from rl_nmt.training.trl_settings import TrlSettings
 
 NAN, INF = float("nan"), float("inf")
 
@@ -382,46 +382,11 @@ def test_nothing_depends_on_the_machine(build):
 # --- stopping and continuing ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("save", "accumulation", "per_generation", "iterations", "legal"),
-    [
-        (5, 2, 2, 1, None),
-        (4, 2, 2, 2, None),
-        (5, 2, 2, 2, "4 or 6"),
-        (1, 2, 2, 2, "2"),
-        (7, 1, 4, 1, "4 or 8"),
-        (3, 2, 3, 1, None),
-        (4, 2, 3, 1, "3 or 6"),
-        (10, 1, 4, 2, "8 or 16"),
-        (3, 4, 2, 1, None),
-    ],
-)
-def test_save_steps_inside_a_generation_cycle(save, accumulation, per_generation, iterations, legal):
-    args = types.SimpleNamespace(
-        save_steps=save,
-        gradient_accumulation_steps=accumulation,
-        steps_per_generation=per_generation,
-        num_iterations=iterations,
-        save_strategy="steps",
-    )
-    fits = (save * accumulation) % (per_generation * iterations) == 0
-    assert fits == (legal is None)
-    if fits:
-        check_save_steps(args)
-        return
-    with pytest.raises(ConfigError, match=f"save_steps: {save} lies inside .* nearest that work: {legal}$"):
-        check_save_steps(args)
-    for value in map(int, legal.split(" or ")):
-        check_save_steps(types.SimpleNamespace(**{**vars(args), "save_steps": value}))
-
-
-def test_the_trainer_refuses_them_when_it_is_built(build, monkeypatch):
-    import trl
-
-    original = trl.GRPOConfig
-    monkeypatch.setattr(trl, "GRPOConfig", lambda **options: original(**options, num_iterations=2))
+def test_the_trainer_refuses_saves_inside_a_cycle_too(build, monkeypatch):
+    """For recipes that do not use trl_settings.check."""
+    monkeypatch.setattr(script, "check", lambda cfg: None)
     with pytest.raises(ConfigError, match=r"save_steps: 3 lies inside a generation cycle of 2 .* 2 or 4"):
-        build(Given([0.5]), save_steps=3)
+        build(Given([0.5]), save_steps=3, trl=TrlSettings(num_iterations=2))
 
 
 def test_an_epochs_order_does_not_depend_on_the_past():
@@ -491,13 +456,9 @@ def test_numbers_that_are_none_stop_before_the_step(build, fault):
     assert (Path(trainer.args.output_dir) / "nonfinite-step-1" / "batch.json").exists()
 
 
-def test_no_checkpoint_inside_a_cycle(build, monkeypatch):
+def test_no_checkpoint_inside_a_cycle(build):
     """Also the one at the end of training, when max_steps falls inside: it would resume to something else."""
-    import trl
-
-    original = trl.GRPOConfig
-    monkeypatch.setattr(trl, "GRPOConfig", lambda **options: original(**options, num_iterations=2))
-    trainer = build(Given([0.1, 0.9, 0.4, 0.6]), save_steps=2, max_steps=3)
+    trainer = build(Given([0.1, 0.9, 0.4, 0.6]), save_steps=2, max_steps=3, trl=TrlSettings(num_iterations=2))
     with torch.random.fork_rng(devices=[]):
         trainer.train()
     assert [path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*")] == ["checkpoint-2"]
