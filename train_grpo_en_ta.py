@@ -119,8 +119,7 @@ class RunCfg(RewardSettings):
     vllm_server_host: str = "127.0.0.1"  # where that server is
     vllm_server_port: int = between(1, 65535, 8000)  # its port
     vllm_gpu_memory_utilization: float = between(0, 0.99, 0.3, open_left=True)  # memory share of an engine on a GPU
-    trl: trl_settings.TrlSettings = field(default_factory=trl_settings.TrlSettings)
-    """Further settings of TRL's GRPOConfig."""
+    trl: trl_settings.TrlSettings = field(default_factory=trl_settings.TrlSettings)  # more of TRL's GRPOConfig
 
     # Trust
     max_soft_win_share: float = between(0, 1, 0.1)
