@@ -59,7 +59,8 @@ def test_a_zero_is_none_where_trl_has_one():
     assert [name for name in trl_settings.NONE_AT_ZERO if "None" not in str(kinds[name])] == []
 
 
-def test_the_documentation_lists_every_name():
+def test_every_name_has_a_sentence_and_is_in_the_documentation():
+    assert [name for name, sentence in config.own_docs(TrlSettings).items() if not sentence] == []
     text = (ROOT / "docs" / "details.md").read_text(encoding="utf-8")
     listed = text.split("46. **`trl:`**")[1].split("A run that is killed")[0].split("    - passes:")[1]
     names = [name for name in re.findall(r"`(\w+)`", listed) if name != "constant_with_warmup"]
