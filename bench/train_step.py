@@ -26,38 +26,7 @@ import torch
 from bench import shapes, texts
 from bench.measure import GROUP, StepClock, grpo_trainer, machine
 from bench.pocket_seeds import Wrapped
-from bench.shapes import Shape
 from rl_nmt.errors import run
-
-POLICY = {
-    "tiny": Shape(128, 4, 4, 256, head_dim=32),
-    "gemma3_1b": Shape(1152, 26, 4, 6912, 262_144, 256),  # google/gemma-3-1b-it
-    "gemma3_4b": Shape(2560, 34, 8, 10_240, 262_208, 256),  # the text part of google/gemma-3-4b-it
-}
-
-
-def policy(shape: str, models: Path = shapes.MODELS) -> Path:
-    """The folder of a random policy in Gemma's format, built once."""
-    return shapes._once(models / f"policy-{shape}", lambda folder: _build_policy(folder, POLICY[shape]))
-
-
-def _build_policy(folder: Path, shape: Shape) -> None:
-    from pocket import formats
-    from train_grpo_en_ta import PROMPT
-
-    tokenizer = formats.gemma_tokenizer(folder, [*texts.training_texts(), *[PROMPT, "user", "model"] * 50], 1600)
-    sizes = {
-        "vocab_size": shape.rows or len(tokenizer),
-        "intermediate_size": shape.ffn,
-        "num_key_value_heads": max(1, shape.heads // 4),
-        "head_dim": shape.head_dim,
-        "query_pre_attn_scalar": shape.head_dim,
-        "sliding_window": 512,
-        "max_position_embeddings": 4096,
-    }
-    formats.new_gemma(tokenizer, shape.hidden, shape.layers, shape.heads, **sizes).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
 
 class Recorded(Wrapped):
     """A reward that is asked about recorded outputs, whatever the policy wrote; notes memory peaks."""
@@ -99,7 +68,7 @@ def measure(args, group: int, length: int, folder: Path) -> dict:
 
     batch = min(args.batch, args.prompts * group)
     cfg = script.RunCfg(
-        model_id=str(policy(args.shape, args.models)),
+        model_id=str(shapes.policy(args.shape, args.models)),
         lora_rank=args.lora_rank,
         attn_implementation="eager",
         group_size=group,
@@ -154,7 +123,7 @@ def line(found: dict) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=POLICY, default="tiny", help="of the policy")
+    parser.add_argument("--shape", choices=shapes.POLICY, default="tiny", help="of the policy")
     parser.add_argument("--reward", choices=shapes.SHAPES, default="tiny", help="of COMET (twice) and NLLB")
     parser.add_argument("--prompts", type=int, default=8, help="per step (default 8)")
     parser.add_argument("--group_sizes", type=int, nargs="+", default=[8])
