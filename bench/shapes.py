@@ -147,6 +147,11 @@ def draw(folder: Path) -> torch.nn.Module:
         return model
 
 
+def are_resident() -> bool:
+    """Are we within `resident`?"""
+    return _resident is not None
+
+
 @contextlib.contextmanager
 def resident(device: str) -> Iterator[None]:
     """Within, folders hold no weights: whatever loads one gets the model drawn on `device`. For one thread."""
