@@ -33,7 +33,7 @@ BEAMS = 4
 EXACT = 1e-5  # most that a score in float32 may differ
 HALVES = ("bfloat16", "float16")
 VARIANTS = (("float32", "sdpa"), *((dtype, attention) for dtype in HALVES for attention in ("sdpa", "varlen")))
-COMPLETIONS, SHORTEST, LONGEST = 64, 20, 80  # of a reward call; NLLB's tokens of each
+COMPLETIONS, SHORTEST, LONGEST = 64, 20, 80  # of a reward call (tiny: 16); NLLB's tokens of each
 # As configs/gemma3_1b_24gb.yaml, with shorter completions.
 STEP = "--prompts 8 --group_sizes 8 --lengths 160 --lora_rank 16 --batch 4 --gradient_checkpointing"
 STEP += " --dual_dtype bfloat16 --steps 2"
@@ -72,7 +72,7 @@ def correctness(task: Task) -> Iterator[dict]:
     """Scores against padded forwards of transformers, texts against its `generate`; a run that is killed."""
     with shapes.resident(task.device):
         da, qe, nllb = task.models()
-        items = texts.items(64, "none")
+        items = texts.items(16 if task.tiny else 64, "none")
         yield from equal_scores(task, "cycle", da, [Segment(i.english, i.back, i.english) for i in items])
         yield from equal_scores(task, "qe", qe, [Segment(i.english, i.tamil) for i in items])
         yield equal_texts(task, nllb, [item.tamil for item in items[:16]])
@@ -119,17 +119,17 @@ def reward(task: Task) -> Iterator[dict]:
     from rewards_en_ta_dupo import CometDuPOReward
 
     rounds = 1 if task.tiny else 3
-    rates = {dtype: measure.matmul_tflops(task.device, getattr(torch, dtype)) for dtype in ("float32", *HALVES)}
     with shapes.resident(task.device):
         models = task.models()
-        english, tamil, tokens = completions(models[2])
+        english, tamil, tokens = completions(models[2], 16 if task.tiny else COMPLETIONS)
         yield {"completions": len(tamil), "tokens": [min(tokens), statistics.median(tokens), max(tokens)]}
         settings = {"backtranslation_beams": BEAMS, "reward_device": task.device, "dual_device": task.device}
         plain, plain_backs = None, None
         for dtype, attention in (("float32", None), *VARIANTS):
             found = {"route": "ours" if attention else "straightforward", "dtype": dtype, "attention": attention}
             try:
-                halves = {"reward_dtype": dtype, "dual_dtype": "float32" if dtype == "float32" else "bfloat16"}
+                halved = dtype != "float32" and task.device != "cpu"  # where a half is no gain for NLLB
+                halves = {"reward_dtype": dtype, "dual_dtype": "bfloat16" if halved else "float32"}
                 call = CometDuPOReward(*map(str, models), **settings, **halves)
                 if attention:
                     call.da, call.qe = (comet_variant(model, task.device, dtype, attention) for model in models[:2])
@@ -144,7 +144,9 @@ def reward(task: Task) -> Iterator[dict]:
             if attention:
                 found["max_difference"] = max(abs(a - b) for a, b in zip(totals, plain, strict=True))
                 found["equal"] = equal_share(plain_backs, backs)
-                found["of_matmul"] = {name: of_matmul(call, name, found, rates[dtype]) for name in ("cycle", "qe")}
+                rate = measure.matmul_tflops(task.device, getattr(torch, dtype))
+                found["matmul_tflops"] = rate
+                found["of_matmul"] = {name: of_matmul(call, name, found["stages"], rate) for name in ("cycle", "qe")}
             else:
                 plain, plain_backs = totals, backs
                 found["comet"] = call.qe.signature()["identity"]["route"]
@@ -153,7 +155,7 @@ def reward(task: Task) -> Iterator[dict]:
             free()
 
 
-def completions(nllb: Path) -> tuple[list[str], list[str], list[int]]:
+def completions(nllb: Path, count: int) -> tuple[list[str], list[str], list[int]]:
     """Sources, groups of Tamil candidates of 20 to 80 tokens each, and how many tokens each has."""
     from transformers import AutoTokenizer
 
@@ -162,7 +164,7 @@ def completions(nllb: Path) -> tuple[list[str], list[str], list[int]]:
     lengths = [len(ids) for ids in tokenizer([item.tamil for item in found])["input_ids"]]
     groups = [range(first, first + GROUP) for first in range(0, len(found), GROUP)]
     chosen = [i for group in groups if all(SHORTEST <= lengths[i] <= LONGEST for i in group) for i in group]
-    chosen = chosen[:COMPLETIONS]
+    chosen = chosen[:count]
     return [found[i].english for i in chosen], [found[i].tamil for i in chosen], [lengths[i] for i in chosen]
 
 
@@ -180,11 +182,11 @@ def timed(call, english: list[str], tamil: list[str], rounds: int, device: str) 
     return {"seconds": median, "stages": stages, "per_second": len(tamil) / median}
 
 
-def of_matmul(call, name: str, found: dict, tflops: float) -> float:
-    """The encoder's floating-point rate in this stage over that of a matmul of the same dtype here."""
+def of_matmul(call, name: str, seconds: dict[str, float], tflops: float) -> float:
+    """The encoder's floating-point rate in the stage `name` over that of a matmul of the same dtype here."""
     scorer = call.da if name == "cycle" else call.qe
     weights = sum(p.numel() for p in scorer.model.encoder.model.encoder.parameters())
-    return 2 * weights * scorer.stats["tokens"] / 1e12 / found["stages"][name] / tflops
+    return 2 * weights * scorer.stats["tokens"] / 1e12 / seconds[name] / tflops
 
 
 def free() -> None:

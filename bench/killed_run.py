@@ -20,9 +20,9 @@ from rl_nmt.runs.metrics_file import read_rows
 STEPS, EVERY = 4, 2  # of the run; steps between checkpoints
 CLOCKS = ("time/", "memory/", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 FLAGS = (
-    "--lora_rank 0 --attn_implementation eager --num_train_samples 8 --max_chars 600 --num_eval_samples 8 "
-    "--max_new_tokens 12 --per_device_batch_size 16 --gradient_accumulation_steps 1 --lr 1e-4 --warmup_steps 0 "
-    f"--max_steps {STEPS} --save_steps {EVERY} --use_wandb False --skip_launch_gate"
+    "--lora_rank 0 --eval_dataset none --attn_implementation eager --num_train_samples 8 --num_eval_samples 8 "
+    "--max_chars 600 --max_new_tokens 12 --per_device_batch_size 16 --gradient_accumulation_steps 1 --lr 1e-4 "
+    f"--warmup_steps 0 --max_steps {STEPS} --save_steps {EVERY} --use_wandb False --skip_launch_gate"
 ).split()
 
 
@@ -41,38 +41,37 @@ def compare(folder: Path) -> dict[str, bool]:
 
     Rewards are those of recorded Tamil. Raises RuntimeError where a run ends otherwise than it should.
     """
-    found = texts.items(16 * GROUP)
-    sources = list(dict.fromkeys(item.english for item in found))
-    for name, key, part in (("english", "text", sources[:8]), ("eval", "source", sources[8:])):
-        lines = [json.dumps({key: text}) + "\n" for text in part]
-        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    whole, killed = folder / "whole", folder / "killed"
-    for run, last, status in ((whole, 0, 0), (killed, STEPS, -signal.SIGKILL), (killed, 0, 0)):
-        process = multiprocessing.get_context("spawn").Process(target=train, args=(folder, run, last))
-        process.start()
-        process.join()
-        if process.exitcode != status:
-            raise RuntimeError(f"the run in {run.name} ended with status {process.exitcode}, not {status}")
-    outcomes = zip(*map(outcome, (whole, killed)), strict=True)
-    return dict(zip(("weights", "optimizer", "metrics"), [equal(a, b) for a, b in outcomes], strict=True))
-
-
-def train(folder: Path, run: Path, last: int) -> None:
-    """One run, to its end or to reward call `last`."""
-    import train_grpo_en_ta as script
-
-    load = script.build_reward
-    script.build_reward = lambda cfg: Dying(load(cfg), peaks={}, calls=[], last=last)
+    lines = dict.fromkeys(json.dumps({"text": item.english}) + "\n" for item in texts.items(24 * GROUP))
+    (folder / "english.jsonl").write_text("".join(lines), encoding="utf-8")
     paths = {
         "model_id": shapes.policy("tiny", folder),
         "comet_da_model": shapes.comet("regression_metric", "tiny", folder),
         "comet_qe_model": shapes.comet("unified_metric", "tiny", folder),
         "backtranslation_model": shapes.nllb("tiny", folder),
         "dataset_name": folder / "english.jsonl",
-        "eval_file": folder / "eval.jsonl",
-        "output_dir": run,
     }
-    errors.run(lambda: script.main([*FLAGS, *(word for key, path in paths.items() for word in (f"--{key}", str(path)))]))
+    line = [*FLAGS, *(word for key, path in paths.items() for word in (f"--{key}", str(path)))]
+    whole, killed = folder / "whole", folder / "killed"
+    # Imports are most of the time: the first two run side by side.
+    for runs in (((whole, 0, 0), (killed, STEPS, -signal.SIGKILL)), ((killed, 0, 0),)):
+        processes = [multiprocessing.get_context("spawn").Process(target=train, args=(line, *run[:2])) for run in runs]
+        for process in processes:
+            process.start()
+        for process, (run, _, status) in zip(processes, runs, strict=True):
+            process.join()
+            if process.exitcode != status:
+                raise RuntimeError(f"the run in {run.name} ended with status {process.exitcode}, not {status}")
+    outcomes = zip(*map(outcome, (whole, killed)), strict=True)
+    return dict(zip(("weights", "optimizer", "metrics"), [equal(a, b) for a, b in outcomes], strict=True))
+
+
+def train(line: list[str], run: Path, last: int) -> None:
+    """One run, to its end or to reward call `last`."""
+    import train_grpo_en_ta as script
+
+    load = script.build_reward
+    script.build_reward = lambda cfg: Dying(load(cfg), peaks={}, calls=[], last=last)
+    errors.run(lambda: script.main([*line, "--output_dir", str(run)]))
 
 
 def outcome(run: Path) -> tuple[dict, dict, list[dict]]:
