@@ -127,7 +127,8 @@ def measure_card(args: argparse.Namespace) -> int:
             if (folder / "machine.json").is_file():
                 card.update(json.loads((folder / "machine.json").read_text(encoding="utf-8")))
             card["stages"][name] = found
-            files.write_json(path(), card)
+            if "card" in card or found["status"] != "running":
+                files.write_json(path(), card)
 
         def path() -> Path:
             return args.out / f"{slug(card.get('card', 'unknown'))}.json"
