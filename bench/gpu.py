@@ -89,6 +89,8 @@ def outcome(rows: list[dict], returned: int | None, late: bool) -> dict:
 
 def stage_process(name: str, shape: str, folder: Path, seconds: float) -> int:
     """One stage, in this process: its results go to `folder`/<name>.jsonl."""
+    import platform
+
     import torch
 
     from bench import measure
@@ -98,21 +100,24 @@ def stage_process(name: str, shape: str, folder: Path, seconds: float) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     task, file = Task(shape, device, folder, time.monotonic() + seconds), MetricsFile(folder / f"{name}.jsonl")
     memory = torch.cuda.mem_get_info()[1] if device == "cuda" else None
-    machine = {"card": measure.card(device), "memory_bytes": memory, "versions": versions(*measure.PACKAGES)}
-    files.write_json(folder / "machine.json", machine)
+    found = {"python": platform.python_version(), **versions(*measure.PACKAGES)}
+    files.write_json(folder / "machine.json", {"card": measure.card(device), "memory_bytes": memory, "versions": found})
+
+    def put(row: dict) -> None:  # no path of this machine
+        text = json.dumps(files.finite(row), ensure_ascii=False)
+        file.append(json.loads(text.replace(str(folder), "…").replace(os.getcwd(), "…")))
+
+    status, reason = "done", ""
     try:
         for result in STAGES[name](task):
-            file.append(result)
-        file.append({"status": "done", "reason": ""})
-        return 0
+            put(result)
     except (MissingService, ImportError) as error:
-        file.append({"status": "skipped", "reason": " ".join(str(error).split())})
-        return 0
+        status, reason = "skipped", " ".join(str(error).split())
     except Exception as error:
         traceback.print_exc()
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        file.append({"status": "failed", "reason": reason.replace(str(folder), "…")[:300]})
-        return 1
+        status, reason = "failed", " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    put({"status": status, "reason": reason})
+    return int(status == "failed")
 
 
 def measure_card(args: argparse.Namespace) -> int:

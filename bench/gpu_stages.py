@@ -76,6 +76,7 @@ def correctness(task: Task) -> Iterator[dict]:
         yield from equal_scores(task, "cycle", da, [Segment(i.english, i.back, i.english) for i in items])
         yield from equal_scores(task, "qe", qe, [Segment(i.english, i.tamil) for i in items])
         yield equal_texts(task, nllb, [item.tamil for item in items[:16]])
+    free()
     yield {"check": "killed and resumed", **killed_run.compare(task.folder)}
 
 

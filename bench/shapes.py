@@ -326,6 +326,7 @@ def _exchange_halves(model, attention, tokenizer, first, second, scale: float) -
     """Values: the token dimensions, less their mean over real text. Output: first half to second and back."""
     tokenizer.src_lang = "tam_Taml"
     batch = tokenizer([item.tamil for item in texts.items(16, "none", seed=2)], return_tensors="pt", padding=True)
+    batch = batch.to(model.device)
     states = model.model.encoder(**batch).last_hidden_state[batch["attention_mask"].bool()]  # (tokens, width)
     attention.v_proj.weight.zero_()
     attention.out_proj.weight.zero_()

@@ -136,6 +136,7 @@ def measure(args, group: int, length: int, folder: Path) -> dict:
         trainer.generation_config.min_new_tokens = length  # to the last token, whatever is sampled
     gc.collect()
     torch.cuda.empty_cache()
+    note_peak({}, "loading")
     trainer.train()
     counted = clock.steps[1:]
     stages = {

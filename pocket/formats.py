@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+import transformers
 
+_FIVE = not transformers.__version__.startswith("4.")
 TURN_TOKENS = ("<start_of_turn>", "<end_of_turn>")
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>"
@@ -38,6 +40,16 @@ def sentencepiece(prefix: Path, texts: Iterable[str], **options) -> Path:
     return prefix.with_name(prefix.name + ".model")
 
 
+def _pieces(model_file: Path) -> dict:
+    """Vocabulary and merges of a SentencePiece BPE model, as transformers 5 takes them."""
+    import sentencepiece as spm
+    from transformers.tokenization_utils_sentencepiece import generate_merges
+
+    model = spm.SentencePieceProcessor(model_file=str(model_file))
+    vocab = {model.id_to_piece(i): i for i in range(model.get_piece_size())}
+    return {"vocab": vocab, "merges": generate_merges(vocab)}
+
+
 def gemma_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
     """A GemmaTokenizerFast with Gemma's ids (pad 0, eos 1, bos 2, unk 3), byte fallback, no dummy prefix."""
     from transformers import GemmaTokenizerFast
@@ -62,7 +74,7 @@ def gemma_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
         user_defined_symbols=[*TURN_TOKENS, "\n"],
     )
     tokenizer = GemmaTokenizerFast(
-        vocab_file=str(model_file),
+        **_pieces(model_file) if _FIVE else {"vocab_file": str(model_file)},
         add_bos_token=True,
         add_eos_token=False,
         padding_side="left",
@@ -108,6 +120,11 @@ def nllb_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
     from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
 
     model_file = sentencepiece(folder / "sentencepiece.bpe", texts, vocab_size=vocab_size)
+    if _FIVE:
+        pieces, merges = _pieces(model_file).values()
+        names = ["<s>", "<pad>", "</s>", "<unk>", *list(pieces)[3:], *FAIRSEQ_LANGUAGE_CODES, "<mask>"]
+        vocab = {name: i for i, name in enumerate(names)}
+        return NllbTokenizer(vocab, merges, src_lang="tam_Taml", tgt_lang="eng_Latn", model_max_length=256)
     pieces = spm.SentencePieceProcessor(model_file=str(model_file)).get_piece_size()
     first = 4 + pieces - 3  # 4 fairseq specials, then every piece but SentencePiece's own 3
     names = [*FAIRSEQ_LANGUAGE_CODES, "<mask>"]
