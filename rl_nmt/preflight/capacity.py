@@ -54,7 +54,7 @@ def memory_findings(settings: Any, machine: Machine, models: Mapping[str, Shape 
         detail = f"{device}: {parts} = {gib(need.peak)} GiB estimated, {gib(free)} free"
         if unknown:
             detail += f" (without {', '.join(unknown)}: size not known)"
-        if device != "cpu" and (measured := measured_ratio(machine.gpus[int(device[5:])].name, settings.reward_offload)):
+        if device == "cuda:0" and (measured := measured_ratio(machine.gpus[0].name, settings.reward_offload)):
             detail += f"; {measured}"
         share = need.peak / max(1, free)
         if share > TOO_MUCH:
