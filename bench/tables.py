@@ -106,7 +106,7 @@ def cell(found) -> str:
         return ", ".join(f"{name} {cell(part)}" for name, part in found.items())
     if found is None or isinstance(found, bool):
         return {None: "", True: "yes", False: "no"}[found]
-    return f"{found:.3g}" if isinstance(found, float) else str(found)
+    return f"{found:.3g}" if isinstance(found, float) else str(found).replace("|", "/")
 
 
 STAGES = {  # title, columns
