@@ -1,4 +1,7 @@
-"""Performance claims as scripts that print ratios; each runs as `python -m bench.<name>`."""
+"""Performance claims as scripts that print ratios; each runs as `python -m bench.<name>`.
+
+`python -m bench.gpu` measures everything about a card at once.
+"""
 
 import os
 

@@ -11,14 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from transformers import TrainerCallback
 
 from rl_nmt.audit.variance_shares import rank_correlation
-from rl_nmt.models.loading import full_precision
+from rl_nmt.models.loading import full_precision, versions
 
 GROUP = 8  # completions of a source
 
@@ -124,10 +123,10 @@ def pocket_run(argv: list[str]) -> list[str]:
     return ["--config", "configs/pocket.yaml", *argv]
 
 
-def matmul_tflops(device: str) -> float:
-    """10¹² floating-point operations per second of torch.matmul in float32 here (best of 5)."""
-    size = 2048 if device == "cpu" else 8192
-    matrix = torch.randn(size, size, device=device)
+def matmul_tflops(device: str, dtype: torch.dtype = torch.float32) -> float:
+    """10¹² floating-point operations per second of torch.matmul here (best of 5); float32 without TF32."""
+    size = 8192 if device != "cpu" else 2048 if dtype == torch.float32 else 256  # a CPU without units takes its time
+    matrix = torch.randn(size, size, device=device).to(dtype)
     with full_precision():
         return 2 * size**3 / 1e12 / min(clock(lambda: matrix @ matrix, device)[0] for _ in range(5))
 
@@ -173,15 +172,22 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+PACKAGES = ("torch", "transformers", "trl", "unbabel-comet", "ctranslate2", "vllm")
+
+
+def card(device: str) -> str:
+    """The GPU's name, or the processor's."""
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    rows = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [row.partition(":")[2].strip() for row in rows if row.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def machine(device: str) -> str:
     """Processor, threads and versions; nothing that names the machine."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [row for row in info.read_text(encoding="utf-8").splitlines() if row.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    parts = [model, f"{torch.get_num_threads()} threads", f"Python {platform.python_version()}"]
+    parts = [card("cpu"), f"{torch.get_num_threads()} threads", f"Python {platform.python_version()}"]
     if device != "cpu":
-        parts.insert(0, torch.cuda.get_device_name(device))
-    parts += [f"{name} {version(name)}" for name in ("torch", "transformers", "unbabel-comet", "ctranslate2")]
-    return "machine: " + ", ".join(parts)
+        parts.insert(0, card(device))
+    return "machine: " + ", ".join([*parts, *map(" ".join, versions(*PACKAGES).items())])

@@ -20,21 +20,33 @@ other weights are random and small in what they add.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    GenerationConfig,
+    M2M100ForConditionalGeneration,
+)
 
 from bench import texts
 from pocket import formats
 from rl_nmt.files import replace_folder
 from rl_nmt.scorers.base import Segment
+from rl_nmt.scorers.comet import scorer
+from rl_nmt.scorers.comet.model import CometModel
 
 HERE = Path(__file__).resolve().parent
 MODELS = HERE / "build"
@@ -65,22 +77,33 @@ NLLB = {
     "base": Shape(1024, 12, 16, 4096, 256_206),  # facebook/nllb-200-distilled-600M
     "large": Shape(1024, 24, 16, 8192, 256_206),  # facebook/nllb-200-distilled-1.3B
 }
+POLICY = {
+    "tiny": Shape(128, 4, 4, 256, head_dim=32),
+    "gemma3_1b": Shape(1152, 26, 4, 6912, 262_144, 256),  # google/gemma-3-1b-it
+    "gemma3_4b": Shape(2560, 34, 8, 10_240, 262_208, 256),  # the text part of google/gemma-3-4b-it
+}
+_resident: str | None = None  # the device that `resident` draws on
 
 
 def comet(kind: str, shape: str, models: Path = MODELS) -> Path:
     """The folder of a COMET checkpoint of class `kind`, built once."""
-    return _once(models / f"{kind}-{shape}", lambda folder: _build_comet(folder, kind, COMET[shape]))
+    return _once(models / f"{kind}-{shape}", lambda folder: _describe_comet(folder, kind, COMET[shape]))
 
 
 def nllb(shape: str, models: Path = MODELS) -> Path:
     """The folder of an NLLB-format Tamil→English model, built once."""
-    return _once(models / f"nllb-{shape}", lambda folder: _build_nllb(folder, NLLB[shape]))
+    return _once(models / f"nllb-{shape}", lambda folder: _describe_nllb(folder, NLLB[shape]))
 
 
-def _once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Build into `folder` unless it holds what this code would build."""
+def policy(shape: str, models: Path = MODELS) -> Path:
+    """The folder of a random policy in Gemma's format, built once."""
+    return _once(models / f"policy-{shape}", lambda folder: _describe_policy(folder, POLICY[shape]))
+
+
+def _once(folder: Path, describe: Callable[[Path], None]) -> Path:
+    """Describe a model in `folder` and, unless `resident`, save its weights there, where this code has not done so."""
     stamp = folder / "built.json"
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(str(_resident is None).encode())
     for source in (HERE / "shapes.py", HERE / "texts.py", Path(formats.__file__)):
         digest.update(source.read_bytes())
     wanted = digest.hexdigest()
@@ -90,17 +113,75 @@ def _once(folder: Path, build: Callable[[Path], None]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.parent == MODELS:
         (MODELS / ".gitignore").write_text("*\n", encoding="utf-8")
-    with replace_folder(folder) as draft, torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        build(draft)
+    with replace_folder(folder) as draft:
+        describe(draft)
+        if _resident is None:
+            model = draw(draft)
+            if isinstance(model, CometModel):
+                formats.save_comet(model, _hparams(draft), draft)
+            else:
+                model.save_pretrained(draft)
         (draft / "built.json").write_text(json.dumps({"key": wanted}), encoding="utf-8")
     return folder
+
+
+def draw(folder: Path) -> torch.nn.Module:
+    """The model that a folder of this module describes, in float32 where `resident` says, else on the CPU.
+
+    Its weights are drawn here, the same ones every time; those in the folder are not read.
+    """
+    with torch.random.fork_rng(), torch.no_grad(), torch.device(_resident or "cpu"):
+        torch.manual_seed(0)
+        if (folder / "hparams.yaml").is_file():
+            model = CometModel(_hparams(folder)["class_identifier"], _hparams(folder), folder / "encoder").eval()
+            _widen(model)
+            _centre(model)
+            return model
+        config = AutoConfig.from_pretrained(folder)
+        kind = M2M100ForConditionalGeneration if config.model_type == "m2m_100" else Gemma3ForCausalLM
+        model = kind(config).eval()
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+        model.config._name_or_path = str(folder)
+        if config.model_type == "m2m_100":
+            translate_by_word(model, AutoTokenizer.from_pretrained(folder))
+        return model
+
+
+def are_resident() -> bool:
+    """Are we within `resident`?"""
+    return _resident is not None
+
+
+@contextlib.contextmanager
+def resident(device: str) -> Iterator[None]:
+    """Within, folders hold no weights: whatever loads one gets the model drawn on `device`. For one thread."""
+    global _resident
+
+    def comet_weights(argument, checkpoint, classes):
+        return draw(checkpoint.parents[1]), checkpoint.parents[1] / "encoder"
+
+    def from_pretrained(cls, folder, dtype=torch.float32, attn_implementation=None, output_loading_info=False, **_):
+        model = draw(Path(folder)).to(dtype)
+        if attn_implementation:
+            model.set_attn_implementation(attn_implementation)
+        return (model, {"missing_keys": []}) if output_loading_info else model
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(scorer, "load_model", comet_weights))
+        for cls in (AutoModelForSeq2SeqLM, Gemma3ForCausalLM):
+            stack.enter_context(mock.patch.object(cls, "from_pretrained", classmethod(from_pretrained)))
+        before, _resident = _resident, device
+        try:
+            yield
+        finally:
+            _resident = before
 
 
 # ------------------------------------------------------------------ COMET
 
 
-def _build_comet(folder: Path, kind: str, shape: Shape) -> None:
+def _describe_comet(folder: Path, kind: str, shape: Shape) -> None:
+    """Encoder configuration, tokenizer, hparams.yaml, and a checkpoint of a few kilobytes: all weights 0."""
     tokenizer = _xlmr_tokenizer()
     sizes = {"vocab_size": shape.rows or len(tokenizer), "num_attention_heads": shape.heads}
     sizes |= {"intermediate_size": shape.ffn}
@@ -109,10 +190,15 @@ def _build_comet(folder: Path, kind: str, shape: Shape) -> None:
         options |= {"sent_layer": "mix", "word_layer": shape.layers, "layer_norm": True, "loss_lambda": 0.65}
         options |= {"input_segments": ["mt", "src", "ref"], "word_level_training": True}
         options |= {"error_labels": ["minor", "major", "critical"]}
-    model, hparams = formats.new_comet(folder, kind, tokenizer, shape.hidden, shape.layers, sizes, **options)
-    _widen(model.eval())
-    _centre(model)
+    with torch.device("meta"):
+        model, hparams = formats.new_comet(folder, kind, tokenizer, shape.hidden, shape.layers, sizes, **options)
+    zero = torch.zeros(1)  # is all that is stored of a weight
+    model.load_state_dict({name: zero.expand(x.shape) for name, x in model.state_dict().items()}, assign=True)
     formats.save_comet(model, hparams, folder)
+
+
+def _hparams(folder: Path) -> dict:
+    return json.loads((folder / "hparams.yaml").read_text(encoding="utf-8"))
 
 
 @functools.cache
@@ -144,7 +230,7 @@ def _centre(model) -> None:
 # ------------------------------------------------------------------ NLLB
 
 
-def _build_nllb(folder: Path, shape: Shape) -> None:
+def _describe_nllb(folder: Path, shape: Shape) -> None:
     tokenizer = formats.nllb_tokenizer(folder, texts.training_texts(), PIECES)
     sizes = {
         "vocab_size": shape.rows or len(tokenizer) + 2,
@@ -152,10 +238,15 @@ def _build_nllb(folder: Path, shape: Shape) -> None:
         "decoder_ffn_dim": shape.ffn,
         "max_position_embeddings": 1024,
     }
-    model = formats.new_nllb(tokenizer, shape.hidden, shape.layers, shape.heads, **sizes).eval()
-    translate_by_word(model, tokenizer)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with torch.device("meta"):
+        model = formats.new_nllb(tokenizer, shape.hidden, shape.layers, shape.heads, **sizes)
+    _save_description(model, tokenizer, folder)
+
+
+def _save_description(model, tokenizer, folder: Path) -> None:
+    model.config.architectures = [type(model).__name__]
+    for part in (model.config, model.generation_config, tokenizer):
+        part.save_pretrained(folder)
 
 
 def translate_by_word(model, tokenizer) -> None:
@@ -235,6 +326,7 @@ def _exchange_halves(model, attention, tokenizer, first, second, scale: float) -
     """Values: the token dimensions, less their mean over real text. Output: first half to second and back."""
     tokenizer.src_lang = "tam_Taml"
     batch = tokenizer([item.tamil for item in texts.items(16, "none", seed=2)], return_tensors="pt", padding=True)
+    batch = batch.to(model.device)
     states = model.model.encoder(**batch).last_hidden_state[batch["attention_mask"].bool()]  # (tokens, width)
     attention.v_proj.weight.zero_()
     attention.out_proj.weight.zero_()
@@ -246,6 +338,27 @@ def _exchange_halves(model, attention, tokenizer, first, second, scale: float) -
     attention.v_proj.bias.zero_()
     both = torch.cat([first, second])
     attention.v_proj.bias[both] = -states.mean(0)[both]
+
+
+# ------------------------------------------------------------------ Gemma
+
+
+def _describe_policy(folder: Path, shape: Shape) -> None:
+    from train_grpo_en_ta import PROMPT
+
+    tokenizer = formats.gemma_tokenizer(folder, [*texts.training_texts(), *[PROMPT, "user", "model"] * 50], PIECES)
+    sizes = {
+        "vocab_size": shape.rows or len(tokenizer),
+        "intermediate_size": shape.ffn,
+        "num_key_value_heads": max(1, shape.heads // 4),
+        "head_dim": shape.head_dim,
+        "query_pre_attn_scalar": shape.head_dim,
+        "sliding_window": 512,
+        "max_position_embeddings": 4096,
+    }
+    with torch.device("meta"):
+        model = formats.new_gemma(tokenizer, shape.hidden, shape.layers, shape.heads, **sizes)
+    _save_description(model, tokenizer, folder)
 
 
 def main() -> int:

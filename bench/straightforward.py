@@ -5,6 +5,9 @@ gpus=0 on a CPU, without the progress bar. NLLB as on its model card: one padded
 the forced target tag, here with 4 beams, decoded with `batch_decode`; length and stopping are the
 checkpoint's defaults but for max_new_tokens, which is that of the other route (256); so the search is not
 stopped early, and an unsure model may keep another text than ours does.
+
+Where unbabel-comet is not installed, `PaddedComet` takes its place: the batches that `predict` makes, without its
+Trainer and without moving the model to the device and back at every call.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import shapes
+from bench.measure import say
 from rl_nmt.errors import ConfigError
-from rl_nmt.models.loading import loading
+from rl_nmt.models.loading import full_precision, loading
 from rl_nmt.scorers.base import Scores, Segment, Span
+from rl_nmt.scorers.comet import scorer
 
 PREDICT_BATCH = 8
 MAX_NEW_TOKENS = 256
@@ -34,6 +40,8 @@ class PlainComet:
             import comet
 
             self.model = comet.load_from_checkpoint(str(folder / "checkpoints" / "model.ckpt"), local_files_only=True)
+        if shapes.are_resident():  # the checkpoint holds no weights
+            self.model.load_state_dict(shapes.draw(folder).state_dict(), strict=False)
         self.device = device
         self.name = folder.name
 
@@ -64,15 +72,55 @@ class PlainComet:
         return {"identity": {"model": self.name, "route": "predict"}, "environment": {}}
 
 
-class PlainTranslator:
-    """NLLB by `generate`: N texts → N translations, in one batch."""
+class PaddedComet:
+    """COMET in the padded batches of `predict`; see the module. No spans."""
 
-    def __init__(self, folder: Path, device: str = "cpu", beams: int = 4):
+    range = (0.0, 1.0)
+
+    def __init__(self, folder: Path, device: str = "cpu"):
+        self.model = scorer.load_model("model", folder / "checkpoints" / "model.ckpt", scorer.CLASSES)[0].eval()
+        self.name = folder.name
+        self.to(device)
+
+    def score(self, segments: Sequence[Segment]) -> Scores:
+        """One value per segment."""
+        order = sorted(range(len(segments)), key=lambda i: len(segments[i].src))
+        values: list[float] = []
+        with full_precision():
+            for start in range(0, len(order), PREDICT_BATCH):
+                values += self.model([segments[i] for i in order[start : start + PREDICT_BATCH]]).score.tolist()
+        return Scores([value for _, value in sorted(zip(order, values, strict=True))])
+
+    def to(self, device: str) -> PaddedComet:
+        """Move the weights."""
+        self.model.to(device)
+        return self
+
+    def signature(self) -> dict[str, dict]:
+        """Says that this is the padded route."""
+        return {"identity": {"model": self.name, "route": "padded batches"}, "environment": {}}
+
+
+def plain_comet(folder: Path, device: str) -> PlainComet | PaddedComet:
+    """unbabel-comet where it can be imported, else the same batches without it, with a word on standard error."""
+    try:
+        with loading():
+            import comet  # noqa: F401
+    except Exception as error:  # beside transformers 5 its import fails in many ways
+        say(f"unbabel-comet: {error}: padded batches of {PREDICT_BATCH} in its place")
+        return PaddedComet(folder, device)
+    return PlainComet(folder, device)
+
+
+class PlainTranslator:
+    """NLLB by `generate`: N texts → N translations, in one batch. `options`: more of `generate`'s."""
+
+    def __init__(self, folder: Path, device: str = "cpu", beams: int = 4, **options):
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(folder, src_lang="tam_Taml")
         self.model = AutoModelForSeq2SeqLM.from_pretrained(folder).eval().to(device)
-        self.beams, self.name = beams, folder.name
+        self.beams, self.options, self.name = beams, options, folder.name
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
         """Translations, order kept."""
@@ -82,6 +130,7 @@ class PlainTranslator:
             forced_bos_token_id=self.tokenizer.convert_tokens_to_ids("eng_Latn"),
             num_beams=self.beams,
             max_new_tokens=MAX_NEW_TOKENS,
+            **self.options,
         )
         return self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
@@ -102,8 +151,8 @@ def use_plain_models(reward, da: str | Path, qe: str | Path, nllb: str | Path, b
             f"dual_device: {reward.dual_device} is not reward_device, {reward.reward_device}; the straightforward "
             "route knows one device: name the same twice"
         )
-    reward.da = PlainComet(Path(da), reward.reward_device)
-    reward.qe = PlainComet(Path(qe), reward.reward_device)
+    reward.da = plain_comet(Path(da), reward.reward_device)
+    reward.qe = plain_comet(Path(qe), reward.reward_device)
     reward.backtranslator = PlainTranslator(Path(nllb), reward.dual_device, beams)
     return reward
 

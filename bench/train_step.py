@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import gc
 import json
 import statistics
 import sys
@@ -26,37 +28,11 @@ import torch
 from bench import shapes, texts
 from bench.measure import GROUP, StepClock, grpo_trainer, machine
 from bench.pocket_seeds import Wrapped
-from bench.shapes import Shape
 from rl_nmt.errors import run
+from rl_nmt.preflight import memory_estimate
+from rl_nmt.preflight.memory_estimate import GIB
 
-POLICY = {
-    "tiny": Shape(128, 4, 4, 256, head_dim=32),
-    "gemma3_1b": Shape(1152, 26, 4, 6912, 262_144, 256),  # google/gemma-3-1b-it
-    "gemma3_4b": Shape(2560, 34, 8, 10_240, 262_208, 256),  # the text part of google/gemma-3-4b-it
-}
-
-
-def policy(shape: str, models: Path = shapes.MODELS) -> Path:
-    """The folder of a random policy in Gemma's format, built once."""
-    return shapes._once(models / f"policy-{shape}", lambda folder: _build_policy(folder, POLICY[shape]))
-
-
-def _build_policy(folder: Path, shape: Shape) -> None:
-    from pocket import formats
-    from train_grpo_en_ta import PROMPT
-
-    tokenizer = formats.gemma_tokenizer(folder, [*texts.training_texts(), *[PROMPT, "user", "model"] * 50], 1600)
-    sizes = {
-        "vocab_size": shape.rows or len(tokenizer),
-        "intermediate_size": shape.ffn,
-        "num_key_value_heads": max(1, shape.heads // 4),
-        "head_dim": shape.head_dim,
-        "query_pre_attn_scalar": shape.head_dim,
-        "sliding_window": 512,
-        "max_position_embeddings": 4096,
-    }
-    formats.new_gemma(tokenizer, shape.hidden, shape.layers, shape.heads, **sizes).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+STAGES = {"sampling": "generation", "reward": "reward", "update": "update"}  # the doctor's names for them
 
 
 class Recorded(Wrapped):
@@ -74,34 +50,58 @@ class Recorded(Wrapped):
         return totals
 
 
-def note_peak(peaks: dict[str, float], stage: str) -> None:
-    """The most memory since the last note, GiB, kept under `stage` where it is more than before."""
+def note_peak(peaks: dict[str, list[float]], stage: str) -> None:
+    """Most GiB allocated and reserved since the last note, kept under `stage` where they are more than before."""
     if torch.cuda.is_available():
-        peaks[stage] = max(peaks.get(stage, 0.0), torch.cuda.max_memory_allocated() / 2**30)
+        found = [torch.cuda.max_memory_allocated() / GIB, torch.cuda.max_memory_reserved() / GIB]
+        peaks[stage] = list(map(max, found, peaks.get(stage, found)))
         torch.cuda.reset_peak_memory_stats()
 
 
 class Clock(StepClock):
-    """Notes the memory peak of every update as well."""
+    """Notes the stages of the reward and the memory peak of the update as well."""
 
-    def __init__(self, peaks: dict[str, float]):
+    def __init__(self, reward: Recorded):
         super().__init__()
-        self.peaks = peaks
+        self.reward = reward
 
     def on_step_end(self, args, state, control, **kwargs):
         super().on_step_end(args, state, control)
-        note_peak(self.peaks, "update")
+        self.steps[-1] |= {name: value for name, value in self.reward.last_log.items() if name.startswith("time/")}
+        note_peak(self.reward.peaks, "update")
 
 
-def measure(args, group: int, length: int, folder: Path) -> dict:
-    """One line: `args.steps` counted steps of `args.prompts` prompts with `group` samples of `length` tokens each."""
+def estimated(cfg, trainer, reward, longest: int) -> dict[str, float]:
+    """GiB of each stage by the doctor's arithmetic, less what CUDA itself takes; `longest`: tokens of a prompt."""
+    parts = {"policy": trainer.model.config, "NLLB": reward.backtranslator.engine.model.config}
+    models = {name: _shape(config.to_dict()) for name, config in parts.items()}
+    for name, model in (("comet_da", reward.da.model), ("comet_qe", reward.qe.model)):
+        models[name] = memory_estimate.Shape(
+            sum(p.numel() for p in model.parameters()), model.encoder.model.config.to_dict()
+        )
+    sized = dataclasses.replace(cfg, max_chars=3 * (longest - 40))  # as the estimate makes tokens of characters
+    gpus = torch.cuda.device_count()
+    bf16 = bool(gpus) and torch.cuda.is_bf16_supported(including_emulation=False)
+    total = torch.cuda.mem_get_info()[1] if gpus else 0
+    need = next(iter(memory_estimate.memory_needs(sized, models, gpus, bf16, total).values()))
+    always = sum(size for name, size in need.resident.items() if name != "CUDA")
+    return {stage: (always + need.passing.get(name, 0)) / GIB for stage, name in STAGES.items()}
+
+
+def _shape(config: dict) -> memory_estimate.Shape:
+    return memory_estimate.Shape(memory_estimate.parameters(config), config)
+
+
+def configuration(args, group: int, length: int, folder: Path):
+    """RunCfg of one line."""
     import train_grpo_en_ta as script
 
     batch = min(args.batch, args.prompts * group)
-    cfg = script.RunCfg(
-        model_id=str(policy(args.shape, args.models)),
+    return script.RunCfg(
+        model_id=str(shapes.policy(args.shape, args.models)),
         lora_rank=args.lora_rank,
-        attn_implementation="eager",
+        attn_implementation="sdpa" if torch.cuda.is_available() else "eager",
+        gradient_checkpointing=args.gradient_checkpointing,
         group_size=group,
         max_new_tokens=length,
         per_device_batch_size=batch,
@@ -114,16 +114,29 @@ def measure(args, group: int, length: int, folder: Path) -> dict:
         backtranslation_beams=args.beams,
         reward_offload=args.offload,
         reward_dtype=args.reward_dtype,
-        dual_dtype=args.reward_dtype,
+        dual_dtype=args.dual_dtype or args.reward_dtype,
+        use_vllm=args.vllm,
         output_dir=str(folder),
         use_wandb=False,
         num_train_samples=args.prompts * (args.steps + 1),
     )
+
+
+def measure(args, group: int, length: int, folder: Path) -> dict:
+    """One line: `args.steps` counted steps of `args.prompts` prompts with `group` samples of `length` tokens each."""
+    import train_grpo_en_ta as script
+
+    cfg = configuration(args, group, length, folder)
     reward = Recorded(script.build_reward(cfg), peaks={})
-    sources = list(dict.fromkeys(item.english for item in texts.items(GROUP * cfg.num_train_samples)))
-    clock = Clock(reward.peaks)
+    found = texts.items(GROUP * cfg.num_train_samples)
+    sources = list(dict.fromkeys(item.english for item in found))
+    clock = Clock(reward)
     trainer = grpo_trainer(cfg, reward, sources, clock)
-    trainer.generation_config.min_new_tokens = length  # to the last token, whatever is sampled
+    if not cfg.use_vllm:
+        trainer.generation_config.min_new_tokens = length  # to the last token, whatever is sampled
+    gc.collect()
+    torch.cuda.empty_cache()
+    note_peak({}, "loading")
     trainer.train()
     counted = clock.steps[1:]
     stages = {
@@ -131,6 +144,7 @@ def measure(args, group: int, length: int, folder: Path) -> dict:
         for name in ("time/generate", "time/back_translate", "time/cycle", "time/qe", "time/reward", "time/update")
     }
     seconds = statistics.median(step["seconds"] for step in counted)
+    prompts = trainer.processing_class([script.make_prompt(source) for source in sources])["input_ids"]
     return {
         "group_size": group,
         "length": length,
@@ -139,7 +153,9 @@ def measure(args, group: int, length: int, folder: Path) -> dict:
         "per_completion": seconds / (args.prompts * group),
         "reward_share": stages["time/reward"] / seconds,
         **stages,
-        "peak_gib": {stage: round(peak, 2) for stage, peak in reward.peaks.items()},
+        "peak_gib": {stage: round(allocated, 2) for stage, (allocated, _) in reward.peaks.items()},
+        "reserved_gib": {stage: round(reserved, 2) for stage, (_, reserved) in reward.peaks.items()},
+        "estimated_gib": estimated(cfg, trainer, reward, max(map(len, prompts))),
     }
 
 
@@ -152,9 +168,9 @@ def line(found: dict) -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=POLICY, default="tiny", help="of the policy")
+    parser.add_argument("--shape", choices=shapes.POLICY, default="tiny", help="of the policy")
     parser.add_argument("--reward", choices=shapes.SHAPES, default="tiny", help="of COMET (twice) and NLLB")
     parser.add_argument("--prompts", type=int, default=8, help="per step (default 8)")
     parser.add_argument("--group_sizes", type=int, nargs="+", default=[8])
@@ -163,13 +179,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=3, help="counted, after one that is not (default 3)")
     parser.add_argument("--beams", type=int, default=4)
     parser.add_argument("--lora_rank", type=int, default=0)
+    parser.add_argument("--gradient_checkpointing", action="store_true")
+    parser.add_argument("--vllm", action="store_true", help="sample by vLLM on the same card; lengths are then its own")
     parser.add_argument("--offload", action="store_true", help="reward models leave the card between calls")
     parser.add_argument("--reward_dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dual_dtype", choices=("float32", "bfloat16"), help="of NLLB (default: --reward_dtype)")
     parser.add_argument("--models", type=Path, default=shapes.MODELS, help="where the checkpoints are built")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     args = parser.parse_args(argv)
     if min(args.prompts, args.steps, *args.group_sizes, *args.lengths) < 1:
         parser.error("sizes must be at least 1")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for group in args.group_sizes:
         for length in args.lengths:

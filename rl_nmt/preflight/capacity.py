@@ -12,6 +12,7 @@ from rl_nmt.errors import CannotWrite
 from rl_nmt.preflight import memory_estimate
 from rl_nmt.preflight.findings import Finding, fail
 from rl_nmt.preflight.machine import Machine
+from rl_nmt.preflight.measurements import measured_ratio
 from rl_nmt.preflight.memory_estimate import Shape, gib
 
 TIGHT, TOO_MUCH = 0.85, 1.1  # estimated over free memory: a warning, a no-go
@@ -53,6 +54,8 @@ def memory_findings(settings: Any, machine: Machine, models: Mapping[str, Shape 
         detail = f"{device}: {parts} = {gib(need.peak)} GiB estimated, {gib(free)} free"
         if unknown:
             detail += f" (without {', '.join(unknown)}: size not known)"
+        if device == "cuda:0" and (measured := measured_ratio(machine.gpus[0].name, settings.reward_offload)):
+            detail += f"; {measured}"
         share = need.peak / max(1, free)
         if share > TOO_MUCH:
             found.append(fail("memory", detail, _smaller(settings, stage, device)))

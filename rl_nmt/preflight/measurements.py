@@ -1,0 +1,49 @@
+"""What `bench.gpu` has measured on cards: measured/<card>.json, one file per card. No torch."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent / "measured"
+
+
+def slug(card: str) -> str:
+    """The name of a card's file, without its ending.
+
+    >>> slug("NVIDIA H100 80GB HBM3")
+    'nvidia-h100-80gb-hbm3'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
+
+
+def cards(folder: Path | None = None) -> list[dict[str, Any]]:
+    """What was measured per card, by file name; [] without the folder."""
+    paths = sorted((folder or FOLDER).glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def peaks(card: dict[str, Any]) -> list[dict[str, Any]]:
+    """Per measured step: offload, policy, most GiB allocated in any of its stages, the estimate of that, their ratio.
+
+    Steps without a memory reading (on a CPU) are left out.
+    """
+    found = []
+    for row in card["stages"].get("step", {}).get("results", ()):
+        if measured := max(row["peak_gib"].values(), default=0.0):
+            estimated = max(row["estimated_gib"].values())
+            known = {"policy": row["policy"], "offload": row["offload"], "measured": measured, "estimated": estimated}
+            found.append({**known, "ratio": measured / estimated})
+    return found
+
+
+def measured_ratio(card: str, offload: bool, folder: Path | None = None) -> str:
+    """One clause for the doctor about a card of this name, "" where none was measured."""
+    path = (folder or FOLDER) / f"{slug(card)}.json"
+    for peak in peaks(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else ():
+        if peak["offload"] == offload:
+            return (
+                f"on a card of this name a step of {peak['policy']} took {peak['measured']:.1f} GiB, "
+                f"{peak['ratio']:.2f} of its estimate"
+            )
+    return ""

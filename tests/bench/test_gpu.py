@@ -1,0 +1,193 @@
+"""bench.gpu: processes that fail or hang, models without files, tables; and (slow) the whole of it, tiny."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_run import ROOT, environment
+
+import train_grpo_en_ta as script
+from bench import gpu, gpu_stages, presets, shapes, tables, texts
+from bench.straightforward import PaddedComet, PlainComet, plain_comet
+from rl_nmt.preflight import capacity, measurements
+from rl_nmt.preflight.memory_estimate import GIB, KNOWN, Shape, parameters
+from rl_nmt.scorers.base import Segment
+from rl_nmt.scorers.comet import load_comet
+
+ITEMS = texts.items(24, "none")
+SEGMENTS = {
+    "regression_metric": [Segment(item.english, item.back, item.english) for item in ITEMS],
+    "unified_metric": [Segment(item.english, item.tamil) for item in ITEMS],
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+# ------------------------------------------------------------------ processes
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "reason", "count"),
+    [
+        ("put({'a': 1}); put({'status': 'done', 'reason': ''})", "done", "", 1),
+        ("put({'ok': True}); put({'ok': False}); put({'status': 'done', 'reason': ''})", "failed", "not what it", 2),
+        ("put({'status': 'skipped', 'reason': 'no vllm'})", "skipped", "no vllm", 0),
+        ("put({'a': 1}); os.kill(os.getpid(), 9)", "failed", "status -9", 1),
+        ("put({'a': 1}); put({'a': 2}); subprocess.run(['sleep', '600'])", "out of time", "killed", 2),
+    ],
+)
+def test_a_stage_keeps_its_results_whatever_ends_it(tmp_path, code, status, reason, count):
+    put = f"put = lambda row: open({str(tmp_path / 'x.jsonl')!r}, 'a').write(json.dumps(row) + '\\n')"
+    reports = []
+    seconds = 1.5 if "sleep" in code else 60
+    line = [sys.executable, "-c", f"import json, os, subprocess; {put}; {code}"]
+    found = gpu.run_stage(line, tmp_path / "x.jsonl", seconds, reports.append)
+    assert found["status"] == status and reason in found["reason"] and len(found["results"]) == count
+    assert reports[-1] == found and [len(r["results"]) for r in reports] == sorted(len(r["results"]) for r in reports)
+
+
+# ------------------------------------------------------------------ models without files
+
+
+@pytest.mark.parametrize("kind", SEGMENTS)
+def test_padded_batches_score_as_predict_does(models, kind):
+    pytest.importorskip("comet")
+    folder = shapes.comet(kind, "tiny", models)
+    plain, padded = (route(folder).score(SEGMENTS[kind]).values for route in (PlainComet, PaddedComet))
+    assert len(set(plain)) > 20 and max(abs(a - b) for a, b in zip(plain, padded, strict=True)) <= 1e-5
+
+
+def test_drawn_models_are_those_of_the_files(models, tmp_path):
+    kind = "unified_metric"
+    wanted = load_comet(shapes.comet(kind, "tiny", models)).score(SEGMENTS[kind]).values
+    saved = shapes.nllb("tiny", models)
+    with shapes.resident("cpu"):
+        folder = shapes.comet(kind, "tiny", tmp_path)
+        assert load_comet(folder).score(SEGMENTS[kind]).values == wanted
+        assert plain_comet(folder, "cpu").score(SEGMENTS[kind]).values == pytest.approx(wanted, abs=1e-5)
+        drawn = shapes.draw(shapes.nllb("tiny", tmp_path))
+    assert not shapes.are_resident()
+    assert (
+        sum(path.stat().st_size for path in folder.rglob("*"))
+        < 300_000
+        < saved.joinpath("model.safetensors").stat().st_size
+    )
+    restored = type(drawn).from_pretrained(saved).state_dict()
+    assert all(torch.equal(restored[name], weight) for name, weight in drawn.state_dict().items())
+
+
+# ------------------------------------------------------------------ tables
+
+
+def card(offload: bool = False, peak: float = 9.0) -> dict:
+    """A measured card: what the command wrote of a tiny run on a CPU, with the memory that only a GPU tells."""
+    found = json.loads((Path(__file__).parent / "tiny_card.json").read_text(encoding="utf-8"))
+    found |= {"card": "NVIDIA A10G", "memory_bytes": 24 * GIB}
+    for row, away in zip(found["stages"]["step"]["results"], (offload, not offload), strict=True):
+        row |= {"offload": away, "policy": "gemma3_1b"}
+        row |= {"peak_gib": {"update": peak, "reward": 5.0}, "reserved_gib": {"update": peak + 1, "reward": 6.0}}
+        row |= {"estimated_gib": {"update": 10.0, "reward": 8.0}}
+    return found
+
+
+def test_the_documents_are_what_the_committed_cards_say():
+    for name, text in tables.documents(ROOT, measurements.cards()).items():
+        assert (ROOT / name).read_text(encoding="utf-8") == text, "run python -m bench.gpu --tables"
+
+
+def test_tables_of_a_measured_card(tmp_path, capsys):
+    measured, documents = tmp_path / "measured", ("README.md", "docs/benchmarks.md")
+    measured.mkdir()
+    (tmp_path / "docs").mkdir()
+    for name in documents:
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    assert measurements.cards(tmp_path / "nothing") == []
+    (measured / "nvidia-a10g.json").write_text(json.dumps(card()), encoding="utf-8")
+    assert tables.write(tmp_path, measured) == 0
+    assert "9.0 GiB, estimated 10.0 (+11%), bar 15%: met" in capsys.readouterr().out
+    readme, benchmarks = ((tmp_path / name).read_text(encoding="utf-8") for name in documents)
+    assert "Measured: NVIDIA A10G: gemma3_1b, reward models on the card: 9.0 GiB" in readme
+    section = benchmarks.split("<!-- cards:")[1].split("<!-- /cards -->")[0]
+    assert "### NVIDIA A10G" in section and tables.NONE not in section + readme
+    for head in ("check | dtype", "route | comet", "policy | offload", "steps | seconds"):
+        rows = section.split(f"| {head}")[1].split("\n\n")[0].splitlines()
+        assert len(rows) > 2 and len({row.count("|") for row in rows[1:]}) == 1
+    assert "update 9, reward 5" in section and "**vLLM on the same card**: skipped" in section
+    again = tables.documents(tmp_path, [card()])
+    assert again == {"README.md": readme, "docs/benchmarks.md": benchmarks}
+    (measured / "nvidia-a10g.json").write_text(json.dumps(card(peak=8.0)), encoding="utf-8")
+    assert tables.write(tmp_path, measured) == 1
+
+
+def test_the_doctor_names_what_was_measured_on_its_card(tmp_path, monkeypatch):
+    monkeypatch.setattr(measurements, "FOLDER", tmp_path)
+    (tmp_path / "nvidia-a10g.json").write_text(json.dumps(card()), encoding="utf-8")
+    cfg, machine = script.RunCfg(), presets.Hardware(1, 24, True, 32).machine()
+    shapes_ = {name: Shape(parameters(config), config) for name, config in KNOWN.items()}
+    named = {"policy": "google/gemma-3-1b-it", "NLLB": "facebook/nllb-200-distilled-1.3B"}
+    models = {part: shapes_[name] for part, name in named.items()}
+    assert "of its estimate" not in capacity.memory_findings(cfg, machine, models)[0].detail  # of another name
+    a10 = type(machine)(
+        **vars(machine) | {"gpus": (type(machine.gpus[0])(**vars(machine.gpus[0]) | {"name": "NVIDIA A10G"}),)}
+    )
+    detail = capacity.memory_findings(cfg, a10, models)[0].detail
+    assert detail.endswith("on a card of this name a step of gemma3_1b took 9.0 GiB, 0.90 of its estimate")
+    assert measurements.measured_ratio("NVIDIA A10G", offload=True)
+
+
+def test_marks_that_are_missing_are_said():
+    with pytest.raises(ValueError, match="<!-- cards"):
+        tables.between("text", "cards", lambda old: "")
+
+
+# ------------------------------------------------------------------ the whole
+
+
+def test_the_reward_texts_have_the_lengths_they_claim(models):
+    english, tamil, tokens = gpu_stages.completions(shapes.nllb("tiny", models), gpu_stages.COMPLETIONS)
+    assert len(english) == len(tamil) == 64 and len(set(english)) == 8 and 20 <= min(tokens) < max(tokens) <= 80
+
+
+def test_the_step_is_that_of_the_preset():
+    args = gpu_stages.train_step.parse(gpu_stages.STEP.split())
+    preset = yaml.safe_load((ROOT / "configs" / "gemma3_1b_24gb.yaml").read_text(encoding="utf-8"))
+    assert (args.lora_rank, args.batch, args.gradient_checkpointing, args.dual_dtype) == tuple(
+        preset[name] for name in ("lora_rank", "per_device_batch_size", "gradient_checkpointing", "dual_dtype")
+    )
+    assert args.prompts * args.group_sizes[0] == args.batch * preset["gradient_accumulation_steps"]
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path):
+    line = [sys.executable, "-m", "bench.gpu", "--shape", "tiny", "--minutes", "60", "--out", str(tmp_path)]
+    done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=3700)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (path,) = tmp_path.glob("*.json")
+    text = path.read_text(encoding="utf-8")
+    found = json.loads(text)
+    assert found["versions"]["torch"] == torch.__version__ and found["shape"] == "tiny" and str(ROOT) not in text
+    states = {name: stage["status"] for name, stage in found["stages"].items()}
+    assert states == {name: "skipped" if name == "vllm" else "done" for name in gpu.SHARES}
+    results = {name: stage["results"] for name, stage in found["stages"].items()}
+    checks = {(row["check"], row.get("dtype"), row.get("attention")): row for row in results["correctness"]}
+    assert checks["qe scores", "float32", "sdpa"]["ok"] and "dtype_error" in checks["cycle scores", "bfloat16", "sdpa"]
+    assert checks["back-translations", "float32", None]["equal"] == 1.0
+    assert all(checks["killed and resumed", None, None][name] for name in ("weights", "optimizer", "metrics"))
+    routes = {(row["route"], row["dtype"], row["attention"]): row for row in results["reward"] if "route" in row}
+    assert routes["straightforward", "float32", None]["seconds"] > 0
+    ours = routes["ours", "float32", "sdpa"]
+    assert ours["max_difference"] < 1e-5 and ours["equal"] == 1.0 and 0 < ours["of_matmul"]["qe"]
+    assert set(ours["stages"]) == {"guards", "back_translate", "cycle", "qe"}
+    assert [row["offload"] for row in results["step"]] == [False, True]
+    for row in results["step"]:
+        assert row["time/generate"] > 0 and set(row["estimated_gib"]) == {"sampling", "reward", "update"}
+    assert results["pocket"][0]["steps"] == gpu_stages.FIRST_STEPS and results["pocket"][-1]["after"]["chrf"] >= 0
