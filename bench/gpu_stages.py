@@ -8,7 +8,6 @@ can do nothing raises MissingService or ImportError. A row with "ok" False makes
 from __future__ import annotations
 
 import gc
-import inspect
 import json
 import statistics
 import tempfile
@@ -86,21 +85,13 @@ def equal_scores(task: Task, row: str, folder: Path, segments: list[Segment]) ->
     for dtype, attention in VARIANTS:
         found = {"check": f"{row} scores", "dtype": dtype, "attention": attention}
         try:
-            scorer = comet_variant(folder, task.device, dtype, attention)
+            scorer = load_comet(folder, device=task.device, dtype=dtype, attention=attention)
         except ConfigError as error:
             yield found | {"skipped": str(error)}
             continue
         difference = max(abs(a - b) for a, b in zip(scorer.score(segments).values, expected, strict=True))
         found |= {"max_difference": difference, "dtype_error": scorer.dtype_error}
         yield found | ({"ok": difference <= EXACT} if dtype == "float32" else {})
-
-
-def comet_variant(folder: Path, device: str, dtype: str, attention: str):
-    """Our scorer with this attention. Raises ConfigError where it has none of this name."""
-    options = {"attention": attention} if "attention" in inspect.signature(load_comet).parameters else {}
-    if not options and attention != "sdpa":
-        raise ConfigError(f"attention: {attention} is not known to load_comet")
-    return load_comet(folder, device=device, dtype=dtype, **options)
 
 
 def equal_texts(task: Task, folder: Path, sentences: list[str]) -> dict:
@@ -133,7 +124,9 @@ def reward(task: Task) -> Iterator[dict]:
                 halves = {"reward_dtype": dtype, "dual_dtype": "bfloat16" if halved else "float32"}
                 call = CometDuPOReward(*map(str, models), **settings, **halves)
                 if attention:
-                    call.da, call.qe = (comet_variant(model, task.device, dtype, attention) for model in models[:2])
+                    call.da, call.qe = (
+                        load_comet(model, device=task.device, dtype=dtype, attention=attention) for model in models[:2]
+                    )
                 else:
                     use_plain_models(call, *models, BEAMS)
             except ConfigError as error:

@@ -166,6 +166,7 @@ class Continue(TrainerCallback):
         if trainer._continued is not None:
             trainer._globalstep_last_logged = trainer._continued["last_logged_step"]
             trainer._total_loss_scalar = trainer._continued["logged_loss"]
+            trainer._initial_global_step = 0  # transformers 5 would divide the whole run's loss by the steps since
             for mode, values in trainer._continued["unlogged_metrics"].items():
                 trainer._metrics[mode].update(values)
         if state.global_step:
