@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from rl_nmt.errors import CannotWrite
 
 
@@ -79,13 +81,13 @@ def replace_folder(target: Path) -> Iterator[Path]:
         yield draft
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise cannot_write(target, error) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def cannot_write(path: str | Path, error: OSError, argument: str = "") -> CannotWrite:
+def cannot_write(path: str | Path, error: Exception, argument: str = "") -> CannotWrite:
     """The error for a path that cannot be written: argument, path, reason and fix in one line."""
-    setting = f"{argument}: " if argument else ""
-    return CannotWrite(f"{setting}{path} cannot be written ({error.strerror or error}): free space, or write elsewhere")
+    setting, reason = f"{argument}: " if argument else "", getattr(error, "strerror", None) or error
+    return CannotWrite(f"{setting}{path} cannot be written ({reason}): free space, or write elsewhere")

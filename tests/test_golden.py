@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 GOLDEN = Path(__file__).with_name("golden_metrics.json")
 KEYS = ("loss", "grad_norm", "kl", "entropy", "reward/total", "completions/mean_length", "learning_rate")
@@ -34,8 +35,8 @@ def twenty_steps(folder: Path) -> list[dict[str, float]]:
 
 def test_twenty_steps_as_written_down(tmp_path):
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
-    if golden["torch"] != torch.__version__.split("+")[0]:
-        pytest.skip(f"written down with torch {golden['torch']}")
+    if golden["torch"] != torch.__version__.split("+")[0] or transformers.__version__ > "5":
+        pytest.skip(f"written down with torch {golden['torch']} and transformers 4, which builds another tiny policy")
     rows = twenty_steps(tmp_path)
     assert len(rows) == 20 and len({row["reward/total"] for row in rows}) > 10
     for step, (row, wanted) in enumerate(zip(rows, golden["rows"], strict=True), start=1):

@@ -153,9 +153,9 @@ def test_explanations_look_behind_the_error_they_are_given():
         except OSError as error:
             return error
 
-    gated = hub.explain("comet_qe_model", "Unbabel/x", wrapped(GatedRepoError("no", response())))
+    gated = hub.explain("comet_qe_model", "Unbabel/x", wrapped(GatedRepoError("no", response=response())))
     assert "https://huggingface.co/Unbabel/x" in str(gated) and "licence" in str(gated)
-    unknown = hub.explain("model_id", "a/b", wrapped(RepositoryNotFoundError("no", response(404))))
+    unknown = hub.explain("model_id", "a/b", wrapped(RepositoryNotFoundError("no", response=response(404))))
     assert "the hub knows no a/b" in str(unknown)
     other = hub.explain("model_id", "a/b", wrapped(ValueError("odd")))
     assert "OSError" in str(other)
@@ -197,6 +197,10 @@ def small_hub(repositories: dict[str, Path], cards: dict[str, dict], gated: set[
         sha = revisions.get(parts[3] if len(parts) > 3 else "main")
         if sha is None:
             return 404, {"X-Error-Code": "RevisionNotFound"}, b"{}"
+        if path.startswith(f"/api/models/{name}/tree/"):  # asked by huggingface-hub 1
+            listed = info(name, sha)["siblings"]
+            tree = [{"type": "file", "path": f["rfilename"], "size": f["size"], "oid": sha} for f in listed]
+            return 200, {"Content-Type": "application/json"}, json.dumps(tree).encode()
         if path.startswith("/api/models/"):
             return 200, {"Content-Type": "application/json"}, json.dumps(info(name, sha)).encode()
         file = repositories[name] / "/".join(parts[4:])

@@ -6,6 +6,7 @@ as published. It is fitted over its small vocabulary alone; the published width 
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Sequence
@@ -156,6 +157,8 @@ def save_metricx(twin: Twin, folder: Path) -> None:
     config = twin.mt5.config
     config.vocab_size, config.architectures = WORDS, ["MT5ForRegression"]
     config.save_pretrained(folder)
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))  # transformers 5 says that it is tied
+    (folder / "config.json").write_text(json.dumps(described | {"tie_word_embeddings": False}), encoding="utf-8")
     known = {name: weight.detach() for name, weight in twin.mt5.state_dict().items() if "embed_tokens" not in name}
     small = known.pop("shared.weight")
     shared = torch.zeros(WORDS, config.d_model)

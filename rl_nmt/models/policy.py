@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,7 @@ def load_policy(
     transformers knows. Raises ConfigError for another architecture or weights that do not fit, and MissingService.
     """
     hub.require_model(argument, model_id)
+    quieten_transformers()
     name, revision = hub.split_revision(model_id)
     try:
         cls, options = _model_class(model_id, name, revision, families, argument)
@@ -151,6 +153,14 @@ def load_policy(
     if hasattr(model, "warnings_issued"):  # gone in transformers 5
         model.warnings_issued["estimate_tokens"] = True  # TRL's batches have no input_ids to count operations by
     return model
+
+
+def quieten_transformers() -> None:
+    """For the process: transformers 5 draws bars for every load and save, and advises on names that TRL uses."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
 
 
 @contextlib.contextmanager

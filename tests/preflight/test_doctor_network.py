@@ -49,7 +49,7 @@ def test_a_licence_to_accept_is_named_with_its_page(monkeypatch):
     reply.status_code = 403
 
     def gated(*args, **kwargs):
-        raise errors.GatedRepoError("403", reply)
+        raise errors.GatedRepoError("403", response=reply)
 
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", gated)
     found = doctor.model_finding(ModelUse("comet_qe_model", "Unbabel/wmt22-cometkiwi-da", "hparams.yaml"), lambda: True)

@@ -12,11 +12,13 @@ import math
 from pathlib import Path
 
 import torch
+import transformers
 
 from pocket import formats
 from rl_nmt.scorers.base import Segment
 from rl_nmt.scorers.comet.model import ENCODERS, CometModel
 
+TAUGHT = 60 if transformers.__version__ < "5" else 90  # steps: under 5 weights start elsewhere
 PAIRS = [
     ("The boy reads a book.", "சிறுவன் ஒரு புத்தகத்தைப் படிக்கிறான்."),
     ("The girl drinks water.", "சிறுமி தண்ணீர் குடிக்கிறாள்."),
@@ -36,7 +38,7 @@ PROMPT = "Translate the sentence to Tamil.\n\nEnglish: {source}\nTamil:"
 GEMMA_TURN = "<bos><start_of_turn>user\n{user}<end_of_turn>\n<start_of_turn>model\n"
 
 
-def build_gemma(folder: str | Path, steps: int = 60, seed: int = 0) -> Path:
+def build_gemma(folder: str | Path, steps: int = TAUGHT, seed: int = 0) -> Path:
     """A Gemma3ForCausalLM of about 0.1 M parameters, taught `steps` steps on PAIRS; returns `folder`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
