@@ -54,7 +54,7 @@ CARD_FIELDS = (  # what the model card tells
 
 TRL_FIELDS = (  # what GRPOConfig calls by the same name
     *("temperature", "top_p", "warmup_steps", "gradient_accumulation_steps", "loss_type", "scale_rewards"),
-    *("logging_steps", "save_total_limit", "gradient_checkpointing"),
+    *("logging_steps", "gradient_checkpointing"),
 )
 FAMILIES = ("gemma3",)  # the turns of PROMPT are Gemma's; other chat models: recipes/translategemma
 

@@ -125,7 +125,6 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, policy, reward, rows: li
         gradient_accumulation_steps=checks.accumulation_steps(cfg, distributed.count()),
         max_steps=rl.updates or -1,
         logging_steps=log.logging_steps,
-        save_total_limit=log.save_total_limit,
         gradient_checkpointing=cfg.model.gradient_checkpointing,
     )
     trainer = TokenCreditTrainer(

@@ -34,6 +34,7 @@ def train(
     the third save in a row has failed.
     """
     make_resumable(trainer)
+    trainer.args.save_total_limit = None  # the Trainer would delete old ones before the new one is sealed, by the clock
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.checkpoints = keeper = checkpoints.Keeper(

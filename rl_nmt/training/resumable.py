@@ -147,12 +147,6 @@ class Resumable(Mixed):
         elif failure is None:
             keeper.newest = step
 
-    def _rotate_checkpoints(self, use_mtime=False, output_dir=None):
-        # By step, not by the clock: a resumed or copied run folder has other times. A keeper rotates by itself,
-        # once the new one is sealed.
-        if self.checkpoints is None:
-            super()._rotate_checkpoints(use_mtime=False, output_dir=output_dir)
-
 
 class Continue(TrainerCallback):
     """Counters taken up where a run resumes; no checkpoint inside a generation cycle."""

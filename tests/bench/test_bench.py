@@ -195,6 +195,7 @@ def test_the_machine_line_names_no_host():
 
 
 def test_reward_throughput(models, capsys):
+    pytest.importorskip("comet")  # the straightforward route
     line = ["--n", "8", "--rounds", "1", "--json", "--models", str(models)]
     assert reward_throughput.main(line) == 0
     rows = [json.loads(text) for text in capsys.readouterr().out.splitlines()]

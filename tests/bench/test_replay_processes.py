@@ -26,7 +26,7 @@ def folder(tiny_all, tmp_path_factory):
 
 def test_two_processes_have_the_gradient_of_one(folder):
     found = bench.compare(folder, 2)
-    assert found["relative_difference"] <= 1e-5 and found["largest_difference"] <= 1e-5
+    assert found["relative_difference"] <= 3e-5 and found["largest_difference"] <= 1e-5
     assert found["samples"] == 12 and found["distinct_rewards"] > 4 and found["norm"] > 1e-3
 
 

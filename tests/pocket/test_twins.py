@@ -277,7 +277,8 @@ def test_metricx_is_read_by_the_product_as_by_its_own_class(twins):
     from transformers import AutoTokenizer, MT5ForConditionalGeneration
 
     folder = twins / "metricx"
-    model, tokenizer = MT5ForConditionalGeneration.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    model = MT5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()  # saved in bfloat16
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():  # four steps of fitting leave scores near zero
         model.lm_head.weight[SCORE_ID] *= 20
     model.save_pretrained(folder.with_name("metricx_wide"))
@@ -345,7 +346,8 @@ def test_xcomet_gives_scores_and_spans_with_and_without_a_reference(twins):
         scores = scorer.score(given)
         assert all(value is not None for value in scores.values)
         for spans, row in zip(scores.spans, given, strict=True):
-            assert all(0 <= s.start < s.end <= len(row.mt) and s.severity in xcomet.LABELS for s in spans)
+            # Like COMET's own, a span may be empty: that of a marked <s> alone.
+            assert all(0 <= s.start <= s.end <= len(row.mt) and s.severity in xcomet.LABELS for s in spans)
 
 
 def new_xcomet(folder: Path):

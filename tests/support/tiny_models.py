@@ -125,7 +125,6 @@ def xlmr_tokenizer():
 
 def save_encoder(folder: Path, name: str = "XLM-RoBERTa") -> None:
     """Configuration and tokenizer of the encoder that COMET calls `name`."""
-    import transformers
 
     tokenizer = xlmr_tokenizer()
     getattr(transformers, f"{ENCODERS[name]}Config")(

@@ -12,6 +12,7 @@ from fault_trials import differences, flip, trial
 from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
+from rl_nmt.runs import checkpoints
 from rl_nmt.runs.run import Run
 from rl_nmt.training import loop
 
@@ -105,6 +106,19 @@ def test_killed_it_continues_to_the_same_bits(tmp_path, whole):
     assert weights(folder) == weights(whole)
     last = [torch.load(f / "checkpoint-8" / "optimizer.pt", weights_only=True) for f in (folder, whole)]
     assert differences(*last) == []
+
+
+def test_no_checkpoint_goes_before_the_next_is_sealed(tmp_path, monkeypatch):
+    seal, seen = checkpoints.Keeper.seal, []
+
+    def spy(keeper, step):
+        seen.append(sorted(int(path.name[11:]) for path in tmp_path.glob("run/checkpoint-*")))
+        return seal(keeper, step)
+
+    monkeypatch.setattr(checkpoints.Keeper, "seal", spy)
+    with torch.random.fork_rng(devices=[]):
+        train(tmp_path / "run")
+    assert seen == [[2], [2, 4], [2, 4, 6], [4, 6, 8]]
 
 
 def test_a_damaged_checkpoint_is_set_aside(tmp_path, whole):
