@@ -212,7 +212,7 @@ def _state(folder):
         "random": random,
         "metrics": [fault_trials.without_clock(row) for row in MetricsFile(folder / "metrics.jsonl").rows()],
         "rollouts": MetricsFile(folder / "rollouts.jsonl").rows(),
-        "best": (folder / "best" / "model.safetensors").read_bytes(),
+        "best": [path.read_bytes() for path in folder.glob("best/model.safetensors")],  # none: the start policy
     }
 
 
