@@ -96,7 +96,7 @@ class XcometCfg(SpanCfg):
     model_name_or_path: str = "Unbabel/XCOMET-XL"  # checkpoint: hub name (gated, non-commercial licence) or folder
     device: str = "auto"  # auto, cpu or cuda:N
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # precision; a lower one changes some spans
-    python_executable: str = ""  # Python of another environment, as one with transformers 4; empty: this process
+    python_executable: str = ""  # Python of another environment to run it in; empty: this process
 
 
 @dataclass

@@ -4,7 +4,9 @@ The model is converted once, into its own folder or a cache, and stays resident.
 equal those of transformers (the limits: rl_nmt/backtranslation/translator.py); "int8" is faster still and changes some.
 """
 
+import contextlib
 import ctypes
+import functools
 import hashlib
 import json
 import os
@@ -142,19 +144,22 @@ def require(device: str, dtype: str) -> Any:
     return ctranslate2
 
 
+@functools.cache
 def missing_library(site: Path, load: Callable[[str], Any] = ctypes.CDLL) -> str:
     """The cuBLAS that CTranslate2's wheel would load at its first product, if it does not load; else "".
 
     `site`: the folder with ctranslate2.libs/, of a Linux wheel (elsewhere nothing is known: ""); the name is read from
-    its library. Loaded here or by torch once, CTranslate2 finds it by this name too.
+    its library. Loaded once, here or by torch, also from the folder of NVIDIA's wheel, which is on no loader's path,
+    CTranslate2 finds it by this name too.
     """
     for file in (site / "ctranslate2.libs").glob("libctranslate2*"):
         if named := re.search(rb"libcublas\.so\.\d+", file.read_bytes()):
             name = named[0].decode()
-            try:
-                load(name)
-            except OSError:
-                return name
+            for place in (name, *map(str, site.glob(f"nvidia/*/lib/{name}"))):
+                with contextlib.suppress(OSError):
+                    load(place)
+                    return ""
+            return name
     return ""
 
 
@@ -162,7 +167,9 @@ def _explain(error: Exception, device: str, dtype: str) -> ConfigError | Missing
     reason = " ".join(str(error).split())[:200]
     if "lib" in reason and "not found" in reason:
         cublas = re.search(r"libcublas\.so\.(\d+)", reason)
-        package = f"`pip install nvidia-cublas-cu{cublas[1]}`" if cublas else "install it"
+        package = "install it"
+        if cublas:  # NVIDIA's package names end in the version up to 12
+            package = f"`pip install nvidia-cublas{f'-cu{cublas[1]}' if int(cublas[1]) < 13 else ''}`"
         return MissingService(
             f"backtranslation_backend: ctranslate2 cannot use {device}: {reason}; {package}, or use transformers"
         )

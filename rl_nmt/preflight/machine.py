@@ -25,7 +25,6 @@ KNOWN_BAD = (
     ("trackio", ">=0.30", "huggingface-hub", "<1.10", "`from trl import GRPOTrainer` fails"),
     ("sentence-transformers", ">=6", "transformers", "<5", "it wants transformers 5"),
 )
-INSTALL = "pip install -r requirements.txt"
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,17 @@ def _ram_free() -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def requirements(packages: Mapping[str, str]) -> str:
+    """The file that an environment with these packages was made from."""
+    if "vllm" in packages:
+        return "requirements-vllm.txt"
+    return "requirements-transformers5.txt" if _within(packages.get("transformers"), ">=5") else "requirements.txt"
+
+
 def version_findings(machine: Machine, settings: Any) -> list[Finding]:
     """Python, packages that are missing, pairs that are known not to work together, versions not tested."""
     found, packages = [], machine.packages
+    install = f"pip install -r {requirements(packages)}"
     python = ".".join(map(str, machine.python))
     if machine.python not in ((3, 11), (3, 12)):
         detail = f"{python}: TRL needs 3.11, and numpy 1.26 has no wheel for 3.13"
@@ -91,16 +98,16 @@ def version_findings(machine: Machine, settings: Any) -> list[Finding]:
     missing = [name for name in needed if name.lower() not in packages]
     if missing or machine.torch_problem:
         detail = f"not installed: {', '.join(missing)}" if missing else f"torch: {machine.torch_problem}"
-        found.append(fail("packages", detail, INSTALL, MissingService))
+        found.append(fail("packages", detail, install, MissingService))
     for name, versions, other, others, symptom in KNOWN_BAD:
         if _within(packages.get(name), versions) and _within(packages.get(other), others):
             pair = f"{name} {packages[name]} beside {other} {packages[other]}: {symptom}"
-            found.append(fail("packages", pair, INSTALL, MissingService))
+            found.append(fail("packages", pair, install, MissingService))
     installed = {name: packages[name] for name in TESTED if name in packages}
     untested = [n for n, version in installed.items() if version.split("+")[0] not in TESTED[n]]
     if untested:
         detail = ", ".join(f"{name} {installed[name]} (tested: {', '.join(TESTED[name])})" for name in untested)
-        found.append(Finding("warn", "packages", detail, INSTALL))
+        found.append(Finding("warn", "packages", detail, install))
     if not found:
         shown = ", ".join(f"{name} {version}" for name, version in installed.items())
         found.append(Finding("ok", "versions", f"Python {python}, {shown}"))

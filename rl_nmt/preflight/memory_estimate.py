@@ -204,7 +204,8 @@ def translator_need(shape: Shape, dtype: str, beams: int) -> tuple[int, int]:
 
 
 def comet_need(shape: Shape, dtype: str, cuda: bool) -> tuple[int, int]:
-    """(weights, working memory) of a COMET model; on a CPU its linear layers exist twice (prepacked).
+    """(weights, working memory) of a COMET model. Its linear layers exist twice: on a CPU prepacked, in half precision
+    as such; in float32 on CUDA only queries, keys and values, joined in one matrix.
 
     dtype "auto" may end in half precision, with its copies of the weights, or in float32, with larger activations: on
     CUDA the larger of both is counted.
@@ -213,7 +214,8 @@ def comet_need(shape: Shape, dtype: str, cuda: bool) -> tuple[int, int]:
     value, config = 2 if half else 4, shape.config
     hidden, ffn, layers = (config.get(k, 0) for k in ("hidden_size", "intermediate_size", "num_hidden_layers"))
     linears = layers * (4 * hidden * hidden + 2 * hidden * ffn)
-    weights = 4 * shape.parameters + (0 if cuda and not half else value * linears)
+    copied = layers * 3 * hidden * hidden if cuda and not half else linears
+    weights = 4 * shape.parameters + value * copied
     return weights, (4 if dtype == "auto" else value) * COMET_TOKENS * (8 * hidden + 2 * ffn)
 
 

@@ -42,7 +42,10 @@ OWNED = {  # GRPOConfig's name → the recipe's own setting; those of one name a
     "vllm_max_model_length": "max_chars and --max_new_tokens",
     "vllm_importance_sampling_cap": "trl.vllm_importance_sampling_clip_max",
 }
-_REFERENCE = "the reference that it moves is in no checkpoint, so a resumed run would not be the same; kl_beta keeps it"
+_REFERENCE = (
+    "the reference that it moves is in no checkpoint, so a resumed run would not be the same; kl_beta penalises the "
+    "distance from the start policy instead"
+)
 REFUSED = dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE)
 
 

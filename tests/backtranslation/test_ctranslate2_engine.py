@@ -16,7 +16,6 @@ import torch
 from tiny_models import PAIRS, build_nllb
 
 from rl_nmt.backtranslation import ctranslate2_engine
-from rl_nmt.backtranslation.ctranslate2_engine import missing_library
 from rl_nmt.backtranslation.translator import load_backtranslator, require_engine
 from rl_nmt.errors import ConfigError, MissingService
 
@@ -198,7 +197,7 @@ def test_float16_is_for_a_card(card):
 def test_a_wheel_without_its_cuda_library_is_named_before_anything_is_loaded(card, folder):
     card({"float32", "float16", "int8"}, "libcublas.so.13")
     for call in (lambda: require_engine("ctranslate2", "cuda", "float32"), lambda: _load_on_cuda(folder)):
-        with pytest.raises(MissingService, match=r"cuda: Library libcublas\.so\.13 .*`pip install nvidia-cublas-cu13`"):
+        with pytest.raises(MissingService, match=r"cuda: Library libcublas\.so\.13 .*`pip install nvidia-cublas`"):
             call()
     assert not list(folder.glob("*ct2-*"))
     require_engine("auto", "cuda", "float32")  # transformers takes its place
@@ -230,12 +229,18 @@ def test_the_library_that_the_wheel_names_is_tried(tmp_path):
         raise OSError(f"{name}: cannot open shared object file")
 
     tried = []
+    missing_library = ctranslate2_engine.missing_library.__wrapped__  # it remembers its answer
     assert missing_library(tmp_path, lacking) == ""  # no Linux wheel: nothing is known
     (tmp_path / "ctranslate2.libs").mkdir()
     wheel = tmp_path / "ctranslate2.libs" / "libctranslate2-0a.so.4.8.5"
     wheel.write_bytes(b"\x7fELF\0libgomp.so.1\0libcublas.so.12\0more")
     assert missing_library(tmp_path, lacking) == "libcublas.so.12"
     assert missing_library(tmp_path, tried.append) == "" and tried == ["libcublas.so.12"]
+    shipped = tmp_path / "nvidia" / "cublas" / "lib" / "libcublas.so.12"  # NVIDIA's own wheel, on no loader's path
+    shipped.parent.mkdir(parents=True)
+    shipped.touch()
+    assert missing_library(tmp_path, lambda path: lacking(path) if "/" not in path else tried.append(path)) == ""
+    assert tried[1:] == [str(shipped)]
     wheel.write_bytes(b"\x7fELF\0built without CUDA")
     assert missing_library(tmp_path, lacking) == ""
 

@@ -206,7 +206,7 @@ def test_judges_by_hand():
     comet = Shape(580_000_000, KNOWN["Unbabel/wmt22-comet-da"])
     linears = 24 * (4 * 1024**2 + 2 * 1024 * 4096)
     work = 8192 * (8 * 1024 + 2 * 4096)
-    assert memory_estimate.comet_need(comet, "float32", True) == (4 * 580_000_000, 4 * work)
+    assert memory_estimate.comet_need(comet, "float32", True) == (4 * 580_000_000 + JOINED, 4 * work)
     assert memory_estimate.comet_need(comet, "float32", False) == (4 * 580_000_000 + 4 * linears, 4 * work)
     assert memory_estimate.comet_need(comet, "bfloat16", True) == (4 * 580_000_000 + 2 * linears, 2 * work)
     # auto: half precision's copies of the weights, float32's activations, since either may come
@@ -225,6 +225,9 @@ def test_checkpoints_and_disk_by_hand():
     assert memory_estimate.run_bytes(GEMMA_1B, cfg(save_steps=0), False) == 4 * 999_885_952
 
 
+JOINED = 4 * 24 * 3 * 1024**2  # queries, keys and values of COMET in one matrix
+
+
 def small(parameters):
     return Shape(parameters, KNOWN["Unbabel/wmt22-comet-da"])
 
@@ -237,7 +240,7 @@ def models():
 def test_each_device_gets_its_own():
     needs = memory_estimate.memory_needs(cfg(dual_device="cuda:1", reward_device="cuda"), models(), 2, True)
     assert list(needs) == ["cuda:0", "cuda:1"]
-    assert needs["cuda:0"].resident["comet_da"] == 2 * 10**9 and "NLLB" not in needs["cuda:0"].resident
+    assert needs["cuda:0"].resident["comet_da"] == 2 * 10**9 + JOINED and "NLLB" not in needs["cuda:0"].resident
     assert needs["cuda:1"].resident == {"CUDA": int(0.6 * GIB), "NLLB": 4 * 10**9}
     one_gpu = memory_estimate.memory_needs(cfg(dual_device="cuda:1"), models(), 1, True)
     assert one_gpu["cpu"].resident == {"NLLB": 4 * 10**9}  # a device that is not there is the CPU
@@ -251,8 +254,8 @@ def test_stages_do_not_add_up_and_offloaded_models_come_together():
     assert here.peak == sum(here.resident.values()) + max(here.passing.values())
     away = memory_estimate.memory_needs(cfg(reward_offload=True), models(), 1, True)
     assert "NLLB" not in away["cuda:0"].resident
-    assert away["cuda:0"].passing["reward"] == max(cache, work) + 4 * 10**9 + 2 * 10**9
-    assert away["cpu"].resident == {"NLLB": 4 * 10**9, "comet_da": 2 * 10**9}
+    assert away["cuda:0"].passing["reward"] == max(cache, work) + 4 * 10**9 + 2 * 10**9 + JOINED
+    assert away["cpu"].resident == {"NLLB": 4 * 10**9, "comet_da": 2 * 10**9 + JOINED}
     assert Need().peak == 0
 
 
@@ -288,7 +291,7 @@ def test_vllm_takes_its_share_and_no_generation_of_ours_is_counted():
 def test_the_judge_is_counted_and_looks_from_the_cpu_where_others_are_offloaded():
     judged = models() | {"judge": small(3 * 10**8)}
     here = memory_estimate.memory_needs(cfg(independent_scorer="x"), judged, 1, True)
-    assert here["cuda:0"].resident["judge"] == 4 * 3 * 10**8
+    assert here["cuda:0"].resident["judge"] == 4 * 3 * 10**8 + JOINED
     away = memory_estimate.memory_needs(cfg(independent_scorer="x", reward_offload=True), judged, 1, True)
     linears = 24 * (4 * 1024**2 + 2 * 1024 * 4096)
     assert away["cpu"].resident["judge"] == 4 * 3 * 10**8 + 4 * linears  # prepacked: its linear layers are there twice

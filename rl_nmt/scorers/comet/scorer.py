@@ -94,6 +94,9 @@ def load_comet(
         "dtype": dtype,
     } | ({"overlong": "skip"} if skip else {})
     scorer = CometScorer(model.to(device), identity, linears, attention, skip)
+    if math.isinf(scorer.dtype_error):
+        others = "float32" if dtype == "bfloat16" else "bfloat16 or float32"
+        raise ConfigError(f"{argument}: {dtype} overflows in {name}; use {others}")
     if attention == "varlen" and scorer.route.attention != "varlen":
         why = f"{device} in {dtype}: the model takes {scorer.route.attention}"
         raise ConfigError(f"attention: varlen does not work on {why}; use auto or sdpa")
@@ -137,17 +140,16 @@ class CometScorer:
         self.stats: dict[str, float] = {}
         self.dtype_error = 0.0
         if self.dtype == "float32":
-            self._use(self.dtype)
-        elif math.isinf(error := self.error_of(self.dtype)):
-            raise ConfigError(f"{self.name}: {self.dtype} overflows in this model; use bfloat16 or float32")
+            self._use("float32")
         else:
-            self.dtype_error = error
+            self.dtype_error = self.error_of(self.dtype)
         self._kernels_used = self.route.kernels
 
     def to(self, device: str) -> None:
-        """Move the model for good. Raises ConfigError for a missing device."""
+        """Move the model for good; what it computes with is prepared by the next call. Raises ConfigError for a missing
+        device."""
+        vars(self).pop("route", None)
         self.model.to(loading.require_device("device", device))
-        self._use(self.dtype)
 
     def score(self, segments: Sequence[Segment]) -> Scores:
         """One value per segment, about 0 to 1, order kept; None where the model gave no finite number, or where the
@@ -160,6 +162,8 @@ class CometScorer:
         """
         rows, index = distinct(self._readable(i, segment) for i, segment in enumerate(segments))
         self.stats = {"rows": len(index), "distinct": len(rows), "encoded": 0, "tokens": 0, "padded": 0}
+        if "route" not in vars(self):
+            self._use(self.dtype)
         self.route.budget, self.route.stats = self.budget, self.stats
         self._kernels_used = self.route.kernels  # signature() is also read while the model is offloaded
         read = [i for i, row in enumerate(rows) if not (self.skip_overlong and self._overlong(row))]
@@ -176,14 +180,16 @@ class CometScorer:
         return Scores([values[i] for i in index], found)
 
     def error_of(self, dtype: str) -> float:
-        """Largest score difference of this precision from float32 over PROBE; infinite where it overflows."""
+        """Largest score difference of this precision from float32 over PROBE, of what is not skipped as too long;
+        infinite where it overflows."""
         values = []
         for kind in ("float32", dtype):
             self._use(kind)
             values.append(self.score(PROBE).values)
         if dtype != self.dtype:
             self._use(self.dtype)
-        return max(math.inf if None in pair else abs(pair[0] - pair[1]) for pair in zip(*values, strict=True))
+        pairs = [pair for pair in zip(*values, strict=True) if pair[0] is not None]
+        return max(math.inf if here is None else abs(exact - here) for exact, here in pairs)
 
     def signature(self) -> dict[str, dict]:
         """What makes the number; the same checkpoint at another place keeps its identity but for `model`.

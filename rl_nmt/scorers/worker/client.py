@@ -1,7 +1,7 @@
 """Any scorer in a process of its own: another Python environment, another GPU, a crash that is not the trainer's.
 
     scorer = load_in_worker("rl_nmt.scorers.comet.scorer:load_comet", {"name_or_path": "Unbabel/wmt22-comet-da"},
-                            python_executable=".venv-comet/bin/python")
+                            python_executable=".venv-t5/bin/python")
 
 behaves as the scorer itself does, with the same identity in its signature. A worker that dies, hangs or sends invalid
 answers costs its call (None for every segment, never a number) and is restarted at the next one.

@@ -312,6 +312,11 @@ def test_what_overflows_in_half_precision_has_an_infinite_error(checkpoint):
     assert scorer.error_of("float16") == float("inf") > scorer.error_of("bfloat16")
 
 
+def test_what_is_skipped_as_too_long_has_no_part_in_the_error(tiny_comet_qe):
+    scorer = load_comet(tiny_comet_qe, dtype="bfloat16", overlong="skip")
+    assert 0 < scorer.dtype_error < 0.1 and scorer.route.dtype == torch.bfloat16
+
+
 def test_lone_surrogates_and_nul_are_scored(da, qe):
     odd = [Segment("a\ud800b", "x\x00y", "\udfff"), Segment("ok", "fine", "ok")]
     for scorer in (da, qe):
