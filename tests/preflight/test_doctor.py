@@ -263,7 +263,7 @@ def with_free(gib):
 def test_memory_by_hand():
     # 1.86 policy + 4 × 0.049 LoRA + 0.6 CUDA + 5.11 NLLB + 2 × 2.44 COMET + 3.75 keys and values of NLLB's beams
     found = memory(with_free(40))
-    assert level(found) == [("ok", 0)] and " = 16.3 GiB estimated, 40.0 free" in found[0].detail
+    assert level(found) == [("ok", 0)] and " = 16.4 GiB estimated, 40.0 free" in found[0].detail
     for part in ("policy 1.9", "LoRA 0.049", "optimizer 0.097", "NLLB 5.1", "comet_da 2.4", "reward 3.8"):
         assert part in found[0].detail, found[0].detail
     assert level(memory(with_free(16))) == [("warn", 0)]  # 102 %
