@@ -23,7 +23,7 @@ from bench.measure import GROUP, clock, equal_share
 from bench.straightforward import MAX_NEW_TOKENS, PaddedComet, PlainTranslator, use_plain_models
 from rl_nmt.backtranslation import load_backtranslator
 from rl_nmt.errors import ConfigError, MissingService
-from rl_nmt.models.loading import full_precision
+from rl_nmt.models.loading import full_precision, half_types
 from rl_nmt.runs.metrics_file import read_rows
 from rl_nmt.scorers.base import Segment
 from rl_nmt.scorers.comet import load_comet
@@ -35,7 +35,7 @@ VARIANTS = (("float32", "sdpa"), *((dtype, attention) for dtype in HALVES for at
 COMPLETIONS, SHORTEST, LONGEST = 64, 20, 80  # of a reward call (tiny: 16); NLLB's tokens of each
 # As configs/gemma3_1b_24gb.yaml, with shorter completions.
 STEP = "--prompts 8 --group_sizes 8 --lengths 160 --lora_rank 16 --batch 4 --gradient_checkpointing"
-STEP += " --dual_dtype bfloat16 --steps 2"
+STEP += " --steps 2"
 SMALL_STEP = "--prompts 2 --lengths 8 --lora_rank 4 --steps 1"
 SMALL_POCKET = {  # of pocket.build.Sizes: a world of seconds
     **{"documents": 60, "references": 20, "pairs": 300, "vocab": 700, "policy_hidden": 32, "policy_layers": 1},
@@ -120,7 +120,7 @@ def reward(task: Task) -> Iterator[dict]:
         for dtype, attention in (("float32", None), *VARIANTS):
             found = {"route": "ours" if attention else "straightforward", "dtype": dtype, "attention": attention}
             try:
-                halved = dtype != "float32" and task.device != "cpu"  # where a half is no gain for NLLB
+                halved = dtype != "float32" and has_bf16(task.device)
                 halves = {"reward_dtype": dtype, "dual_dtype": "bfloat16" if halved else "float32"}
                 call = CometDuPOReward(*map(str, models), **settings, **halves)
                 if attention:
@@ -183,6 +183,11 @@ def of_matmul(call, name: str, seconds: dict[str, float], tflops: float) -> floa
     return 2 * weights * scorer.stats["tokens"] / 1e12 / seconds[name] / tflops
 
 
+def has_bf16(device: str) -> bool:
+    """Has the card bf16 units? A CPU gains nothing from bfloat16: False."""
+    return "bfloat16" in half_types(device)
+
+
 def free() -> None:
     gc.collect()
     torch.cuda.empty_cache()
@@ -191,10 +196,16 @@ def free() -> None:
 # ------------------------------------------------------------------ steps and runs
 
 
+def step_flags(task: Task) -> list[str]:
+    """Flags of bench.train_step: NLLB in bfloat16 where the card has it, as the preset asks."""
+    line = f"--reward {task.shape} {SMALL_STEP if task.tiny else STEP}"
+    return (line + (" --dual_dtype bfloat16" if has_bf16(task.device) else "")).split()
+
+
 def step(task: Task) -> Iterator[dict]:
     """One GRPO step at the shape of Gemma 3 1B, with the reward models on the card and away from it."""
     policy = "tiny" if task.tiny else "gemma3_1b"
-    line = f"--shape {policy} --reward {task.shape} {SMALL_STEP if task.tiny else STEP}".split()
+    line = ["--shape", policy, *step_flags(task)]
     for flags in ([], ["--offload"]):
         args = train_step.parse([*line, "--models", str(task.folder), *flags])
         with shapes.resident(task.device), tempfile.TemporaryDirectory() as folder:

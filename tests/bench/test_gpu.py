@@ -157,8 +157,14 @@ def test_the_reward_texts_have_the_lengths_they_claim(models):
     assert len(english) == len(tamil) == 64 and len(set(english)) == 8 and 20 <= min(tokens) < max(tokens) <= 80
 
 
-def test_the_step_is_that_of_the_preset():
-    args = gpu_stages.train_step.parse(gpu_stages.STEP.split())
+def test_the_step_is_that_of_the_preset_where_the_card_has_bf16(monkeypatch, tmp_path):
+    def parsed():
+        return gpu_stages.train_step.parse(gpu_stages.step_flags(gpu_stages.Task("large", "cuda", tmp_path, 0.0)))
+
+    monkeypatch.setattr(gpu_stages, "half_types", lambda device: ("float16",))
+    assert parsed().dual_dtype is None
+    monkeypatch.setattr(gpu_stages, "half_types", lambda device: ("bfloat16", "float16"))
+    args = parsed()
     preset = yaml.safe_load((ROOT / "configs" / "gemma3_1b_24gb.yaml").read_text(encoding="utf-8"))
     assert (args.lora_rank, args.batch, args.gradient_checkpointing, args.dual_dtype) == tuple(
         preset[name] for name in ("lora_rank", "per_device_batch_size", "gradient_checkpointing", "dual_dtype")
