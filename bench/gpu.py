@@ -1,4 +1,4 @@
-"""Everything that a card should tell, in one command: right numbers, reward call, GRPO step, pocket run, vLLM.
+"""Everything that a card should tell, in one command: right numbers, reward, GRPO step, engines, vLLM, pocket run.
 
     python -m bench.gpu                                 # nine minutes on the first GPU; runs/gpu/<card>.json
     python -m bench.gpu --minutes 15 --out elsewhere
@@ -6,10 +6,11 @@
     python -m bench.gpu --only reward step
     python -m bench.gpu --tables                        # committed files → docs/benchmarks.md and README.md
 
-Nothing is downloaded and no weights are written: models of the published shapes are drawn on the device. Each stage
-(bench/gpu_stages.py) is a process of its own with its share of the time, what earlier ones left included; at its end
-it is killed, and its results so far stay. The JSON is written again, whole, after every result. To publish it, copy it
-to rl_nmt/preflight/measured/ and run --tables: the doctor then knows the card.
+Nothing is downloaded: models of the published shapes are drawn on the device. Each stage (bench/gpu_stages.py) is a
+process of its own with its share of the time, what earlier ones left included; at its end it is killed, and its results
+so far stay. The JSON is written again, whole, after every result; stages that are not run keep what the file has of
+this card and shape. To publish it, copy it to rl_nmt/preflight/measured/ and run --tables: the doctor then knows the
+card.
 
 Exit status 1 where a stage failed: an exception, a result that is not what it must be, a process that died. A stage
 for which a package is missing or for which there was no time is none of these; its reason is in the JSON.
@@ -40,8 +41,9 @@ SHARES = {
     "correctness": 2.5,
     "reward": 3.0,
     "step": 2.5,
+    "engines": 1.5,
+    "vllm": 1.5,
     "pocket": 3.0,
-    "vllm": 1.0,
 }  # of the time; most valuable first
 POLL = 0.2  # seconds between looks at a stage's results
 
@@ -129,8 +131,10 @@ def measure_card(args: argparse.Namespace) -> int:
         folder = Path(place)
 
         def report(found: dict) -> None:
-            if (folder / "machine.json").is_file():
-                card.update(json.loads((folder / "machine.json").read_text(encoding="utf-8")))
+            machine = folder / "machine.json"
+            if "card" not in card and machine.is_file():
+                card.update(json.loads(machine.read_text(encoding="utf-8")))
+                keep(path(), card)
             card["stages"][name] = found
             if "card" in card or found["status"] != "running":
                 files.write_json(path(), card)
@@ -146,7 +150,17 @@ def measure_card(args: argparse.Namespace) -> int:
             found = run_stage(line, folder / f"{name}.jsonl", seconds, report)
             print(f"{name}: {found['status']} {found['reason']} ({found['seconds']} s)", file=sys.stderr, flush=True)
     print(path())
-    return int(any(found["status"] == "failed" for found in card["stages"].values()))
+    return int(any(card["stages"][name]["status"] == "failed" for name in args.only))
+
+
+def keep(path: Path, card: dict) -> None:
+    """Add to `card` what the file at `path` has of the same card and shape, and its circumstances if others."""
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if old and (old["card"], old["shape"]) == (card["card"], card["shape"]):
+        from bench.tables import circumstances
+
+        then = {} if circumstances(old) == circumstances(card) else {"earlier": circumstances(old)}
+        card["stages"] = {name: then | stage for name, stage in old["stages"].items()} | card["stages"]
 
 
 def main(argv: list[str] | None = None) -> int:

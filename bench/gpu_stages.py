@@ -1,47 +1,73 @@
 """The stages of `bench.gpu`: each yields its results as JSON objects, the moment they are known.
 
 Models have the published shapes ("large": XLM-R-large twice, NLLB-1.3B, Gemma 3 1B; "tiny": the pocket's sizes) and
-random weights that are drawn on the device. A row with the key "skipped" says what cannot be done here; a stage that
-can do nothing raises MissingService or ImportError. A row with "ok" False makes the stage a failed one.
+random weights that are drawn on the device; only `engines` writes its NLLB, of 600M, which CTranslate2 reads from disk.
+A row with the key "skipped" says what cannot be done here; a stage that can do nothing raises MissingService or
+ImportError. A row with "ok" False makes the stage a failed one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 
 from bench import killed_run, measure, shapes, texts, train_step
 from bench.measure import GROUP, clock, equal_share
 from bench.straightforward import MAX_NEW_TOKENS, PaddedComet, PlainTranslator, use_plain_models
+from pocket.build import HERE, Sizes, build, key
 from rl_nmt.backtranslation import load_backtranslator
 from rl_nmt.errors import ConfigError, MissingService
-from rl_nmt.models.loading import full_precision
+from rl_nmt.models.batching import is_out_of_memory
+from rl_nmt.models.loading import full_precision, half_types
+from rl_nmt.preflight.memory_estimate import GIB
 from rl_nmt.runs.metrics_file import read_rows
 from rl_nmt.scorers.base import Segment
 from rl_nmt.scorers.comet import load_comet
 
 BEAMS = 4
 EXACT = 1e-5  # most that a score in float32 may differ
+# A score in a half type may differ by ROOM × the error measured at load: that was the largest over the few texts of a
+# fixed probe, and others can exceed it (by 1.6 times in a run on a CPU).
+ROOM = 2.0
 HALVES = ("bfloat16", "float16")
 VARIANTS = (("float32", "sdpa"), *((dtype, attention) for dtype in HALVES for attention in ("sdpa", "varlen")))
+ENGINES = (("transformers", "float32"), ("transformers", "bfloat16"))
+ENGINES += tuple(("ctranslate2", dtype) for dtype in ("float32", "float16", "int8"))
 COMPLETIONS, SHORTEST, LONGEST = 64, 20, 80  # of a reward call (tiny: 16); NLLB's tokens of each
-# As configs/gemma3_1b_24gb.yaml, with shorter completions.
-STEP = "--prompts 8 --group_sizes 8 --lengths 160 --lora_rank 16 --batch 4 --gradient_checkpointing"
-STEP += " --dual_dtype bfloat16 --steps 2"
+# As configs/gemma3_1b_24gb.yaml, with shorter completions; NLLB's dtype: step_flags.
+STEP = "--prompts 8 --group_sizes 8 --lengths 160 --lora_rank 16 --batch 4 --gradient_checkpointing --steps 2"
 SMALL_STEP = "--prompts 2 --lengths 8 --lora_rank 4 --steps 1"
-SMALL_POCKET = {  # of pocket.build.Sizes: a world of seconds
-    **{"documents": 60, "references": 20, "pairs": 300, "vocab": 700, "policy_hidden": 32, "policy_layers": 1},
-    **{"bare_steps": 4, "chat_steps": 2, "nllb_hidden": 32, "nllb_layers": 1, "nllb_steps": 4, "comet_hidden": 32},
-    **{"comet_layers": 1, "da_steps": 3, "qe_tag_steps": 2, "qe_steps": 2, "sampled_prompts": 8, "samples_each": 2},
-}
+SMALL_POCKET = Sizes(  # a world of seconds
+    documents=60,
+    references=20,
+    pairs=300,
+    vocab=700,
+    policy_hidden=32,
+    policy_layers=1,
+    bare_steps=4,
+    chat_steps=2,
+    nllb_hidden=32,
+    nllb_layers=1,
+    nllb_steps=4,
+    comet_hidden=32,
+    comet_layers=1,
+    da_steps=3,
+    qe_tag_steps=2,
+    qe_steps=2,
+    sampled_prompts=8,
+    samples_each=2,
+)
 POCKET_STEPS, FIRST_STEPS = 80, 4  # of configs/pocket.yaml; of the run that tells how long a step takes
 
 
@@ -80,18 +106,19 @@ def correctness(task: Task) -> Iterator[dict]:
 
 
 def equal_scores(task: Task, row: str, folder: Path, segments: list[Segment]) -> Iterator[dict]:
-    """`dtype_error` is what the scorer itself measured when it was loaded, on other texts."""
+    """The scores of every variant against those of padded batches in float32."""
     expected = PaddedComet(folder, task.device).score(segments).values
     for dtype, attention in VARIANTS:
         found = {"check": f"{row} scores", "dtype": dtype, "attention": attention}
-        try:
-            scorer = load_comet(folder, device=task.device, dtype=dtype, attention=attention)
-        except ConfigError as error:
-            yield found | {"skipped": str(error)}
-            continue
-        difference = max(abs(a - b) for a, b in zip(scorer.score(segments).values, expected, strict=True))
-        found |= {"max_difference": difference, "dtype_error": scorer.dtype_error}
-        yield found | ({"ok": difference <= EXACT} if dtype == "float32" else {})
+        yield found | attempt(score_error, task.device, folder, segments, expected, dtype, attention)
+
+
+def score_error(device: str, folder: Path, segments: list[Segment], expected: list[float], dtype, attention) -> dict:
+    """Largest difference from `expected`, and what the scorer measured of its dtype when it was loaded."""
+    scorer = load_comet(folder, device=device, dtype=dtype, attention=attention)
+    difference = max(abs(a - b) for a, b in zip(scorer.score(segments).values, expected, strict=True))
+    most = EXACT if dtype == "float32" else ROOM * scorer.dtype_error
+    return {"max_difference": difference, "dtype_error": scorer.dtype_error, "ok": difference <= most}
 
 
 def equal_texts(task: Task, folder: Path, sentences: list[str]) -> dict:
@@ -110,43 +137,72 @@ def reward(task: Task) -> Iterator[dict]:
     """One call on 64 completions by the straightforward route, then by ours in each dtype and attention."""
     from rewards_en_ta_dupo import CometDuPOReward
 
-    rounds = 1 if task.tiny else 3
     with shapes.resident(task.device):
         models = task.models()
         english, tamil, tokens = completions(models[2], 16 if task.tiny else COMPLETIONS)
         yield {"completions": len(tamil), "tokens": [min(tokens), statistics.median(tokens), max(tokens)]}
         settings = {"backtranslation_beams": BEAMS, "reward_device": task.device, "dual_device": task.device}
-        plain, plain_backs = None, None
+        plain: dict = {}
         for dtype, attention in (("float32", None), *VARIANTS):
             found = {"route": "ours" if attention else "straightforward", "dtype": dtype, "attention": attention}
-            try:
-                halved = dtype != "float32" and task.device != "cpu"  # where a half is no gain for NLLB
-                halves = {"reward_dtype": dtype, "dual_dtype": "bfloat16" if halved else "float32"}
-                call = CometDuPOReward(*map(str, models), **settings, **halves)
-                if attention:
-                    call.da, call.qe = (
-                        load_comet(model, device=task.device, dtype=dtype, attention=attention) for model in models[:2]
-                    )
-                else:
-                    use_plain_models(call, *models, BEAMS)
-            except ConfigError as error:
-                yield found | {"skipped": str(error)}
-                continue
-            free()
-            found |= timed(call, english, tamil, rounds, task.device)
-            totals, backs = ([row[name] for row in call.last_rows] for name in ("total", "backtranslation"))
-            if attention:
-                found["max_difference"] = max(abs(a - b) for a, b in zip(totals, plain, strict=True))
-                found["equal"] = equal_share(plain_backs, backs)
-                rate = measure.matmul_tflops(task.device, getattr(torch, dtype))
-                found["matmul_tflops"] = rate
-                found["of_matmul"] = {name: of_matmul(call, name, found["stages"], rate) for name in ("cycle", "qe")}
-            else:
-                plain, plain_backs = totals, backs
-                found["comet"] = call.qe.signature()["identity"]["route"]
-            yield found
-            del call
-            free()
+            halves = {"reward_dtype": dtype, "dual_dtype": dtype if dtype == "float32" else nllb_dtype(task.device)}
+            make = partial(CometDuPOReward, *map(str, models), **settings, **halves)
+            yield found | attempt(reward_call, make, task, models, (english, tamil), attention, plain)
+
+
+def reward_call(make, task: Task, models: list[Path], batch: tuple, attention: str | None, plain: dict) -> dict:
+    """Seconds of one route, straightforward without `attention`, which fills `plain`; ours is compared with that."""
+    call = make()
+    if attention:
+        comet = {"device": task.device, "dtype": call.settings.reward_dtype, "attention": attention}
+        call.da, call.qe = (load_comet(model, **comet) for model in models[:2])
+    else:
+        use_plain_models(call, *models, BEAMS)
+    free()
+    english, tamil = batch
+    found = timed(call, english, tamil, 1 if task.tiny else 3, task.device)
+    totals, backs = ([row[name] for row in call.last_rows] for name in ("total", "backtranslation"))
+    if not attention:
+        plain |= found | {"totals": totals, "backs": backs}
+        return found | {"comet": call.qe.signature()["identity"]["route"]}
+    if plain:  # there was memory for it
+        found["ratio"] = plain["seconds"] / found["seconds"]
+        found["ratios"] = {name: plain["stages"][name] / seconds for name, seconds in found["stages"].items()}
+        found["max_difference"] = max(abs(a - b) for a, b in zip(totals, plain["totals"], strict=True))
+        found["equal"] = equal_share(plain["backs"], backs)
+    rate = measure.matmul_tflops(task.device, getattr(torch, call.settings.reward_dtype))
+    found["matmul_tflops"] = rate
+    return found | {"of_matmul": {name: of_matmul(call, name, found["stages"], rate) for name in ("cycle", "qe")}}
+
+
+# ------------------------------------------------------------------ the two engines of back-translation
+
+
+def engines(task: Task) -> Iterator[dict]:
+    """The reward call's texts, back-translated by transformers and by CTranslate2 from weights on disk."""
+    with shapes.resident(task.device):  # drawn there, which takes a CPU a minute
+        folder = shapes.nllb("tiny" if task.tiny else "base", task.folder)  # 600M: enough to decide
+        shapes.draw(folder).save_pretrained(folder)
+    free()
+    _, tamil, _ = completions(folder, 16 if task.tiny else COMPLETIONS)
+    expected: list[str] = []
+    for backend, dtype in ENGINES:
+        found = {"engine": backend, "dtype": dtype}
+        yield found | attempt(engine_call, task, folder, tamil, backend, dtype, expected)
+
+
+def engine_call(task: Task, folder: Path, tamil: list[str], backend: str, dtype: str, expected: list[str]) -> dict:
+    """Median seconds of one engine and precision; `expected`: the texts of ENGINES[0], which fills it."""
+    once = folder / "ct2-float32"  # converted by the first row of CTranslate2; the others load theirs from it
+    place = once if backend == "ctranslate2" and once.is_dir() else folder
+    options = {"backend": backend, "dtype": dtype, "device": task.device}
+    translate = load_backtranslator(place, beams=BEAMS, max_new_tokens=MAX_NEW_TOKENS, **options)
+    rounds = [clock(lambda: translate(tamil), task.device) for _ in range(2 if task.tiny else 3)]
+    seconds, found = statistics.median(taken for taken, _ in rounds[1:]), rounds[-1][1]
+    if (backend, dtype) == ENGINES[0]:
+        expected[:] = found
+    equal = equal_share(expected, found) if expected else None
+    return {"seconds": seconds, "per_second": len(tamil) / seconds, "equal": equal}
 
 
 def completions(nllb: Path, count: int) -> tuple[list[str], list[str], list[int]]:
@@ -183,6 +239,25 @@ def of_matmul(call, name: str, seconds: dict[str, float], tflops: float) -> floa
     return 2 * weights * scorer.stats["tokens"] / 1e12 / seconds[name] / tflops
 
 
+def nllb_dtype(device: str) -> str:
+    """The half type that NLLB takes, bfloat16, where the device has units for it, else float32."""
+    return "bfloat16" if "bfloat16" in half_types(device) else "float32"
+
+
+def attempt(make: Callable[..., dict], *args) -> dict:
+    """make(*args); {"skipped": why} for what cannot be done here, also for want of memory, which is free afterwards."""
+    try:
+        found = make(*args)
+    except (ConfigError, MissingService) as error:
+        found = {"skipped": str(error)}
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        found = {"skipped": "out of memory"}
+    free()  # after the except clause: until its end the traceback holds the models
+    return found
+
+
 def free() -> None:
     gc.collect()
     torch.cuda.empty_cache()
@@ -191,26 +266,44 @@ def free() -> None:
 # ------------------------------------------------------------------ steps and runs
 
 
+def step_flags(task: Task) -> list[str]:
+    """Flags of bench.train_step: NLLB in bfloat16 where the card has it, as the preset asks."""
+    line = f"--reward {task.shape} --dual_dtype {nllb_dtype(task.device)} {SMALL_STEP if task.tiny else STEP}"
+    return line.split()
+
+
 def step(task: Task) -> Iterator[dict]:
     """One GRPO step at the shape of Gemma 3 1B, with the reward models on the card and away from it."""
     policy = "tiny" if task.tiny else "gemma3_1b"
-    line = f"--shape {policy} --reward {task.shape} {SMALL_STEP if task.tiny else STEP}".split()
+    line = ["--shape", policy, *step_flags(task)]
     for flags in ([], ["--offload"]):
         args = train_step.parse([*line, "--models", str(task.folder), *flags])
-        with shapes.resident(task.device), tempfile.TemporaryDirectory() as folder:
-            found = train_step.measure(args, args.group_sizes[0], args.lengths[0], Path(folder))
         keys = ("lora_rank", "batch", "gradient_checkpointing", "reward_dtype", "dual_dtype", "offload")
-        yield {"policy": policy, **{key: getattr(args, key) for key in keys}, **found}
-        free()
+        known = {"policy": policy, **{key: getattr(args, key) for key in keys}}
+        with shapes.resident(task.device):
+            yield known | attempt(one_line, args, task.folder)
+
+
+def one_line(args, place: Path) -> dict:
+    """`train_step.measure` of the first line that `args` asks for."""
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        return train_step.measure(args, args.group_sizes[0], args.lengths[0], Path(folder))
+
+
+def pocket_world(folder: Path) -> Path:
+    """`folder`, if it holds the pocket world: building takes longer than the stage has. Raises MissingService."""
+    stamp = folder / "build.json"
+    if not stamp.is_file() or json.loads(stamp.read_text(encoding="utf-8"))["key"] != key(0, Sizes()):
+        raise MissingService(f"pocket/build/{folder.name} is not built: run python -m pocket.build first")
+    return folder
 
 
 def pocket(task: Task) -> Iterator[dict]:
     """configs/pocket.yaml: a few steps, which tell how many fit; then as many of its 80 as do, and their table."""
     import train_grpo_en_ta as script
     from bench.pocket_seeds import run_flags
-    from pocket.build import HERE, Sizes, build
 
-    world = build(task.folder / "world", sizes=Sizes(**SMALL_POCKET)) if task.tiny else build(HERE / "build" / "seed0")
+    world = build(task.folder / "world", sizes=SMALL_POCKET) if task.tiny else pocket_world(HERE / "build" / "seed0")
     most = 2 * FIRST_STEPS if task.tiny else POCKET_STEPS
     steps = FIRST_STEPS
     while True:
@@ -242,9 +335,31 @@ def vllm(task: Task) -> Iterator[dict]:
         require_vllm("colocate", "", 0, "")
     except ConfigError as error:
         raise MissingService(str(error)) from None
-    line = f"{SMALL_STEP} --vllm --models {task.folder}".split()
-    with tempfile.TemporaryDirectory() as folder:
-        yield train_step.measure(train_step.parse(line), 8, 8, Path(folder))
+    from vllm import LLM
+
+    with memory_around(LLM, "sleep", used := {}):
+        found = one_line(train_step.parse(f"{SMALL_STEP} --vllm --models {task.folder}".split()), task.folder)
+    yield found | {"used_gib": used}
 
 
-STAGES = {stage.__name__: stage for stage in (correctness, reward, step, pocket, vllm)}
+@contextlib.contextmanager
+def memory_around(owner: type, method: str, used: dict[str, float]) -> Iterator[None]:
+    """Within, every call of `owner.method`, which puts an engine to sleep, notes the card's GiB in use around it."""
+    sleep = getattr(owner, method)
+
+    def note(when: str) -> None:
+        if torch.cuda.is_available():  # of all processes, the engine's included
+            free_bytes, total = torch.cuda.mem_get_info()
+            used[when] = round((total - free_bytes) / GIB, 2)
+
+    def noted(*args, **kwargs):
+        note("awake")
+        result = sleep(*args, **kwargs)
+        note("asleep")
+        return result
+
+    with mock.patch.object(owner, method, noted):
+        yield
+
+
+STAGES = {stage.__name__: stage for stage in (correctness, reward, step, engines, vllm, pocket)}

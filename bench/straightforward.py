@@ -20,13 +20,23 @@ from pathlib import Path
 
 from bench import shapes
 from bench.measure import say
-from rl_nmt.errors import ConfigError
+from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.models.loading import full_precision, loading
 from rl_nmt.scorers.base import Scores, Segment, Span
 from rl_nmt.scorers.comet import scorer
 
 PREDICT_BATCH = 8
 MAX_NEW_TOKENS = 256
+
+
+def unbabel_comet():
+    """The module comet. Raises MissingService where it cannot be imported."""
+    try:
+        with loading():
+            import comet
+    except Exception as error:  # beside transformers 5 its import fails in many ways
+        raise MissingService(f"unbabel-comet: {error}: make an environment from requirements.txt") from error
+    return comet
 
 
 class PlainComet:
@@ -36,9 +46,8 @@ class PlainComet:
 
     def __init__(self, folder: Path, device: str = "cpu"):
         folder = folder.resolve()
+        comet = unbabel_comet()
         with loading(), contextlib.chdir(folder):  # the encoder is named relative to the checkpoint
-            import comet
-
             self.model = comet.load_from_checkpoint(str(folder / "checkpoints" / "model.ckpt"), local_files_only=True)
         if shapes.are_resident():  # the checkpoint holds no weights
             self.model.load_state_dict(shapes.draw(folder).state_dict(), strict=False)
@@ -104,10 +113,9 @@ class PaddedComet:
 def plain_comet(folder: Path, device: str) -> PlainComet | PaddedComet:
     """unbabel-comet where it can be imported, else the same batches without it, with a word on standard error."""
     try:
-        with loading():
-            import comet  # noqa: F401
-    except Exception as error:  # beside transformers 5 its import fails in many ways
-        say(f"unbabel-comet: {error}: padded batches of {PREDICT_BATCH} in its place")
+        unbabel_comet()
+    except MissingService as error:
+        say(f"{error}; padded batches of {PREDICT_BATCH} in its place")
         return PaddedComet(folder, device)
     return PlainComet(folder, device)
 

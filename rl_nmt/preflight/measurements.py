@@ -24,23 +24,33 @@ def cards(folder: Path | None = None) -> list[dict[str, Any]]:
 
 
 def peaks(card: dict[str, Any]) -> list[dict[str, Any]]:
-    """Per measured step: offload, policy, most GiB allocated in any of its stages, the estimate of that, their ratio.
+    """Per stage of each measured step: policy, offload, length (new tokens), stage, GiB, ratio.
 
-    Steps without a memory reading (on a CPU) are left out.
+    GiB are measured (most allocated), reserved and estimated; ratio is measured / estimated. Steps without a memory
+    reading (on a CPU) are left out.
     """
     found = []
     for row in card["stages"].get("step", {}).get("results", ()):
-        if measured := max(row["peak_gib"].values(), default=0.0):
-            estimated = max(row["estimated_gib"].values())
-            known = {"policy": row["policy"], "offload": row["offload"], "measured": measured, "estimated": estimated}
+        for stage, measured in row.get("peak_gib", {}).items():
+            estimated = row["estimated_gib"][stage]
+            known = {name: row[name] for name in ("policy", "offload", "length")} | {"stage": stage}
+            known |= {"measured": measured, "reserved": row["reserved_gib"][stage], "estimated": estimated}
             found.append({**known, "ratio": measured / estimated})
     return found
+
+
+def highest(card: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of `peaks`, the stage of each step that took most."""
+    found: dict[tuple, dict[str, Any]] = {}
+    for peak in sorted(peaks(card), key=lambda peak: peak["measured"]):
+        found[peak["policy"], peak["offload"]] = peak
+    return sorted(found.values(), key=lambda peak: peak["offload"])
 
 
 def measured_ratio(card: str, offload: bool, folder: Path | None = None) -> str:
     """One clause for the doctor about a card of this name, "" where none was measured."""
     path = (folder or FOLDER) / f"{slug(card)}.json"
-    for peak in peaks(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else ():
+    for peak in highest(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else ():
         if peak["offload"] == offload:
             return (
                 f"on a card of this name a step of {peak['policy']} took {peak['measured']:.1f} GiB, "
