@@ -463,7 +463,7 @@ def test_a_marked_word_becomes_less_likely(make, level):
 
 
 def test_sampled_training_avoids_the_marked_word(make):
-    """Nothing prepared: sampled completions, and a word that costs. Its share of the samples falls."""
+    """Nothing prepared: sampled completions, and a vowel sign that costs. Its share of the samples falls."""
     seen = []
 
     class Watching(Reward):
@@ -472,11 +472,11 @@ def test_sampled_training_avoids_the_marked_word(make):
             seen.append(sum(len(row["spans"]["judge"]) for row in self.last_rows) / len(self.last_rows))
             return totals
 
-    spans = marks("கி")
+    spans = marks("ி")
     trainer = train(make(Watching(lambda output: 0.0, spans), max_steps=16, per_device_train_batch_size=16))
     logged = [row["token/spans_per_sample"] for row in trainer.state.log_history if "loss" in row]
     assert logged == pytest.approx(seen)
-    assert np.mean(seen[-4:]) < 0.6 * np.mean(seen[:4])
+    assert np.mean(seen[-4:]) < 0.6 * np.mean(seen[:2])
 
 
 # --- evaluation, rollouts, resume ----------------------------------------------------------------------
