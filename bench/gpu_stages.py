@@ -25,7 +25,7 @@ import torch
 from bench import killed_run, measure, shapes, texts, train_step
 from bench.measure import GROUP, clock, equal_share
 from bench.straightforward import MAX_NEW_TOKENS, PaddedComet, PlainTranslator, use_plain_models
-from pocket.build import HERE, Sizes, build, key
+from pocket.build import HERE, SMALL, Sizes, build, key
 from rl_nmt.backtranslation import load_backtranslator
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.models.batching import is_out_of_memory
@@ -48,26 +48,6 @@ COMPLETIONS, SHORTEST, LONGEST = 64, 20, 80  # of a reward call (tiny: 16); NLLB
 # As configs/gemma3_1b_24gb.yaml, with shorter completions; NLLB's dtype: step_flags.
 STEP = "--prompts 8 --group_sizes 8 --lengths 160 --lora_rank 16 --batch 4 --gradient_checkpointing --steps 2"
 SMALL_STEP = "--prompts 2 --lengths 8 --lora_rank 4 --steps 1"
-SMALL_POCKET = Sizes(  # a world of seconds
-    documents=60,
-    references=20,
-    pairs=300,
-    vocab=700,
-    policy_hidden=32,
-    policy_layers=1,
-    bare_steps=4,
-    chat_steps=2,
-    nllb_hidden=32,
-    nllb_layers=1,
-    nllb_steps=4,
-    comet_hidden=32,
-    comet_layers=1,
-    da_steps=3,
-    qe_tag_steps=2,
-    qe_steps=2,
-    sampled_prompts=8,
-    samples_each=2,
-)
 POCKET_STEPS, FIRST_STEPS = 80, 4  # of configs/pocket.yaml; of the run that tells how long a step takes
 
 
@@ -303,7 +283,7 @@ def pocket(task: Task) -> Iterator[dict]:
     import train_grpo_en_ta as script
     from bench.pocket_seeds import run_flags
 
-    world = build(task.folder / "world", sizes=SMALL_POCKET) if task.tiny else pocket_world(HERE / "build" / "seed0")
+    world = build(task.folder / "world", sizes=SMALL) if task.tiny else pocket_world(HERE / "build" / "seed0")
     most = 2 * FIRST_STEPS if task.tiny else POCKET_STEPS
     steps = FIRST_STEPS
     while True:

@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything. The defaults make the pocket world; tests take less."""
+    """How much of everything. The defaults make the pocket world."""
 
     documents: int = 4000
     references: int = 300
@@ -50,6 +50,28 @@ class Sizes:
     qe_steps: int = 500
     sampled_prompts: int = 600
     samples_each: int = 4
+
+
+SMALL = Sizes(  # a world of seconds that can translate nothing, to try code on
+    documents=60,
+    references=20,
+    pairs=300,
+    vocab=700,
+    policy_hidden=32,
+    policy_layers=1,
+    bare_steps=4,
+    chat_steps=2,
+    nllb_hidden=32,
+    nllb_layers=1,
+    nllb_steps=4,
+    comet_hidden=32,
+    comet_layers=1,
+    da_steps=3,
+    qe_tag_steps=2,
+    qe_steps=2,
+    sampled_prompts=8,
+    samples_each=2,
+)
 
 
 def key(seed: int, sizes: Sizes) -> str:

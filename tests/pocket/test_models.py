@@ -10,38 +10,17 @@ from scipy.stats import spearmanr
 
 from pocket import build, formats, models
 
-SMALL = build.Sizes(
-    documents=60,
-    references=20,
-    pairs=300,
-    vocab=700,
-    policy_hidden=32,
-    policy_layers=1,
-    bare_steps=4,
-    chat_steps=2,
-    nllb_hidden=32,
-    nllb_layers=1,
-    nllb_steps=4,
-    comet_hidden=32,
-    comet_layers=1,
-    da_steps=3,
-    qe_tag_steps=2,
-    qe_steps=2,
-    sampled_prompts=8,
-    samples_each=2,
-)
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return build.build(tmp_path_factory.mktemp("pocket") / "seed0", seed=0, sizes=SMALL)
+    return build.build(tmp_path_factory.mktemp("pocket") / "seed0", seed=0, sizes=build.SMALL)
 
 
 def test_a_second_build_does_nothing_and_another_seed_builds_anew(world, capsys):
     stamp = (world / "build.json").stat().st_mtime_ns
-    assert build.build(world, seed=0, sizes=SMALL) == world
+    assert build.build(world, seed=0, sizes=build.SMALL) == world
     assert (world / "build.json").stat().st_mtime_ns == stamp
-    assert build.key(0, SMALL) != build.key(1, SMALL)
+    assert build.key(0, build.SMALL) != build.key(1, build.SMALL)
 
 
 def test_the_scorers_are_checked_on_samples_of_the_policy(world):

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from itertools import groupby, islice, pairwise
 from pathlib import Path
@@ -29,27 +30,6 @@ from rl_nmt.scorers.metricx import SCORE_ID, load_metricx
 from rl_nmt.scorers.mqm.gemba import load_gemba_mqm
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL_WORLD = worlds.Sizes(
-    documents=40,
-    references=20,
-    pairs=300,
-    vocab=700,
-    policy_hidden=32,
-    policy_layers=1,
-    bare_steps=4,
-    chat_steps=2,
-    nllb_hidden=32,
-    nllb_layers=1,
-    nllb_steps=2,
-    comet_hidden=32,
-    comet_layers=1,
-    da_steps=2,
-    qe_tag_steps=2,
-    qe_steps=2,
-    sampled_prompts=8,
-    samples_each=2,
-    policy_chrf=0.0,
-)
 SMALL = build.Sizes(
     pairs=300,
     sampled_prompts=6,
@@ -65,7 +45,9 @@ SMALL = build.Sizes(
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return worlds.build(tmp_path_factory.mktemp("pocket") / "seed0", seed=0, sizes=SMALL_WORLD)
+    return worlds.build(
+        tmp_path_factory.mktemp("pocket") / "seed0", seed=0, sizes=replace(worlds.SMALL, policy_chrf=0.0)
+    )
 
 
 @pytest.fixture(scope="module")
