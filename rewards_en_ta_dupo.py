@@ -133,8 +133,8 @@ class RewardSettings(Formula):
         reward, dual = (choose_device(getattr(self, name), name, explain) for name in ("reward_device", "dual_device"))
         if self.reward_dtype != "auto":
             torch_dtype("reward_dtype", self.reward_dtype, reward)
-        for device in {dual, "cpu" if self.reward_offload else dual} if self.w_cycle else ():
-            require_engine(self.backtranslation_backend, device, self.dual_dtype)
+        if self.w_cycle:
+            require_engine(self.backtranslation_backend, dual, self.dual_dtype, self.reward_offload)
         return reward, dual
 
     def settled(self, once: Callable = lambda name, make: distributed.from_main(make)) -> Self:

@@ -135,7 +135,9 @@ def reward_call(make, task: Task, models: list[Path], batch: tuple, attention: s
     call = make()
     if attention:
         comet = {"device": task.device, "dtype": call.settings.reward_dtype, "attention": attention}
-        call.da, call.qe = (load_comet(model, **comet) for model in models[:2])
+        for name, model in zip(("da", "qe"), models[:2], strict=True):
+            if getattr(call, name).route.attention != attention:
+                setattr(call, name, load_comet(model, **comet))
     else:
         use_plain_models(call, *models, BEAMS)
     free()

@@ -463,7 +463,7 @@ def test_what_is_offloaded_must_be_able_to_wait_on_the_cpu(card, monkeypatch):
     monkeypatch.setattr("rl_nmt.backtranslation.ctranslate2_engine.missing_library", lambda site: "")
     settings = script.RunCfg(dual_dtype="float16", backtranslation_backend="ctranslate2")
     assert settings.require_devices() == ("cuda", "cuda")
-    with pytest.raises(ConfigError, match="cannot work on cpu in float16"):
+    with pytest.raises(ConfigError, match=r"reward_offload: .* set it to False, .*cannot work on cpu in float16"):
         dataclasses.replace(settings, reward_offload=True).require_devices()
 
 

@@ -73,11 +73,18 @@ def load_backtranslator(
     return BackTranslator(tokenizer, engine, identity)
 
 
-def require_engine(backend: str, device: str, dtype: str) -> None:
+def require_engine(backend: str, device: str, dtype: str, offload: bool = False) -> None:
     """Refuse a back-end, device and precision that do not work together here, before anything is loaded.
 
-    Arguments and errors as `load_backtranslator`'s. "auto" needs one of the two engines.
+    Arguments and errors as `load_backtranslator`'s. "auto" needs one of the two engines. `offload`: the model is opened
+    on the CPU, too.
     """
+    if offload and device != "cpu":
+        try:
+            require_engine(backend, "cpu", dtype)
+        except ConfigError as error:
+            why = "the back-translator waits on the CPU between calls; set it to False, or mend this"
+            raise ConfigError(f"reward_offload: {why}: {error}") from error
     if backend not in BACKENDS:
         raise ConfigError(f"backtranslation_backend: {backend!r} is unknown; use auto, transformers or ctranslate2")
     if dtype in OWN_DTYPES and backend == "transformers":
