@@ -1,30 +1,31 @@
 """What of a source must reappear in any translation, and whether it does. No torch, no reference.
 
-Numbers (3.7 million = 37 lakh, 100,000 = 1,00,000, small ones also as words), URLs, e-mail addresses, placeholders,
-code, acronyms and names, by their sound. Whether a name was rather translated ("Supreme Court") no rule knows; so names
-weigh less, and one word is enough for a name of several. Rules: ours (docs/details.md, 10).
+Numbers by their values (3.7 million = 37 lakh), of which an output may have no others, URLs, e-mail addresses,
+placeholders, code, acronyms and names, by their sound. Whether a name was rather translated ("Supreme Court") no rule
+knows; so names weigh less, and one word is enough for a name of several. Rules: ours (docs/details.md, 10).
 """
 
 import re
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import groupby
 from typing import Any
 
 from rl_nmt.text.languages import Language
+from rl_nmt.text.numbers import Number, Reading, numbers, written_out
 from rl_nmt.text.pair import TextPair
 from rl_nmt.text.phonetics import LOOSE, initials, neighbourhood, skeletons
 from rl_nmt.text.tokens import LITERAL, Token, fold, own, without_literals
 
-WEIGHTS = {"number": 1.0, "percent": 1.0, "url": 1.0, "email": 1.0, "placeholder": 1.0, "code": 1.0}
+WEIGHTS = {"number": 1.0, "added": 1.0, "percent": 1.0, "url": 1.0, "email": 1.0, "placeholder": 1.0, "code": 1.0}
 WEIGHTS |= {"acronym": 0.5, "name": 0.5}
 
 
 def fidelity(*pair: Any) -> float | None:
     """Return the weighted share, 0 to 1, of what must stay that the output has; None when there is nothing.
 
+    A number that only the output has counts like one that is lost.
     `pair` is a TextPair, or what makes one: source, output, language and perhaps source_language.
 
     >>> from rl_nmt.text.languages import TAMIL
@@ -41,13 +42,13 @@ def fidelity(*pair: Any) -> float | None:
 
 
 def check(*pair: Any) -> dict[tuple[str, str], bool]:
-    """Everything that must stay, as (kind of WEIGHTS, text), and whether the output has it.
+    """Everything that must stay, as (kind of WEIGHTS, text), and whether the output has it; "added" it has in excess.
 
     Takes what `fidelity` takes. Linear in the lengths of the texts; never raises for any two strings.
 
     >>> from rl_nmt.text.languages import TAMIL
     >>> check("Ravi came on 12 May.", "ரவி மே 13 அன்று வந்தார்.", TAMIL)
-    {('number', '12'): False}
+    {('number', '12'): False, ('added', '13'): False}
     """
     found: dict[tuple[str, str], bool] = {}
     for kind, text, there in _demands(TextPair.of(*pair)):
@@ -63,12 +64,26 @@ def _demands(pair: TextPair) -> Iterator[tuple[str, str, bool]]:
             core = _core(token)
             spoken = token.kind in ("url", "code") and "/" not in core
             yield token.kind, core, core.casefold() in have.literals or (spoken and have.sounds_like(core))
-    for number in numbers(without_literals(pair.clean_source), pair.source_language):
-        yield ("percent" if number.percent else "number"), number.text, have.counts(number)
+    yield from _numbers(pair, have)
     for name in _names(pair):
         text = " ".join(t.text for t in name)
         acronym = len(name) == 1 and text.isupper() and len(text) > 1
         yield "acronym" if acronym else "name", text, have.calls(name, acronym)
+
+
+def _numbers(pair: TextPair, have: "_Output") -> Iterator[tuple[str, str, bool]]:
+    """The source's numbers, and each that only the output has: of a row without number words digits alone are asked."""
+    words = bool(pair.source_language.numerals.words and pair.language.numerals.words)
+    asked = _read(pair.clean_source, pair.source_language)
+    for number in asked:
+        if number.sure and (words or not number.spoken):
+            yield ("percent" if number.percent else "number"), number.text, have.counts(number)
+    if words:
+        literal = any(token.kind in LITERAL for token in pair.source_tokens)
+        known = _readings(asked + numbers(pair.clean_source, pair.source_language) * literal, times=True)
+        for number in have.numbers:
+            if number.sure and not _counted(number, known):
+                yield "added", number.text, False
 
 
 def _core(token: Token) -> str:
@@ -76,49 +91,29 @@ def _core(token: Token) -> str:
     return token.text if token.kind == "placeholder" else token.text.strip("\"'“”‘’«»()[]<>,;:!?….")
 
 
-@dataclass(frozen=True)
-class Number:
-    """A number as written, its digits without grouping, what it may be worth, and whether in per cent."""
-
-    text: str
-    digits: frozenset[str]
-    values: frozenset[float]
-    percent: bool
-
-
-_NUMBER = re.compile(r"[0-9]+(?:[.,:][0-9]+)*")
-_INDIAN = re.compile(r"[0-9]{1,2}(?:,[0-9]{2})*,[0-9]{3}(?:\.[0-9]+)?|[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 _NAME = 6  # classes of a name that are compared; what follows may be an ending
-_MAX_DIGITS = 30  # a longer run of digits is not a number; comparing its digits is enough
 
 
-def numbers(text: str, language: Language) -> list[Number]:
-    """Return the numbers of a text that are written in digits of any script, in order.
-
-    `digits` holds the whole without separators, and each part of what may be a list, a time or a date
-    ("55,60", "7.55", "12.05.2019"); `values` the value as it is and times the scale word behind it.
-    """
-    text = re.sub(r"\d", lambda digit: str(int(digit[0])), unicodedata.normalize("NFKC", text))
-    found = []
-    for match in _NUMBER.finditer(text):
-        written = match[0]
-        behind = text[match.end() : match.end() + 24].lstrip(" -").casefold()
-        grouped = bool(_INDIAN.fullmatch(written))
-        parts = re.split(r"[.,:]", written)
-        digits = {"".join(parts), *(() if grouped else parts)}
-        plain = written.replace(",", "") if grouped else written
-        values = set()
-        if len(plain) <= _MAX_DIGITS and re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", plain):
-            scale = next((v for stem, v in language.scales if _opens_with(behind, stem)), None)
-            values.add(round(float(plain) * scale, 6) if scale else float(plain))
-        percent = behind.startswith(language.percent)
-        found.append(Number(written, frozenset(d.lstrip("0") or "0" for d in digits), frozenset(values), percent))
-    return found
+def _counted(number: Number, readings: set[Reading]) -> bool:
+    """Whether one of a number's readings is among these, or all of its parts are."""
+    whole = any(reading in readings for reading in number.readings)
+    return whole or (bool(number.parts) and all(any(r in readings for r in part) for part in number.parts))
 
 
-def _opens_with(text: str, stem: str) -> bool:
-    """Whole word for a one- or two-letter scale ("k", "mn"), else the start of a word."""
-    return text.startswith(stem) and (len(stem) > 2 or not text[len(stem) : len(stem) + 1].isalpha())
+def _figures(readings: Iterable[Reading]) -> set[str]:
+    """The figures of values whatever their power of ten: 2.8 billion is 28 of a language's unknown larger unit."""
+    return {f"{reading:.9e}".partition("e")[0] for reading in readings if isinstance(reading, float)}
+
+
+def _read(text: str, language: Language) -> tuple[Number, ...]:
+    return numbers(without_literals(written_out(text)), language)
+
+
+def _readings(found: tuple[Number, ...], times: bool) -> set[Reading]:
+    """What numbers may be worth, and their parts; those of times if `times`: 9:30 tells of nine, and is not nine."""
+    whole = {reading for number in found for reading in number.readings}
+    parted = (number for number in found if times or ":" not in number.text)
+    return whole | {reading for number in parted for part in number.parts for reading in part}
 
 
 def _names(pair: TextPair) -> Iterator[list[Token]]:
@@ -144,17 +139,17 @@ class _Output:
         self.language, self.source_language = language, pair.source_language
         self.words = {t.key for t in self.said}
         self.literals = {_core(t).casefold() for t in self.said if t.kind in LITERAL}
-        found = numbers(without_literals(pair.clean_output), language)
-        self.digits = {d for n in found for d in n.digits}
-        self.values = {v for n in found for v in n.values}
-        self.values |= {v for stem, v in language.number_words if any(w.startswith(stem) for w in self.words)}
+        self.numbers = _read(pair.clean_output, language)
+        self.readings = _readings(self.numbers, times=False)
         folded = unicodedata.normalize("NFKC", pair.clean_output).casefold()
-        self.percent = any(word in folded for word in language.percent)
+        self.percent = any(word in folded for word in language.numerals.percent)
 
     def counts(self, number: Number) -> bool:
-        """Whether the number is there: same value, same digits, or a small one as a word."""
-        same_digits = number.digits <= self.digits or max(number.digits, key=len) in self.digits
-        return (bool(number.values & self.values) or same_digits) and (self.percent or not number.percent)
+        """Whether the number is there, with its scale if the language has words for scales, and per cent if it is."""
+        there = _counted(number, self.readings)
+        if not there and not self.language.numerals.scales:
+            there = number.bare != number.readings and not _figures(number.bare).isdisjoint(_figures(self.readings))
+        return there and (self.percent or not number.percent)
 
     def calls(self, name: list[Token], acronym: bool) -> bool:
         """Whether one word of the name is there, in its letters or by its sound; or all of it run together."""

@@ -17,7 +17,39 @@ from rl_nmt.errors import ConfigError
 
 Range = tuple[int, int]
 Pairs = tuple[tuple[str, str], ...]
-Values = tuple[tuple[str, int], ...]
+Values = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Numerals:
+    """How a language writes numbers beside digits, for rl_nmt.text.numbers. Without `words`, digits alone count.
+
+    `elided`, `links`, `glide`, `doubled` and `emphatic` are sounds, written as letters that stand alone.
+    """
+
+    words: Values = ()  # as they stand alone or end a compound
+    bases: Values = ()  # forms that a smaller number follows; without any, words are strung together as they are
+    prefixes: Values = ()  # only before a scale, in one word
+    scales: Values = ()
+    scale_bases: Values = ()  # forms of scales that a smaller number follows
+    letters: Values = ()  # scales right behind a number; those that may mean something else leave its bare value too
+    elided: str = ""  # the vowel at the end of a number that falls before another
+    links: frozenset[str] = frozenset()  # vowels that may stand for it between parts of a compound
+    glide: str = ""  # between two vowels
+    doubled: str = ""  # consonants that a word takes on from the next
+    emphatic: str = ""  # an ending behind which a number goes on
+    endings: tuple[str, ...] = ()  # of cases and ordinals
+    nouns: tuple[str, ...] = ()  # stems of nouns that are written together with a number
+    hints: Values = ()  # words that may be said with a number, or may be one
+    doubts: frozenset[str] = frozenset()  # forms of numbers that are also other words
+    minus: tuple[str, ...] = ()
+    joins: frozenset[str] = frozenset()  # may stand inside a number ("hundred and ten", "half a million")
+    between: frozenset[str] = frozenset()  # stand between two numbers that share a scale
+    before: Values = ()  # phrases in front of an hour (_ for a space), and what they add to it
+    afternoon: tuple[str, ...] = ()
+    months: Values = ()
+    percent: tuple[str, ...] = ()  # words for per cent
+    comma: bool = False  # the decimal sign
 
 
 @dataclass(frozen=True)
@@ -50,9 +82,7 @@ class Language:
     unfinished: frozenset[str] = frozenset()  # end no sentence
     common_capitals: frozenset[str] = frozenset()  # written with a capital and yet translated
     name_endings: tuple[str, ...] = ()  # of plurals and peoples: another language replaces them
-    number_words: Values = ()  # stems and values
-    scales: Values = ()
-    percent: tuple[str, ...] = ()  # words for per cent
+    numerals: Numerals = Numerals()
 
     def __hash__(self) -> int:  # rows are keys of many look-ups; hashing every field each time would cost more
         return hash(self.code)
@@ -79,9 +109,10 @@ _READ: dict[Any, Callable[[Any], Any]] = {
     tuple[str, ...]: tuple,
     frozenset[str]: lambda text: frozenset(text.split()),
     Pairs: _pairs,
-    Values: lambda text: tuple((stem, int(float(value))) for stem, value in _pairs(text)),
+    Values: lambda cells: tuple((stem, float(value)) for stem, value in _pairs(cells)),
+    Numerals: lambda cells: Numerals(**{name: _READ[_TYPES[name]](value) for name, value in cells.items()}),
 }
-_TYPES = {field.name: field.type for field in fields(Language)}
+_TYPES: dict[str, Any] = {field.name: field.type for row in (Numerals, Language) for field in fields(row)}
 
 
 def read_words(path: Path) -> dict:
@@ -99,7 +130,8 @@ def _row(code: str, cells: dict) -> Language:
     known = _TABLE["scripts"]
     values["ranges"] = " ".join(known[word]["ranges"] if word in known else word for word in values["ranges"].split())
     values["labels"] = [values["name"].lower(), *values.get("labels", ()), *_TABLE["labels"]]
-    return Language(**{name: _READ[_TYPES[name]](value) for name, value in values.items()})
+    row = Language(**{name: _READ[_TYPES[name]](value) for name, value in values.items()})
+    return replace(row, numerals=replace(row.numerals, comma=code in _TABLE["decimal_comma"].split()))
 
 
 LANGUAGES: dict[str, Language] = {}
@@ -108,6 +140,7 @@ TAMIL, ENGLISH = LANGUAGES["ta"], LANGUAGES["en"]
 SOURCE, TARGET = LANGUAGES[_TABLE["source"]], LANGUAGES[_TABLE["target"]]  # where a caller names no language
 POSSESSIVES: tuple[str, ...] = tuple(_TABLE["possessives"])
 SHARED_SCRIPTS: frozenset[str] = frozenset(_TABLE["shared_scripts"])
+FORMULAS: tuple[str, ...] = tuple(_TABLE["formulas"].split())
 WMT24PP: tuple[str, ...] = tuple(_TABLE["wmt24pp"].split())
 
 
