@@ -9,9 +9,7 @@ import difflib
 import re
 import sys
 import time
-import unicodedata
 from collections.abc import Sequence
-from itertools import filterfalse
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +20,8 @@ from rl_nmt.backtranslation.ctranslate2_engine import DTYPES, OWN_DTYPES, CTrans
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 from rl_nmt.models.batching import TokenBudget, distinct, run_batches
 from rl_nmt.models.loading import fetch, load_tokenizer, loading, require_bf16, require_device, versions
+from rl_nmt.text.languages import language_of_nllb
+from rl_nmt.text.sentences import split_sentences
 from rl_nmt.text.unicode import is_blank, safe_unicode
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "model.bin")
@@ -140,6 +140,7 @@ class BackTranslator:
     def __init__(self, tokenizer, engine: Engine, identity: dict[str, Any]):
         self.name, self.revision = identity["model"], identity["revision"]
         self.tokenizer, self.engine, self._identity = tokenizer, engine, identity
+        self.language = language_of_nllb(identity["source"])
         self.budget = TokenBudget(TOKENS)
         self.stats: dict[str, float] = {}
 
@@ -150,7 +151,7 @@ class BackTranslator:
         """
         start = time.perf_counter()
         whole, index = distinct("" if is_blank(text) else safe_unicode(text) for text in texts)
-        parts = [split_sentences(text) for text in whole]
+        parts = [split_sentences(text, self.language) for text in whole]
         sentences, place = distinct(sentence for part in parts for sentence in part)
         self.stats = {"texts": len(index), "unique": sum(map(bool, parts)), "sentences": len(sentences)}
         self.stats["blank"] = sum(not parts[i] for i in index)
@@ -205,48 +206,6 @@ def length_cap(source_tokens: int, max_new_tokens: int) -> int:
     [48, 48, 80, 256]
     """
     return min(max_new_tokens, 2 * max(16, 1 << (source_tokens - 1).bit_length()) + 16)
-
-
-_END = re.compile(r"""[.!?…।॥]+["'”’»)\]]*\s+""")
-
-
-def split_sentences(text: str) -> list[str]:
-    """Sentences of a text: cut at newlines and behind . ! ? … । ॥ before white space; no word is lost.
-
-    A full stop behind an initial or a short abbreviation (எம்., கி.மு., Dr.) or a list number ends nothing.
-    A piece without a letter or number ("...", "🙂") stays with the sentence before it, or else behind it: alone
-    the model would make up a translation. Blank pieces are dropped.
-
-    >>> split_sentences("வந்தான். சென்றான்!\\n1. ஏன்? ...")
-    ['வந்தான்.', 'சென்றான்!', '1. ஏன்? ...']
-    """
-    pieces = []
-    for line in text.splitlines():
-        start = 0
-        for end in _END.finditer(line):
-            if end[0].strip() == "." and _abbreviated(line[start : end.start()]):
-                continue
-            pieces.append(line[start : end.end()].strip())
-            start = end.end()
-        pieces.append(line[start:].strip())
-    sentences: list[str] = []
-    for piece in filterfalse(is_blank, pieces):
-        if sentences and not (_says_something(piece) and _says_something(sentences[-1])):
-            sentences[-1] += f" {piece}"
-        else:
-            sentences.append(piece)
-    return sentences
-
-
-def _abbreviated(before: str) -> bool:
-    """Does a full stop after `before` abbreviate or number rather than end? (Tamil sentences end in long verbs.)"""
-    word = before.split()[-1].split(".")[-1] if before.split() else ""
-    letters = sum(unicodedata.category(char)[0] == "L" for char in word)
-    return 1 <= letters <= 2 or before.strip("( \t").replace(".", "").isnumeric()
-
-
-def _says_something(piece: str) -> bool:
-    return any(unicodedata.category(char)[0] in "LN" for char in piece)
 
 
 def check_tags(tokenizer, vocabulary: int, source: str, target: str) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 from rl_nmt.guards.copying import copied_share
 from rl_nmt.guards.repetition import loops
-from rl_nmt.text.languages import SHARED_SCRIPTS, Language
+from rl_nmt.text.languages import QUOTE_MARKS, QUOTES, SHARED_SCRIPTS, Language
 from rl_nmt.text.pair import TextPair
+from rl_nmt.text.sentences import wide_marks
 from rl_nmt.text.tokens import Token, own, tokenize
 from rl_nmt.text.unicode import CONTROL_PATTERN, is_blank, length, one_line
 
@@ -97,15 +98,19 @@ _ECHO_RUN = 4  # words of the prompt in a row
 
 def _labelled(pair: TextPair, lines: list[str]) -> bool:
     """A line that opens with a label of the prompt."""
+    labels = {*pair.language.labels, *pair.source_language.labels}
     opening = pair.clean_source.casefold()
-    labels = [x for x in {*pair.language.labels, *pair.source_language.labels} if not opening.startswith(x)]
-    for line in lines:
-        folded = line.casefold().lstrip("*#>-• \"'“")
-        for label in filter(folded.startswith, labels):
-            rest = folded[len(label) :].lstrip("*\"'” ")
-            if _LABEL_END.match(rest) or (not rest and len(lines) > 1):
-                return True
-    return False
+    if _is_labelled(opening, labels, False):  # in another language: "Tamil: 60 %"
+        return False
+    labels = {label for label in labels if not opening.startswith(label)}
+    return any(_is_labelled(line.casefold(), labels, len(lines) > 1) for line in lines)
+
+
+def _is_labelled(line: str, labels: set[str], alone: bool) -> bool:
+    """Whether a folded line opens with a label and its colon, or perhaps is one `alone`."""
+    line = line.lstrip("*#>-• " + QUOTE_MARKS)
+    rests = (line[len(label) :].lstrip("* " + QUOTE_MARKS) for label in labels if line.startswith(label))
+    return any(_LABEL_END.match(rest) or (alone and not rest) for rest in rests)
 
 
 def _repeats_prompt(pair: TextPair, prompt: str) -> bool:
@@ -119,30 +124,41 @@ def _runs(tokens: list[Token]) -> set[tuple[str, ...]]:
     return {tuple(keys[i : i + _ECHO_RUN]) for i in range(len(keys) - _ECHO_RUN + 1)}
 
 
-_MARKDOWN = re.compile(r"\*\*|```|~~~|^#{1,6}\s|^>\s|\\(?:boxed|text|begin)\b|\|\s*-{3,}|^[*•]\s|^\d{1,2}[.)]\s", re.M)
+_MARKDOWN = re.compile(r"\*\*|```|~~~|^#{1,6}\s|^>\s|\\(?:boxed|text|begin)\b|\|\s*-{3,}", re.M)
+_ITEM = re.compile(r"^(?:[*•]|(\d{1,2})[.)])\s", re.M)
+_SOURCE_ITEM = re.compile(r"^\s*(?:[-–—*•·●▪◦‣]|\(?(\d{1,2}) ?[.):])\s", re.M)  # marked in any way
 _HTML = re.compile(r"</?[A-Za-z][A-Za-z0-9]{0,10}(?:\s[^<>]{0,200})?/?>")
-_QUOTES = dict(zip("\"'“‘«„`”([{「『", "\"'”’»“`”)]}」』", strict=True))
-_QUOTE_MARKS, _BRACKETS = "\"'“”‘’«»„`「」『』", "()[]{}"
+_BRACKETS = {"()", "[]", "{}", "（）", "【】"}
+_CLOSED, _OPENED = "".join(pair[1] for pair in _BRACKETS), "".join(pair[0] for pair in _BRACKETS)
 _COLON = re.compile(r"[^:：\n]{1,80}[:：]")
-_SENTENCES = re.compile(r"[.!?…:;]+(?=\s|$)")
+
+
+@lru_cache(maxsize=16)
+def _ends(language: Language) -> re.Pattern[str]:
+    """What ends a sentence or a part of one."""
+    wide = wide_marks(language)
+    return re.compile(rf"[{re.escape(language.end_marks)}:;]+(?=\s|$)" + (f"|[{re.escape(wide)}]+" if wide else ""))
 
 
 def _preamble(pair: TextPair, lines: list[str]) -> bool:
     """Anything in the output that is there beside the translation."""
     ours, text = pair.source_language, "\n".join(lines)
     opening, folded = pair.clean_source.casefold(), pair.clean_output.casefold()
-    if len(lines) > max(1, len(_SENTENCES.findall(pair.clean_source)), len(pair.source.strip().splitlines())):
+    if len(lines) > max(1, len(_ends(ours).findall(pair.clean_source)), len(pair.source.strip().splitlines())):
         return True
     if _adds(_MARKDOWN, text, pair.source) or _adds(_HTML, text, pair.source):
         return True
-    if _wrapped(pair.clean_output, pair.clean_source):
+    if not set(_ITEM.findall(text)) <= set(_SOURCE_ITEM.findall(pair.source)):
         return True
+    if _wrapped(pair):
+        return True
+    labels = _label_pattern(ours).findall(opening)
     for row in (pair.language, ours):
         if _mentions(folded, row.meta) and not _mentions(opening, ours.meta_topics):
             return True
         if _mentions(_head(folded), row.meta) and not _mentions(_head(opening), ours.meta_topics):
             return True
-        if not _mentions(opening, ours.note_topics) and _note_pattern(row).search(folded):
+        if not _mentions(opening, ours.note_topics) and len(_note_pattern(row).findall(folded)) > len(labels):
             return True
     return _opener(opening, folded, pair.language, ours)
 
@@ -153,12 +169,15 @@ def _head(text: str) -> str:
     return label[0] if label else ""
 
 
-def _wrapped(output: str, source: str) -> bool:
+def _wrapped(pair: TextPair) -> bool:
     """Quotes or brackets around the whole, where the source has none at either end (half of it may be cited)."""
-    output, ends = output.rstrip(".!? "), source[:1] + source.rstrip(".!? ")[-1:]
-    if len(output) < 3 or _QUOTES.get(output[0]) != output[-1] or output[-1] in output[1:-1]:
+    output = pair.clean_output.rstrip(pair.language.end_marks + " ")
+    source = pair.clean_source.rstrip(pair.source_language.end_marks + " ")
+    quoted = output[:1] + output[-1:] in QUOTES or output[:1] == output[-1:] in QUOTE_MARKS
+    ends = set(pair.clean_source[:1] + source[-1:])
+    if len(output) < 3 or not (quoted or output[0] + output[-1] in _BRACKETS) or output[-1] in output[1:-1]:
         return False
-    return not set(ends) & set(_QUOTE_MARKS if output[0] in _QUOTE_MARKS else _BRACKETS)
+    return not ends & set(QUOTE_MARKS if quoted else _OPENED + _CLOSED)
 
 
 def _mentions(text: str, stems: tuple[str, ...]) -> bool:
@@ -166,25 +185,32 @@ def _mentions(text: str, stems: tuple[str, ...]) -> bool:
 
 
 @lru_cache(maxsize=16)
+def _label_pattern(language: Language) -> re.Pattern[str]:
+    """One or two words and a colon where a sentence or bracket opens: "Tip:", "N.B.:"."""
+    before, word = re.escape(language.end_marks), r"[^\s:：()\[\]]"
+    return re.compile(rf"(?:^|[(\[\n{before}] ?)[^\W\d_]{word}{{0,19}}(?: {word}{{1,20}})? ?[:：](?!//)")
+
+
+@lru_cache(maxsize=16)
 def _note_pattern(language: Language) -> re.Pattern[str]:
     """A word of explanation where a sentence or bracket opens, with its colon."""
-    stems = "|".join(map(re.escape, language.notes))
-    return re.compile(rf"(?:^|[.!?…(\[\"”'\n:])[ *]{{0,4}}(?:{stems})[^\s:.,]{{0,12}}(?: \S{{1,8}})?[ *]{{0,3}}[:：]")
+    stems, before = "|".join(map(re.escape, language.notes)), re.escape(language.end_marks + QUOTE_MARKS)
+    return re.compile(rf"(?:^|[(\[\n:{before}])[ *]{{0,4}}(?:{stems})[^\s:.,]{{0,12}}(?: \S{{1,8}})?[ *]{{0,3}}[:：]")
 
 
 def _opener(source: str, output: str, language: Language, source_language: Language) -> bool:
     """The first words of a chat answer: in the source's language always, in the output's with a sign behind."""
-    if any(_opens(source, phrase) for phrase in source_language.openers):
+    if any(_opens(source, phrase) for phrase in (*source_language.openers, *source_language.opener_topics)):
         return False
     if source_language.ranges != language.ranges and any(_opens(output, phrase) for phrase in source_language.openers):
-        return True
+        return " ".join(output.split()[:2]) not in source  # a title: "Great Expectations"
     heads = [phrase for phrase in language.openers if output.startswith((f"{phrase}!", f"{phrase}:"))]
     return any(output[len(head)] not in source and len(output) > len(head) + 2 for head in heads)
 
 
 def _opens(text: str, phrase: str) -> bool:
     """Whether the text starts with these words, quotes and brackets aside."""
-    text = text.lstrip("\"'“‘«([*# ")
+    text = text.lstrip(QUOTE_MARKS + "([*# ")
     return text.startswith(phrase) and not text[len(phrase) : len(phrase) + 1].isalnum()
 
 
@@ -204,7 +230,7 @@ def _words(pair: TextPair) -> list[tuple[Token, bool]]:
 
 def _wrong_script(pair: TextPair, words: list[tuple[Token, bool]]) -> bool:
     ours = sum(len(t.text) for t, _ in words if own(t, pair.language))
-    theirs = sum(len(t.text) for t, foreign in words if foreign)
+    theirs = sum(len(t.text) for t, foreign in words if foreign) * min(1.0, pair.language.expected_length_ratio)
     if theirs > MAX_FOREIGN * (ours + theirs):
         return True
     known = {*SHARED_SCRIPTS, *(t.script for t in pair.source_tokens)}
@@ -227,21 +253,26 @@ _SLACK = 12  # code points by which a short text may differ freely: "Yes." is on
 
 def _log_distance(pair: TextPair) -> float:
     """ln of the output's length over the expected one."""
-    expected = pair.language.expected_length_ratio * length(pair.clean_source)
-    return math.log((length(pair.clean_output) + _SLACK) / (expected + _SLACK))
+    ratio = pair.language.expected_length_ratio
+    slack = _SLACK * min(1.0, ratio)
+    return math.log((length(pair.clean_output) + slack) / (ratio * length(pair.clean_source) + slack))
 
 
-_ENDS = ".!?…।॥\"”'’»)]}:。！？｡؟۔」』】》）："
-_OPEN_ENDS = ",;-–—(/[{“‘«&，、；「『【《（،؛"
 _SHORT = -0.25  # log distance below the expected ratio from which a missing end mark is a cut
 
 
 def _truncated(pair: TextPair) -> bool:
-    last = pair.clean_output[-1]
-    if pair.clean_source.rstrip("\"”'’»)] ")[-1:] not in (".", "!", "?"):
+    row, ours, text = pair.language, pair.source_language, pair.clean_output
+    last = text[-1]
+    heard = pair.clean_source.rstrip("".join(ours.closing) + "\"'" + _CLOSED + " ")[-1:]
+    if heard not in ours.end_marks.replace("…", "") or not heard:
         return False
-    if last in _OPEN_ENDS:
+    if last in row.opening:
+        return text[-2:-1] not in row.end_marks  # some writers close with the other mark
+    if last in row.end_marks + ":：" + QUOTE_MARKS + _CLOSED:
+        return False
+    if last in row.pause_marks + _OPENED:
         return True
-    if last in _ENDS or not pair.output_tokens or not pair.language.end_marks:
+    if not pair.output_tokens or not row.ends_marked:
         return False
-    return pair.output_tokens[-1].key in pair.language.unfinished or _log_distance(pair) < _SHORT
+    return pair.output_tokens[-1].key in row.unfinished or _log_distance(pair) < _SHORT

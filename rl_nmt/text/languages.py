@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,10 @@ class Language:
     expected_length_ratio: float  # typical length of a translation over its English source
     length_tolerance: float  # half width of the band of natural-log ratios in which real translations lie
     length_limits: tuple[float, float]  # log distances from the expected ratio that no translation crosses
-    end_marks: bool  # sentences end in a mark, so that one without it may be cut off
+    end_marks: str  # end a sentence
+    ends_marked: bool  # sentences end in one of them, so that one without it may be cut off
+    pause_marks: str  # never the last sign of a text; an end mark may be among them
+    quotes: tuple[str, ...]  # pairs of quotation marks: the opening and the closing one
     max_copied: float  # share of a source's content letters that a translation may repeat; more among cognates
     labels: tuple[str, ...]  # what a prompt calls the language, and what else stands before a colon in prompts
     notes: tuple[str, ...]  # stems of words that open an explanation; never empty, it would match any word
@@ -72,6 +76,8 @@ class Language:
     meta: tuple[str, ...] = ()  # stems of words that speak of translating
     meta_topics: tuple[str, ...] = ()  # stems in a source that excuse them
     openers: tuple[str, ...] = ()  # first words of a chat answer
+    opener_topics: tuple[str, ...] = ()  # first words of a source that excuse them, in addition to the openers
+    noises: tuple[str, ...] = ()  # stems in a source that excuse sounds in the output: laughter, bells
     sounds: Pairs = ()  # graphemes in the nine classes of rl_nmt.text.phonetics, alternatives separated by |
     vowels: str = ""  # letters that open a syllable on their own
     virama: str = ""  # the sign that takes a consonant's inherent vowel away; none in an alphabet
@@ -79,6 +85,9 @@ class Language:
     function_words: frozenset[str] = frozenset()  # never borrowed by another language
     connectors: frozenset[str] = frozenset()  # hold the words of a name together
     abbreviations: frozenset[str] = frozenset()  # end in a full stop that ends no sentence
+    headings: frozenset[str] = frozenset()  # with a number and a full stop they open a heading: "Chapter 1. The sea"
+    quotatives: frozenset[str] = frozenset()  # first words after quoted speech that belong to its sentence
+    dotted_ordinals: bool = False  # "3." is third
     unfinished: frozenset[str] = frozenset()  # end no sentence
     common_capitals: frozenset[str] = frozenset()  # written with a capital and yet translated
     name_endings: tuple[str, ...] = ()  # of plurals and peoples: another language replaces them
@@ -86,6 +95,16 @@ class Language:
 
     def __hash__(self) -> int:  # rows are keys of many look-ups; hashing every field each time would cost more
         return hash(self.code)
+
+    @cached_property
+    def closing(self) -> frozenset[str]:
+        """Quotation marks that may close."""
+        return frozenset(pair[1] for pair in self.quotes)
+
+    @cached_property
+    def opening(self) -> frozenset[str]:
+        """Quotation marks that only open."""
+        return frozenset(pair[0] for pair in self.quotes) - self.closing
 
 
 def code_points(text: str) -> tuple[Range, ...]:
@@ -138,6 +157,9 @@ LANGUAGES: dict[str, Language] = {}
 LANGUAGES.update((code, _row(code, cells)) for code, cells in _TABLE["languages"].items())
 TAMIL, ENGLISH = LANGUAGES["ta"], LANGUAGES["en"]
 SOURCE, TARGET = LANGUAGES[_TABLE["source"]], LANGUAGES[_TABLE["target"]]  # where a caller names no language
+# Pairs of any language, and those that open and close alike.
+QUOTES = frozenset(pair for row in LANGUAGES.values() for pair in row.quotes) | {'""', "''", "``"}
+QUOTE_MARKS = "".join(sorted(set("".join(QUOTES))))
 POSSESSIVES: tuple[str, ...] = tuple(_TABLE["possessives"])
 SHARED_SCRIPTS: frozenset[str] = frozenset(_TABLE["shared_scripts"])
 FORMULAS: tuple[str, ...] = tuple(_TABLE["formulas"].split())
@@ -154,6 +176,17 @@ def language(code: str, argument: str = "language") -> Language:
     """
     base, region = _parts(code, argument)
     return LANGUAGES.get(f"{base}_{region}") or LANGUAGES[base]
+
+
+def language_of_nllb(tag: str) -> Language:
+    """Return the row with this NLLB tag, or a row of its script, or the default target's: for reading a text.
+
+    >>> [language_of_nllb(tag).code for tag in ("hin_Deva", "npi_Deva", "kat_Geor")]
+    ['hi', 'hi', 'ta']
+    """
+    rows = LANGUAGES.values()
+    same = [row for row in rows if row.nllb == tag] or [row for row in rows if row.nllb[4:] == tag[4:]]
+    return same[0] if same else TARGET
 
 
 def bcp47(code: str, argument: str = "language") -> str:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import groupby, pairwise
 from operator import itemgetter
 
-from rl_nmt.text.languages import POSSESSIVES, Language
+from rl_nmt.text.languages import POSSESSIVES, QUOTE_MARKS, Language
 from rl_nmt.text.unicode import clean_for_scoring, within
 
 LITERAL = ("url", "email", "placeholder", "code")  # kinds that stay letter by letter
@@ -26,7 +26,6 @@ _URL = re.compile(r"(?:https?://|www\.)[!-~]{2,1900}", re.IGNORECASE)
 _DOMAIN = re.compile(r"(?:[A-Za-z0-9-]{1,63}\.){1,6}[A-Za-z]{2,12}(?:/[!-~]{0,500})?")
 _EDGES = "\"'“”‘’«»()[]<>,;:!?…。"
 _MAX_LITERAL = 2000  # a longer run without a space is no address
-_SENTENCE_END = ".!?…:;\"“”'‘’([•।"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ def tokenize(s: str, language: Language) -> list[Token]:
      ('{x}', 'placeholder')]
     """
     tokens: list[Token] = []
-    initial = True
+    initial, opening = True, language.end_marks + QUOTE_MARKS + ":;([•"
     for chunk in _chunks(s):
         head, kind = _literal_head(chunk)
         if kind:
@@ -65,7 +64,7 @@ def tokenize(s: str, language: Language) -> list[Token]:
             initial, chunk = initial and kind == "placeholder", chunk[len(head) :]
         for text, script in _runs(chunk):
             if script == "SYMBOL":
-                ends = text[-1] in _SENTENCE_END or text[0] in ".!?"
+                ends = text[-1] in opening or text[0] in language.end_marks
                 last = tokens[-1] if tokens and text == "." else None
                 letter = last and last.kind == "word" and len(last.text) == 1
                 initial = initial or (ends and not (letter or (last and last.key in language.abbreviations)))

@@ -9,16 +9,13 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_models import PAIRS, build_nllb
 
 from rl_nmt.backtranslation import beam_search
 from rl_nmt.backtranslation.beam_search import top_log_probs
-from rl_nmt.backtranslation.translator import check_tags, length_cap, load_backtranslator, split_sentences
+from rl_nmt.backtranslation.translator import check_tags, length_cap, load_backtranslator
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.models.batching import TokenBudget
-from rl_nmt.text.unicode import is_blank
 
 KNOWN = dict((ta, en) for en, ta in PAIRS)
 
@@ -238,63 +235,6 @@ def test_a_paragraph_loses_no_sentence(translator):
     texts = list(KNOWN)[:6]
     paragraph = texts[0] + " " + texts[1] + "\n" + texts[2] + "  " + " ".join(texts[3:])
     assert translator([paragraph]) == [" ".join(KNOWN[text] for text in texts)]
-
-
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("", []),
-        (" \n \n", []),
-        ("ஒன்று", ["ஒன்று"]),
-        ("வந்தான். சென்றான்.", ["வந்தான்.", "சென்றான்."]),
-        ("வந்தான்? ஆமாம்! சரி", ["வந்தான்?", "ஆமாம்!", "சரி"]),
-        ("முதல் வரி\nஇரண்டாம் வரி\n\nமூன்றாம்", ["முதல் வரி", "இரண்டாம் வரி", "மூன்றாம்"]),
-        ("“வந்தான்.” என்றாள்.", ["“வந்தான்.”", "என்றாள்."]),
-        ("विद्यालय बंद है। कल आना।", ["विद्यालय बंद है।", "कल आना।"]),
-        ("விலை 3.5 கோடி.", ["விலை 3.5 கோடி."]),
-        ("கி.மு. 300 இல் நடந்தது.", ["கி.மு. 300 இல் நடந்தது."]),
-        ("எம். ஜி. ராமச்சந்திரன் வந்தார்.", ["எம். ஜி. ராமச்சந்திரன் வந்தார்."]),
-        ("1. முதலாவது", ["1. முதலாவது"]),
-        ("வயது 25. அவள் படிக்கிறாள்.", ["வயது 25.", "அவள் படிக்கிறாள்."]),
-        ("காத்திரு... வருகிறேன்", ["காத்திரு...", "வருகிறேன்"]),
-        (". . .", [". . ."]),
-        ("வந்தான். ... சென்றான்.", ["வந்தான். ...", "சென்றான்."]),
-        ("🙂 வந்தான். 🙂\n***\nசரி", ["🙂 வந்தான். 🙂 ***", "சரி"]),
-        ("போகிறாயா?! இல்லை!!", ["போகிறாயா?!", "இல்லை!!"]),
-        ("காத்திரு… வருகிறேன்", ["காத்திரு…", "வருகிறேன்"]),
-        ("“வந்தானா?” “இல்லை…”", ["“வந்தானா?”", "“இல்லை…”"]),
-        ("«வந்தான்.» (சென்றான்.) சரி", ["«வந்தான்.»", "(சென்றான்.)", "சரி"]),
-        ("1. முதலாவது. 2. இரண்டாவது.", ["1. முதலாவது.", "2. இரண்டாவது."]),
-        ("2.1. பிரிவு", ["2.1. பிரிவு"]),
-        ("(௩. மூன்றாவது)", ["(௩. மூன்றாவது)"]),
-        (
-            "https://example.com/a.html?b=1.5 பார்க்க. www.example.com. சரி",
-            ["https://example.com/a.html?b=1.5 பார்க்க.", "www.example.com.", "சரி"],
-        ),
-        ("திரு. குமார் ரூ. 500 கொடுத்தார். பிறகு சென்றார்.", ["திரு. குமார் ரூ. 500 கொடுத்தார்.", "பிறகு சென்றார்."]),
-        ("அது 5 கி.மீ. தூரம். வா", ["அது 5 கி.மீ. தூரம்.", "வா"]),
-        ("धर्म॥ कर्म॥", ["धर्म॥", "कर्म॥"]),
-        ("3.14 மற்றும் 2,50,000.50 ரூபாய். சரி", ["3.14 மற்றும் 2,50,000.50 ரூபாய்.", "சரி"]),
-        ("ஒன்று\u2028இரண்டு", ["ஒன்று", "இரண்டு"]),
-    ],
-)
-def test_sentences(text, expected):
-    assert split_sentences(text) == expected
-
-
-@given(
-    st.lists(st.sampled_from([*'அக.!?…।॥"”)’ \n\t1௩🙂\u200b\u2028', "வந்தான்", "கி.மு.", "...", "<pad>", "a.b/c?d"])).map(
-        "".join
-    )
-    | st.text()
-)
-def test_no_word_is_ever_lost(text):
-    def words(text):
-        return [word for word in text.split() if not is_blank(word)]
-
-    pieces = split_sentences(text)
-    assert words(" ".join(pieces)) == words(text)
-    assert all(piece == piece.strip() and not is_blank(piece) for piece in pieces)
 
 
 def test_control_tokens_in_a_text_stay_text(translator):

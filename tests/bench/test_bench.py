@@ -46,7 +46,7 @@ def test_texts_have_the_lengths_and_repeats_they_claim():
 
 
 def test_texts_are_single_sentences_of_one_script():
-    from rl_nmt.backtranslation.translator import split_sentences
+    from rl_nmt.text.sentences import split_sentences
 
     for item in texts.items(64, "none"):
         assert split_sentences(item.tamil) == [item.tamil]  # else the two routes would translate different things

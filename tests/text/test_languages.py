@@ -28,6 +28,10 @@ def test_a_row_is_written_as_rules_read_it(row):
         row.function_words,
         row.connectors,
         row.abbreviations,
+        row.headings,
+        row.quotatives,
+        row.opener_topics,
+        row.noises,
         row.unfinished,
         row.common_capitals,
         row.name_endings,
@@ -49,6 +53,8 @@ def test_a_row_is_written_as_rules_read_it(row):
         stems += words
     for stem in stems:
         assert stem and stem == unicodedata.normalize("NFC", stem).casefold().strip(), stem
+    assert all(len(pair) == 2 for pair in row.quotes) and not row.closing & row.opening
+    assert not set(row.end_marks) & {*"".join(row.quotes), *" ,:"}
     low, high = row.length_limits
     assert low < -row.length_tolerance and row.length_tolerance < high
 
@@ -206,6 +212,52 @@ TRANSLATIONS = [
 @pytest.mark.parametrize(("code", "source", "translation"), TRANSLATIONS)
 def test_no_rule_fires_on_a_translation(code, source, translation):
     assert verdict(source, translation, language(code)) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "translation"),
+    [
+        ("de", "Er sagte: „Ich komme.“"),
+        ("de", "Er sagte: »Ich komme.«"),
+        ("sl", "Rekel je: »Pridem.«"),
+        ("cs", "Řekl: „Já přijdu.“"),
+        ("is", "Hann sagði: „Ég kem.“"),
+        ("sr", "Рекао је: „Долазим.“"),
+        ("uk", "Він сказав: „Я йду.“"),
+        ("fi", "Hän sanoi: ”Minä tulen.”"),
+        ("fr", "Il a dit : « Je viens. »"),
+        ("hu", "Azt mondta: „Jövök.”"),
+        ("he", "הוא אמר: „אני בא.“"),
+        ("zh", "他说：“我来了。“"),  # the opening mark, typed for the closing one
+        ("ta", "அவர் „நான் வருகிறேன்.“"),
+        ("hi", "उसने कहा: “मैं आ रहा हूँ।”"),
+        ("el", "Είπε: «Έρχομαι.»"),
+    ],
+)
+def test_quotation_marks_close_as_the_language_writes_them(code, translation):
+    source, row = 'He said: "I am coming."', language(code)
+    assert verdict(source, translation, row) is None
+    opened = translation[: next(i for i, mark in enumerate(translation) if mark in "„“»”«") + 1]
+    if opened[-1] in row.opening:
+        assert verdict("He is in.", opened, row) == "truncated"
+    said = translation[len(opened) - 1 :]
+    assert verdict("I am coming.", said, row) == "preamble", "quotation marks around the whole"
+
+
+def test_end_marks_are_the_rows():
+    assert verdict("Where is it?", "Πού είναι;", language("el")) is None
+    assert verdict("Where is it now?", "Wo ist es;", language("de")) == "truncated"
+    assert verdict("Where is it?", "کہاں ہے؟", language("ur")) is None
+    assert verdict("बारिश रुक गई है और वह घर आया।", "The rain has", ENGLISH, language("hi")) == "truncated"
+    assert verdict("雨停了。他回家了。", "The rain has stopped.\nHe went home.", ENGLISH, language("zh")) is None
+
+
+def test_a_foreign_letter_weighs_less_where_a_character_is_a_word():
+    assert (
+        verdict("Flake was the central figure in the drama.", "弗雷克（Flake）是这出戏的中心人物。", language("zh"))
+        is None
+    )
+    assert verdict("It was the central figure in the drama.", "它是这出 drama central figure", language("zh")) == "copy"
 
 
 @pytest.mark.parametrize(
