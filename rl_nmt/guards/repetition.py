@@ -2,13 +2,18 @@
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
+from rl_nmt.text.languages import QUOTE_MARKS, Language
 from rl_nmt.text.pair import TextPair
+from rl_nmt.text.sentences import split_sentences
 
 _SHORT_PERIOD = 3  # phrases of up to three words loop when said three times; longer ones when said twice
 _SENTENCE = 4  # words in a row that no text says again and again
 _REPEATED = 0.25  # share of such runs that are repetitions: a quarter of the text has been said before
 _BLOCK, _FEW = 20, 7  # so few different words in a block of twenty are a loop
+_NOISE = 3  # times as often where the source speaks of a noise: "The bell rang."
+_WHOLE = 12  # English letters' worth of one unspaced word that is a sentence; else a sentence has two words
 _PIECE, _TIMES = 8, 5  # a piece of up to eight characters five times in a row: "லாலாலாலாலா", "ha ha ha ha ha"
 _SIGNS = re.compile(r"([^\w\s])\1{7}")
 _SOURCE_PIECES = re.compile(r"([^\W\d_])\1\1|([^\W\d_]{2,4})[\s,!-]{0,2}\2[\s,!-]{0,2}\2")  # aaah, ha-ha-ha
@@ -18,16 +23,40 @@ _SOURCE_SIGNS = re.compile(r"([^\w\s])\1\1")
 def loops(pair: TextPair) -> bool:
     """Say whether the output repeats itself as its source does not.
 
-    What a loop is, the constants above say; a source that does the like excuses it. Thresholds: ours; reduplication
+    What a loop is, the constants above say, and a sentence said twice; a source that does the like excuses it.
+    Thresholds: ours; reduplication
     (மெல்ல மெல்ல) says a word twice and is no loop.
     """
     said, heard = [t.key for t in pair.output_tokens], [t.key for t in pair.source_tokens]
-    if any(rule(said) and not rule(heard) for rule in (_circles, _repeats, _poor)):
-        return True
     source, output = pair.clean_source, pair.clean_output
-    if _pieces(output) and not _SOURCE_PIECES.search(source.casefold()):
+    often = _NOISE if any(key.startswith(pair.source_language.noises) for key in heard) else 1
+    if _circles(said, 3 * often) and not _again(heard):
+        return True
+    if any(rule(said) and not rule(heard) for rule in (_repeats, _poor)) or _said_twice(pair):
+        return True
+    if _pieces(output, _TIMES * often) and not _SOURCE_PIECES.search(source.casefold()):
         return True
     return bool(_SIGNS.search(output)) and not _SOURCE_SIGNS.search(source)
+
+
+def _said_twice(pair: TextPair) -> bool:
+    """Whether a sentence, or the whole without an end mark, comes twice in a row while the source repeats nothing."""
+    row, said, heard = pair.language, [t.key for t in pair.output_tokens], [t.key for t in pair.source_tokens]
+    edges = row.end_marks + QUOTE_MARKS + " "
+    sentences = [s.casefold().strip(edges).split() for s in split_sentences(pair.clean_output, row)]
+    halves = said[: len(said) // 2], said[len(said) // 2 :]
+    again = any(a == b and _is_sentence(a, row) for a, b in (halves, *pairwise(sentences)))
+    return again and not _repeats_itself(heard, pair.source_language.function_words)
+
+
+def _is_sentence(words: list[str], language: Language) -> bool:
+    return len(words) > 1 or len("".join(words)) >= _WHOLE * language.expected_length_ratio
+
+
+def _repeats_itself(words: list[str], small: frozenset[str]) -> bool:
+    """Whether two words in a row, not both small, come twice, or one twice in a row."""
+    pairs = [both for both in pairwise(words) if not small.issuperset(both)]
+    return len(set(pairs)) < len(pairs) or any(a == b for a, b in pairwise(words))
 
 
 def _says_again(items: Sequence[str], longest: int, times: int, counts: Callable[[Sequence[str]], bool]) -> bool:
@@ -41,12 +70,17 @@ def _says_again(items: Sequence[str], longest: int, times: int, counts: Callable
     return False
 
 
-def _pieces(text: str) -> bool:
-    return _says_again(text, _PIECE, _TIMES, lambda piece: any(map(str.isalpha, piece)))
+def _pieces(text: str, times: int) -> bool:
+    return _says_again(text, _PIECE, times, lambda piece: any(map(str.isalpha, piece)))
 
 
-def _circles(words: list[str]) -> bool:
-    return _says_again(words, _SHORT_PERIOD, 3, lambda piece: len(piece) > 1 or not piece[0].isdecimal())
+def _circles(words: list[str], times: int) -> bool:
+    return _says_again(words, _SHORT_PERIOD, times, lambda piece: len(piece) > 1 or not piece[0].isdecimal())
+
+
+def _again(words: list[str]) -> bool:
+    """Whether a source excuses circles: by its own, or by one word three times, "again and again and again"."""
+    return _circles(words, 3) or any(a == b == c for a, b, c in zip(words, words[2:], words[4:], strict=False))
 
 
 def _repeats(words: list[str]) -> bool:

@@ -125,6 +125,48 @@ def test_translations_pass(source, output):
     assert verdict(source, output, TAMIL) is None
 
 
+EXCUSED = [
+    # labels
+    ("Tip: use cold water.", "குறிப்பு: குளிர்ந்த நீரைப் பயன்படுத்தவும்."),
+    ("NB: doors close at 8.", "குறிப்பு: கதவுகள் 8 மணிக்கு மூடப்படும்."),
+    ("N.B.: the shop is closed.", "குறிப்பு: கடை மூடப்பட்டுள்ளது."),
+    ("Clarification: the fee is refundable.", "விளக்கம்: கட்டணம் திருப்பித் தரப்படும்."),
+    ("We close early today (please mind: no tea).", "இன்று சீக்கிரம் மூடுகிறோம் (குறிப்பு: தேநீர் இல்லை)."),
+    ("English: 40 %, Tamil: 60 %.", "தமிழ்: 60 %, ஆங்கிலம்: 40 %."),
+    # openers
+    ("Hey guys, today we cook.", "வணக்கம்! இன்று நாம் சமைக்கலாம்."),
+    ("Definitely, he will come.", "கண்டிப்பாக! அவர் வருவார்."),
+    ("All right, let us go.", "சரி! போகலாம்."),
+    ("Look, the moon has risen.", "இதோ! நிலா உதித்துவிட்டது."),
+    ("He read Great Expectations.", "Great Expectations நாவலை அவர் படித்தார்."),
+    # list marks
+    ("1) Wash the rice.", "1. அரிசியைக் கழுவவும்."),
+    ("(2) Wash the rice.", "2) அரிசியைக் கழுவவும்."),
+    ("· Wash the rice.", "• அரிசியைக் கழுவவும்."),
+]
+
+
+@pytest.mark.parametrize(("source", "output"), EXCUSED)
+def test_the_source_excuses_in_other_words(source, output):
+    assert verdict(source, output, TAMIL) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("Use cold water.", "குறிப்பு: குளிர்ந்த நீரைப் பயன்படுத்தவும்."),
+        ("Tip: use cold water.", "குறிப்பு: குளிர்ந்த நீரைப் பயன்படுத்தவும். (குறிப்பு: இது நேரடியானது.)"),
+        ("It opens at 8:30 in the morning.", "காலை 8:30 மணிக்குத் திறக்கும். குறிப்பு: நேரம் தோராயமானது."),
+        ("Guys, today we cook.", "வணக்கம்! இன்று நாம் சமைக்கலாம்."),
+        ("He read a good book.", "Great! அவர் ஒரு நல்ல புத்தகம் படித்தார்."),
+        ("1) Wash the rice.", "2. அரிசியைக் கழுவவும்."),
+        ("Wash the rice.", "• அரிசியைக் கழுவவும்."),
+    ],
+)
+def test_what_the_source_does_not_excuse(source, output):
+    assert verdict(source, output, TAMIL) == "preamble"
+
+
 def test_every_reason_has_a_case():
     seen = {reason for _, reason in NO_TRANSLATION} | {reason for _, _, reason in ODD if reason}
     assert seen == set(REASONS)
