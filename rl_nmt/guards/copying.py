@@ -39,7 +39,7 @@ def copied_share(*pair: Any) -> float:
     """
     texts = TextPair.of(*pair)
     words = texts.source_tokens
-    content = [i for i, token in enumerate(words) if token.kind == "word" and not texts.kept[i]]
+    content = [i for i, token in enumerate(words) if token.kind == "word" and not texts.excused[i]]
     if not content:
         return 0.0
     copied = _verbatim(words, texts.output_tokens) | _sounded(texts)
@@ -70,7 +70,7 @@ def _sounded(pair: TextPair) -> set[int]:
     A chain goes on from (source word i, output word p) to i+1 or i+2 and p+1 or p+2: one word may be
     missed on either side, and a missed source word inside a chain counts as copied too.
     """
-    words, excused = pair.source_tokens, pair.kept
+    words, excused = pair.source_tokens, pair.excused
     theirs = [_keys(token, pair.language) for token in pair.output_tokens]
     places: dict[str, list[int]] = defaultdict(list)
     for p, found in enumerate(theirs):

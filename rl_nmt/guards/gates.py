@@ -200,10 +200,12 @@ def _note_pattern(language: Language) -> re.Pattern[str]:
 
 def _opener(source: str, output: str, language: Language, source_language: Language) -> bool:
     """The first words of a chat answer: in the source's language always, in the output's with a sign behind."""
-    if any(_opens(source, phrase) for phrase in (*source_language.openers, *source_language.opener_topics)):
+    if any(_opens(source, phrase) for phrase in source_language.openers):
         return False
     if source_language.ranges != language.ranges and any(_opens(output, phrase) for phrase in source_language.openers):
         return " ".join(output.split()[:2]) not in source  # a title: "Great Expectations"
+    if any(_opens(source, phrase) for phrase in source_language.opener_topics):
+        return False
     heads = [phrase for phrase in language.openers if output.startswith((f"{phrase}!", f"{phrase}:"))]
     return any(output[len(head)] not in source and len(output) > len(head) + 2 for head in heads)
 
@@ -216,7 +218,7 @@ def _opens(text: str, phrase: str) -> bool:
 
 def _words(pair: TextPair) -> list[tuple[Token, bool]]:
     """The words of the output, and whether each is foreign and not excused by the source."""
-    may_stay = {t.key for t, stays in zip(pair.source_tokens, pair.kept, strict=True) if stays}
+    may_stay = {t.key for t, stays in zip(pair.source_tokens, pair.excused, strict=True) if stays}
     content = {t.key for t in pair.source_tokens} - may_stay
 
     def is_foreign(word: Token) -> bool:

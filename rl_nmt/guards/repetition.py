@@ -6,7 +6,6 @@ from itertools import pairwise
 
 from rl_nmt.text.languages import QUOTE_MARKS, Language
 from rl_nmt.text.pair import TextPair
-from rl_nmt.text.sentences import split_sentences
 
 _SHORT_PERIOD = 3  # phrases of up to three words loop when said three times; longer ones when said twice
 _SENTENCE = 4  # words in a row that no text says again and again
@@ -29,7 +28,7 @@ def loops(pair: TextPair) -> bool:
     """
     said, heard = [t.key for t in pair.output_tokens], [t.key for t in pair.source_tokens]
     source, output = pair.clean_source, pair.clean_output
-    often = _NOISE if any(key.startswith(pair.source_language.noises) for key in heard) else 1
+    often = _NOISE if not pair.source_language.noises.isdisjoint(heard) else 1
     if _circles(said, 3 * often) and not _again(heard):
         return True
     if any(rule(said) and not rule(heard) for rule in (_repeats, _poor)) or _said_twice(pair):
@@ -42,8 +41,8 @@ def loops(pair: TextPair) -> bool:
 def _said_twice(pair: TextPair) -> bool:
     """Whether a sentence, or the whole without an end mark, comes twice in a row while the source repeats nothing."""
     row, said, heard = pair.language, [t.key for t in pair.output_tokens], [t.key for t in pair.source_tokens]
-    edges = row.end_marks + QUOTE_MARKS + " "
-    sentences = [s.casefold().strip(edges).split() for s in split_sentences(pair.clean_output, row)]
+    pieces = re.split(f"[{re.escape(row.end_marks)}]+", pair.clean_output.casefold())
+    sentences = [piece.strip(QUOTE_MARKS + " ").split() for piece in pieces]
     halves = said[: len(said) // 2], said[len(said) // 2 :]
     again = any(a == b and _is_sentence(a, row) for a, b in (halves, *pairwise(sentences)))
     return again and not _repeats_itself(heard, pair.source_language.function_words)
@@ -79,8 +78,9 @@ def _circles(words: list[str], times: int) -> bool:
 
 
 def _again(words: list[str]) -> bool:
-    """Whether a source excuses circles: by its own, or by one word three times, "again and again and again"."""
-    return _circles(words, 3) or any(a == b == c for a, b, c in zip(words, words[2:], words[4:], strict=False))
+    """Whether a source excuses circles: by its own, or by one that stops short, "again and again and again"."""
+    runs = zip(words, words[1:], words[2:], words[3:], words[4:], strict=False)
+    return _circles(words, 3) or any(a == c == e and b == d for a, b, c, d, e in runs)
 
 
 def _repeats(words: list[str]) -> bool:

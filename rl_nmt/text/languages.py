@@ -77,7 +77,7 @@ class Language:
     meta_topics: tuple[str, ...] = ()  # stems in a source that excuse them
     openers: tuple[str, ...] = ()  # first words of a chat answer
     opener_topics: tuple[str, ...] = ()  # first words of a source that excuse them, in addition to the openers
-    noises: tuple[str, ...] = ()  # stems in a source that excuse sounds in the output: laughter, bells
+    noises: frozenset[str] = frozenset()  # words in a source that excuse sounds in the output: laughter, bells
     sounds: Pairs = ()  # graphemes in the nine classes of rl_nmt.text.phonetics, alternatives separated by |
     vowels: str = ""  # letters that open a syllable on their own
     virama: str = ""  # the sign that takes a consonant's inherent vowel away; none in an alphabet
@@ -89,6 +89,8 @@ class Language:
     quotatives: frozenset[str] = frozenset()  # first words after quoted speech that belong to its sentence
     dotted_ordinals: bool = False  # "3." is third
     unfinished: frozenset[str] = frozenset()  # end no sentence
+    programs: frozenset[str] = frozenset()  # typed as they are, with the word after them: "git commit"
+    command_nouns: frozenset[str] = frozenset()  # the word before them may be one that is typed: "the export command"
     common_capitals: frozenset[str] = frozenset()  # written with a capital and yet translated
     name_endings: tuple[str, ...] = ()  # of plurals and peoples: another language replaces them
     numerals: Numerals = Numerals()
@@ -161,6 +163,7 @@ SOURCE, TARGET = LANGUAGES[_TABLE["source"]], LANGUAGES[_TABLE["target"]]  # whe
 QUOTES = frozenset(pair for row in LANGUAGES.values() for pair in row.quotes) | {'""', "''", "``"}
 QUOTE_MARKS = "".join(sorted(set("".join(QUOTES))))
 POSSESSIVES: tuple[str, ...] = tuple(_TABLE["possessives"])
+FILE_ENDINGS: tuple[str, ...] = tuple(_TABLE["file_endings"].split())
 SHARED_SCRIPTS: frozenset[str] = frozenset(_TABLE["shared_scripts"])
 FORMULAS: tuple[str, ...] = tuple(_TABLE["formulas"].split())
 WMT24PP: tuple[str, ...] = tuple(_TABLE["wmt24pp"].split())

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from rl_nmt.text.languages import SOURCE, Language
-from rl_nmt.text.tokens import Token, kept, tokenize
+from rl_nmt.text.tokens import Token, excused, kept, tokenize
 from rl_nmt.text.unicode import Clean, one_line, without_invisible
 
 
@@ -14,7 +14,8 @@ class TextPair:
     """A text to translate and what was written for it, both as given, and the rows of their languages.
 
     `visible_*` keeps line breaks and control tokens, which are evidence; `clean_*` is `clean_for_scoring` of it and
-    `*_tokens` are the tokens of that; `kept` says which source tokens a translation may keep.
+    `*_tokens` are the tokens of that; `kept` says which source tokens a translation may keep, `excused`
+    which this output may.
 
     >>> from rl_nmt.text.languages import TAMIL
     >>> pair = TextPair("Ravi <bos> came.", " ரவி\\nவந்தார்.", TAMIL)
@@ -59,3 +60,7 @@ class TextPair:
     @cached_property
     def kept(self) -> list[bool]:
         return kept(self.source_tokens, self.source_language)
+
+    @cached_property
+    def excused(self) -> list[bool]:
+        return excused(self.source_tokens, self.kept, self.output_tokens, self.source_language)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import groupby, pairwise
 from operator import itemgetter
 
-from rl_nmt.text.languages import POSSESSIVES, QUOTE_MARKS, Language
+from rl_nmt.text.languages import FILE_ENDINGS, POSSESSIVES, QUOTE_MARKS, Language
 from rl_nmt.text.unicode import clean_for_scoring, within
 
 LITERAL = ("url", "email", "placeholder", "code")  # kinds that stay letter by letter
@@ -22,7 +22,8 @@ _PLACEHOLDER = re.compile(
     r"|</?[A-Za-z][A-Za-z0-9]{0,20}(?: [^<>]{0,200})?/?>|&[a-z]{2,8};|&#[0-9]{2,6};)"
 )
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,6}")
-_URL = re.compile(r"(?:https?://|www\.)[!-~]{2,1900}", re.IGNORECASE)
+_URL = re.compile(r"(?:[a-z][a-z0-9+.-]{1,15}://|www\.(?=[!-~]{2}))[!-~]{0,1900}", re.IGNORECASE)
+_FILE = re.compile(rf"[\w+-][\w.+-]{{0,80}}\.(?:{'|'.join(FILE_ENDINGS)})|\.[a-z][a-z0-9]{{1,4}}", re.I | re.A)
 _DOMAIN = re.compile(r"(?:[A-Za-z0-9-]{1,63}\.){1,6}[A-Za-z]{2,12}(?:/[!-~]{0,500})?")
 _EDGES = "\"'“”‘’«»()[]<>,;:!?…。"
 _MAX_LITERAL = 2000  # a longer run without a space is no address
@@ -111,7 +112,7 @@ def _literal(chunk: str) -> str:
         return "email"
     if _URL.fullmatch(core) or (core[:1].isalnum() and _DOMAIN.fullmatch(core) and _looks_like_domain(core)):
         return "url"
-    return "code" if core.isascii() and core and _is_code(core) else ""
+    return "code" if core.isascii() and core and (_FILE.fullmatch(core) or _is_code(core)) else ""
 
 
 def _looks_like_domain(core: str) -> bool:
@@ -192,6 +193,24 @@ def kept(tokens: list[Token], language: Language) -> list[bool]:
         if tokens[i].key in language.connectors and flags[i - 1] and flags[i + 1]:
             flags[i] = all(t.kind == "word" and t.text[:1].isupper() for t in (tokens[i - 1], tokens[i + 1]))
     return flags
+
+
+def excused(tokens: list[Token], flags: list[bool], output: list[Token], language: Language) -> list[bool]:
+    """`flags`, as `kept` gives them, and what may stay besides where an output has it in the same letters.
+
+    A program of the row and the word after it ("git commit"), a word before a noun such as command, and a capitalised
+    word that opens the text, perhaps a brand, unless the next word is copied too: then it is running text.
+    """
+    said, keys = {t.text for t in output}, {t.key for t in output}
+    more = list(flags)
+    for i, token in enumerate(tokens):
+        if token.kind != "word" or token.text not in said or token.key in language.function_words:
+            continue
+        before, after = (tokens[j].key if 0 <= j < len(tokens) else "" for j in (i - 1, i + 1))
+        alone = i == 0 and token.text[:1].isupper() and (after not in keys or flags[i + 1])
+        command = after in language.command_nouns or not {token.key, before}.isdisjoint(language.programs)
+        more[i] = flags[i] or alone or command
+    return more
 
 
 def _stays(token: Token, language: Language, capitals_tell: bool, inside: set[str]) -> bool:

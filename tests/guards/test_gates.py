@@ -139,6 +139,18 @@ EXCUSED = [
     ("All right, let us go.", "சரி! போகலாம்."),
     ("Look, the moon has risen.", "இதோ! நிலா உதித்துவிட்டது."),
     ("He read Great Expectations.", "Great Expectations நாவலை அவர் படித்தார்."),
+    # what is typed
+    ("Run the export command.", "export கட்டளையை இயக்கவும்."),
+    ("Open report.pdf now.", "இப்போது report.pdf ஐத் திறக்கவும்."),
+    ("Type regsvr32.exe ole32.dll and press Enter.", "regsvr32.exe ole32.dll என தட்டச்சு செய்து Enter ஐ அழுத்தவும்."),
+    ("Run git commit and press enter.", "git commit இயக்கி என்டர் விசையை அழுத்தவும்."),
+    ("URL must start with http:// or https://", "URL http:// அல்லது https:// உடன் தொடங்க வேண்டும்"),
+    ("Babylon dictionaries are single .bgl files.", "Babylon அகராதிகள் தனி .bgl கோப்புகள் ஆகும்."),
+    ("Save it as notes.txt.", "அதை notes.txt-ஆகச் சேமிக்கவும்."),
+    # brands that open a sentence
+    ("Python is a programming language.", "Python ஒரு நிரலாக்க மொழி."),
+    ("Wikipedia is free.", "Wikipedia இலவசம்."),
+    ("Netflix raised its prices.", "Netflix தன் கட்டணத்தை உயர்த்தியது."),
     # list marks
     ("1) Wash the rice.", "1. அரிசியைக் கழுவவும்."),
     ("(2) Wash the rice.", "2) அரிசியைக் கழுவவும்."),
@@ -165,6 +177,11 @@ def test_the_source_excuses_in_other_words(source, output):
 )
 def test_what_the_source_does_not_excuse(source, output):
     assert verdict(source, output, TAMIL) == "preamble"
+
+
+def test_running_text_is_no_brand():
+    assert verdict("Boys read good books.", "Boys read நல்ல புத்தகங்கள்.", TAMIL) == "copy"
+    assert verdict("Boys read good books.", "boys நல்ல books read.", TAMIL) == "copy"
 
 
 def test_every_reason_has_a_case():

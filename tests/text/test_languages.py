@@ -32,6 +32,8 @@ def test_a_row_is_written_as_rules_read_it(row):
         row.quotatives,
         row.opener_topics,
         row.noises,
+        row.programs,
+        row.command_nouns,
         row.unfinished,
         row.common_capitals,
         row.name_endings,
