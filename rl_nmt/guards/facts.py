@@ -9,13 +9,13 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import groupby
+from itertools import pairwise
 from typing import Any
 
 from rl_nmt.text.languages import Language
 from rl_nmt.text.numbers import Number, Reading, numbers, written_out
 from rl_nmt.text.pair import TextPair
-from rl_nmt.text.phonetics import LOOSE, initials, neighbourhood, skeletons
+from rl_nmt.text.phonetics import LOOSE, Sound, alike, neighbourhood, sounds, stems
 from rl_nmt.text.tokens import LITERAL, Token, fold, own, without_literals
 
 WEIGHTS = {"number": 1.0, "added": 1.0, "percent": 1.0, "url": 1.0, "email": 1.0, "placeholder": 1.0, "code": 1.0}
@@ -66,9 +66,11 @@ def _demands(pair: TextPair) -> Iterator[tuple[str, str, bool]]:
             yield token.kind, core, core.casefold() in have.literals or (spoken and have.sounds_like(core))
     yield from _numbers(pair, have)
     for name in _names(pair):
+        if all(token.key in pair.source_language.common_capitals for token in name):
+            continue
         text = " ".join(t.text for t in name)
         acronym = len(name) == 1 and text.isupper() and len(text) > 1
-        yield "acronym" if acronym else "name", text, have.calls(name, acronym)
+        yield "acronym" if acronym else "name", text, have.calls(name)
 
 
 def _numbers(pair: TextPair, have: "_Output") -> Iterator[tuple[str, str, bool]]:
@@ -118,17 +120,21 @@ def _readings(found: tuple[Number, ...], times: bool) -> set[Reading]:
 
 def _names(pair: TextPair) -> Iterator[list[Token]]:
     """Runs of kept source words with a capital, unless all of them are commonly translated."""
-    language = pair.source_language
-
-    def may_name(item: tuple[Token, bool]) -> bool:
-        token, stays = item
+    language, run = pair.source_language, []
+    numerals = {word for word, _ in language.numerals.words}
+    for token, stays in zip(pair.source_tokens, pair.kept, strict=True):
         word = stays and token.kind == "word" and own(token, language) and token.text[:1].isupper()
-        return word and token.key not in language.function_words and len(token.text) > 1
-
-    for named, items in groupby(zip(pair.source_tokens, pair.kept, strict=True), may_name):
-        run = [token for token, _ in items]
-        if named and any(token.key not in language.common_capitals for token in run):
+        may_name = word and token.key not in language.function_words and len(token.text) > 1 and token.key not in numerals
+        if run and (not may_name or token.initial or token.apart):
             yield run
+            run = []
+        if may_name:
+            run.append(token)
+    if run:
+        yield run
+
+
+_DOTTED = re.compile(r"\b(?:[A-Za-z]\.)+[A-Za-z]\b")  # A.I.
 
 
 class _Output:
@@ -137,11 +143,14 @@ class _Output:
     def __init__(self, pair: TextPair):
         language, self.said = pair.language, pair.output_tokens
         self.language, self.source_language = language, pair.source_language
+        self.text = pair.clean_output
         self.words = {t.key for t in self.said}
+        self.words |= {dotted.replace(".", "").casefold() for dotted in _DOTTED.findall(self.text)}
         self.literals = {_core(t).casefold() for t in self.said if t.kind in LITERAL}
         self.numbers = _read(pair.clean_output, language)
         self.readings = _readings(self.numbers, times=False)
         folded = unicodedata.normalize("NFKC", pair.clean_output).casefold()
+        self.undotted = folded.replace(".", "").replace('"', " ").split()
         self.percent = any(word in folded for word in language.numerals.percent)
 
     def counts(self, number: Number) -> bool:
@@ -151,40 +160,80 @@ class _Output:
             there = number.bare != number.readings and not _figures(number.bare).isdisjoint(_figures(self.readings))
         return there and (self.percent or not number.percent)
 
-    def calls(self, name: list[Token], acronym: bool) -> bool:
-        """Whether one word of the name is there, in its letters or by its sound; or all of it run together."""
+    def calls(self, name: list[Token]) -> bool:
+        """Whether a word of the name is there, in its letters, by its sound or translated; or two run together."""
         telling = [token for token in name if token.key not in self.source_language.common_capitals]
-        words = [word for token in telling for word in _bare(token.key, self.source_language)]
-        if any(word in self.words for word in words):
+        pairs = (a.key + b.key for a, b in pairwise(name))
+        return any(map(self._calls, telling)) or any(map(self._sounds_like, pairs))
+
+    def _calls(self, token: Token) -> bool:
+        words = _bare(token, self.source_language)
+        if any(word in self.words or self._translates(word) for word in words):
             return True
-        if acronym:
-            return self._begins(initials(name[0].key, self.source_language)) or self._sounds_like(words[0])
-        return any(map(self._sounds_like, (*words, "".join(t.key for t in name))))
+        capitals = token.text[: len(token.key)].removesuffix("s").isupper()  # FBI, MPs
+        if capitals and any(map(self._spells, words)):
+            return True
+        return (not capitals or len(token.text) > 3) and any(map(self._sounds_like, words))
+
+    def _translates(self, word: str) -> bool:
+        """Whether a word of the output begins as the row translates a name."""
+        beginnings = tuple(dict(self.language.translated).get(word, "").split("|"))
+        return beginnings != ("",) and any(said.startswith(beginnings) for said in self.undotted)
 
     def sounds_like(self, text: str) -> bool:
         """Whether a word of the text is there by its sound."""
         return any(self._sounds_like(fold(word)) for word in re.findall(r"[^\W\d_]+", text))
 
-    def _sounds_like(self, word: str) -> bool:
-        return any(map(self._begins, skeletons(word, self.source_language)))
+    def _spells(self, acronym: str) -> bool:
+        """Whether a word, perhaps dotted, begins with the names of the acronym's letters."""
+        names = dict(self.language.latin_letters)
+        if not acronym or not names.keys() >= set(acronym):
+            return False
+        spelled = "[. ]*".join(f"(?:{names[letter]})" for letter in acronym)
+        return re.search(rf"(?<![^\W\d_])(?<!\w){spelled}", self.text) is not None
 
-    def _begins(self, skeleton: str) -> bool:
-        """Whether a word begins so: within one edit from four classes on; with three, one more may be heard."""
-        skeleton = skeleton[:_NAME]
-        if len(skeleton) < LOOSE:
-            return bool(skeleton) and (f"{skeleton}$" in self._beginnings or skeleton in self._beginnings)
-        return not neighbourhood(skeleton).isdisjoint(self._beginnings)
+    def _sounds_like(self, word: str) -> bool:
+        for sound in sounds(word, self.source_language):
+            skeleton = sound[0]
+            if any(alike(sound, stem) for stem in self._stems.get(skeleton, ())):
+                return True
+            if len(skeleton) >= LOOSE:
+                near = {stem for key in neighbourhood(skeleton) for stem in self._near.get(key, ())}
+                if any(_near(skeleton, stem) for stem in near):
+                    return True
+        return False
 
     @cached_property
-    def _beginnings(self) -> set[str]:
-        """Look-up keys of how the words begin, for every length a name may have."""
-        words = [token for token in self.said if token.kind == "word" and own(token, self.language)]
-        sounds = {skeleton for token in words for skeleton in skeletons(token.key, self.language)}
-        starts = {sound[:end] for sound in sounds for end in range(1, min(len(sound), _NAME) + 1)}
-        near = (neighbourhood(start) for start in starts if len(start) >= LOOSE)
-        return {f"{start}$" for start in starts}.union(*near)
+    def _stems(self) -> dict[str, list[Sound]]:
+        """How the words sound, with and without endings, by their skeletons."""
+        found: dict[str, list[Sound]] = {}
+        for token in self.said:
+            if token.kind == "word" and own(token, self.language) and token.key not in self.language.function_words:
+                for stem in stems(token.key, self.language):
+                    found.setdefault(stem[0], []).append(stem)
+        found.pop("", None)
+        return found
+
+    @cached_property
+    def _near(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for skeleton in self._stems:
+            if len(skeleton) >= LOOSE:
+                for key in neighbourhood(skeleton):
+                    found.setdefault(key, []).append(skeleton)
+        return found
 
 
-def _bare(key: str, language: Language) -> list[str]:
-    """A name, and what is left of it without an ending that another language replaces (Korean, AMs)."""
-    return [key, *(key.removesuffix(e) for e in language.name_endings if key.endswith(e) and len(key) > len(e) + 1)]
+def _near(a: str, b: str) -> bool:
+    """Whether two skeletons are one edit apart: a class more, or from five classes on another one."""
+    if len(a) == len(b):
+        return len(a) > LOOSE and a[0] == b[0] and sum(x != y for x, y in zip(a, b, strict=True)) == 1
+    short, long = sorted((a, b), key=len)
+    return long[0] == short[0] and any(long[:i] + long[i + 1 :] == short for i in range(1, len(long)))
+
+
+def _bare(token: Token, language: Language) -> list[str]:
+    """A name, and what is left of it without an ending that another language replaces (Koreans, Mexican, AMs)."""
+    cut = [token.key.removesuffix(ending) for ending in language.name_endings if token.key.endswith(ending)]
+    plural = token.text.endswith("s") and token.text[:-1].isupper() and len(token.text) > 2
+    return [token.key, *(name for name in cut if len(name) > 4 or plural)]

@@ -81,7 +81,12 @@ class Language:
     sounds: Pairs = ()  # graphemes in the nine classes of rl_nmt.text.phonetics, alternatives separated by |
     vowels: str = ""  # letters that open a syllable on their own
     virama: str = ""  # the sign that takes a consonant's inherent vowel away; none in an alphabet
-    letter_names: Pairs = ()  # sounds of the letters' names, as in acronyms
+    translated: Pairs = ()  # names in the source language, and beginnings of words for them, alternatives with |
+    name_prefixes: tuple[str, ...] = ()  # written together with a name
+    endings: tuple[str, ...] = ()  # of nouns: number, case and particles
+    obliques: Pairs = ()  # letters at the end of a stem before an ending, and what they are without one
+    glides: str = ""  # letters that part two vowels
+    latin_letters: Pairs = ()  # how the names of Latin letters are written, as in acronyms; alternatives with |
     function_words: frozenset[str] = frozenset()  # never borrowed by another language
     connectors: frozenset[str] = frozenset()  # hold the words of a name together
     abbreviations: frozenset[str] = frozenset()  # end in a full stop that ends no sentence

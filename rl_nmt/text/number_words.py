@@ -5,12 +5,12 @@ sounds: in a syllabic alphabet each consonant, then its vowel as the letter that
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from rl_nmt.text.languages import Language
+from rl_nmt.text.phonetics import spelled
 
 Reading = float | str  # a value; or a time "7:30", a month "month 5", more digits than a float holds
 Atom = tuple[float, bool]  # a value, and whether it is a scale, which multiplies what stands before it
@@ -38,8 +38,7 @@ class WordReader:
 
     def __init__(self, language: Language):
         row = language.numerals
-        self._virama, self._inherent = language.virama, language.vowels[:1]
-        self._row, self._vowels = row, language.vowels
+        self._virama, self._row, self._language = language.virama, row, language
         kinds = {"word": row.words, "base": row.bases, "prefix": row.prefixes}
         kinds |= {"scale": row.scales, "scale base": row.scale_bases}
         self._atoms = {self._stem(word): (value, kind) for kind, words in kinds.items() for word, value in words}
@@ -105,28 +104,7 @@ class WordReader:
         return self._sounds(word).removesuffix(self._row.elided)
 
     def _sounds(self, word: str) -> str:
-        """Consonants and vowels one by one; as it is in an alphabet."""
-        if not self._virama:
-            return word
-        out: list[str] = []
-        for char in word:
-            if char == self._virama or char in _vowel_signs(self._vowels):
-                out[-1:] = [] if char == self._virama else [_vowel_signs(self._vowels)[char]]
-            else:
-                out += [char] if char in self._vowels else [char, self._inherent]
-        return "".join(out)
-
-
-@lru_cache(maxsize=64)
-def _vowel_signs(vowels: str) -> dict[str, str]:
-    """Vowel signs of a syllabic alphabet, by their Unicode names, and the letters that they stand for."""
-    signs = {}
-    for letter in vowels:
-        try:
-            signs[unicodedata.lookup(unicodedata.name(letter).replace(" LETTER ", " VOWEL SIGN "))] = letter
-        except KeyError:  # the inherent vowel has no sign
-            continue
-    return signs
+        return spelled(word, self._language)
 
 
 def _any(words: Iterable[str]) -> str:

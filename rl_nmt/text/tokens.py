@@ -34,7 +34,7 @@ class Token:
     """`text` as it stands (NFKC), `key` for comparison (no case, no accents), `kind`: word, number or LITERAL.
 
     `script` is the first word of the Unicode names of its letters ("TAMIL", "LATIN", "" without letters);
-    `initial`: opens a sentence.
+    `initial`: opens a sentence; `apart`: a comma, bracket or other sign that no name has stands before it.
     """
 
     text: str
@@ -42,6 +42,7 @@ class Token:
     kind: str
     script: str
     initial: bool
+    apart: bool = False
 
 
 def tokenize(s: str, language: Language) -> list[Token]:
@@ -57,23 +58,27 @@ def tokenize(s: str, language: Language) -> list[Token]:
      ('{x}', 'placeholder')]
     """
     tokens: list[Token] = []
-    initial, opening = True, language.end_marks + QUOTE_MARKS + ":;([•"
+    initial, opening, apart = True, language.end_marks + QUOTE_MARKS + ":;([•", False
     for chunk in _chunks(s):
         head, kind = _literal_head(chunk)
         if kind:
             tokens.append(Token(head, fold(head), kind, "", initial))
-            initial, chunk = initial and kind == "placeholder", chunk[len(head) :]
+            initial, apart, chunk = initial and kind == "placeholder", True, chunk[len(head) :]
         for text, script in _runs(chunk):
             if script == "SYMBOL":
+                apart = apart or not _IN_NAMES.issuperset(text)
                 ends = text[-1] in opening or text[0] in language.end_marks
                 last = tokens[-1] if tokens and text == "." else None
                 letter = last and last.kind == "word" and len(last.text) == 1
                 initial = initial or (ends and not (letter or (last and last.key in language.abbreviations)))
                 continue
             kind = "number" if script == "" else "word"
-            tokens.append(Token(text, fold(text), kind, script, initial))
-            initial = False
+            tokens.append(Token(text, fold(text), kind, script, initial, apart))
+            initial = apart = False
     return tokens
+
+
+_IN_NAMES = frozenset(".-'’&")
 
 
 def _chunks(s: str) -> Iterator[str]:
@@ -185,7 +190,7 @@ def kept(tokens: list[Token], language: Language) -> list[bool]:
     inside = {t.key for t in tokens if capitals_tell and _capital(t, language) and not t.initial}
     flags = [_stays(t, language, capitals_tell, inside) for t in tokens]
     for i, (before, after) in enumerate(pairwise(tokens)):
-        if not flags[i] and before.initial and flags[i + 1] and capitals_tell:
+        if not flags[i] and before.initial and flags[i + 1] and capitals_tell and not after.apart:
             flags[i] = _capital(before, language) and after.text[:1].isupper()
         if before.kind == "number" and after.kind == "word" and len(after.text) <= 4 and after.text.islower():
             flags[i + 1] = flags[i + 1] or after.key not in language.function_words
