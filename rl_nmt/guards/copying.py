@@ -71,6 +71,7 @@ def _sounded(pair: TextPair) -> set[int]:
     missed on either side, and a missed source word inside a chain counts as copied too.
     """
     words, excused = pair.source_tokens, pair.excused
+    content = len(words) - sum(excused)
     theirs = [_keys(token, pair.language) for token in pair.output_tokens]
     places: dict[str, list[int]] = defaultdict(list)
     for p, found in enumerate(theirs):
@@ -94,7 +95,7 @@ def _sounded(pair: TextPair) -> set[int]:
                 here.setdefault(p, _Chain(i, 1, int(small), int(not excused[i])))
             here = dict(sorted(here.items(), key=lambda item: -item[1].matched)[: 4 * _STARTS])
             for chain in here.values():
-                if chain.counts(len(words)):
+                if chain.counts(len(words), content):
                     copied.update(range(chain.new, i + 1))
                     chain.new = i + 1
         live[i] = here
@@ -128,8 +129,8 @@ class _Chain:
     def grown(self, small: bool, content: bool) -> "_Chain":
         return _Chain(self.new, self.matched + 1, self.small + small, self.content + content)
 
-    def counts(self, words: int) -> bool:
-        """Whether it is a copy and no borrowing; `words` of the whole source, which may be shorter than a chain."""
+    def counts(self, words: int, content: int) -> bool:
+        """Whether it is a copy and no borrowing; of the whole source's `words`, `content` may not stay."""
         if self.small:
-            return self.content >= min(_CHAIN, words) and self.matched >= 2
+            return self.content >= min(_CHAIN, content) and self.matched >= min(_CHAIN, words)
         return self.content >= _LONG_CHAIN

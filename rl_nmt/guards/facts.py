@@ -16,7 +16,7 @@ from rl_nmt.text.languages import Language
 from rl_nmt.text.numbers import Number, Reading, numbers, written_out
 from rl_nmt.text.pair import TextPair
 from rl_nmt.text.phonetics import LOOSE, Sound, alike, neighbourhood, sounds, stems
-from rl_nmt.text.tokens import LITERAL, Token, fold, own, without_literals
+from rl_nmt.text.tokens import LITERAL, Token, fold, is_small, own, without_literals
 
 WEIGHTS = {"number": 1.0, "added": 1.0, "percent": 1.0, "url": 1.0, "email": 1.0, "placeholder": 1.0, "code": 1.0}
 WEIGHTS |= {"acronym": 0.5, "name": 0.5}
@@ -66,7 +66,7 @@ def _demands(pair: TextPair) -> Iterator[tuple[str, str, bool]]:
             yield token.kind, core, core.casefold() in have.literals or (spoken and have.sounds_like(core))
     yield from _numbers(pair, have)
     for name in _names(pair):
-        if all(token.key in pair.source_language.common_capitals for token in name):
+        if all(map(have.commonly_translated, name)):
             continue
         text = " ".join(t.text for t in name)
         acronym = len(name) == 1 and text.isupper() and len(text) > 1
@@ -124,7 +124,7 @@ def _names(pair: TextPair) -> Iterator[list[Token]]:
     numerals = {word for word, _ in language.numerals.words}
     for token, stays in zip(pair.source_tokens, pair.kept, strict=True):
         word = stays and token.kind == "word" and own(token, language) and token.text[:1].isupper()
-        may_name = word and token.key not in language.function_words and len(token.text) > 1 and token.key not in numerals
+        may_name = word and not is_small(token, language) and len(token.text) > 1 and token.key not in numerals
         if run and (not may_name or token.initial or token.apart):
             yield run
             run = []
@@ -160,9 +160,13 @@ class _Output:
             there = number.bare != number.readings and not _figures(number.bare).isdisjoint(_figures(self.readings))
         return there and (self.percent or not number.percent)
 
+    def commonly_translated(self, token: Token) -> bool:
+        common = self.source_language.common_capitals
+        return token.key in common or token.key.removesuffix("s") in common
+
     def calls(self, name: list[Token]) -> bool:
         """Whether a word of the name is there, in its letters, by its sound or translated; or two run together."""
-        telling = [token for token in name if token.key not in self.source_language.common_capitals]
+        telling = [token for token in name if not self.commonly_translated(token)]
         pairs = (a.key + b.key for a, b in pairwise(name))
         return any(map(self._calls, telling)) or any(map(self._sounds_like, pairs))
 
@@ -208,7 +212,7 @@ class _Output:
         """How the words sound, with and without endings, by their skeletons."""
         found: dict[str, list[Sound]] = {}
         for token in self.said:
-            if token.kind == "word" and own(token, self.language) and token.key not in self.language.function_words:
+            if token.kind == "word" and own(token, self.language):
                 for stem in stems(token.key, self.language):
                     found.setdefault(stem[0], []).append(stem)
         found.pop("", None)

@@ -260,6 +260,7 @@ def _log_distance(pair: TextPair) -> float:
     return math.log((length(pair.clean_output) + slack) / (ratio * length(pair.clean_source) + slack))
 
 
+_FEW = 4  # words of a source for which one or two are a whole sentence
 _SHORT = -0.25  # log distance below the expected ratio from which a missing end mark is a cut
 
 
@@ -277,4 +278,5 @@ def _truncated(pair: TextPair) -> bool:
         return True
     if not pair.output_tokens or not row.ends_marked:
         return False
-    return pair.output_tokens[-1].key in row.unfinished or _log_distance(pair) < _SHORT
+    complete = len(pair.output_tokens) <= 2 and len(pair.source_tokens) <= _FEW  # "Thank you." நன்றி
+    return pair.output_tokens[-1].key in row.unfinished or (not complete and _log_distance(pair) < _SHORT)

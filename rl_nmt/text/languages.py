@@ -88,6 +88,7 @@ class Language:
     glides: str = ""  # letters that part two vowels
     latin_letters: Pairs = ()  # how the names of Latin letters are written, as in acronyms; alternatives with |
     function_words: frozenset[str] = frozenset()  # never borrowed by another language
+    acronyms: frozenset[str] = frozenset()  # that are function words by their letters
     connectors: frozenset[str] = frozenset()  # hold the words of a name together
     abbreviations: frozenset[str] = frozenset()  # end in a full stop that ends no sentence
     headings: frozenset[str] = frozenset()  # with a number and a full stop they open a heading: "Chapter 1. The sea"
@@ -96,6 +97,7 @@ class Language:
     unfinished: frozenset[str] = frozenset()  # end no sentence
     programs: frozenset[str] = frozenset()  # typed as they are, with the word after them: "git commit"
     command_nouns: frozenset[str] = frozenset()  # the word before them may be one that is typed: "the export command"
+    species: tuple[str, ...] = ()  # endings of the second word of a Latin name: Panthera tigris
     common_capitals: frozenset[str] = frozenset()  # written with a capital and yet translated
     name_endings: tuple[str, ...] = ()  # of plurals and peoples: another language replaces them
     numerals: Numerals = Numerals()

@@ -138,8 +138,13 @@ def _endings(language: Language) -> re.Pattern[str]:
     return re.compile(f"(?:{glide}(?:{'|'.join(endings)})){{0,4}}{doubled}" if endings else "")
 
 
+@lru_cache(maxsize=64)
+def _small(language: Language) -> frozenset[str]:
+    return frozenset(spelled(word, language) for word in language.function_words)
+
+
 def stems(word: str, language: Language) -> tuple[Sound, ...]:
-    """Return how a folded word sounds as it is and without the endings of cases that it may have.
+    """Return how a folded word sounds as it is and without the endings of cases; nothing for a function word.
 
     >>> from rl_nmt.text.languages import TAMIL
     >>> stems("ரவியைச்", TAMIL)
@@ -150,11 +155,13 @@ def stems(word: str, language: Language) -> tuple[Sound, ...]:
 
 @lru_cache(maxsize=_WORDS)
 def _stems(word: str, language: Language) -> tuple[Sound, ...]:
-    letters, endings = spelled(word, language), _endings(language)
+    letters, endings, small = spelled(word, language), _endings(language), _small(language)
     found: dict[Sound, None] = {}
     for end in range(len(letters), 1, -1):
         if not endings.fullmatch(letters, end):
             continue
+        if letters[:end] in small:
+            return ()
         stem, elided = letters[:end], letters[end : end + 1] in language.vowels and end < len(letters)
         forms = [stem]
         for pair in language.obliques if end < len(letters) else ():

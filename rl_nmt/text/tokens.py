@@ -183,7 +183,7 @@ def kept(tokens: list[Token], language: Language) -> list[bool]:
 
     Kept are numbers and LITERAL kinds; words with a capital beyond their first letter (NASA, iPhone); words with a
     capital inside a sentence, or at its start when a capitalised word follows or the same word has one elsewhere;
-    connectors between two of these ("Marks and Spencer"); a short word right after a number ("10 kph"); words
+    connectors between two of these ("Marks and Spencer", "The Lord of the Rings"); a short word right after a number ("10 kph"); words
     outside the language's script. In a text in capitals or title case, capitals say nothing.
     """
     capitals_tell = not _titled(tokens, language)
@@ -194,41 +194,52 @@ def kept(tokens: list[Token], language: Language) -> list[bool]:
             flags[i] = _capital(before, language) and after.text[:1].isupper()
         if before.kind == "number" and after.kind == "word" and len(after.text) <= 4 and after.text.islower():
             flags[i + 1] = flags[i + 1] or after.key not in language.function_words
+    names = [flag and token.kind == "word" and token.text[:1].isupper() for token, flag in zip(tokens, flags, strict=True)]
     for i in range(1, len(tokens) - 1):
-        if tokens[i].key in language.connectors and flags[i - 1] and flags[i + 1]:
-            flags[i] = all(t.kind == "word" and t.text[:1].isupper() for t in (tokens[i - 1], tokens[i + 1]))
+        before = names[i - 1] or (names[i - 2] and flags[i - 1] and i > 1)  # "of the" holds two words together, too
+        after = names[i + 1] or (tokens[i + 1].key in language.connectors and names[i + 2 : i + 3] == [True])
+        title = capitals_tell and tokens[i].text[:1].isupper() and not tokens[i].initial and names[i + 1]  # "The Lord"
+        flags[i] = flags[i] or (tokens[i].key in language.connectors and before and after) or title
     return flags
 
 
 def excused(tokens: list[Token], flags: list[bool], output: list[Token], language: Language) -> list[bool]:
     """`flags`, as `kept` gives them, and what may stay besides where an output has it in the same letters.
 
-    A program of the row and the word after it ("git commit"), a word before a noun such as command, and a capitalised
-    word that opens the text, perhaps a brand, unless the next word is copied too: then it is running text.
+    A program of the row and the word after it ("git commit"), a word before a noun such as command, the two words of a
+    species (Panthera tigris), and a capitalised word that opens the text, perhaps a brand, unless the next word is copied
+    too: then it is running text.
     """
     said, keys = {t.text for t in output}, {t.key for t in output}
     more = list(flags)
     for i, token in enumerate(tokens):
-        if token.kind != "word" or token.text not in said or token.key in language.function_words:
+        if token.kind != "word" or token.text not in said or is_small(token, language):
             continue
         before, after = (tokens[j].key if 0 <= j < len(tokens) else "" for j in (i - 1, i + 1))
         alone = i == 0 and token.text[:1].isupper() and (after not in keys or flags[i + 1])
         command = after in language.command_nouns or not {token.key, before}.isdisjoint(language.programs)
-        more[i] = flags[i] or alone or command
+        more[i] = more[i] or alone or command
+        if i and tokens[i - 1].text[:1].isupper() and token.text.islower() and token.key.endswith(language.species):
+            more[i - 1] = more[i] = not is_small(tokens[i - 1], language)
     return more
 
 
 def _stays(token: Token, language: Language, capitals_tell: bool, inside: set[str]) -> bool:
     if token.kind != "word" or not own(token, language):
         return True
-    if not capitals_tell or token.key in language.function_words:
+    if not capitals_tell or is_small(token, language):
         return False
     brand = not token.text[1:].islower() and any(map(str.isupper, token.text[1:]))  # NASA, iPhone, McDonald
     return brand or token.key in inside
 
 
 def _capital(token: Token, language: Language) -> bool:
-    return token.kind == "word" and token.text[:1].isupper() and token.key not in language.function_words
+    return token.kind == "word" and token.text[:1].isupper() and not is_small(token, language)
+
+
+def is_small(token: Token, language: Language) -> bool:
+    """Whether a word is a function word: "us", but not US."""
+    return token.key in language.function_words and not (token.key in language.acronyms and token.text.isupper())
 
 
 def _titled(tokens: list[Token], language: Language) -> bool:
@@ -236,6 +247,8 @@ def _titled(tokens: list[Token], language: Language) -> bool:
     words = [t for t in tokens if t.kind == "word" and len(t.text) > 1]
     if len(words) > 1 and all(t.text.isupper() for t in words):
         return True
+    if len(tokens) in (2, 3) and len(words) == len(tokens) and all(_capital(t, language) for t in words):
+        return not any(t.text[1:2].isupper() for t in words)  # "Purchase Successful!"
     small = any(t.key in language.function_words and not t.initial for t in words)  # they need a capital nowhere else
     if len(words) > 2 and small and all(t.text[0].isupper() for t in words):
         return True
