@@ -77,23 +77,26 @@ def _sounded(pair: TextPair) -> set[int]:
     for p, found in enumerate(theirs):
         for key in found:
             places[key].append(p)
+    ours = [_keys(token, pair.source_language) & places.keys() for token in words]  # of which one is in the output
     copied: set[int] = set()
+    if sum(map(bool, ours)) < 2:  # no chain
+        return copied
     live: dict[int, dict[int, _Chain]] = {}  # source index -> output position -> chain that ends there
     for i, token in enumerate(words):
-        ours = _keys(token, pair.source_language)
         here: dict[int, _Chain] = {}
-        if ours:
+        if ours[i]:
             small = token.key in pair.source_language.function_words
             for back in (1, 2):
                 for p, chain in live.get(i - back, {}).items():
                     for q in (p + 1, p + 2):
                         longest = q not in here or here[q].matched <= chain.matched
-                        if longest and q < len(theirs) and ours & theirs[q]:
+                        if longest and q < len(theirs) and not ours[i].isdisjoint(theirs[q]):
                             here[q] = chain.grown(small, not excused[i])
-            starts = sorted({p for key in ours for p in places[key][:_STARTS]})
+            starts = sorted({p for key in ours[i] for p in places[key][:_STARTS]})
             for p in starts[: 2 * _STARTS]:
                 here.setdefault(p, _Chain(i, 1, int(small), int(not excused[i])))
-            here = dict(sorted(here.items(), key=lambda item: -item[1].matched)[: 4 * _STARTS])
+            if len(here) > 1:
+                here = dict(sorted(here.items(), key=lambda item: -item[1].matched)[: 4 * _STARTS])
             for chain in here.values():
                 if chain.counts(len(words), content):
                     copied.update(range(chain.new, i + 1))

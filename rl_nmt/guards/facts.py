@@ -76,7 +76,7 @@ def _demands(pair: TextPair) -> Iterator[tuple[str, str, bool]]:
 def _numbers(pair: TextPair, have: "_Output") -> Iterator[tuple[str, str, bool]]:
     """The source's numbers, and each that only the output has: of a row without number words digits alone are asked."""
     words = bool(pair.source_language.numerals.words and pair.language.numerals.words)
-    asked = _read(pair.clean_source, pair.source_language)
+    asked = _read(pair.clean_source, pair.source_language, pair.source_tokens)
     for number in asked:
         if number.sure and (words or not number.spoken):
             yield ("percent" if number.percent else "number"), number.text, have.counts(number)
@@ -107,8 +107,10 @@ def _figures(readings: Iterable[Reading]) -> set[str]:
     return {f"{reading:.9e}".partition("e")[0] for reading in readings if isinstance(reading, float)}
 
 
-def _read(text: str, language: Language) -> tuple[Number, ...]:
-    return numbers(without_literals(written_out(text)), language)
+def _read(text: str, language: Language, tokens: list[Token]) -> tuple[Number, ...]:
+    """The numbers of a text outside its addresses and code."""
+    literal = any(token.kind in LITERAL for token in tokens)
+    return numbers(without_literals(written_out(text)) if literal else text, language)
 
 
 def _readings(found: tuple[Number, ...], times: bool) -> set[Reading]:
@@ -147,7 +149,7 @@ class _Output:
         self.words = {t.key for t in self.said}
         self.words |= {dotted.replace(".", "").casefold() for dotted in _DOTTED.findall(self.text)}
         self.literals = {_core(t).casefold() for t in self.said if t.kind in LITERAL}
-        self.numbers = _read(pair.clean_output, language)
+        self.numbers = _read(pair.clean_output, language, self.said)
         self.readings = _readings(self.numbers, times=False)
         folded = unicodedata.normalize("NFKC", pair.clean_output).casefold()
         self.undotted = folded.replace(".", "").replace('"', " ").split()

@@ -200,20 +200,21 @@ def _note_pattern(language: Language) -> re.Pattern[str]:
 
 def _opener(source: str, output: str, language: Language, source_language: Language) -> bool:
     """The first words of a chat answer: in the source's language always, in the output's with a sign behind."""
-    if any(_opens(source, phrase) for phrase in source_language.openers):
+    openers = _opening(source_language.openers)
+    if openers.match(source):
         return False
-    if source_language.ranges != language.ranges and any(_opens(output, phrase) for phrase in source_language.openers):
+    if source_language.ranges != language.ranges and openers.match(output):
         return " ".join(output.split()[:2]) not in source  # a title: "Great Expectations"
-    if any(_opens(source, phrase) for phrase in source_language.opener_topics):
+    if _opening(source_language.opener_topics).match(source):
         return False
     heads = [phrase for phrase in language.openers if output.startswith((f"{phrase}!", f"{phrase}:"))]
     return any(output[len(head)] not in source and len(output) > len(head) + 2 for head in heads)
 
 
-def _opens(text: str, phrase: str) -> bool:
-    """Whether the text starts with these words, quotes and brackets aside."""
-    text = text.lstrip(QUOTE_MARKS + "([*# ")
-    return text.startswith(phrase) and not text[len(phrase) : len(phrase) + 1].isalnum()
+@lru_cache(maxsize=32)
+def _opening(phrases: tuple[str, ...]) -> re.Pattern[str]:
+    """A text that starts with one of the phrases, quotes and brackets aside."""
+    return re.compile(rf"[{re.escape(QUOTE_MARKS)}(\[*# ]*(?:{'|'.join(map(re.escape, phrases)) or '(?!)'})(?![^\W_])")
 
 
 def _words(pair: TextPair) -> list[tuple[Token, bool]]:

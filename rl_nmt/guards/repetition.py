@@ -1,7 +1,8 @@
 """Words, phrases and characters that go round in circles. No torch; linear in the length of the text."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import lru_cache
 from itertools import pairwise
 
 from rl_nmt.text.languages import QUOTE_MARKS, Language
@@ -58,15 +59,17 @@ def _repeats_itself(words: list[str], small: frozenset[str]) -> bool:
     return len(set(pairs)) < len(pairs) or any(a == b for a, b in pairwise(words))
 
 
-def _says_again(items: Sequence[str], longest: int, times: int, counts: Callable[[Sequence[str]], bool]) -> bool:
-    """Whether a piece of up to `longest` items that `counts` is said so many times in a row."""
-    for period in range(1, longest + 1):
-        run = 0
-        for i, (a, b) in enumerate(zip(items, items[period:], strict=False)):
-            run = run + 1 if a == b else 0
-            if run >= period * (times - 1) and counts(items[i : i + period]):
-                return True
-    return False
+def _says_again(text: str, longest: int, times: int, counts: Callable[[str], bool]) -> bool:
+    """Whether a piece of up to `longest` characters that `counts` is said so many times in a row."""
+    found = _said(longest, times).finditer(
+        text
+    )  # at each place the longest piece, which has all that a shorter one has
+    return any(counts(match[1]) for match in found)
+
+
+@lru_cache(maxsize=16)
+def _said(longest: int, times: int) -> re.Pattern[str]:
+    return re.compile(rf"(?=(.{{1,{longest}}})\1{{{times - 1}}})", re.DOTALL)
 
 
 def _pieces(text: str, times: int) -> bool:
@@ -74,7 +77,14 @@ def _pieces(text: str, times: int) -> bool:
 
 
 def _circles(words: list[str], times: int) -> bool:
-    return _says_again(words, _SHORT_PERIOD, times, lambda piece: len(piece) > 1 or not piece[0].isdecimal())
+    """Whether words go in circles; each different one stands as one character."""
+    signs: dict[str, str] = {}
+    text = "".join(signs.setdefault(word, chr(_SIGN + len(signs))) for word in words)
+    numbers = {sign for word, sign in signs.items() if word.isdecimal()}
+    return _says_again(text, _SHORT_PERIOD, times, lambda piece: len(piece) > 1 or piece not in numbers)
+
+
+_SIGN = 0x10000  # behind the surrogates
 
 
 def _again(words: list[str]) -> bool:

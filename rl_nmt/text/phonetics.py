@@ -10,6 +10,7 @@ linear). The tables are in the language rows; classes and rules are ours.
 import re
 import unicodedata
 from functools import lru_cache
+from string import ascii_letters, ascii_uppercase
 
 from rl_nmt.text.languages import Language
 
@@ -22,6 +23,7 @@ _VARIANTS = 4  # of an ambiguous spelling
 _WORDS = 1 << 15  # kept in memory
 
 
+@lru_cache(maxsize=_WORDS)
 def spelled(word: str, language: Language) -> str:
     """Return a word of a syllabic alphabet as consonants and vowels one by one; of an alphabet as it is.
 
@@ -32,36 +34,64 @@ def spelled(word: str, language: Language) -> str:
     word = word.replace("\u200c", "").replace("\u200d", "")
     if not language.virama:
         return word
-    signs, inherent = _vowel_signs(language.vowels), language.vowels[:1]
+    signs, inherent = _vowel_signs(language)
     out: list[str] = []
     for char in word:
-        if char == language.virama:
-            out[-1:] = []
-        elif char in signs:
-            out[-1:] = [signs[char]]
+        if char in signs:
+            out[-1:] = signs[char]
         else:
-            out += [char] if char in language.vowels else [char, inherent]
+            out += (char,) if char in language.vowels else (char, inherent)
     return "".join(out)
 
 
 @lru_cache(maxsize=64)
-def _vowel_signs(vowels: str) -> dict[str, str]:
-    """Vowel signs of a syllabic alphabet, by their Unicode names, and the letters that they stand for."""
-    signs = {}
-    for letter in vowels:
+def _vowel_signs(language: Language) -> tuple[dict[str, str], str]:
+    """Vowel signs of a syllabic alphabet, by their Unicode names, and their letters; the inherent vowel."""
+    signs = {language.virama: ""}
+    for letter in language.vowels:
         try:
             signs[unicodedata.lookup(unicodedata.name(letter).replace(" LETTER ", " VOWEL SIGN "))] = letter
         except KeyError:  # the inherent vowel has no sign
             continue
-    return signs
+    return signs, language.vowels[:1]
 
 
-@lru_cache(maxsize=64)
-def _table(language: Language) -> tuple[re.Pattern[str], dict[str, list[str]]]:
-    """A pattern of the graphemes, the longest first, and what each may sound like; ^ and $ are the ends of a word."""
-    rows = {grapheme: sounds.replace("-", "").split("|") for grapheme, sounds in language.sounds}
-    longest = sorted(rows, key=lambda grapheme: (-len(grapheme), grapheme))
-    return re.compile("|".join((*longest, "."))), {grapheme.strip("^$"): [""] for grapheme in rows} | rows
+class _Table:
+    """What the letters of a language sound like: strings of consonant classes (small) and vowels (capital, *)."""
+
+    def __init__(self, language: Language):
+        rows = {grapheme: sounds.replace("-", "").split("|") for grapheme, sounds in language.sounds}
+        longest = sorted(rows, key=lambda grapheme: (-len(grapheme), grapheme))
+        self.grapheme = re.compile("|".join((*longest, ".")))
+        self.sounds = {grapheme.strip("^$"): [""] for grapheme in rows} | rows
+        several = [grapheme for grapheme, sounds in rows.items() if len(grapheme) > 1 or len(sounds) > 1]
+        self.special = re.compile("|".join(several) or "(?!)")
+        self.letters = str.maketrans(
+            {letter: "" for letter in ascii_letters} | {g: rows[g][0] for g in rows if len(g) == 1}
+        )
+
+    def hear(self, letters: str) -> list[str]:
+        """What a spelled word may sound like, at most _VARIANTS."""
+        if not self.special.search(letters):
+            return [letters.translate(self.letters)]
+        found: list[list[str]] = [[]]
+        for match in self.grapheme.finditer(letters):
+            grapheme = match[0]
+            choices = self.sounds.get(grapheme, _SILENT)
+            if match.start() == 0:
+                choices = self.sounds.get(f"^{grapheme}", choices)
+            elif match.end() == len(letters):
+                choices = self.sounds.get(f"{grapheme}$", choices)
+            if len(choices) == 1 or len(found) >= _VARIANTS:
+                for one in found:
+                    one.append(choices[0])
+            else:
+                found = [[*one, choice] for one in found for choice in choices]
+        return ["".join(one) for one in found]
+
+
+_SILENT = [""]
+_table = lru_cache(maxsize=64)(_Table)
 
 
 def skeletons(word: str, language: Language) -> tuple[str, ...]:
@@ -71,7 +101,12 @@ def skeletons(word: str, language: Language) -> tuple[str, ...]:
     >>> skeletons("children", ENGLISH), skeletons("சில்ட்ரன்", TAMIL), skeletons("apple", ENGLISH)
     (('sltrn', 'kltrn'), ('sltrn',), ('apl',))
     """
-    return tuple(dict.fromkeys(skeleton for skeleton, _ in sounds(word, language)))
+    heard = _heard(spelled(word[:_MAX_WORD], language), language)
+    return tuple(dict.fromkeys([_DOUBLED.sub(r"\1", one).translate(_VOWELS)[:MAX_SKELETON] for one in heard]))
+
+
+_DOUBLED = re.compile(r"([a-z])\1+")  # counts once, but not with a vowel between
+_VOWELS = str.maketrans(dict.fromkeys(f"{ascii_uppercase}*"))
 
 
 def sounds(word: str, language: Language) -> tuple[Sound, ...]:
@@ -79,68 +114,57 @@ def sounds(word: str, language: Language) -> tuple[Sound, ...]:
 
     >>> from rl_nmt.text.languages import ENGLISH, TAMIL
     >>> sounds("mali", ENGLISH), sounds("மீனா", TAMIL)
-    ((('ml', ' I'),), (('mn', 'I '),))
+    ((('ml', 'AI'),), (('mn', 'IA'),))
     """
     return _sounds(spelled(word[:_MAX_WORD], language), language)
 
 
 @lru_cache(maxsize=_WORDS)
+def _heard(letters: str, language: Language) -> list[str]:
+    table = _table(language)
+    heard, first = table.hear(letters), letters[:1]
+    if f"^{letters[:2]}" in table.sounds or f"^{first}" in table.sounds:
+        pass  # the table says how it opens
+    elif first and first in language.vowels:
+        heard = [f"a{one}" for one in heard]
+    elif table.sounds.get(first) == _SILENT:  # a first h may be written or not: Hindi, இந்தி
+        heard += [f"a{one}" for one in heard]
+    return heard
+
+
+@lru_cache(maxsize=_WORDS)
 def _sounds(letters: str, language: Language) -> tuple[Sound, ...]:
-    pattern, table = _table(language)
-    first = letters[:1]
-    found = [("", "", False)]  # skeleton, vowels, whether the last sound was a consonant
-    if first and first in language.vowels:
-        found = [("a", " ", False)]
-    elif table.get(first) == [""]:  # a first h may be written or not: Hindi, இந்தி
-        found = [("", "", False), ("a", " ", False)]
-    for match in pattern.finditer(letters):
-        grapheme = match[0]
-        choices = table.get(grapheme, _SILENT)
-        if match.start() == 0 and f"^{grapheme}" in table:
-            found, choices = [("", "", False)], table[f"^{grapheme}"]
-        elif match.end() == len(letters):
-            choices = table.get(f"{grapheme}$", choices)
-        if len(found) >= _VARIANTS:
-            choices = choices[:1]
-        found = [_heard(one, more) for one in found for more in choices]
-        if len(found[0][0]) > MAX_SKELETON:
-            break
-    return tuple(dict.fromkeys((skeleton[:MAX_SKELETON], vowels[:MAX_SKELETON]) for skeleton, vowels, _ in found))
+    return tuple(dict.fromkeys(map(_parted, _heard(letters, language))))
 
 
-_SILENT = [""]
+def _parted(heard: str) -> Sound:
+    """Classes and the vowels behind them."""
+    found = _CONSONANT.findall(heard)[:MAX_SKELETON]
+    return "".join([consonant for consonant, _ in found]), "".join([_vowel(behind) for _, behind in found])
 
 
-def _heard(before: tuple[str, str, bool], more: str) -> tuple[str, str, bool]:
-    """What has been heard of a word, and one more grapheme's sounds."""
-    skeleton, vowels, adjacent = before
-    if not more:
-        return skeleton, vowels, adjacent
-    for sound in more:
-        if sound.islower():
-            if not (adjacent and skeleton[-1:] == sound):  # a doubled consonant once
-                skeleton, vowels = skeleton + sound, vowels + " "
-            adjacent = True
-        else:
-            if vowels:
-                vowels = vowels[:-1] + (sound if vowels[-1] in (" ", sound) else "*")
-            adjacent = False
-    return skeleton, vowels, adjacent
+_CONSONANT = re.compile(r"([a-z])\1*([A-Z*]*)")
 
 
-@lru_cache(maxsize=64)
-def _endings(language: Language) -> re.Pattern[str]:
-    """What may follow the stem of a noun, spelled: endings of number and case, particles, a doubled consonant."""
-    row = language.numerals
-    glide = f"[{language.glides}]?" if language.glides else ""
-    endings = sorted({spelled(ending, language) for ending in language.endings}, key=lambda e: (-len(e), e))
-    doubled = f"[{row.doubled}]?" if row.doubled else ""
-    return re.compile(f"(?:{glide}(?:{'|'.join(endings)})){{0,4}}{doubled}" if endings else "")
+def _vowel(behind: str) -> str:
+    return behind[:1] or " " if len(behind) < 2 or len(set(behind)) == 1 else "*"
 
 
-@lru_cache(maxsize=64)
-def _small(language: Language) -> frozenset[str]:
-    return frozenset(spelled(word, language) for word in language.function_words)
+class _Nouns:
+    """What may stand before and behind the stem of a noun, spelled; and words that are no names."""
+
+    def __init__(self, language: Language):
+        row = language.numerals
+        glide = f"[{language.glides}]?" if language.glides else ""
+        endings = sorted({spelled(ending, language) for ending in language.endings}, key=lambda e: (-len(e), e))
+        doubled = f"[{row.doubled}]?" if row.doubled else ""
+        self.endings = re.compile(f"(?:{glide}(?:{'|'.join(endings)})){{0,4}}{doubled}" if endings else "")
+        self.obliques = [tuple(spelled(part, language) for part in pair) for pair in language.obliques]
+        self.prefixes = [spelled(prefix, language) for prefix in language.name_prefixes]
+        self.small = {spelled(word, language) for word in language.function_words}
+
+
+_nouns = lru_cache(maxsize=64)(_Nouns)
 
 
 def stems(word: str, language: Language) -> tuple[Sound, ...]:
@@ -148,32 +172,32 @@ def stems(word: str, language: Language) -> tuple[Sound, ...]:
 
     >>> from rl_nmt.text.languages import TAMIL
     >>> stems("ரவியைச்", TAMIL)
-    (('rv', ' I'), ('rvs', ' I '), ('rv', '  '))
+    (('rvs', 'A* '), ('rv', 'A*'), ('rv', 'AW'), ('rv', 'AI'))
     """
     return _stems(word[:_MAX_WORD], language)
 
 
 @lru_cache(maxsize=_WORDS)
 def _stems(word: str, language: Language) -> tuple[Sound, ...]:
-    letters, endings, small = spelled(word, language), _endings(language), _small(language)
+    letters, nouns = spelled(word, language), _nouns(language)
     found: dict[Sound, None] = {}
     for end in range(len(letters), 1, -1):
-        if not endings.fullmatch(letters, end):
+        if not nouns.endings.fullmatch(letters, end):
             continue
-        if letters[:end] in small:
+        stem = letters[:end]
+        if stem in nouns.small:
             return ()
-        stem, elided = letters[:end], letters[end : end + 1] in language.vowels and end < len(letters)
         forms = [stem]
-        for pair in language.obliques if end < len(letters) else ():
-            changed, nominative = (spelled(part, language) for part in pair)
-            if stem.endswith(changed):
-                forms.append(stem.removesuffix(changed) + nominative)
-        for prefix in language.name_prefixes:
-            forms += [form.removeprefix(spelled(prefix, language)) for form in forms if form.startswith(spelled(prefix, language))]
+        if end < len(letters):
+            forms += [
+                stem.removesuffix(last) + nominative for last, nominative in nouns.obliques if stem.endswith(last)
+            ]
+        forms += [form.removeprefix(prefix) for prefix in nouns.prefixes for form in forms if form.startswith(prefix)]
+        elided = end < len(letters) and letters[end] in language.vowels  # a short u falls before a vowel
         for form in forms:
             for skeleton, vowels in _sounds(form, language):
                 closed = elided and form[-1:] not in language.vowels
-                found[skeleton, vowels[:-1] + "W" if closed else vowels] = None  # a short u falls before a vowel
+                found[skeleton, vowels[:-1] + "W" if closed else vowels] = None
     return tuple(found)
 
 

@@ -60,11 +60,11 @@ def tokenize(s: str, language: Language) -> list[Token]:
     tokens: list[Token] = []
     initial, opening, apart = True, language.end_marks + QUOTE_MARKS + ":;([•", False
     for chunk in _chunks(s):
-        head, kind = _literal_head(chunk)
+        head, kind, runs = _parts(chunk) if len(chunk) < _LONG else _parts.__wrapped__(chunk)
         if kind:
             tokens.append(Token(head, fold(head), kind, "", initial))
-            initial, apart, chunk = initial and kind == "placeholder", True, chunk[len(head) :]
-        for text, script in _runs(chunk):
+            initial, apart = initial and kind == "placeholder", True
+        for text, key, script in runs:
             if script == "SYMBOL":
                 apart = apart or not _IN_NAMES.issuperset(text)
                 ends = text[-1] in opening or text[0] in language.end_marks
@@ -73,12 +73,21 @@ def tokenize(s: str, language: Language) -> list[Token]:
                 initial = initial or (ends and not (letter or (last and last.key in language.abbreviations)))
                 continue
             kind = "number" if script == "" else "word"
-            tokens.append(Token(text, fold(text), kind, script, initial, apart))
+            tokens.append(Token(text, key, kind, script, initial, apart))
             initial = apart = False
     return tokens
 
 
 _IN_NAMES = frozenset(".-'’&")
+_LONG = 64  # characters of a chunk that is not kept in memory
+
+
+@lru_cache(maxsize=1 << 15)
+def _parts(chunk: str) -> tuple[str, str, tuple[tuple[str, str, str], ...]]:
+    """What of a chunk stays letter by letter, its kind, and runs of one script of the rest as (text, key, script)."""
+    head, kind = _literal_head(chunk)
+    rest = chunk[len(head) :] if kind else chunk
+    return head, kind, tuple((text, "" if script == "SYMBOL" else fold(text), script) for text, script in _runs(rest))
 
 
 def _chunks(s: str) -> Iterator[str]:
@@ -139,28 +148,40 @@ def _is_code(core: str) -> bool:
 
 def _runs(chunk: str) -> Iterator[tuple[str, str]]:
     """Maximal runs of one script ("" for digits, SYMBOL for the rest) in a chunk without spaces."""
+    found = [_SCRIPTS[char] for char in chunk]
+    if None not in found and len(set(found)) == 1:  # most chunks
+        yield chunk, found[0]
+        return
     scripts: list[str] = []
-    for i, char in enumerate(chunk):
-        script, before = script_of(char), scripts[-1] if scripts else ""
+    for i, (char, script) in enumerate(zip(chunk, found, strict=True)):
+        before = scripts[-1] if scripts else ""
         if script is None:  # a mark or joiner belongs to what stands before it
             script = before or "SYMBOL"
         elif char in "'’" and before not in ("", "SYMBOL") and i + 1 < len(chunk):
-            script = before if script_of(chunk[i + 1]) == before else "SYMBOL"
+            script = before if found[i + 1] == before else "SYMBOL"
         scripts.append(script)
     for script, run in groupby(zip(scripts, chunk, strict=True), itemgetter(0)):
         yield "".join(char for _, char in run), script
 
 
-@lru_cache(maxsize=4096)
-def script_of(char: str) -> str | None:
+class _Scripts(dict[str, str | None]):
     """First word of a letter's Unicode name, "" for a digit, SYMBOL for the rest, None for scriptless marks."""
-    category = unicodedata.category(char)
-    if category == "Nd":
-        return ""
-    if category[0] not in "LM":
-        return None if char in "\u200c\u200d" else "SYMBOL"
-    name = unicodedata.name(char, "UNKNOWN").split()[0]
-    return None if category[0] == "M" and name in ("COMBINING", "VARIATION", "VEDIC") else name
+
+    def __missing__(self, char: str) -> str | None:
+        category, script = unicodedata.category(char), "SYMBOL"
+        if category == "Nd":
+            script = ""
+        elif category[0] in "LM":
+            script = unicodedata.name(char, "UNKNOWN").split()[0]
+            if category[0] == "M" and script in ("COMBINING", "VARIATION", "VEDIC"):
+                script = None
+        elif char in "\u200c\u200d":
+            script = None
+        self[char] = script
+        return script
+
+
+_SCRIPTS = _Scripts()
 
 
 def fold(s: str) -> str:
@@ -194,7 +215,9 @@ def kept(tokens: list[Token], language: Language) -> list[bool]:
             flags[i] = _capital(before, language) and after.text[:1].isupper()
         if before.kind == "number" and after.kind == "word" and len(after.text) <= 4 and after.text.islower():
             flags[i + 1] = flags[i + 1] or after.key not in language.function_words
-    names = [flag and token.kind == "word" and token.text[:1].isupper() for token, flag in zip(tokens, flags, strict=True)]
+    names = [
+        flag and token.kind == "word" and token.text[:1].isupper() for token, flag in zip(tokens, flags, strict=True)
+    ]
     for i in range(1, len(tokens) - 1):
         before = names[i - 1] or (names[i - 2] and flags[i - 1] and i > 1)  # "of the" holds two words together, too
         after = names[i + 1] or (tokens[i + 1].key in language.connectors and names[i + 2 : i + 3] == [True])
