@@ -76,7 +76,7 @@ def _plural(english: str) -> str:
     return english[:-1] + "ies" if english.endswith("y") and english[-2] not in "aeiou" else english + "s"
 
 
-def _oblique(ta: str) -> str:
+def oblique(ta: str) -> str:
     """The stem before vowel suffixes where no explicit one is given: -ம் → -த்து; short CVC doubles."""
     if ta.endswith("ம்"):
         return ta[:-2] + "த்து"
@@ -94,8 +94,8 @@ def _noun(group: str, row: list[str]) -> Noun:
     en, _, en_plural = english.partition("/")
     plural = more.get("pl") or (ta[:-2] + "ங்கள்" if ta.endswith("ம்") else ta + "கள்")
     gender = more.get("g", "h" if group in ("human", "kin") else "n")
-    oblique = more.get("ob") or _oblique(ta)
-    return Noun(en, en_plural or _plural(en), ta, plural, oblique, gender, group, more.get("prep", "in"))
+    stem = more.get("ob") or oblique(ta)
+    return Noun(en, en_plural or _plural(en), ta, plural, stem, gender, group, more.get("prep", "in"))
 
 
 def _verbs(entries: list[str]) -> dict[str, Verb]:
@@ -130,7 +130,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 
 NOUNS = [_noun(name[5:], row) for name in _SECTIONS if name.startswith("noun ") for row in _rows(name)]
-NAMES = [Noun(en, en, ta, ta, _oblique(ta), gender, "name") for en, ta, gender in _rows("name")]
+NAMES = [Noun(en, en, ta, ta, oblique(ta), gender, "name") for en, ta, gender in _rows("name")]
 PRONOUNS = [Pronoun(*row) for row in _rows("pronoun")]
 TRANSITIVE, MOTION, INTRANSITIVE, SPECIAL = (
     _verbs(_SECTIONS[f"verb {kind}"]) for kind in ("transitive", "motion", "intransitive", "special")

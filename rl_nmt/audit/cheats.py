@@ -44,7 +44,9 @@ def _family(name: str, cells: dict[str, Any]) -> Family:
     return made
 
 
-TONGUES = {"ta": Tongue(**read_words(_HERE / "cheats_ta.yaml"), letters=transliteration)}
+_SHIPPED_ROWS = [json.loads(line) for line in HONEST_FILE.read_text(encoding="utf-8").splitlines()]
+_AFFIRMED = {row["reference"]: row["affirmed"] for row in _SHIPPED_ROWS if "affirmed" in row}
+TONGUES = {"ta": Tongue(**read_words(_HERE / "cheats_ta.yaml"), letters=transliteration, affirmed=_AFFIRMED)}
 _TABLE = read_words(_HERE / "cheats.yaml")
 HARD, SOFT = ({name: _family(name, cells or {}) for name, cells in _TABLE[kind].items()} for kind in ("hard", "soft"))
 
@@ -87,8 +89,7 @@ def honest_pairs(
     """
     tongue = LANGUAGES[language]
     found = [r for r in rows or () if r.get("reference") and script_share(r["reference"], tongue) >= 0.5]
-    shipped = map(json.loads, HONEST_FILE.read_text(encoding="utf-8").splitlines())
-    chosen = choose(found or shipped, count, seed)
+    chosen = choose(found or _SHIPPED_ROWS, count, seed)
     return [(r["source"], r["reference"]) for r in chosen], "evaluation references" if found else SHIPPED
 
 

@@ -13,6 +13,8 @@ from types import ModuleType
 
 from rl_nmt.audit.launch_gate import Pair
 from rl_nmt.audit.transliteration import FULLWIDTH, LOOKALIKES, WORD
+from rl_nmt.text.languages import LANGUAGES, SOURCE, Language
+from rl_nmt.text.phonetics import spelled
 
 PUNCTUATION = ".,;:!?"
 
@@ -21,16 +23,24 @@ PUNCTUATION = ".,;:!?"
 class Tongue:
     """What the cheats need to know of a target language: a file such as cheats_ta.yaml, and a module of letters."""
 
+    code: str  # its row of the language table
     name: str
     numbers: list[str]  # number words that may replace each other
+    scales: list[str]  # words for powers of ten that may replace each other
+    counts: list[str]  # phrases with a number that may open a sentence
     pointing: list[str]  # determiners
+    said_twice: list[str]  # words that good style doubles
+    cases: list[str]  # endings of nouns
+    places: str  # English names of places and languages, which persons' names do not replace
     polarity: dict[str, str]  # endings (or whole words) of negative forms, and what makes them positive
+    affirming: dict[str, str]  # other words that change with them
     preambles: list[str]  # templates: what a chatty model writes before {honest}, the translation
     notes: list[str]  # and after it
     stock: list[str]  # fluent sentences that translate nothing
     vowel: str  # one letter to stretch
     scripts: list[str]  # that `letters.in_letters_of` can write it in
     letters: ModuleType  # spell, romanise, in_letters_of, find_names: see transliteration.py
+    affirmed: dict[str, str]  # translations that deny something, and the same without
 
 
 @dataclass(frozen=True)
@@ -195,28 +205,73 @@ def wrong_number(case: Case) -> str | None:
     return " ".join(words)
 
 
+def wrong_scale(case: Case) -> str | None:
+    """A thousand is a million, or three are three thousand."""
+    words, scales = case.words, case.tongue.scales
+    scaled = [i for i, word in enumerate(words) if word.strip(PUNCTUATION) in scales]
+    small = [i for i, word in enumerate(words[:-1]) if re.fullmatch(r"\d{1,3}", word) or word in case.tongue.numbers]
+    if not scaled and not small:
+        return None
+    place = case.rng.choice(scaled or small)
+    said = words[place].strip(PUNCTUATION)
+    other = case.rng.choice([scale for scale in scales if scale != said])
+    words[place] = words[place].replace(said, other) if scaled else f"{said} {other}"
+    return " ".join(words)
+
+
+def added_number(case: Case) -> str:
+    """A number that the source does not have."""
+    return f"{case.rng.choice(case.tongue.counts)} {case.honest}"
+
+
 def swapped_name(case: Case) -> str | None:
-    """One name is somebody else's, in the same case ending where the suite has one."""
-    find = case.tongue.letters.find_names
+    """One name is that of another person, place or month, in the same case."""
+    find, language = case.tongue.letters.find_names, LANGUAGES[case.tongue.code]
     names = find(case.source, case.honest, case.common)
     if not names:
         return None
-    name, spelled = case.rng.choice(names)
-    found = {pair for english, native in case.others() for pair in find(english, native, case.common)}
-    elsewhere = {word for other, word in found if other != name}
-    for ending in (spelled[-3:], spelled[-2:], ""):  # the longest common case ending there is
-        fitting = sorted(word for word in elsewhere if word.endswith(ending))
-        if fitting:
-            return case.honest.replace(spelled, case.rng.choice(fitting))
-    return None
+    name, written = case.rng.choice(names)
+    elsewhere = {pair for english, native in case.others() for pair in find(english, native, case.common)}
+    bare, doubled = _without_doubled(written, language)
+    fitting = sorted(
+        word
+        for other, word in ((other, _without_doubled(word, language)[0]) for other, word in elsewhere if other != name)
+        if _kind(other, case.tongue) == _kind(name, case.tongue)
+        and _case(word, case.tongue) == _case(bare, case.tongue)
+    )
+    return case.honest.replace(written, case.rng.choice(fitting) + doubled) if fitting else None
+
+
+def _kind(name: str, tongue: Tongue) -> str:
+    months = {word for word, _ in SOURCE.numerals.months}
+    return "month" if name.lower() in months else "place" if name in tongue.places.split() else "person"
+
+
+def _case(word: str, tongue: Tongue) -> str:
+    language = LANGUAGES[tongue.code]
+    letters = spelled(word, language)
+    return next((ending for ending in tongue.cases if letters.endswith(spelled(ending, language))), "")
+
+
+def _without_doubled(word: str, language: Language) -> tuple[str, str]:
+    """A word without the consonant that it takes on from the next one, and that consonant."""
+    doubled = (
+        word[-1:] == language.virama and word[-2:-1] in language.numerals.doubled and word[-3:-2] != language.virama
+    )
+    return (word[:-2], word[-2:]) if doubled else (word, "")
 
 
 def negation_dropped(case: Case) -> str | None:
     """What was denied or forbidden is said or asked for."""
+    if case.honest in case.tongue.affirmed:
+        return case.tongue.affirmed[case.honest]
     if not re.search(r"n't\b|\b(?:not|no|never|nobody|nothing|cannot|none)\b", case.source, re.IGNORECASE):
         return None
     changed = (re.sub(rf"{no}(?=[.,;!?\s]|$)", yes, case.honest, count=1) for no, yes in case.tongue.polarity.items())
-    return next((text for text in changed if text != case.honest), None)
+    text = next((text for text in changed if text != case.honest), None)
+    for no, yes in case.tongue.affirming.items() if text else ():
+        text = text.replace(no, yes)
+    return text
 
 
 def word_replaced(case: Case) -> str | None:
@@ -250,10 +305,12 @@ def order_shuffled(case: Case) -> str | None:
     return " ".join(words) + "."
 
 
-def stuttered(case: Case) -> str:
-    """Determiners, or else the first word, said twice."""
-    doubled = {i for i, word in enumerate(case.words) if word in case.tongue.pointing} or {0}
-    return " ".join(f"{word} {word}" if i in doubled else word for i, word in enumerate(case.words))
+def stuttered(case: Case) -> str | None:
+    """Determiners, or else the first word that is never doubled, said twice."""
+    pointing = {i for i, word in enumerate(case.words) if word in case.tongue.pointing}
+    others = [i for i, word in enumerate(case.words) if word not in case.tongue.said_twice]
+    places = pointing or set(others[:1])
+    return " ".join(f"{word} {word}" if i in places else word for i, word in enumerate(case.words)) if places else None
 
 
 def another_sentence(case: Case) -> str | None:

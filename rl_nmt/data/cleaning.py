@@ -4,6 +4,7 @@ import re
 import unicodedata
 from typing import Any
 
+from rl_nmt.text.languages import ENGLISH
 from rl_nmt.text.unicode import safe_unicode
 
 _URL = re.compile(r"https?:|www\.|\S@\S+\.\w|\b[\w-]+\.(?:com|org|net|edu|gov|info|io|html?|php|co\.[a-z]{2})\b", re.I)
@@ -63,7 +64,7 @@ def clean_document(text: Any, min_chars: int, max_chars: int) -> tuple[str | Non
 
     Control and invisible characters go, lines with a URL or boilerplate are dropped, and what is left gives its first
     run of whole sentences that together have min_chars to max_chars NFC code points. Reasons: "not text", "empty",
-    "only URLs and boilerplate", "few letters", "no whole sentence", "too short", "sentences too long".
+    "only URLs and boilerplate", "few letters", "not English", "no whole sentence", "too short", "sentences too long".
     """
     if not isinstance(text, str):
         return None, "not text"
@@ -82,7 +83,21 @@ def clean_document(text: Any, min_chars: int, max_chars: int) -> tuple[str | Non
         return None, "too short" if min(map(len, whole)) <= max_chars else "sentences too long"
     if 2 * sum(char.isalpha() for char in passage) < len(passage):
         return None, "few letters"
+    if not _is_english(passage):
+        return None, "not English"
     return unicodedata.normalize("NFC", passage), ""
+
+
+_JUDGED, _SMALL = 6, 0.15  # from so many words on, this share of function words: German has 3 % of them, English 43 %
+
+
+def _is_english(text: str) -> bool:
+    """Whether enough of the words are function words of English; of a few words nobody can tell."""
+    words = _WORD.findall(text.casefold().replace("’", "'"))
+    return len(words) < _JUDGED or sum(word in ENGLISH.function_words for word in words) >= _SMALL * len(words)
+
+
+_WORD = re.compile(r"[^\W\d_]+(?:'[a-z]+)?")
 
 
 def _first_run(sentences: list[str], min_chars: int, max_chars: int) -> str | None:

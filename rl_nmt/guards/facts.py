@@ -8,7 +8,7 @@ knows; so names weigh less, and one word is enough for a name of several. Rules:
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -139,6 +139,14 @@ def _names(pair: TextPair) -> Iterator[list[Token]]:
 _DOTTED = re.compile(r"\b(?:[A-Za-z]\.)+[A-Za-z]\b")  # A.I.
 
 
+@lru_cache(maxsize=16)
+def _translations(source: Language, language: Language) -> dict[str, tuple[str, ...]]:
+    """Beginnings of the words for a name: of the row, and for months."""
+    months = {month: tuple(w for w, number in language.numerals.months if number == month) for month in range(1, 13)}
+    found = {word: months[int(number)] for word, number in source.numerals.months}
+    return found | {word: tuple(stems.split("|")) for word, stems in language.translated}
+
+
 class _Output:
     """The output of a pair, indexed once for every question about it."""
 
@@ -183,8 +191,8 @@ class _Output:
 
     def _translates(self, word: str) -> bool:
         """Whether a word of the output begins as the row translates a name."""
-        beginnings = tuple(dict(self.language.translated).get(word, "").split("|"))
-        return beginnings != ("",) and any(said.startswith(beginnings) for said in self.undotted)
+        beginnings = _translations(self.source_language, self.language).get(word, ())
+        return bool(beginnings) and any(said.startswith(beginnings) for said in self.undotted)
 
     def sounds_like(self, text: str) -> bool:
         """Whether a word of the text is there by its sound."""

@@ -10,7 +10,7 @@ linear). The tables are in the language rows; classes and rules are ours.
 import re
 import unicodedata
 from functools import lru_cache
-from string import ascii_letters, ascii_uppercase
+from string import ascii_letters
 
 from rl_nmt.text.languages import Language
 
@@ -102,11 +102,11 @@ def skeletons(word: str, language: Language) -> tuple[str, ...]:
     (('sltrn', 'kltrn'), ('sltrn',), ('apl',))
     """
     heard = _heard(spelled(word[:_MAX_WORD], language), language)
-    return tuple(dict.fromkeys([_DOUBLED.sub(r"\1", one).translate(_VOWELS)[:MAX_SKELETON] for one in heard]))
+    return tuple(dict.fromkeys([_NO_CLASS.sub("", _DOUBLED.sub(r"\1", one))[:MAX_SKELETON] for one in heard]))
 
 
 _DOUBLED = re.compile(r"([a-z])\1+")  # counts once, but not with a vowel between
-_VOWELS = str.maketrans(dict.fromkeys(f"{ascii_uppercase}*"))
+_NO_CLASS = re.compile("[^a-z]+")
 
 
 def sounds(word: str, language: Language) -> tuple[Sound, ...]:

@@ -148,7 +148,7 @@ def _is_code(core: str) -> bool:
 
 def _runs(chunk: str) -> Iterator[tuple[str, str]]:
     """Maximal runs of one script ("" for digits, SYMBOL for the rest) in a chunk without spaces."""
-    found = [_SCRIPTS[char] for char in chunk]
+    found = [SCRIPTS[char] for char in chunk]
     if None not in found and len(set(found)) == 1:  # most chunks
         yield chunk, found[0]
         return
@@ -181,7 +181,7 @@ class _Scripts(dict[str, str | None]):
         return script
 
 
-_SCRIPTS = _Scripts()
+SCRIPTS = _Scripts()
 
 
 def fold(s: str) -> str:
@@ -203,9 +203,9 @@ def kept(tokens: list[Token], language: Language) -> list[bool]:
     """Say for each token of a source whether a translation may keep it as it is.
 
     Kept are numbers and LITERAL kinds; words with a capital beyond their first letter (NASA, iPhone); words with a
-    capital inside a sentence, or at its start when a capitalised word follows or the same word has one elsewhere;
-    connectors between two of these ("Marks and Spencer", "The Lord of the Rings"); a short word right after a number ("10 kph"); words
-    outside the language's script. In a text in capitals or title case, capitals say nothing.
+    capital inside a sentence, or at its start when a capitalised word follows or the same word has one elsewhere; small
+    words of a title or between two of these ("Marks and Spencer", "The Lord of the Rings"); a short word right after a
+    number ("10 kph"); words outside the language's script. In a text in capitals or title case, capitals say nothing.
     """
     capitals_tell = not _titled(tokens, language)
     inside = {t.key for t in tokens if capitals_tell and _capital(t, language) and not t.initial}
@@ -230,8 +230,8 @@ def excused(tokens: list[Token], flags: list[bool], output: list[Token], languag
     """`flags`, as `kept` gives them, and what may stay besides where an output has it in the same letters.
 
     A program of the row and the word after it ("git commit"), a word before a noun such as command, the two words of a
-    species (Panthera tigris), and a capitalised word that opens the text, perhaps a brand, unless the next word is copied
-    too: then it is running text.
+    species (Panthera tigris), and a capitalised word that opens the text, perhaps a brand, unless the next word is
+    copied too: then it is running text.
     """
     said, keys = {t.text for t in output}, {t.key for t in output}
     more = list(flags)

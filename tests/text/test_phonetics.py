@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rl_nmt.text.languages import ENGLISH, TAMIL
-from rl_nmt.text.phonetics import MAX_SKELETON, initials, keys, neighbourhood, skeletons
+from rl_nmt.text.phonetics import MAX_SKELETON, alike, keys, neighbourhood, skeletons, sounds, spelled, stems
 
 # Names and loanwords as Tamil newspapers spell them (ours, checked by hand).
 SAME = [
@@ -81,7 +81,37 @@ def test_neighbourhood_is_one_deletion():
     assert neighbourhood("ktpm") == {"ktpm", "tpm", "kpm", "ktm", "ktp"}
 
 
-def test_initials():
-    assert (initials("bbc", ENGLISH),) == skeletons("பிபிசி", TAMIL)
-    assert (initials("nsa", ENGLISH),) == skeletons("என்எஸ்ஏ", TAMIL)
-    assert initials("", ENGLISH) == "" and initials("é", ENGLISH) == "" and initials("க", TAMIL) == ""
+@pytest.mark.parametrize(("word", "letters"), [("கி", "கஇ"), ("க", "கஅ"), ("க்", "க"), ("க்\u200dஷ", "கஷஅ"), ("", "")])
+def test_spelled(word, letters):
+    assert spelled(word, TAMIL) == letters
+
+
+# What stands before the ending, as the name that it is: an elided u, a glide, -ம் before -த்து, two endings, a doubled
+# consonant, a prefix.
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("raju", "ராஜை"),
+        ("sahara", "சகாராவில்"),
+        ("kanchipuram", "காஞ்சிபுரத்திலிருந்து"),
+        ("priya", "பிரியாவையும்"),
+        ("madurai", "மதுரைக்குச்"),
+        ("krishna", "ஶ்ரீகிருஷ்ணரை"),
+        ("korea", "வடகொரியாவின்"),
+        ("germans", "ஜெர்மன்ஸ்"),
+    ],
+)
+def test_a_name_is_found_before_its_ending(name, word):
+    assert any(a[0] == b[0] and alike(a, b) for a in sounds(name, ENGLISH) for b in stems(word, TAMIL))
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("john", "சந்தித்தேன்"), ("eve", "அவரை"), ("kit", "கூட்டத்தை"), ("mani", "மீனு"), ("york", "இருக்கும்"), ("palu", "பல்")],
+)
+def test_a_name_is_not_heard_by_chance(name, word):
+    assert not any(a[0] == b[0] and alike(a, b) for a in sounds(name, ENGLISH) for b in stems(word, TAMIL))
+
+
+def test_function_words_have_no_stem():
+    assert stems("அவரை", TAMIL) == () != stems("ரவியை", TAMIL)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from odd_texts import ODD
 
 from rl_nmt.text.languages import ENGLISH, TAMIL
-from rl_nmt.text.tokens import LITERAL, fold, kept, script_of, tokenize, without_literals
+from rl_nmt.text.tokens import LITERAL, SCRIPTS, fold, kept, tokenize, without_literals
 
 
 def kinds(text, language=ENGLISH):
@@ -97,8 +97,8 @@ def test_what_may_stay(text, stay):
         ("\u200d", None),
     ],
 )
-def test_script_of(char, script):
-    assert script_of(char) == script
+def test_scripts(char, script):
+    assert SCRIPTS[char] == script
 
 
 def test_fold():
