@@ -389,7 +389,7 @@ class CometDuPOReward(RewardLog):
     def signature(self) -> dict[str, dict[str, Any]]:
         """What makes the number: `identity` (a change makes rewards incomparable), `environment`."""
         formula = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(Formula)}
-        identity: dict[str, Any] = {"reward": "comet_dupo/2", "language": self.language.code, **formula}
+        identity: dict[str, Any] = {"reward": "comet_dupo/3", "language": self.language.code, **formula}
         environment: dict[str, Any] = {}
         for part, model in (("cycle", self.da), ("qe", self.qe), ("backtranslation", self.backtranslator)):
             if model is not None:

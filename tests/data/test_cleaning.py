@@ -85,6 +85,9 @@ def test_what_stays(text, clean):
         ("Hi. " + "Word " * 40 + "end.", "too short"),
         ("word " * 40 + "end.", "sentences too long"),
         ("1 2 3 4 5 6 7 8 9 10 11 12 13 14.", "few letters"),
+        ("Der Hund läuft schnell durch den Wald und bellt laut den Mond an.", "not English"),
+        ("El perro corre por el bosque y ladra a la luna toda la noche.", "not English"),
+        ("Anjing itu berlari di dalam hutan pada waktu malam.", "not English"),
     ],
 )
 def test_what_falls_out(text, reason):

@@ -68,6 +68,24 @@ THERE = [
     ("The NSA said so.", "என்எஸ்ஏ அவ்வாறு கூறியது."),
     ("He came on 5 January.", "அவர் ஜனவரி 5 அன்று வந்தார்."),
     ("Play it on YouTube.", "அதை யூடியூப்பில் இயக்குங்கள்."),
+    ("I met Ravi, Kumar and Priya.", "நான் ரவி, குமார் மற்றும் பிரியாவைச் சந்தித்தேன்."),
+    ("She flew to Lahore with Rahul.", "அவள் ராகுலுடன் லாகூருக்குப் பறந்தாள்."),
+    ("He read Ezhil's poems in Kanchipuram.", "அவர் காஞ்சிபுரத்தில் எழிலின் கவிதைகளைப் படித்தார்."),
+    ("I spoke to Ravi.", "நான் இரவியுடன் பேசினேன்."),
+    ("We saw Lakshmi there.", "நாங்கள் இலட்சுமியை அங்கே பார்த்தோம்."),
+    ("They prayed to Jesus.", "அவர்கள் இயேசுவிடம் வேண்டினார்கள்."),
+    ("He visited Jakob in Rome.", "அவர் உரோமாவில் யாகோபைச் சந்தித்தார்."),
+    ("People worship Krishna here.", "மக்கள் இங்கே ஶ்ரீகிருஷ்ணரை வழிபடுகிறார்கள்."),
+    ("She came from South Korea.", "அவர் தென்கொரியாவிலிருந்து வந்தார்."),
+    ("The BBC published it.", "பி.பி.சி. அதை வெளியிட்டது."),
+    ("The film starred MGR.", "அந்தப் படத்தில் எம்.ஜி.ஆர். நடித்தார்."),
+    ("He studied at NIT.", "அவர் என்.ஐ.டி.யில் படித்தார்."),
+    ("Two MLAs spoke.", "இரண்டு எம்எல்ஏக்கள் பேசினர்."),
+    ("An A.I. tool for the WHO.", "WHO-க்கான A.I. கருவி."),
+    ("The US spoke to the EU.", "அமெரிக்கா ஐரோப்பிய ஒன்றியத்துடன் பேசியது."),
+    ("The shop opens at 7 PM.", "கடை இரவு 7 மணிக்குத் திறக்கும்."),
+    ("It cost Rs 500 in 300 BC.", "கி.மு. 300 இல் அதன் விலை ரூ. 500."),
+    ("He often wrote to the Intelligence Committee.", "அவர் புலனாய்வுக் குழுவுக்கு அடிக்கடி எழுதினார்."),
 ]
 MISSING = [
     ("He is 37.", "அவருக்கு 38 வயது.", ("number", "37")),
@@ -97,6 +115,14 @@ MISSING = [
     ("She met Ravi.", "அவர் கமலாவைச் சந்தித்தார்.", ("name", "Ravi")),
     ("She met Nelson Mandela.", "அவர் ஆபிரகாம் லிங்கனைச் சந்தித்தார்.", ("name", "Nelson Mandela")),
     ("The NSA said so.", "எஃப்பிஐ அவ்வாறு கூறியது.", ("acronym", "NSA")),
+    ("The EU said so.", "ஏதோ ஒன்று அவ்வாறு கூறியது.", ("acronym", "EU")),
+    ("We met John here.", "நாங்கள் அவரை இங்கே சந்தித்தோம்.", ("name", "John")),
+    ("They like Iran.", "அவர்களுக்கு ஈராக் பிடிக்கும்.", ("name", "Iran")),
+    ("They like Paris.", "அவர்களுக்கு பெர்லின் பிடிக்கும்.", ("name", "Paris")),
+    ("I saw Eve.", "நான் அவரைப் பார்த்தேன்.", ("name", "Eve")),
+    ("He called Anna.", "அவர் அந்த அழைப்பை எடுத்தார்.", ("name", "Anna")),
+    ("Then Kit left.", "பிறகு கூட்டம் கலைந்தது.", ("name", "Kit")),
+    ("I met Ravi, Kumar.", "நான் குமாரைச் சந்தித்தேன்.", ("name", "Ravi")),
 ]
 
 
@@ -112,7 +138,13 @@ def test_missing(source, output, item):
     assert [key for key, there in result.items() if not there and key[0] != "added"] == [item]
 
 
-@pytest.mark.parametrize("source", ["", "the rain has stopped.", "On Monday the President met the Queen.", "?!"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("", "the rain has stopped.", "On Monday the President met the Queen.", "?!", "Purchase Successful!"),
+        *("He rests on Sundays.", "The Moon moves round the Earth.", "Meanwhile, the Governor spoke."),
+    ],
+)
 def test_nothing_to_check(source):
     assert fidelity(source, HONEST, TAMIL) is None
     assert check(source, HONEST, TAMIL) == {}

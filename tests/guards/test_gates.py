@@ -151,6 +151,20 @@ EXCUSED = [
     ("Python is a programming language.", "Python ஒரு நிரலாக்க மொழி."),
     ("Wikipedia is free.", "Wikipedia இலவசம்."),
     ("Netflix raised its prices.", "Netflix தன் கட்டணத்தை உயர்த்தியது."),
+    # species, titles, acronyms that are small words
+    ("The tiger (Panthera tigris) lives here.", "புலி (Panthera tigris) இங்கே வாழ்கிறது."),
+    ("Escherichia coli causes illness.", "Escherichia coli நோயை உண்டாக்குகிறது."),
+    ("Neem is Azadirachta indica.", "வேம்பு என்பது Azadirachta indica ஆகும்."),
+    ("He loves The Lord of the Rings.", "அவருக்கு தி லார்ட் ஆஃப் தி ரிங்ஸ் மிகவும் பிடிக்கும்."),
+    ("She read The Silence of the Lambs.", "அவள் தி சைலன்ஸ் ஆஃப் தி லாம்ப்ஸ் படித்தாள்."),
+    ("We saw The Lion in the Forest.", "நாங்கள் தி லயன் இன் தி ஃபாரஸ்ட் பார்த்தோம்."),
+    ("The WHO met the US group.", "WHO அமைப்பு US குழுவைச் சந்தித்தது."),
+    # complete in a word or two
+    ("Thank you.", "நன்றி"),
+    ("I do not know.", "தெரியாது"),
+    ("Please sit here.", "அமருங்கள்"),
+    # speaks of translating
+    ("G. U. Pope put the Tirukkural into English.", "ஜி. யு. போப் திருக்குறளை ஆங்கிலத்தில் மொழிபெயர்த்தார்."),
     # list marks
     ("1) Wash the rice.", "1. அரிசியைக் கழுவவும்."),
     ("(2) Wash the rice.", "2) அரிசியைக் கழுவவும்."),
@@ -177,6 +191,20 @@ def test_the_source_excuses_in_other_words(source, output):
 )
 def test_what_the_source_does_not_excuse(source, output):
     assert verdict(source, output, TAMIL) == "preamble"
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "reason"),
+    [
+        ("He loves The Lord of the Rings.", "ஹி லவ்ஸ் தி லார்ட் ஆஃப் தி ரிங்ஸ்.", "copy"),
+        ("The tiger lives here.", "The tiger இங்கே வாழ்கிறது.", "copy"),
+        ("Thank you for all that you did for us.", "நன்றி", "length"),
+        ("He came home and slept.", "அவன் வந்து", "truncated"),
+        ("He speaks English.", "அவர் ஆங்கிலம் பேசுகிறார். மொழிபெயர்ப்பு இது.", "preamble"),
+    ],
+)
+def test_what_looks_like_it_is_not_excused(source, output, reason):
+    assert verdict(source, output, TAMIL) == reason
 
 
 def test_running_text_is_no_brand():

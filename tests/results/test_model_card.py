@@ -23,7 +23,7 @@ COMPARISON = {
     "signature": {
         "reward": {
             "identity": {
-                "reward": "comet_dupo/2",
+                "reward": "comet_dupo/3",
                 "w_qe": 0.2,
                 "cycle": {"model": "Unbabel/wmt22-comet-da", "revision": "371e9839ca4e213dde891b066cf3080f75ec7e72"},
                 "qe": {"model": "Unbabel/wmt22-cometkiwi-da", "revision": None},
