@@ -48,4 +48,8 @@ def test_names_and_cases(tmp_path, capsys):
     assert text_rules.main(["--names", str(names), "--cases", str(cases)]) == 0
     out = capsys.readouterr().out
     assert out.count("50.0% of 2; not found: Kumar") == 5
-    assert re.findall(r"^(right|wrong)", out, re.M) == ["right", "wrong"] and "said to be right" in out and "negation" in out
+    assert (
+        re.findall(r"^(right|wrong)", out, re.M) == ["right", "wrong"]
+        and "said to be right" in out
+        and "negation" in out
+    )

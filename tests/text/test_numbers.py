@@ -288,3 +288,19 @@ def test_the_same_in_every_process():
 def test_any_text(text):
     for language in (TAMIL, ENGLISH, LANGUAGES["de"]):
         assert all(number.text and number.readings for number in numbers(text, language))
+
+
+def test_icus_numbers():
+    """The table of scripts/icu_numbers.py. ICU strings Tamil words together without joining them (இருபது ஐந்து for
+    இருபத்தைந்து), which nobody writes, and misspells 400; from 21 on it has no ordinals in words."""
+    rows = [line.split("\t") for line in Path(__file__).with_name("icu_numbers.tsv").read_text("utf-8").splitlines()]
+    tamil = [row for row in rows if row[0] == "ta"]
+    strange = [row for row in tamil if row[3] == "நாநூறூ" or (" " in row[3] and not _round(int(row[2])))]
+    assert len(rows) == 516 and len(strange) == 87
+    for language, kind, value, words in (row for row in rows if row not in strange):
+        found = [number.readings for number in numbers(words, LANGUAGES[language])]
+        assert len(found) == 1 and float(value) in found[0], (kind, words, found)
+
+
+def _round(value: int) -> bool:
+    return value in (1000, 10_000, 100_000, 1_000_000, 10_000_000)
