@@ -15,7 +15,7 @@ from typing import Any
 from rl_nmt.text.languages import Language
 from rl_nmt.text.numbers import Number, Reading, numbers, written_out
 from rl_nmt.text.pair import TextPair
-from rl_nmt.text.phonetics import LOOSE, Sound, alike, neighbourhood, sounds, stems
+from rl_nmt.text.phonetics import LOOSE, Sound, alike, neighbourhood, skeletons, sounds, stems
 from rl_nmt.text.tokens import LITERAL, Token, fold, is_small, own, without_literals
 
 WEIGHTS = {"number": 1.0, "added": 1.0, "percent": 1.0, "url": 1.0, "email": 1.0, "placeholder": 1.0, "code": 1.0}
@@ -212,6 +212,8 @@ class _Output:
             if any(alike(sound, stem) for stem in self._stems.get(skeleton, ())):
                 return True
             if len(skeleton) >= LOOSE:
+                if skeleton in self._joined:
+                    return True
                 near = {stem for key in neighbourhood(skeleton) for stem in self._near.get(key, ())}
                 if any(_near(skeleton, stem) for stem in near):
                     return True
@@ -227,6 +229,17 @@ class _Output:
                     found.setdefault(stem[0], []).append(stem)
         found.pop("", None)
         return found
+
+    @cached_property
+    def _joined(self) -> set[str]:
+        """Skeletons of two words that may be one name, cut in two: லே ப்ரான்."""
+        pairs = [(a, b) for a, b in pairwise(self.said) if own(a, self.language) and own(b, self.language)]
+        return {
+            first + last
+            for a, b in pairs
+            for first in skeletons(a.key, self.language)
+            for last, _ in stems(b.key, self.language)
+        }
 
     @cached_property
     def _near(self) -> dict[str, list[str]]:
@@ -250,4 +263,4 @@ def _bare(token: Token, language: Language) -> list[str]:
     """A name, and what is left of it without an ending that another language replaces (Koreans, Mexican, AMs)."""
     cut = [token.key.removesuffix(ending) for ending in language.name_endings if token.key.endswith(ending)]
     plural = token.text.endswith("s") and token.text[:-1].isupper() and len(token.text) > 2
-    return [token.key, *(name for name in cut if len(name) > 4 or plural)]
+    return [token.key, *(name for name in cut if plural or len(name) > 3 + (token.key != f"{name}s"))]

@@ -156,7 +156,10 @@ class _Nouns:
     def __init__(self, language: Language):
         row = language.numerals
         glide = f"[{language.glides}]?" if language.glides else ""
-        endings = sorted({spelled(ending, language) for ending in language.endings}, key=lambda e: (-len(e), e))
+        spelled_out = {spelled(ending, language) for ending in language.endings}
+        endings = sorted(spelled_out, key=lambda ending: (-len(ending), ending))
+        if row.elided:  # it falls before another ending
+            endings = [re.sub(f"{row.elided}$", f"{row.elided}?", ending) for ending in endings]
         doubled = f"[{row.doubled}]?" if row.doubled else ""
         self.endings = re.compile(f"(?:{glide}(?:{'|'.join(endings)})){{0,4}}{doubled}" if endings else "")
         self.obliques = [tuple(spelled(part, language) for part in pair) for pair in language.obliques]
