@@ -65,7 +65,8 @@ def _demands(pair: TextPair) -> Iterator[tuple[str, str, bool]]:
             spoken = token.kind in ("url", "code") and "/" not in core
             yield token.kind, core, core.casefold() in have.literals or (spoken and have.sounds_like(core))
     yield from _numbers(pair, have)
-    for name in _names(pair):
+    written_alike = pair.language.ranges == pair.source_language.ranges
+    for name in _names(pair) if written_alike or pair.language.sounds else ():  # else nobody can look for it
         if all(map(have.commonly_translated, name)):
             continue
         text = " ".join(t.text for t in name)
@@ -204,7 +205,7 @@ class _Output:
         if not acronym or not names.keys() >= set(acronym):
             return False
         spelled = "[. ]*".join(f"(?:{names[letter]})" for letter in acronym)
-        return re.search(rf"(?<![^\W\d_])(?<!\w){spelled}", self.text) is not None
+        return re.search(rf"(?<!\w){spelled}", self.text) is not None
 
     def _sounds_like(self, word: str) -> bool:
         for sound in sounds(word, self.source_language):

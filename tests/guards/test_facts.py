@@ -150,6 +150,21 @@ def test_nothing_to_check(source):
     assert check(source, HONEST, TAMIL) == {}
 
 
+@pytest.mark.parametrize(
+    ("code", "output", "asked"),
+    [
+        ("hi", "वह 1990 में रवि से मिली।", ["number"]),
+        ("ja", "彼女は1990年にラヴィに会った。", ["number"]),
+        ("de", "Sie traf Ravi 1990.", ["number", "name"]),
+        ("ta", "அவர் 1990 இல் ரவியைச் சந்தித்தார்.", ["number", "name"]),
+    ],
+)
+def test_names_are_asked_for_where_they_can_be_found(code, output, asked):
+    """In the source's own letters, or in a script whose sounds are in the table."""
+    found = check("She met Ravi in 1990.", output, LANGUAGES[code])
+    assert [kind for kind, _ in found] == asked and all(found.values())
+
+
 def test_weights():
     """A number weighs 1, a name one half: with the name lost two thirds remain, with the number one third."""
     source = "She met Ravi in 1990."
