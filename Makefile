@@ -1,4 +1,4 @@
-# make train   build the pocket world once, then train on it (two CPU cores, no GPU)
+# make train   build the pocket world once, then train on it (two CPU cores, no GPU); WITH="--max_steps 40" adds settings
 # make test    the tests: offline, two processes
 # make test-fast    text, guards, audit, config and runs: under a minute
 # make coverage     the tests with a table of the lines that they do not run
@@ -20,7 +20,7 @@ FAST := tests/text tests/guards tests/audit tests/test_config.py tests/runs --ig
 .PHONY: train test test-fast coverage lint smoke pocket translategemma bench curve clean
 
 train: pocket
-	$(RUN) train_grpo_en_ta.py --config configs/pocket.yaml
+	$(RUN) train_grpo_en_ta.py --config configs/pocket.yaml $(WITH)
 
 pocket: $(VENV)
 	$(RUN) -m pocket.build

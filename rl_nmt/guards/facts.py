@@ -162,6 +162,7 @@ class _Output:
         self.readings = _readings(self.numbers, times=False)
         folded = unicodedata.normalize("NFKC", pair.clean_output).casefold()
         self.undotted = folded.replace(".", "").replace('"', " ").split()
+        self._stems_by_first: dict[str, tuple[dict[str, list[Sound]], dict[str, list[str]]]] = {}
         self.percent = any(word in folded for word in language.numerals.percent)
 
     def counts(self, number: Number) -> bool:
@@ -210,46 +211,57 @@ class _Output:
     def _sounds_like(self, word: str) -> bool:
         for sound in sounds(word, self.source_language):
             skeleton = sound[0]
-            if any(alike(sound, stem) for stem in self._stems.get(skeleton, ())):
+            exact, near = self._stems(skeleton[:1])
+            if any(alike(sound, stem) for stem in exact.get(skeleton, ())):
                 return True
             if len(skeleton) >= LOOSE:
-                if skeleton in self._joined:
-                    return True
-                near = {stem for key in neighbourhood(skeleton) for stem in self._near.get(key, ())}
-                if any(_near(skeleton, stem) for stem in near):
+                around = {stem for key in neighbourhood(skeleton) for stem in near.get(key, ())}
+                if any(_near(skeleton, stem) for stem in around) or self._in_two(skeleton):
                     return True
         return False
 
+    def _stems(self, first: str) -> tuple[dict[str, list[Sound]], dict[str, list[str]]]:
+        """How the words that begin with a class sound, with and without endings: by skeleton, and by neighbours."""
+        if first not in self._stems_by_first:
+            exact: dict[str, list[Sound]] = {}
+            near: dict[str, list[str]] = {}
+            for word in self._words.get(first, ()):
+                for stem in stems(word, self.language):
+                    exact.setdefault(stem[0], []).append(stem)
+            for skeleton in exact:
+                for key in neighbourhood(skeleton) if len(skeleton) >= LOOSE else ():
+                    near.setdefault(key, []).append(skeleton)
+            self._stems_by_first[first] = exact, near
+        return self._stems_by_first[first]
+
     @cached_property
-    def _stems(self) -> dict[str, list[Sound]]:
-        """How the words sound, with and without endings, by their skeletons."""
-        found: dict[str, list[Sound]] = {}
+    def _words(self) -> dict[str, set[str]]:
+        """The words by the classes they may begin with, also behind a prefix."""
+        found: dict[str, set[str]] = {}
         for token in self.said:
             if token.kind == "word" and own(token, self.language):
-                for stem in stems(token.key, self.language):
-                    found.setdefault(stem[0], []).append(stem)
+                rests = (
+                    token.key.removeprefix(p) for p in ("", *self.language.name_prefixes) if token.key.startswith(p)
+                )
+                for skeleton in {skeleton for rest in rests for skeleton in skeletons(rest, self.language)}:
+                    found.setdefault(skeleton[:1], set()).add(token.key)
         found.pop("", None)
         return found
 
-    @cached_property
-    def _joined(self) -> set[str]:
-        """Skeletons of two words that may be one name, cut in two: லே ப்ரான்."""
-        pairs = [(a, b) for a, b in pairwise(self.said) if own(a, self.language) and own(b, self.language)]
-        return {
-            first + last
-            for a, b in pairs
-            for first in skeletons(a.key, self.language)
-            for last, _ in stems(b.key, self.language)
-        }
-
-    @cached_property
-    def _near(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for skeleton in self._stems:
-            if len(skeleton) >= LOOSE:
-                for key in neighbourhood(skeleton):
-                    found.setdefault(key, []).append(skeleton)
-        return found
+    def _in_two(self, skeleton: str) -> bool:
+        """Whether two words in a row may be one name: லே ப்ரான்."""
+        for a, b in pairwise(self.said):
+            if own(a, self.language) and own(b, self.language):
+                for first in skeletons(a.key, self.language):
+                    rest = skeleton.removeprefix(first)
+                    if (
+                        first
+                        and rest
+                        and rest != skeleton
+                        and any(rest == last for last, _ in stems(b.key, self.language))
+                    ):
+                        return True
+        return False
 
 
 def _near(a: str, b: str) -> bool:
