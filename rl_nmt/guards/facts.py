@@ -123,7 +123,8 @@ def _readings(found: tuple[Number, ...], times: bool) -> set[Reading]:
 
 def _names(pair: TextPair) -> Iterator[list[Token]]:
     """Runs of kept source words with a capital, unless all of them are commonly translated."""
-    language, run = pair.source_language, []
+    language = pair.source_language
+    run: list[Token] = []
     numerals = {word for word, _ in language.numerals.words}
     for token, stays in zip(pair.source_tokens, pair.kept, strict=True):
         word = stays and token.kind == "word" and own(token, language) and token.text[:1].isupper()

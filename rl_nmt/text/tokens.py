@@ -219,10 +219,10 @@ def kept(tokens: list[Token], language: Language) -> list[bool]:
         flag and token.kind == "word" and token.text[:1].isupper() for token, flag in zip(tokens, flags, strict=True)
     ]
     for i in range(1, len(tokens) - 1):
-        before = names[i - 1] or (names[i - 2] and flags[i - 1] and i > 1)  # "of the" holds two words together, too
-        after = names[i + 1] or (tokens[i + 1].key in language.connectors and names[i + 2 : i + 3] == [True])
+        left = names[i - 1] or (i > 1 and names[i - 2] and flags[i - 1])  # "of the" holds two words together, too
+        right = names[i + 1] or (tokens[i + 1].key in language.connectors and names[i + 2 : i + 3] == [True])
         title = capitals_tell and tokens[i].text[:1].isupper() and not tokens[i].initial and names[i + 1]  # "The Lord"
-        flags[i] = flags[i] or (tokens[i].key in language.connectors and before and after) or title
+        flags[i] = flags[i] or (tokens[i].key in language.connectors and left and right) or title
     return flags
 
 
