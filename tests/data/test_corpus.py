@@ -165,7 +165,7 @@ def test_too_few_rows_say_why(tmp_path):
 
 
 def test_hostile_rows_come_back_as_written(tmp_path):
-    odd = ["Say <bos> and </s> loudly.", 'He said "Tamil: no" now.', "The\u2060re is a \\n Tür \\u0041 அ 😀."]
+    odd = ["Say <bos> and </s> loudly.", 'He said "Tamil: no" now.', "The\u2060re is a new door \\n Tür \\u0041 அ 😀."]
     file = jsonl(tmp_path / "a.jsonl", [{"text": text} for text in odd])
     for _ in range(2):  # written, then read back
         data = make(tmp_path / "1", dataset_name=file, num_train_samples=3, num_eval_samples=0)
