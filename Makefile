@@ -1,4 +1,4 @@
-# make train   build the pocket world once, then train on it (two CPU cores, no GPU); WITH="--max_steps 40" adds settings
+# make train   build the pocket world once, then train on it (two CPU cores, no GPU); WITH="--max_steps 20" adds settings
 # make test    the tests: offline, two processes
 # make test-fast    text, guards, audit, config and runs: under a minute
 # make coverage     the tests with a table of the lines that they do not run
