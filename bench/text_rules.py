@@ -7,7 +7,7 @@
 
 Alone: per rule, the worst ratio of times at 20,000 against 10,000 characters (bar: 2.5), the text that gave it, and the
 longest time at 200,000. Exit status 1 when a ratio is above the bar. Times are processor time, the best of --repeats;
-texts are made anew for every repeat, so that no cache of words helps.
+every repeat has new texts, so that no cache of words helps.
 
 --pairs: milliseconds a pair of all rules, words new and once more; a digest of everything they say, the same in every
 process; what they ask for and miss; and how much of it they find in the translation of another source (by chance).
@@ -27,7 +27,7 @@ from pathlib import Path
 
 from pocket.lexicon import Noun, oblique
 from pocket.morphology import noun_forms
-from rl_nmt.data.tables import Pair, read, sides
+from rl_nmt.data.tables import Pair, read, read_pairs, sides
 from rl_nmt.errors import run
 from rl_nmt.guards.copying import copied_share
 from rl_nmt.guards.facts import check, fidelity
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--language", default="ta", choices=sorted(LANGUAGES), help="of --pairs (%(default)s)")
     given = parser.parse_args(arguments)
     if given.pairs:
-        on_pairs([Pair(*sides(row)) for row in read(given.pairs, "--pairs")], LANGUAGES[given.language])
+        on_pairs(read_pairs(given.pairs, "--pairs"), LANGUAGES[given.language])
     if given.names:
         on_names([sides(row) for row in read(given.names, "--names")])
     if given.cases:

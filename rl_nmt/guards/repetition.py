@@ -61,10 +61,8 @@ def _repeats_itself(words: list[str], small: frozenset[str]) -> bool:
 
 def _says_again(text: str, longest: int, times: int, counts: Callable[[str], bool]) -> bool:
     """Whether a piece of up to `longest` characters that `counts` is said so many times in a row."""
-    found = _said(longest, times).finditer(
-        text
-    )  # at each place the longest piece, which has all that a shorter one has
-    return any(counts(match[1]) for match in found)
+    # The longest piece at each place has every character of the shorter ones there.
+    return any(counts(match[1]) for match in _said(longest, times).finditer(text))
 
 
 @lru_cache(maxsize=16)

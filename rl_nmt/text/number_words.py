@@ -15,7 +15,7 @@ from rl_nmt.text.phonetics import spelled
 Reading = float | str  # a value; or a time "7:30", a month "month 5", more digits than a float holds
 Atom = tuple[float, bool]  # a value, and whether it is a scale, which multiplies what stands before it
 
-_LONGEST = 80  # a longer word is no number
+_LONGEST = 80  # a longer word is not a number
 
 
 @dataclass(frozen=True, slots=True)

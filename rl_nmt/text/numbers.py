@@ -36,7 +36,7 @@ class Number:
 
 @lru_cache(maxsize=4096)
 def numbers(text: str, language: Language) -> tuple[Number, ...]:
-    """Return the numbers of a text in order, then words that may be some. Digits of other scripts are none. Linear.
+    """Return the numbers of a text, then words that may be numbers. Digits of other scripts are ignored. Linear.
 
     >>> from rl_nmt.text.languages import ENGLISH, TAMIL
     >>> [number.readings for number in numbers("-1.5 km², fifty thousand, 9 billion", ENGLISH)]

@@ -242,8 +242,9 @@ def excused(tokens: list[Token], flags: list[bool], output: list[Token], languag
         alone = i == 0 and token.text[:1].isupper() and (after not in keys or flags[i + 1])
         command = after in language.command_nouns or not {token.key, before}.isdisjoint(language.programs)
         more[i] = more[i] or alone or command
-        if i and tokens[i - 1].text[:1].isupper() and token.text.islower() and token.key.endswith(language.species):
-            more[i - 1] = more[i] = not is_small(tokens[i - 1], language)
+        genus = tokens[i - 1] if i and tokens[i - 1].text in said and _capital(tokens[i - 1], language) else None
+        if genus and token.text.islower() and token.key.endswith(language.species):
+            more[i - 1] = more[i] = True
     return more
 
 

@@ -107,6 +107,34 @@ def test_lengths_are_far_off():
         assert 0 < len(text) <= 0.35 * len(PAIRS[index][0]) and PAIRS[index][1].startswith(text)
 
 
+def test_scales_and_added_numbers():
+    crores = one("wrong_scale", "It cost two crore.", "அதன் விலை இரண்டு கோடி ரூபாய்.")
+    assert crores and "கோடி" not in crores and crores.startswith("அதன் விலை இரண்டு ")
+    cows = one("wrong_scale", "He has 3 cows.", "அவரிடம் 3 பசுக்கள் உள்ளன.")
+    assert re.fullmatch(r"அவரிடம் 3 (ஆயிரம்|லட்சம்|கோடி|மில்லியன்|பில்லியன்) பசுக்கள் உள்ளன\.", cows)
+    assert one("wrong_scale", "It was in 1914.", "அது 1914 இல் நடந்தது.") is None
+    added = one("added_number", "The boy came home.", "சிறுவன் வீட்டிற்கு வந்தான்.")
+    assert re.fullmatch(r"\S+ முறை சிறுவன் வீட்டிற்கு வந்தான்\.", added)
+
+
+def test_names_are_swapped_in_their_case_and_kind():
+    pair = ("Ravi went to Madurai in March.", "மார்ச் மாதம் ரவி மதுரைக்குச் சென்றான்.")
+    others = [
+        ("Kumar went to Chennai in June.", "ஜூன் மாதம் குமார் சென்னைக்குப் போனான்."),
+        ("Selvi lives in Salem.", "செல்வி சேலத்தில் வசிக்கிறாள்."),
+    ]
+    made_of_it = {made("swapped_name", [pair, *others], seed).get(0) for seed in range(12)}
+    months, places = {"ஜூன் மாதம் ரவி மதுரைக்குச் சென்றான்."}, {"மார்ச் மாதம் ரவி சென்னைக்குச் சென்றான்."}
+    persons = {f"மார்ச் மாதம் {name} மதுரைக்குச் சென்றான்." for name in ("குமார்", "செல்வி")}
+    assert (
+        made_of_it <= months | places | persons and made_of_it & months and made_of_it & places and made_of_it & persons
+    )
+
+
+def test_words_that_tamil_doubles_are_not_stuttered():
+    assert one("stuttered", "It is very near here.", "மிக அருகில் உள்ளது.") == "மிக அருகில் அருகில் உள்ளது."
+
+
 def test_a_wrong_number_is_another_number():
     for index, text in made("wrong_number").items():
         honest = PAIRS[index][1]

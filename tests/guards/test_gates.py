@@ -198,6 +198,7 @@ def test_what_the_source_does_not_excuse(source, output):
     [
         ("He loves The Lord of the Rings.", "ஹி லவ்ஸ் தி லார்ட் ஆஃப் தி ரிங்ஸ்.", "copy"),
         ("The tiger lives here.", "The tiger இங்கே வாழ்கிறது.", "copy"),
+        ("Tigers are animals on this basis.", "புலிகள் animals basis ஆகும்.", "copy"),
         ("Thank you for all that you did for us.", "நன்றி", "length"),
         ("He came home and slept.", "அவன் வந்து", "truncated"),
         ("He speaks English.", "அவர் ஆங்கிலம் பேசுகிறார். மொழிபெயர்ப்பு இது.", "preamble"),

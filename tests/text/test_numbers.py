@@ -1,4 +1,4 @@
-"""Numbers by what they are worth: digits, Tamil and English words, what is no number."""
+"""Numbers by what they are worth: digits, Tamil and English words, and text that only looks like a number."""
 
 from __future__ import annotations
 
