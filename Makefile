@@ -1,6 +1,6 @@
 # make train   build the pocket world once, then train on it (two CPU cores, no GPU); WITH="--max_steps 20" adds settings
 # make test    the tests: offline, two processes
-# make test-fast    text, guards, audit, config and runs: under a minute
+# make test-fast    text, guards, audit, config and runs: about a minute
 # make coverage     the tests with a table of the lines that they do not run
 # make lint    ruff format --check, ruff check, mypy
 # make translategemma   the recipe with token credit, on the pocket world and small MetricX and XCOMET twins
