@@ -1,7 +1,7 @@
 """What a Tamil translation is worth, without a reference: `CometDuPOReward`.
 
     total = w_cycle * cycle * (1 - copied) + w_qe * qe - penalties       clamped to [0.01, 1]
-    total = 0                                                            for what is no translation (gated)
+    total = 0                                                            for an invalid output (gated)
 
 cycle    COMET-DA of the back-translation against the English source (hypothesis = NLLB's Tamil→English
          of the output, src = ref = source). Dual-task reconstruction as in DuPO (arXiv 2508.14460).

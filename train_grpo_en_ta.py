@@ -60,7 +60,7 @@ FAMILIES = ("gemma3",)  # the turns of PROMPT are Gemma's; other chat models: re
 
 ACTIONS = {
     "eval_only": "evaluate the policy on the held-out rows and stop",
-    "fresh": "if output_dir is used, start anew in a folder beside it",
+    "fresh": "if output_dir is used, start from scratch in a folder next to it",
     "skip_launch_gate": "train although cheats may earn what translations earn; it is logged",
     "force": "resume although model, data, group size or reward have changed",
     "doctor": "say in seconds what is missing here and whether a run would fit; the exit status is go or no-go",
@@ -137,7 +137,7 @@ class RunCfg(RewardSettings):
     save_rollouts: bool = False  # keep every sample in rollouts.jsonl, for smoke_test_rewards.py --reweigh
     push_to: str = ""  # hub repository, made private, that final/ is pushed to with the token in HF_TOKEN; empty: none
     max_hours: float = at_least(0, 0.0)  # stop, saved and resumable, within so many hours of the start; 0: never
-    use_wandb: bool = True  # log to Weights & Biases; offline when there is no login or no server
+    use_wandb: bool = True  # log to Weights & Biases; offline without a login or no server
     wandb_project: str = "rl-nmt-en-ta"  # W&B project
     wandb_entity: str = ""  # W&B team or user; empty: your default
     wandb_run_name: str = ""  # W&B run name; empty: the run folder's name
@@ -179,7 +179,7 @@ def task():
 
 
 def load_data(cfg: RunCfg, folder: Path):
-    """Training sentences, held-out rows that share none with them, the data's hash; see `corpus.load`."""
+    """Training sentences, held-out rows without them, the data's hash; see `corpus.load`."""
     return corpus.load(folder / "data", cfg)
 
 

@@ -13,7 +13,7 @@ this card and shape. To publish it, copy it to rl_nmt/preflight/measured/ and ru
 card.
 
 Exit status 1 where a stage failed: an exception, a result that is not what it must be, a process that died. A stage
-for which a package is missing or for which there was no time is none of these; its reason is in the JSON.
+for which a package is missing or for which there was no time is not among these; its reason is in the JSON.
 """
 
 from __future__ import annotations

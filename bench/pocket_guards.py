@@ -12,7 +12,7 @@ begin with certain words) most of the time. Three runs from it for each seed:
          and of the step with the highest reward
 
 Prints one table: copies (outputs that repeat more than a third of their source) and chrF++ before and after.
-Runs lie in runs/pocket_guards/, the table in runs/pocket_guards/table.md.
+Runs are in runs/pocket_guards/, the table in runs/pocket_guards/table.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bench.pocket_seeds import run_flags, write_table
 
 RUNS = Path("runs/pocket_guards")
 COPIED_SOURCES = 0.3
-COPY_LESSONS = 0.75  # of a lesson about such a source: the rest translates, so that a sample can find the way out
+COPY_LESSONS = 0.75  # of a lesson about such a source: the rest translates, so that a sample can escape
 LESSONS = 150
 VARIANTS = {
     "on": [],

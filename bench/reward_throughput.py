@@ -323,7 +323,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     small = args.shape == "tiny" or args.device != "cpu"
     names = args.only.split(",") if args.only else [name for name in ROWS if small or name != "reward"]
     if unknown := [name for name in names if name not in ROWS]:
-        parser.error(f"--only: {unknown[0]} is no row; the rows are {', '.join(ROWS)}")
+        parser.error(f"--only: {unknown[0]} is not a row; the rows are {', '.join(ROWS)}")
     args.n = args.n or (8 if args.memory or (args.shape == "large" and args.device == "cpu") else 32)
     if args.n < 1 or args.rounds < 1 or (args.threads is not None and args.threads < 1):
         parser.error("--n, --rounds and --threads must be at least 1")

@@ -148,7 +148,7 @@ def lines(card: Card) -> Iterator[str]:
 
 
 def value(row: dict, column: str):
-    """row["a"]["b"] for the column "a.b"; None where there is none."""
+    """row["a"]["b"] for the column "a.b"; None for a missing key."""
     for key in column.split("."):
         row = row.get(key) if isinstance(row, dict) else None
     return row

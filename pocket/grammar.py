@@ -1,4 +1,4 @@
-"""Sentence pairs of the pocket world, without end and in three parts that share none.
+"""Sentence pairs of the pocket world, without end and in three disjoint parts.
 
 A sentence is built once and spoken twice, so that both sides carry the same information: "the" ↔ அந்த
 (∅ in place phrases), "a" ↔ ஒரு, "this" ↔ இந்த, simple present ↔ -கிற்-, past and future likewise, "did not" ↔
@@ -59,7 +59,7 @@ def pairs(seed: int, part: str = "train", max_words: int = MAX_WORDS) -> Iterato
     """Endless distinct pairs of one part ("train", "web" or "heldout"), the same for the same seed.
 
     `max_words` keeps only sentences of at most so many English words: short ones are learned much faster.
-    Raises ConfigError where `part` is none of the three or `max_words` leaves nothing.
+    Raises ConfigError for another `part` or where `max_words` leaves nothing.
     """
     if max_words < MIN_WORDS:
         raise ConfigError(f"pairs: max_words is {max_words}; no sentence has fewer than {MIN_WORDS}")

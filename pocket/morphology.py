@@ -144,5 +144,5 @@ def article(word: str) -> str:
 
 @cache
 def noun(english: str) -> Noun:
-    """The noun of that English singular. Raises KeyError when there is none."""
+    """The noun of that English singular. Raises KeyError for other words."""
     return group(english)[0]

@@ -1,7 +1,7 @@
 """The pocket world's web: a shard in C4's on-disk format, and held-out references.
 
 C4 (Raffel et al. 2020, section 2.2) ships gzipped JSON lines with text, timestamp and url. The texts here are
-grammar sentences of part "web", laid out as pages, with what really stands in C4 between the prose: menus,
+grammar sentences of part "web", laid out as pages, with what C4 really has between the prose: menus,
 banners, links, copyright lines, HTML entities, odd whitespace, control characters, fragments, repeated pages.
 Noise never ends like a sentence unless it is plain boilerplate, so a cleaner that keeps whole sentences and
 drops boilerplate finds pocket English only.

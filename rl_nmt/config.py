@@ -303,7 +303,7 @@ def _read_mapping(
         name = prefix + key.value.replace("-", "_")
         shown = f"key {prefix + key.value!r} in {path}, line {line}"
         if name in actions or name == "config":
-            raise ConfigError(f"{shown}, is no field: pass --{name} on the command line")
+            raise ConfigError(f"{shown}, is not a field: pass --{name} on the command line")
         if "." in key.value and name in settings:
             raise ConfigError(f"{shown}, has a dot: write {name.partition('.')[0]}: and the rest below it, indented")
         _check_name(settings, name, shown, in_file=True)

@@ -80,7 +80,7 @@ def start() -> None:
     on_cpu = not gpus and not deepspeed()  # accelerate runs DeepSpeed on a CPU too, if it is not told so
     if on_cpu:
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else accelerate would start them apart from each other
-        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # its own "cpu:0" is none that torch.load can load to
+        os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # torch.load cannot load to its own "cpu:0"
     from accelerate import PartialState
 
     PartialState(cpu=on_cpu, timeout=TIMEOUT, **({} if gpus else {"backend": "gloo"}))

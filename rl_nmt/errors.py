@@ -15,7 +15,7 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 class UserError(Exception):
     """Something the user can put right; printed as one line, without a traceback.
 
-    The message names the argument, the value and the way out. `exit_code` is the status the command ends with.
+    The message names the argument, the value and the fix. `exit_code` is the status the command ends with.
     """
 
     exit_code = 1

@@ -110,7 +110,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.text is not None and args.file is not None:
         raise ConfigError("text and file: give one of them, not both")
     if not args.model.is_dir():
-        raise ConfigError(f"model={args.model}: there is no such folder; give a run's final/ folder")
+        raise ConfigError(f"model={args.model}: folder not found; give a run's final/ folder")
     if not any((args.model / name).exists() for name in ("config.json", "adapter_config.json")):
         raise ConfigError(f"model={args.model}: it holds neither config.json nor adapter_config.json")
     if args.out is not None:

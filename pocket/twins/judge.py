@@ -4,7 +4,7 @@
 
 The first line it prints is its address, for `load_gemba_mqm`. It looks the source up among the sentences of the
 world and compares the translation with the reference (pocket/twins/damage.py); of a sentence it does not know it says
-so, in prose, which is no annotation and therefore no score. In a process of one's own:
+so, in prose, which is not an annotation and gets no score. In a process of one's own:
 
     with serve(Path("pocket/build/twins-seed0")) as judge:
         scorer = load_gemba_mqm(judge.url, "judge")

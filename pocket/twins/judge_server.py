@@ -102,7 +102,7 @@ CONTENTS: dict[str, Callable[[Asked], object]] = {
     "nan": lambda a: f'{{"segment": "{a.code}", "errors": NaN}}',
     "deep": lambda a: "[" * 100_000,
     "unknown_severity": lambda a: a.reply(errors=[error("catastrophic", a.mt[:3])]) if a.json else "Fatal:\nno-error",
-    "quote_of_nothing": lambda a: a.reply(errors=[error(quote="words that stand in neither text")]),
+    "quote_of_nothing": lambda a: a.reply(errors=[error(quote="words that neither text has")]),
     "empty_quote": lambda a: a.reply(errors=[error(quote="")]),
     "open_think": lambda a: "<think>Let me see. " + a.reply(errors=[]),
     "only_think": lambda a: f"<think>{a.reply(errors=[])}</think>",

@@ -19,7 +19,7 @@ Ranges = list[tuple[int, int, int]]  # start, end, number
 
 @cache
 def numbers() -> dict[str, int]:
-    """Lexicon entries by name, from 1 on; 0 is a word that is none."""
+    """Lexicon entries by name, from 1 on; 0 is an unknown word."""
     names = {analysis[1] for table in (tamil_forms(), english_forms()) for analysis in table.analyses.values()}
     return {name: number for number, name in enumerate(sorted(names), 1)}
 

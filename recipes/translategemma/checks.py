@@ -124,7 +124,7 @@ def _check_pairs(cfg: TranslateGemmaCfg) -> None:
     if every % passes:  # as trl_settings.check_save_steps, which the trainer calls only when all is loaded
         nearest = [n for n in (every // passes * passes, every // passes * passes + passes) if n]
         raise ConfigError(
-            f"rl.save_every: {every} is no multiple of rl.iterations {passes}: a checkpoint between passes over the "
+            f"rl.save_every: {every} is not a multiple of rl.iterations {passes}: a checkpoint between passes over the "
             f"same completions could not be resumed exactly; nearest that work: {' or '.join(map(str, nearest))}"
         )
 
@@ -148,7 +148,7 @@ def _check_data(data: DataCfg) -> None:
         give = f"give one, as --data.train_file rows.jsonl or --data.hf_dataset_name {WMT24PP}"
         raise ConfigError(f"data.train_file and data.hf_dataset_name: {what}: {give}")
     if data.train_file and data.hf_eval_split:
-        raise ConfigError("data.hf_eval_split: there is no split beside data.train_file: give data.eval_file instead")
+        raise ConfigError("data.hf_eval_split: data.train_file has no splits: give data.eval_file instead")
     if data.eval_file and data.hf_eval_split:
         raise ConfigError("data.eval_file and data.hf_eval_split: two sets of held-out rows: leave one out")
     if data.hf_eval_split and data.hf_eval_split == data.hf_train_split:
@@ -209,7 +209,7 @@ def _check_scorers(cfg: TranslateGemmaCfg) -> None:
         return
     if not mqm.endpoint.startswith(("http://", "https://")):
         raise ConfigError(
-            f"reward.mqm.endpoint: {mqm.endpoint!r} is no address: give the base of an OpenAI-compatible API, as "
+            f"reward.mqm.endpoint: {mqm.endpoint!r} is not an http address; give the base of an OpenAI-compatible API, as "
             "http://localhost:8000/v1"
         )
     if not mqm.model.strip():

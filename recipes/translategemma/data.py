@@ -173,7 +173,7 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(records: list[Record], name: str, cfg: DataCfg) -> tuple[str, str | None, str | None]:
-    """Columns of source, reference and id; the latter two None where there are none."""
+    """Columns of source, reference and id; the latter two None where the file has no such columns."""
     columns = dict.fromkeys(column for _, record in records for column in record)  # not every row has each of them
     there = ", ".join(map(str, columns)) or "nothing"
     for argument in ("id_field", "source_field", "target_field"):
@@ -200,7 +200,7 @@ def _fields(records: list[Record], name: str, cfg: DataCfg) -> tuple[str, str | 
 
 
 def _text(record: dict[str, Any], field: str, where: str) -> str:
-    """One clean line: NFC, no control tokens, nothing invisible; "" where there is none."""
+    """One clean line: NFC, no control tokens, nothing invisible; "" for a blank text."""
     value = record.get(field)
     if value is None:
         return ""
@@ -213,5 +213,5 @@ def _id(record: dict[str, Any], field: str | None, text: str, where: str) -> str
     if field is None:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
     if record.get(field) is None:
-        raise ConfigError(f"{where}: there is no id in {field!r}: fill it, or leave data.id_field out")
+        raise ConfigError(f"{where}: column {field!r} has no id: fill it, or leave data.id_field out")
     return safe_unicode(str(record[field]))

@@ -121,7 +121,7 @@ def check_ids(policy_gpu_ids: Sequence[int], reference_gpu_ids: Sequence[int], s
         )
     for name, wanted in scorers.items():
         if not re.fullmatch(r"auto|cpu|cuda:[0-9]+", wanted):
-            raise ConfigError(f"reward.{name}.device: {wanted!r} is no device; use auto, cpu or cuda:N")
+            raise ConfigError(f"reward.{name}.device: {wanted!r} is not a valid device; use auto, cpu or cuda:N")
         if wanted in {f"cuda:{i}" for i in policy_gpu_ids}:
             raise ConfigError(
                 f"{POLICY} ({_ids(policy_gpu_ids)}) and reward.{name}.device ({wanted}) overlap: give them different "

@@ -8,7 +8,7 @@ judge's score, -25 to 0 (perfect). A scorer's sequence weight of 0 leaves its sc
 count all the same. The form is TranslateGemma's (arXiv 2601.09012), which takes its sequence reward from MetricX
 and its spans from an AutoMQM of its own.
 
-An output that is no translation (rl_nmt/guards/gates.py) is worth one point less than the worst that the formula can
+An invalid output (rl_nmt/guards/gates.py) is worth one point less than the worst that the formula can
 give, so that nothing gated ever outranks what passes; it costs no model time and has no spans. A scorer that
 failed leaves None: in the total TRL then leaves the sample out, in the spans the trainer does.
 """
@@ -74,7 +74,7 @@ class EnsembleReward(RewardLog):
     Args:
         parts: name → Part; at least one with a weight other than 0.
         language, source: of the translations and of what they translate.
-        guards: "on" | "off": gate what is no translation.
+        guards: "on" | "off": gate invalid outputs.
         memories: name → `Remembered` of the parts that have one in this process; carried along in checkpoints, so
             that a resumed run repeats every bit.
 

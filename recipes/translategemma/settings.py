@@ -166,7 +166,7 @@ class LoggingCfg:
     save_total_limit: int = at_least(1, 2)  # checkpoints kept
     logging_steps: int = at_least(1, 1)  # updates between progress lines
     sample_steps: int = at_least(0, 20)  # print two samples every so many updates; 0: never
-    use_wandb: bool = False  # log to Weights & Biases; offline when there is no login or no server
+    use_wandb: bool = False  # log to Weights & Biases; offline without a login or no server
     wandb_project: str = "rl-nmt-translategemma"  # W&B project
     wandb_entity: str = ""  # W&B team or user; empty: your default
     wandb_run_name: str = ""  # W&B run name; empty: the run folder's name

@@ -2,7 +2,7 @@
 
 Sources (JSONL, JSON, Parquet or the hub) → TranslateGemma's prompt → the policy samples G completions each →
 MetricX-24 scores them as a whole, XCOMET or an MQM judge marks error spans (reward.py) → every token gets the
-sequence reward plus the rewards of the spans it lies in (rl_nmt/training/token_credit.py) → TRL's GRPO loss.
+sequence reward plus the rewards of the spans that hold it (rl_nmt/training/token_credit.py) → TRL's GRPO loss.
 
     python -m recipes.translategemma.train --config recipes/translategemma/configs/pocket.yaml
     python -m recipes.translategemma.train --config … --eval_only             # the table of the start policy alone
@@ -54,7 +54,7 @@ NAMES = {  # what messages of shared parts call a setting, and its name here
 
 ACTIONS = {
     "eval_only": "evaluate the policy on the held-out rows and stop",
-    "fresh": "if output_dir is used, start anew in a folder beside it",
+    "fresh": "if output_dir is used, start from scratch in a folder next to it",
     "skip_launch_gate": "train although cheats may earn what translations earn; it is logged",
     "force": "resume although model, data, group size or reward have changed",
 }

@@ -275,7 +275,7 @@ def negation_dropped(case: Case) -> str | None:
 
 
 def word_replaced(case: Case) -> str | None:
-    """One word is the one that stands in its place in another sentence."""
+    """One word is replaced by the word at its place in another sentence."""
     at = case.rng.randrange(len(case.words))
     others = sorted(
         {native.split()[at] for _, native in case.others() if len(native.split()) == len(case.words)} - {case.words[at]}

@@ -205,7 +205,7 @@ def launch_gate(
 def check_bound(max_soft_win_share: float) -> None:
     """Raise ConfigError for a bound outside [0, 1] or NaN."""
     if not 0 <= max_soft_win_share <= 1:
-        raise ConfigError(f"max_soft_win_share: {max_soft_win_share} must lie in [0, 1]")
+        raise ConfigError(f"max_soft_win_share: {max_soft_win_share} must be in [0, 1]")
 
 
 def score_rows(reward: Reward, sources: Sequence[str], texts: Sequence[str]) -> list[dict[str, Any]]:

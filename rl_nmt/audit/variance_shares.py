@@ -37,7 +37,7 @@ def shares(
 def rank_correlation(
     totals: Sequence[float | None], values: Sequence[float | None], groups: Sequence[Hashable]
 ) -> float | None:
-    """Mean Spearman correlation of a component with the total inside the groups; None where there is no rank.
+    """Mean Spearman correlation of a component with the total inside the groups; None without ranks.
 
     >>> rank_correlation([0.1, 0.2, 0.3], [1, 2, 9], "xxx")
     1.0

@@ -133,7 +133,7 @@ class _Decoder:
 
     Keys and values of the source are kept once per text, not once per hypothesis. So is the past: one cache per
     text that no step reorders; a mask says which of its slots a hypothesis comes from. `states` (n, S, d) are what the
-    encoder made of the texts, `real` (n, S) where it is no padding.
+    encoder made of the texts, `real` (n, S) False for padding.
     """
 
     def __init__(self, model, states: torch.Tensor, real: torch.Tensor):
@@ -244,7 +244,7 @@ def top_log_probs(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch
     """The `count` highest log-probabilities of each row of `logits` (n, V), and their ids; (n, count) each.
 
     Over a large vocabulary a sort of everything costs more than the layers: whatever is among the best `count`
-    lies in one of the `count` chunks with the highest maxima.
+    is in one of the `count` chunks with the highest maxima.
     """
     log_probs = logits.float().log_softmax(dim=1)
     n, vocabulary = log_probs.shape

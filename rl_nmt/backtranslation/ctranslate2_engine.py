@@ -220,7 +220,7 @@ def weights_key(folder: Path) -> str:
 
 
 def _made_from(place: Path) -> str | None:
-    """Key of the weights that a finished conversion was made from; None where there is none."""
+    """Key of the weights that a finished conversion was made from; None without a conversion."""
     try:
         return (place / "source.txt").read_text(encoding="utf-8")
     except OSError:

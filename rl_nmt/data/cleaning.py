@@ -1,4 +1,4 @@
-"""One web document → its first clean English sentences, or the reason why there are none. No torch."""
+"""One web document → its first clean English sentences, or the reason why it has none. No torch."""
 
 import re
 import unicodedata

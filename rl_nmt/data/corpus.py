@@ -120,7 +120,7 @@ def _too_few(settings: CorpusSettings, counts: dict[str, Any]) -> str:
 
 
 def load(folder: Path, cfg) -> tuple[list[str], list[dict[str, str]], str]:
-    """Training sentences, held-out rows {"source", "reference"?} that share none with them, the data's hash.
+    """Training sentences, held-out rows {"source", "reference"?} without them, the data's hash.
 
     `folder` is the snapshot's; `cfg` has the settings of `materialise` and of `eval_sets.load_eval` as attributes.
     Without an evaluation set the corpus's own held-out sentences are the rows, without references.

@@ -34,7 +34,7 @@ def load_eval(eval_dataset: str, eval_file: str, num_eval_samples: int, seed: in
         rows = _read_hub(eval_dataset)
     else:
         raise ConfigError(
-            f"eval_dataset {eval_dataset} is no file and none of {', '.join(HUB_SETS)}, none: "
+            f"eval_dataset {eval_dataset} is not a file and not one of {', '.join(HUB_SETS)}, none: "
             "choose one of these, or give a TSV or JSONL as --eval_file"
         )
     return choose(rows, num_eval_samples, seed)

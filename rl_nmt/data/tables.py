@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A source and its translation; `score` is the human one, None where there is none."""
+    """A source and its translation; `score` is the human one, None without one."""
 
     source: str
     output: str

@@ -55,7 +55,7 @@ def measure(scores: Sequence[float | None], human: Sequence[float | None], sourc
 
 
 def oriented(name: str, value: Any) -> float | None:
-    """A component as a number of which more is better; None for what is no finite number.
+    """A component as a number of which more is better; None if it is not finite.
 
     >>> oriented("qe", 0.5), oriented("length_penalty", 0.5), oriented("gate", "copy")
     (0.5, -0.5, None)
@@ -93,5 +93,5 @@ def as_text(found: dict[str, Agreement], column: str) -> str:
 
 
 def cell(value: float | None, form: str) -> str:
-    """A number of a table, a dash where there is none."""
+    """A number of a table, a dash for None."""
     return "–" if value is None else format(value, form)

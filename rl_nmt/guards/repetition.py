@@ -25,7 +25,7 @@ def loops(pair: TextPair) -> bool:
 
     What a loop is, the constants above say, and a sentence said twice; a source that does the like excuses it.
     Thresholds: ours; reduplication
-    (மெல்ல மெல்ல) says a word twice and is no loop.
+    (மெல்ல மெல்ல) says a word twice and is not a loop.
     """
     said, heard = [t.key for t in pair.output_tokens], [t.key for t in pair.source_tokens]
     source, output = pair.clean_source, pair.clean_output

@@ -90,7 +90,7 @@ def _is_here(argument: str, device: str, names: str) -> bool:
     except RuntimeError:
         place = torch.device("meta")
     if place.type not in ("cpu", "cuda"):
-        raise ConfigError(f"{argument}: {device!r} is no device; use {names}")
+        raise ConfigError(f"{argument}: {device!r} is not a valid device; use {names}")
     return place.type == "cpu" or (place.index or 0) < torch.cuda.device_count()
 
 
@@ -139,7 +139,7 @@ def require_bf16(argument: str, dtype: str, device: str, instead: str = "float16
 def torch_dtype(argument: str, dtype: str, device: str = "cpu"):
     """The torch dtype of this name. Raises ConfigError for another, for float16 away from CUDA, as `require_bf16`."""
     if dtype not in ("float32", "bfloat16", "float16"):
-        raise ConfigError(f"{argument}: {dtype!r} is no precision of a judge; use float32, bfloat16 or float16")
+        raise ConfigError(f"{argument}: {dtype!r} is not a precision of a scorer; use float32, bfloat16 or float16")
     if dtype == "float16" and torch.device(device).type != "cuda":
         raise ConfigError(f"{argument}: float16 needs a CUDA device, not {device}; use bfloat16 or float32")
     require_bf16(argument, dtype, device)

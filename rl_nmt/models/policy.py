@@ -64,7 +64,7 @@ def load_tokenizer(model_id: str, families: Sequence[str] = (), argument: str = 
         if "gemma3" in families:
             raise ConfigError(f"{argument}: the tokenizer of {model_id} has no <end_of_turn>: not a Gemma chat model")
         try:
-            prompts.chat_prompt(tokenizer, "a")  # refuses what is no chat model
+            prompts.chat_prompt(tokenizer, "a")  # refuses models without a chat template
         except ConfigError as error:
             raise ConfigError(f"{argument}: {error}") from error
         tokenizer.further_stops = _declared_stops(name, revision)
@@ -198,7 +198,7 @@ def _model_class(model_id: str, name: str, revision: str | None, families: Seque
         finds = kind == "gemma3_text" or Gemma3ForCausalLM.base_model_prefix == "language_model"
         return Gemma3ForCausalLM, {} if finds else {"key_mapping": TEXT_PART}
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ConfigError(f"{argument}: {model_id} is a {kind!r} model, which is no causal language model")
+        raise ConfigError(f"{argument}: {model_id} is a {kind!r} model, not a causal language model")
     return AutoModelForCausalLM, {}
 
 

@@ -35,7 +35,7 @@ def require_python(argument: str, executable: str, modules: Sequence[str] = ()) 
     """
     found = shutil.which(os.path.expanduser(executable))  # not Path: it would make a command of ./python
     if not found:
-        raise ConfigError(f"{argument}: {executable} is no program that can be run; give an environment's bin/python")
+        raise ConfigError(f"{argument}: {executable} cannot be run; give an environment's bin/python")
     try:
         done = subprocess.run(
             [found, "-I", "-c", _LOOK, *modules],

@@ -326,7 +326,7 @@ def safetensors_parameters(path: Path) -> int:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > 100_000_000:
-            raise ValueError(f"{path} is no safetensors file")
+            raise ValueError(f"{path} is not a safetensors file")
         header = json.loads(file.read(size))
     others = ("__metadata__", "vision_tower", "multi_modal_projector")
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if not any(part in name for part in others))

@@ -77,7 +77,7 @@ def evaluate(
     from rl_nmt.models.generate import generate_together
 
     if not rows:
-        raise ConfigError("evaluation rows: there are none; give eval_file, eval_dataset or held-out rows")
+        raise ConfigError("evaluation rows: none found; give eval_file, eval_dataset or held-out rows")
     sources, references = _sides(rows)
     prompts = [make_prompt(source) for source in sources]
     answers = generate_together(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)

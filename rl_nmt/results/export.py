@@ -153,7 +153,7 @@ def require_push(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise ConfigError(f"push_to: {name!r} is no repository name ({error}); write user/name") from None
+        raise ConfigError(f"push_to: {name!r} is not a repository name ({error}); write user/name") from None
     api = _hub_api()
     if not hub.hub_reachable():
         raise MissingService(

@@ -86,7 +86,7 @@ def _load_model(argument: str, folder: Path, dtype: torch.dtype) -> tuple[torch.
         described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind, tied = described.get("model_type"), described.get("tie_word_embeddings", False)
     except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{argument}: {folder / 'config.json'} is no model description: {error}") from None
+        raise ConfigError(f"{argument}: {folder / 'config.json'} is not a model description: {error}") from None
     if kind != "mt5":
         raise ConfigError(f"{argument}: {folder} holds a {kind!r} model; MetricX-24 is an mT5")
     try:

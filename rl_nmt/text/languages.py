@@ -44,7 +44,7 @@ class Numerals:
     hints: Values = ()  # words that may be said with a number, or may be one
     doubts: frozenset[str] = frozenset()  # forms of numbers that are also other words
     minus: tuple[str, ...] = ()
-    joins: frozenset[str] = frozenset()  # may stand inside a number ("hundred and ten", "half a million")
+    joins: frozenset[str] = frozenset()  # may occur inside a number ("hundred and ten", "half a million")
     between: frozenset[str] = frozenset()  # stand between two numbers that share a scale
     before: Values = ()  # phrases in front of an hour (_ for a space), and what they add to it
     afternoon: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ _LONGEST = 80  # a longer word is not a number
 class Word:
     """`atoms` in order; `link`: "+" where a smaller number may follow, "*" where a scale may, else "".
 
-    `hints`: readings of a word that is none or may be none; `doubtful`: alone it may be another word; `letter`: it
+    `hints`: readings of a word that may be a number; `doubtful`: alone it may be another word; `letter`: it
     counts only right behind a number.
     """
 
@@ -108,6 +108,6 @@ class WordReader:
 
 
 def _any(words: Iterable[str]) -> str:
-    """A pattern for any of the words, the longest first; for none where there is none."""
+    """A pattern for any of the words, the longest first; matches nothing without words."""
     known = sorted(filter(None, words), key=lambda word: (-len(word), word))
     return f"(?:{'|'.join(map(re.escape, known))})" if known else "(?!)"

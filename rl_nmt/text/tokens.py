@@ -26,7 +26,7 @@ _URL = re.compile(r"(?:[a-z][a-z0-9+.-]{1,15}://|www\.(?=[!-~]{2}))[!-~]{0,1900}
 _FILE = re.compile(rf"[\w+-][\w.+-]{{0,80}}\.(?:{'|'.join(FILE_ENDINGS)})|\.[a-z][a-z0-9]{{1,4}}", re.I | re.A)
 _DOMAIN = re.compile(r"(?:[A-Za-z0-9-]{1,63}\.){1,6}[A-Za-z]{2,12}(?:/[!-~]{0,500})?")
 _EDGES = "\"'“”‘’«»()[]<>,;:!?…。"
-_MAX_LITERAL = 2000  # a longer run without a space is no address
+_MAX_LITERAL = 2000  # a longer run without a space is not an address
 
 
 @dataclass(frozen=True, slots=True)

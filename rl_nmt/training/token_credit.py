@@ -142,7 +142,7 @@ def project(spans: Sequence[Span], mt: str, raw: str) -> list[Span]:
     """Spans over `mt` as spans over `raw`, of which `mt` is the cleaned form (rl_nmt.text.unicode.clean_for_scoring).
 
     Composed characters, dropped joiners and collapsed white space are followed exactly: letters are compared
-    decomposed and in canonical order. Characters that only `raw` has belong to a span when they lie inside it.
+    decomposed and in canonical order. Characters that only `raw` has belong to a span when they are inside it.
     Raises ValueError for a span outside `mt`, or texts of which one cannot come from the other.
     """
     for span in spans:

@@ -197,7 +197,7 @@ def check_save_steps(steps: int, accumulation: int, batches: int, iterations: in
         return
     legal = [n for n in (steps // cycle * cycle, (steps // cycle + 1) * cycle) if n]
     raise ConfigError(
-        f"save_steps: {steps} lies inside a generation cycle of {cycle} optimizer steps (steps_per_generation "
+        f"save_steps: {steps} is inside a generation cycle of {cycle} optimizer steps (steps_per_generation "
         f"{batches} × num_iterations {iterations}, gradient_accumulation_steps {accumulation}): such a checkpoint "
         f"could not be resumed exactly; nearest that work: {' or '.join(map(str, legal))}"
     )
@@ -216,7 +216,7 @@ def _check_loss(loss_type: str, trl: TrlSettings) -> None:
         raise ConfigError(f"trl.epsilon: {trl.epsilon}: a ratio is never below 0; give less than 1 (0.2)")
     highest = 1 + (trl.epsilon_high or trl.epsilon)
     if 0 < trl.delta <= highest:
-        raise ConfigError(f"trl.delta: {trl.delta} must be above 1 + the upper clip = {highest:g}; 0 is none")
+        raise ConfigError(f"trl.delta: {trl.delta} must be above 1 + the upper clip = {highest:g}; 0 turns it off")
     levels = {"luspo": "sequence", "vespo": "token"}
     if (level := trl.importance_sampling_level) != levels.get(loss_type, level):
         raise ConfigError(

@@ -94,7 +94,7 @@ def _read(argument: str, checkpoint: Path) -> tuple[dict, dict]:
         return stored["state_dict"], stored.get("hyper_parameters", {})
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{argument}: {checkpoint} is no checkpoint, or damaged ({_first_line(error)}); fetch it again"
+            f"{argument}: {checkpoint} is not a checkpoint, or is damaged ({_first_line(error)}); fetch it again"
         ) from error
 
 

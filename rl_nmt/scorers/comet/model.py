@@ -96,7 +96,7 @@ class CometModel(nn.Module):
             raise ConfigError(f"pool: {self.pool!r} in hparams.yaml is unknown; COMET has avg, cls, max and default")
         for name, layer in ((setting, self.layer), ("word_layer", options.get("word_layer") if self.tags else 0)):
             if layer != "mix" and not (isinstance(layer, int) and 0 <= layer < self.encoder.num_layers):
-                raise ConfigError(f"{name}: {layer!r} in hparams.yaml is no layer of its encoder")
+                raise ConfigError(f"{name}: {layer!r} in hparams.yaml is not a layer of its encoder")
         width = units * {"regression_metric": 6, "referenceless_regression_metric": 4}.get(kind, 1)
         self.estimator = Estimator(width, options)
         self.labels: list[str] = []  # of tokens: O for right, then an error by severity

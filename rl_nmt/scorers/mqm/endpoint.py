@@ -27,7 +27,7 @@ from rl_nmt.errors import ConfigError, MissingService
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 UNSUPPORTED = frozenset({400, 422})  # what servers say to a response_format they do not know
 FINAL = frozenset({401, 402, 403, 404, 405, 407, 410})  # as true for the next question as for this one
-MAX_BODY = 4 << 20  # bytes of one reply; a longer one is no answer
+MAX_BODY = 4 << 20  # bytes of one reply; a longer one is not read
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds before the first retry, and at most before any
 
 Messages = Sequence[Mapping[str, str]]
@@ -215,7 +215,7 @@ class ChatEndpoint:
             name = f"the key in {self.api_key_env}" if self.api_key_env else "requests without a key (api_key_env)"
             raise ConfigError(f"{where} refuses {name} ({reason[5:]})")
         if reason in ("http_404", "http_405"):
-            raise ConfigError(f"{where} knows no model {self.model!r}, or is no base of an OpenAI-compatible API")
+            raise ConfigError(f"{where} does not serve model {self.model!r}, or is not the base of an OpenAI-compatible API")
         if reason in ("not_json", "html", "protocol") or reason.startswith("http_3"):
             raise MissingService(
                 f"{where} answers, but not as an OpenAI-compatible API ({reason}); give its base, as http://host:8000/v1"
@@ -297,7 +297,7 @@ def _completions_url(argument: str, url: str) -> str:
         # Not repeated here: such parts hold keys.
         raise ConfigError(f"{argument}: give the address without user, password or query; keys go into a variable")
     if not valid:
-        raise ConfigError(f"{argument}: {url!r} is no address of an API; give its base, as http://host:8000/v1")
+        raise ConfigError(f"{argument}: {url!r} is not the address of an API; give its base, as http://host:8000/v1")
     base = url.rstrip("/")
     return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
 

@@ -48,7 +48,7 @@ EXAMPLES = tuple(
 
 
 class Unparsable(ValueError):
-    """A reply that is no annotation of this segment; the message is the reason in one word."""
+    """A reply that does not annotate this segment; the message is the reason in one word."""
 
 
 def segment_code(src: str, mt: str) -> str:

@@ -38,7 +38,7 @@ DROPPED = re.compile(
 
 
 class WorkerError(RuntimeError):
-    """The scorer in the worker raised an exception that is none of rl_nmt.errors."""
+    """The scorer in the worker raised an exception that is not in rl_nmt.errors."""
 
 
 def load_in_worker(
@@ -66,7 +66,7 @@ def load_in_worker(
     # Made absolute, but not resolved: a virtual environment is recognised by its symbolic link.
     python = shutil.which(os.path.expanduser(python_executable)) if python_executable else sys.executable
     if not python:
-        raise ConfigError(f"{argument}: {python_executable} is no program that can be run; give a path to bin/python")
+        raise ConfigError(f"{argument}: {python_executable} cannot be run; give a path to bin/python")
     scorer = WorkerScorer(factory, options, os.path.abspath(python), worker_environment(os.environ, gpu), argument)
     try:
         scorer._start()
@@ -231,7 +231,7 @@ def _scores(answer: Mapping[str, Any], segments: Sequence[Segment]) -> Scores:
     try:
         return Scores(values, [None if row is None else [_span(fields) for fields in row] for row in spans])
     except (TypeError, ValueError):
-        raise Fault("gave spans that are none: killed") from None
+        raise Fault("returned invalid spans: killed") from None
 
 
 def _span(fields: Sequence) -> Span:

@@ -31,7 +31,7 @@ def send_message(connection: Connection, message: dict) -> None:
 
 
 def receive_message(connection: Connection) -> dict:
-    """The next message. Raises EOFError at the end of the stream, OSError or ValueError for what is no message."""
+    """The next message. Raises EOFError at the end of the stream, OSError or ValueError for anything else."""
     message = json.loads(connection.recv_bytes(MAX_MESSAGE))
     if not isinstance(message, dict):
         raise ValueError("not a message")
