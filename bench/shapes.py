@@ -287,7 +287,7 @@ def _codes(tokenizer, rows: int, width: int, first, second, scale: float) -> tor
     codes = torch.randn(len(tokens), len(first))  # (V, M)
     codes -= codes.mean(1, keepdim=True)
     codes *= scale / codes.norm(dim=1, keepdim=True)
-    english = {start: [] for start in (True, False)}  # begins a word, or goes on with one
+    english = {start: [] for start in (True, False)}  # begins a word, or continues one
     for i, token in enumerate(tokens):
         if i not in special and texts.LATIN.search(token) and not texts.TAMIL.search(token):
             english[token.startswith("▁")].append(i)

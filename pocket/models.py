@@ -47,7 +47,7 @@ def train(
 ) -> int:
     """AdamW: warm-up, constant rate, and a last quarter of linear decay; returns the steps taken.
 
-    With `ready` the constant part goes on until it says so, asked after each `steps`, at most four times: small
+    With `ready` the constant part continues until it says so, asked after each `steps`, at most four times: small
     models learn slowly until they have found which word stands for which, and when that is depends on the seed.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)

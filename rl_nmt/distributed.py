@@ -171,7 +171,7 @@ def together() -> Iterator[None]:
         if not (isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))):
             raise
         lost = MissingService(
-            f"process {rank()} of {count()} cannot go on: another process of this run has ended or does not answer "
+            f"process {rank()} of {count()} cannot continue: another process of this run has ended or does not answer "
             "(its own message says why; without one it was killed, often for memory)"
         )
         for note in getattr(error, "__notes__", ()):

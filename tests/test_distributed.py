@@ -114,7 +114,7 @@ def _lose_one(how):
 def test_the_others_end_with_a_clear_word(tmp_path, how):
     (status, _, error), (other, _, why) = Processes(tmp_path / "group", [0, 1], _lose_one, how).wait(30)
     assert status == 69 and error.count("\n") == 1
-    assert error.startswith("error: process 0 of 2 cannot go on: another process of this run has ended")
+    assert error.startswith("error: process 0 of 2 cannot continue: another process of this run has ended")
     assert (other, why) == ((137, "") if how == "killed" else (2, "error: model: this process alone has none\n"))
 
 

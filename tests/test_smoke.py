@@ -222,7 +222,7 @@ def test_scores_and_rollouts_for_the_lab(smoke, tmp_path, capsys):
         (["--report", "x.json"], "--report is the attack's"),
         (["--rollouts", "x.json"], "must end in .jsonl"),
         (["--attack", "--num_pairs", "0"], "--num_pairs: 0 must be at least 1"),
-        (["--attack", "--max_soft_win_share", "1.5"], "max_soft_win_share: 1.5 must lie in [0, 1]"),
+        (["--attack", "--max_soft_win_share", "1.5"], "max_soft_win_share: 1.5 must be in [0, 1]"),
         (["--attack", "--prompt", "Hello there.", "--tamil", "Hello there."], "none of the given pairs"),
         (["--pairs", "gone.jsonl"], "--pairs: gone.jsonl cannot be read"),
     ],

@@ -144,7 +144,7 @@ def test_the_prompt_is_the_trained_one_or_given(model_folder, tiny_gemma, capsys
 
 
 def test_bad_input_is_one_clear_line(model_folder, tmp_path):
-    assert "no such folder" in refused("--model", tmp_path / "none", "--text", "x")
+    assert "folder not found" in refused("--model", tmp_path / "none", "--text", "x")
     assert "adapter_config.json" in refused("--model", tmp_path, "--text", "x")
     model = ("--model", model_folder)
     assert "batch_size=0" in refused(*model, "--text", "x", "--batch_size", "0")

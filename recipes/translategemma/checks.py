@@ -209,8 +209,8 @@ def _check_scorers(cfg: TranslateGemmaCfg) -> None:
         return
     if not mqm.endpoint.startswith(("http://", "https://")):
         raise ConfigError(
-            f"reward.mqm.endpoint: {mqm.endpoint!r} is not an http address; give the base of an OpenAI-compatible API, as "
-            "http://localhost:8000/v1"
+            f"reward.mqm.endpoint: {mqm.endpoint!r} is not an http address; give the base of an "
+            "OpenAI-compatible API, as http://localhost:8000/v1"
         )
     if not mqm.model.strip():
         raise ConfigError("reward.mqm.model is empty: give the endpoint's name for the model")

@@ -133,7 +133,7 @@ def _check_present(device_count: int, policy_gpu_ids: Sequence[int], scorers: Ma
     there = f"{device_count} GPU{'' if device_count == 1 else 's'} can be seen here"
     for gpu in policy_gpu_ids:
         if gpu >= device_count:
-            raise ConfigError(f"{POLICY}: there is no GPU {gpu} ({there}): leave it empty, or give ids below")
+            raise ConfigError(f"{POLICY}: GPU {gpu} does not exist ({there}): leave it empty, or give ids below")
     for name, wanted in scorers.items():
         if wanted.startswith("cuda:") and int(wanted[5:]) >= device_count:
             raise ConfigError(f"reward.{name}.device: there is no {wanted} ({there}): use auto or cpu")

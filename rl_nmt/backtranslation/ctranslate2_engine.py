@@ -53,7 +53,7 @@ class CTranslate2Engine:
             words = json.loads((self.folder / "shared_vocabulary.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(
-                f"backtranslation_model: {folder} has no shared_vocabulary.json: it is no NLLB model"
+                f"backtranslation_model: {folder} has no shared_vocabulary.json: it is not an NLLB model"
             ) from None
         self.vocabulary = len(words)
 

@@ -211,8 +211,8 @@ def length_cap(source_tokens: int, max_new_tokens: int) -> int:
 def check_tags(tokenizer, vocabulary: int, source: str, target: str) -> None:
     """Refuse a tokenizer that would translate from or into another language without saying so.
 
-    Raises ConfigError for a tag that is not a special token (`eng_latn`, `ta` silently become `<unk>`), `<mask>` not last
-    (a folder without tokenizer.json shifts every tag by one), or more ids than the model has.
+    Raises ConfigError for a tag that is not a special token (`eng_latn`, `ta` silently become `<unk>`), `<mask>` not
+    last (a folder without tokenizer.json shifts every tag by one), or more ids than the model has.
     """
     tags = [t for t in tokenizer.all_special_tokens if re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", t)]
     for tag in (source, target):

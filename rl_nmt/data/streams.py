@@ -28,7 +28,7 @@ class StreamBroken(MissingService):
 
 
 def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-    """The rows of `open_rows()`; after a failure of the network it is called again and goes on where it was.
+    """The rows of `open_rows()`; after a failure of the network it is called again and continues where it was.
 
     `open_rows` gives the same rows in the same order each time; `name` is the source's, for messages. Raises
     StreamBroken when RETRY_SECONDS have passed without a new row or the rows are others than before, and whatever

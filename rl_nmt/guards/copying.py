@@ -67,7 +67,7 @@ def _verbatim(words: list[Token], said: list[Token]) -> set[int]:
 def _sounded(pair: TextPair) -> set[int]:
     """Indices of source words in chains that sound alike in the output, word after word.
 
-    A chain goes on from (source word i, output word p) to i+1 or i+2 and p+1 or p+2: one word may be
+    A chain continues from (source word i, output word p) to i+1 or i+2 and p+1 or p+2: one word may be
     missed on either side, and a missed source word inside a chain counts as copied too.
     """
     words, excused = pair.source_tokens, pair.excused

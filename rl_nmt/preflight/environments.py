@@ -49,7 +49,7 @@ def require_python(argument: str, executable: str, modules: Sequence[str] = ()) 
         version, missing = json.loads(done.stdout)
     except (OSError, subprocess.TimeoutExpired, ValueError, TypeError) as error:
         raise ConfigError(
-            f"{argument}: {executable} is no Python ({type(error).__name__}); give an environment's bin/python"
+            f"{argument}: {executable} does not run as Python ({type(error).__name__}); give another"
         ) from None
     if tuple(version) < (3, 10):
         raise ConfigError(f"{argument}: {executable} is Python {version[0]}.{version[1]}; 3.10 or newer is needed")

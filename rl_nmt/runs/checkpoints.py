@@ -34,7 +34,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 class Broken(Exception):
-    """Why a folder is no valid checkpoint."""
+    """Why a folder is not a valid checkpoint."""
 
 
 @dataclass
@@ -120,7 +120,7 @@ def find(run_folder: Path) -> Checkpoint | None:
     """The newest valid checkpoint of a run folder; None when none was ever sealed there. For the main process.
 
     Broken ones in front of it are set aside as `broken-checkpoint-N`, with the reason. A first save that was killed
-    is no checkpoint yet: it is set aside too, and the run begins again.
+    is not a checkpoint yet: it is set aside too, and the run begins again.
 
     Raises ResumeRefused when checkpoints were sealed and none of them is valid: starting from zero is
     never decided here. Nothing is touched then.
@@ -139,8 +139,7 @@ def find(run_folder: Path) -> Checkpoint | None:
         gone = [step for step in sealed if run_folder / f"checkpoint-{step}" not in reasons]
         lines += [f"checkpoint-{step}: sealed here once, gone" for step in gone[-2:]]
         raise ResumeRefused(
-            f"{run_folder} holds no valid checkpoint ({'; '.join(lines)}): put one back, or start anew beside it "
-            "with --fresh"
+            f"{run_folder} has no valid checkpoint ({'; '.join(lines)}): put one back, or start a new run with --fresh"
         )
     moved = []
     for folder, reason in reasons.items():
@@ -204,8 +203,8 @@ def record_of(run_folder: Path) -> tuple[list[int], int]:
         if any((folder / MANIFEST).exists() for folder in checkpoint_folders(run_folder)):
             return [], 0  # the manifests say the same
         raise ResumeRefused(
-            f"{path} cannot be read ({type(error).__name__}) and no checkpoint lies beside it: whether this run "
-            "had any is unknown; remove the file to start at step 0, or start anew beside it with --fresh"
+            f"{path} cannot be read ({type(error).__name__}) and the folder has no checkpoint: whether this run "
+            "had any is unknown; remove the file to start at step 0, or start a new run with --fresh"
         ) from None
 
 
@@ -271,7 +270,7 @@ class Keeper:
             line += f"; {', '.join(aside)} may be removed"
         if self.failures >= MAX_FAILED_SAVES:
             raise CannotWrite(f"{line}; {self.failures} saves failed in a row: free space")
-        warn(f"{line}; training goes on")
+        warn(f"{line}; training continues")
 
     def _rotate(self) -> None:
         folders = checkpoint_folders(self.folder)
@@ -283,16 +282,16 @@ class Keeper:
 
 
 def named(path: Path, run_folder: Path) -> Checkpoint:
-    """The checkpoint that the user names, for the run in `run_folder` to go on from; nothing is touched (`take_up`).
+    """The checkpoint that the user names, for the run in `run_folder` to continue from; nothing is touched (`take_up`).
 
-    Raises ResumeRefused when it is no valid checkpoint, or lies elsewhere while `run_folder` holds steps that did not
+    Raises ResumeRefused when it is not a valid checkpoint, or is elsewhere while `run_folder` holds steps that did not
     come after it.
     """
     path = path.resolve()
     try:
         checkpoint = read(path)
     except Broken as error:
-        raise ResumeRefused(f"{path} is no checkpoint to continue from ({error}): name another") from None
+        raise ResumeRefused(f"{path} cannot be continued from ({error}): name another checkpoint") from None
     if path.parent != run_folder.resolve() and not _leads_to(checkpoint, run_folder):
         raise ResumeRefused(
             f"{run_folder} holds a run of its own, and {path} is another's: name a folder that is not used yet, or add "
@@ -315,7 +314,7 @@ def take_up(checkpoint: Checkpoint, run_folder: Path) -> Checkpoint:
     """Make a `named` checkpoint the newest of `run_folder`, once settings are known to fit; by the main process.
 
     Later ones in this folder are set aside. Of another folder nothing is changed: its checkpoint is taken over, by
-    links to its files where the file system has them, so that this run goes on whatever becomes of the other.
+    links to its files where the file system has them, so that this run does not depend on the other.
     Raises CannotWrite, and OSError for the record.
     """
     moved = []

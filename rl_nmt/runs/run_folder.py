@@ -101,7 +101,7 @@ def _read_identity(run_folder: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise ResumeRefused(
-            f"{path} cannot be read ({type(error).__name__}): remove it to go on without the comparison"
+            f"{path} cannot be read ({type(error).__name__}): remove it to continue without the comparison"
         ) from None
 
 
@@ -138,7 +138,7 @@ def open_run_folder(wanted: str | Path, fresh: bool = False, argument: str = "ou
 def lock(folder: Path, argument: str = "output_dir") -> Iterator[None]:
     """Keep every other run out of a folder; the kernel lets go of it with the process, however that ends.
 
-    Raises CannotWrite when another process holds it. Where the file system has no locks the run goes on,
+    Raises CannotWrite when another process holds it. Where the file system has no locks the run continues,
     with a warning. Of several processes of one run only the main one takes it. `argument`: as for `open_run_folder`.
     """
     if not is_main_process():
@@ -179,11 +179,11 @@ def _locked(path: Path, argument: str) -> IO[str]:
 def continue_command(
     argv: list[str] | None, script: str, folder: Path, fresh: bool, flag: str = "--output_dir", also: Sequence[str] = ()
 ) -> str:
-    """What to type to go on with the run in `folder`: the command line as it was, for a shell.
+    """What to type to continue the run in `folder`: the command line as it was, for a shell.
 
     `argv` are the arguments that `main` was given, None for those of the process. Switches that were meant
     for one start go; a run that was begun --fresh is named by its folder, with `flag`. `also`: flags without which
-    it would not go on, put last, since of equal flags the last one counts.
+    it would not continue, put last, since of equal flags the last one counts.
     """
     words = (_launched() or sys.orig_argv) if argv is None else ["python", script, *argv]
     words = [word for word in words if word not in ("--fresh", "--force")]

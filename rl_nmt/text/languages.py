@@ -38,7 +38,7 @@ class Numerals:
     links: frozenset[str] = frozenset()  # vowels that may stand for it between parts of a compound
     glide: str = ""  # between two vowels
     doubled: str = ""  # consonants that a word takes on from the next
-    emphatic: str = ""  # an ending behind which a number goes on
+    emphatic: str = ""  # an ending after which a number continues
     endings: tuple[str, ...] = ()  # of cases and ordinals
     nouns: tuple[str, ...] = ()  # stems of nouns that are written together with a number
     hints: Values = ()  # words that may be said with a number, or may be one

@@ -59,7 +59,7 @@ def _end(language: Language) -> re.Pattern[str]:
 
 
 def _goes_on(before: str, end: re.Match[str], language: Language) -> bool:
-    """Whether the sentence goes on behind these marks, of which the nearest text before is given."""
+    """Whether the sentence continues behind these marks, of which the nearest text before is given."""
     after = end.string[end.end() : end.end() + _NEAR]
     if after[:1].islower() and within(ord(after[0]), language.ranges):
         return True

@@ -168,7 +168,7 @@ class GracefulStop(TrainerCallback):
     at_cycle_end: Callable[[], bool]  # whether a checkpoint made now can be resumed exactly
     max_hours: float = 0.0  # 0: never
     started: float | None = None  # time.monotonic(); None: now
-    command: str = ""  # what to type to go on; printed when a second signal leaves no time for more
+    command: str = ""  # what to type to continue; printed when a second signal leaves no time for more
 
     def __post_init__(self) -> None:
         now = time.monotonic()

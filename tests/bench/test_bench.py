@@ -218,7 +218,7 @@ def test_reward_throughput(models, capsys):
 def test_reward_throughput_refuses_unknown_rows(capsys):
     with pytest.raises(SystemExit):
         reward_throughput.main(["--only", "cycle,nothing"])
-    assert "nothing is no row" in capsys.readouterr().err
+    assert "nothing is not a row" in capsys.readouterr().err
 
 
 def test_large_shapes_take_eight_samples_on_a_cpu():

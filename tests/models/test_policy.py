@@ -63,7 +63,7 @@ def test_devices(gpu, capsys, wanted, count, device, said):
 
 @pytest.mark.parametrize("wanted", ["gpu", "", "cuda:x", "mps", "meta", "tpu:0"])
 def test_unknown_devices_are_refused(wanted):
-    with pytest.raises(ConfigError, match=r"dual_device: .* is no device; use auto, cpu, cuda or cuda:N"):
+    with pytest.raises(ConfigError, match=r"dual_device: .* is not a valid device; use auto, cpu, cuda or cuda:N"):
         loading.choose_device(wanted, "dual_device")
 
 
@@ -378,7 +378,7 @@ def test_a_tokenizer_without_turns_is_refused(tiny_nllb):
 
 
 def test_what_is_no_causal_model_is_refused(tiny_nllb, tokenizer):
-    with pytest.raises(ConfigError, match="is a 'm2m_100' model, which is no causal language model"):
+    with pytest.raises(ConfigError, match="is a 'm2m_100' model, not a causal language model"):
         policy.load_policy(str(tiny_nllb), tokenizer, FP32)
 
 

@@ -39,12 +39,12 @@ def test_nothing_of_this_environment_is_seen_there(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "mode", "said"),
     [
-        ("#!/bin/sh\necho hello", 0o755, "is no Python (JSONDecodeError)"),
-        ("#!/bin/sh\nexit 1", 0o755, "is no Python"),
-        ("\x7fELF not really", 0o755, "is no Python (OSError)"),
-        ("#!/bin/sh\necho '[3]'", 0o755, "is no Python"),
+        ("#!/bin/sh\necho hello", 0o755, "does not run as Python (JSONDecodeError)"),
+        ("#!/bin/sh\nexit 1", 0o755, "does not run as Python"),
+        ("\x7fELF not really", 0o755, "does not run as Python (OSError)"),
+        ("#!/bin/sh\necho '[3]'", 0o755, "does not run as Python"),
         ("#!/bin/sh\necho '[[3, 8], []]'", 0o755, "is Python 3.8; 3.10 or newer"),
-        ("print('not executable')", 0o644, "is no program that can be run"),
+        ("print('not executable')", 0o644, "cannot be run"),
     ],
     ids=["other program", "fails", "broken", "other JSON", "old", "not executable"],
 )
@@ -57,11 +57,11 @@ def test_what_is_no_usable_python_is_one_clear_error(tmp_path, text, mode, said)
 
 def test_a_program_that_never_ends_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(environments, "PYTHON_SECONDS", 0.3)
-    with pytest.raises(ConfigError, match=r"is no Python \(TimeoutExpired\)"):
+    with pytest.raises(ConfigError, match=r"does not run as Python \(TimeoutExpired\)"):
         require_python("python_executable", program(tmp_path / "python", "#!/bin/sh\nexec sleep 30"))
 
 
 @pytest.mark.parametrize("name", ["/gone/bin/python", "no-such-command-xyz", os.path.dirname(sys.executable)])
 def test_what_is_not_there_is_refused(name):
-    with pytest.raises(ConfigError, match="is no program that can be run; give an environment's bin/python"):
+    with pytest.raises(ConfigError, match="cannot be run; give an environment's bin/python"):
         require_python("python_executable", name)

@@ -340,7 +340,7 @@ def test_a_push_without_token_name_or_hub_is_refused(monkeypatch):
         export.require_push("me/tamil")
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     for name in ("a/b/c", "me/ta mil", "-x", "me/"):
-        with pytest.raises(ConfigError, match=r"push_to: .* is no repository name"):
+        with pytest.raises(ConfigError, match=r"push_to: .* is not a repository name"):
             export.require_push(name)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(MissingService, match="push_to: the hub cannot be reached"):

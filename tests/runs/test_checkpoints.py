@@ -265,7 +265,7 @@ def test_a_failed_save_is_removed_and_the_third_in_a_row_stops(run, capsys):
         keeper.discard(written(run, step) and step, "OSError: disk full")
         said = capsys.readouterr().err
         assert f"warning: {run}/checkpoint-{step} was not saved (OSError: disk full; " in said
-        assert "bytes free): the newest is checkpoint-4; training goes on" in said
+        assert "bytes free): the newest is checkpoint-4; training continues" in said
     written(run, 10)
     keeper.seal(10)  # a success starts the count anew
     for step in (12, 14):

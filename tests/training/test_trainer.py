@@ -375,7 +375,7 @@ def test_nothing_depends_on_the_machine(build):
 def test_the_trainer_refuses_saves_inside_a_cycle_too(build, monkeypatch):
     """For recipes that do not use trl_settings.check."""
     monkeypatch.setattr(script, "check", lambda cfg: None)
-    with pytest.raises(ConfigError, match=r"save_steps: 3 lies inside a generation cycle of 2 .* 2 or 4"):
+    with pytest.raises(ConfigError, match=r"save_steps: 3 is inside a generation cycle of 2 .* 2 or 4"):
         build(Given([0.5]), save_steps=3, trl=TrlSettings(num_iterations=2))
 
 

@@ -136,8 +136,8 @@ def refused(trl: dict | None = None, **changes) -> str:
         ({"steps_per_generation": 32, "num_iterations": 2}, {}, "trl.steps_per_generation: 32 is not a multiple"),
         ({"steps_per_generation": 30}, {}, "trl.steps_per_generation: per_device_batch_size 1 × 30"),
         ({"steps_per_generation": 128}, {"num_train_samples": 15}, "num_train_samples: 15 prompts do not fill"),
-        ({"num_iterations": 4}, {}, "save_steps: 50 lies inside a generation cycle of 4 optimizer steps"),
-        ({"steps_per_generation": 256}, {"save_steps": 6}, "save_steps: 6 lies inside a generation cycle of 4"),
+        ({"num_iterations": 4}, {}, "save_steps: 50 is inside a generation cycle of 4 optimizer steps"),
+        ({"steps_per_generation": 256}, {"save_steps": 6}, "save_steps: 6 is inside a generation cycle of 4"),
         ({}, {"loss_type": "cispo"}, "trl.epsilon_high: 0.0: loss_type cispo"),
         ({"epsilon_high": 0.1}, {}, "trl.epsilon_high: 0.1 is below trl.epsilon 0.2"),
         ({"epsilon": 1.0}, {}, "trl.epsilon: 1.0"),
@@ -199,7 +199,7 @@ def test_save_steps_inside_a_generation_cycle(save, accumulation, per_generation
     if fits:
         check_save_steps(save, accumulation, per_generation, iterations)
         return
-    with pytest.raises(ConfigError, match=f"save_steps: {save} lies inside .* nearest that work: {legal}$"):
+    with pytest.raises(ConfigError, match=f"save_steps: {save} is inside .* nearest that work: {legal}$"):
         check_save_steps(save, accumulation, per_generation, iterations)
     for value in map(int, legal.split(" or ")):
         check_save_steps(value, accumulation, per_generation, iterations)

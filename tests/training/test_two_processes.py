@@ -260,7 +260,7 @@ def test_a_run_that_lost_a_process_goes_on_to_the_same_bits(whole, tiny_policy, 
     cfg = _settings(tiny_policy, folder)
     (status, _, error), (died, _, _) = Processes(tmp_path / "a", [0, 1], _train, cfg, _die_in_the_second(5)).wait(120)
     assert (status, died) == (69, 137)
-    assert "error: process 0 of 2 cannot go on: another process of this run has ended" in error
+    assert "error: process 0 of 2 cannot continue: another process of this run has ended" in error
     assert error.splitlines()[-1].startswith("continue with: ")
     assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
     group = Processes(tmp_path / "b", [0, 1], _train, cfg)
@@ -365,7 +365,7 @@ def test_kill_9_of_one_process_takes_the_job_down_with_a_word(tiny_all, tmp_path
     said = log.read_text()
     print(f"down after {took:.1f} s")
     assert not Path(f"/proc/{main}").exists()
-    assert "error: process 0 of 2 cannot go on: another process of this run has ended" in said
+    assert "error: process 0 of 2 cannot continue: another process of this run has ended" in said
     assert "Signal 9 (SIGKILL)" in said  # torchrun's own word for the other
     (line,) = [line for line in said.splitlines() if line.startswith("continue with: ")]
     words = shlex.split(line.removeprefix("continue with: "))

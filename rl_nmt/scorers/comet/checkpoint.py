@@ -34,7 +34,7 @@ def checkpoint_file(argument: str, name: str) -> Path:
     root = fetch(argument, name, CHECKPOINT)
     checkpoint = root if root.is_file() else root / CHECKPOINT
     if not checkpoint.is_file() or not (checkpoint.parents[1] / "hparams.yaml").is_file():
-        raise ConfigError(f"{argument}: {name} is no COMET model: it needs hparams.yaml and {CHECKPOINT}")
+        raise ConfigError(f"{argument}: {name} is not a COMET model: it needs hparams.yaml and {CHECKPOINT}")
     return checkpoint
 
 

@@ -215,7 +215,7 @@ class ChatEndpoint:
             name = f"the key in {self.api_key_env}" if self.api_key_env else "requests without a key (api_key_env)"
             raise ConfigError(f"{where} refuses {name} ({reason[5:]})")
         if reason in ("http_404", "http_405"):
-            raise ConfigError(f"{where} does not serve model {self.model!r}, or is not the base of an OpenAI-compatible API")
+            raise ConfigError(f"{where} does not serve model {self.model!r}, or is not an OpenAI-compatible API")
         if reason in ("not_json", "html", "protocol") or reason.startswith("http_3"):
             raise MissingService(
                 f"{where} answers, but not as an OpenAI-compatible API ({reason}); give its base, as http://host:8000/v1"

@@ -154,7 +154,7 @@ def test_fields(tmp_path, row, settings, wanted):
         ),
         ("a.jsonl", b'{"source": "a"}\n', {"target_field": "q"}, ["data.target_field"]),
         ("a.jsonl", b'{"source": "a"}\n', {"id_field": "q"}, ["data.id_field"]),
-        ("a.jsonl", b'{"source": "a", "q": 1}\n{"source": "b"}\n', {"id_field": "q"}, ["line 2", "no id in 'q'"]),
+        ("a.jsonl", b'{"source": "a", "q": 1}\n{"source": "b"}\n', {"id_field": "q"}, ["line 2", "'q' has no id"]),
         (
             "a.jsonl",
             b'{"source": "a", "q": 1}\n{"source": "b", "q": 1}\n',

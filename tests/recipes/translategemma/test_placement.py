@@ -104,8 +104,8 @@ def test_explicit_ids_win():
     [
         (2, {"policy_gpu_ids": (0,), "scorers": {"xcomet": "cuda:0"}}, ["policy_gpu_ids", "reward.xcomet.device"]),
         (1, {"policy_gpu_ids": (0,), "scorers": {"metricx": "cuda:0"}}, ["overlap", "automatically"]),
-        (2, {"policy_gpu_ids": (2,)}, ["policy_gpu_ids", "no GPU 2", "2 GPUs"]),
-        (0, {"policy_gpu_ids": (0,)}, ["no GPU 0", "0 GPUs"]),
+        (2, {"policy_gpu_ids": (2,)}, ["policy_gpu_ids", "GPU 2 does not exist", "2 GPUs"]),
+        (0, {"policy_gpu_ids": (0,)}, ["GPU 0 does not exist", "0 GPUs"]),
         (1, {"scorers": {"metricx": "cuda:1"}}, ["reward.metricx.device", "no cuda:1", "1 GPU can"]),
         (0, {"scorers": {"metricx": "cuda:0"}}, ["use auto or cpu"]),
         (4, {"policy_gpu_ids": (0, 0)}, ["policy_gpu_ids: 0, 0", "once"]),

@@ -161,7 +161,7 @@ def test_resolved_settings_read_back(tmp_path):
         ([*WMT, "--reward.mqm.enabled", "True"], ["reward.mqm.endpoint: ''"]),
         (
             [*WMT, "--reward.mqm.enabled", "True", "--reward.mqm.endpoint", "localhost:1"],
-            ["'localhost:1' is no address"],
+            ["'localhost:1' is not an http address"],
         ),
         ([*WMT, "--misc.huggingface_token_env", "MY_TOKEN"], ["misc.huggingface_token_env", "MY_TOKEN is not set"]),
         (

@@ -155,7 +155,7 @@ def test_nothing_moves_between_calls(da, monkeypatch):
         ({"attention": "flash"}, "attention: 'flash'"),
         ({"attention": "varlen", "dtype": "bfloat16"}, "attention: varlen needs a CUDA device"),
         ({"dtype": "float16"}, "float16 needs a CUDA device"),
-        ({"dtype": "int8"}, "'int8' is no precision"),
+        ({"dtype": "int8"}, "'int8' is not a precision"),
     ],
 )
 def test_settings_that_cannot_be_had(tiny_comet_da, settings, message):
@@ -453,7 +453,7 @@ def test_bad_arguments(tiny_comet_da, da, tmp_path):
     for options, message in [
         ({"device": "gpu"}, "no device"),
         ({"device": "cuda:99"}, "not there"),
-        ({"dtype": "int8"}, "is no precision of a judge"),
+        ({"dtype": "int8"}, "is not a precision"),
         ({"classes": ["unified_metric"]}, "holds a regression_metric"),
     ]:
         with pytest.raises(ConfigError, match=message):

@@ -148,7 +148,7 @@ def test_fault_3_noisy_on_stdout(load, tmp_path):
         ("short", "1 values for 2"),
         ("long", "3 values for 2"),
         ("few_spans", "spans for other than 2"),
-        ("no_spans", "spans that are none"),
+        ("no_spans", "invalid spans"),
         ("text", "no numbers"),
         ("truth", "no numbers"),
     ],
@@ -180,7 +180,7 @@ class TestFault5WrongEnvironment:
     def test_no_program(self, load, tmp_path):
         (tmp_path / "file").write_text("not executable")
         for name in ("/no/such/python", str(tmp_path / "file"), str(tmp_path), "no-such-program-here"):
-            with pytest.raises(ConfigError, match=r"python_executable: .* is no program that can be run"):
+            with pytest.raises(ConfigError, match="python_executable"):
                 load(python_executable=name)
 
     @pytest.mark.parametrize("program", ["/bin/true", "/bin/cat"])

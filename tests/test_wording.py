@@ -1,0 +1,62 @@
+"""Plain English: ten phrases that are hard to read stay out of what the code raises, prints and offers as help."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HARD_TO_READ = [
+    r"\bis no (?!longer\b)[a-z]",
+    r"\b(?:is|are) none\b",
+    r"\bthere (?:is|are) none\b",
+    r"\bto be had\b",
+    r"\banew\b",
+    r"\bway out\b",
+    r"\b(?:lies?|stands?) (?:in|inside|beside)\b",
+    r"\bgoes? on\b",
+    r"\bwhat is no\b",
+    r"\bcomes again\b",
+]
+PLACES = ["rl_nmt", "recipes", "pocket", "bench", *(path.name for path in ROOT.glob("*.py"))]
+
+
+def messages(path: Path):
+    """(line, text) of every string inside raise, print, add_argument and the like, f-strings without their values."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    spoken = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise)
+        or (isinstance(node, ast.Call) and _name(node.func) in ("print", "say", "add_argument", "error", "ConfigError"))
+    )
+    for node in spoken:
+        for part in ast.walk(node):
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                yield part.lineno, part.value
+
+
+def _name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_messages_are_easy_to_read(place):
+    paths = sorted((ROOT / place).rglob("*.py")) if (ROOT / place).is_dir() else [ROOT / place]
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {text}"
+        for path in paths
+        for line, text in messages(path)
+        if any(re.search(phrase, text, re.IGNORECASE) for phrase in HARD_TO_READ)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_the_phrases_would_be_found(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text('raise ValueError(f"{1} is no number")\nprint("x")\n"is no docstring"\n', encoding="utf-8")
+    assert list(messages(path)) == [(1, " is no number"), (2, "x")]
+    assert [bool(re.search(HARD_TO_READ[0], text)) for _, text in messages(path)] == [True, False]
