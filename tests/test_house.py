@@ -315,8 +315,8 @@ def test_help_loads_nothing_heavy():
     assert done.stdout.splitlines() == [f"{name} 0 True []" for name in scripts], done.stderr
 
 
-def test_the_tree_in_the_readme_is_the_tree():
-    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## The tree")[1].split("```")[1]
+def test_the_tree_in_contributing_is_the_tree():
+    tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## The tree")[1].split("```")[1]
     top, below = re.findall(r"^([\w.]+/?)", tree, re.M), re.findall(r"^  ([\w.]+/?)", tree, re.M)
     assert sorted(top) == listing(ROOT)
     assert sorted(below) == listing(ROOT / "rl_nmt")
