@@ -10,7 +10,7 @@ import functools
 import glob
 import json
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from rl_nmt.data.streams import persistent
 from rl_nmt.errors import ConfigError, MissingService, UserError, caused_by, describe
 
 FORMATS = {"json": (".json", ".jsonl", ".json.gz", ".jsonl.gz"), "parquet": (".parquet",), "text": (".txt", ".txt.gz")}
-Local = tuple[str, list[str]]  # format, absolute paths
+SAVED = "saved"  # a folder that Dataset.save_to_disk wrote
+HALF_A_PAIR = "holds half of a surrogate pair (\\ud800 to \\udfff): remove it"
+Local = tuple[str, list[str]]  # format or SAVED, absolute paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,15 @@ def _open(source: Source, local: Local | None, scratch: str) -> Any:
     """The text column of the source, in an order that seed and buffer alone decide."""
     import datasets
 
+    column = source.text_field
+    if local and local[0] == "json":  # its builder would read all columns, and refuse one that changes its type
+        from datasets.io.generator import GeneratorDatasetInputStream  # with a cache_dir, which from_generator has not
+
+        arguments = {"files": local[1], "column": column, "name": source.dataset_name}
+        reader = GeneratorDatasetInputStream(_json_column, cache_dir=scratch, streaming=True, gen_kwargs=arguments)
+        return _shuffled(reader.read(), source)
+    if local and local[0] == SAVED:
+        return _shuffled(_saved(local[1][0], source).select_columns([column]), source)
     if local:
         path, files = local
         escaped = {"train": [glob.escape(file) for file in files]}
@@ -78,15 +89,51 @@ def _open(source: Source, local: Local | None, scratch: str) -> Any:
         options = {"name": source.dataset_config or None, "split": source.dataset_split, "revision": revision}
         options["data_files"] = list(source.data_files) or None
     stream = datasets.load_dataset(path, streaming=True, **options)
-    column = source.text_field
     columns = stream.column_names or list(next(iter(stream), {}))
-    if columns and column not in columns:
-        raise ConfigError(f"text_field: {source.dataset_name} has no column {column!r}, it has {', '.join(columns)}")
-    stream = stream.select_columns([column])
+    if columns:
+        _require_column(column, columns, source.dataset_name)
+    return _shuffled(stream.select_columns([column]), source)
+
+
+def _shuffled(stream: Any, source: Source) -> Any:
     if source.shuffle_buffer > 1:
         # One shard at a time: with more, threads read them, and shutting those down costs 5 s.
         stream = stream.shuffle(seed=source.seed, buffer_size=source.shuffle_buffer, max_buffer_input_shards=1)
     return stream
+
+
+def _require_column(column: str, columns: Iterable[str], name: str) -> None:
+    if column not in columns:
+        raise ConfigError(f"text_field: {name} has no column {column!r}, it has {', '.join(columns)}")
+
+
+def _json_column(files: list[str], column: str, name: str) -> Iterator[dict[str, Any]]:
+    """One column of JSON files; the others may hold anything. Raises ConfigError with the line."""
+    if not any(Path(file).stat().st_size for file in files):
+        raise ConfigError(f"{files[0]} is empty: give a file with rows")
+    for file in files:
+        for number, row in enumerate(tables.read(file, "dataset_name", kind="json")):
+            if number == 0:
+                _require_column(column, row.cells, name)
+            value = row.cells.get(column)
+            try:
+                str(value).encode()
+            except UnicodeEncodeError:
+                raise ConfigError(f"{row.where} {HALF_A_PAIR}") from None
+            yield {column: value}
+
+
+def _saved(folder: str, source: Source) -> Any:
+    """A data set that `save_to_disk` wrote, or the split of one of several."""
+    import datasets
+
+    found = datasets.load_from_disk(folder)
+    if isinstance(found, datasets.DatasetDict):
+        if source.dataset_split not in found:
+            raise ConfigError(f"dataset_split: {folder} has no {source.dataset_split!r}, it has {', '.join(found)}")
+        found = found[source.dataset_split]
+    _require_column(source.text_field, found.column_names, source.dataset_name)
+    return found.to_iterable_dataset()
 
 
 _DATASETS_CONFIG = {
@@ -133,6 +180,8 @@ def local_files(dataset_name: str, data_files: list[str]) -> Local | None:
         if data_files:
             raise ConfigError(f"dataset_name {dataset_name} is a file: leave data_files out")
         files = [str(path.resolve())]
+    elif path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return SAVED, [str(path.resolve())]
     elif path.is_dir():
         named = (inner for inner in path.rglob("[!.]*") if _format_of(inner.name) and inner.is_file())
         files = _matching(data_files, path) if data_files else sorted(str(inner.resolve()) for inner in named)
@@ -184,7 +233,7 @@ def what_is_wrong(local: Local, text_field: str, error: BaseException) -> str:
                     return f"text_field: {file} has no column {text_field!r}, it has {', '.join(row.cells)}"
                 json.dumps(row.cells, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError:
-            return f"{row.where} holds half of a surrogate pair (\\ud800 to \\udfff): remove it"
+            return f"{row.where} {HALF_A_PAIR}"
         except ConfigError as problem:
             return str(problem)
     shown = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -174,6 +175,33 @@ def test_names_that_lead_nowhere(tmp_path, monkeypatch, name, files, parts):
         lines(tmp_path / file, "x")
     message = refusal(name, files)
     assert all(part in message for part in parts), message
+
+
+def test_other_columns_of_json_may_hold_anything(tmp_path):
+    """Null first and a text in the next file, then a number, a list, an object; and rows without them."""
+    notes = [None, None], ["x", 3], [[1], {"a": "b"}]
+    for k, (first, last) in enumerate(notes):
+        cells = [{"note": first}, {"note": last}, {}]
+        texts = [{"text": f"Row {k} {letter}."} | more for letter, more in zip("abc", cells, strict=True)]
+        (tmp_path / f"part{k}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts), encoding="utf-8")
+    expected = [f"Row {k} {letter}." for k in range(3) for letter in "abc"]
+    assert rows("json", [tmp_path / "part*.jsonl"]) == expected
+    shuffled = rows("json", [tmp_path / "part*.jsonl"], buffer=5, seed=1)
+    assert sorted(shuffled) == expected != shuffled == rows("json", [tmp_path / "part*.jsonl"], buffer=5, seed=1)
+
+
+def test_what_save_to_disk_wrote(tmp_path):
+    import datasets
+
+    data = datasets.Dataset.from_dict({"text": ["One.", "Two."], "other": [1, 2]})
+    data.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": data, "dev": data.select([1])}).save_to_disk(tmp_path / "two")
+    assert rows(tmp_path / "one") == rows(tmp_path / "two") == ["One.", "Two."]
+    assert sorted(rows(tmp_path / "one", buffer=2)) == ["One.", "Two."]
+    assert list(read_rows(dataclasses.replace(source(tmp_path / "two"), dataset_split="dev"))) == ["Two."]
+    with pytest.raises(ConfigError, match="dataset_split"):
+        list(read_rows(dataclasses.replace(source(tmp_path / "two"), dataset_split="test")))
+    assert "text_field" in refusal(tmp_path / "one", field="nope")
 
 
 def test_hub_names_are_not_local():
