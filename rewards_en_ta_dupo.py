@@ -37,10 +37,10 @@ from rl_nmt.errors import ConfigError
 from rl_nmt.guards import copied_share, fidelity, verdict
 from rl_nmt.hub import COMET, ModelUse
 from rl_nmt.ranges import above, at_least, check_ranges
-from rl_nmt.scorers.base import QUALITY_ESTIMATION, Segment, ask
+from rl_nmt.scorers.base import QUALITY_ESTIMATION, Segment, ask, require_scale
 from rl_nmt.scorers.shared import Shared, SharedTranslator
 from rl_nmt.text import TAMIL, TextPair
-from rl_nmt.text.prompts import read_source
+from rl_nmt.text.prompts import read_source, read_texts
 from rl_nmt.text.unicode import clean_for_scoring, length, length_penalty, script_share
 from rl_nmt.training.reward_log import RewardLog, common_scalars, mean, work_done
 
@@ -241,13 +241,12 @@ class CometDuPOReward(RewardLog):
         return Shared(load) if self.shared else load()
 
     def _warm_up(self) -> None:
-        """One call of each model, so that the first timed step pays for no lazy loading and a broken one shows now."""
+        """Call each model once, so that the first timed step pays for no lazy loading and a broken one shows now."""
         if self.backtranslator is not None:
             self.backtranslator(["1 2 3"])
-        if self.da is not None:
-            self.da.score([Segment("1 2 3", "1 2 3", "1 2 3")])
-        if self.qe is not None:
-            self.qe.score([Segment("1 2 3", "1 2 3")])
+        for argument, scorer in (("comet_da_model", self.da), ("comet_qe_model", self.qe)):
+            if scorer is not None:
+                require_scale(argument, scorer)
 
     def _place(self, reward_device: str, dual_device: str) -> None:
         places = ((self.da, reward_device), (self.qe, reward_device), (self.backtranslator, dual_device))
@@ -282,6 +281,7 @@ class CometDuPOReward(RewardLog):
 
         `prompts` end in `CUES`, and are read only when `source` is not given, the texts to translate (the dataset
         column; `english=` is its old name). `completions`: what the policy wrote, without special tokens; may be empty.
+        All are strings, or conversations as TRL passes them, of which the last user or assistant turn counts.
 
         Returns rows with source, output (cleaned), gate (reason or None), backtranslation; cycle and qe in COMET's
         own scale (about 0–1; None: not scored); foreign_script, copied and fidelity_loss in [0, 1]; length_penalty ≥ 0
@@ -294,14 +294,14 @@ class CometDuPOReward(RewardLog):
         if sources is None:
             if prompts is None:
                 raise ConfigError("score_components: give prompts, or the sources as source=[...]")
-            sources = [read_source(prompt, CUES) for prompt in prompts]
+            sources = [read_source(prompt, CUES) for prompt in read_texts("prompts", prompts, "user")]
         if len(sources) != len(completions):
             raise ConfigError(f"{len(completions)} completions but {len(sources)} sources")
-        return list(sources)
+        return read_texts("source", sources)
 
     def _score(self, sources, completions) -> tuple[list[dict[str, Any]], dict[str, float]]:
         start = time.perf_counter()
-        rows = [self._text_components(s, c) for s, c in zip(sources, completions, strict=True)]
+        rows = [self._text_components(*p) for p in zip(sources, read_texts("completions", completions), strict=True)]
         alive = [row for row in rows if row["gate"] is None]
         times = {"time/guards": time.perf_counter() - start}
         if alive or self.shared:  # other processes may have something to ask

@@ -57,6 +57,10 @@ class WandbRewardCallback(TrainerCallback):
             for row in rows:
                 if row.get("kind") == "train":
                     self._average({k[: -len("_ema")]: v for k, v in row.items() if k.endswith("_ema")}, reset=True)
+        if state.global_step and not getattr(_wandb_run(), "resumed", True):  # offline, or unknown to the server: empty
+            for row in rows:
+                values = {k: v for k, v in row.items() if k not in ("kind", "step")}
+                self._send(row.get("kind", "train"), row.get("step", 0), values)
 
     def begin(self, resumed: bool) -> None:
         """Remove the rows of a start that ended before its first checkpoint."""
@@ -106,14 +110,17 @@ class WandbRewardCallback(TrainerCallback):
         if not is_main_process():
             return
         self.file.append({"step": step, "kind": kind, **values})
-        numbers = {k: v for k, v in values.items() if isinstance(v, (int, float)) and k not in already_logged}
-        wandb = sys.modules.get("wandb")
-        if wandb is None or wandb.run is None or not numbers:
+        self._send(kind, step, {key: value for key, value in values.items() if key not in already_logged})
+
+    def _send(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        numbers = {key: value for key, value in values.items() if isinstance(value, (int, float))}
+        if _wandb_run() is None or not numbers:
             return
         try:
             # Without `step=`: TRL logs many rows per optimizer step, so W&B's own counter is far ahead and a row with
             # an explicit smaller step is dropped silently. `train/global_step` is the axis instead.
-            wandb.log({f"{kind}/{key}": value for key, value in numbers.items()} | {"train/global_step": step})
+            row = {f"{kind}/{key}": value for key, value in numbers.items()}
+            sys.modules["wandb"].log(row | {"train/global_step": step})
         except Exception as error:  # a tracker must never end a run; metrics.jsonl has the row
             if not self._warned:
                 self._warned = True
@@ -131,6 +138,11 @@ class WandbRewardCallback(TrainerCallback):
             past = value if reset else self.averages.get(key, value)
             self.averages[key] = self.ema * past + (1 - self.ema) * value
         return {f"{key}_ema": value for key, value in self.averages.items()}
+
+
+def _wandb_run() -> Any:
+    """The active W&B run of this process, or None."""
+    return getattr(sys.modules.get("wandb"), "run", None)
 
 
 def _over_processes(reward_fn) -> dict[str, float]:

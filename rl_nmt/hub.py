@@ -35,14 +35,19 @@ def hub_offline() -> bool:
 
 
 def hub_reachable(timeout: float = PROBE_SECONDS) -> bool:
-    """Can a TCP connection to the hub (HF_ENDPOINT), or to HTTPS_PROXY before it, be opened in `timeout` seconds?"""
+    """Can a TCP connection to the hub (HF_ENDPOINT), or to the proxy in front of it, be opened in `timeout` seconds?
+
+    The proxy is the one that requests takes: HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, and none for what NO_PROXY names.
+    """
     if hub_offline():
         return False
-    variables = ("HTTPS_PROXY", "https_proxy", "HF_ENDPOINT")
-    endpoint = next(filter(None, map(os.environ.get, variables)), "https://huggingface.co")
-    parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+    from requests.utils import get_environ_proxies, select_proxy
+
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    first = select_proxy(endpoint, get_environ_proxies(endpoint)) or endpoint
+    parts = urlsplit(first if "//" in first else f"//{first}")
     try:
-        port = parts.port or (80 if parts.scheme == "http" else 443)
+        port = parts.port or {"http": 80, "socks5": 1080, "socks5h": 1080}.get(parts.scheme, 443)
         with socket.create_connection((parts.hostname, port), timeout=timeout):
             return True
     except OSError:

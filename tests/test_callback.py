@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
+import wandb
 from hang_guard import ends_within
 from tiny_models import PAIRS
 from tiny_run import ROOT, SENTENCES, FullRun
@@ -22,17 +23,18 @@ import train_grpo_en_ta as script
 from rl_nmt.models import policy
 from rl_nmt.runs.metrics_file import MetricsFile
 from rl_nmt.runs.run import Run
+from rl_nmt.runs.wandb_run import finish_wandb, start_wandb
 from wandb_reward_callback import WandbRewardCallback
 
 COMPONENTS = ("reward/total", "reward/cycle", "reward/qe", "reward/gated_share", "reward/length_penalty")
 
 
 def wandb_record(folder: Path) -> tuple[list[dict], list]:
-    """(history rows, all other records) of the one offline run below `folder`, read with W&B's own reader."""
+    """(history rows, all other records) of the newest offline run below `folder`, read with W&B's own reader."""
     from wandb.proto.wandb_internal_pb2 import Record
     from wandb.sdk.internal.datastore import DataStore
 
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    path = max(folder.glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_mtime_ns)
     store, history, others = DataStore(), [], []
     store.open_for_scan(str(path))
     while (data := store.scan_data()) is not None:
@@ -163,10 +165,10 @@ def step(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(run=None))
     args = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
 
-    def play(callback, number, values=None, logs=None, main=True):
+    def play(callback, number, values=None, logs=None, main=True, begin=False):
         state, control = TrainerState(global_step=number, is_world_process_zero=main), TrainerControl()
         control.should_log = logs is not None
-        if number == 0:
+        if number == 0 or begin:
             return callback.on_train_begin(args, state, control)
         if values is not None:
             callback.reward_fn.last_log = values
@@ -263,6 +265,56 @@ def test_wandb_gets_trls_numbers_too_where_the_trainer_does_not_send_them(step, 
     assert sent == [{"train/loss": 0.5, "train/a": 1.0, "train/a_ema": 1.0, "train/global_step": 1}]
 
 
+def start_again(step, folder, state):
+    """A callback that continues from `state` at step 2."""
+    callback = WandbRewardCallback(Logged(), path=folder / "metrics.jsonl")
+    callback.load_state_dict(state)
+    step(callback, 2, begin=True)
+    return callback
+
+
+@pytest.fixture
+def stopped(step, tmp_path):
+    """The state of a callback at step 2, after which the run came as far as step 3."""
+    callback = WandbRewardCallback(Logged(), path=tmp_path / "metrics.jsonl")
+    step(callback, 0)
+    callback.record("eval", 0, {"chrf": 50.0})
+    for number in (1, 2):
+        step(callback, number, {"a": float(number)})
+    state = callback.state_dict()
+    step(callback, 3, {"a": 3.0})
+    return state
+
+
+def test_the_newest_folder_of_a_resumed_offline_run_holds_every_step_once(step, stopped, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    first = start_wandb("offline", tmp_path, project="p")
+    finish_wandb()
+    assert start_wandb("offline", tmp_path, first, project="p") == first
+    try:
+        callback = start_again(step, tmp_path, stopped)
+        for number in (3, 4):
+            step(callback, number, {"a": 10.0 * number})
+    finally:
+        finish_wandb()
+    history, others = wandb_record(tmp_path)
+    trained = [(row["train/global_step"], row["train/a"]) for row in history if "train/a" in row]
+    assert trained == [(1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0)]
+    assert [row["eval/chrf"] for row in history if "eval/chrf" in row] == [50.0]
+    assert {r.run.run_id for r in others if r.WhichOneof("record_type") == "run"} == {first}
+
+
+@pytest.mark.parametrize("known, sent_again", [(True, 0), (False, 3)])
+def test_rows_are_sent_again_only_to_a_server_that_does_not_know_the_run(
+    step, stopped, tmp_path, monkeypatch, known, sent_again
+):
+    sent = []
+    run = types.SimpleNamespace(resumed=known)
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(run=run, log=sent.append))
+    start_again(step, tmp_path, stopped)
+    assert len(sent) == sent_again
+
+
 # --- in TRL's trainer ----------------------------------------------------------------------------------
 
 
@@ -330,7 +382,9 @@ def wandb_free(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
-    return monkeypatch
+    wandb.teardown()  # what it has read of the environment stays for the life of a process
+    yield monkeypatch
+    wandb.teardown()
 
 
 def test_switched_off(wandb_free, tmp_path):

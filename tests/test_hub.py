@@ -19,10 +19,12 @@ from rl_nmt import hub
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.hub import ModelUse
 
+PROXIES = [case(name) for name in ("https_proxy", "http_proxy", "all_proxy", "no_proxy") for case in (str, str.upper)]
+
 
 @pytest.fixture
 def online(monkeypatch):
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HTTPS_PROXY", "https_proxy", "HF_ENDPOINT"):
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT", *PROXIES):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -101,8 +103,31 @@ def test_the_hub_is_where_the_environment_says(online):
         assert hub.hub_reachable(1)
         online.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
         assert not hub.hub_reachable(1)
-        online.setenv("HTTPS_PROXY", server.url.removeprefix("http://"))  # also without a scheme
+        online.setenv("HTTP_PROXY", server.url.removeprefix("http://"))  # also without a scheme
         assert hub.hub_reachable(1)
+
+
+CLOSED = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    "environment, reachable",
+    [
+        ({"ALL_PROXY": "open"}, True),
+        ({"all_proxy": "closed"}, False),
+        ({"HTTPS_PROXY": "closed", "ALL_PROXY": "open"}, False),
+        ({"HTTP_PROXY": "closed", "ALL_PROXY": "open"}, True),  # the hub is https
+        ({"HTTPS_PROXY": "closed", "HF_ENDPOINT": "open", "NO_PROXY": "127.0.0.1"}, True),
+        ({"ALL_PROXY": "closed", "HF_ENDPOINT": "open", "no_proxy": "127.0.0.1"}, True),
+        ({"HTTP_PROXY": "closed", "HF_ENDPOINT": "open"}, False),
+        ({"ALL_PROXY": "open", "NO_PROXY": "huggingface.co", "HF_ENDPOINT": "closed"}, True),
+    ],
+)
+def test_the_first_hop_is_the_one_that_requests_takes(online, environment, reachable):
+    with Server(lambda method, path: (200, {}, b"")) as server:
+        for name, value in environment.items():
+            online.setenv(name, {"open": server.url, "closed": CLOSED}.get(value, value))
+        assert hub.hub_reachable(1) == reachable
 
 
 def test_a_plain_http_endpoint_is_asked_on_port_80(online, monkeypatch):

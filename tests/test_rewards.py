@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
+import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +20,7 @@ from rewards_en_ta_dupo import CUES, CometDuPOReward, Formula, combine
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.models.loading import loading
 from rl_nmt.scorers.base import Scores
+from rl_nmt.scorers.comet import load_comet
 from rl_nmt.text.prompts import fill, gemma_prompt
 
 ENGLISH = [english for english, _ in PAIRS]
@@ -270,6 +273,23 @@ def test_rewards_are_the_same_by_prompt_and_by_column(reward):
     assert reward(["English: Thank you.\nTamil:"], ["நன்றி."]) == reward([], ["நன்றி."], source=["Thank you."])
 
 
+@pytest.mark.parametrize("content", [str, lambda text: [{"type": "text", "text": text}]])
+def test_conversations_are_scored_as_their_last_turns(reward, content):
+    completions = [[{"role": "assistant", "content": content(text)}] for text in TAMIL]
+    asked = [
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content(f"Tamil of {text}")}]
+        for text in ENGLISH
+    ]
+    plain = reward([], TAMIL, source=ENGLISH)
+    assert reward(asked, completions, source=ENGLISH) == plain
+    prompts = [[{"role": "user", "content": content(fill(script.PROMPT, text))}] for text in ENGLISH]
+    assert reward(prompts, completions) == plain
+    thought = [
+        [{"role": "assistant", "content": "Hm."}, {"role": "tool", "content": "3"}, *turns] for turns in completions
+    ]
+    assert reward(prompts, thought) == plain
+
+
 def test_the_trainers_prompt_ends_in_the_cues():
     assert script.PROMPT.endswith("\n" + CUES) and script.PROMPT.count("{source}") == 1
     assert "Tamil" in script.PROMPT.split("\n")[0] and "only" in script.PROMPT.split("\n")[0]
@@ -279,10 +299,16 @@ def test_the_trainers_prompt_ends_in_the_cues():
     ("prompts", "completions", "columns", "said"),
     [
         (None, ["அ"], {}, r"source=\[\.\.\.\]"),
-        (["Translate this!"], ["அ"], {}, "was not written from the template"),
-        ([gemma_prompt("hello")], ["அ"], {}, "was not written from the template"),
-        ([[{"role": "user", "content": "x"}]], ["அ"], {}, "prompt must be a string, not list"),
+        (["Translate this!"], ["அ"], {}, "prompt .*'source' column"),
+        ([gemma_prompt("hello")], ["அ"], {}, "prompt .*'source' column"),
+        ([[{"role": "user", "content": "x"}]], ["அ"], {}, "prompt .*'source' column"),
+        ([[{"role": "system", "content": "x"}]], ["அ"], {}, "prompts: item 0.*'user'"),
         (["x"], ["அ", "ஆ"], {"source": ["one"]}, "2 completions but 1 sources"),
+        (None, ["அ", None], {"source": ["one", "two"]}, "^completions: item 1 is None; give a string[^\n]*$"),
+        (None, ["அ", "ஆ"], {"source": ["one", None]}, "^source: item 1 is None; give a string[^\n]*$"),
+        (None, [3], {"source": ["one"]}, "completions: item 0 is int"),
+        (None, [[]], {"source": ["one"]}, "completions: item 0 has no message of role 'assistant'"),
+        (None, [[{"role": "assistant", "content": None}]], {"source": ["one"]}, "completions: item 0 has no message"),
     ],
 )
 def test_prompts_nobody_can_read_are_refused(light, prompts, completions, columns, said):
@@ -592,6 +618,38 @@ def test_training_and_evaluation_are_kept_apart(fresh):
 
 def test_an_empty_batch(reward):
     assert reward([], [], source=[]) == [] and reward.summarise([]) == {}
+
+
+# --- models on another scale -----------------------------------------------------------------------------
+
+
+def rescaled(folder, source, factor, shift):
+    """A copy of a COMET checkpoint whose scores are factor · score + shift."""
+    shutil.copytree(source, folder)
+    path = folder / "checkpoints" / "model.ckpt"
+    checkpoint = torch.load(path, weights_only=False)
+    weights = checkpoint["state_dict"]
+    last = max(name for name in weights if name.startswith("estimator.ff.") and name.endswith("weight"))
+    weights[last] = weights[last] * factor
+    bias = last.replace("weight", "bias")
+    weights[bias] = weights[bias] * factor + shift
+    torch.save(checkpoint, path)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "factor, shift, words", [(10.0, -4.5, "scale"), (1.0, -2.0, "scale"), (100.0, 0.0, "scale"), (0.0, 0.6, "alike")]
+)
+def test_a_comet_checkpoint_on_another_scale_is_refused_with_its_scores(models, tmp_path, factor, shift, words):
+    other = rescaled(tmp_path / "other", models[0], factor, shift)
+    with pytest.raises(ConfigError, match=rf"^comet_da_model: other .*{words}") as error:
+        CometDuPOReward(other, *models[1:], backtranslation_beams=1)
+    assert len(re.findall(r"-?\d+\.?\d*(?=[,)])", str(error.value))) >= 4 or "0.6, 0.6, 0.6, 0.6" in str(error.value)
+    load_comet(other)  # by itself it is a valid checkpoint
+
+
+def test_a_scale_that_differs_by_hundredths_is_taken(models, tmp_path):
+    CometDuPOReward(rescaled(tmp_path / "other", models[0], 1.2, -0.1), *models[1:], backtranslation_beams=1)
 
 
 # --- faults --------------------------------------------------------------------------------------------

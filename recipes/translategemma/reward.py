@@ -27,6 +27,7 @@ from rl_nmt.guards import verdict
 from rl_nmt.scorers.base import Scorer, Segment, ask
 from rl_nmt.text import TextPair
 from rl_nmt.text.languages import ENGLISH, Language
+from rl_nmt.text.prompts import read_texts
 from rl_nmt.text.unicode import length, script_share
 from rl_nmt.training.reward_log import RewardLog, common_scalars, mean, work_done
 from rl_nmt.training.token_credit import SpanCredit
@@ -122,7 +123,8 @@ class EnsembleReward(RewardLog):
         if len(sources) != len(completions):
             raise ConfigError(f"{len(completions)} completions but {len(sources)} sources")
         start = time.perf_counter()
-        rows = [self._text_row(s, c) for s, c in zip(sources, completions, strict=True)]
+        texts = read_texts("completions", completions)
+        rows = [self._text_row(s, c) for s, c in zip(read_texts("source", sources), texts, strict=True)]
         times = {"time/guards": time.perf_counter() - start}
         alive = [row for row in rows if row["gate"] is None]
         segments = [Segment(row["source"], row["output"]) for row in alive]

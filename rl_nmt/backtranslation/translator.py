@@ -209,22 +209,35 @@ def length_cap(source_tokens: int, max_new_tokens: int) -> int:
 
 
 def check_tags(tokenizer, vocabulary: int, source: str, target: str) -> None:
-    """Refuse a tokenizer that would translate from or into another language without saying so.
+    """Refuse a tokenizer that would silently translate from or into another language.
 
-    Raises ConfigError for a tag that is not a special token (`eng_latn`, `ta` silently become `<unk>`), `<mask>` not
-    last (a folder without tokenizer.json shifts every tag by one), or more ids than the model has.
+    Its source language must be `source`. NLLB's tags are consecutive, `<mask>` follows them, and what a fine-tuned
+    model adds follows that. Raises ConfigError for a tag that is not a special token (`eng_latn`, `ta` silently become
+    `<unk>`), `<mask>` elsewhere (transformers 5 may put it before the tags where tokenizer.json is missing), a source
+    tag that is not in front, a tokenizer without words, or more ids than the model has.
     """
     tags = [t for t in tokenizer.all_special_tokens if re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", t)]
+    missing = "is tokenizer.json missing? Fetch the model again"
     for tag in (source, target):
         if tag not in tags or tokenizer.convert_tokens_to_ids(tag) == tokenizer.unk_token_id:
             near = difflib.get_close_matches(tag.lower(), [t.lower() for t in tags], n=1, cutoff=0.5)
             hint = next((f"; did you mean {t}?" for t in tags if near and t.lower() == near[0]), "")
             raise ConfigError(f"backtranslation_model: its tokenizer has no language tag {tag!r}{hint}")
-    if tokenizer.mask_token and tokenizer.mask_token_id != len(tokenizer) - 1:
+    ids = set(tokenizer.convert_tokens_to_ids(tags))
+    behind = next(i for i in range(min(ids), len(tokenizer) + 1) if i not in ids)
+    if tokenizer.mask_token and tokenizer.mask_token_id != behind:
         raise ConfigError(
-            f"backtranslation_model: its language tags are shifted (<mask> has id {tokenizer.mask_token_id}, not the "
-            f"last, {len(tokenizer) - 1}): is tokenizer.json missing? Fetch the model again"
+            f"backtranslation_model: its language tags are shifted (<mask> has id {tokenizer.mask_token_id}; the id "
+            f"behind the tags is {behind}): {missing}"
         )
+    first, *words, _ = tokenizer("12 ab")["input_ids"]
+    if first != tokenizer.convert_tokens_to_ids(source):
+        raise ConfigError(
+            f"backtranslation_model: its tokenizer does not put {source} in front of a text, as NLLB was trained: set "
+            "legacy_behaviour to false in its tokenizer_config.json"
+        )
+    if set(words) <= {tokenizer.unk_token_id}:
+        raise ConfigError(f"backtranslation_model: its tokenizer knows no words: {missing}")
     if len(tokenizer) > vocabulary:
         raise ConfigError(f"backtranslation_model: the tokenizer has {len(tokenizer)} ids, the model only {vocabulary}")
 

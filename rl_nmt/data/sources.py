@@ -84,6 +84,8 @@ def _open(source: Source, local: Local | None, scratch: str) -> Any:
         path, files = local
         escaped = {"train": [glob.escape(file) for file in files]}
         options: dict[str, Any] = {"data_files": escaped, "split": "train", "cache_dir": scratch}
+        if path == "parquet":  # the others may differ from file to file
+            options["columns"] = [column]
     else:
         path, revision = hub.split_revision(source.dataset_name)
         options = {"name": source.dataset_config or None, "split": source.dataset_split, "revision": revision}

@@ -7,11 +7,13 @@
 Lines end at line feeds alone: a text may hold U+2028. All formats but Parquet may be packed (.gz).
 """
 
+import csv
 import gzip
 import io
 import itertools
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -151,20 +153,65 @@ def _lines(stream: Iterable[bytes], file: str) -> Iterator[Line]:
 
 
 def _tsv(lines: Iterator[Line], file: str, columns: Sequence[str]) -> Iterator[Row]:
-    rows = ((f"{file} line {number}", line.split("\t")) for number, line in lines if line.strip())
-    place, first = next(rows, ("", []))
-    if not first:
+    """Rows of a table. Quoted as by csv writers are all fields where the names in the first line are, else single
+    ones that hold a doubled quotation mark; any other quotation mark is text."""
+    filled = ((number, line) for number, line in lines if line.strip())
+    first = next(filled, None)
+    if first is None:
         return
-    names = [cell.strip() for cell in first]
+    place, cells = f"{file} line {first[0]}", first[1].split("\t")
+    names = [_unquoted(cell.strip()) for cell in cells]
     known = {name.lower() for name in names}
     if not known.issuperset(map(str.lower, columns)):
         raise ConfigError(f"{place}: the first line does not name the columns {', '.join(columns)}")
-    header = names if columns or (known.intersection(SOURCES) and known.intersection(REFERENCES)) else []
-    for where, cells in rows if header else itertools.chain([(place, first)], rows):
-        if header and len(cells) != len(header):
-            raise ConfigError(f"{where} has {len(cells)} columns, the first line names {len(header)}")
-        names = header or ["source", "reference", *(f"column {i}" for i in range(3, len(cells) + 1))]
+    header = bool(columns or (known.intersection(SOURCES) and known.intersection(REFERENCES)))
+    if header and any(map(_QUOTED.fullmatch, cells)):
+        rows = _quoted_rows(filled, file)
+    elif not header and len(cells) > 1 and all(map(_QUOTED.fullmatch, cells)):
+        raise ConfigError(f"{place} has every field quoted: put a line before it that names the columns, also quoted")
+    else:
+        rows = _plain_rows(filled if header else itertools.chain([first], filled), file)
+        names = names if header else ["source", "reference", *(f"column {i}" for i in range(3, len(cells) + 1))]
+    for where, cells in rows:
+        if len(cells) != len(names) and (header or len(cells) > 1):
+            first_line = f"the first line {'names' if header else 'has'} {len(names)}"
+            raise ConfigError(f"{where} has {len(cells)} columns, {first_line}: {_NO_QUOTES}")
         yield Row(where, dict(zip(names, cells, strict=False)))
+
+
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_OPEN = re.compile(r'"(?:[^"]|"")+')  # a quoted field without its end
+_NO_QUOTES = "write one row a line, without tabs or line breaks in a field"
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
+
+
+def _plain_rows(lines: Iterable[Line], file: str) -> Iterator[tuple[str, list[str]]]:
+    """Fields as they are, but for those that can only be quoted ones, since a quotation mark in them is doubled."""
+    for number, line in lines:
+        cells = line.split("\t")
+        if any(_OPEN.fullmatch(cell) and '""' in cell for cell in cells):
+            raise ConfigError(f"{file} line {number} has a quoted field that does not end in it: {_NO_QUOTES}")
+        yield f"{file} line {number}", [_unquoted(cell) if '""' in cell[1:-1] else cell for cell in cells]
+
+
+def _quoted_rows(lines: Iterable[Line], file: str) -> Iterator[tuple[str, list[str]]]:
+    """Fields as csv writers quote them; one may hold tabs and line breaks."""
+    number = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal number
+        for place, line in lines:
+            number = place
+            yield line + "\n"
+
+    try:
+        for cells in csv.reader(counted(), delimiter="\t", strict=True):
+            yield f"{file} line {number}", cells
+    except csv.Error as error:
+        raise ConfigError(f"{file} line {number} is not quoted as its first line is ({error}): {_NO_QUOTES}") from error
 
 
 def _json(lines: Iterator[Line], file: str) -> Iterator[Row]:

@@ -12,7 +12,7 @@ import torch
 
 from rl_nmt import distributed, hub
 from rl_nmt.errors import ConfigError, UserError
-from rl_nmt.models import loading
+from rl_nmt.models import gemma3, loading
 from rl_nmt.text import prompts
 
 FAMILIES = {"gemma3": ("Gemma 3", ("gemma3_text", "gemma3"))}  # family: its name, its values of model_type
@@ -139,10 +139,7 @@ def load_policy(
     if missing:
         raise ConfigError(f"{argument}: {model_id} lacks {len(missing)} weights, {missing[0]} first")
     if model.base_model is model:
-        # transformers 4.57 names a base_model_prefix that no instance has as an attribute, so base_model is the model
-        # itself, where TRL's fused log-probs need the decoder. Setting the prefix instead would break the loading of
-        # multimodal checkpoints; on the instance alone, the reference model that TRL builds would still fail.
-        type(model).base_model = property(lambda self: self.model)
+        gemma3.name_decoder(type(model))  # Gemma 3 under transformers 4
     if "key_mapping" in options:
         model._weight_conversions = None  # transformers 5 would undo the renaming when it saves, and fails at it
     model.generation_config = generation_defaults(tokenizer)

@@ -12,7 +12,7 @@ from rl_nmt import distributed
 from rl_nmt.results.divergence import DivergenceMonitor
 from rl_nmt.results.evaluation import Snapshot, bootstrap_draws
 from rl_nmt.results.task import Column, Task
-from rl_nmt.scorers.base import QUALITY_ESTIMATION, Segment
+from rl_nmt.scorers.base import QUALITY_ESTIMATION, Segment, require_scale
 from rl_nmt.text.languages import ENGLISH, Language
 from rl_nmt.text.unicode import safe_unicode, script_share
 
@@ -151,6 +151,7 @@ def divergence_monitor(
             from rl_nmt.scorers.comet import load_comet
 
             scorer = load_comet(**options)
+        require_scale(setting("independent_scorer"), scorer)
         name = scorer.name
     missing = f"none: divergence cannot be noticed; give {setting('eval_file')} or {setting('independent_scorer')}"
     print(f"score outside the reward: {name or missing}", flush=True)

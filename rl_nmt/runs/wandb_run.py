@@ -19,22 +19,30 @@ FINISH_SECONDS = 60.0  # what an upload may take at the end before it is left to
 def choose_wandb_mode(wanted: str, key_given: bool = False) -> tuple[str, str]:
     """Return "online", "offline" or "disabled", with the reason; online only if it can work within seconds.
 
-    `wandb.init` on an unreachable server blocks for many minutes whatever its time-out says, so the
-    server is probed first. Without a key, in the environment, netrc or `key_given` otherwise, it would stop
-    and ask: offline then. WANDB_DISABLED and WANDB_MODE can only take something away from `wanted`.
+    wandb itself says which server, mode and key its settings give: the environment, its settings files (`wandb login
+    --host`, `wandb offline`) and netrc. They can only take something away from `wanted`, as can WANDB_DISABLED. Without
+    a key, also none `key_given` otherwise, `wandb.init` would stop and ask, and on an unreachable server it blocks for
+    many minutes whatever its time-out says, so the server is probed first.
     """
-    from requests.utils import get_netrc_auth
-
     if os.environ.get("WANDB_DISABLED", "").lower() in {"1", "true", "yes", "on"}:
         return "disabled", "WANDB_DISABLED is set"
     if wanted != "online":
         return wanted, f"wandb_mode is {wanted}"
-    given = os.environ.get("WANDB_MODE", "")
-    if given in ("offline", "dryrun", "disabled"):
-        return given.replace("dryrun", "offline"), f"WANDB_MODE is {given}"
-    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    if not (key_given or os.environ.get("WANDB_API_KEY") or get_netrc_auth(url)):
-        return "offline", "no W&B key in WANDB_API_KEY or netrc (`wandb login`)"
+    os.environ.setdefault("WANDB_SILENT", "true")
+    try:
+        import wandb
+
+        settings = wandb.setup().settings
+        mode, url = settings.mode, settings.base_url
+        known = key_given or settings.api_key or wandb.api.is_authenticated
+    except ImportError:
+        return "disabled", "wandb is not installed"
+    except Exception as error:  # what wandb itself refuses; its message may hold the key
+        return "offline", f"W&B refuses its own settings or key ({type(error).__name__}); `wandb login` sets them"
+    if mode in ("offline", "dryrun", "disabled"):
+        return mode.replace("dryrun", "offline"), f"W&B's own settings say {mode} (WANDB_MODE, or its settings file)"
+    if not known:
+        return "offline", f"no W&B key for {url} in WANDB_API_KEY or netrc (`wandb login`)"
     problem = probe(url)
     return ("offline", f"{url}: {problem}") if problem else ("online", "the server answers")
 
@@ -70,7 +78,8 @@ def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: A
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    options |= {"dir": str(folder), "id": run_id, "resume": "allow" if run_id else None}
+    # Offline nothing is resumed: WandbRewardCallback sends the earlier rows again, and the newest folder has all.
+    options |= {"dir": str(folder), "id": run_id, "resume": "allow" if run_id and mode == "online" else None}
     quiet = wandb.Settings(disable_git=True, save_code=False, silent=True, finish_timeout=FINISH_SECONDS)
     start: Any = partial(wandb.init, settings=quiet, **options)
     problem = _within(INIT_SECONDS, lambda: start(mode=mode))
@@ -81,7 +90,7 @@ def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: A
     if problem:  # a key the server refuses, a project that may not be written, …
         print(f"W&B: offline, since {mode} failed ({problem})", flush=True)
         mode = "offline"
-        start(mode=mode)
+        start(mode=mode, resume=None)
     wandb.define_metric("train/global_step")
     wandb.define_metric("*", step_metric="train/global_step", step_sync=True)
     if mode == "offline":

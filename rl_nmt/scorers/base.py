@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from rl_nmt.errors import describe, warn
+from rl_nmt.errors import ConfigError, describe, warn
 
 QUALITY_ESTIMATION = ("unified_metric", "referenceless_regression_metric", "xcomet_metric")  # COMET without references
 T = TypeVar("T")
@@ -59,6 +59,31 @@ class Scorer(Protocol):
 
         A changed identity stops a resume, a changed environment is only listed.
         """
+
+
+def require_scale(argument: str, scorer: Scorer) -> None:
+    """Score a right translation, a copy and two wrong ones; refuse a checkpoint whose scores are on another scale.
+
+    Allowed is a quarter of `scorer.range` beyond its ends, and the scores must differ by a thousandth of it (ours: the
+    published COMET models stay within hundredths of [0, 1] and differ by tenths here). `argument`: the setting that
+    names the scorer. Raises ConfigError with the scores.
+    """
+    (low, high), source = scorer.range, "The door is open."
+    outputs = ("கதவு திறந்திருக்கிறது.", source, "மழை பெய்தது.", "b")
+    values = scorer.score([Segment(source, output, source) for output in outputs]).values
+    shown = ", ".join("none" if value is None else f"{value:.4g}" for value in values)
+    margin = 0.25 * (high - low)
+    if not all(value is not None and low - margin <= value <= high + margin for value in values):
+        raise ConfigError(
+            f"{argument}: {scorer.name} scores four short texts {shown}, but [{low - margin:g}, {high + margin:g}] is "
+            f"allowed: it is on another scale; give a checkpoint that scores from {low:g} to {high:g}"
+        )
+    numbers = [value for value in values if value is not None]
+    if max(numbers) - min(numbers) < 1e-3 * (high - low):
+        raise ConfigError(
+            f"{argument}: {scorer.name} scores a right translation, a copy and two wrong ones alike ({shown}): "
+            "its weights may be damaged or untrained; give another checkpoint"
+        )
 
 
 def ask(name: str, scorer: Scorer | Callable[[list[str]], Sequence[str]], items: Sequence) -> Scores:

@@ -5,6 +5,8 @@ template with one `{source}` slot. Gemma's turns are written here, any other mod
 """
 
 import re
+from collections.abc import Iterable
+from typing import Any
 
 from rl_nmt.config import excerpt
 from rl_nmt.errors import ConfigError
@@ -110,6 +112,31 @@ def read_source(prompt: str, template: str) -> str:
             "build it with prompts.fill, or give the dataset a 'source' column"
         )
     return source
+
+
+def read_texts(name: str, values: Iterable[Any], role: str = "assistant") -> list[str]:
+    """Return the texts of what TRL passes to a reward: strings, or conversations.
+
+    Of a conversation the last turn of `role` counts; its content may be a list of parts, whose texts are joined.
+    `name`: of the argument, for messages. Raises ConfigError for None and anything else.
+
+    >>> read_texts("completions", ["a", [{"role": "assistant", "content": "b"}]])
+    ['a', 'b']
+    """
+    return [value if isinstance(value, str) else _last_turn(name, i, value, role) for i, value in enumerate(values)]
+
+
+def _last_turn(name: str, index: int, value: Any, role: str) -> str:
+    wanted = "give a string, or a list of messages {'role': …, 'content': …}"
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{name}: item {index} is {'None' if value is None else type(value).__name__}; {wanted}")
+    turns = [turn for turn in value if isinstance(turn, dict) and turn.get("role") == role]
+    content = turns[-1].get("content") if turns else None
+    if isinstance(content, (list, tuple)):
+        content = "".join(part["text"] for part in content if isinstance(part, dict) and part.get("type") == "text")
+    if not isinstance(content, str):
+        raise ConfigError(f"{name}: item {index} has no message of role {role!r} with a text; {wanted}")
+    return content
 
 
 def _around_slot(template: str) -> tuple[str, str]:

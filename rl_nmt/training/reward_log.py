@@ -7,7 +7,8 @@ total (None: not scored).
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rl_nmt.errors import MissingService
+from rl_nmt.errors import MissingService, warn
+from rl_nmt.models.gemma3 import unrepaired_gemma3
 
 
 class RewardLog:
@@ -37,6 +38,8 @@ class RewardLog:
         else:
             self.last_log = log
             self.calls += 1
+            if self.calls == 1 and (problem := unrepaired_gemma3()):
+                warn(problem)
         for name in extra if columns.get("log_extra") else ():
             columns["log_extra"](name, [row[name] for row in rows])
         passing = [row for row in rows if row["gate"] is None]  # no model was asked about the others

@@ -11,8 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
 from hang_guard import ends_within
+from pyarrow import parquet
 
 from rl_nmt.data.sources import Source, hub_error, local_files, read_rows
 from rl_nmt.errors import ConfigError, MissingService
@@ -129,9 +131,6 @@ def test_broken_files_are_named_with_their_line(tmp_path, name, content, parts, 
 
 
 def test_damaged_parquet(tmp_path):
-    import pyarrow
-    from pyarrow import parquet
-
     path = tmp_path / "a.parquet"
     parquet.write_table(pyarrow.table({"text": [f"row {i}" * 50 for i in range(500)]}), path)
     assert "it has text" in refusal(path, field="body")
@@ -188,6 +187,16 @@ def test_other_columns_of_json_may_hold_anything(tmp_path):
     assert rows("json", [tmp_path / "part*.jsonl"]) == expected
     shuffled = rows("json", [tmp_path / "part*.jsonl"], buffer=5, seed=1)
     assert sorted(shuffled) == expected != shuffled == rows("json", [tmp_path / "part*.jsonl"], buffer=5, seed=1)
+
+
+def test_other_columns_of_parquet_may_differ_from_file_to_file(tmp_path):
+    for k, more in enumerate([{"note": [None, None]}, {"note": ["x", "y"]}, {"note": [1, 2], "other": [[1], [2]]}]):
+        table = pyarrow.table({"text": [f"Row {k} a.", f"Row {k} b."], **more})
+        parquet.write_table(table, tmp_path / f"part{k}.parquet")
+    expected = [f"Row {k} {letter}." for k in range(3) for letter in "ab"]
+    assert rows("parquet", [tmp_path / "part*.parquet"]) == rows(tmp_path) == expected
+    assert sorted(rows(tmp_path, buffer=9)) == expected
+    assert "text_field" in (said := refusal(tmp_path, field="nope")) and "'nope'" in said and "note" in said
 
 
 def test_what_save_to_disk_wrote(tmp_path):

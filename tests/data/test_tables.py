@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 
 import pyarrow
@@ -62,6 +64,61 @@ def test_parquet_single_values_and_empty_files(tmp_path):
     for name, content in (("a.jsonl", "\n \n"), ("a.tsv", ""), ("b.tsv", "en\tta\n"), ("a.json", "[]")):
         with pytest.raises(ConfigError, match=rf"--file: .*{name} holds no rows"):
             read_all(write(tmp_path / name, content), "--file")
+
+
+HARD = [
+    ('He said "no".', 'அவர் "இல்லை" என்றார்.'),
+    ('"Come," she said.', '"வா."'),
+    ("plain", "ஆ"),
+    ('"whole"', '"'),
+]
+
+
+def written(rows, quoting, header=("source", "reference")):
+    """A TSV as csv writers, spreadsheets and pandas write it."""
+    stream = io.StringIO()
+    csv.writer(stream, delimiter="\t", quoting=quoting, lineterminator="\n").writerows(
+        [header, *rows] if header else rows
+    )
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC])
+def test_quoted_tables_are_read_as_they_were_written(tmp_path, quoting):
+    path = write(tmp_path / "a.tsv", written(HARD, quoting))
+    assert [sides(row) for row in read(path, "--file")] == HARD
+    assert [sides(row) for row in read(path, "--file", ("reference",))] == HARD
+
+
+def test_quoted_fields_may_hold_tabs_and_line_breaks_where_the_first_line_is_quoted(tmp_path):
+    rows = [("a\tb", "one\ntwo"), ("c", "d")]
+    path = write(tmp_path / "a.tsv", written(rows, csv.QUOTE_ALL))
+    assert [sides(row) for row in read(path, "--file")] == rows
+    assert [row.where.rpartition(" ")[2] for row in read(path, "--file")] == ["3", "4"]
+
+
+def test_quotation_marks_of_a_plain_table_are_text(tmp_path):
+    rows = [('"Come," she said.', '"வா."'), ('"We must go.', "அ"), ('He stopped."', "ஆ"), ('5" and 6""', 'a "" b')]
+    for header in ("source\treference\n", ""):
+        path = write(tmp_path / "a.tsv", header + "".join(f"{a}\t{b}\n" for a, b in rows))
+        assert [sides(row) for row in read(path, "--file")] == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (written([("a\tb", "c")], csv.QUOTE_MINIMAL), 2),  # the header is plain, so a tab in a field parts it
+        (written([("c", "d"), ('a "x"\nb', "c")], csv.QUOTE_MINIMAL), 3),
+        (written([("a\tb", "c"), ("d", "e")], csv.QUOTE_MINIMAL, header=None), 2),
+        (written([("a", "b"), ("c", "d")], csv.QUOTE_ALL, header=None), 1),
+        ('"source"\t"reference"\n"a"\t"b"\n"c" d\t"e"\n', 3),
+        ('"source"\t"reference"\n"a"\t"b"\n"c\t"e"\n', 3),
+        ('"source"\t"reference"\n"a"\t"b"\t"c"\n', 2),
+    ],
+)
+def test_what_cannot_be_told_apart_is_refused_with_its_line(tmp_path, content, line):
+    with pytest.raises(ConfigError, match=rf"--file: .*a\.tsv line {line} "):
+        read_all(write(tmp_path / "a.tsv", content), "--file")
 
 
 def test_other_names_win_over_the_ending(tmp_path):

@@ -29,6 +29,18 @@ def no_settings_from_outside(monkeypatch, tmp_path):
     for name in ("WANDB_MODE", "WANDB_DISABLED", "WANDB_API_KEY", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    yield
+    getattr(sys.modules.get("wandb"), "teardown", lambda: None)()
+
+
+def mode(wanted="online", **options):
+    """`choose_wandb_mode`, as a process that starts in the present environment sees it."""
+    import wandb
+
+    wandb.teardown()  # what it has read of the environment stays for the life of a process
+    wandb.api = type(wandb.api)()
+    return choose_wandb_mode(wanted, **options)
 
 
 @pytest.mark.parametrize(
@@ -110,43 +122,84 @@ def test_rows_that_find_the_disk_full_wait(tmp_path):
 
 
 def test_modes_without_a_server(monkeypatch):
-    assert choose_wandb_mode("disabled")[0] == "disabled"
-    assert choose_wandb_mode("offline")[0] == "offline"
-    mode, reason = choose_wandb_mode("online")
-    assert mode == "offline" and "WANDB_API_KEY" in reason
+    assert mode("disabled")[0] == "disabled"
+    assert mode("offline")[0] == "offline"
+    chosen, reason = mode()
+    assert chosen == "offline" and "WANDB_API_KEY" in reason
     monkeypatch.setenv("WANDB_MODE", "online")  # the environment never switches on what the config switched off
-    assert choose_wandb_mode("offline")[0] == "offline"
+    assert mode("offline")[0] == "offline"
     monkeypatch.setenv("WANDB_MODE", "dryrun")
-    assert choose_wandb_mode("online")[0] == "offline"
+    assert mode()[0] == "offline"
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert choose_wandb_mode("online")[0] == "disabled"
+    assert mode()[0] == "disabled"
+
+
+def test_a_missing_wandb_switches_it_off(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert choose_wandb_mode("online") == ("disabled", "wandb is not installed")
 
 
 @pytest.mark.parametrize("value", ["true", "True", "1", "YES", "on"])
 def test_wandb_disabled_wins(monkeypatch, value):
     monkeypatch.setenv("WANDB_DISABLED", value)
-    assert choose_wandb_mode("online")[0] == "disabled"
+    assert mode()[0] == "disabled"
 
 
 def test_the_key_may_lie_in_netrc(monkeypatch, tmp_path):
     monkeypatch.setattr("rl_nmt.runs.wandb_run.probe", lambda url: None)
-    assert choose_wandb_mode("online")[0] == "offline"
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
-    (tmp_path / "netrc").chmod(0o600)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert choose_wandb_mode("online")[0] == "online"
+    assert mode()[0] == "offline"
+    write_netrc(monkeypatch, tmp_path, "api.wandb.ai")
+    assert mode()[0] == "online"
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    assert choose_wandb_mode("online")[0] == "offline"
-    assert choose_wandb_mode("online", key_given=True)[0] == "online"
+    assert mode()[0] == "offline"
+    assert mode(key_given=True)[0] == "online"
+
+
+def write_netrc(monkeypatch, folder, machine):
+    """What `wandb login` writes."""
+    (folder / "netrc").write_text(f"machine {machine}\n  login user\n  password {'canary01' * 5}\n")
+    (folder / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(folder / "netrc"))
+
+
+@pytest.mark.parametrize("told", ["settings file", "environment"])
+def test_a_server_of_ones_own_is_found_with_its_key(monkeypatch, tmp_path, told):
+    """`wandb login --host` leaves the address in its settings file and the key in netrc, under host and port."""
+    asked = []
+    with Server(lambda method, path: (200, {}, asked.append(path) or b"")) as server:
+        write_netrc(monkeypatch, tmp_path, server.url.removeprefix("http://"))
+        if told == "environment":
+            monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        else:
+            (tmp_path / "config").mkdir()
+            (tmp_path / "config" / "settings").write_text(f"[default]\nbase_url = {server.url}\n")
+        assert mode() == ("online", "the server answers") and asked
+        monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+        chosen, reason = mode()
+        assert chosen == "offline" and server.url in reason
+
+
+def test_wandb_offline_in_its_settings_file_counts(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", "canary01" * 5)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "settings").write_text("[default]\nmode = offline\n")
+    chosen, reason = mode()
+    assert chosen == "offline" and "settings" in reason
+
+
+def test_a_key_that_wandb_refuses_is_not_printed(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "canary with blanks")
+    chosen, reason = mode()
+    assert chosen == "offline" and "canary" not in reason
 
 
 def test_a_server_that_answers_is_used(monkeypatch):
     seen = []
-    monkeypatch.setenv("WANDB_API_KEY", "canary-key")
-    for status, mode in ((200, "online"), (302, "online"), (404, "online"), (500, "offline"), (503, "offline")):
+    monkeypatch.setenv("WANDB_API_KEY", "canary01" * 5)
+    for status, expected in ((200, "online"), (302, "online"), (404, "online"), (500, "offline"), (503, "offline")):
         with Server(lambda method, path, status=status: (status, {}, seen.append(path) or b"")) as server:
             monkeypatch.setenv("WANDB_BASE_URL", server.url)
-            assert choose_wandb_mode("online")[0] == mode, status
+            assert mode()[0] == expected, status
     assert len(seen) == 5
 
 
@@ -157,10 +210,10 @@ def test_a_server_that_does_not_answer_costs_seconds(monkeypatch, listening):
         if listening:
             quiet.listen()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{quiet.getsockname()[1]}")
-        monkeypatch.setenv("WANDB_API_KEY", "canary-key")
+        monkeypatch.setenv("WANDB_API_KEY", "canary01" * 5)
         with ends_within(60):
-            mode, reason = choose_wandb_mode("online")
-    assert mode == "offline" and "cannot be reached" in reason and "canary" not in reason
+            chosen, reason = mode()
+    assert chosen == "offline" and "cannot be reached" in reason and "canary" not in reason
 
 
 def test_a_name_that_does_not_exist():
@@ -195,13 +248,12 @@ class Refusing(BaseHTTPRequestHandler):
 def test_a_key_that_the_server_refuses_is_an_offline_run(monkeypatch, tmp_path, capsys):
     import wandb
 
-    wandb.teardown()  # what it has read of the environment stays for the life of a process
     server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}")
     monkeypatch.setenv("WANDB_API_KEY", "canary01" * 5)
     try:
-        assert choose_wandb_mode("online")[0] == "online"
+        assert mode()[0] == "online"
         with ends_within(60):
             run_id = start_wandb("online", tmp_path, project="p")
         assert wandb.run.id == run_id and wandb.run.settings._offline
@@ -209,7 +261,6 @@ def test_a_key_that_the_server_refuses_is_an_offline_run(monkeypatch, tmp_path, 
         finish_wandb()
         server.shutdown()
         server.server_close()
-        wandb.teardown()
     said = capsys.readouterr()
     assert "W&B: offline, since online failed" in said.out and "upload later with `wandb sync " in said.out
     assert "canary" not in said.out + said.err

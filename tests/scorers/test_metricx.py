@@ -224,8 +224,8 @@ def test_the_tokenizer_may_lie_elsewhere(checkpoint, scorer, tmp_path):
 def test_bad_arguments_and_folders(checkpoint, tiny_comet_da, tmp_path):
     for options, message in [
         ({"dtype": "float16"}, "overflows"),
-        ({"dtype": "int8"}, "no precision"),
-        ({"device": "gpu"}, "no device"),
+        ({"dtype": "int8"}, "metricx_model: 'int8'"),
+        ({"device": "gpu"}, "metricx_model: 'gpu'"),
         ({"overlong": "drop"}, "truncate or skip"),
         ({"tokenizer": str(tmp_path / "no")}, "no such folder"),
     ]:

@@ -451,7 +451,7 @@ def test_malformed_hparams(checkpoint, content):
 
 def test_bad_arguments(tiny_comet_da, da, tmp_path):
     for options, message in [
-        ({"device": "gpu"}, "no device"),
+        ({"device": "gpu"}, "comet_model: 'gpu'"),
         ({"device": "cuda:99"}, "not there"),
         ({"dtype": "int8"}, "is not a precision"),
         ({"classes": ["unified_metric"]}, "holds a regression_metric"),
