@@ -360,7 +360,7 @@ def main(argv: list[str] | None = None) -> int:
 
         export.require_push(cfg.push_to)
     folder = Path(cfg.output_dir).expanduser()
-    if not (actions["eval_only"] or actions["fresh"]) and setup.finished(folder, task()):
+    if not (actions["eval_only"] or actions["fresh"]) and setup.finished(folder, task(), config.to_public_dict(cfg)):
         if pushes:
             export.push(folder / "final", cfg.push_to)
         return 0

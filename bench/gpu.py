@@ -32,6 +32,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import bench  # noqa: F401  (says how to call this file)
 from rl_nmt import files
 from rl_nmt.errors import ConfigError, MissingService, run
 from rl_nmt.preflight.measurements import slug

@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+import bench  # noqa: F401  (says how to call this file)
+
 RUNS = Path("runs/pocket_seeds")
 
 

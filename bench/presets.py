@@ -16,6 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import bench  # noqa: F401  (says how to call this file)
 import train_grpo_en_ta as script
 from rl_nmt import config
 from rl_nmt.errors import ConfigError, run

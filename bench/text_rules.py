@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import bench  # noqa: F401  (says how to call this file)
 from pocket.lexicon import Noun, oblique
 from pocket.morphology import noun_forms
 from rl_nmt.data.tables import Pair, read, read_pairs, sides

@@ -167,6 +167,35 @@ def test_final_and_best_have_a_card(full_run):
     assert (full_run.folder / "best" / "README.md").exists() == (result["best"]["step"] > 0)
 
 
+def test_the_run_folder_has_no_model_card_of_another_tool(full_run):
+    assert not (full_run.folder / "README.md").exists()
+    assert "None" not in (full_run.folder / "final" / "README.md").read_text(encoding="utf-8").split("##")[0]
+
+
+def test_a_finished_run_is_not_shown_for_other_settings(full_run, main):
+    before = tree(full_run.folder)
+    line = ("--config", full_run.config)
+    status, out, err = main(*line, "--lr", "5e-6", "--trl.num_iterations", "2", "--max_new_tokens", "9")
+    assert (status, out) == (4, "") and err.startswith("error: output_dir: ") and err.count("\n") == 1
+    assert (
+        " → 5e-06" in err
+        and "lr: " in err
+        and "trl.num_iterations" in err
+        and "max_new_tokens" in err
+        and "--fresh" in err
+    )
+    assert tree(full_run.folder) == before
+
+
+def test_a_finished_run_is_shown_whatever_its_output_was_set_to(full_run, main):
+    changes = {"logging_steps": 3, "sample_steps": 0, "save_steps": 4, "save_total_limit": 1, "save_rollouts": False}
+    changes |= {"max_hours": 2.0, "use_wandb": False, "wandb_project": "other", "wandb_mode": "offline"}
+    words = [str(word) for name, value in changes.items() for word in (f"--{name}", value)]
+    assert not changes.items() <= full_run.settings.items()
+    status, out, err = main("--config", full_run.config, *words)
+    assert status == 0 and "holds a finished run" in out and "changed" not in err
+
+
 def test_a_finished_run_is_pushed_when_asked(full_run, main, monkeypatch):
     for token, said in (("", "HF_TOKEN is not set"), ("hf_canary", "the hub cannot be reached")):
         monkeypatch.setenv("HF_TOKEN", token)

@@ -237,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     log, only, named = cfg.logging, actions["eval_only"], checks.checkpoint_folder(cfg)
     fresh = actions["fresh"] or not (log.auto_resume or named)
     if not (only or fresh or named) and setup.finished(
-        Path(log.output_dir).expanduser(), task(cfg), NAMES["output_dir"]
+        Path(log.output_dir).expanduser(), task(cfg), config.to_public_dict(cfg), NAMES["output_dir"]
     ):
         return 0
     os.environ.update(checks.hub_environment(cfg))

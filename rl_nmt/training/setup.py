@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from rl_nmt import distributed, files
-from rl_nmt.errors import ConfigError
+from rl_nmt.errors import ConfigError, ResumeRefused
 from rl_nmt.results.task import Task
+from rl_nmt.runs import run_folder
 from rl_nmt.runs.metrics_file import MetricsFile
 from rl_nmt.runs.run import Files, Run
 from rl_nmt.runs.run_folder import model_identity
 
+# Settings of a finished run that may be others now, alone or in a section.
+_CHANGES_NO_RESULT = re.compile(
+    r"(\w+\.)*(output_dir|push_to|max_hours|logging_steps|(sample|save)_\w+|auto_resume|(use_)?wandb\w*):"
+)
 JITTER_ROUNDS = 4  # the first over everything, the others over shuffled halves: every segment meets other neighbours
 
 
@@ -95,10 +101,11 @@ def identity(model: str, reward) -> dict[str, Any]:
     return {**model_identity(model), "reward": files.finite(reward.signature()["identity"])}
 
 
-def finished(folder: Path, task: Task, setting: str = "output_dir") -> bool:
+def finished(folder: Path, task: Task, settings: dict[str, Any], setting: str = "output_dir") -> bool:
     """Has this folder's run ended? Then print its table instead of doing it again.
 
-    `setting`: the one that names the folder, for messages. Raises ConfigError for a table that cannot be read.
+    `settings`: of this command; `setting`: the one that names the folder, for messages. Raises ConfigError for a table
+    that cannot be read, ResumeRefused where settings that the result depends on have changed since.
     """
     from rl_nmt.results.evaluation import print_table
 
@@ -111,6 +118,12 @@ def finished(folder: Path, task: Task, setting: str = "output_dir") -> bool:
         raise ConfigError(f"{setting}: {path} cannot be read ({error}); use --fresh or another folder") from None
     if not (folder / "report.html").exists():  # killed between the two
         return False
+    changes = run_folder.harmless_changes(folder, settings, {})
+    if changes := [change for change in changes if not _CHANGES_NO_RESULT.match(change)]:
+        raise ResumeRefused(
+            f"{setting}: {folder} holds a finished run with other settings ({'; '.join(changes)}): --fresh trains with "
+            f"these in a folder next to it, --{setting} elsewhere; set them back to see its table"
+        )
     print(table)
     print(f"{folder} holds a finished run; --fresh starts again next to it, --{setting} elsewhere", flush=True)
     return True

@@ -78,6 +78,10 @@ class GuardedGRPOTrainer(Resumable, GRPOTrainer):
         self._stage_seconds = self._update_seconds = 0.0
         self.add_callback(Continue(self))
 
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Write none: TRL's, in the run folder, would be of a model "None"; results/model_card.py writes those of
+        final/ and best/."""
+
     def create_optimizer(self):
         """Without empty groups where DeepSpeed steps: it drops them, and the scheduler would count one too many."""
         optimizer = super().create_optimizer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -263,6 +264,20 @@ def test_the_document_mentions_every_bench():
     scripts = {path.stem for path in (ROOT / "bench").glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
     assert scripts >= {"reward_throughput", "pocket_step", "pocket_seeds"}
     assert {name for name in scripts if f"bench.{name}" not in document} == set()
+
+
+def test_a_bench_that_is_called_as_a_file_says_how_to_call_it():
+    """By the first of its imports from the repository, which is `bench`: then nothing else is missing before."""
+    for path in (ROOT / "bench").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if "__main__" in text:
+            own = re.search(
+                r"^(?:from|import) (bench|pocket|recipes|rl_nmt|train_grpo_en_ta|rewards_en_ta_dupo)\b", text, re.M
+            )
+            assert own and own[1] == "bench", path
+    for name in ("pocket_seeds", "presets"):
+        done = tiny_run.command(f"bench/{name}.py", "--help", PYTHONPATH="")
+        assert done.returncode == 2 and done.stderr.endswith(f"`python -m bench.{name}`\n"), done.stderr
 
 
 def test_train_step(tmp_path, capsys):

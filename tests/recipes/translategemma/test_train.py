@@ -122,6 +122,8 @@ def test_the_same_command_again_prints_the_table(finished):
     done = tg_run.run(finished[1])
     assert done.returncode == 0 and "holds a finished run" in done.stdout
     assert "--logging.output_dir elsewhere" in done.stdout
+    done = tg_run.run(finished[1], "--rl.lr", "3e-6", "--logging.sample_steps", "7")
+    assert done.returncode == 4 and "rl.lr" in done.stderr and "sample_steps" not in done.stderr
 
 
 def test_the_resolved_configuration_is_the_one_that_ran(finished):

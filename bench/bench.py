@@ -1,0 +1,8 @@
+"""Imported by `python bench/x.py` in place of the package, since this folder comes first then: say how to run it."""
+
+import sys
+from pathlib import Path
+
+name = Path(sys.argv[0]).stem
+print(f"error: run it from the repository's folder as `python -m bench.{name}`", file=sys.stderr)
+sys.exit(2)
