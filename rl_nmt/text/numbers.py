@@ -1,7 +1,7 @@
 """The numbers of a text, in digits and in words, by what they are worth. No torch.
 
 Two numbers are the same when they share a reading: "7.55" is a decimal and a time, "37 lakh" and "3.7 million" are
-3,700,000. Words, scales and endings of a language stand in its row of languages.yaml; a row without words has digits
+3,700,000. Words, scales and endings of a language are in its row of languages.yaml; a row without words has digits
 alone. Rules: ours (docs/details.md, 10).
 """
 
@@ -18,7 +18,7 @@ from rl_nmt.text.unicode import within
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number as it stands in a text.
+    """A number of a text.
 
     `readings`: what it may be worth. `parts`: numbers that say the same together, each with its readings ("7:15").
     `bare`: the same without its scale word. `sure`: it is a number and nothing else (not "one", "half", "V").
@@ -303,7 +303,7 @@ class _Reader:
 
 
 def _negative(front: str, behind: str, minus: tuple[str, ...]) -> bool:
-    """Whether what stands in front of a number makes it negative: a sign that joins nothing, or a word."""
+    """Whether what is in front of a number makes it negative: a sign that joins nothing, or a word."""
     front = front.rstrip(_MONEY)
     if front[-1:] in ("-", "–"):
         return front[-2:-1] in ("", " ", "(", '"', "“", "'", "‘", "[", ":") and not (
