@@ -1,9 +1,4 @@
-"""Gemma 3 under transformers 4: name the decoder where TRL 1.16 looks for it. Imports torch only when called."""
-
-import sys
-from importlib.metadata import version
-
-_MODULE = "transformers.models.gemma3.modeling_gemma3"  # imported by transformers when a Gemma 3 model is loaded
+"""Gemma 3 under transformers 4: name the decoder where TRL 1.16 looks for it."""
 
 
 def repair_gemma3() -> None:
@@ -15,7 +10,7 @@ def repair_gemma3() -> None:
     """
     from transformers import Gemma3ForCausalLM
 
-    if _faulty(Gemma3ForCausalLM):
+    if Gemma3ForCausalLM.base_model_prefix == "language_model":
         name_decoder(Gemma3ForCausalLM)
 
 
@@ -26,19 +21,3 @@ def name_decoder(model_class: type) -> None:
     reference model that TRL builds would still fail.
     """
     model_class.base_model = property(lambda self: self.model)  # type: ignore[attr-defined]
-
-
-def unrepaired_gemma3() -> str | None:
-    """Return a warning when this process has loaded Gemma 3 and TRL would fail on it, else None."""
-    module = sys.modules.get(_MODULE)
-    if module is None or not _faulty(module.Gemma3ForCausalLM):
-        return None
-    return (
-        f"Gemma3ForCausalLM in transformers {version('transformers')}: TRL's loss will fail with \"'CausalLMOutputWith"
-        "Past' object has no attribute 'last_hidden_state'\"; call rl_nmt.models.repair_gemma3() before the trainer is "
-        "built"
-    )
-
-
-def _faulty(model_class: type) -> bool:
-    return getattr(model_class, "base_model_prefix", "") == "language_model" and "base_model" not in vars(model_class)

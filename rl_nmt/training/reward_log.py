@@ -4,11 +4,12 @@ Rows are dicts, one per sample, with source, output (cleaned), gate (a reason, o
 total (None: not scored).
 """
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
 from rl_nmt.errors import MissingService, warn
-from rl_nmt.models.gemma3 import unrepaired_gemma3
 
 
 class RewardLog:
@@ -61,6 +62,19 @@ class RewardLog:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.calls, self._dead_calls = state["calls"], state["dead_calls"]
+
+
+def unrepaired_gemma3() -> str | None:
+    """Return a warning when this process has loaded Gemma 3 and TRL would fail on it (models/gemma3.py), else None."""
+    module = sys.modules.get("transformers.models.gemma3.modeling_gemma3")  # there once a Gemma 3 model was loaded
+    loaded = getattr(module, "Gemma3ForCausalLM", None)
+    if getattr(loaded, "base_model_prefix", "") != "language_model" or "base_model" in vars(loaded):
+        return None
+    return (
+        f"Gemma3ForCausalLM in transformers {version('transformers')}: TRL's loss will fail with \"'CausalLMOutputWith"
+        "Past' object has no attribute 'last_hidden_state'\"; call rl_nmt.models.repair_gemma3() before the trainer is "
+        "built"
+    )
 
 
 def mean(values: Iterable[float | None]) -> float | None:
