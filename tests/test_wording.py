@@ -60,3 +60,31 @@ def test_the_phrases_would_be_found(tmp_path):
     path.write_text('raise ValueError(f"{1} is no number")\nprint("x")\n"is no docstring"\n', encoding="utf-8")
     assert list(messages(path)) == [(1, " is no number"), (2, "x")]
     assert [bool(re.search(HARD_TO_READ[0], text)) for _, text in messages(path)] == [True, False]
+
+
+def hard_sentences() -> list[str]:
+    """Lines of code and documents, tests and the lab notebook aside, that hold one of six phrases: "file:line: text"."""
+    phrases = re.compile(
+        r"\bis no [a-z]|\b(?:are|is) none\b|\bto be had\b|\banew\b|\bway out\b|\b(?:lies?|stands?) in\b"
+    )
+    kinds = {".py", ".md", ".yaml", ".toml", ".txt", ".sh", ".jinja"}
+    found = []
+    for folder in ("", *PLACES[:4], "configs", "docs", "examples", "scripts", ".github"):
+        paths = (ROOT / folder).rglob("*") if folder else ROOT.glob("*")
+        for path in sorted(path for path in paths if path.suffix in kinds and path.is_file()):
+            if path.name != "LOG.md" and "build" not in path.parts:
+                lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+                found += [
+                    f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+                    for number, line in lines
+                    if phrases.search(line)
+                ]
+    return found
+
+
+def test_code_and_documents_are_easy_to_read():
+    assert len(found := hard_sentences()) <= 5, "\n".join(found)
+
+
+if __name__ == "__main__":  # prints them
+    print("\n".join([*(found := hard_sentences()), f"{len(found)} lines"]))
