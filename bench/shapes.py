@@ -44,7 +44,7 @@ from transformers import (
 from bench import texts
 from pocket import formats
 from rl_nmt.files import replace_folder
-from rl_nmt.scorers.base import Segment
+from rl_nmt.scorers.base import SCALE_PROBE, Segment
 from rl_nmt.scorers.comet import scorer
 from rl_nmt.scorers.comet.model import CometModel
 
@@ -218,11 +218,13 @@ def _widen(model: torch.nn.Module) -> None:
 
 
 def _centre(model) -> None:
-    """Scale the head so that bench texts score 0.5 ± 0.15."""
+    """Scale the head: bench texts score 0.5 ± 0.15, or less spread if `require_scale` would refuse the model."""
     rows = [Segment(item.english, item.back, item.english) for item in texts.items(24, "none", seed=1)]
+    rows += SCALE_PROBE
     score = model(rows if model.needs_reference else [Segment(row.src, row.mt) for row in rows]).score
+    probe, score = score[-len(SCALE_PROBE) :], score[: -len(SCALE_PROBE)]
     head = [module for module in model.estimator.modules() if isinstance(module, torch.nn.Linear)][-1]
-    factor = 0.15 / score.std().item()
+    factor = min(0.15 / score.std().item(), 0.5 / (probe - score.mean()).abs().max().item())
     head.weight.mul_(factor)
     head.bias.copy_((head.bias - score.mean()) * factor + 0.5)
 

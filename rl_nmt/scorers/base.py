@@ -36,6 +36,12 @@ class Span(NamedTuple):
     category: str | None = None
 
 
+SCALE_PROBE = tuple(  # a right translation, a copy and two wrong ones
+    Segment("The door is open.", output, "The door is open.")
+    for output in ("கதவு திறந்திருக்கிறது.", "The door is open.", "மழை பெய்தது.", "b")
+)
+
+
 @dataclass(frozen=True)
 class Scores:
     """One raw value per segment, in order; None where it could not be scored. `spans` likewise, or None."""
@@ -68,9 +74,8 @@ def require_scale(argument: str, scorer: Scorer) -> None:
     published COMET models stay within hundredths of [0, 1] and differ by tenths here). `argument`: the setting that
     names the scorer. Raises ConfigError with the scores.
     """
-    (low, high), source = scorer.range, "The door is open."
-    outputs = ("கதவு திறந்திருக்கிறது.", source, "மழை பெய்தது.", "b")
-    values = scorer.score([Segment(source, output, source) for output in outputs]).values
+    low, high = scorer.range
+    values = scorer.score(SCALE_PROBE).values
     shown = ", ".join("none" if value is None else f"{value:.4g}" for value in values)
     margin = 0.25 * (high - low)
     if not all(value is not None and low - margin <= value <= high + margin for value in values):
