@@ -68,7 +68,7 @@ SMALL = Sizes(  # a world of seconds that can translate nothing, to try code on
     comet_layers=1,
     da_steps=3,
     qe_tag_steps=2,
-    qe_steps=2,
+    qe_steps=40,
     sampled_prompts=8,
     samples_each=2,
 )

@@ -37,8 +37,8 @@ class Span(NamedTuple):
 
 
 SCALE_PROBE = tuple(  # a right translation, a copy and two wrong ones
-    Segment("The door is open.", output, "The door is open.")
-    for output in ("கதவு திறந்திருக்கிறது.", "The door is open.", "மழை பெய்தது.", "b")
+    Segment("The singer rests.", output, "The singer rests.")
+    for output in ("பாடகர் ஓய்வெடுக்கிறார்.", "The singer rests.", "நேற்று மழை பெய்தது.", "b")
 )
 
 
