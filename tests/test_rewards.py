@@ -299,9 +299,9 @@ def test_the_trainers_prompt_ends_in_the_cues():
     ("prompts", "completions", "columns", "said"),
     [
         (None, ["அ"], {}, r"source=\[\.\.\.\]"),
-        (["Translate this!"], ["அ"], {}, "prompt .*'source' column"),
-        ([gemma_prompt("hello")], ["அ"], {}, "prompt .*'source' column"),
-        ([[{"role": "user", "content": "x"}]], ["அ"], {}, "prompt .*'source' column"),
+        (["Translate this!"], ["அ"], {}, "^prompt: .*'source' column"),
+        ([gemma_prompt("hello")], ["அ"], {}, "^prompt: .*'source' column"),
+        ([[{"role": "user", "content": "x"}]], ["அ"], {}, "^prompt: .*'source' column"),
         ([[{"role": "system", "content": "x"}]], ["அ"], {}, "prompts: item 0.*'user'"),
         (["x"], ["அ", "ஆ"], {"source": ["one"]}, "2 completions but 1 sources"),
         (None, ["அ", None], {"source": ["one", "two"]}, "^completions: item 1 is None; give a string[^\n]*$"),

@@ -145,7 +145,7 @@ def test_the_prompt_is_the_trained_one_or_given(model_folder, tiny_gemma, capsys
 
 def test_bad_input_is_one_clear_line(model_folder, tmp_path):
     assert "folder not found" in refused("--model", tmp_path / "none", "--text", "x")
-    assert "adapter_config.json" in refused("--model", tmp_path, "--text", "x")
+    assert "config.json" in refused("--model", tmp_path, "--text", "x")
     model = ("--model", model_folder)
     assert "batch_size=0" in refused(*model, "--text", "x", "--batch_size", "0")
     assert "max_new_tokens=-1" in refused(*model, "--text", "x", "--max_new_tokens", "-1")
@@ -165,7 +165,7 @@ def test_an_adapter_whose_base_is_missing_says_which(adapter_folder, tmp_path):
     config.write_text(config.read_text("utf-8").replace("../base", "someone/not-here"), encoding="utf-8")
     assert "someone/not-here" in refused("--model", folder, "--text", "x", error=MissingService)
     config.write_text("{}", encoding="utf-8")
-    assert "base model" in refused("--model", folder, "--text", "x")
+    assert "no base_model_name_or_path" in refused("--model", folder, "--text", "x")
 
 
 def test_exit_status_and_a_light_help():
