@@ -145,11 +145,11 @@ def test_the_prompt_is_the_trained_one_or_given(model_folder, tiny_gemma, capsys
 
 def test_bad_input_is_one_clear_line(model_folder, tmp_path):
     assert "folder not found" in refused("--model", tmp_path / "none", "--text", "x")
-    assert "config.json" in refused("--model", tmp_path, "--text", "x")
+    assert "adapter_config.json" in refused("--model", tmp_path, "--text", "x")
     model = ("--model", model_folder)
     assert "batch_size=0" in refused(*model, "--text", "x", "--batch_size", "0")
     assert "max_new_tokens=-1" in refused(*model, "--text", "x", "--max_new_tokens", "-1")
-    assert "not both" in refused(*model, "--text", "x", "--file", "y")
+    assert "text and file: " in refused(*model, "--text", "x", "--file", "y")
     assert "none.txt" in refused(*model, "--file", tmp_path / "none.txt")
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     assert "UTF-8" in refused(*model, "--file", tmp_path / "latin.txt")

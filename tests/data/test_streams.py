@@ -292,7 +292,7 @@ def test_a_damaged_file_gets_three_attempts(quick):
 
 def test_a_source_that_got_shorter_or_other_is_refused(quick):
     reset = ConnectionResetError("reset")
-    with pytest.raises(StreamBroken, match="has changed"):
+    with pytest.raises(StreamBroken, match="x@COMMIT"):
         list(persistent("x", failing([(5, reset), (4, None)])))
     turns = iter([(1, 2, 3), (1, 9, 3)])
 
@@ -300,14 +300,14 @@ def test_a_source_that_got_shorter_or_other_is_refused(quick):
         yield from next(turns)
         raise reset
 
-    with pytest.raises(StreamBroken, match="has changed"):
+    with pytest.raises(StreamBroken, match="x@COMMIT"):
         list(persistent("x", other))
 
 
 def test_the_deadline_counts_from_the_last_new_row(quick, monkeypatch):
     monkeypatch.setattr(streams, "RETRY_SECONDS", 0.3)
     reset, found = ConnectionResetError("reset"), []
-    with ends_within(30), pytest.raises(StreamBroken, match="no new row for"):
+    with ends_within(30), pytest.raises(StreamBroken, match=r"^dataset_name: x .* 0 s .*reset"):
         for row in persistent("x", failing([(4, reset)] * 1_000_000)):
             found.append(row)
     assert found == [*range(4)]
@@ -338,7 +338,7 @@ def test_a_reader_that_hangs_does_not_hang_the_caller(monkeypatch):
         never.wait(60)
 
     found = []
-    with ends_within(30), pytest.raises(StreamBroken, match="answers too slowly"):
+    with ends_within(30), pytest.raises(StreamBroken, match=r"^dataset_name: x .*TimeoutError"):
         for row in persistent("x", hanging):
             found.append(row)
     assert found == [1]
