@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from functools import partial
 
@@ -165,7 +166,7 @@ def test_a_reward_that_scores_too_little_is_refused():
 
     report = launch_gate(Dead(PAIRS), PAIRS)
     assert not report.passed and report.soft_win_share is None
-    assert "comparisons have no score: nothing was shown" in report.reasons[0]
+    assert re.match(r"(\d+) of \1 comparisons have no score", report.reasons[0])
 
 
 @pytest.mark.parametrize(("refused", "passes"), [(1, True), (2, False)])
@@ -213,7 +214,7 @@ def test_bad_bounds(bound):
 
 
 def test_no_pairs():
-    with pytest.raises(ConfigError, match="no honest pairs"):
+    with pytest.raises(ConfigError, match=r"^launch gate: no honest pairs"):
         launch_gate(Oracle(PAIRS), [])
 
 

@@ -83,7 +83,7 @@ def test_c4_shards(shards, tmp_path):
     assert data.counts["read"] >= data.counts["kept"] >= 50 and data.counts["rejected"] == {}
 
 
-def test_what_lies_in_the_folder(shards, tmp_path):
+def test_files_in_the_folder(shards, tmp_path):
     folder = tmp_path / "data"
     data = make(folder, dataset_name=str(shards))
     assert sorted(os.listdir(folder)) == ["data.json", "heldout.jsonl", "train.jsonl"]

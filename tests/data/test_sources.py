@@ -199,7 +199,7 @@ def test_other_columns_of_parquet_may_differ_from_file_to_file(tmp_path):
     assert "text_field" in (said := refusal(tmp_path, field="nope")) and "'nope'" in said and "note" in said
 
 
-def test_what_save_to_disk_wrote(tmp_path):
+def test_folders_of_save_to_disk(tmp_path):
     import datasets
 
     data = datasets.Dataset.from_dict({"text": ["One.", "Two."], "other": [1, 2]})
@@ -220,7 +220,7 @@ def test_hub_names_are_not_local():
 
 
 @pytest.mark.parametrize("offline", ["1", ""])
-def test_no_hub_is_said_within_seconds(monkeypatch, offline):
+def test_a_missing_hub_is_reported_within_seconds(monkeypatch, offline):
     monkeypatch.setenv("HF_HUB_OFFLINE", offline)
     with ends_within(20), pytest.raises(MissingService, match="allenai/c4") as caught:
         rows("allenai/c4")

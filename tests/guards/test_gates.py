@@ -82,7 +82,7 @@ NO_TRANSLATION = [
 
 
 @pytest.mark.parametrize(("output", "reason"), NO_TRANSLATION)
-def test_no_translation(output, reason):
+def test_invalid_outputs_are_gated(output, reason):
     assert verdict(SOURCE, output, TAMIL) == reason
 
 
@@ -204,11 +204,11 @@ def test_what_the_source_does_not_excuse(source, output):
         ("He speaks English.", "அவர் ஆங்கிலம் பேசுகிறார். மொழிபெயர்ப்பு இது.", "preamble"),
     ],
 )
-def test_what_looks_like_it_is_not_excused(source, output, reason):
+def test_similar_outputs_are_not_excused(source, output, reason):
     assert verdict(source, output, TAMIL) == reason
 
 
-def test_running_text_is_no_brand():
+def test_running_text_is_not_a_brand():
     assert verdict("Boys read good books.", "Boys read நல்ல புத்தகங்கள்.", TAMIL) == "copy"
     assert verdict("Boys read good books.", "boys நல்ல books read.", TAMIL) == "copy"
 

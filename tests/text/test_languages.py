@@ -284,7 +284,7 @@ def test_a_foreign_letter_weighs_less_where_a_character_is_a_word():
         ("de", "Der Regen The rain has stopped.", "copy"),
     ],
 )
-def test_what_is_no_translation_is_caught(code, output, reason):
+def test_invalid_outputs_are_caught(code, output, reason):
     assert verdict("The rain has stopped.", output, language(code)) == reason
 
 

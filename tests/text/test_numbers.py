@@ -130,7 +130,7 @@ def test_tamil_phrases(text, worth):
         ("ஏழுமலை நாற்காலி ஆயிரக்கணக்கான எட்டாத அஞ்சல் மேலும் நூலகம்", []),
     ],
 )
-def test_tamil_words_that_are_several_numbers_or_none(text, worths):
+def test_tamil_words_that_are_several_numbers_or_not_a_number(text, worths):
     assert value(text) == worths
 
 
@@ -189,7 +189,7 @@ def test_english(text, worth):
         ("1" * 20, ["1" * 20]),
     ],
 )
-def test_english_lists_and_what_is_no_number(text, worths):
+def test_english_lists_and_words_that_are_not_numbers(text, worths):
     assert value(text, ENGLISH) == worths
 
 

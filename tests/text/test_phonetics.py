@@ -50,7 +50,7 @@ def test_the_same_word_meets(english, tamil):
 
 
 @pytest.mark.parametrize(("english", "tamil"), OTHER)
-def test_a_translation_does_not(english, tamil):
+def test_a_translation_does_not_meet(english, tamil):
     assert not keys(english, ENGLISH) & keys(tamil, TAMIL)
 
 

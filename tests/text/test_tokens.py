@@ -76,7 +76,7 @@ def test_sentences_open_after_an_end_but_not_after_an_abbreviation():
         ("I think that It Is so", []),
     ],
 )
-def test_what_may_stay(text, stay):
+def test_tokens_that_may_stay(text, stay):
     tokens = tokenize(text, ENGLISH)
     assert [t.text for t, flag in zip(tokens, kept(tokens, ENGLISH), strict=True) if flag] == stay
 
