@@ -86,7 +86,7 @@ BY_HAND = [
     ("abcd", "அஆஇஈஉ", 0.0, 0.0),  # 5 for 4: 1.25, inside the band
     ("abcdefghij", "அ", 0.0, abs(math.log(1 / 10) - math.log(1.17)) - 0.45 - 0.1125),
     ("ab", "அஆஇஈஉஊஎஏஐஒ", 0.0, math.log(10 / 2) - math.log(1.17) - 0.45 - 0.1125),
-    ("12 34", "௧௨ ௩௪ அ", 0.0, 0.0),  # digits are no letters; 7 for 5
+    ("12 34", "௧௨ ௩௪ அ", 0.0, 0.0),  # digits are not letters; 7 for 5
 ]
 
 
@@ -154,7 +154,7 @@ def test_guarded_components_reach_the_total(fresh):
     formula = 0.6 * lost["cycle"] + 0.4 * lost["qe"] - 0.1 * lost["length_penalty"] - 0.5
     assert lost["total"] == pytest.approx(max(0.01, formula), abs=1e-9)
     loan = reward.score_components(None, [tamil.replace("ஒவ்வொரு நாளும்", "every day")], source=[english])[0]
-    assert 0 < loan["copied"] < 1 / 3 or loan["gate"]  # some of the source left standing costs, or is no translation
+    assert 0 < loan["copied"] < 1 / 3 or loan["gate"]  # a partial copy costs, or is gated
 
 
 def test_the_floor_the_ceiling_and_zero_are_exact(fresh):
@@ -199,7 +199,7 @@ def test_back_translations_are_the_translators_own(reward):
     assert [r["backtranslation"] for r in rows] == ENGLISH  # the tiny model knows these pairs by heart
 
 
-# --- what may never win --------------------------------------------------------------------------------
+# --- invalid outputs never win --------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)
@@ -254,7 +254,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def light(tiny_comet_qe):
-    """A reward that needs no model for what it is asked here: every completion is gated."""
+    """A reward without models: every completion here is gated."""
     return CometDuPOReward(NOWHERE, str(tiny_comet_qe), NOWHERE, w_cycle=0.0)
 
 
@@ -501,7 +501,7 @@ def test_auto_is_float32_on_a_cpu(models, reward, capsys):
     assert automatic.signature() == reward.signature()
     pickle.loads(pickle.dumps(automatic))  # which loads its models again and measures nothing
     assert "reward_dtype auto" not in capsys.readouterr().err
-    assert settings.reward_dtype == "auto"  # what the run's resolved_config.yaml says
+    assert settings.reward_dtype == "auto"  # as in the run's resolved_config.yaml
 
 
 def test_a_run_keeps_the_precision_that_was_measured_first(tmp_path, tiny_comet_qe, monkeypatch):
@@ -556,7 +556,7 @@ def test_offloaded_models_are_on_the_card_only_while_they_score(fresh, places):
         assert now() == away
     assert during == [{"da": "cuda:0", "qe": "cuda:0", "back": "cuda:1"}] * 4
     moves = list(places.items())
-    reward([], [""] * len(ENGLISH), source=ENGLISH)  # all gated: nothing has to come
+    reward([], [""] * len(ENGLISH), source=ENGLISH)  # all gated: no model is moved
     assert list(places.items()) == moves and len(during) == 4
 
     def broken(rows):
@@ -568,7 +568,7 @@ def test_offloaded_models_are_on_the_card_only_while_they_score(fresh, places):
     assert now() == away
 
 
-# --- what is logged ------------------------------------------------------------------------------------
+# --- the log ------------------------------------------------------------------------------------
 
 
 def test_log_by_hand(fresh):
@@ -732,7 +732,7 @@ def test_an_invalid_score_costs_only_its_sample(fresh):
 def test_three_failed_calls_stop_the_run(fresh):
     reward = fresh()
     alive, dead = reward.qe, Faulty(reward.qe, fail)
-    for judge in (dead, dead, alive, dead, dead):  # a live call in between starts the count anew
+    for judge in (dead, dead, alive, dead, dead):  # a successful call in between resets the count
         reward.qe = judge
         reward([], TAMIL[:2], source=ENGLISH[:2])
     reward([], ["", "abc"], source=ENGLISH[:2])  # gated samples have a reward: not dead

@@ -1,4 +1,4 @@
-"""smoke_test_rewards.py: look at a reward by hand."""
+"""smoke_test_rewards.py: inspect a reward by hand."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_scores_and_rollouts_for_the_lab(smoke, tmp_path, capsys):
     saved = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
     assert [row["mqm"] for row in saved] == [1.0] * 12 + [0.2] * 12 + [0.0]
     assert saved[0]["group"] == saved[12]["group"] == saved[24]["group"] == 0 and saved[1]["group"] == 1
-    gated = sum(row["gate"] is not None for row in saved)  # the copy, and what is far too long or short
+    gated = sum(row["gate"] is not None for row in saved)  # the copy, and outputs far too long or short
     assert lines["cycle"][1] == str(25 - gated) and lines["gated:"] == ["gated:", str(gated), "of", "25"]
     assert saved[24]["gate"] == "copy" and saved[24]["total"] == 0.0 and saved[0]["components"]["cycle"] is not None
     with pytest.raises(SystemExit) as left:

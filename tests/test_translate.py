@@ -1,4 +1,4 @@
-"""The command that uses a trained model."""
+"""The command that translates with a trained model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model_folder(tiny_gemma, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def adapter_folder(tiny_gemma, tmp_path_factory):
-    """A LoRA adapter that changes the outputs, beside a base named by a relative path."""
+    """A LoRA adapter that changes the outputs, next to a base named by a relative path."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import Gemma3ForCausalLM

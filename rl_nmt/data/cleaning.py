@@ -31,7 +31,7 @@ def split_sentences(text: str) -> list[str]:
     """Split English text into sentences; an unfinished rest is the last item.
 
     Abbreviations, initials, decimals and list numbers do not end a sentence, and a small letter never
-    starts one. Whitespace comes back as single spaces.
+    starts one. Whitespace becomes single spaces.
 
     >>> split_sentences("Dr. Rao paid 3.5 million. Why? See No. 7 of the U.S. list")
     ['Dr. Rao paid 3.5 million.', 'Why?', 'See No. 7 of the U.S. list']

@@ -1,6 +1,6 @@
 """Save rows to a folder once, with hashes; read them back unchanged or refuse them. No torch.
 
-train.jsonl and heldout.jsonl hold the rows; data.json holds the request that made them, the SHA-256 of both
+train.jsonl and heldout.jsonl have the rows; data.json has the request that made them, the SHA-256 of both
 files and the caller's counts.
 """
 

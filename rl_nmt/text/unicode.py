@@ -25,7 +25,7 @@ CONTROL_PATTERN = re.compile("|".join(f"{bracket}{rest}" for bracket, rest in _O
 _SPACED = re.compile("|".join(f"{bracket}(?= *{rest})" for bracket, rest in _OPENED.items()))
 _NEUTRAL = re.compile("|".join(f"(?<={bracket}) (?= *{rest})" for bracket, rest in _OPENED.items()))
 
-# C0 and C1 controls that stand for a line break become one, so that words never run together.
+# C0 and C1 controls that mean a line break become one, so that words never run together.
 _BREAKS = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1f\x85]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 
@@ -86,7 +86,7 @@ def restore_control_tokens(s: str) -> str:
 
 
 class Clean(str):
-    """A text known to be clean, which `clean_for_scoring` returns as it is. Only TextPair makes them."""
+    """A text known to be clean, which `clean_for_scoring` returns unchanged. Only TextPair makes them."""
 
     __slots__ = ()
 
@@ -171,7 +171,7 @@ def length(s: str) -> int:
 def length_penalty(
     source: str, output: str, language: Language, expected_ratio: float | None = None, tolerance: float | None = None
 ) -> float:
-    """Return how far, ≥ 0, the log length ratio of `output` to `source` lies outside the language's band.
+    """Return how far, ≥ 0, the log length ratio of `output` to `source` is outside the language's band.
 
     With d = |ln(length(output) / length(source)) - ln(expected_ratio)| and x = d - tolerance: 0 inside the band
     (x ≤ 0), x²/tolerance up to half a tolerance outside it, and linear with slope 1 from there on: value and slope are

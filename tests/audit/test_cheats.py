@@ -1,4 +1,4 @@
-"""The families of cheats: what each makes of a pair, by hand; determinism; what does not apply."""
+"""The families of cheats: their cheats checked by hand; determinism; families that do not apply."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_swapped_name_keeps_the_rest():
     swapped = one("swapped_name", "Kavitha sings.", "கவிதா பாடுகிறாள்.", other)
     assert swapped == "மீனா பாடுகிறாள்."
     assert one("swapped_name", "She sings.", "அவள் பாடுகிறாள்.", other) is None
-    assert one("swapped_name", "Kavitha sings.", "கவிதா பாடுகிறாள்.") is None  # nobody to swap with
+    assert one("swapped_name", "Kavitha sings.", "கவிதா பாடுகிறாள்.") is None  # no other person in the suite
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class Oracle:
 
 
 class Copies(Oracle):
-    """A planted bad reward: what shares letters with the source is good."""
+    """A planted bad reward: it rewards letters shared with the source."""
 
     def value(self, english, completion):
         return self.chrf.sentence_score(completion, [english]).score / 100
@@ -128,7 +128,7 @@ def test_gated_cheats_never_win_even_where_the_honest_one_earns_nothing():
 
 def test_the_soft_bound_is_the_mean_over_families():
     class Likes(Oracle):
-        """Knows the references, and yet pays more for what ends in an extra sentence."""
+        """Knows the references, but gives more for an extra sentence at the end."""
 
         def value(self, english, completion):
             liked = completion.startswith(self.references[english] + " இது ஒரு")
@@ -253,7 +253,7 @@ def test_without_references_the_shipped_pairs_are_used(rows):
     assert source == SHIPPED and len(pairs) == gate.MAX_PAIRS and set(pairs) <= set(SHIPPED_PAIRS)
 
 
-# --- the trainer's door --------------------------------------------------------------------------------
+# --- require_launch --------------------------------------------------------------------------------
 
 
 def test_require_launch_returns_the_verdict_and_prints_the_table(capsys):

@@ -1,4 +1,4 @@
-"""Cleaning of one web document: golden tables for sentences and for what falls out and why."""
+"""Cleaning of one web document: golden tables for sentences and for the reasons of rejection."""
 
 from __future__ import annotations
 

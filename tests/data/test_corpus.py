@@ -1,4 +1,4 @@
-"""The snapshot: real small files in, exactly the rows that were asked for out, once."""
+"""The snapshot: from small real files, exactly the requested rows, once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sealed rows: what was written comes back, what is another's or was changed does not."""
+"""Snapshots: written rows are read back; changed rows and those of other settings are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Local files in every state, and a hub that is not there."""
+"""Local files in every state, and a hub that cannot be reached."""
 
 from __future__ import annotations
 

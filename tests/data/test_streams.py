@@ -36,7 +36,7 @@ FILES = {"bad-row": {"b.jsonl": BAD}, "odd-rows": {"b.jsonl": ODD}, "all-filtere
 
 
 class FaultyHub(ThreadingHTTPServer):
-    """The part of the hub's interface that a streamed data set needs; the repository's name says what fails.
+    """The part of the hub's interface that a streamed data set needs; the repository's name gives the fault.
 
     Faults hit b.jsonl, after a.jsonl was delivered: so rows are out already when they come.
     """
@@ -118,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, body[first:])
 
     def cut(self, body: bytes):
-        """A third of what was announced, then the connection is reset."""
+        """A third of the announced bytes, then the connection is reset."""
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -180,7 +180,7 @@ print(json.dumps(answers))
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """fault → what materialise gave or said; and what went to standard error."""
+    """fault → the result or error of materialise; and the standard error."""
     folder = tmp_path_factory.mktemp("streams")
     with FaultyHub() as hub:
         env = {"HF_ENDPOINT": hub.url, "HF_HOME": folder / "home", "HF_HUB_OFFLINE": "0", "HF_HUB_DOWNLOAD_TIMEOUT": 8}
@@ -223,7 +223,7 @@ def test_lasting_failures_end_with_the_number_of_rows(answers, fault):
     assert found["status"] == 69
     assert f"acme/{fault} has sent no new row for" in found["said"]
     read = int(found["said"].split(" rows were read")[0].split()[-1])
-    assert 30 <= read <= 60  # the first file, less what the shuffle buffer held back
+    assert 30 <= read <= 60  # the first file, less the rows in the shuffle buffer
     assert f"{read} of 115 kept" in found["said"] and f"enough for num_train_samples {read - 15}. Run" in found["said"]
 
 

@@ -107,7 +107,7 @@ def test_quotation_marks_of_a_plain_table_are_text(tmp_path):
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (written([("a\tb", "c")], csv.QUOTE_MINIMAL), 2),  # the header is plain, so a tab in a field parts it
+        (written([("a\tb", "c")], csv.QUOTE_MINIMAL), 2),  # the header is not quoted, so a tab in a field splits it
         (written([("c", "d"), ('a "x"\nb', "c")], csv.QUOTE_MINIMAL), 3),
         (written([("a\tb", "c"), ("d", "e")], csv.QUOTE_MINIMAL, header=None), 2),
         (written([("a", "b"), ("c", "d")], csv.QUOTE_ALL, header=None), 1),

@@ -1,4 +1,4 @@
-"""Fidelity without references: what must reappear, and what counts as being there."""
+"""Fidelity without references: required items, and the ways an output may have them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loops: what goes round in circles, unless its source does."""
+"""Loops: degenerate repetition, unless the source repeats too."""
 
 from __future__ import annotations
 

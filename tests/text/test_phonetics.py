@@ -86,7 +86,7 @@ def test_spelled(word, letters):
     assert spelled(word, TAMIL) == letters
 
 
-# What stands before the ending, as the name that it is: an elided u, a glide, -ம் before -த்து, two endings, a doubled
+# The stem before the ending, as a name: an elided u, a glide, -ம் before -த்து, two endings, a doubled
 # consonant, a prefix.
 @pytest.mark.parametrize(
     ("name", "word"),

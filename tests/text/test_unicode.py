@@ -173,12 +173,12 @@ def test_is_blank(text, blank):
         ("வணக்கம்", 1.0, 0.0),
         ("hello", 0.0, 1.0),
         ("அAB", 1 / 3, 2 / 3),
-        ("அ<bos>", 1.0, 0.0),  # a control token is no Latin text
+        ("அ<bos>", 1.0, 0.0),  # a control token is not Latin text
         ("நமஸ்தே नमस्ते", 6 / 12, 0.0),
         ("മലയാളം", 0.0, 0.0),
         ("ශ්‍රී", 0.0, 0.0),
         ("ஜெயலலிதா ஸ்ரீ க்ஷ", 1.0, 0.0),  # Grantha letters of the Tamil block
-        ("அ ❤\ufe0f 1\ufe0f\u20e3 👍🏽", 1.0, 0.0),  # emoji selectors are no letters
+        ("அ ❤\ufe0f 1\ufe0f\u20e3 👍🏽", 1.0, 0.0),  # emoji selectors are not letters
         ("ｈｅｌｌｏ", 0.0, 1.0),  # full width
         ("𝐡𝐞𝐥𝐥𝐨", 0.0, 1.0),  # mathematical bold
         ("привет", 0.0, 0.0),
