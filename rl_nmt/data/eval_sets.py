@@ -23,9 +23,7 @@ def load_eval(eval_dataset: str, eval_file: str, num_eval_samples: int, seed: in
     ConfigError (bad file, unknown name) and MissingService (hub not reachable within seconds, gated).
     """
     if num_eval_samples < 1 and (eval_file or eval_dataset not in ("", "none")):
-        raise ConfigError(
-            f"num_eval_samples: {num_eval_samples} must be at least 1; without an evaluation set, give eval_dataset none"
-        )
+        raise ConfigError(f"num_eval_samples: {num_eval_samples} must be at least 1; or set eval_dataset to 'none'")
     if eval_file:
         rows = _read_file(eval_file, "eval_file")
     elif eval_dataset in ("", "none"):

@@ -130,10 +130,7 @@ def test_settings_are_found_next_to_the_file_in_its_folder_or_by_name(lab, tmp_p
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (
-            "w_q=1",
-            "--set: w_q is not a number of the formula; use one of penalty_weight_fidelity, penalty_weight_lenratio",
-        ),
+        ("w_q=1", "--set: w_q is not a number of the formula; use one of penalty_weight_fidelity, "),
         ("lr=1", "--set: lr is not a number"),  # a setting, but none of the formula's
         ("guards=1", "--set: guards is not a number"),
         ("w_qe=nan", "--set: w_qe=nan "),
