@@ -1,16 +1,15 @@
-"""What a Tamil translation is worth, without a reference: `CometDuPOReward`.
+"""Score Tamil translations without references: `CometDuPOReward`.
 
     total = w_cycle * cycle * (1 - copied) + w_qe * qe - penalties       clamped to [0.01, 1]
     total = 0                                                            for an invalid output (gated)
 
 cycle    COMET-DA of the back-translation against the English source (hypothesis = NLLB's Tamil→English
          of the output, src = ref = source). Dual-task reconstruction as in DuPO (arXiv 2508.14460).
-         English comes back best of all when it was never translated, so the term shrinks by the share of
-         the source that the output repeats, in Latin or in Tamil letters (rl_nmt/guards/copying.py).
+copied   share of the source that the output repeats, in either script (rl_nmt/guards/copying.py).
 qe       COMETKiwi of (source, Tamil): quality estimation, no reference (arXiv 2209.06243).
 penalties
          script: share of letters that are not Tamil;
-         length: how far log(len_ta / len_en) leaves the band around the expected ratio. Lengths are NFC
+         length: how far log(len_ta / len_en) is outside the band around the expected ratio. Lengths are NFC
          code points. expected_length_ratio=1, length_tolerance=0 is the plain |log(len_ta / len_en)|;
          fidelity: share of the source's numbers, names and addresses that the output lost.
 
@@ -51,7 +50,7 @@ COMPONENTS = ("cycle", "qe", "foreign_script", "length_penalty", "copied", "fide
 
 @dataclass
 class Formula:
-    """What the number depends on beside the models; all of it is in the reward's identity."""
+    """What the reward depends on in addition to the models; all of it is in the reward's identity."""
 
     w_cycle: float = at_least(0, 0.6)  # weight of the cycle term; at 0 its models are neither loaded nor run
     w_qe: float = at_least(0, 0.4)  # weight of the quality estimation term; likewise
@@ -67,8 +66,9 @@ class Formula:
 
 
 def terms(row: dict[str, Any], formula: Formula) -> dict[str, float]:
-    """What each component adds to the reward of a scored row, weight and sign included."""
+    """Return what each component adds to the reward of a scored row, weight and sign included."""
     return {
+        # English comes back best when it was never translated, so the cycle term shrinks by the copied share.
         "cycle": formula.w_cycle * _unit(row.get("cycle")) * (1.0 - (row.get("copied") or 0.0)),
         "qe": formula.w_qe * _unit(row.get("qe")),
         "script": -formula.penalty_weight_script * row["foreign_script"],
@@ -78,7 +78,7 @@ def terms(row: dict[str, Any], formula: Formula) -> dict[str, float]:
 
 
 def combine(row: dict[str, Any], formula: Formula) -> float | None:
-    """The reward of one sample from its components; None when a component with a weight is missing."""
+    """Return the reward of one sample from its components; None if a component with a weight is missing."""
     if row["gate"] is not None:
         return GATED
     if (formula.w_cycle and row["cycle"] is None) or (formula.w_qe and row["qe"] is None):
@@ -100,7 +100,7 @@ class RewardSettings(Formula):
     """COMETKiwi checkpoint for quality estimation (gated, non-commercial licence)."""
     backtranslation_model: str = "facebook/nllb-200-distilled-1.3B"  # NLLB model that translates Tamil back to English
     backtranslation_backend: Literal["transformers", "ctranslate2", "auto"] = "transformers"
-    """What runs it; CTranslate2 is faster, with the same texts in float32; auto: CTranslate2 where it works."""
+    """Its back-end; CTranslate2 is faster, with the same texts in float32; auto: CTranslate2 where it works."""
     backtranslation_beams: int = at_least(1, 4)  # beams of the deterministic search
     reward_device: str = "auto"  # device of the COMET models: auto, cpu, cuda, cuda:N
     reward_dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
@@ -113,19 +113,19 @@ class RewardSettings(Formula):
     """Each of several processes loads its own reward models, or they share one copy per machine."""
 
     def check_reward(self) -> None:
-        """Raise ConfigError for values that make no reward, before a model is loaded."""
+        """Raise ConfigError for invalid values, before a model is loaded."""
         check_ranges(self)
         if self.normalize != "identity":
             raise ConfigError(f"normalize: {self.normalize!r} is unknown; the only value is 'identity'")
         if self.guards not in ("on", "off"):
             raise ConfigError(f"guards: {self.guards!r} must be 'on' or 'off'")
         if self.w_cycle + self.w_qe == 0:
-            raise ConfigError("w_cycle and w_qe are both 0: the reward would not depend on any score")
+            raise ConfigError("w_cycle and w_qe are both 0, so no score would count; set one of them above 0")
 
     def require_devices(self, explain: bool = False) -> tuple[str, str]:
-        """The devices of COMET and back-translator, which compute in their precisions; asked before anything is loaded.
+        """Return the devices of COMET and back-translator after checking their precisions, before anything is loaded.
 
-        `explain`: print why one is the CPU. Raises ConfigError, MissingService (of CTranslate2).
+        `explain`: print the reason if one is the CPU. Raises ConfigError, MissingService (of CTranslate2).
         """
         from rl_nmt.backtranslation import require_engine
         from rl_nmt.models.loading import choose_device, torch_dtype
@@ -138,7 +138,7 @@ class RewardSettings(Formula):
         return reward, dual
 
     def settled(self, once: Callable = lambda name, make: distributed.from_main(make)) -> Self:
-        """These settings, a measured reward_dtype in place of "auto". Collective; `once`: a run's, which keeps it."""
+        """Return the settings with a measured reward_dtype for "auto". Collective; `once`: a run's, which saves it."""
         if self.reward_dtype != "auto":
             return self
         from rl_nmt.scorers.comet.precision import choose_dtype
@@ -147,7 +147,7 @@ class RewardSettings(Formula):
         return dataclasses.replace(self, reward_dtype=once("reward_dtype", choose))
 
     def reward_models_used(self) -> list[ModelUse]:
-        """The models that the weights ask for, under the names of their settings."""
+        """Return the models that weights above 0 need, under the names of their settings."""
         da = ModelUse("comet_da_model", self.comet_da_model, COMET, "comet_da")
         nllb = ModelUse("backtranslation_model", self.backtranslation_model, part="NLLB")
         qe = ModelUse("comet_qe_model", self.comet_qe_model, COMET, "comet_qe")
@@ -159,10 +159,10 @@ class CometDuPOReward(RewardLog):
 
     Args:
         comet_da_model, comet_qe_model, backtranslation_model: local folders or hub names.
-        settings: a `RewardSettings`, or a RunCfg, which is one; default: the defaults.
+        settings: a `RewardSettings`, or a RunCfg, which is one; None: the defaults.
         changes: single settings by name, e.g. w_qe=0.5.
 
-    With reward_models="shared" every process must call this reward equally often, also with nothing.
+    With reward_models="shared" every process must call this reward equally often, even with an empty batch.
 
     Raises ConfigError for an unknown setting, a value out of range or a checkpoint of the wrong class, MissingService
     for a model that cannot be reached.
@@ -186,7 +186,7 @@ class CometDuPOReward(RewardLog):
         changes |= {name: str(model) for name, model in zip(names, models, strict=True) if model is not None}
         known = {field.name for field in dataclasses.fields(RewardSettings)}
         if unknown := sorted(changes.keys() - known):
-            raise ConfigError(f"{unknown[0]} is not a setting of the reward: RewardSettings lists them")
+            raise ConfigError(f"{unknown[0]} is not a setting of the reward; RewardSettings lists them")
         given = {name: getattr(settings, name) for name in known} if settings else {}
         of_language = ("expected_length_ratio", "length_tolerance")  # None: the language's own
         given |= {name: value for name, value in changes.items() if value is not None or name not in of_language}
@@ -225,7 +225,7 @@ class CometDuPOReward(RewardLog):
             self._place("cpu", "cpu")
 
     def _load_comet(self, argument: str, *classes: str):
-        """The COMET model of this setting."""
+        """Load the COMET model of this setting."""
         from rl_nmt.scorers.comet import load_comet
 
         load = functools.partial(
@@ -235,13 +235,13 @@ class CometDuPOReward(RewardLog):
             dtype=self.settings.reward_dtype,
             argument=argument,
             classes=classes,
-            # Offloaded it is on the CPU without computing there: nothing is prepared for that each time.
+            # An offloaded model does not compute on the CPU: nothing is prepared for that at each move.
             linears="torch" if self.settings.reward_offload and self.reward_device != "cpu" else "auto",
         )
         return Shared(load) if self.shared else load()
 
     def _warm_up(self) -> None:
-        """Call each model once, so that the first timed step pays for no lazy loading and a broken one shows now."""
+        """Call each model once, so that lazy loading is not in the first timed step and a broken one fails now."""
         if self.backtranslator is not None:
             self.backtranslator(["1 2 3"])
         for argument, scorer in (("comet_da_model", self.da), ("comet_qe_model", self.qe)):
@@ -255,7 +255,7 @@ class CometDuPOReward(RewardLog):
                 model.to(device)
 
     def _text_components(self, source: str, completion: str) -> dict[str, Any]:
-        """Everything that needs no model; see `score_components`."""
+        """Return the parts of a row that need no model; see `score_components`."""
         pair, own = TextPair(source, completion, self.language), self.settings
         guarded = own.guards == "on"
         reason = verdict(pair) if guarded else None
@@ -277,13 +277,13 @@ class CometDuPOReward(RewardLog):
     def score_components(
         self, prompts: Sequence[str] | None, completions: Sequence[str], source: Sequence[str] | None = None, **columns
     ) -> list[dict[str, Any]]:
-        """One row per sample, in order, with every part of its reward.
+        """Return one row per sample, in order, with every part of its reward.
 
-        `prompts` end in `CUES`, and are read only when `source` is not given, the texts to translate (the dataset
-        column; `english=` is its old name). `completions`: what the policy wrote, without special tokens; may be empty.
+        `source`: the texts to translate (the dataset column; `english=` is its old name); without it they are read
+        from `prompts`, which end in `CUES`. `completions`: the policy's outputs without special tokens; may be empty.
         All are strings, or conversations as TRL passes them, of which the last user or assistant turn counts.
 
-        Returns rows with source, output (cleaned), gate (reason or None), backtranslation; cycle and qe in COMET's
+        The rows have source, output (cleaned), gate (reason or None), backtranslation; cycle and qe in COMET's
         own scale (about 0–1; None: not scored); foreign_script, copied and fidelity_loss in [0, 1]; length_penalty ≥ 0
         in natural log; length; total.
         """
@@ -293,10 +293,10 @@ class CometDuPOReward(RewardLog):
         sources = columns.pop("english", None) if source is None else source
         if sources is None:
             if prompts is None:
-                raise ConfigError("score_components: give prompts, or the sources as source=[...]")
+                raise ConfigError("prompts: missing; give them, or the sources as source=[...]")
             sources = [read_source(prompt, CUES) for prompt in read_texts("prompts", prompts, "user")]
         if len(sources) != len(completions):
-            raise ConfigError(f"{len(completions)} completions but {len(sources)} sources")
+            raise ConfigError(f"source: {len(sources)} texts for {len(completions)} completions; give one for each")
         return read_texts("source", sources)
 
     def _score(self, sources, completions) -> tuple[list[dict[str, Any]], dict[str, float]]:
@@ -304,14 +304,14 @@ class CometDuPOReward(RewardLog):
         rows = [self._text_components(*p) for p in zip(sources, read_texts("completions", completions), strict=True)]
         alive = [row for row in rows if row["gate"] is None]
         times = {"time/guards": time.perf_counter() - start}
-        if alive or self.shared:  # other processes may have something to ask
+        if alive or self.shared:  # other processes may have texts to score
             self._judge(alive, times)
         for row in rows:
             row["total"] = combine(row, self.settings)
         return rows, times
 
     def _judge(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
-        """Fill in cycle and qe; at the same time where back-translator and judges have a device each."""
+        """Fill in cycle and qe, concurrently if back-translator and COMET are on different devices."""
         own = self.settings
         apart = self.reward_device.split(":0")[0] != self.dual_device.split(":0")[0]  # cuda is cuda:0
         try:
@@ -325,7 +325,7 @@ class CometDuPOReward(RewardLog):
                     beside.result()
                 elif own.w_qe:
                     self._quality(alive, times)
-        finally:  # also when a scorer has to stop the run: what is saved then may need the room
+        finally:  # also if a scorer stops the run: saving it may need the memory
             if own.reward_offload:
                 self._place("cpu", "cpu")
 
@@ -352,7 +352,7 @@ class CometDuPOReward(RewardLog):
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], source: Sequence[str] | None = None, **columns
     ) -> list[float | None]:
-        """Rewards in [0, 1], one per completion, None where a score is missing: what TRL calls.
+        """Return rewards in [0, 1], one per completion, None where a score is missing; called by TRL.
 
         Side effects: `last_log` (training) or `last_eval_log`, `last_rows`; columns for TRL's `log_extra`.
         """
@@ -370,7 +370,7 @@ class CometDuPOReward(RewardLog):
         return self.keep(rows, log, columns, extra)
 
     def summarise(self, rows: list[dict[str, Any]]) -> dict[str, float]:
-        """Scalars of these rows, {} without any; docs/metrics.md lists them."""
+        """Return the scalars of these rows, {} without any; docs/metrics.md lists them."""
         if not rows:
             return {}
         passing = [row for row in rows if row["gate"] is None]
@@ -387,7 +387,7 @@ class CometDuPOReward(RewardLog):
         return {key: value for key, value in log.items() if value is not None}
 
     def signature(self) -> dict[str, dict[str, Any]]:
-        """What makes the number: `identity` (a change makes rewards incomparable), `environment`."""
+        """Return what determines the reward: `identity` (a change makes rewards incomparable), `environment`."""
         formula = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(Formula)}
         identity: dict[str, Any] = {"reward": "comet_dupo/3", "language": self.language.code, **formula}
         environment: dict[str, Any] = {}

@@ -1,20 +1,20 @@
-"""Look at a reward before trusting it: every component of every sample, cheats, preferences, other weights.
+"""Inspect a reward before training on it: every component of every sample, cheats, preferences, other weights.
 
     python smoke_test_rewards.py --prompt "The door is open." --tamil "கதவு திறந்திருக்கிறது."
     python smoke_test_rewards.py --file pairs.tsv            # source and translation; also JSONL or Parquet
     python smoke_test_rewards.py --samples 4                 # let the policy of the configuration translate
-    python smoke_test_rewards.py --attack                    # the launch gate: what do cheats earn?
+    python smoke_test_rewards.py --attack                    # the launch gate: do cheats earn too much?
     python smoke_test_rewards.py --attack --guards off       # the same for the plain formula
     python smoke_test_rewards.py --attack --file mine.jsonl --source src --target ref --max_soft_win_share 0.2
     python smoke_test_rewards.py --pairs preferences.jsonl   # source, chosen, rejected
     python smoke_test_rewards.py --file outputs.jsonl --source src --target mt --score mqm --rollouts scored.jsonl
-    python smoke_test_rewards.py --check_comet               # unbabel-comet's own scores beside ours
+    python smoke_test_rewards.py --check_comet               # compare with unbabel-comet's own scores
     python smoke_test_rewards.py --reweigh scored.jsonl --set w_qe=0.5 w_cycle=0.5 --human mqm
 
 Takes --config and every field of the trainer's RunCfg. The attack uses the pairs of --file, else the
 evaluation references of the configuration, else pairs that come with the code. With --score every component
-is compared with human scores; --rollouts keeps the scored rows. --reweigh asks what other weights would have
-rewarded in such rows, or in a run's rollouts.jsonl, and loads no model; --config is then the settings they were
+is compared with human scores; --rollouts saves the scored rows. --reweigh shows what other weights would have
+rewarded in such rows, or in a run's rollouts.jsonl, and loads no model; --config then gives the settings they were
 scored with, by default the YAML file of the same name or the run's resolved_config.yaml. Exit status 3 when the
 gate fails, a score is missing, or --check_comet finds a difference above 1e-4.
 """
@@ -36,7 +36,7 @@ from rl_nmt.errors import ConfigError, MissingService, RewardRefused
 from rl_nmt.guards import agreement
 
 COMET_DIFFERENCE = 1e-4
-DEMO = [  # a translation and five things that must not beat it
+DEMO = [  # a translation and five outputs that must not beat it
     ("The children went to school.", "குழந்தைகள் பள்ளிக்குச் சென்றனர்."),
     ("The children went to school.", "The children went to school."),
     ("The children went to school.", "தி சில்ட்ரன் வென்ட் டு ஸ்கூல்."),
@@ -57,7 +57,7 @@ def sample_policy(cfg, count: int) -> list[Pair]:
     hub.require_model("model_id", cfg.model_id)
     rows = corpus.load_eval(cfg.eval_dataset, cfg.eval_file, count, cfg.seed)
     if not rows:
-        raise ConfigError("--samples needs sentences: give eval_file or eval_dataset")
+        raise ConfigError("--samples: no sentences to translate; give eval_file or eval_dataset")
     tokenizer = policy.load_tokenizer(cfg.model_id)
     precision = policy.choose_precision(lora=True)
     model = policy.load_policy(cfg.model_id, tokenizer, precision, cfg.attn_implementation).to(precision.device)
@@ -76,7 +76,7 @@ def sample_policy(cfg, count: int) -> list[Pair]:
 
 
 def show(rows: list[dict]) -> None:
-    """A block per sample: the numbers in one line, the texts below."""
+    """Print a block per sample: the numbers in one line, the texts below."""
     columns = ("total", "cycle", "qe", "foreign_script", "length_penalty", "copied", "fidelity_loss")
     print(*(f"{name.split('_')[0]:>8}" for name in columns), " gate")
     for row in rows:
@@ -88,7 +88,7 @@ def show(rows: list[dict]) -> None:
 
 
 def inspect(reward, own, pairs: list[Pair], cfg) -> None:
-    """Score the pairs; print every sample, or what --score asks for; keep what --rollouts asks for."""
+    """Score the pairs; print every sample, or the table of --score; save the rows of --rollouts."""
     rows = launch_gate.score_rows(reward, [pair.source for pair in pairs], [pair.output for pair in pairs])
     human = [pair.score for pair in pairs]
     if own.rollouts:
@@ -115,7 +115,7 @@ def print_signature(reward) -> None:
 
 
 def write_rollouts(path: Path, rows: list[dict], columns: dict[str, list], cfg) -> None:
-    """Rows for --reweigh, outputs of one source in one group, and next to them the settings as YAML."""
+    """Write rows for --reweigh, outputs of one source in one group, and next to them the settings as YAML."""
     groups: dict[str, int] = {}
     lines = ""
     for i, row in enumerate(rows):
@@ -127,7 +127,7 @@ def write_rollouts(path: Path, rows: list[dict], columns: dict[str, list], cfg) 
 
 
 def check_comet(reward, rows: list[dict]) -> None:
-    """Largest difference of each COMET model's scores from unbabel-comet's own `predict`. Raises RewardRefused."""
+    """Print how far each COMET model's scores differ from unbabel-comet's own. Raises RewardRefused."""
     from rl_nmt.scorers.base import Segment
     from rl_nmt.scorers.comet import oracle
 
@@ -148,14 +148,14 @@ def check_comet(reward, rows: list[dict]) -> None:
 
 
 def attack_pairs(own, cfg, pairs: list[Pair]) -> tuple[list[tuple[str, str]], str]:
-    """The honest pairs of the attack, and where they are from: given, evaluation references, or shipped."""
+    """Return the honest pairs of the attack and their origin: given, evaluation references, or shipped."""
     from rl_nmt.data import corpus
 
     if pairs:
         rows = [{"source": pair.source, "reference": pair.output} for pair in pairs]
         chosen, source = cheats.honest_pairs(rows, cfg.seed, own.num_pairs)
         if source == cheats.SHIPPED:
-            raise ConfigError("--attack: none of the given pairs has a translation in Tamil script")
+            raise ConfigError("--attack: none of the given pairs has a translation in Tamil script; give some that do")
         return chosen, "given pairs"
     try:
         rows = corpus.load_eval(cfg.eval_dataset, cfg.eval_file, cfg.num_eval_samples, cfg.seed)
@@ -166,7 +166,7 @@ def attack_pairs(own, cfg, pairs: list[Pair]) -> tuple[list[tuple[str, str]], st
 
 
 def attack(reward, own, cfg, pairs: list[tuple[str, str]], source: str) -> None:
-    """The launch gate, with its table. Raises RewardRefused when it fails."""
+    """Run the launch gate and print its table. Raises RewardRefused when it fails."""
     suite = partial(cheats.build_suite, language="ta", seed=cfg.seed)
     report = launch_gate.launch_gate(reward, pairs, suite, cfg.max_soft_win_share, source)
     print(report.table(everything=True), flush=True)
@@ -188,14 +188,14 @@ def weigh_again(own, rest: list[str]) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Bad arguments end in the same one line as everywhere."""
+    """A parser whose errors are ConfigErrors: one line, as everywhere."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
 
 
 def parser() -> Parser:
-    """The flags of this script alone; all others are RunCfg's."""
+    """Return a parser of this script's own flags; all others are RunCfg's."""
     flags = Parser(add_help=False, allow_abbrev=False)
     add = flags.add_argument
     add("--prompt", action="append", default=[], help="an English source; repeatable")
@@ -203,39 +203,39 @@ def parser() -> Parser:
     add("--file", type=Path, help="pairs to score")
     add("--source", default="", help="column of --file with the source (default: source, english, en or src)")
     add("--target", default="", help="column of --file with the translation (default: reference, target, tamil, …)")
-    add("--score", default="", help="column of --file with human scores, more is better")
-    add("--rollouts", type=Path, help="write the scored rows there, for --reweigh")
+    add("--score", default="", help="column of --file with human scores, higher is better")
+    add("--rollouts", type=Path, help="file for the scored rows, for --reweigh")
     add("--samples", type=int, default=0, help="sources to let the policy translate")
     add("--attack", action="store_true", help="run the launch gate")
     add("--num_pairs", type=int, default=launch_gate.MAX_PAIRS, help="honest pairs of the attack")
-    add("--report", type=Path, help="write the attack's report there as JSON")
+    add("--report", type=Path, help="file for the attack's report, as JSON")
     add("--check_comet", action="store_true", help="compare with unbabel-comet's own scores")
     add("--pairs", type=Path, help="preferences: source, chosen, rejected")
     add("--reweigh", type=Path, metavar="ROLLOUTS", help="JSONL of scored samples to weigh again")
     add("--set", nargs="+", action="extend", default=[], metavar="NAME=NUMBER", help="new weights of --reweigh")
-    add("--human", default="", metavar="COLUMN", help="column of --reweigh with human scores, more is better")
+    add("--human", default="", metavar="COLUMN", help="column of --reweigh with human scores, higher is better")
     add("--formula", default="", help="module:function (row, settings) → total, instead of the reward's own")
-    add("--json", type=Path, help="write the figures of --reweigh there too")
+    add("--json", type=Path, help="file for the figures of --reweigh, as JSON")
     return flags
 
 
 def check(own) -> None:
     """Refuse flags that do not go together. Raises ConfigError."""
-    both = "--attack needs honest translations, and --samples are the policy's: give one of the two"
-    rollouts = f"--rollouts: {own.rollouts} must end in .jsonl; the settings go beside it as .yaml"
+    both = "--attack, --samples: give one of them; the attack needs honest translations, not the policy's"
+    rollouts = f"--rollouts: {own.rollouts} must end in .jsonl; the settings are saved next to it as .yaml"
     weighing = own.set or own.human or own.formula or own.json
     for wrong, message in (
         (len(own.prompt) != len(own.tamil), "--prompt and --tamil: give one of each per pair"),
-        (own.score and not own.file, "--score names a column of --file: give that file"),
+        (own.score and not own.file, "--score: needs --file, of which it names a column"),
         (own.attack and own.samples, both),
         (
             own.attack and (own.rollouts or own.score),
-            "--attack scores cheats of its own: give --rollouts and --score without it",
+            "--attack: leave out --rollouts and --score; the attack scores its own cheats",
         ),
-        (own.report and not own.attack, "--report is the attack's: give --attack too"),
+        (own.report and not own.attack, "--report: needs --attack"),
         (own.rollouts and own.rollouts.suffix != ".jsonl", rollouts),
         (own.num_pairs < 1, f"--num_pairs: {own.num_pairs} must be at least 1"),
-        (weighing and not own.reweigh, "--set, --human, --formula and --json belong to --reweigh: give it too"),
+        (weighing and not own.reweigh, "--set, --human, --formula, --json: need --reweigh"),
     ):
         if wrong:
             raise ConfigError(message)

@@ -1,10 +1,10 @@
-"""Use a trained model: English text, file or standard input in, Tamil out.
+"""Translate English to Tamil with a trained model: a text, a file or standard input.
 
 python -m rl_nmt.translate --model runs/pocket/final --text "The cat drinks milk."
 python -m rl_nmt.translate --model runs/pocket/final --file english.txt --out tamil.txt
 
-`--model` is a full model or a LoRA adapter folder; the prompt's words are read from its `prompt.txt`, which
-the trainer saves, so that they cannot drift from the ones the model was trained with. One line in, one
+`--model` is a full model or a LoRA adapter folder; the prompt is read from its `prompt.txt`, which the
+trainer saves, so that it is the one the model was trained with. One line in, one
 line out: order is kept and empty lines stay empty.
 """
 
@@ -18,13 +18,13 @@ from rl_nmt import files
 from rl_nmt.errors import CannotWrite, ConfigError, run
 from rl_nmt.text.prompts import chat_prompt, fill
 
-CHUNK = 64  # batches between two signs of life on the screen
+CHUNK = 64  # batches between two lines of progress
 
 
 def translate(
     model, tokenizer, lines: list[str], template: str, *, batch_size: int = 16, max_new_tokens: int = 256
 ) -> list[str]:
-    """One translation per line, greedily, on one line each; blank lines give "".
+    """Translate each line greedily; return one line per input line, "" for a blank one.
 
     `template` holds the slot `{source}`.
     """
@@ -40,11 +40,11 @@ def translate(
 
 
 def load(folder: Path, device: str = "auto"):
-    """(model, tokenizer) of a full model or LoRA adapter folder, in evaluation mode on `device`.
+    """Return (model, tokenizer) of a full model or LoRA adapter folder, in evaluation mode on `device`.
 
     The weights are bfloat16 on a GPU that computes it natively, else float32 (Gemma 3 overflows in
     float16); the choice is printed to standard error. Raises ConfigError for a folder that does not load
-    or an unknown device, MissingService for an adapter's base model that cannot be had.
+    or an unknown device, MissingService if an adapter's base model is not available.
     """
     from rl_nmt.hub import require_model
 
@@ -61,7 +61,7 @@ def load(folder: Path, device: str = "auto"):
 
     place = choose_device(device, "device")
     native = place.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
-    dtype, why = (torch.bfloat16, "native bf16") if native else (torch.float32, "no native bf16 there")
+    dtype, why = (torch.bfloat16, "native bf16") if native else (torch.float32, "no native bf16")
     print(f"{place}, {str(dtype).removeprefix('torch.')} ({why})", file=sys.stderr)
     tokenizer = load_tokenizer(base)
     model = load_policy(base, tokenizer, Precision(place, dtype, autocast=False, reason=""), "sdpa")
@@ -76,11 +76,11 @@ def load(folder: Path, device: str = "auto"):
 
 
 def _base_of(config: Path) -> str:
-    """The adapter's base model: a hub name, or a folder, relative to here or to the adapter."""
+    """Return the adapter's base model: a hub name, or a folder, relative to here or to the adapter."""
     try:
         base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"model: {config} names no base model ({error}); give a whole one") from error
+        raise ConfigError(f"model: {config} has no base_model_name_or_path ({error}); give a whole adapter") from error
     if not base:
         raise ConfigError(f"model: {config} has an empty base_model_name_or_path; write the base model there")
     beside = config.parent / base
@@ -95,11 +95,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--model", required=True, type=Path, metavar="DIR", help="full model or LoRA adapter folder")
     add("--text", help="one English text; otherwise --file, otherwise standard input")
     add("--file", type=Path, metavar="IN.txt", help="UTF-8, one sentence a line")
-    add("--out", type=Path, metavar="OUT.txt", help="where the Tamil goes (default: the screen)")
-    add("--template", help="the prompt's words with the slot {source} (default: the model's prompt.txt)")
+    add("--out", type=Path, metavar="OUT.txt", help="file for the Tamil (default: standard output)")
+    add("--template", help="prompt with the slot {source} (default: the model's prompt.txt)")
     add("--batch_size", type=int, default=16, help="sentences generated at once (default 16)")
     add("--max_new_tokens", type=int, default=256, help="longest translation, in tokens (default 256)")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto: CUDA when there is one)")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto: CUDA if available)")
     return parser.parse_args(argv)
 
 
@@ -112,7 +112,7 @@ def _check(args: argparse.Namespace) -> None:
     if not args.model.is_dir():
         raise ConfigError(f"model={args.model}: folder not found; give a run's final/ folder")
     if not any((args.model / name).exists() for name in ("config.json", "adapter_config.json")):
-        raise ConfigError(f"model={args.model}: it holds neither config.json nor adapter_config.json")
+        raise ConfigError(f"model={args.model}: has no config.json or adapter_config.json; give a final/ folder")
     if args.out is not None:
         folder = args.out.parent
         if args.out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -123,7 +123,7 @@ def _template(args: argparse.Namespace) -> str:
     path, template = args.model / "prompt.txt", args.template
     if template is None and not path.exists():
         raise ConfigError(
-            f'template: {path} does not exist; give the words the model was trained with as --template "… {{source}} …"'
+            f'template: {path} does not exist; give the prompt of the training as --template "… {{source}} …"'
         )
     template = _read(path, "model") if template is None else template
     fill(template, "")  # refuses a template without its slot before anything heavy is loaded
@@ -140,7 +140,7 @@ def _read(path: Path, argument: str) -> str:
 
 
 def _lines(args: argparse.Namespace) -> list[str]:
-    """The input's lines. Only line feeds end a line: U+2028 and its like stay inside a sentence."""
+    """Return the input's lines. Only line feeds end a line: U+2028 and its like stay inside a sentence."""
     if args.text is not None:
         return [args.text]
     if args.file is not None:
@@ -156,7 +156,7 @@ def _lines(args: argparse.Namespace) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit status. `argv` is the command line without the program's name."""
+    """Run the command and return its exit status. `argv` is the command line without the program's name."""
     args = _arguments(argv)
     _check(args)
     template = _template(args)

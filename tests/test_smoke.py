@@ -1,4 +1,4 @@
-"""smoke_test_rewards.py: look at a reward by hand."""
+"""smoke_test_rewards.py: inspect a reward by hand."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_one_pair(smoke):
     assert f"english  {PAIRS[0][0]}" in out and f"tamil    {PAIRS[0][1]}" in out and f"back     {PAIRS[0][0]}" in out
 
 
-def test_a_precision_is_chosen_and_told(smoke):
+def test_a_precision_is_chosen_and_printed(smoke):
     status, out, err = smoke("--prompt", PAIRS[0][0], "--tamil", PAIRS[0][1], reward_dtype="auto")
     assert status == 0 and err.count("reward_dtype auto: float32 (on cpu)") == 1
     assert json.loads(out.splitlines()[-1])["identity"]["qe"]["dtype"] == "float32"
@@ -110,7 +110,7 @@ def test_bad_files_are_one_line(smoke, tmp_path, name, content, said):
 @pytest.mark.parametrize(
     ("argv", "status", "said"),
     [
-        (["--prompt", "x"], 2, "give one of each per pair"),
+        (["--prompt", "x"], 2, "--prompt and --tamil: "),
         (["--samples", "many"], 2, "argument --samples: invalid int value"),
         (["--sample", "3"], 2, "unknown flag --sample: did you mean"),
         (["--w_qe", "-1"], 2, "w_qe: -1.0"),
@@ -204,7 +204,7 @@ def test_scores_and_rollouts_for_the_lab(smoke, tmp_path, capsys):
     saved = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
     assert [row["mqm"] for row in saved] == [1.0] * 12 + [0.2] * 12 + [0.0]
     assert saved[0]["group"] == saved[12]["group"] == saved[24]["group"] == 0 and saved[1]["group"] == 1
-    gated = sum(row["gate"] is not None for row in saved)  # the copy, and what is far too long or short
+    gated = sum(row["gate"] is not None for row in saved)  # the copy, and outputs far too long or short
     assert lines["cycle"][1] == str(25 - gated) and lines["gated:"] == ["gated:", str(gated), "of", "25"]
     assert saved[24]["gate"] == "copy" and saved[24]["total"] == 0.0 and saved[0]["components"]["cycle"] is not None
     with pytest.raises(SystemExit) as left:
@@ -216,14 +216,14 @@ def test_scores_and_rollouts_for_the_lab(smoke, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--score", "mqm"], "--score names a column of --file"),
-        (["--attack", "--samples", "2"], "--attack needs honest translations"),
-        (["--attack", "--rollouts", "x.jsonl"], "--attack scores cheats of its own"),
-        (["--report", "x.json"], "--report is the attack's"),
-        (["--rollouts", "x.json"], "must end in .jsonl"),
+        (["--score", "mqm"], "--score: needs --file"),
+        (["--attack", "--samples", "2"], "--attack, --samples: "),
+        (["--attack", "--rollouts", "x.jsonl"], "--attack: leave out --rollouts"),
+        (["--report", "x.json"], "--report: needs --attack"),
+        (["--rollouts", "x.json"], "--rollouts: x.json must end in .jsonl"),
         (["--attack", "--num_pairs", "0"], "--num_pairs: 0 must be at least 1"),
         (["--attack", "--max_soft_win_share", "1.5"], "max_soft_win_share: 1.5 must be in [0, 1]"),
-        (["--attack", "--prompt", "Hello there.", "--tamil", "Hello there."], "none of the given pairs"),
+        (["--attack", "--prompt", "Hello there.", "--tamil", "Hello there."], "--attack: none of the given pairs"),
         (["--pairs", "gone.jsonl"], "--pairs: gone.jsonl cannot be read"),
     ],
 )
@@ -240,7 +240,7 @@ def test_rollouts_that_cannot_be_written(smoke, tmp_path):
 # --- the attack ----------------------------------------------------------------------------------------
 
 
-def test_beside_unbabel_comets_own_scores(smoke, monkeypatch):
+def test_scores_equal_unbabel_comets_own(smoke, monkeypatch):
     pytest.importorskip("comet")
     line = ("--check_comet", "--prompt", PAIRS[0][0], "--tamil", PAIRS[0][1], "--prompt", "Hello.", "--tamil", "")
     status, out, err = smoke(*line)
@@ -253,7 +253,7 @@ def test_beside_unbabel_comets_own_scores(smoke, monkeypatch):
     assert status == 3 and "scores differ from unbabel-comet's" in err
 
 
-def test_without_unbabel_comet_there_is_nothing_to_compare_with(smoke, monkeypatch):
+def test_check_comet_needs_unbabel_comet(smoke, monkeypatch):
     monkeypatch.setitem(sys.modules, "comet", None)
     status, _, err = smoke("--check_comet")
     assert status == 69 and "unbabel-comet cannot be imported here" in err
@@ -275,7 +275,7 @@ def test_attack_refuses_the_plain_formula(smoke):
     assert re.search(r"error: launch gate: \w+ wins \d+ of 6 \(hard: 0 allowed\)", err)
 
 
-def test_attack_on_a_file_of_ones_own(smoke, tmp_path):
+def test_attack_on_your_own_file(smoke, tmp_path):
     (tmp_path / "m.jsonl").write_text(
         "".join(json.dumps({"src": e, "ref": t}) + "\n" for e, t in PAIRS), encoding="utf-8"
     )

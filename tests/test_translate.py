@@ -1,4 +1,4 @@
-"""The command that uses a trained model."""
+"""The command that translates with a trained model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model_folder(tiny_gemma, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def adapter_folder(tiny_gemma, tmp_path_factory):
-    """A LoRA adapter that changes the outputs, beside a base named by a relative path."""
+    """A LoRA adapter that changes the outputs, next to a base named by a relative path."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import Gemma3ForCausalLM
@@ -149,7 +149,7 @@ def test_bad_input_is_one_clear_line(model_folder, tmp_path):
     model = ("--model", model_folder)
     assert "batch_size=0" in refused(*model, "--text", "x", "--batch_size", "0")
     assert "max_new_tokens=-1" in refused(*model, "--text", "x", "--max_new_tokens", "-1")
-    assert "not both" in refused(*model, "--text", "x", "--file", "y")
+    assert "text and file: " in refused(*model, "--text", "x", "--file", "y")
     assert "none.txt" in refused(*model, "--file", tmp_path / "none.txt")
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     assert "UTF-8" in refused(*model, "--file", tmp_path / "latin.txt")
@@ -165,7 +165,7 @@ def test_an_adapter_whose_base_is_missing_says_which(adapter_folder, tmp_path):
     config.write_text(config.read_text("utf-8").replace("../base", "someone/not-here"), encoding="utf-8")
     assert "someone/not-here" in refused("--model", folder, "--text", "x", error=MissingService)
     config.write_text("{}", encoding="utf-8")
-    assert "base model" in refused("--model", folder, "--text", "x")
+    assert "no base_model_name_or_path" in refused("--model", folder, "--text", "x")
 
 
 def test_exit_status_and_a_light_help():

@@ -1,1 +1,1 @@
-"""What a reward may be trusted with: cheats, other weights, agreement with people."""
+"""Check a reward before training on it: cheats, preferences, other weights, shares of variance."""

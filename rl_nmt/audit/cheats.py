@@ -1,8 +1,8 @@
-"""Translation's launch gate: honest pairs, and cheats, which a reward may like and no reader takes for a translation.
+"""Build honest pairs and cheats for the launch gate of translation. No model, no torch.
 
-*Hard* families could not be a translation at all. *Soft* ones are in the language and may even be fluent, but say
-something else or less. Families: cheats.yaml and families.py; what differs from language to language: one file and
-one module of letters each, in TONGUES. No model, no torch.
+A cheat is an output that a reward may score well but that no reader would take for a translation. *Hard* families could
+not be a translation at all. *Soft* ones are in the language and may even be fluent, but say something else or less.
+Families: cheats.yaml and families.py; each language has a file and a module of letters in TONGUES.
 """
 
 import json
@@ -52,17 +52,17 @@ HARD, SOFT = ({name: _family(name, cells or {}) for name, cells in _TABLE[kind].
 
 
 def build_suite(pairs: Sequence[Pair], language: str = "ta", seed: int = 0) -> list[Cheat]:
-    """Every family applied to every pair, family by family; equal input and seed give equal output.
+    """Apply every family to every pair, family by family; equal input and seed give equal output.
 
     `pairs` are (source, honest translation). A cheat that equals the honest text is left out, and a soft one that
-    equals it once cleaned: it would be a translation. What a family makes of a pair does not depend on the other
+    equals it after cleaning: it would be a translation. The cheats of a family do not depend on the other
     families. Raises ConfigError for a language without a `Tongue` and for a blank side.
     """
     if language not in TONGUES:
-        raise ConfigError(f"language: no cheats are known for {language!r}; there are cheats for {', '.join(TONGUES)}")
+        raise ConfigError(f"language: {language!r} has no cheats; use one of {', '.join(TONGUES)}")
     for number, (source, honest) in enumerate(pairs, 1):
         if not source.strip() or not honest.strip():
-            raise ConfigError(f"pairs: pair {number} has a blank side: {source!r}, {honest!r}")
+            raise ConfigError(f"pairs: pair {number} has a blank source or translation: {source!r}, {honest!r}")
     tongue = TONGUES[language]
     common = frozenset(word for source, _ in pairs for word in WORD.findall(source) if word.islower())
     filled = [slots(source, honest, tongue) for source, honest in pairs]
@@ -82,10 +82,10 @@ def build_suite(pairs: Sequence[Pair], language: str = "ta", seed: int = 0) -> l
 def honest_pairs(
     rows: Sequence[Row] | None, seed: int = 0, count: int = MAX_PAIRS, language: str = "ta"
 ) -> tuple[list[Pair], str]:
-    """Up to `count` (source, translation) pairs for the gate, and a phrase that says where they are from.
+    """Return up to `count` (source, translation) pairs for the gate, and a phrase for where they come from.
 
     `rows` are evaluation rows {"source", "reference"?}; those with a reference in the language's own script are
-    used, chosen by a seeded hash whatever their order. Without any the shipped pairs are.
+    used, chosen by a seeded hash whatever their order. Without any, the shipped pairs are used.
     """
     tongue = LANGUAGES[language]
     found = [r for r in rows or () if r.get("reference") and script_share(r["reference"], tongue) >= 0.5]
@@ -96,7 +96,7 @@ def honest_pairs(
 def require_translation_launch(
     reward: Reward, rows: list[dict[str, str]], bound: float, seed: int = 0, language: str = "ta"
 ) -> dict[str, Any]:
-    """The launch gate over these rows, or shipped pairs, with the cheats of `language`; see `require_launch`.
+    """Run the launch gate on these rows, or shipped pairs, with the cheats of `language`; see `require_launch`.
 
     `bound`: mean share of wins that soft cheats may have. Raises RewardRefused.
     """

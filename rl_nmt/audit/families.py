@@ -1,7 +1,7 @@
-"""Families of cheats that take more than a template: one small function of a `Case` each.
+"""Make the cheats that need more than a template: one small function of a `Case` for each family.
 
-A function returns one cheat, or None where the family does not apply (no number to get wrong). Which families there
-are, for texts of which length, and the templates of the others: cheats.yaml. No model, no torch. Families: ours.
+A function returns one cheat, or None where the family does not apply (no number to get wrong). The list of
+families, the texts they apply to and the templates of the others: cheats.yaml. No model, no torch. Families: ours.
 """
 
 import random
@@ -21,9 +21,9 @@ PUNCTUATION = ".,;:!?"
 
 @dataclass(frozen=True)
 class Tongue:
-    """What the cheats need to know of a target language: a file such as cheats_ta.yaml, and a module of letters."""
+    """What the cheats need to know about a target language: a file such as cheats_ta.yaml, and a module of letters."""
 
-    code: str  # its row of the language table
+    code: str  # of its row in the language table
     name: str
     numbers: list[str]  # number words that may replace each other
     scales: list[str]  # words for powers of ten that may replace each other
@@ -31,21 +31,21 @@ class Tongue:
     pointing: list[str]  # determiners
     said_twice: list[str]  # words that good style doubles
     cases: list[str]  # endings of nouns
-    places: str  # English names of places and languages, which persons' names do not replace
+    places: str  # English names of places and languages, never replaced by persons' names
     polarity: dict[str, str]  # endings (or whole words) of negative forms, and what makes them positive
     affirming: dict[str, str]  # other words that change with them
-    preambles: list[str]  # templates: what a chatty model writes before {honest}, the translation
-    notes: list[str]  # and after it
+    preambles: list[str]  # templates: remarks of a chatty model before {honest}, the translation
+    notes: list[str]  # templates: remarks after it
     stock: list[str]  # fluent sentences that translate nothing
     vowel: str  # one letter to stretch
-    scripts: list[str]  # that `letters.in_letters_of` can write it in
+    scripts: list[str]  # in which `letters.in_letters_of` can write it
     letters: ModuleType  # spell, romanise, in_letters_of, find_names: see transliteration.py
-    affirmed: dict[str, str]  # translations that deny something, and the same without
+    affirmed: dict[str, str]  # translations with a negation, and the same without it
 
 
 @dataclass(frozen=True)
 class Case:
-    """One pair of the suite and everything a family may draw on; `rng` is its own for this pair and family."""
+    """One pair of the suite and everything that a family may use; `rng` is seeded for this pair and family."""
 
     source: str
     honest: str
@@ -65,7 +65,7 @@ class Case:
 
 
 def slots(source: str, honest: str, tongue: Tongue) -> dict[str, str]:
-    """What the templates of cheats.yaml may name of a pair."""
+    """Return the texts of a pair for the slots of cheats.yaml's templates."""
     english, native, letters = source.split(), honest.split(), tongue.letters
     middle, half = (len(english) + 1) // 2, (len(native) + 1) // 2
     start, honest_start = " ".join(english[:middle]), " ".join(native[:half])
@@ -104,12 +104,12 @@ def _spoken(case: Case) -> list[str]:
 
 
 def invisible(case: Case) -> str:
-    """Characters that show nothing."""
+    """Only invisible characters."""
     return case.rng.choice(["\u200b", "\ufeff\u2060", "\u200c\u200d", "\u3164", "\u00ad\u034f"]) * 12
 
 
 def emoji_only(case: Case) -> str:
-    """A picture for every word."""
+    """An emoji for every word."""
     return " ".join(case.rng.choice("😀🎉🙏🌧🚪📚") for _ in case.source.split())
 
 
@@ -181,7 +181,7 @@ def far_too_short(case: Case) -> str | None:
 
 def cut_off(case: Case) -> str:
     """The end is missing, from the middle of a word."""
-    # where letters begin, with the marks on them, and spaces and the rest
+    # where a character begins; its marks belong to it
     starts = [i for i, char in enumerate(case.honest) if not i or unicodedata.category(char)[0] != "M"]
     end = round(0.65 * len(starts))
     while end > 2 and not all(case.honest[starts[i]].isalpha() for i in (end - 1, end)):
@@ -190,7 +190,7 @@ def cut_off(case: Case) -> str:
 
 
 def wrong_number(case: Case) -> str | None:
-    """One number says something else."""
+    """One number is wrong."""
     figures = list(re.finditer(r"\d+", case.honest))
     if figures:
         figure = case.rng.choice(figures)
@@ -206,7 +206,7 @@ def wrong_number(case: Case) -> str | None:
 
 
 def wrong_scale(case: Case) -> str | None:
-    """A thousand is a million, or three are three thousand."""
+    """A thousand becomes a million, or three becomes three thousand."""
     words, scales = case.words, case.tongue.scales
     scaled = [i for i, word in enumerate(words) if word.strip(PUNCTUATION) in scales]
     small = [i for i, word in enumerate(words[:-1]) if re.fullmatch(r"\d{1,3}", word) or word in case.tongue.numbers]
@@ -225,7 +225,7 @@ def added_number(case: Case) -> str:
 
 
 def swapped_name(case: Case) -> str | None:
-    """One name is that of another person, place or month, in the same case."""
+    """One name is replaced by another person, place or month, in the same case."""
     find, language = case.tongue.letters.find_names, LANGUAGES[case.tongue.code]
     names = find(case.source, case.honest, case.common)
     if not names:
@@ -254,7 +254,7 @@ def _case(word: str, tongue: Tongue) -> str:
 
 
 def _without_doubled(word: str, language: Language) -> tuple[str, str]:
-    """A word without the consonant that it takes on from the next one, and that consonant."""
+    """Return a word without the final consonant that repeats the next word's first one, and that consonant."""
     doubled = (
         word[-1:] == language.virama and word[-2:-1] in language.numerals.doubled and word[-3:-2] != language.virama
     )
@@ -262,7 +262,7 @@ def _without_doubled(word: str, language: Language) -> tuple[str, str]:
 
 
 def negation_dropped(case: Case) -> str | None:
-    """What was denied or forbidden is said or asked for."""
+    """The opposite: a negation is dropped."""
     if case.honest in case.tongue.affirmed:
         return case.tongue.affirmed[case.honest]
     if not re.search(r"n't\b|\b(?:not|no|never|nobody|nothing|cannot|none)\b", case.source, re.IGNORECASE):

@@ -1,13 +1,13 @@
-"""The launch gate: can a cheat earn what an honest output earns under the configured reward?
+"""The launch gate: check that cheats earn less than honest outputs under the configured reward. No torch.
 
 `launch_gate` scores honest outputs and the cheats that a suite makes of them in the same reward calls and counts, per
 family, how often a cheat wins. `require_launch` is the same for a trainer: it prints the table and raises when the
-reward must not be trained on. The suite is the caller's; translation's is in rl_nmt/audit/cheats.py. No torch.
+reward must not be trained on. The caller gives the suite; translation's is in rl_nmt/audit/cheats.py.
 
 The verdict (ours; its reasons: docs/details.md, 13): a cheat wins when its total is at least the honest output's less
 TIE and no gate refused it. Hard families, which could not be an answer at all, must not win once. Soft families may win
-`max_soft_win_share` on average over the families, each weighing the same. Honest pairs that the gates refuse are set
-apart; more than MAX_HONEST_GATED of them, or more than MAX_UNSCORED comparisons without a score, is refused too.
+`max_soft_win_share` on average over the families, each weighing the same. Honest pairs that the gates refuse are not
+compared; more than MAX_HONEST_GATED of them, or more than MAX_UNSCORED comparisons without a score, refuse it too.
 """
 
 import math
@@ -18,12 +18,12 @@ from typing import Any, Protocol
 from rl_nmt.errors import ConfigError, RewardRefused
 from rl_nmt.guards.agreement import cell
 
-MAX_HONEST_GATED = 0.05  # the gates' own bar on human outputs is 0.02
-MAX_UNSCORED = 0.25  # the same share of a group without a score that makes the trainer skip it
-MAX_PAIRS = 60  # about 3,100 outputs, of which the gates leave some 600 to the models
-TIE = 1e-6  # two totals closer than this are equal: fp32 scorers agree to it between batches
-EXAMPLES = 2  # of won cheats, kept per family
-BATCH = 256
+MAX_HONEST_GATED = 0.05  # the gates' own limit on human outputs is 0.02
+MAX_UNSCORED = 0.25  # the share of a group without a score above which the trainer skips it
+MAX_PAIRS = 60  # about 3,100 outputs, of which some 600 pass the gates and reach the models
+TIE = 1e-6  # two totals closer than this are equal: float32 scores differ by as much between batches
+EXAMPLES = 2  # winning cheats kept per family
+BATCH = 256  # outputs per call of the reward
 
 Pair = tuple[str, str]  # source, honest output
 
@@ -42,7 +42,7 @@ Suite = Callable[[Sequence[Pair]], Sequence[Cheat]]
 
 
 class Reward(Protocol):
-    """What the gate needs of a reward: rows with "total" (float or None) and "gate" (reason or None)."""
+    """The interface of a reward that the gate needs: rows with "total" (float or None) and "gate" (reason or None)."""
 
     def score_components(
         self, prompts: Sequence[str] | None, completions: Sequence[str], source: Sequence[str] | None = None
@@ -51,7 +51,7 @@ class Reward(Protocol):
 
 @dataclass
 class FamilyResult:
-    """How one family did. `n` comparisons had a score on both sides; `examples` are won cheats."""
+    """The result of one family. `n` comparisons had a score on both sides; `examples` are winning cheats."""
 
     name: str
     hard: bool
@@ -76,6 +76,7 @@ class FamilyResult:
             return
         self.n += 1
         self.gated += _gated(row)
+        # An equal total is a win too: GRPO would reinforce the cheat as much as the translation.
         if _gated(row) or total < honest_total - TIE:
             return
         self.wins += 1
@@ -86,7 +87,7 @@ class FamilyResult:
 
 @dataclass
 class GateReport:
-    """What `launch_gate` found; `as_dict()` is ready for JSON."""
+    """The result of `launch_gate`; `as_dict()` is ready for JSON."""
 
     families: list[FamilyResult]
     pairs: int
@@ -124,7 +125,7 @@ class GateReport:
         unscored = sum(f.unscored for f in self.families)
         asked = unscored + sum(f.n for f in self.families)
         if unscored > MAX_UNSCORED * asked or unscored == asked:
-            reasons.append(f"{unscored} of {asked} comparisons have no score: nothing was shown")
+            reasons.append(f"{unscored} of {asked} comparisons have no score, so there is no verdict")
         return reasons
 
     @property
@@ -136,11 +137,11 @@ class GateReport:
         if not self.passed:
             raise RewardRefused(
                 f"launch gate: {'; '.join(self.reasons)}. Change the weights or models of the reward, evaluate on "
-                "better pairs, allow more (max_soft_win_share), or train all the same with --skip_launch_gate"
+                "better pairs, raise max_soft_win_share, or train anyway with --skip_launch_gate"
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything above as plain values, families with their share and examples."""
+        """Return everything above as plain values, families with their share and examples."""
         names = ("passed", "reasons", "source", "pairs", "honest_gated", "honest_unscored", "soft_win_share")
         return {name: getattr(self, name) for name in (*names, "max_soft_win_share")} | {
             "hard_wins": sum(f.wins for f in self.of(hard=True)),
@@ -148,7 +149,7 @@ class GateReport:
         }
 
     def table(self, everything: bool) -> str:
-        """All families, or only those that won too much, and the verdict."""
+        """Format all families, or only those that won too much, and the verdict."""
         lines = [f"{'family':<24}{'kind':<6}{'n':>5}{'won':>5}{'share':>8}{'gated':>7}{'unscored':>10}"]
         hard, above = self.of(hard=True), self.above_bound
         for family in self.families:
@@ -173,7 +174,7 @@ class GateReport:
 
 
 def _line(text: str, width: int = 100) -> str:
-    """A text on one line that shows what is not visible in it."""
+    """Return a text on one line with its invisible characters escaped."""
     shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     return repr("") if not shown.strip() else shown if len(shown) <= width else shown[: width - 1] + "…"
 
@@ -181,14 +182,14 @@ def _line(text: str, width: int = 100) -> str:
 def launch_gate(
     reward: Reward, pairs: Sequence[Pair], suite: Suite, max_soft_win_share: float, source: str = ""
 ) -> GateReport:
-    """Score honest `pairs` (source, output) and the cheats that `suite` makes of them; see the module's top.
+    """Score honest `pairs` (source, output) and the cheats that `suite` makes of them; see the module docstring.
 
-    The reward is called through `score_components` in batches of BATCH outputs. `source` says where the pairs
-    are from. Raises ConfigError for no pairs or a bound outside [0, 1].
+    The reward is called through `score_components` in batches of BATCH outputs. `source`: where the pairs
+    come from. Raises ConfigError for no pairs or a bound outside [0, 1].
     """
     check_bound(max_soft_win_share)
     if not pairs:
-        raise ConfigError("launch gate: no honest pairs: give a source and an honest output for at least one")
+        raise ConfigError("launch gate: no honest pairs; give at least one source with an honest output")
     cheats = suite(pairs)
     texts = [output for _, output in pairs] + [cheat.text for cheat in cheats]
     sources = [source for source, _ in pairs] + [pairs[cheat.pair][0] for cheat in cheats]
@@ -209,7 +210,7 @@ def check_bound(max_soft_win_share: float) -> None:
 
 
 def score_rows(reward: Reward, sources: Sequence[str], texts: Sequence[str]) -> list[dict[str, Any]]:
-    """The reward's rows of many outputs, in batches; a total that is not finite becomes None."""
+    """Return the reward's rows of many outputs, in batches; a total that is not finite becomes None."""
     rows: list[dict[str, Any]] = []
     for start in range(0, len(texts), BATCH):
         part = slice(start, start + BATCH)
@@ -227,7 +228,7 @@ def _gated(row: dict[str, Any]) -> bool:
 def require_launch(
     reward: Reward, pairs: Sequence[Pair], suite: Suite, max_soft_win_share: float, source: str = ""
 ) -> dict[str, Any]:
-    """Run the launch gate for a trainer and print what it found; see `launch_gate`.
+    """Run the launch gate for a trainer and print its result; see `launch_gate`.
 
     Returns the report as plain values, to be logged. Raises RewardRefused (exit status 3) that names the
     families which won, and ConfigError for a bad bound.

@@ -1,4 +1,4 @@
-"""Preference accuracy: how often a reward prefers the chosen of two translations. No torch.
+"""Measure preference accuracy: how often a reward prefers the chosen of two translations. No torch.
 
 Pairs come from a file with the columns source, chosen and rejected. The interval is a percentile bootstrap
 over pairs (Efron 1979).
@@ -19,10 +19,10 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Preferences:
-    """Counts over the pairs of a file, and the accuracy they make.
+    """Counts over the pairs of a file, and their accuracy.
 
     `accuracy` = wins / (wins + losses), over the decided pairs; `low` and `high` are its 95 % bootstrap
-    interval. All in [0, 1], None when nothing was decided. Ties and unscored pairs are counted apart.
+    interval. All in [0, 1], None when nothing was decided. Ties and unscored pairs are counted separately.
     """
 
     wins: int
@@ -43,7 +43,7 @@ class Preferences:
 
 
 def read_preferences(path: Path, argument: str = "--pairs") -> list[tuple[str, str, str]]:
-    """(source, chosen, rejected) of every row; the source by any usual name. Raises ConfigError with the line."""
+    """Read (source, chosen, rejected) of every row, the source by any usual name. Raises ConfigError with the line."""
     pairs = []
     for row in read_all(path, argument, ("chosen", "rejected")):
         (source, chosen), (_, rejected) = sides(row, reference="chosen"), sides(row, reference="rejected")
@@ -62,7 +62,7 @@ def judge(reward: Reward, pairs: Sequence[tuple[str, str, str]], seed: int = 0) 
 
 
 def count(totals: Sequence[tuple[float | None, float | None]], seed: int = 0) -> Preferences:
-    """Preferences of (total of the chosen, total of the rejected) pairs; None or non-finite is unscored.
+    """Count preferences in (chosen total, rejected total) pairs; None or a non-finite total is unscored.
 
     >>> print(count([(0.9, 0.1), (0.5, 0.5), (None, 0.2)]))
     preference accuracy 1.000 [1.000, 1.000] of 1 decided; 3 pairs: 1 chosen above rejected, 0 below, 1 tied, 1 unscored

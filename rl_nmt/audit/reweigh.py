@@ -1,7 +1,7 @@
 """Re-weigh saved reward components offline: what would another weighting have rewarded? No torch, no model.
 
 Rows are {step, group, source, completion, components, gate, total}, as `rollout_row` makes them. The settings that
-the rows were scored with must first give the saved totals back, else nothing is reported. The formula is the
+the rows were scored with must first reproduce the saved totals, else nothing is reported. The formula is the
 reward's own function (row, settings) → float | None, passed in by the caller.
 """
 
@@ -29,7 +29,7 @@ OLD_NAMES = {"script_off": "foreign_script", "length_off": "length_penalty", "fi
 
 @dataclass(frozen=True)
 class Sample:
-    """One scored output: `row` is what the formula reads (components and gate), `total` what it once earned."""
+    """One scored output: `row`: the formula's input (components and gate); `total`: the saved reward."""
 
     group: Hashable
     source: str
@@ -40,9 +40,9 @@ class Sample:
 
 
 def rollout_row(row: Mapping[str, Any], step: int, group: int, **extra: Any) -> dict[str, Any]:
-    """One line of rollouts.jsonl from a row of the reward's `score_components`; `extra` are further columns.
+    """Return one line of rollouts.jsonl from a row of the reward's `score_components`; `extra` are further columns.
 
-    `components` takes every number (or None) of the row; texts and lists stay out.
+    `components` has every number (or None) of the row, no texts or lists.
     """
     numbers = {
         name: value
@@ -54,10 +54,10 @@ def rollout_row(row: Mapping[str, Any], step: int, group: int, **extra: Any) -> 
 
 
 def read_rollouts(path: Path, human: str = "") -> list[Sample]:
-    """The samples of a rollouts file; `human` names a column of numbers (texts that are numbers are read too).
+    """Read the samples of a rollouts file; `human` names a column of numbers (also written as texts).
 
-    Raises ConfigError: a file that cannot be read, a line that is not a row (its number and what it lacks), a
-    human score that is not a number, no samples.
+    Raises ConfigError for a file that cannot be read, a line that is not a row (with its number and what it lacks),
+    a human score that is not a number, and a file without samples.
     """
     return [_sample(row, human) for row in read_all(path, "--reweigh")]
 
@@ -80,20 +80,20 @@ def _sample(row: Row, human: str) -> Sample:
 
 
 def load_settings(rollouts: Path, given: Path | None) -> dict[str, Any]:
-    """The settings that the rows were scored with: a flat YAML mapping. Raises ConfigError."""
+    """Load the settings that the rows were scored with: a flat YAML mapping. Raises ConfigError."""
     import yaml
 
     places = [given] if given else [rollouts.with_suffix(".yaml"), rollouts.parent / "resolved_config.yaml"]
     place = next(filter(Path.is_file, places), None)
     if place is None:
         looked = ", ".join(map(str, places))
-        raise ConfigError(f"--config: no settings found ({looked}): name the YAML file the rows were scored with")
+        raise ConfigError(f"--config: no settings found ({looked}); give the YAML file the rows were scored with")
     try:
         settings = yaml.safe_load(place.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"--config: {place} cannot be read ({error})") from None
     if not isinstance(settings, dict):
-        raise ConfigError(f"--config: {place} holds no settings: give the run's resolved_config.yaml")
+        raise ConfigError(f"--config: {place} has no settings; give the run's resolved_config.yaml")
     return settings
 
 
@@ -115,7 +115,7 @@ class Settings(UserDict):
 
 
 def parse_changes(words: Sequence[str]) -> dict[str, float]:
-    """`name=number` words as a dict. Raises ConfigError: no number, NaN, infinite or negative, given twice."""
+    """Parse `name=number` words. Raises ConfigError for an invalid, infinite, negative or repeated number."""
     changes: dict[str, float] = {}
     for word in words:
         name, _, text = word.partition("=")
@@ -135,9 +135,9 @@ def parse_changes(words: Sequence[str]) -> dict[str, float]:
 
 
 def weigh(samples: Sequence[Sample], formula: Formula, settings: Mapping[str, Any]) -> tuple[list, set[str]]:
-    """Totals of all samples under `settings`, and the names of settings that the formula read.
+    """Return the totals of all samples under `settings`, and the names of settings that the formula read.
 
-    Raises ConfigError when the formula needs a setting that is not there or cannot use one.
+    Raises ConfigError if the formula needs a missing setting or cannot use one.
     """
     recorder = Settings(settings)
     try:
@@ -152,43 +152,43 @@ def weigh(samples: Sequence[Sample], formula: Formula, settings: Mapping[str, An
 def reweigh(
     samples: Sequence[Sample], formula: Formula, settings: Mapping[str, Any], changes: Mapping[str, float]
 ) -> list[float | None]:
-    """New totals, one per sample, after checking that the old settings give the saved totals back.
+    """Return new totals, one per sample, after checking that the old settings reproduce the saved ones.
 
-    Raises ConfigError: the old totals do not come back; a name that the formula does not read or that is no
-    number there; a component that was not measured in this file; new totals that are all the same.
+    Raises ConfigError if they do not, for a name that the formula does not read as a number, for a component that
+    was not measured in this file, and if all new totals are the same.
     """
     old, known = weigh(samples, formula, settings)
     for sample, total in zip(samples, old, strict=True):
         if (total is None) != (sample.total is None) or (total is not None and abs(total - sample.total) > SAME):
             raise ConfigError(
-                f"--config: these settings do not give the saved totals back ({total} instead of {sample.total} for "
-                f"{sample.source[:60]!r}): name the YAML file that the rows were scored with"
+                f"--config: these settings do not reproduce the saved totals ({total} instead of {sample.total} for "
+                f"{sample.source[:60]!r}); give the YAML file that the rows were scored with"
             )
     numeric = sorted(name for name in known if isinstance(settings.get(name), int | float))
     for name in changes:
         if name not in numeric:
-            raise ConfigError(f"--set: the formula reads no number {name!r}; it reads {', '.join(numeric)}")
+            raise ConfigError(f"--set: {name} is not a number of the formula; use one of {', '.join(numeric)}")
     new, _ = weigh(samples, formula, {**settings, **changes})
     lost = [sample for sample, total in zip(samples, new, strict=True) if total is None and sample.total is not None]
     if lost:
         missing = [name for name, value in lost[0].row.items() if value is None and name != "gate"]
         raise ConfigError(
-            f"--set: {len(lost)} of {len(samples)} samples lack what these weights ask for ({', '.join(missing)}): "
+            f"--set: {len(lost)} of {len(samples)} samples have no {', '.join(missing)}, which these weights need; "
             "score the texts again with that weight above 0"
         )
     passing = [t for s, t in zip(samples, new, strict=True) if s.row["gate"] is None and t is not None]
     if len(passing) < 2:
-        raise ConfigError(f"--reweigh: {len(passing)} of {len(samples)} samples passed the gates: nothing to compare")
+        raise ConfigError(f"--reweigh: {len(passing)} of {len(samples)} samples pass the gates; at least 2 are needed")
     if max(passing) - min(passing) <= SAME:
         raise ConfigError(
-            f"--set: the total is {passing[0]:.3f} for all {len(passing)} samples that pass the gates: these weights "
-            "reward nothing"
+            f"--set: all {len(passing)} samples that pass the gates get the same total {passing[0]:.3f}; "
+            "give other weights"
         )
     return new
 
 
 def compare(samples: Sequence[Sample], new: Sequence[float | None]) -> dict[str, Any]:
-    """Old totals against new ones, as plain values.
+    """Compare old totals with new ones; return plain values.
 
     "rows", "groups" (with at least two scored samples); "flipped" groups whose old winner is no longer among the best,
     of the "decided" ones (not tied before); "examples" of them, the largest new margin first; "spearman" over all rows;
@@ -242,7 +242,7 @@ def _moments(totals: np.ndarray, scored: list[int], groups: list[list[int]]) -> 
 
 
 def as_text(found: dict[str, Any], changes: Mapping[str, float], settings: Mapping[str, Any]) -> str:
-    """The comparison for the screen."""
+    """Format the comparison for the screen."""
     changed = [f"{name} {settings[name]:g} → {value:g}" for name, value in changes.items()]
     share = f" ({found['flipped'] / found['decided']:.1%})" if found["decided"] else ""
     lines = [

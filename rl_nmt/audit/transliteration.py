@@ -1,7 +1,7 @@
-"""Text in the wrong letters: English in Tamil letters, Tamil in Latin, Devanagari, Malayalam or Sinhala ones.
+"""Write text in the wrong letters: English in Tamil letters, Tamil in Latin, Devanagari, Malayalam or Sinhala ones.
 
-Rough on purpose, as a cheating model would be, and without anything of the gates' own transliteration: an attack that
-shared the defence's tables could only find what the defence knows. No torch. Spelling rules and tables: ours.
+Rough on purpose, as a cheating model would be, and independent of the gates' own transliteration: an attack that
+shared the defence's tables could only find what the defence already knows. No torch. Spelling rules and tables: ours.
 """
 
 import re
@@ -29,7 +29,7 @@ _HABITS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"^(?:k(?=n)|w(?=r))|gh(?!t)(?<=[aeou]gh)"), ""),  # know, write, through
     (re.compile(r"^sch"), "sk"),  # school, not schnapps
     (re.compile(r"(?<=[aeiou][b-df-hj-np-su-z])ed$|(?<=[b-df-hj-np-su-z]{2})ed$"), "d"),  # closed, not wanted
-    # a silent e: it lengthens the vowel before one consonant (home), softens c and g (dance), or just ends
+    # a silent e lengthens the vowel before one consonant (home), softens c and g (dance), or does nothing
     (
         re.compile(r"(?<![aeiou])([aeiou])([bcdfgklmnprstvz])e(?=s?$)"),
         lambda found: _LONG[found[1]] + _soft(found[2]),
@@ -83,7 +83,7 @@ def _sounds(word: str) -> list[str]:
 
 
 def _compose(sounds: list[str]) -> str:
-    """Vowel codes and consonants as Tamil syllables."""
+    """Compose Tamil syllables from vowel codes and consonants."""
     text, after_vowel = "", False
     for sound in sounds:
         if sound not in _VOWELS:
@@ -126,7 +126,7 @@ _MERGED = str.maketrans("gcqdbfjzw", "kkktppssv", "aeiouyh' .-")
 
 
 def skeleton(latin: str) -> str:
-    """The consonants of a romanised word, sounds that Tamil does not tell apart merged, doubles once.
+    """Return the consonants of a romanised word: those that Tamil does not distinguish merged, doubles once.
 
     >>> skeleton("Kavitha"), skeleton(romanise("கவிதா"))
     ('kvt', 'kvt')
@@ -138,10 +138,10 @@ def skeleton(latin: str) -> str:
 
 
 def find_names(english: str, tamil: str, common: frozenset[str]) -> list[tuple[str, str]]:
-    """Names of `english`, in its order, each with the word of `tamil` that spells it, case ending included.
+    """Return the names of `english`, in its order, each with the word of `tamil` that spells it, with its ending.
 
-    A name is a capitalised word whose lower-case form is not in `common` and of whose consonants, at
-    least two, some Tamil word starts with.
+    A name is a capitalised word whose lower-case form is not in `common` and whose consonants, at
+    least two, begin some Tamil word.
 
     >>> find_names("Kavitha went home.", "கவிதா வீட்டுக்குப் போனாள்.", frozenset())
     [('Kavitha', 'கவிதா')]

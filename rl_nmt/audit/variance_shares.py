@@ -1,7 +1,7 @@
-"""Share the variance of the reward inside the groups out among its components. No torch.
+"""Split the variance of the reward inside the groups among its components. No torch.
 
-GRPO sees only differences inside a group, so a component that is constant there has no say, whatever its weight. The
-shares are a covariance decomposition (ours): they add up to 1, and are negative where a component pulls against it.
+GRPO sees only differences inside a group, so a component that is constant there has no effect, whatever its weight. The
+shares are a covariance decomposition (ours): they add up to 1, and are negative where a component opposes the total.
 """
 
 from collections import defaultdict
@@ -11,13 +11,13 @@ from collections.abc import Hashable, Mapping, Sequence
 def shares(
     totals: Sequence[float | None], terms: Mapping[str, Sequence[float | None]], groups: Sequence[Hashable]
 ) -> dict[str, float]:
-    """Share of the within-group variance of the total that each term makes.
+    """Return each term's share of the within-group variance of the total.
 
     `totals`: (B,) rewards, None leaves the sample out. `terms`: name → (B,) what the component adds to the total,
-    weight and sign included, None where a gated sample was not scored. `groups`: (B,) what a sample belongs to.
+    weight and sign included, None where a gated sample was not scored. `groups`: (B,) the group of each sample.
 
-    Returns name → share; under "gate" what the terms do not explain: gates and the clamp to [0.01, 1]. Empty when no
-    group has any spread.
+    Returns name → share; "gate" is the part that the terms do not explain: gates and the clamp to [0.01, 1]. Empty
+    when no group has any spread.
 
     >>> shares([0.2, 0.4, 0.3, 0.3], {"a": [0.1, 0.3, 0.2, 0.2], "b": [0.1, 0.1, 0.1, 0.1]}, "xxyy")
     {'a': 1.0, 'b': 0.0, 'gate': 0.0}
@@ -37,7 +37,7 @@ def shares(
 def rank_correlation(
     totals: Sequence[float | None], values: Sequence[float | None], groups: Sequence[Hashable]
 ) -> float | None:
-    """Mean Spearman correlation of a component with the total inside the groups; None without ranks.
+    """Mean Spearman correlation of a component with the total inside the groups; None if no group has ranks.
 
     >>> rank_correlation([0.1, 0.2, 0.3], [1, 2, 9], "xxx")
     1.0
@@ -56,7 +56,7 @@ def rank_correlation(
 
 
 def _members(totals: Sequence[float | None], groups: Sequence[Hashable]) -> list[list[int]]:
-    """Indices of each group's samples that have a total."""
+    """Return the indices of each group's samples that have a total."""
     members: dict[Hashable, list[int]] = defaultdict(list)
     for i, (group, total) in enumerate(zip(groups, totals, strict=True)):
         if total is not None:
@@ -65,7 +65,7 @@ def _members(totals: Sequence[float | None], groups: Sequence[Hashable]) -> list
 
 
 def _centred(values: Sequence[float | None], members: list[int]):
-    """Array of differences from the mean of the known values; 0 for an unknown one."""
+    """Return the differences from the mean of the known values; 0 for an unknown one."""
     import numpy as np  # here, since `--help` imports this module
 
     column = np.array([values[i] for i in members], dtype=float)

@@ -1,1 +1,1 @@
-"""Where rows come from: streams, cleaning, snapshots, evaluation sets, tables."""
+"""Load rows: streams, cleaning, snapshots, evaluation sets, tables."""

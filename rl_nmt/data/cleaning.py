@@ -1,4 +1,4 @@
-"""One web document → its first clean English sentences, or the reason why it has none. No torch."""
+"""Extract the first clean English sentences of a web document, or say why there are none. No torch."""
 
 import re
 import unicodedata
@@ -28,10 +28,10 @@ _INITIALS = re.compile(r"[a-z](?:\.[a-z])*")
 
 
 def split_sentences(text: str) -> list[str]:
-    """Split English text into sentences; a rest without an ending is the last item.
+    """Split English text into sentences; an unfinished rest is the last item.
 
     Abbreviations, initials, decimals and list numbers do not end a sentence, and a small letter never
-    starts one. Whitespace comes back as single spaces.
+    starts one. Whitespace becomes single spaces.
 
     >>> split_sentences("Dr. Rao paid 3.5 million. Why? See No. 7 of the U.S. list")
     ['Dr. Rao paid 3.5 million.', 'Why?', 'See No. 7 of the U.S. list']
@@ -62,8 +62,8 @@ def _ends_sentence(word: str, following: str, first: bool = False) -> bool:
 def clean_document(text: Any, min_chars: int, max_chars: int) -> tuple[str | None, str]:
     """Return (first whole sentences, "") or (None, reason) for one web document.
 
-    Control and invisible characters go, lines with a URL or boilerplate are dropped, and what is left gives its first
-    run of whole sentences that together have min_chars to max_chars NFC code points. Reasons: "not text", "empty",
+    Control and invisible characters and lines with a URL or boilerplate are removed; the result is the first run of
+    whole sentences in the rest that together have min_chars to max_chars NFC code points. Reasons: "not text", "empty",
     "only URLs and boilerplate", "few letters", "not English", "no whole sentence", "too short", "sentences too long".
     """
     if not isinstance(text, str):
@@ -88,11 +88,11 @@ def clean_document(text: Any, min_chars: int, max_chars: int) -> tuple[str | Non
     return unicodedata.normalize("NFC", passage), ""
 
 
-_JUDGED, _SMALL = 6, 0.15  # from so many words on, this share of function words: German has 3 % of them, English 43 %
+_JUDGED, _SMALL = 6, 0.15  # words from which a text needs this share of function words: German has 3 %, English 43 %
 
 
 def _is_english(text: str) -> bool:
-    """Whether enough of the words are function words of English; of a few words nobody can tell."""
+    """Whether enough of the words are function words of English; too short a text counts as English."""
     words = _WORD.findall(text.casefold().replace("’", "'"))
     return len(words) < _JUDGED or sum(word in ENGLISH.function_words for word in words) >= _SMALL * len(words)
 

@@ -1,4 +1,4 @@
-"""English text → a snapshot on disk: streamed once, cleaned, split, hashed; no network after that."""
+"""Stream English text once into a snapshot on disk: cleaned, split, hashed; no network after that."""
 
 import contextlib
 import hashlib
@@ -18,7 +18,7 @@ from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSettings(Source):
-    """A source and how many of its sentences are wanted; the fields are settings of a run by the same names."""
+    """A source and how many of its sentences to take; the fields are settings of a run by the same names."""
 
     num_train_samples: int
     num_eval_samples: int
@@ -27,7 +27,7 @@ class CorpusSettings(Source):
 
     @property
     def request(self) -> dict[str, Any]:
-        """What data.json keeps and compares."""
+        """The request that data.json saves and compares."""
         known = asdict(self) | {"data_files": list(self.data_files)}
         return {"num_heldout" if name == "num_eval_samples" else name: value for name, value in known.items()}
 
@@ -35,10 +35,10 @@ class CorpusSettings(Source):
 def materialise(folder: str | Path, settings: CorpusSettings) -> Sealed:
     """Stream, clean and split exactly num_train_samples + num_eval_samples distinct texts into `folder`, once.
 
-    The same settings again read the snapshot back after checking its hashes, without network. A text is held out when
-    a seeded hash of it says so, in whatever order rows arrive; only a source with too few rows for that rule alone
-    is read whole and gives its smallest hashes. Raises ConfigError (files, too few rows, another or a changed
-    snapshot), MissingService (hub; says how many rows there are) and CannotWrite.
+    With the same settings, a later call reads the snapshot without network, after checking its hashes. A seeded hash
+    of a text decides whether it is held out, so the order of rows does not matter; only a source with too few rows for
+    this rule is read whole, and its smallest hashes are held out. Raises ConfigError (files, too few rows, a changed or
+    different snapshot), MissingService (hub; with the number of rows read) and CannotWrite.
 
     Returns texts to train on and held-out ones, disjoint, no duplicates; sha256 of the snapshot; counts {"read": rows
     read, "kept": distinct clean rows, "rejected": {reason: rows}}.
@@ -48,9 +48,9 @@ def materialise(folder: str | Path, settings: CorpusSettings) -> Sealed:
     if snapshot.exists:
         sealed = snapshot.read()
     elif folder.is_file():
-        raise CannotWrite(f"{folder} is a file: name another output_dir")
+        raise CannotWrite(f"output_dir: {folder} is a file; name another output_dir")
     elif folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} holds files but no data.json: name another output_dir, or remove it")
+        raise ConfigError(f"output_dir: {folder} has files but no data.json; name another output_dir, or remove it")
     else:
         with contextlib.closing(read_rows(settings)) as rows:
             train, heldout, counts = _select(rows, settings)
@@ -110,7 +110,7 @@ def _folded(text: str) -> str:
 
 
 def _too_few(settings: CorpusSettings, counts: dict[str, Any]) -> str:
-    reasons = ", ".join(f"{reason} {rows}" for reason, rows in counts["rejected"].items()) or "none fell out"
+    reasons = ", ".join(f"{reason} {rows}" for reason, rows in counts["rejected"].items()) or "none rejected"
     return (
         f"too few rows in {settings.dataset_name}: {settings.num_train_samples} to train on and "
         f"{settings.num_eval_samples} held out are wanted, {counts['read']} were read and {counts['kept']} kept "
@@ -120,10 +120,10 @@ def _too_few(settings: CorpusSettings, counts: dict[str, Any]) -> str:
 
 
 def load(folder: Path, cfg) -> tuple[list[str], list[dict[str, str]], str]:
-    """Training sentences, held-out rows {"source", "reference"?} without them, the data's hash.
+    """Return training sentences, held-out rows {"source", "reference"?} not among them, and the data's hash.
 
     `folder` is the snapshot's; `cfg` has the settings of `materialise` and of `eval_sets.load_eval` as attributes.
-    Without an evaluation set the corpus's own held-out sentences are the rows, without references.
+    Without an evaluation set, the rows are the corpus's own held-out sentences, without references.
     """
     rows: list[dict[str, str]] = []
     try:
@@ -138,6 +138,6 @@ def load(folder: Path, cfg) -> tuple[list[str], list[dict[str, str]], str]:
     if len(apart) < len(rows):
         print(f"{len(rows) - len(apart)} evaluation rows are in the training data: left out", flush=True)
     if not apart:
-        print("evaluation without references: on held-out rows of the corpus, by the reward alone", flush=True)
+        print("evaluation without references: only the reward, on held-out rows of the corpus", flush=True)
         apart = [{"source": text} for text in data.heldout]
     return data.train, apart, data.sha256

@@ -1,4 +1,4 @@
-"""Evaluation sets: English sources with Tamil references, from a file or from the hub by name. No torch."""
+"""Load evaluation sets: English sources with Tamil references, from a file or from the hub by name. No torch."""
 
 import hashlib
 from collections.abc import Iterable
@@ -18,12 +18,12 @@ HUB_SETS = ("google/wmt24pp", "openlanguagedata/flores_plus", "ai4bharat/IN22-Ge
 def load_eval(eval_dataset: str, eval_file: str, num_eval_samples: int, seed: int) -> list[Row]:
     """Return up to num_eval_samples rows {"source", "reference"?}, chosen by a seeded hash, in file order.
 
-    `eval_file` (TSV english<TAB>tamil, or JSONL) wins over `eval_dataset`, which is a path too, a name
-    in HUB_SETS (also name@revision), or none. Which rows are chosen does not depend on their order. Raises
+    `eval_file` (TSV english<TAB>tamil, or JSONL) takes precedence over `eval_dataset`: a path, a name in HUB_SETS
+    (also name@revision), or none. Which rows are chosen does not depend on their order. Raises
     ConfigError (bad file, unknown name) and MissingService (hub not reachable within seconds, gated).
     """
     if num_eval_samples < 1 and (eval_file or eval_dataset not in ("", "none")):
-        raise ConfigError(f"num_eval_samples is {num_eval_samples}: give 1 or more, or eval_dataset none")
+        raise ConfigError(f"num_eval_samples: {num_eval_samples} must be at least 1; or set eval_dataset to 'none'")
     if eval_file:
         rows = _read_file(eval_file, "eval_file")
     elif eval_dataset in ("", "none"):
@@ -34,14 +34,14 @@ def load_eval(eval_dataset: str, eval_file: str, num_eval_samples: int, seed: in
         rows = _read_hub(eval_dataset)
     else:
         raise ConfigError(
-            f"eval_dataset {eval_dataset} is not a file and not one of {', '.join(HUB_SETS)}, none: "
-            "choose one of these, or give a TSV or JSONL as --eval_file"
+            f"eval_dataset: {eval_dataset} is neither a file nor one of {', '.join(HUB_SETS)}, none; "
+            "choose one of these, or give a TSV or JSONL file as --eval_file"
         )
     return choose(rows, num_eval_samples, seed)
 
 
 def choose(rows: Iterable[Row], count: int, seed: int) -> list[Row]:
-    """Return the `count` distinct rows of smallest seeded hash, in the order in which they came."""
+    """Return the `count` distinct rows with the smallest seeded hash, in their original order."""
     distinct = {(row["source"], row.get("reference", "")): row for row in rows}
 
     def place(key: tuple[str, str]) -> bytes:
@@ -52,7 +52,7 @@ def choose(rows: Iterable[Row], count: int, seed: int) -> list[Row]:
 
 
 def _rows(pairs: Iterable[tuple[str, str | None]]) -> list[Row]:
-    """Clean rows with one line a side; pairs without an English side fall out."""
+    """Return clean rows, each side on one line; pairs without an English side are dropped."""
     rows = []
     for pair in pairs:
         english, tamil = (" ".join(safe_unicode(side or "").split()) for side in pair)
@@ -97,23 +97,23 @@ def _load(name: str, config: str | None = None, split: str | None = None) -> Ite
 
 
 def from_wmt24pp(records: Iterable[dict[str, Any]]) -> list[Row]:
-    """WMT24++ (Deutsch et al. 2025): `source`, `target`; rows marked is_bad_source are dropped."""
+    """Read WMT24++ (Deutsch et al. 2025): `source`, `target`; rows marked is_bad_source are dropped."""
     return _rows((r["source"], r["target"]) for r in records if not r.get("is_bad_source"))
 
 
 def from_flores(english: Iterable[dict[str, Any]], tamil: Iterable[dict[str, Any]]) -> list[Row]:
-    """FLORES+: one configuration per language, `text` joined by `id`."""
+    """Read FLORES+: one configuration per language, `text` joined by `id`."""
     references = {r["id"]: r["text"] for r in tamil}
     return _rows((r["text"], references[r["id"]]) for r in english if r["id"] in references)
 
 
 def from_in22(records: Iterable[dict[str, Any]], name: str) -> list[Row]:
-    """IN22 (Gala et al. 2023): one column per language, with or without the prefix sentence_."""
+    """Read IN22 (Gala et al. 2023): one column per language, with or without the prefix sentence_."""
     pairs = []
     for record in records:
         prefix = "sentence_" if "sentence_eng_Latn" in record else ""
         columns = f"{prefix}eng_Latn", f"{prefix}tam_Taml"
         if not record.keys() >= set(columns):
-            raise ConfigError(f"eval_dataset {name} lacks eng_Latn or tam_Taml: it has {', '.join(record)}")
+            raise ConfigError(f"eval_dataset: {name} lacks eng_Latn or tam_Taml, it has {', '.join(record)}")
         pairs.append((record[columns[0]], record[columns[1]]))
     return _rows(pairs)

@@ -1,6 +1,6 @@
-"""Rows sealed into a folder: written and hashed once, read back unchanged or refused. No torch.
+"""Save rows to a folder once, with hashes; read them back unchanged or refuse them. No torch.
 
-train.jsonl and heldout.jsonl hold the rows; data.json holds the request that made them, the SHA-256 of both
+train.jsonl and heldout.jsonl have the rows; data.json has the request that made them, the SHA-256 of both
 files and the caller's counts.
 """
 
@@ -18,7 +18,7 @@ FILES = ("train.jsonl", "heldout.jsonl")
 
 
 class Sealed(NamedTuple):
-    """What is in the folder. sha256: over the hashes of both files."""
+    """The contents of the folder. sha256: over the hashes of both files."""
 
     train: list[Any]
     heldout: list[Any]
@@ -30,8 +30,8 @@ class Sealed(NamedTuple):
 class Snapshot:
     """The sealed rows of one request."""
 
-    folder: Path  # where they lie; a link to an empty folder stays a link
-    request: dict[str, Any]  # everything that decides the rows; JSON
+    folder: Path  # where they are saved; a link to an empty folder stays a link
+    request: dict[str, Any]  # everything that determines the rows; JSON
     argument: str  # the setting that names the folder above, for messages
 
     @property
@@ -39,9 +39,9 @@ class Snapshot:
         return (self.folder / "data.json").exists()
 
     def write(self, train: list[dict[str, Any]], heldout: list[dict[str, Any]], counts: dict[str, Any]) -> Sealed:
-        """Write the three files beside the folder, rename them into place together and read them back.
+        """Write the three files next to the folder, rename them into place together and read them back.
 
-        Where another process was faster its rows are read. Raises CannotWrite, and what `read` raises.
+        If another process was faster, its rows are read. Raises CannotWrite, and ConfigError like `read`.
         """
         place = self.folder.resolve()
         contents = ["".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) for rows in (train, heldout)]
@@ -59,29 +59,31 @@ class Snapshot:
                 os.replace(stage, place)
         except OSError as error:
             if not self.exists:
-                message = f"cannot write {self.folder}: {error.strerror}: name another {self.argument}"
+                message = f"{self.argument}: cannot write {self.folder} ({error.strerror}); name another folder"
                 raise CannotWrite(message) from error
         return self.read()
 
     def read(self) -> Sealed:
-        """The rows; ConfigError says in which way they are not those of this request."""
+        """Return the rows. Raises ConfigError, with the reason, if they are not those of this request."""
         elsewhere = f"name another {self.argument}, or remove the folder to read the rows again"
         try:
             seal = json.loads((self.folder / "data.json").read_text(encoding="utf-8"))
             before, hashes, counts = seal["request"], {name: seal["sha256"][name] for name in FILES}, seal["counts"]
             different = [name for name in self.request if before.get(name) != self.request[name]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{self.folder / 'data.json'} cannot be read: {elsewhere}") from error
+            raise ConfigError(f"{self.argument}: {self.folder / 'data.json'} cannot be read; {elsewhere}") from error
         if different:
             changes = ", ".join(f"{n} was {before.get(n)!r} and is now {self.request[n]!r}" for n in different)
-            raise ConfigError(f"{self.folder} holds the data of other settings: {changes}: {elsewhere}")
+            raise ConfigError(f"{self.argument}: {self.folder} has the data of other settings ({changes}); {elsewhere}")
         splits: list[list[Any]] = []
         for name in FILES:
             try:
                 data = (self.folder / name).read_bytes()
             except OSError as error:
-                raise ConfigError(f"{self.folder / name} cannot be read: {error.strerror}: {elsewhere}") from error
+                problem = f"{self.folder / name} cannot be read ({error.strerror})"
+                raise ConfigError(f"{self.argument}: {problem}; {elsewhere}") from error
             if hashlib.sha256(data).hexdigest() != hashes[name]:
-                raise ConfigError(f"{self.folder / name} was changed since it was written (SHA-256): {elsewhere}")
+                problem = f"{self.folder / name} was changed after it was written (SHA-256)"
+                raise ConfigError(f"{self.argument}: {problem}; {elsewhere}")
             splits.append([json.loads(line) for line in data.decode().split("\n") if line])
         return Sealed(splits[0], splits[1], hashlib.sha256("".join(hashes.values()).encode()).hexdigest(), counts)

@@ -1,8 +1,8 @@
-"""Where English rows come from: a hub data set or local files, streamed through one path. No torch.
+"""Stream English rows from a hub data set or from local files. No torch.
 
-A path that exists beats a hub name, which may be pinned (`org/name@commit`). Local files open no connection
-and write nothing outside a temporary folder; what is wrong with one is said with its name and line. A hub
-stream outlives failures of the network (rl_nmt/data/streams.py).
+An existing path takes precedence over a hub name, which may be pinned (`org/name@commit`). Reading local files
+opens no connection and writes only to a temporary folder; errors name the file and line. A hub
+stream survives network failures (rl_nmt/data/streams.py).
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from rl_nmt.errors import ConfigError, MissingService, UserError, caused_by, des
 
 FORMATS = {"json": (".json", ".jsonl", ".json.gz", ".jsonl.gz"), "parquet": (".parquet",), "text": (".txt", ".txt.gz")}
 SAVED = "saved"  # a folder that Dataset.save_to_disk wrote
-HALF_A_PAIR = "holds half of a surrogate pair (\\ud800 to \\udfff): remove it"
+HALF_A_PAIR = "has half of a surrogate pair (\\ud800 to \\udfff): remove it"
 Local = tuple[str, list[str]]  # format or SAVED, absolute paths
 
 
@@ -31,16 +31,16 @@ class Source:
     """Where sentences come from."""
 
     dataset_name: str  # a local file or folder, json | parquet | text with `data_files` globs, or a hub name
-    dataset_config: str = ""  # this and the split: of a hub data set
+    dataset_config: str = ""  # of a hub data set; the split also of a saved folder
     dataset_split: str = "train"
     data_files: tuple[str, ...] = ()
     text_field: str = "text"  # the column with the text
-    shuffle_buffer: int = 0  # rows within which `seed` shuffles
+    shuffle_buffer: int = 0  # rows in the buffer that `seed` shuffles; up to 1: not shuffled
     seed: int = 0
 
 
 def read_rows(source: Source) -> Generator[Any, None, None]:
-    """Yield the text column row by row, shuffled; a row without a text yields None or what is in its place.
+    """Yield the text column row by row, shuffled; a row without a text yields None or the value in its place.
 
     Raises ConfigError (no such file or column, broken or non-UTF-8 files, with the line) and MissingService (hub not
     reachable within seconds, gated, unknown, or failing for longer than streams.RETRY_SECONDS).
@@ -53,7 +53,7 @@ def read_rows(source: Source) -> Generator[Any, None, None]:
         require_hub("dataset_name", name)
     with quiet_datasets(log=local is None), tempfile.TemporaryDirectory() as scratch:
         try:
-            # Opened once, a stream keeps to the commit that it found.
+            # A stream that was opened once stays at the commit that it found.
             stream = functools.cache(functools.partial(_open, source, local, scratch))
             if local is None:
                 yield from persistent(name, lambda: (row[column] for row in stream()))
@@ -68,12 +68,12 @@ def read_rows(source: Source) -> Generator[Any, None, None]:
 
 
 def _open(source: Source, local: Local | None, scratch: str) -> Any:
-    """The text column of the source, in an order that seed and buffer alone decide."""
+    """Open the text column of the source, in an order that depends only on seed and buffer."""
     import datasets
 
     column = source.text_field
     if local and local[0] == "json":  # its builder would read all columns, and refuse one that changes its type
-        from datasets.io.generator import GeneratorDatasetInputStream  # with a cache_dir, which from_generator has not
+        from datasets.io.generator import GeneratorDatasetInputStream  # from_generator takes no cache_dir
 
         arguments = {"files": local[1], "column": column, "name": source.dataset_name}
         reader = GeneratorDatasetInputStream(_json_column, cache_dir=scratch, streaming=True, gen_kwargs=arguments)
@@ -110,7 +110,7 @@ def _require_column(column: str, columns: Iterable[str], name: str) -> None:
 
 
 def _json_column(files: list[str], column: str, name: str) -> Iterator[dict[str, Any]]:
-    """One column of JSON files; the others may hold anything. Raises ConfigError with the line."""
+    """Yield one column of JSON files; the others may hold anything. Raises ConfigError with the line."""
     if not any(Path(file).stat().st_size for file in files):
         raise ConfigError(f"{files[0]} is empty: give a file with rows")
     for file in files:
@@ -126,7 +126,7 @@ def _json_column(files: list[str], column: str, name: str) -> Iterator[dict[str,
 
 
 def _saved(folder: str, source: Source) -> Any:
-    """A data set that `save_to_disk` wrote, or the split of one of several."""
+    """Load a data set that `save_to_disk` wrote; of several splits, dataset_split."""
     import datasets
 
     found = datasets.load_from_disk(folder)
@@ -140,7 +140,7 @@ def _saved(folder: str, source: Source) -> Any:
 
 _DATASETS_CONFIG = {
     "HF_UPDATE_DOWNLOAD_COUNTS": False,
-    # One attempt a read: `datasets` would sleep up to 20 minutes inside one and say so in its log only.
+    # One attempt a read: `datasets` would sleep up to 20 minutes inside one and report it only in its log.
     **dict.fromkeys(("STREAMING_READ_MAX_RETRIES", "STREAMING_OPEN_MAX_RETRIES"), 1),
     **dict.fromkeys(("STREAMING_READ_RETRY_INTERVAL", "STREAMING_OPEN_RETRY_INTERVAL"), 0),
     "STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL": 0,
@@ -166,21 +166,21 @@ def quiet_datasets(log: bool) -> Iterator[None]:
 def local_files(dataset_name: str, data_files: list[str]) -> Local | None:
     """Return (format, sorted absolute paths) of a local source, or None for a hub name.
 
-    Local are json | parquet | text with `data_files` globs, a file, and a folder (searched through, or
-    with `data_files` globs inside it). Raises ConfigError when nothing is there, or two formats are.
+    Local sources are json | parquet | text with `data_files` globs, a file, and a folder (searched recursively, or
+    by `data_files` globs inside it). Raises ConfigError if no file is found, or files of two formats.
     """
     path = Path(dataset_name).expanduser()
     if dataset_name in FORMATS and (data_files or not path.exists()):
         if not data_files:
-            raise ConfigError(f"dataset_name {dataset_name} needs files: add --data_files PATH_OR_GLOB")
+            raise ConfigError(f"dataset_name: {dataset_name} needs files; add --data_files PATH_OR_GLOB")
         files = _matching(data_files, Path())
         for file in files:
             if _format_of(file) not in (None, dataset_name):
-                raise ConfigError(f"dataset_name is {dataset_name}, but {file} is {_format_of(file)}: name its format")
+                raise ConfigError(f"dataset_name: {dataset_name}, but {file} is {_format_of(file)}; give its format")
         return dataset_name, files
     if path.is_file():
         if data_files:
-            raise ConfigError(f"dataset_name {dataset_name} is a file: leave data_files out")
+            raise ConfigError(f"dataset_name: {dataset_name} is a file; leave data_files out")
         files = [str(path.resolve())]
     elif path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return SAVED, [str(path.resolve())]
@@ -188,7 +188,7 @@ def local_files(dataset_name: str, data_files: list[str]) -> Local | None:
         named = (inner for inner in path.rglob("[!.]*") if _format_of(inner.name) and inner.is_file())
         files = _matching(data_files, path) if data_files else sorted(str(inner.resolve()) for inner in named)
         if not files:
-            raise ConfigError(f"dataset_name: the folder {path} holds no .json, .jsonl, .parquet or .txt file")
+            raise ConfigError(f"dataset_name: the folder {path} has no .json, .jsonl, .parquet or .txt file")
     elif dataset_name.startswith((".", "/", "~")) or dataset_name.count("/") > 1 or _format_of(dataset_name):
         raise ConfigError(f"dataset_name: no such file or folder: {dataset_name}")
     else:
@@ -197,11 +197,11 @@ def local_files(dataset_name: str, data_files: list[str]) -> Local | None:
     if kinds == ["unknown"]:
         endings = " ".join(ending for group in FORMATS.values() for ending in group)
         raise ConfigError(
-            f"{files[0]}: the format does not show in the name ({endings}): "
+            f"dataset_name: the format of {files[0]} is unknown, its name has no known ending ({endings}); "
             "use --dataset_name json, parquet or text with --data_files"
         )
     if len(kinds) > 1:
-        raise ConfigError(f"{dataset_name} holds {' and '.join(kinds)} files: pick some with --data_files")
+        raise ConfigError(f"dataset_name: {dataset_name} has {' and '.join(kinds)} files; pick some with --data_files")
     return kinds[0], files
 
 
@@ -213,18 +213,18 @@ def _matching(patterns: list[str], base: Path) -> list[str]:
     found: set[str] = set()
     for pattern in patterns:
         if "://" in pattern:
-            raise ConfigError(f"data_files {pattern} is an address: download it and give its path")
+            raise ConfigError(f"data_files: {pattern} is a URL; download it and give its path")
         full = base / Path(pattern).expanduser()
         hits = [str(full)] if full.exists() else glob.glob(str(full), recursive=True)
         hits = [hit for hit in hits if Path(hit).is_file()]
         if not hits:
-            raise ConfigError(f"data_files {pattern} matches no file (looked for {full.absolute()})")
+            raise ConfigError(f"data_files: {pattern} matches no file (looked for {full.absolute()})")
         found.update(str(Path(hit).resolve()) for hit in hits)
     return sorted(found)
 
 
 def what_is_wrong(local: Local, text_field: str, error: BaseException) -> str:
-    """Find the file and line behind a failed read, by reading the files once more, plainly."""
+    """Find the file and line of a failed read, by reading the files again without `datasets`."""
     kind, files = local
     if not any(Path(file).stat().st_size for file in files):
         return f"{files[0]} is empty: give a file with rows"
@@ -252,13 +252,13 @@ def require_hub(argument: str, name: str) -> None:
 
 
 def hub_error(argument: str, name: str, error: BaseException) -> UserError:
-    """`hub.explain` for a data set, whose configuration or split may be wrong too."""
+    """Return `hub.explain` for a data set, or the error of a wrong configuration or split."""
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
     text = " ".join(str(error).split())[:300]
     if isinstance(error, ValueError) and ("BuilderConfig" in text or "split" in text.lower()):
-        return ConfigError(f"dataset_config or dataset_split does not fit {name}: {text}")
+        return ConfigError(f"dataset_config, dataset_split: one of them does not fit {name} ({text})")
     elsewhere = caused_by(error, GatedRepoError) or caused_by(error, RevisionNotFoundError)
     if caused_by(error, DatasetNotFoundError) and not elsewhere:
         return MissingService(f"{argument}: no file here and no data set on the hub is called {name}")

@@ -1,7 +1,7 @@
-"""Rows over a network that fails: opened again behind the last row, with back-off, up to a deadline. No torch.
+"""Read rows over an unreliable network: reopen the stream after a failure, with back-off and a deadline. No torch.
 
-A stream with a shuffle buffer cannot be taken up in the middle. It is read again from its start, which gives
-the same rows in the same order; those already delivered are compared by hash and left out.
+A stream with a shuffle buffer cannot be resumed in the middle. It is read again from its start, which gives
+the same rows in the same order; those already delivered are compared by hash and skipped.
 """
 
 import contextlib
@@ -15,24 +15,24 @@ from typing import Any
 
 from rl_nmt.errors import MissingService, UserError, causes, describe
 
-RETRY_SECONDS = 600.0  # without a new row, whether the stream fails or only drips
+RETRY_SECONDS = 600.0  # limit without a new row, whether the stream fails or is only slow
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts: doubled each time
-DAMAGED_ATTEMPTS = 3  # a file that ends too early may be cut on the way, or on the server
+DAMAGED_ATTEMPTS = 3  # a file that ends too early may be cut in transit, or on the server
 _TRANSIENT_STATUS = (408, 425, 429)
 _PERMANENT = ("OfflineModeIsEnabled", "DatasetNotFoundError", "EntryNotFoundError", "LocalEntryNotFoundError")
 _NETWORK = ("RequestException", "ClientError", "RequestError", "TransportError", "HTTPError", "HTTPException")
 
 
 class StreamBroken(MissingService):
-    """The source failed for too long, or is not what it was."""
+    """The source failed for too long, or has changed."""
 
 
 def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[Any]:
-    """The rows of `open_rows()`; after a failure of the network it is called again and continues where it was.
+    """Yield the rows of `open_rows()`; after a network failure, call it again and continue after the last row.
 
     `open_rows` gives the same rows in the same order each time; `name` is the source's, for messages. Raises
-    StreamBroken when RETRY_SECONDS have passed without a new row or the rows are others than before, and whatever
-    `open_rows` raises that trying again cannot mend.
+    StreamBroken after RETRY_SECONDS without a new row or if the rows differ from before, and any error of
+    `open_rows` that a retry cannot fix.
     """
     delivered, count = hashlib.sha256(), 0
     last, wait, damaged = time.monotonic(), FIRST_WAIT, 0
@@ -42,10 +42,10 @@ def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[An
             again, left = hashlib.sha256(), count
             while (row := rows.next(last + RETRY_SECONDS - time.monotonic())) is not _END:
                 mark = repr(row).encode("utf-8", "replace")
-                if left:
+                if left:  # read again from the start: a shuffle buffer cannot be resumed in the middle
                     again.update(mark)
                     left -= 1
-                    last += time.monotonic() - before  # the clock stands still while old rows come again
+                    last += time.monotonic() - before  # old rows do not count against the deadline
                     before = time.monotonic()
                     _require_same(name, bool(left) or again.digest() == delivered.digest())
                     continue
@@ -61,7 +61,7 @@ def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[An
             if kind is None or damaged >= DAMAGED_ATTEMPTS:
                 raise
             pause = max(wait, _retry_after(error))
-            # `datasets` says only that it was disconnected: what the server answered, where it did, says more.
+            # `datasets` reports only a disconnection; the server's answer, if there was one, tells more.
             said = describe(next((e for e in causes(error) if getattr(e, "response", None) is not None), error))
         finally:
             rows.stop()
@@ -74,7 +74,7 @@ def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[An
 
 
 def what_failed(error: BaseException) -> str | None:
-    """ "network" and "damaged" (a file cut short) may be better at the next attempt; None will not.
+    """Return "network" or "damaged" (a file cut short) for an error worth a retry, None for others.
 
     >>> what_failed(ConnectionResetError("by peer")), what_failed(EOFError("compressed file")), what_failed(KeyError())
     ('network', 'damaged', None)
@@ -96,7 +96,7 @@ def what_failed(error: BaseException) -> str | None:
 
 
 def _retry_after(error: BaseException) -> float:
-    """Seconds that a server asked to be left alone (Retry-After), 0 when it did not."""
+    """Return the seconds that a server asked to wait (Retry-After), else 0."""
     for e in causes(error):
         asked = getattr(getattr(e, "response", None), "headers", None) or {}
         if str(asked.get("Retry-After", "")).isdigit():
@@ -113,7 +113,7 @@ _END = object()
 
 
 class _Watched:
-    """An iterator read in a thread of its own, so that a server that drips cannot hold the caller."""
+    """An iterator read in its own thread, so that a slow server cannot block the caller."""
 
     def __init__(self, open_rows: Callable[[], Iterator[Any]]):
         self._queue: queue.Queue = queue.Queue(maxsize=64)
@@ -122,7 +122,7 @@ class _Watched:
         self._thread.start()
 
     def next(self, seconds: float) -> Any:
-        """The next row, `_END`, or what the stream raised. Raises TimeoutError after `seconds`."""
+        """Return the next row or `_END`. Raises the stream's error, and TimeoutError after `seconds`."""
         try:
             row, error = self._queue.get(timeout=max(0.0, seconds))
         except queue.Empty:
@@ -132,9 +132,9 @@ class _Watched:
         return row
 
     def stop(self) -> None:
-        """Let the thread end. One that hangs in a read is left behind; it keeps no program alive."""
+        """End the thread. One that hangs in a read is left running; as a daemon it does not keep the program alive."""
         self._stopped.set()
-        with contextlib.suppress(queue.Empty):  # a thread that waits for a place in the queue gets one
+        with contextlib.suppress(queue.Empty):  # frees a thread that waits for a place in the queue
             while True:
                 self._queue.get_nowait()
         self._thread.join(timeout=1.0)

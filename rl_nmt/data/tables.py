@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """A source and its translation; `score` is the human one, None without one."""
+    """A source and its translation; `score`: the human score, or None."""
 
     source: str
     output: str
@@ -48,12 +48,12 @@ def read(path: str | Path, argument: str, columns: Iterable[str] = (), kind: str
     """Yield the rows of a file one by one.
 
     JSON is one object per line, an array of objects, or {"data": [...]}. The first line of a TSV names its columns if
-    it holds `columns`, or without those a usual name of a source and of a reference; otherwise the columns are source,
+    it has `columns`, or without those the usual names of a source and a reference; otherwise the columns are source,
     reference, column 3, … A TSV must have the `columns` that the caller needs in its first line. `kind`: a value of
     FORMATS, or text for lines as they are; empty: by the file's name. `argument`: the setting that names the file.
 
-    Raises ConfigError: an unknown ending, a file that cannot be read or unpacked or is not UTF-8, a line that is not a
-    row; with the line.
+    Raises ConfigError, with the line, for an unknown ending, a file that cannot be read or unpacked or is not UTF-8,
+    and a line that is not a row.
     """
     path, columns = Path(path).expanduser(), [name for name in columns if name]
     file, name = f"{argument}: {path}", path.name.lower()
@@ -77,7 +77,7 @@ def read(path: str | Path, argument: str, columns: Iterable[str] = (), kind: str
 
 
 def read_all(path: str | Path, argument: str, columns: Iterable[str] = ()) -> list[Row]:
-    """The rows of a file, at least one; see `read`."""
+    """Return the rows of a file, at least one; see `read`."""
     rows = list(read(path, argument, columns))
     if not rows:
         raise ConfigError(f"{argument}: {path} holds no rows: give a file with at least one")
@@ -85,7 +85,7 @@ def read_all(path: str | Path, argument: str, columns: Iterable[str] = ()) -> li
 
 
 def read_pairs(path: str | Path, argument: str, source: str = "", output: str = "", score: str = "") -> list[Pair]:
-    """Sources with translations and, where `score` names a column, human scores; see `read` and `sides`.
+    """Return sources with translations and, if `score` names a column, human scores; see `read` and `sides`.
 
     Raises ConfigError, also for a row without a translation and for a score that is not a finite number.
     """
@@ -102,9 +102,9 @@ def read_pairs(path: str | Path, argument: str, source: str = "", output: str = 
 
 
 def sides(row: Row, source: str = "", reference: str = "") -> tuple[str, str | None]:
-    """The source and the reference of a row; None for a reference that is missing or null.
+    """Return the source and the reference of a row; None for a reference that is missing or null.
 
-    `source` and `reference` name columns; empty: the usual names, a whole pair of them first. Capitals do not matter.
+    `source` and `reference` name columns; empty: the usual names, a whole pair of them first. Case does not matter.
     Raises ConfigError for a named column that is missing and for a value that is not a text.
     """
     whole = next((pair for pair in PAIRS if all(_find(row.cells, name) for name in pair)), ("", ""))
@@ -121,7 +121,7 @@ def sides(row: Row, source: str = "", reference: str = "") -> tuple[str, str | N
 
 
 def number(value: Any, where: str) -> float | None:
-    """A score from a cell: a finite number, also as text; None for null or blank. Raises ConfigError."""
+    """Return a score from a cell: a finite number, also as text; None for null or blank. Raises ConfigError."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
@@ -134,7 +134,7 @@ def number(value: Any, where: str) -> float | None:
 
 
 def _find(cells: dict[str, Any], *names: str) -> str | None:
-    """The first of these columns that a row has."""
+    """Return the first of these columns that a row has."""
     keys = {str(key).lower(): key for key in reversed(cells)}
     return next((name if name in cells else keys[name.lower()] for name in names if name.lower() in keys), None)
 
@@ -153,8 +153,8 @@ def _lines(stream: Iterable[bytes], file: str) -> Iterator[Line]:
 
 
 def _tsv(lines: Iterator[Line], file: str, columns: Sequence[str]) -> Iterator[Row]:
-    """Rows of a table. Quoted as by csv writers are all fields where the names in the first line are, else single
-    ones that hold a doubled quotation mark; any other quotation mark is text."""
+    """Yield the rows of a table. If a name in the first line is quoted, all fields are read as csv writers quote them;
+    else only fields with a doubled quotation mark are. Any other quotation mark is text."""
     filled = ((number, line) for number, line in lines if line.strip())
     first = next(filled, None)
     if first is None:
@@ -168,7 +168,7 @@ def _tsv(lines: Iterator[Line], file: str, columns: Sequence[str]) -> Iterator[R
     if header and any(map(_QUOTED.fullmatch, cells)):
         rows = _quoted_rows(filled, file)
     elif not header and len(cells) > 1 and all(map(_QUOTED.fullmatch, cells)):
-        raise ConfigError(f"{place} has every field quoted: put a line before it that names the columns, also quoted")
+        raise ConfigError(f"{place} has every field quoted; put a line before it that names the columns, also quoted")
     else:
         rows = _plain_rows(filled if header else itertools.chain([first], filled), file)
         names = names if header else ["source", "reference", *(f"column {i}" for i in range(3, len(cells) + 1))]
@@ -180,7 +180,7 @@ def _tsv(lines: Iterator[Line], file: str, columns: Sequence[str]) -> Iterator[R
 
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
-_OPEN = re.compile(r'"(?:[^"]|"")+')  # a quoted field without its end
+_OPEN = re.compile(r'"(?:[^"]|"")+')  # the start of a quoted field
 _NO_QUOTES = "write one row a line, without tabs or line breaks in a field"
 
 
@@ -189,16 +189,16 @@ def _unquoted(cell: str) -> str:
 
 
 def _plain_rows(lines: Iterable[Line], file: str) -> Iterator[tuple[str, list[str]]]:
-    """Fields as they are, but for those that can only be quoted ones, since a quotation mark in them is doubled."""
+    """Yield fields unchanged, except those with a doubled quotation mark, which must be quoted."""
     for number, line in lines:
         cells = line.split("\t")
         if any(_OPEN.fullmatch(cell) and '""' in cell for cell in cells):
-            raise ConfigError(f"{file} line {number} has a quoted field that does not end in it: {_NO_QUOTES}")
+            raise ConfigError(f"{file} line {number} has a quoted field that is not closed; {_NO_QUOTES}")
         yield f"{file} line {number}", [_unquoted(cell) if '""' in cell[1:-1] else cell for cell in cells]
 
 
 def _quoted_rows(lines: Iterable[Line], file: str) -> Iterator[tuple[str, list[str]]]:
-    """Fields as csv writers quote them; one may hold tabs and line breaks."""
+    """Yield fields as csv writers quote them; they may contain tabs and line breaks."""
     number = 0
 
     def counted() -> Iterator[str]:
@@ -211,7 +211,7 @@ def _quoted_rows(lines: Iterable[Line], file: str) -> Iterator[tuple[str, list[s
         for cells in csv.reader(counted(), delimiter="\t", strict=True):
             yield f"{file} line {number}", cells
     except csv.Error as error:
-        raise ConfigError(f"{file} line {number} is not quoted as its first line is ({error}): {_NO_QUOTES}") from error
+        raise ConfigError(f"{file} line {number} is not quoted like the first line ({error}); {_NO_QUOTES}") from error
 
 
 def _json(lines: Iterator[Line], file: str) -> Iterator[Row]:

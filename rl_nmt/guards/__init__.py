@@ -1,4 +1,4 @@
-"""Which outputs are not translations, and what a translation lost or copied."""
+"""Detect outputs that are not translations, and measure what a translation lost or copied."""
 
 from rl_nmt.guards.copying import copied_share
 from rl_nmt.guards.facts import fidelity

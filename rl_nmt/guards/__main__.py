@@ -1,8 +1,8 @@
-"""How often the gates are wrong about a file of translations, and what the text measures say. No torch.
+"""Count how many translations of a file the gates reject, and summarise its text measures. No torch.
 
-On human translations every gated row is a false positive. With human scores the report also says whether what the gates
-reject is bad, and how each measure that needs no model agrees with people: expect little, these are gates and no
-judges.
+On human translations every gated row is a false positive. With human scores the report also shows whether the rejected
+rows are bad, and how far each measure that needs no model agrees with people. Expect little: these rules detect
+failures, they do not rate quality.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from rl_nmt.text.languages import LANGUAGES, SOURCE, TARGET, Language
 from rl_nmt.text.pair import TextPair
 from rl_nmt.text.unicode import length_penalty, script_share
 
-QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99, 1.0)  # penalties are read at the upper end, fidelity at the lower
-# The measures that need no model. Penalties: length_penalty ≥ 0, foreign_script and copied_share in [0, 1]. Merit:
-# fidelity in [0, 1], or None.
+QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99, 1.0)  # penalties matter at the upper end, fidelity at the lower
+# The measures that need no model. Penalties: length_penalty ≥ 0, foreign_script and copied_share in [0, 1]. Higher is
+# better: fidelity in [0, 1], or None.
 MEASURES: dict[str, Callable[[TextPair], float | None]] = {
     "length_penalty": lambda pair: length_penalty(pair.clean_source, pair.clean_output, pair.language),
     "foreign_script": lambda pair: 1.0 - script_share(pair.clean_output, pair.language),
@@ -80,18 +80,18 @@ def _against_people(rows, reasons, values) -> list[str]:
         tied = found.ties / found.pairs if found.pairs else None
         tau, right, level = cell(found.kendall, "+.3f"), cell(found.accuracy, ".1%"), cell(tied, ".1%")
         lines.append(f"{name:<14}{found.n:>7}{tau:>9}{found.pairs:>8}{right:>9}{level:>9}")
-    return [*lines, "penalties count negated; right: share of pairs of one source in the people's order, ties half"]
+    return [*lines, "penalties are negated; right: pairs of one source in the people's order, ties count half"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: read, judge, print."""
+    """Run the command: read a file, apply the gates, print the report."""
     parser = argparse.ArgumentParser(prog="python -m rl_nmt.guards", description=__doc__.split("\n\n")[0])
     parser.add_argument("file", metavar="FILE", type=Path, help="JSONL, JSON, TSV or Parquet")
-    parser.add_argument("--source", default="source", metavar="COLUMN", help="of the sources (%(default)s)")
-    parser.add_argument("--target", default="reference", metavar="COLUMN", help="of the translations (%(default)s)")
-    parser.add_argument("--score", default="", metavar="COLUMN", help="of human scores, higher is better")
-    parser.add_argument("--language", default=TARGET.code, choices=sorted(LANGUAGES), help="target (%(default)s)")
-    parser.add_argument("--source_language", default=SOURCE.code, choices=sorted(LANGUAGES), help="(%(default)s)")
+    parser.add_argument("--source", default="source", metavar="COLUMN", help="column of sources (%(default)s)")
+    parser.add_argument("--target", default="reference", metavar="COLUMN", help="column of translations (%(default)s)")
+    parser.add_argument("--score", default="", metavar="COLUMN", help="column of human scores, higher is better")
+    parser.add_argument("--language", default=TARGET.code, choices=sorted(LANGUAGES), help="default %(default)s")
+    parser.add_argument("--source_language", default=SOURCE.code, choices=sorted(LANGUAGES), help="default %(default)s")
     parser.add_argument("--examples", type=int, default=0, metavar="N", help="gated rows to show per gate")
     given = parser.parse_args(arguments)
     rows = read_pairs(given.file, "FILE", given.source, given.target, given.score)

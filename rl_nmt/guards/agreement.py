@@ -1,6 +1,6 @@
 """Measure how far scores agree with human ones: correlations and within-source pairwise accuracy. No torch.
 
-Pearson's r, Spearman's rho and Kendall's tau-b are scipy's. Within-source pairwise accuracy asks what a
+Pearson's r, Spearman's rho and Kendall's tau-b are scipy's. Within-source pairwise accuracy measures what a
 reward is for: of two outputs for the same source, does it prefer the one that people prefer?
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from rl_nmt.files import is_number
 
-# Measures and components for which less is better; they are negated here, so that more is better in every line.
+# Measures and components for which lower is better; they are negated here, so that higher is better in every line.
 PENALTIES = ("copied", "copied_share", "foreign_script", "length_penalty", "fidelity_loss")
 
 
@@ -55,7 +55,7 @@ def measure(scores: Sequence[float | None], human: Sequence[float | None], sourc
 
 
 def oriented(name: str, value: Any) -> float | None:
-    """A component as a number of which more is better; None if it is not finite.
+    """Return a component as a number for which higher is better; None if it is not finite.
 
     >>> oriented("qe", 0.5), oriented("length_penalty", 0.5), oriented("gate", "copy")
     (0.5, -0.5, None)
@@ -69,7 +69,7 @@ def table(
     sources: Sequence[Hashable],
     extra: Mapping[str, Sequence[float | None]],
 ) -> dict[str, Agreement]:
-    """Agreement of every numeric component of the rows, then of the `extra` lists (totals); {name: Agreement}.
+    """Return {name: Agreement} of every numeric component of the rows, then of the `extra` lists (totals).
 
     Penalties are negated (`oriented`). A component that is the same in all rows is left out.
     """
@@ -80,7 +80,7 @@ def table(
 
 
 def as_text(found: dict[str, Agreement], column: str) -> str:
-    """The table for the screen; `column` names the human scores."""
+    """Format the table for the screen; `column` names the human scores."""
     head = f"{'n':>6}{'Pearson':>9}{'Spearman':>10}{'Kendall':>9}{'pairwise':>10}{'pairs':>7}{'ties':>7}"
     lines = [f"{f'against {column}':<24}{head}"]
     for name, row in found.items():
@@ -93,5 +93,5 @@ def as_text(found: dict[str, Agreement], column: str) -> str:
 
 
 def cell(value: float | None, form: str) -> str:
-    """A number of a table, a dash for None."""
+    """Format a number of a table; None becomes a dash."""
     return "–" if value is None else format(value, form)

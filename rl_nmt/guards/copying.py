@@ -1,8 +1,8 @@
-"""How much of a source an output merely repeats: letter by letter, or by sound in the other script. No torch.
+"""Measure how much of a source an output repeats, letter by letter or by sound in the other script. No torch.
 
-A translation borrows names, numbers and single words; a copy repeats the running text, small words included. So what
-may stay is excused (rl_nmt.text.tokens.kept), and a likeness in sound counts only in a chain of neighbouring words that
-holds a word nobody borrows. Rules and thresholds: ours.
+A translation borrows names, numbers and single words; a copy repeats the running text, small words included. So tokens
+that may stay are excused (rl_nmt.text.tokens.kept), and words that sound alike count only in a chain of neighbouring
+words with one that nobody borrows. Rules and thresholds: ours.
 """
 
 from collections import defaultdict
@@ -15,8 +15,8 @@ from rl_nmt.text.pair import TextPair
 from rl_nmt.text.phonetics import keys
 from rl_nmt.text.tokens import Token
 
-_GRAM = 8  # letters in a row, spaces aside, that two texts share by copying alone
-_CHAIN = 3  # words in a row that sound alike: fewer happen by chance and by borrowing
+_GRAM = 8  # letters in a row, without spaces, that two texts share only by copying
+_CHAIN = 3  # words in a row that sound alike: fewer occur by chance or by borrowing
 _LONG_CHAIN = 5  # enough even when all of them could be borrowed
 _STARTS = 8  # places in the output where one source word may start a chain: keeps the search linear
 
@@ -24,10 +24,10 @@ _STARTS = 8  # places in the output where one source word may start a chain: kee
 def copied_share(*pair: Any) -> float:
     """Return the share, 0 to 1, of the source's content letters that the output repeats instead of translating.
 
-    `pair` is a TextPair, or what makes one: source, output, language and perhaps source_language. Content is every
-    word but those that may stay as they are. A word is copied when it is in the output in its own letters (NFKC, case
-    folded, accents off; also run together, or cut by other spaces), or when it belongs to a chain that sounds alike
-    word by word in the output's script. 0.0 when the source has no content.
+    `pair` is a TextPair, or its parts: source, output, language and optionally source_language. Content is every
+    word that may not stay unchanged. A word is copied when it is in the output in its own letters (NFKC, case folded,
+    without accents; also joined, or split by other spaces), or when it belongs to a chain that sounds alike word by
+    word in the output's script. 0.0 when the source has no content.
 
     >>> from rl_nmt.text.languages import TAMIL
     >>> copied_share("The boy reads a book.", "THE BOY, READS A-BOOK", TAMIL)
@@ -77,7 +77,7 @@ def _sounded(pair: TextPair) -> set[int]:
     for p, found in enumerate(theirs):
         for key in found:
             places[key].append(p)
-    ours = [_keys(token, pair.source_language) & places.keys() for token in words]  # of which one is in the output
+    ours = [_keys(token, pair.source_language) & places.keys() for token in words]  # without keys that the output lacks
     copied: set[int] = set()
     if sum(map(bool, ours)) < 2:  # no chain
         return copied
@@ -133,7 +133,7 @@ class _Chain:
         return _Chain(self.new, self.matched + 1, self.small + small, self.content + content)
 
     def counts(self, words: int, content: int) -> bool:
-        """Whether it is a copy and no borrowing; of the whole source's `words`, `content` may not stay."""
+        """Whether it is a copy and not borrowing; `content` of the source's `words` may not stay."""
         if self.small:
             return self.content >= min(_CHAIN, content) and self.matched >= min(_CHAIN, words)
         return self.content >= _LONG_CHAIN

@@ -1,8 +1,8 @@
-"""What of a source must reappear in any translation, and whether it does. No torch, no reference.
+"""Find what must reappear in any translation of a source, and check that it does. No torch, no reference.
 
-Numbers by their values (3.7 million = 37 lakh), of which an output may have no others, URLs, e-mail addresses,
-placeholders, code, acronyms and names, by their sound. Whether a name was rather translated ("Supreme Court") no rule
-knows; so names weigh less, and one word is enough for a name of several. Rules: ours (docs/details.md, 10).
+Numbers are compared by value (3.7 million = 37 lakh), and an output may add none; acronyms and names by sound; URLs,
+e-mail addresses, placeholders and code by their letters. No rule can tell whether a name was translated instead
+("Supreme Court"), so names weigh less, and one word is enough for a name of several. Rules: ours (docs/details.md, 10).
 """
 
 import re
@@ -19,14 +19,14 @@ from rl_nmt.text.phonetics import LOOSE, Sound, alike, neighbourhood, skeletons,
 from rl_nmt.text.tokens import LITERAL, Token, fold, is_small, own, without_literals
 
 WEIGHTS = {"number": 1.0, "added": 1.0, "percent": 1.0, "url": 1.0, "email": 1.0, "placeholder": 1.0, "code": 1.0}
-WEIGHTS |= {"acronym": 0.5, "name": 0.5}
+WEIGHTS |= {"acronym": 0.5, "name": 0.5}  # half: no rule knows whether a name was translated instead
 
 
 def fidelity(*pair: Any) -> float | None:
-    """Return the weighted share, 0 to 1, of what must stay that the output has; None when there is nothing.
+    """Return the weighted share, 0 to 1, of the required items that the output has; None if none is required.
 
-    A number that only the output has counts like one that is lost.
-    `pair` is a TextPair, or what makes one: source, output, language and perhaps source_language.
+    A number that only the output has counts like a lost one.
+    `pair` is a TextPair, or its parts: source, output, language and optionally source_language.
 
     >>> from rl_nmt.text.languages import TAMIL
     >>> fidelity("Ravi paid 100,000 rupees.", "ரவி 1,00,000 ரூபாய் கொடுத்தார்.", TAMIL)
@@ -42,7 +42,7 @@ def fidelity(*pair: Any) -> float | None:
 
 
 def check(*pair: Any) -> dict[tuple[str, str], bool]:
-    """Everything that must stay, as (kind of WEIGHTS, text), and whether the output has it; "added" it has in excess.
+    """Return {(kind of WEIGHTS, text): whether the output has it} of all required items; added numbers are False.
 
     Takes what `fidelity` takes. Linear in the lengths of the texts; never raises for any two strings.
 
@@ -57,7 +57,7 @@ def check(*pair: Any) -> dict[tuple[str, str], bool]:
 
 
 def _demands(pair: TextPair) -> Iterator[tuple[str, str, bool]]:
-    """(kind, text, whether the output has it) of everything that must stay."""
+    """Yield (kind, text, whether the output has it) for everything that must stay."""
     have = _Output(pair)
     for token in pair.source_tokens:
         if token.kind in LITERAL:
@@ -66,7 +66,7 @@ def _demands(pair: TextPair) -> Iterator[tuple[str, str, bool]]:
             yield token.kind, core, core.casefold() in have.literals or (spoken and have.sounds_like(core))
     yield from _numbers(pair, have)
     written_alike = pair.language.ranges == pair.source_language.ranges
-    for name in _names(pair) if written_alike or pair.language.sounds else ():  # else nobody can look for it
+    for name in _names(pair) if written_alike or pair.language.sounds else ():  # else it cannot be found
         if all(map(have.commonly_translated, name)):
             continue
         text = " ".join(t.text for t in name)
@@ -75,7 +75,7 @@ def _demands(pair: TextPair) -> Iterator[tuple[str, str, bool]]:
 
 
 def _numbers(pair: TextPair, have: "_Output") -> Iterator[tuple[str, str, bool]]:
-    """The source's numbers, and each that only the output has: of a row without number words digits alone are asked."""
+    """Yield the source's numbers and those only in the output; without number words, only the source's digits."""
     words = bool(pair.source_language.numerals.words and pair.language.numerals.words)
     asked = _read(pair.clean_source, pair.source_language, pair.source_tokens)
     for number in asked:
@@ -90,7 +90,7 @@ def _numbers(pair: TextPair, have: "_Output") -> Iterator[tuple[str, str, bool]]
 
 
 def _core(token: Token) -> str:
-    """An address without the punctuation around it; a placeholder as it is."""
+    """Return an address without the punctuation around it; a placeholder unchanged."""
     return token.text if token.kind == "placeholder" else token.text.strip("\"'“”‘’«»()[]<>,;:!?….")
 
 
@@ -104,25 +104,25 @@ def _counted(number: Number, readings: set[Reading]) -> bool:
 
 
 def _figures(readings: Iterable[Reading]) -> set[str]:
-    """The figures of values whatever their power of ten: 2.8 billion is 28 of a language's unknown larger unit."""
+    """Return the digits of values without their power of ten: 2.8 billion may be 28 of an unknown larger unit."""
     return {f"{reading:.9e}".partition("e")[0] for reading in readings if isinstance(reading, float)}
 
 
 def _read(text: str, language: Language, tokens: list[Token]) -> tuple[Number, ...]:
-    """The numbers of a text outside its addresses and code."""
+    """Return the numbers of a text outside its addresses and code."""
     literal = any(token.kind in LITERAL for token in tokens)
     return numbers(without_literals(written_out(text)) if literal else text, language)
 
 
 def _readings(found: tuple[Number, ...], times: bool) -> set[Reading]:
-    """What numbers may be worth, and their parts; those of times if `times`: 9:30 tells of nine, and is not nine."""
+    """Return the possible values of numbers and their parts; parts of times only if `times`: 9:30 is not nine."""
     whole = {reading for number in found for reading in number.readings}
     parted = (number for number in found if times or ":" not in number.text)
     return whole | {reading for number in parted for part in number.parts for reading in part}
 
 
 def _names(pair: TextPair) -> Iterator[list[Token]]:
-    """Runs of kept source words with a capital, unless all of them are commonly translated."""
+    """Yield runs of kept source words with a capital: possible names."""
     language = pair.source_language
     run: list[Token] = []
     numerals = {word for word, _ in language.numerals.words}
@@ -143,14 +143,14 @@ _DOTTED = re.compile(r"\b(?:[A-Za-z]\.)+[A-Za-z]\b")  # A.I.
 
 @lru_cache(maxsize=16)
 def _translations(source: Language, language: Language) -> dict[str, tuple[str, ...]]:
-    """Beginnings of the words for a name: of the row, and for months."""
+    """Return how translations of a name begin: from the row, and for months."""
     months = {month: tuple(w for w, number in language.numerals.months if number == month) for month in range(1, 13)}
     found = {word: months[int(number)] for word, number in source.numerals.months}
     return found | {word: tuple(stems.split("|")) for word, stems in language.translated}
 
 
 class _Output:
-    """The output of a pair, indexed once for every question about it."""
+    """The output of a pair, indexed once for all checks."""
 
     def __init__(self, pair: TextPair):
         language, self.said = pair.language, pair.output_tokens
@@ -167,7 +167,7 @@ class _Output:
         self.percent = any(word in folded for word in language.numerals.percent)
 
     def counts(self, number: Number) -> bool:
-        """Whether the number is there, with its scale if the language has words for scales, and per cent if it is."""
+        """Whether the output has the number, with its scale if the language has scale words, and its per cent."""
         there = _counted(number, self.readings)
         if not there and not self.language.numerals.scales:
             there = number.bare != number.readings and not _figures(number.bare).isdisjoint(_figures(self.readings))
@@ -178,7 +178,7 @@ class _Output:
         return token.key in common or token.key.removesuffix("s") in common
 
     def calls(self, name: list[Token]) -> bool:
-        """Whether a word of the name is there, in its letters, by its sound or translated; or two run together."""
+        """Whether the output has a word of the name, in its letters, by sound or translated; or two joined."""
         telling = [token for token in name if not self.commonly_translated(token)]
         pairs = (a.key + b.key for a, b in pairwise(name))
         return any(map(self._calls, telling)) or any(map(self._sounds_like, pairs))
@@ -193,16 +193,16 @@ class _Output:
         return (not capitals or len(token.text) > 3) and any(map(self._sounds_like, words))
 
     def _translates(self, word: str) -> bool:
-        """Whether a word of the output begins as the row translates a name."""
+        """Whether a word of the output begins like the row's translation of a name."""
         beginnings = _translations(self.source_language, self.language).get(word, ())
         return bool(beginnings) and any(said.startswith(beginnings) for said in self.undotted)
 
     def sounds_like(self, text: str) -> bool:
-        """Whether a word of the text is there by its sound."""
+        """Whether the output has a word of the text by its sound."""
         return any(self._sounds_like(fold(word)) for word in re.findall(r"[^\W\d_]+", text))
 
     def _spells(self, acronym: str) -> bool:
-        """Whether a word, perhaps dotted, begins with the names of the acronym's letters."""
+        """Whether a word of the output, perhaps dotted, begins with the names of the acronym's letters."""
         names = dict(self.language.latin_letters)
         if not acronym or not names.keys() >= set(acronym):
             return False
@@ -222,7 +222,7 @@ class _Output:
         return False
 
     def _stems(self, first: str) -> tuple[dict[str, list[Sound]], dict[str, list[str]]]:
-        """How the words that begin with a class sound, with and without endings: by skeleton, and by neighbours."""
+        """Index the words that begin with a class, with and without endings: by skeleton, and by neighbours."""
         if first not in self._stems_by_first:
             exact: dict[str, list[Sound]] = {}
             near: dict[str, list[str]] = {}
@@ -237,7 +237,7 @@ class _Output:
 
     @cached_property
     def _words(self) -> dict[str, set[str]]:
-        """The words by the classes they may begin with, also behind a prefix."""
+        """The words by the classes that they may begin with, also after a prefix."""
         found: dict[str, set[str]] = {}
         for token in self.said:
             if token.kind == "word" and own(token, self.language):
@@ -250,7 +250,7 @@ class _Output:
         return found
 
     def _in_two(self, skeleton: str) -> bool:
-        """Whether two words in a row may be one name: லே ப்ரான்."""
+        """Whether two words in a row may together be the name: லே ப்ரான்."""
         for a, b in pairwise(self.said):
             if own(a, self.language) and own(b, self.language):
                 for first in skeletons(a.key, self.language):
@@ -266,7 +266,7 @@ class _Output:
 
 
 def _near(a: str, b: str) -> bool:
-    """Whether two skeletons are one edit apart: a class more, or from five classes on another one."""
+    """Whether two skeletons are one edit apart: one class more or, from five classes on, one class different."""
     if len(a) == len(b):
         return len(a) > LOOSE and a[0] == b[0] and sum(x != y for x, y in zip(a, b, strict=True)) == 1
     short, long = sorted((a, b), key=len)
@@ -274,7 +274,7 @@ def _near(a: str, b: str) -> bool:
 
 
 def _bare(token: Token, language: Language) -> list[str]:
-    """A name, and what is left of it without an ending that another language replaces (Koreans, Mexican, AMs)."""
+    """Return a name, also without an ending that another language replaces (Koreans, Mexican, AMs)."""
     cut = [token.key.removesuffix(ending) for ending in language.name_endings if token.key.endswith(ending)]
     plural = token.text.endswith("s") and token.text[:-1].isupper() and len(token.text) > 2
     return [token.key, *(name for name in cut if plural or len(name) > 3 + (token.key != f"{name}s"))]

@@ -1,9 +1,8 @@
-"""Gates: which outputs are not translations at all, and why. Pure functions over text, no model.
+"""Gates: detect outputs that are not translations, and give the reason. Pure functions over text, no model.
 
-The reward gives such outputs 0.0 whatever the neural scorers would say, and calls no model for them. Every gate
-compares with the source, so that what the source itself does (repeats, lists, quotes, speaks of translating) is no
-offence. Rules and thresholds are ours (docs/details.md, 1 to 8); `python -m rl_nmt.guards FILE` measures how often each
-one is wrong.
+The reward gives such outputs 0.0 without calling a model. Every gate compares with the source: an output may do what
+its source does (repeat, list, quote, mention translating). Rules and thresholds are ours (docs/details.md, 1 to 8);
+`python -m rl_nmt.guards FILE` measures how often each gate is wrong.
 """
 
 import math
@@ -19,21 +18,21 @@ from rl_nmt.text.sentences import wide_marks
 from rl_nmt.text.tokens import Token, own, tokenize
 from rl_nmt.text.unicode import CONTROL_PATTERN, is_blank, length, one_line
 
-# In the order in which they are looked for.
+# In the order in which they are checked.
 REASONS = {
     "empty": "nothing visible",
-    "control": "a control token of a chat format or translation model that the source has not",
+    "control": "a control token of a chat format or translation model that the source lacks",
     "echo": "a label of the prompt ('Tamil:', 'user') or a run of its words",
-    "preamble": "talk about the translation before or after it, more lines than the source has sentences, markdown, "
+    "preamble": "remarks about the translation before or after it, more lines than the source has sentences, markdown, "
     "HTML or quotes around the whole",
-    "copy": "more than a third of the source repeated, in either script (more where both share one and write cognates "
-    "alike: Language.max_copied)",
+    "copy": "more than a third of the source repeated, in either script (a higher limit where both languages "
+    "share one and have cognates: Language.max_copied)",
     "script": "foreign letters, or no letter of the language",
-    "glued": "foreign words before, after or amid the translation",
-    "loop": "words, phrases or characters in circles",
+    "glued": "foreign words before, after or inside the translation",
+    "loop": "repeated words, phrases or characters",
     "length": "too short or too long for any translation",
-    "truncated": "ends in a word or sign that ends no sentence, or short and without the end mark of its source; a cut "
-    "between two sentences, or one that leaves a complete one, cannot be told from a free translation and passes",
+    "truncated": "ends in a word or sign that cannot end a sentence, or is short and lacks its source's end mark; a "
+    "cut that leaves complete sentences looks like a free translation and passes",
 }
 
 MAX_FOREIGN = 0.2  # share of letters that are foreign and not the source's to keep
@@ -44,9 +43,9 @@ GLUED = 2  # foreign words in a row at an end of the output; one more in the mid
 def verdict(*pair: Any, prompt: str = "") -> str | None:
     """Return the reason, a key of REASONS, why an output is not a translation of its source, or None.
 
-    `pair` is a TextPair, or what makes one: source, output, language and perhaps source_language. The output is the
+    `pair` is a TextPair, or its parts: source, output, language and optionally source_language. The output is the
     completion as the policy wrote it, decoded without special tokens and not cleaned: control tokens and line breaks
-    are evidence. `prompt`: its words, where an echo of them is to be recognised beyond its labels.
+    are evidence. `prompt`: the prompt, to detect an echo of its words as well as of its labels.
 
     Never raises for any two strings, and takes time linear in their lengths.
 
@@ -80,7 +79,7 @@ def verdict(*pair: Any, prompt: str = "") -> str | None:
     return "truncated" if _truncated(texts) else None
 
 
-# Chat formats and translation tags beside the tokens of this project's own models (rl_nmt.text.unicode).
+# Chat formats and translation tags other than the tokens of this project's models (rl_nmt.text.unicode).
 _CHAT_TOKENS = re.compile(
     r"<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?think>|<2[a-z]{2}>|>>[a-z]{2,3}<<|__[a-z]{2}__|\b[a-z]{3}_[A-Z][a-z]{3}\b"
 )
@@ -97,7 +96,7 @@ _ECHO_RUN = 4  # words of the prompt in a row
 
 
 def _labelled(pair: TextPair, lines: list[str]) -> bool:
-    """A line that opens with a label of the prompt."""
+    """Whether a line opens with a label of the prompt."""
     labels = {*pair.language.labels, *pair.source_language.labels}
     opening = pair.clean_source.casefold()
     if _is_labelled(opening, labels, False):  # in another language: "Tamil: 60 %"
@@ -107,14 +106,14 @@ def _labelled(pair: TextPair, lines: list[str]) -> bool:
 
 
 def _is_labelled(line: str, labels: set[str], alone: bool) -> bool:
-    """Whether a folded line opens with a label and its colon, or perhaps is one `alone`."""
+    """Whether a folded line opens with a label and its colon or, if `alone`, is only a label."""
     line = line.lstrip("*#>-• " + QUOTE_MARKS)
     rests = (line[len(label) :].lstrip("* " + QUOTE_MARKS) for label in labels if line.startswith(label))
     return any(_LABEL_END.match(rest) or (alone and not rest) for rest in rests)
 
 
 def _repeats_prompt(pair: TextPair, prompt: str) -> bool:
-    """A run of the prompt's words that is not the source's."""
+    """Whether the output has a run of the prompt's words that the source lacks."""
     asked, given, said = map(_runs, (tokenize(prompt, pair.source_language), pair.source_tokens, pair.output_tokens))
     return bool((asked - given) & said)
 
@@ -135,13 +134,13 @@ _COLON = re.compile(r"[^:：\n]{1,80}[:：]")
 
 @lru_cache(maxsize=16)
 def _ends(language: Language) -> re.Pattern[str]:
-    """What ends a sentence or a part of one."""
+    """Return a pattern for the end of a sentence or of a part of one."""
     wide = wide_marks(language)
     return re.compile(rf"[{re.escape(language.end_marks)}:;]+(?=\s|$)" + (f"|[{re.escape(wide)}]+" if wide else ""))
 
 
 def _preamble(pair: TextPair, lines: list[str]) -> bool:
-    """Anything in the output that is there beside the translation."""
+    """Whether the output has anything in addition to the translation."""
     ours, text = pair.source_language, "\n".join(lines)
     opening, folded = pair.clean_source.casefold(), pair.clean_output.casefold()
     if len(lines) > max(1, len(_ends(ours).findall(pair.clean_source)), len(pair.source.strip().splitlines())):
@@ -164,13 +163,13 @@ def _preamble(pair: TextPair, lines: list[str]) -> bool:
 
 
 def _head(text: str) -> str:
-    """The text up to its first colon; a text without one has no label."""
+    """Return the text up to its first colon; "" without one."""
     label = _COLON.match(text)
     return label[0] if label else ""
 
 
 def _wrapped(pair: TextPair) -> bool:
-    """Quotes or brackets around the whole, where the source has none at either end (half of it may be cited)."""
+    """Whether quotes or brackets enclose the output and the source has none at either end (it may quote in part)."""
     output = pair.clean_output.rstrip(pair.language.end_marks + " ")
     source = pair.clean_source.rstrip(pair.source_language.end_marks + " ")
     quoted = output[:1] + output[-1:] in QUOTES or output[:1] == output[-1:] in QUOTE_MARKS
@@ -186,20 +185,20 @@ def _mentions(text: str, stems: tuple[str, ...]) -> bool:
 
 @lru_cache(maxsize=16)
 def _label_pattern(language: Language) -> re.Pattern[str]:
-    """One or two words and a colon where a sentence or bracket opens: "Tip:", "N.B.:"."""
+    """Return a pattern for one or two words and a colon where a sentence or bracket opens: "Tip:", "N.B.:"."""
     before, word = re.escape(language.end_marks), r"[^\s:：()\[\]]"
     return re.compile(rf"(?:^|[(\[\n{before}] ?)[^\W\d_]{word}{{0,19}}(?: {word}{{1,20}})? ?[:：](?!//)")
 
 
 @lru_cache(maxsize=16)
 def _note_pattern(language: Language) -> re.Pattern[str]:
-    """A word of explanation where a sentence or bracket opens, with its colon."""
+    """Return a pattern for a word of explanation and a colon where a sentence or bracket opens."""
     stems, before = "|".join(map(re.escape, language.notes)), re.escape(language.end_marks + QUOTE_MARKS)
     return re.compile(rf"(?:^|[(\[\n:{before}])[ *]{{0,4}}(?:{stems})[^\s:.,]{{0,12}}(?: \S{{1,8}})?[ *]{{0,3}}[:：]")
 
 
 def _opener(source: str, output: str, language: Language, source_language: Language) -> bool:
-    """The first words of a chat answer: in the source's language always, in the output's with a sign behind."""
+    """Whether the output opens like a chat answer, in the source's language or, with a sign after it, in its own."""
     openers = _opening(source_language.openers)
     if openers.match(source):
         return False
@@ -213,12 +212,12 @@ def _opener(source: str, output: str, language: Language, source_language: Langu
 
 @lru_cache(maxsize=32)
 def _opening(phrases: tuple[str, ...]) -> re.Pattern[str]:
-    """A text that starts with one of the phrases, quotes and brackets aside."""
+    """Return a pattern for a text that starts with one of the phrases, after any quotes and brackets."""
     return re.compile(rf"[{re.escape(QUOTE_MARKS)}(\[*# ]*(?:{'|'.join(map(re.escape, phrases)) or '(?!)'})(?![^\W_])")
 
 
 def _words(pair: TextPair) -> list[tuple[Token, bool]]:
-    """The words of the output, and whether each is foreign and not excused by the source."""
+    """Return the words of the output, and whether each is foreign and not excused by the source."""
     may_stay = {t.key for t, stays in zip(pair.source_tokens, pair.excused, strict=True) if stays}
     content = {t.key for t in pair.source_tokens} - may_stay
 
@@ -244,25 +243,25 @@ def _wrong_script(pair: TextPair, words: list[tuple[Token, bool]]) -> bool:
 
 
 def _glued(words: list[tuple[Token, bool]]) -> bool:
-    """Foreign words in a row: two at either end, three anywhere; what may stay between them does not count."""
+    """Whether foreign words are in a row: two at either end, three anywhere; a word that may stay ends the row."""
     foreign = [bad for _, bad in words]
     if len(foreign) > GLUED and (all(foreign[:GLUED]) or all(foreign[-GLUED:])):
         return True
     return any(all(foreign[i : i + GLUED + 1]) for i in range(len(foreign) - GLUED))
 
 
-_SLACK = 12  # code points by which a short text may differ freely: "Yes." is one word in any language
+_SLACK = 12  # code points added on both sides: "Yes." may be one long word in the other language
 
 
 def _log_distance(pair: TextPair) -> float:
-    """ln of the output's length over the expected one."""
+    """Return ln(length of the output / expected length), with _SLACK on both."""
     ratio = pair.language.expected_length_ratio
     slack = _SLACK * min(1.0, ratio)
     return math.log((length(pair.clean_output) + slack) / (ratio * length(pair.clean_source) + slack))
 
 
-_FEW = 4  # words of a source for which one or two are a whole sentence
-_SHORT = -0.25  # log distance below the expected ratio from which a missing end mark is a cut
+_FEW = 4  # words of a source up to which one or two output words are a whole sentence
+_SHORT = -0.25  # log distance from the expected length below which a missing end mark is a cut
 
 
 def _truncated(pair: TextPair) -> bool:

@@ -1,4 +1,4 @@
-"""Words, phrases and characters that go round in circles. No torch; linear in the length of the text."""
+"""Detect degenerate repetition of characters, words or phrases. No torch; linear in the length of the text."""
 
 import re
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from itertools import pairwise
 from rl_nmt.text.languages import QUOTE_MARKS, Language
 from rl_nmt.text.pair import TextPair
 
-_SHORT_PERIOD = 3  # phrases of up to three words loop when said three times; longer ones when said twice
-_SENTENCE = 4  # words in a row that no text says again and again
-_REPEATED = 0.25  # share of such runs that are repetitions: a quarter of the text has been said before
-_BLOCK, _FEW = 20, 7  # so few different words in a block of twenty are a loop
-_NOISE = 3  # times as often where the source speaks of a noise: "The bell rang."
-_WHOLE = 12  # English letters' worth of one unspaced word that is a sentence; else a sentence has two words
+_SHORT_PERIOD = 3  # words up to which a phrase loops when it occurs three times in a row
+_SENTENCE = 4  # words of the longer runs that are counted
+_REPEATED = 0.25  # share of these runs that occurred before: a quarter of the text is repeated
+_BLOCK, _FEW = 20, 7  # words in a block, and different words up to which it is a loop
+_NOISE = 3  # times as many repeats are allowed if the source mentions a noise: "The bell rang."
+_WHOLE = 12  # letters, in English, from which on one word counts as a sentence; else two words do
 _PIECE, _TIMES = 8, 5  # a piece of up to eight characters five times in a row: "லாலாலாலாலா", "ha ha ha ha ha"
 _SIGNS = re.compile(r"([^\w\s])\1{7}")
 _SOURCE_PIECES = re.compile(r"([^\W\d_])\1\1|([^\W\d_]{2,4})[\s,!-]{0,2}\2[\s,!-]{0,2}\2")  # aaah, ha-ha-ha
@@ -21,11 +21,10 @@ _SOURCE_SIGNS = re.compile(r"([^\w\s])\1\1")
 
 
 def loops(pair: TextPair) -> bool:
-    """Say whether the output repeats itself as its source does not.
+    """Return whether the output repeats itself and its source does not.
 
-    What a loop is, the constants above say, and a sentence said twice; a source that does the like excuses it.
-    Thresholds: ours; reduplication
-    (மெல்ல மெல்ல) says a word twice and is not a loop.
+    The constants above define a loop; a sentence said twice in a row is one too. Reduplication (மெல்ல மெல்ல), a word
+    said twice, is not a loop. Thresholds: ours.
     """
     said, heard = [t.key for t in pair.output_tokens], [t.key for t in pair.source_tokens]
     source, output = pair.clean_source, pair.clean_output
@@ -40,7 +39,7 @@ def loops(pair: TextPair) -> bool:
 
 
 def _said_twice(pair: TextPair) -> bool:
-    """Whether a sentence, or the whole without an end mark, comes twice in a row while the source repeats nothing."""
+    """Whether a sentence, or the whole without an end mark, occurs twice in a row and the source repeats nothing."""
     row, said, heard = pair.language, [t.key for t in pair.output_tokens], [t.key for t in pair.source_tokens]
     pieces = re.split(f"[{re.escape(row.end_marks)}]+", pair.clean_output.casefold())
     sentences = [piece.strip(QUOTE_MARKS + " ").split() for piece in pieces]
@@ -54,13 +53,13 @@ def _is_sentence(words: list[str], language: Language) -> bool:
 
 
 def _repeats_itself(words: list[str], small: frozenset[str]) -> bool:
-    """Whether two words in a row, not both small, come twice, or one twice in a row."""
+    """Whether two words in a row, not both small, occur twice, or one word twice in a row."""
     pairs = [both for both in pairwise(words) if not small.issuperset(both)]
     return len(set(pairs)) < len(pairs) or any(a == b for a, b in pairwise(words))
 
 
 def _says_again(text: str, longest: int, times: int, counts: Callable[[str], bool]) -> bool:
-    """Whether a piece of up to `longest` characters that `counts` is said so many times in a row."""
+    """Whether a piece of up to `longest` characters that `counts` accepts occurs so many `times` in a row."""
     # The longest piece at each place has every character of the shorter ones there.
     return any(counts(match[1]) for match in _said(longest, times).finditer(text))
 
@@ -75,18 +74,18 @@ def _pieces(text: str, times: int) -> bool:
 
 
 def _circles(words: list[str], times: int) -> bool:
-    """Whether words go in circles; each different one stands as one character."""
+    """Whether words repeat; each different word is encoded as one character."""
     signs: dict[str, str] = {}
     text = "".join(signs.setdefault(word, chr(_SIGN + len(signs))) for word in words)
     numbers = {sign for word, sign in signs.items() if word.isdecimal()}
     return _says_again(text, _SHORT_PERIOD, times, lambda piece: len(piece) > 1 or piece not in numbers)
 
 
-_SIGN = 0x10000  # behind the surrogates
+_SIGN = 0x10000  # the first code point above the surrogates
 
 
 def _again(words: list[str]) -> bool:
-    """Whether a source excuses circles: by its own, or by one that stops short, "again and again and again"."""
+    """Whether a source excuses repetition: by its own, or by a shorter one, "again and again and again"."""
     runs = zip(words, words[1:], words[2:], words[3:], words[4:], strict=False)
     return _circles(words, 3) or any(a == c == e and b == d for a, b, c, d, e in runs)
 

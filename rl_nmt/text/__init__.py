@@ -1,4 +1,4 @@
-"""Strings: languages, Unicode, tokens, numbers, sounds, prompts. No model, no torch."""
+"""Text rules without a model or torch: languages, Unicode, tokens, numbers, sounds, prompts."""
 
 from rl_nmt.text.languages import LANGUAGES, TAMIL, language
 from rl_nmt.text.pair import TextPair

@@ -1,7 +1,7 @@
 """The language table: everything that rules need to know about a language is in its row of languages.yaml. No torch.
 
 Tamil and English have measured rows with word lists. The other target languages of WMT24++ (Deutsch et al. 2025) have
-generic ones: script, a rough length ratio with wide limits, and no list that could fire on a translation.
+generic rows: script, a rough length ratio with wide limits, and no word list that could reject a translation.
 """
 
 import difflib
@@ -23,34 +23,34 @@ Values = tuple[tuple[str, float], ...]
 
 @dataclass(frozen=True)
 class Numerals:
-    """How a language writes numbers beside digits, for rl_nmt.text.numbers. Without `words`, digits alone count.
+    """How a language writes numbers in words, for rl_nmt.text.numbers. Without `words`, only digits are read.
 
-    `elided`, `links`, `glide`, `doubled` and `emphatic` are sounds, written as letters that stand alone.
+    `elided`, `links`, `glide`, `doubled` and `emphatic` are sounds, written as independent letters.
     """
 
-    words: Values = ()  # as they stand alone or end a compound
-    bases: Values = ()  # forms that a smaller number follows; without any, words are strung together as they are
+    words: Values = ()  # alone or at the end of a compound
+    bases: Values = ()  # forms before a smaller number; without any, words are joined unchanged
     prefixes: Values = ()  # only before a scale, in one word
     scales: Values = ()
-    scale_bases: Values = ()  # forms of scales that a smaller number follows
-    letters: Values = ()  # scales right behind a number; those that may mean something else leave its bare value too
-    elided: str = ""  # the vowel at the end of a number that falls before another
-    links: frozenset[str] = frozenset()  # vowels that may stand for it between parts of a compound
+    scale_bases: Values = ()  # forms of scales before a smaller number
+    letters: Values = ()  # scales directly after a number; an ambiguous one also keeps the number's bare value
+    elided: str = ""  # the final vowel of a number, dropped before another vowel
+    links: frozenset[str] = frozenset()  # vowels that may replace it between parts of a compound
     glide: str = ""  # between two vowels
-    doubled: str = ""  # consonants that a word takes on from the next
+    doubled: str = ""  # consonants that a word may repeat from the start of the next one
     emphatic: str = ""  # an ending after which a number continues
     endings: tuple[str, ...] = ()  # of cases and ordinals
     nouns: tuple[str, ...] = ()  # stems of nouns that are written together with a number
-    hints: Values = ()  # words that may be said with a number, or may be one
-    doubts: frozenset[str] = frozenset()  # forms of numbers that are also other words
+    hints: Values = ()  # words that may mean a number
+    doubts: frozenset[str] = frozenset()  # number words that are also other words
     minus: tuple[str, ...] = ()
     joins: frozenset[str] = frozenset()  # may occur inside a number ("hundred and ten", "half a million")
-    between: frozenset[str] = frozenset()  # stand between two numbers that share a scale
-    before: Values = ()  # phrases in front of an hour (_ for a space), and what they add to it
+    between: frozenset[str] = frozenset()  # words between two numbers that share a scale
+    before: Values = ()  # phrases before an hour (_ for a space), and what they add to it
     afternoon: tuple[str, ...] = ()
     months: Values = ()
     percent: tuple[str, ...] = ()  # words for per cent
-    comma: bool = False  # the decimal sign
+    comma: bool = False  # whether the decimal separator is a comma
 
 
 @dataclass(frozen=True)
@@ -60,46 +60,46 @@ class Language:
     code: str
     name: str
     script: str
-    nllb: str  # its tag
+    nllb: str  # its NLLB tag
     ranges: tuple[Range, ...]  # inclusive code point intervals of the script
     expected_length_ratio: float  # typical length of a translation over its English source
-    length_tolerance: float  # half width of the band of natural-log ratios in which real translations lie
-    length_limits: tuple[float, float]  # log distances from the expected ratio that no translation crosses
-    end_marks: str  # end a sentence
-    ends_marked: bool  # sentences end in one of them, so that one without it may be cut off
-    pause_marks: str  # never the last sign of a text; an end mark may be among them
+    length_tolerance: float  # half width of the band of natural-log length ratios of real translations
+    length_limits: tuple[float, float]  # log distances from the expected ratio that no translation exceeds
+    end_marks: str  # marks that end a sentence
+    ends_marked: bool  # sentences end with one, so a text without one may be cut off
+    pause_marks: str  # marks that cannot end a text, unless they are end marks too
     quotes: tuple[str, ...]  # pairs of quotation marks: the opening and the closing one
     max_copied: float  # share of a source's content letters that a translation may repeat; more among cognates
-    labels: tuple[str, ...]  # what a prompt calls the language, and what else stands before a colon in prompts
-    notes: tuple[str, ...]  # stems of words that open an explanation; never empty, it would match any word
+    labels: tuple[str, ...]  # names of the language and other words before a colon in prompts
+    notes: tuple[str, ...]  # stems of words that open an explanation; must not be empty, which would match any word
     note_topics: tuple[str, ...] = ()  # stems in a source that excuse them
-    meta: tuple[str, ...] = ()  # stems of words that speak of translating
+    meta: tuple[str, ...] = ()  # stems of words about translating
     meta_topics: tuple[str, ...] = ()  # stems in a source that excuse them
     openers: tuple[str, ...] = ()  # first words of a chat answer
     opener_topics: tuple[str, ...] = ()  # first words of a source that excuse them, in addition to the openers
     noises: frozenset[str] = frozenset()  # words in a source that excuse sounds in the output: laughter, bells
     sounds: Pairs = ()  # graphemes in the nine classes of rl_nmt.text.phonetics, alternatives separated by |
     vowels: str = ""  # letters that open a syllable on their own
-    virama: str = ""  # the sign that takes a consonant's inherent vowel away; none in an alphabet
-    translated: Pairs = ()  # names in the source language, and beginnings of words for them, alternatives with |
-    name_prefixes: tuple[str, ...] = ()  # written together with a name
-    endings: tuple[str, ...] = ()  # of nouns: number, case and particles
-    obliques: Pairs = ()  # letters at the end of a stem before an ending, and what they are without one
-    glides: str = ""  # letters that part two vowels
-    latin_letters: Pairs = ()  # how the names of Latin letters are written, as in acronyms; alternatives with |
+    virama: str = ""  # the sign that removes a consonant's inherent vowel; empty for an alphabet
+    translated: Pairs = ()  # names in the source language, and how words for them begin, alternatives separated by |
+    name_prefixes: tuple[str, ...] = ()  # prefixes written together with a name
+    endings: tuple[str, ...] = ()  # endings of nouns: number, case and particles
+    obliques: Pairs = ()  # final letters of a stem before an ending, and their form without one
+    glides: str = ""  # letters inserted between two vowels
+    latin_letters: Pairs = ()  # how names of Latin letters are written, as in acronyms; alternatives separated by |
     function_words: frozenset[str] = frozenset()  # never borrowed by another language
-    acronyms: frozenset[str] = frozenset()  # that are function words by their letters
-    connectors: frozenset[str] = frozenset()  # hold the words of a name together
-    abbreviations: frozenset[str] = frozenset()  # end in a full stop that ends no sentence
+    acronyms: frozenset[str] = frozenset()  # acronyms spelled like a function word
+    connectors: frozenset[str] = frozenset()  # words that connect the parts of a name
+    abbreviations: frozenset[str] = frozenset()  # words whose full stop does not end a sentence
     headings: frozenset[str] = frozenset()  # with a number and a full stop they open a heading: "Chapter 1. The sea"
     quotatives: frozenset[str] = frozenset()  # first words after quoted speech that belong to its sentence
     dotted_ordinals: bool = False  # "3." is third
-    unfinished: frozenset[str] = frozenset()  # end no sentence
-    programs: frozenset[str] = frozenset()  # typed as they are, with the word after them: "git commit"
-    command_nouns: frozenset[str] = frozenset()  # the word before them may be one that is typed: "the export command"
+    unfinished: frozenset[str] = frozenset()  # words that cannot end a sentence
+    programs: frozenset[str] = frozenset()  # kept unchanged, with the word after them: "git commit"
+    command_nouns: frozenset[str] = frozenset()  # the word before them may be kept: "the export command"
     species: tuple[str, ...] = ()  # endings of the second word of a Latin name: Panthera tigris
-    common_capitals: frozenset[str] = frozenset()  # written with a capital and yet translated
-    name_endings: tuple[str, ...] = ()  # of plurals and peoples: another language replaces them
+    common_capitals: frozenset[str] = frozenset()  # words written with a capital that are translated
+    name_endings: tuple[str, ...] = ()  # of plurals and peoples, which other languages replace
     numerals: Numerals = Numerals()
 
     def __hash__(self) -> int:  # rows are keys of many look-ups; hashing every field each time would cost more
@@ -117,13 +117,13 @@ class Language:
 
 
 def code_points(text: str) -> tuple[Range, ...]:
-    """Inclusive intervals written in hexadecimal: "0B80-0BFF 200D"."""
+    """Parse inclusive intervals written in hexadecimal: "0B80-0BFF 200D"."""
     ends = (word.partition("-") for word in text.split())
     return tuple((int(low, 16), int(high or low, 16)) for low, _, high in ends)
 
 
 def _pairs(text: str) -> Pairs:
-    """`"க=k ங=n"` as pairs; `-` stands for no sound."""
+    """Parse `"க=k ங=n"` into pairs; `-` stands for no sound."""
     cells = (cell.partition("=") for cell in text.split())
     return tuple((left, "" if right == "-" else right) for left, _, right in cells)
 
@@ -144,7 +144,7 @@ _TYPES: dict[str, Any] = {field.name: field.type for row in (Numerals, Language)
 
 
 def read_words(path: Path) -> dict:
-    """A YAML file of words: every scalar is a string ("no" is a language)."""
+    """Read a YAML file of words with every scalar as a string ("no" is a language)."""
     return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
 
 
@@ -166,7 +166,7 @@ LANGUAGES: dict[str, Language] = {}
 LANGUAGES.update((code, _row(code, cells)) for code, cells in _TABLE["languages"].items())
 TAMIL, ENGLISH = LANGUAGES["ta"], LANGUAGES["en"]
 SOURCE, TARGET = LANGUAGES[_TABLE["source"]], LANGUAGES[_TABLE["target"]]  # where a caller names no language
-# Pairs of any language, and those that open and close alike.
+# Pairs of all languages, and those that open and close with the same mark.
 QUOTES = frozenset(pair for row in LANGUAGES.values() for pair in row.quotes) | {'""', "''", "``"}
 QUOTE_MARKS = "".join(sorted(set("".join(QUOTES))))
 POSSESSIVES: tuple[str, ...] = tuple(_TABLE["possessives"])
@@ -179,7 +179,7 @@ WMT24PP: tuple[str, ...] = tuple(_TABLE["wmt24pp"].split())
 def language(code: str, argument: str = "language") -> Language:
     """Return the row for a language code, with or without a region, in any of the usual spellings.
 
-    A region without a row of its own takes its language's. Raises ConfigError, naming `argument`, for other codes.
+    A region without its own row uses its language's. Raises ConfigError, naming `argument`, for other codes.
 
     >>> [language(code).name for code in ("ko", "ko_KR", "ta-in", "ZH_tw")], language("zh_TW").nllb
     (['Korean', 'Korean', 'Tamil', 'Chinese'], 'zho_Hant')
@@ -189,7 +189,7 @@ def language(code: str, argument: str = "language") -> Language:
 
 
 def language_of_nllb(tag: str) -> Language:
-    """Return the row with this NLLB tag, or a row of its script, or the default target's: for reading a text.
+    """Return the row with this NLLB tag, else one of the same script, else the default target's, to read a text with.
 
     >>> [language_of_nllb(tag).code for tag in ("hin_Deva", "npi_Deva", "kat_Geor")]
     ['hi', 'hi', 'ta']
@@ -210,7 +210,7 @@ def bcp47(code: str, argument: str = "language") -> str:
 
 
 def wmt24pp_code(code: str, argument: str = "target_lang") -> str:
-    """Return WMT24++'s code of a target language: of a bare code the first region. Raises ConfigError for others.
+    """Return WMT24++'s code of a target language; without a region, its first one. Raises ConfigError for others.
 
     >>> wmt24pp_code("ta"), wmt24pp_code("zh-TW"), wmt24pp_code("pt")
     ('ta_IN', 'zh_TW', 'pt_BR')
@@ -219,12 +219,12 @@ def wmt24pp_code(code: str, argument: str = "target_lang") -> str:
     near = [known for known in WMT24PP if known.split("_")[0] == base]
     found = [known for known in near if region in ("", known.split("_")[1])]
     if not found:
-        raise ConfigError(f"{argument}: WMT24++ has no {code}: it has {' and '.join(near) or ', '.join(WMT24PP)}")
+        raise ConfigError(f"{argument}: WMT24++ has no {code}; use {' or '.join(near) or ', '.join(WMT24PP)}")
     return found[0]
 
 
 def _parts(code: str, argument: str) -> tuple[str, str]:
-    """(language, region or "") of a code whose language is in the table."""
+    """Split a code whose language is in the table into (language, region or "")."""
     found = re.fullmatch(r"([A-Za-z]{2,3})(?:[-_]([A-Za-z]{2}))?", code.strip())
     if found and found[1].lower() in LANGUAGES:
         return found[1].lower(), (found[2] or "").upper()

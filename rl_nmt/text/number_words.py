@@ -1,7 +1,7 @@
-"""One word of a text as a number word: what it is worth, and what may follow. No torch.
+"""Read one word of a text as a number word: its value, and what may follow it. No torch.
 
-Words run together and change where they meet (Tamil இருபத்து + ஐந்து + ஆயிரம் = இருபத்தைந்தாயிரம்), so they are read by
-sounds: in a syllabic alphabet each consonant, then its vowel as the letter that stands alone.
+Words are joined and change at the joint (Tamil இருபத்து + ஐந்து + ஆயிரம் = இருபத்தைந்தாயிரம்), so they are read as
+sounds: in a syllabic alphabet each consonant, then its vowel as an independent letter.
 """
 
 import re
@@ -13,7 +13,7 @@ from rl_nmt.text.languages import Language
 from rl_nmt.text.phonetics import spelled
 
 Reading = float | str  # a value; or a time "7:30", a month "month 5", more digits than a float holds
-Atom = tuple[float, bool]  # a value, and whether it is a scale, which multiplies what stands before it
+Atom = tuple[float, bool]  # a value, and whether it is a scale, which multiplies the number before it
 
 _LONGEST = 80  # a longer word is not a number
 
@@ -23,7 +23,7 @@ class Word:
     """`atoms` in order; `link`: "+" where a smaller number may follow, "*" where a scale may, else "".
 
     `hints`: readings of a word that may be a number; `doubtful`: alone it may be another word; `letter`: it
-    counts only right behind a number.
+    counts only directly after a number.
     """
 
     atoms: tuple[Atom, ...] = ()
@@ -34,7 +34,7 @@ class Word:
 
 
 class WordReader:
-    """The number words of one language. Call it with a word in lower case (NFC)."""
+    """A reader of one language's number words; `read` takes a word in lower case (NFC)."""
 
     def __init__(self, language: Language):
         row = language.numerals
@@ -64,7 +64,7 @@ class WordReader:
         self.read = lru_cache(maxsize=1 << 16)(self._read)
 
     def _read(self, word: str) -> Word | None:
-        """The word as a number or as a hint of one; None where it is neither."""
+        """Return the word as a number or as a hint of one; None if it is neither."""
         if len(word) > _LONGEST:
             return None
         sounds = self._sounds(word)
@@ -108,6 +108,6 @@ class WordReader:
 
 
 def _any(words: Iterable[str]) -> str:
-    """A pattern for any of the words, the longest first; matches nothing without words."""
+    """Return a pattern for any of the words, the longest first; without words it matches nothing."""
     known = sorted(filter(None, words), key=lambda word: (-len(word), word))
     return f"(?:{'|'.join(map(re.escape, known))})" if known else "(?!)"

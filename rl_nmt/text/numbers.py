@@ -1,8 +1,8 @@
-"""The numbers of a text, in digits and in words, by what they are worth. No torch.
+"""Read the numbers of a text, in digits and in words, by their values. No torch.
 
 Two numbers are the same when they share a reading: "7.55" is a decimal and a time, "37 lakh" and "3.7 million" are
-3,700,000. Words, scales and endings of a language are in its row of languages.yaml; a row without words has digits
-alone. Rules: ours (docs/details.md, 10).
+3,700,000. Words, scales and endings of a language are in its row of languages.yaml; without words, only digits
+are read. Rules: ours (docs/details.md, 10).
 """
 
 import re
@@ -20,9 +20,9 @@ from rl_nmt.text.unicode import within
 class Number:
     """A number of a text.
 
-    `readings`: what it may be worth. `parts`: numbers that say the same together, each with its readings ("7:15").
-    `bare`: the same without its scale word. `sure`: it is a number and nothing else (not "one", "half", "V").
-    `spoken`: in words.
+    `readings`: its possible values. `parts`: numbers that mean the same together, each with its readings ("7:15").
+    `bare`: the readings without the scale word. `sure`: it is certainly a number (unlike "one", "half", "V").
+    `spoken`: written in words.
     """
 
     text: str
@@ -62,14 +62,14 @@ _TEN_TO_THE = re.compile(r"(?<![0-9])10([⁰¹²³⁴-⁹]{1,2})(?![⁰¹²³⁴
 _RAISED = re.compile("[⁰¹²³⁴-⁹₀-₉⁺⁻]")
 _SMALL = re.compile("[⁰¹²³⁴-⁹₀-₉¼-¾⅐-⅞]")
 _ROMAN = re.compile(r"(?=[XVI])(X{0,3})(IX|IV|V?I{0,3})")
-_NOT_MINUS = re.compile(r"(?:[0-9]|\b[A-Z]{2,}) ?$")  # a dash behind it joins
+_NOT_MINUS = re.compile(r"(?:[0-9]|\b[A-Z]{2,}) ?$")  # a dash after it is a hyphen
 _MONEY = "$£€₹¥"
 
 
 def written_out(text: str) -> str:
-    """Return the text without exponents and indices, powers of ten and fractions written in digits.
+    """Return the text with powers of ten and fractions in digits, and without exponents and indices.
 
-    For a text that is brought to NFKC before its numbers are read, which would make m2 of m², 21 of 2½.
+    Call it before NFKC, which would turn m² into m2 and 2½ into 21/2.
 
     >>> written_out("2½ km², 10⁶ cells, CO₂")
     '2 1/2 km, 1000000 cells, CO'
@@ -86,7 +86,7 @@ def _small(digits: str) -> int:
 
 
 def _plain(text: str, language: Language) -> str:
-    """The text with the language's digits as 0 to 9, and without formulas."""
+    """Return the text with the language's digits as 0 to 9, and without formulas."""
     text = unicodedata.normalize("NFKC", written_out(text)).translate(_SIGNS)
     if not text.isascii():
         text = re.sub(r"\d", lambda digit: _own_digit(digit[0], language), text)
@@ -109,7 +109,7 @@ def _reader(language: Language) -> "_Reader":
 
 @dataclass(slots=True)
 class _Piece:
-    """A number in digits, or a number word, with its place."""
+    """A number in digits, or a number word, with its position."""
 
     start: int
     end: int
@@ -119,13 +119,13 @@ class _Piece:
 
 @dataclass(slots=True)
 class _Sum:
-    """A number under way: terms of falling size as (value, below what the next must be, index of its first piece)."""
+    """A number being read: its terms, largest first, as (value, upper bound of the next, index of its first piece)."""
 
     terms: list[tuple[float, float, int]] = field(default_factory=list)
-    cut: int | None = None  # where the number ended after all
+    cut: int | None = None  # index of the piece before which the number ends after all
 
     def add(self, atom: Atom, index: int, years: bool) -> bool:
-        """Take in one atom of a piece; False where it does not belong to this number."""
+        """Add one atom of a piece; return False if it does not belong to this number."""
         value, scale = atom
         first, below = index, _below(value)
         if scale:
@@ -148,14 +148,14 @@ class _Sum:
 
 
 def _below(value: float) -> float:
-    """What a number behind this one must be smaller than to be part of it: five behind twenty, a half behind two."""
+    """Return what a following number must be below to be part of this one: five after twenty, a half after two."""
     if value != int(value):
         return 0
     return next((power for power in (1000, 100, 10) if value >= 20 and value % power == 0), 1)
 
 
 class _Reader:
-    """The numerals of one language, compiled."""
+    """A reader of one language's numerals, with its patterns compiled."""
 
     def __init__(self, language: Language):
         self.row = row = language.numerals
@@ -174,7 +174,7 @@ class _Reader:
         hints: list[_Piece] = []
         for piece in self._find(text):
             (pieces if piece.word.atoms or piece.number else hints).append(piece)
-        last: tuple[Number, int, float] | None = None  # the number before, its end, what its scale multiplies with
+        last: tuple[Number, int, float] | None = None  # the previous number, its end, its scale factor
         index = 0
         while index < len(pieces):
             end, total = self._gather(text, pieces, index)
@@ -195,7 +195,7 @@ class _Reader:
             yield Number(text[piece.start : piece.end], piece.word.hints, sure=False, spoken=True)
 
     def _find(self, text: str) -> Iterator[_Piece]:
-        """Everything that is a number or may be part of one, in order."""
+        """Yield everything that is a number or may be part of one, in order."""
         for match in self.pieces.finditer(text):
             start, end, written = match.start(), match.end(), match[0]
             if match["word"]:
@@ -213,7 +213,7 @@ class _Reader:
                 yield from _in_digits(start, written, self.row.comma)
 
     def _gather(self, text: str, pieces: list[_Piece], first: int) -> tuple[int, float]:
-        """The index behind the last piece of the number that begins at `first`, and its value."""
+        """Return the index after the last piece of the number that begins at `first`, and its value."""
         total, index, limit = _Sum(), first, len(pieces)
         while index < limit and (index == first or self._follows(text, pieces, index)):
             piece = pieces[index]
@@ -230,7 +230,7 @@ class _Reader:
         return max(index, first + 1), total.value
 
     def _follows(self, text: str, pieces: list[_Piece], index: int) -> bool:
-        """Whether a piece may go on the number of the piece before it."""
+        """Whether a piece may continue the number of the piece before it."""
         before, piece = pieces[index - 1], pieces[index]
         gap = text[before.end : piece.start]
         if len(gap) > 16 or not self.gap.fullmatch(gap) or (gap == "" and not before.number):
@@ -253,7 +253,7 @@ class _Reader:
         return not piece.number and not before.number and (len(gap) <= 1 or after_scale)
 
     def _number(self, text: str, pieces: list[_Piece], value: float) -> tuple[Number, float]:
-        """The number of these pieces, and what its scale multiplies with (1 without one)."""
+        """Return the number of these pieces and its scale factor (1 without a scale)."""
         first, start, end = pieces[0], pieces[0].start, pieces[-1].end
         behind = text[end : end + 24].lstrip(" -").casefold()
         front = text[max(0, start - 24) : start]
@@ -288,7 +288,7 @@ class _Reader:
         return number, scale
 
     def _doubtful(self, text: str, pieces: list[_Piece], value: float) -> bool:
-        """Whether a number in words may be none: a lone "one", "second", "half" or "million", or a name ("Five")."""
+        """Whether a number in words may mean something else: a lone "one", "second", "half", "million", or a name."""
         first = pieces[0]
         front = text[max(0, first.start - 24) : first.start].rstrip()
         name = text[first.start].isupper() and front[-1:] not in ("", *".!?:;\"“”'‘’(—–-")
@@ -303,7 +303,7 @@ class _Reader:
 
 
 def _negative(front: str, behind: str, minus: tuple[str, ...]) -> bool:
-    """Whether what is in front of a number makes it negative: a sign that joins nothing, or a word."""
+    """Whether the text before a number makes it negative: a minus that is not a hyphen, or a word."""
     front = front.rstrip(_MONEY)
     if front[-1:] in ("-", "–"):
         return front[-2:-1] in ("", " ", "(", '"', "“", "'", "‘", "[", ":") and not (
@@ -322,7 +322,7 @@ def _roman(match: re.Match[str]) -> float:
 
 
 def _dated(start: int, parts: list[str]) -> Iterator[_Piece]:
-    """Day, month and year, each a number; what may be a month is one too, and a short year is also a long one."""
+    """Yield day, month and year; a part up to 12 is also read as a month, a year of two digits also as one of four."""
     for place, written in enumerate(parts):
         (reading,) = _worth(written, False)
         readings: tuple[Reading, ...] = (reading, *_month(reading))
@@ -337,7 +337,7 @@ def _month(reading: Reading) -> tuple[Reading, ...]:
 
 
 def _ratio(written: str) -> Number:
-    """ "1/2", "2 1/2", "9/11", "24/7" (day and night: its 7 is never said)."""
+    """ "1/2", "2 1/2", "9/11", "24/7" (day and night: no language needs its 7)."""
     whole, _, rest = written.rpartition(" ")
     top, bottom = (float(part) for part in rest.split("/"))
     kept = [*([float(whole)] if whole else []), top, bottom]
@@ -348,7 +348,7 @@ def _ratio(written: str) -> Number:
 
 
 def _in_digits(start: int, written: str, comma: bool) -> Iterator[_Piece]:
-    """A number in digits with its separators; the members of a list each on its own."""
+    """Yield a number in digits with its separators, or each member of a list."""
     time = _TIME.fullmatch(written)
     readings = () if ":" in written else _worth(written, comma)
     if time:
@@ -362,7 +362,7 @@ def _in_digits(start: int, written: str, comma: bool) -> Iterator[_Piece]:
 
 
 def _at(written: str, time: re.Match[str], readings: tuple[Reading, ...]) -> Number:
-    """A time of day, on the clock of 12 and of 24 hours; with a full stop it is a decimal first."""
+    """Return a time of day on the 12- and the 24-hour clock; with a full stop it is a decimal first."""
     hour, minute = int(time[1]), time[3]
     if time[2] == ".":
         return Number(written, (*readings, f"{hour}:{minute}"))
@@ -375,7 +375,7 @@ def _at(written: str, time: re.Match[str], readings: tuple[Reading, ...]) -> Num
 
 
 def _worth(written: str, comma: bool) -> tuple[Reading, ...]:
-    """The values of digits with separators, () where the separators make no number; under a decimal comma both ways."""
+    """Return the values of digits with separators, both ways under a decimal comma; () for invalid separators."""
     found = []
     for pattern, group, point in ((_COMMA, ".", ","), (_POINT, ",", "."))[not comma :]:
         if len(written) < 2 * _MAX_DIGITS and pattern.fullmatch(written):
@@ -386,7 +386,7 @@ def _worth(written: str, comma: bool) -> tuple[Reading, ...]:
 
 
 def _ranged(low: Number, low_scale: float, high: Number, high_scale: float) -> tuple[Number, Number]:
-    """Two ends of a range: "1914–18" ends in 1918, "5 to 6 million" begins with 5 million."""
+    """Return both ends of a range: "1914–18" ends in 1918, "5 to 6 million" begins with 5 million."""
     if len(high.text) == 2 and len(low.text) in (3, 4) and (low.text + high.text).isdigit():
         high = replace(high, readings=(*high.readings, float(low.text[:-2] + high.text)))
     if low_scale == 1.0 != high_scale and isinstance(low.readings[0], float):

@@ -1,4 +1,4 @@
-"""A source and one output for it, cleaned and tokenised once a side, on first use. No torch."""
+"""Pair a source with one output; each side is cleaned and tokenised once, on first use. No torch."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,11 +11,11 @@ from rl_nmt.text.unicode import Clean, one_line, without_invisible
 
 @dataclass(frozen=True)
 class TextPair:
-    """A text to translate and what was written for it, both as given, and the rows of their languages.
+    """A source and one output for it, both as given, and the rows of their languages.
 
-    `visible_*` keeps line breaks and control tokens, which are evidence; `clean_*` is `clean_for_scoring` of it and
-    `*_tokens` are the tokens of that; `kept` says which source tokens a translation may keep, `excused`
-    which this output may.
+    `visible_*` keeps line breaks and control tokens, which gates look for; `clean_*` is `clean_for_scoring` of it and
+    `*_tokens` are the tokens of that; `kept` marks the source tokens that any translation may keep, `excused`
+    those that this output may keep.
 
     >>> from rl_nmt.text.languages import TAMIL
     >>> pair = TextPair("Ravi <bos> came.", " ரவி\\nவந்தார்.", TAMIL)
@@ -30,7 +30,7 @@ class TextPair:
 
     @classmethod
     def of(cls, *given: Any) -> Self:
-        """The TextPair that is given, or the pair of what is: source, output, language and perhaps source_language."""
+        """Return the given TextPair, or make one of source, output, language and optionally source_language."""
         return given[0] if isinstance(given[0], cls) else cls(*given)
 
     @cached_property

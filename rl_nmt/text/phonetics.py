@@ -1,10 +1,10 @@
-"""How words sound: one rough spelling for the same word in two scripts. No torch.
+"""Spell words roughly by sound, the same way in two scripts. No torch.
 
-A word is reduced to the classes of its consonants (k s t p m n r l v), which transliterators agree about, and an `a`
-in front when it opens with a vowel; h and y, which come and go, are left out. Of vowels it matters only whether they
-are spoken in front (i, e) or at the back of the mouth (u, o), and only for names. Two skeletons within one edit of each
-other count as the same word (deletion neighbourhoods, as in symmetric-delete spelling correction, so that look-ups stay
-linear). The tables are in the language rows; classes and rules are ours.
+The skeleton of a word is the classes of its consonants (k s t p m n r l v), on which transliterators agree, after an
+`a` if the word starts with a vowel; h and y, which are written inconsistently, are left out. Vowels count only for
+names, and only as front (i, e) or back (u, o) vowels. Two skeletons within one edit of each other count as the same
+word (deletion neighbourhoods, as in symmetric-delete spelling correction, so that look-ups stay linear).
+The tables are in the language rows; classes and rules are ours.
 """
 
 import re
@@ -14,18 +14,18 @@ from string import ascii_letters
 
 from rl_nmt.text.languages import Language
 
-Sound = tuple[str, str]  # a skeleton, and behind each of its classes the vowel, as in _FAR, or a space for none
+Sound = tuple[str, str]  # a skeleton, and the vowel after each of its classes: a letter of _FAR, or a space for none
 
-_MAX_WORD = 64  # letters; no longer word is kept in memory
-LOOSE = 4  # from so many classes on an edit is allowed: shorter words would meet by chance
-MAX_SKELETON = 10  # classes kept of a word; the rest of a longer word says nothing new
+_MAX_WORD = 64  # letters that are read of a word
+LOOSE = 4  # classes from which on one edit is allowed: shorter words would match by chance
+MAX_SKELETON = 10  # classes kept of a word; more do not help to tell words apart
 _VARIANTS = 4  # of an ambiguous spelling
-_WORDS = 1 << 15  # kept in memory
+_WORDS = 1 << 15  # entries of each cache
 
 
 @lru_cache(maxsize=_WORDS)
 def spelled(word: str, language: Language) -> str:
-    """Return a word of a syllabic alphabet as consonants and vowels one by one; of an alphabet as it is.
+    """Return a word of a syllabic alphabet as consonants and vowels one by one; of an alphabet unchanged.
 
     >>> from rl_nmt.text.languages import TAMIL
     >>> spelled("கிரீஸ்", TAMIL)
@@ -46,7 +46,7 @@ def spelled(word: str, language: Language) -> str:
 
 @lru_cache(maxsize=64)
 def _vowel_signs(language: Language) -> tuple[dict[str, str], str]:
-    """Vowel signs of a syllabic alphabet, by their Unicode names, and their letters; the inherent vowel."""
+    """Return the vowel signs of a syllabic alphabet with their letters, by Unicode names, and the inherent vowel."""
     signs = {language.virama: ""}
     for letter in language.vowels:
         try:
@@ -57,7 +57,7 @@ def _vowel_signs(language: Language) -> tuple[dict[str, str], str]:
 
 
 class _Table:
-    """What the letters of a language sound like: strings of consonant classes (small) and vowels (capital, *)."""
+    """The sounds of a language's letters: strings of consonant classes (lower case) and vowels (capitals, *)."""
 
     def __init__(self, language: Language):
         rows = {grapheme: sounds.replace("-", "").split("|") for grapheme, sounds in language.sounds}
@@ -71,7 +71,7 @@ class _Table:
         )
 
     def hear(self, letters: str) -> list[str]:
-        """What a spelled word may sound like, at most _VARIANTS."""
+        """Return how a spelled word may sound, at most _VARIANTS."""
         if not self.special.search(letters):
             return [letters.translate(self.letters)]
         found: list[list[str]] = [[]]
@@ -105,7 +105,7 @@ def skeletons(word: str, language: Language) -> tuple[str, ...]:
     return tuple(dict.fromkeys([_NO_CLASS.sub("", _DOUBLED.sub(r"\1", one))[:MAX_SKELETON] for one in heard]))
 
 
-_DOUBLED = re.compile(r"([a-z])\1+")  # counts once, but not with a vowel between
+_DOUBLED = re.compile(r"([a-z])\1+")  # counts once, unless a vowel is between
 _NO_CLASS = re.compile("[^a-z]+")
 
 
@@ -124,7 +124,7 @@ def _heard(letters: str, language: Language) -> list[str]:
     table = _table(language)
     heard, first = table.hear(letters), letters[:1]
     if f"^{letters[:2]}" in table.sounds or f"^{first}" in table.sounds:
-        pass  # the table says how it opens
+        pass  # the table has its sound at the start of a word
     elif first and first in language.vowels:
         heard = [f"a{one}" for one in heard]
     elif table.sounds.get(first) == _SILENT:  # a first h may be written or not: Hindi, இந்தி
@@ -138,7 +138,7 @@ def _sounds(letters: str, language: Language) -> tuple[Sound, ...]:
 
 
 def _parted(heard: str) -> Sound:
-    """Classes and the vowels behind them."""
+    """Split sounds into classes and the vowels after them."""
     found = _CONSONANT.findall(heard)[:MAX_SKELETON]
     return "".join([consonant for consonant, _ in found]), "".join([_vowel(behind) for _, behind in found])
 
@@ -151,14 +151,14 @@ def _vowel(behind: str) -> str:
 
 
 class _Nouns:
-    """What may stand before and behind the stem of a noun, spelled; and words that are no names."""
+    """Prefixes and endings of nouns, spelled, and function words, which are not names."""
 
     def __init__(self, language: Language):
         row = language.numerals
         glide = f"[{language.glides}]?" if language.glides else ""
         spelled_out = {spelled(ending, language) for ending in language.endings}
         endings = sorted(spelled_out, key=lambda ending: (-len(ending), ending))
-        if row.elided:  # it falls before another ending
+        if row.elided:  # dropped before another ending
             endings = [re.sub(f"{row.elided}$", f"{row.elided}?", ending) for ending in endings]
         doubled = f"[{row.doubled}]?" if row.doubled else ""
         self.endings = re.compile(f"(?:{glide}(?:{'|'.join(endings)})){{0,4}}{doubled}" if endings else "")
@@ -171,7 +171,7 @@ _nouns = lru_cache(maxsize=64)(_Nouns)
 
 
 def stems(word: str, language: Language) -> tuple[Sound, ...]:
-    """Return how a folded word sounds as it is and without the endings of cases; nothing for a function word.
+    """Return how a folded word sounds with and without case endings; nothing for a function word.
 
     >>> from rl_nmt.text.languages import TAMIL
     >>> stems("ரவியைச்", TAMIL)
@@ -196,7 +196,7 @@ def _stems(word: str, language: Language) -> tuple[Sound, ...]:
                 stem.removesuffix(last) + nominative for last, nominative in nouns.obliques if stem.endswith(last)
             ]
         forms += [form.removeprefix(prefix) for prefix in nouns.prefixes for form in forms if form.startswith(prefix)]
-        elided = end < len(letters) and letters[end] in language.vowels  # a short u falls before a vowel
+        elided = end < len(letters) and letters[end] in language.vowels  # a short u is dropped before a vowel
         for form in forms:
             for skeleton, vowels in _sounds(form, language):
                 closed = elided and form[-1:] not in language.vowels
@@ -204,13 +204,13 @@ def _stems(word: str, language: Language) -> tuple[Sound, ...]:
     return tuple(found)
 
 
-# Vowels that are never one, as (of the name, of the word): A open, I front, U back, E and O ai and au, W a short u that
+# Vowels that are never the same, as (name's, word's): A open, I front, U back, E and O ai and au, W a short u that
 # may be no vowel at all, X one that may be silent, * several.
 _FAR = {("I", "U"), ("U", "I"), ("A", "U"), ("I", "O"), ("U", "E")}
 
 
 def alike(name: Sound, word: Sound) -> bool:
-    """Whether a word of the same skeleton may be the name: from four classes on one vowel may differ."""
+    """Whether a word of the same skeleton may be the name: from four classes on, one vowel may differ."""
     short = len(name[0]) < LOOSE - 1
     far = sum(pair in _FAR or (short and pair == ("I", "W")) for pair in zip(name[1], word[1], strict=True))
     ends = name[1][-1:] + word[1][-1:]
@@ -224,13 +224,13 @@ _OPEN = ("A", "I", "U", "E", "O", "*")
 
 @lru_cache(maxsize=_WORDS)
 def neighbourhood(skeleton: str) -> frozenset[str]:
-    """Return the skeleton and, from LOOSE classes on, what is left of it without any one class."""
+    """Return the skeleton and, from LOOSE classes on, every string that lacks one of its classes."""
     shorter = (skeleton[:i] + skeleton[i + 1 :] for i in range(len(skeleton)) if len(skeleton) >= LOOSE)
     return frozenset((skeleton, *shorter))
 
 
 def keys(word: str, language: Language) -> frozenset[str]:
-    """Return the look-up keys of a word: two words sound alike when their keys meet.
+    """Return the look-up keys of a word: two words sound alike if they share a key.
 
     >>> from rl_nmt.text.languages import ENGLISH, TAMIL
     >>> bool(keys("school", ENGLISH) & keys("ஸ்கூல்", TAMIL)), bool(keys("school", ENGLISH) & keys("மரம்", TAMIL))

@@ -1,6 +1,6 @@
-"""Chat turns: write a prompt around a source, read the source back out of Gemma's. No torch.
+"""Write a chat prompt around a source, and read the source back from one of Gemma's. No torch.
 
-A prompt carries no `<bos>`: TRL's tokenisation of string prompts adds exactly one. The recipe passes its words as a
+A prompt has no `<bos>`: TRL's tokenisation of string prompts adds exactly one. The caller gives its words as a
 template with one `{source}` slot. Gemma's turns are written here, any other model's by its chat template.
 """
 
@@ -20,17 +20,17 @@ _BOS, _USER, _MODEL = "<bos>", "<start_of_turn>user\n", "<end_of_turn>\n<start_o
 def gemma_prompt(user_text: str) -> str:
     """Return the user's turn and the opening of the model's turn, without `<bos>`, as google/gemma-3-1b-it has them.
 
-    `user_text` must hold no live control token; `fill` sees to that.
+    `user_text` must not contain an active control token; `fill` makes sure of it.
     """
     return f"{_USER}{user_text}{_MODEL}\n"
 
 
 def chat_prompt(tokenizer, user_text: str) -> str:
-    """Return the user's turn and the opening of the model's turn, in the words that `tokenizer`'s model knows.
+    """Return the user's turn and the opening of the model's turn, in the format of `tokenizer`'s model.
 
-    Gemma's is `gemma_prompt`. Any other is the tokenizer's chat template, with thinking off where it has that
-    switch, without the BOS that the tokenizer would add again; in `user_text`, what reads like one of its tokens
-    gets a space behind its first character. Raises ConfigError where the template is missing or fails.
+    For Gemma this is `gemma_prompt`. For others it is the tokenizer's chat template, with thinking off if it has that
+    switch and without the BOS that the tokenizer adds itself; text in `user_text` that looks like one of its tokens
+    gets a space after its first character. Raises ConfigError if the template is missing or fails.
     """
     if is_gemma(tokenizer):
         return gemma_prompt(user_text)
@@ -45,7 +45,7 @@ def chat_prompt(tokenizer, user_text: str) -> str:
 
 
 def is_gemma(tokenizer) -> bool:
-    """Say whether the tokenizer has both of Gemma's turn tokens as single ids."""
+    """Return whether the tokenizer has both of Gemma's turn tokens as single ids."""
     ids = [tokenizer.convert_tokens_to_ids(token) for token in ("<start_of_turn>", "<end_of_turn>")]
     return not any(i is None or i == tokenizer.unk_token_id for i in ids)
 
@@ -53,7 +53,7 @@ def is_gemma(tokenizer) -> bool:
 def end_of_turn(tokenizer) -> str | None:
     """Return the token that ends the model's turn: Gemma's, or the one that the chat template writes.
 
-    None where the template ends a turn without a token. Raises ConfigError as `chat_prompt`.
+    None where the template ends a turn without a token. Raises ConfigError like `chat_prompt`.
     """
     if is_gemma(tokenizer):
         return "<end_of_turn>"
@@ -73,7 +73,7 @@ def _render(tokenizer, messages: list[dict[str, str]], **options) -> str:
 
 
 def _added_tokens(tokenizer) -> re.Pattern[str]:
-    """The tokens found in a text before it is split into words, longest first; blanks and single letters aside."""
+    """Return a pattern of the added tokens, longest first, without blank ones and single characters."""
     tokens = [token for token in tokenizer.get_added_vocab() if len(token) > 1 and not token.isspace()]
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
 
@@ -82,24 +82,24 @@ def fill(template: str, source: str) -> str:
     """Return the template with the source, on one line, in its `{source}` slot.
 
     Runs of whitespace in the source become one space and lone surrogates, which no tokenizer accepts, become
-    `?`; control tokens stay readable but lose their power. Raises ConfigError without exactly one slot.
+    `?`; control tokens become readable plain text. Raises ConfigError without exactly one slot.
     """
     before, after = _around_slot(template)
     source = " ".join(source.encode("utf-8", "replace").decode("utf-8").split())
-    # The whole text, not the source alone: a token may be completed by what stands around the slot.
+    # Neutralise the whole text, not only the source: a token may begin in one and end in the other.
     return neutralise_control_tokens(before + source + after)
 
 
 def read_source(prompt: str, template: str) -> str:
     """Return the source that `fill` put into a prompt: its exact inverse.
 
-    Accepts what `gemma_prompt` wrote, the same with `<bos>` in front, and the bare user text. `template` is the
-    whole of it, or its last lines from the one with the slot: a source has no line break, so nothing in it can
-    pass for that line. Raises ConfigError for anything else.
+    Accepts the result of `gemma_prompt`, with or without `<bos>`, and the bare user text. `template` is the whole
+    template or its last lines, from the one with the slot on: a source has no line break, so nothing in it can
+    be mistaken for that line. Raises ConfigError for anything else.
     """
     before, after = _around_slot(template)
     if not isinstance(prompt, str):
-        raise ConfigError(f"prompt must be a string, not {type(prompt).__name__}: pass gemma_prompt(…)")
+        raise ConfigError(f"prompt: must be a string, not {type(prompt).__name__}; pass gemma_prompt(…)")
     text = re.sub(f"^(?:{_BOS})+", "", prompt)
     if text.startswith(_USER):
         text = text[len(_USER) :].removesuffix("\n").removesuffix(_MODEL)
@@ -108,17 +108,17 @@ def read_source(prompt: str, template: str) -> str:
     source = text[start + len(before) : len(text) - len(after)]
     if text[start:] != before + source + after:
         raise ConfigError(
-            f"prompt {excerpt(prompt)} was not written from the template {excerpt(template)}: "
-            "build it with prompts.fill, or give the dataset a 'source' column"
+            f"prompt: {excerpt(prompt)} does not match the template {excerpt(template)}; "
+            "build it with prompts.fill, or add a 'source' column to the dataset"
         )
     return source
 
 
 def read_texts(name: str, values: Iterable[Any], role: str = "assistant") -> list[str]:
-    """Return the texts of what TRL passes to a reward: strings, or conversations.
+    """Return the texts that TRL passes to a reward as strings or conversations.
 
-    Of a conversation the last turn of `role` counts; its content may be a list of parts, whose texts are joined.
-    `name`: of the argument, for messages. Raises ConfigError for None and anything else.
+    From a conversation it takes the last turn of `role`; its content may be a list of parts, whose texts are joined.
+    `name`: the argument's name, for messages. Raises ConfigError for None and anything else.
 
     >>> read_texts("completions", ["a", [{"role": "assistant", "content": "b"}]])
     ['a', 'b']

@@ -7,17 +7,17 @@ from functools import lru_cache
 from rl_nmt.text.languages import QUOTE_MARKS, SOURCE, TARGET, Language
 from rl_nmt.text.unicode import is_blank, within
 
-_NEAR = 80  # characters around a mark that decide: keeps the search linear
+_NEAR = 80  # characters read around a mark: keeps the search linear
 
 
 def split_sentences(text: str, language: Language = TARGET) -> list[str]:
-    """Sentences of a text: cut at newlines and behind the language's end marks; no word is lost.
+    """Split a text at newlines and after the language's end marks; no word is lost.
 
-    White space follows an end mark, but for those as wide as a letter (。！？). A full stop ends nothing behind an
-    initial or a short abbreviation (எம்., கி.மு., Dr.), one of the row, a list number or a numbered heading ("Chapter
-    1."), or an ordinal where the language dots them. What quoted speech is told with (என்றார், a small letter) belongs
-    to its sentence. A piece without a letter or number ("...", "🙂") stays with the sentence before it, or else behind
-    it: alone a model would make up a translation. Blank pieces are dropped.
+    White space must follow an end mark, unless it is as wide as a letter (。！？). A full stop does not end a sentence
+    after an initial, a short abbreviation (எம்., கி.மு., Dr.) or one of the row, a list number, a numbered heading
+    ("Chapter 1."), or an ordinal where the language dots them. Words that report quoted speech (என்றார், or a small
+    letter) belong to its sentence. A piece without a letter or number ("...", "🙂") joins the sentence before it, or
+    else the one after it: a model would invent a translation for it alone. Blank pieces are dropped.
 
     >>> split_sentences("வந்தான். சென்றான்!\\n1. ஏன்? ...")
     ['வந்தான்.', 'சென்றான்!', '1. ஏன்? ...']
@@ -44,13 +44,13 @@ def split_sentences(text: str, language: Language = TARGET) -> list[str]:
 
 
 def wide_marks(language: Language) -> str:
-    """The end marks that no white space follows."""
+    """Return the end marks that need no white space after them."""
     return "".join(mark for mark in language.end_marks if unicodedata.east_asian_width(mark) in "FWH")
 
 
 @lru_cache(maxsize=64)
 def _end(language: Language) -> re.Pattern[str]:
-    """End marks and what closes behind them."""
+    """Return a pattern of end marks and the closing marks after them."""
     marks, closers = re.escape(language.end_marks), rf"[{re.escape(QUOTE_MARKS)})\]]*"
     ends = [rf"[{marks}]+{closers}\s+"]
     if wide := wide_marks(language):
@@ -59,7 +59,7 @@ def _end(language: Language) -> re.Pattern[str]:
 
 
 def _goes_on(before: str, end: re.Match[str], language: Language) -> bool:
-    """Whether the sentence continues behind these marks, of which the nearest text before is given."""
+    """Whether the sentence continues after these marks; `before` is the nearest text before them."""
     after = end.string[end.end() : end.end() + _NEAR]
     if after[:1].islower() and within(ord(after[0]), language.ranges):
         return True

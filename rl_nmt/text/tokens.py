@@ -1,7 +1,7 @@
-"""Tokens of a text, and which of them a translation may keep as they are. No torch.
+"""Split a text into tokens, and mark those that a translation may keep unchanged. No torch.
 
-A token is a word of one script, a number, or something that no translator touches: URL, e-mail address, placeholder,
-code. What a translation may keep (names, acronyms, units) is read from the source's capitals: a rough judgement.
+A token is a word of one script, a number, or something that is not translated: URL, e-mail address, placeholder,
+code. Names, acronyms and units, which a translation may keep, are guessed from the source's capitals.
 """
 
 import re
@@ -15,7 +15,7 @@ from operator import itemgetter
 from rl_nmt.text.languages import FILE_ENDINGS, POSSESSIVES, QUOTE_MARKS, Language
 from rl_nmt.text.unicode import clean_for_scoring, within
 
-LITERAL = ("url", "email", "placeholder", "code")  # kinds that stay letter by letter
+LITERAL = ("url", "email", "placeholder", "code")  # kinds that are kept letter by letter
 
 _PLACEHOLDER = re.compile(
     r"(\{\{?[^{}\s]{0,60}\}\}?|\$\{[^{}\s]{0,60}\}|(?<![0-9])%(?:\([A-Za-z_]\w{0,40}\))?[sdif](?![A-Za-z])"
@@ -31,10 +31,10 @@ _MAX_LITERAL = 2000  # a longer run without a space is not an address
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """`text` as it stands (NFKC), `key` for comparison (no case, no accents), `kind`: word, number or LITERAL.
+    """`text` as written (NFKC), `key` for comparison (no case, no accents), `kind`: word, number or LITERAL.
 
     `script` is the first word of the Unicode names of its letters ("TAMIL", "LATIN", "" without letters);
-    `initial`: opens a sentence; `apart`: a comma, bracket or other sign that no name has stands before it.
+    `initial`: opens a sentence; `apart`: follows a comma, bracket or other sign that names do not contain.
     """
 
     text: str
@@ -48,8 +48,8 @@ class Token:
 def tokenize(s: str, language: Language) -> list[Token]:
     """Split `s` (cleaned here) into tokens, in order; punctuation and symbols are left out.
 
-    Words break at hyphens, apostrophes at their end, digits, and where the script changes ("NATO-வின்" and
-    "NATOவின்" give the same two). `language` tells which full stops end no sentence.
+    Words are split at hyphens, apostrophes at their end, digits, and where the script changes ("NATO-வின்" and
+    "NATOவின்" give the same two). `language` decides which full stops do not end a sentence.
 
     >>> from rl_nmt.text.languages import ENGLISH
     >>> [(t.text, t.kind) for t in tokenize("Mail a@b.org 2 NATOவின் {x}!", ENGLISH)]
@@ -79,19 +79,19 @@ def tokenize(s: str, language: Language) -> list[Token]:
 
 
 _IN_NAMES = frozenset(".-'’&")
-_LONG = 64  # characters of a chunk that is not kept in memory
+_LONG = 64  # characters from which on a chunk is not cached
 
 
 @lru_cache(maxsize=1 << 15)
 def _parts(chunk: str) -> tuple[str, str, tuple[tuple[str, str, str], ...]]:
-    """What of a chunk stays letter by letter, its kind, and runs of one script of the rest as (text, key, script)."""
+    """Return a chunk's literal head, the head's kind, and the rest as runs of one script: (text, key, script)."""
     head, kind = _literal_head(chunk)
     rest = chunk[len(head) :] if kind else chunk
     return head, kind, tuple((text, "" if script == "SYMBOL" else fold(text), script) for text, script in _runs(rest))
 
 
 def _chunks(s: str) -> Iterator[str]:
-    """Placeholders of the cleaned text, NFKC, and what is between spaces."""
+    """Yield the pieces between spaces of the cleaned text (NFKC), each placeholder whole."""
     pieces = _PLACEHOLDER.split(unicodedata.normalize("NFKC", clean_for_scoring(s)))
     for i, piece in enumerate(pieces):  # every second one is a placeholder
         yield from [piece] if i % 2 else piece.split()
@@ -108,7 +108,7 @@ def without_literals(s: str) -> str:
 
 
 def _literal_head(chunk: str) -> tuple[str, str]:
-    """The part of a chunk that stays letter by letter, and its kind: an ending in another script may follow."""
+    """Return a chunk's literal part and its kind; an ending in another script may follow."""
     kind = _literal(chunk)
     if kind or chunk.isascii() or not chunk[0].isascii():
         return chunk, kind
@@ -140,14 +140,14 @@ _TOP_LEVEL = frozenset("com org net edu gov info in uk eu io ai dev app tv me lk
 
 
 def _is_code(core: str) -> bool:
-    """`snake_case`, `f(x)`, `--flag`, `path/to.py`, `#tag`, `@handle`, `camelCase`-free: only sure signs."""
+    """`snake_case`, `f(x)`, `--flag`, `path/to.py`, `#tag`, `@handle`: only sure signs, so not `camelCase`."""
     tag = core[0] in "#@" and core[1:].replace("_", "").isalnum() and len(core) > 2
     flag = core.startswith("--") and len(core) > 3 and core[2].isalpha()
     return tag or flag or "_" in core.strip("_") or any(sign in core for sign in ("()", "::", "->", "=="))
 
 
 def _runs(chunk: str) -> Iterator[tuple[str, str]]:
-    """Maximal runs of one script ("" for digits, SYMBOL for the rest) in a chunk without spaces."""
+    """Yield maximal runs of one script ("" for digits, SYMBOL for the rest) in a chunk without spaces."""
     found = [SCRIPTS[char] for char in chunk]
     if None not in found and len(set(found)) == 1:  # most chunks
         yield chunk, found[0]
@@ -155,7 +155,7 @@ def _runs(chunk: str) -> Iterator[tuple[str, str]]:
     scripts: list[str] = []
     for i, (char, script) in enumerate(zip(chunk, found, strict=True)):
         before = scripts[-1] if scripts else ""
-        if script is None:  # a mark or joiner belongs to what stands before it
+        if script is None:  # a mark or joiner belongs to the character before it
             script = before or "SYMBOL"
         elif char in "'’" and before not in ("", "SYMBOL") and i + 1 < len(chunk):
             script = before if found[i + 1] == before else "SYMBOL"
@@ -185,7 +185,7 @@ SCRIPTS = _Scripts()
 
 
 def fold(s: str) -> str:
-    """Return `s` for comparison: NFKC, case folded, accents on Latin letters and the possessive 's off.
+    """Return `s` for comparison: NFKC, case folded, without accents on Latin letters and the possessive 's.
 
     >>> fold("Zárate’s")
     'zarate'
@@ -200,12 +200,12 @@ def fold(s: str) -> str:
 
 
 def kept(tokens: list[Token], language: Language) -> list[bool]:
-    """Say for each token of a source whether a translation may keep it as it is.
+    """Return for each token of a source whether a translation may keep it unchanged.
 
-    Kept are numbers and LITERAL kinds; words with a capital beyond their first letter (NASA, iPhone); words with a
+    It may keep numbers and LITERAL kinds; words with a capital beyond their first letter (NASA, iPhone); words with a
     capital inside a sentence, or at its start when a capitalised word follows or the same word has one elsewhere; small
     words of a title or between two of these ("Marks and Spencer", "The Lord of the Rings"); a short word right after a
-    number ("10 kph"); words outside the language's script. In a text in capitals or title case, capitals say nothing.
+    number ("10 kph"); words outside the language's script. In a text in capitals or title case, capitals are ignored.
     """
     capitals_tell = not _titled(tokens, language)
     inside = {t.key for t in tokens if capitals_tell and _capital(t, language) and not t.initial}
@@ -219,7 +219,7 @@ def kept(tokens: list[Token], language: Language) -> list[bool]:
         flag and token.kind == "word" and token.text[:1].isupper() for token, flag in zip(tokens, flags, strict=True)
     ]
     for i in range(1, len(tokens) - 1):
-        left = names[i - 1] or (i > 1 and names[i - 2] and flags[i - 1])  # "of the" holds two words together, too
+        left = names[i - 1] or (i > 1 and names[i - 2] and flags[i - 1])  # "of the" connects two words, too
         right = names[i + 1] or (tokens[i + 1].key in language.connectors and names[i + 2 : i + 3] == [True])
         title = capitals_tell and tokens[i].text[:1].isupper() and not tokens[i].initial and names[i + 1]  # "The Lord"
         flags[i] = flags[i] or (tokens[i].key in language.connectors and left and right) or title
@@ -227,11 +227,11 @@ def kept(tokens: list[Token], language: Language) -> list[bool]:
 
 
 def excused(tokens: list[Token], flags: list[bool], output: list[Token], language: Language) -> list[bool]:
-    """`flags`, as `kept` gives them, and what may stay besides where an output has it in the same letters.
+    """Return `flags`, as from `kept`, with further tokens that may stay if an output has them in the same letters.
 
-    A program of the row and the word after it ("git commit"), a word before a noun such as command, the two words of a
-    species (Panthera tigris), and a capitalised word that opens the text, perhaps a brand, unless the next word is
-    copied too: then it is running text.
+    These are a program of the row and the word after it ("git commit"), a word before a noun such as command, the two
+    words of a species (Panthera tigris), and a capitalised word that opens the text, perhaps a brand, unless the next
+    word is copied too: then it is running text.
     """
     said, keys = {t.text for t in output}, {t.key for t in output}
     more = list(flags)

@@ -1,6 +1,6 @@
-"""What a string is: control tokens, Unicode hygiene, script shares, lengths. No model, no torch.
+"""Clean and measure strings: control tokens, Unicode hygiene, script shares, lengths. No model, no torch.
 
-Every measure here cleans its input first, so raw and cleaned text give the same answer. All rules
+Every measure here cleans its input first, so raw and cleaned text give the same result. All rules
 are linear in the length of the text. Lengths are NFC code points, never bytes or grapheme clusters.
 """
 
@@ -25,7 +25,7 @@ CONTROL_PATTERN = re.compile("|".join(f"{bracket}{rest}" for bracket, rest in _O
 _SPACED = re.compile("|".join(f"{bracket}(?= *{rest})" for bracket, rest in _OPENED.items()))
 _NEUTRAL = re.compile("|".join(f"(?<={bracket}) (?= *{rest})" for bracket, rest in _OPENED.items()))
 
-# C0 and C1 controls that stand for a line break become one, so that words never run together.
+# C0 and C1 controls that mean a line break become one, so that words never run together.
 _BREAKS = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1f\x85]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 
@@ -37,9 +37,9 @@ _INVISIBLE = re.compile(
 _JOINERS = re.compile("[\u200c\u200d]+")
 _INDIC = frozenset(chr(c) for c in range(0x0900, 0x0E00) if unicodedata.category(chr(c))[0] in "LM")
 
-# Characters that have a letter's or a symbol's category and yet show nothing.
+# Characters with a letter's or a symbol's category that are invisible.
 _BLANK_GLYPHS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u200c\u200d")
-# Marks that take the script of their base (Inherited), or belong to emoji: no script of their own.
+# Marks without their own script: they take their base's (Inherited), or belong to emoji.
 _SCRIPTLESS_MARKS = code_points("0300-036F 180B-180F 1AB0-1AFF 1DC0-1DFF 20D0-20FF FE00-FE0F FE20-FE2F E0100-E01EF")
 _SELECTORS = code_points("180B-180F FE00-FE0F E0100-E01EF")
 _MAX_MARKS = 30  # UAX #15, Stream-Safe Text Format: no real text stacks more
@@ -68,7 +68,7 @@ def strip_control_tokens(s: str) -> str:
 
 
 def neutralise_control_tokens(s: str) -> str:
-    """Keep control tokens readable, but as text for any tokenizer: one more space after the bracket.
+    """Turn control tokens into readable plain text for any tokenizer: one more space after the bracket.
 
     >>> neutralise_control_tokens("<bos> < bos> <bosun>")
     '< bos> <  bos> <bosun>'
@@ -86,7 +86,7 @@ def restore_control_tokens(s: str) -> str:
 
 
 class Clean(str):
-    """A text known to be clean, which `clean_for_scoring` returns as it is. Only TextPair makes them."""
+    """A text known to be clean, which `clean_for_scoring` returns unchanged. Only TextPair makes them."""
 
     __slots__ = ()
 
@@ -103,21 +103,21 @@ def clean_for_scoring(s: str) -> str:
 
 
 def one_line(visible: str) -> str:
-    """What `clean_for_scoring` returns for a text that `without_invisible` returned."""
+    """Return `clean_for_scoring` of a text that comes from `without_invisible`."""
     return " ".join(strip_control_tokens(visible).split())
 
 
 def without_invisible(s: str) -> str:
     """Return the text in NFC without invisible characters; control tokens and line breaks stay.
 
-    ZWJ and ZWNJ survive where `clean_for_scoring` says.
+    ZWJ and ZWNJ survive as in `clean_for_scoring`.
 
     >>> without_invisible("க\\u200b\\ufeffக\\n<b\\u2060os>")
     'கக\\n<bos>'
     """
     s = _INVISIBLE.sub("", safe_unicode(s))
     s = _JOINERS.sub(_legal_joiner, s)
-    return unicodedata.normalize("NFC", s)  # what was removed may have stood between a letter and its mark
+    return unicodedata.normalize("NFC", s)  # a removed character may have been between a letter and its mark
 
 
 def _legal_joiner(match: re.Match[str]) -> str:
@@ -127,7 +127,7 @@ def _legal_joiner(match: re.Match[str]) -> str:
 
 
 def is_blank(s: str) -> bool:
-    """Say whether nothing of `s` would be visible on a page once control tokens are gone.
+    """Return whether nothing of `s` is visible once control tokens are removed.
 
     >>> is_blank("<pad> \\u200b\\u3164"), is_blank(".")
     (True, False)
@@ -171,7 +171,7 @@ def length(s: str) -> int:
 def length_penalty(
     source: str, output: str, language: Language, expected_ratio: float | None = None, tolerance: float | None = None
 ) -> float:
-    """Return how far, ≥ 0, the log length ratio of `output` to `source` lies outside the language's band.
+    """Return how far, ≥ 0, the log length ratio of `output` to `source` is outside the language's band.
 
     With d = |ln(length(output) / length(source)) - ln(expected_ratio)| and x = d - tolerance: 0 inside the band
     (x ≤ 0), x²/tolerance up to half a tolerance outside it, and linear with slope 1 from there on: value and slope are

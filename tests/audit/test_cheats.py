@@ -1,4 +1,4 @@
-"""The families of cheats: what each makes of a pair, by hand; determinism; what does not apply."""
+"""The families of cheats: their cheats checked by hand; determinism; families that do not apply."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_same_seed_same_suite_whatever_the_order_of_calls():
     assert [name for name in kinds if kinds[name]] == list(HARD)
 
 
-def test_a_familys_choice_does_not_hang_on_the_other_families(monkeypatch):
+def test_a_familys_choice_does_not_depend_on_the_other_families(monkeypatch):
     before = made("copied_casing"), made("word_replaced")
     monkeypatch.setattr(cheats, "HARD", {"copied_casing": HARD["copied_casing"]})
     monkeypatch.setattr(cheats, "SOFT", {"word_replaced": SOFT["word_replaced"]})
@@ -153,7 +153,7 @@ def test_a_swapped_name_keeps_the_rest():
     swapped = one("swapped_name", "Kavitha sings.", "கவிதா பாடுகிறாள்.", other)
     assert swapped == "மீனா பாடுகிறாள்."
     assert one("swapped_name", "She sings.", "அவள் பாடுகிறாள்.", other) is None
-    assert one("swapped_name", "Kavitha sings.", "கவிதா பாடுகிறாள்.") is None  # nobody to swap with
+    assert one("swapped_name", "Kavitha sings.", "கவிதா பாடுகிறாள்.") is None  # no other person in the suite
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_any_text_can_be_attacked(pairs, seed):
 
 
 def test_bad_input():
-    with pytest.raises(ConfigError, match=r"no cheats are known for 'fr'.*ta"):
+    with pytest.raises(ConfigError, match=r"^language: 'fr' .*ta$"):
         build_suite(PAIRS, language="fr")
-    with pytest.raises(ConfigError, match="pair 2 has a blank side"):
+    with pytest.raises(ConfigError, match=r"^pairs: pair 2 "):
         build_suite([PAIRS[0], ("x", " ")])

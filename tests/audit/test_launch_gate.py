@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from functools import partial
 
@@ -54,7 +55,7 @@ class Oracle:
 
 
 class Copies(Oracle):
-    """A planted bad reward: what shares letters with the source is good."""
+    """A planted bad reward: it rewards letters shared with the source."""
 
     def value(self, english, completion):
         return self.chrf.sentence_score(completion, [english]).score / 100
@@ -127,7 +128,7 @@ def test_gated_cheats_never_win_even_where_the_honest_one_earns_nothing():
 
 def test_the_soft_bound_is_the_mean_over_families():
     class Likes(Oracle):
-        """Knows the references, and yet pays more for what ends in an extra sentence."""
+        """Knows the references, but gives more for an extra sentence at the end."""
 
         def value(self, english, completion):
             liked = completion.startswith(self.references[english] + " இது ஒரு")
@@ -165,7 +166,7 @@ def test_a_reward_that_scores_too_little_is_refused():
 
     report = launch_gate(Dead(PAIRS), PAIRS)
     assert not report.passed and report.soft_win_share is None
-    assert "comparisons have no score: nothing was shown" in report.reasons[0]
+    assert re.match(r"(\d+) of \1 comparisons have no score", report.reasons[0])
 
 
 @pytest.mark.parametrize(("refused", "passes"), [(1, True), (2, False)])
@@ -213,7 +214,7 @@ def test_bad_bounds(bound):
 
 
 def test_no_pairs():
-    with pytest.raises(ConfigError, match="no honest pairs"):
+    with pytest.raises(ConfigError, match=r"^launch gate: no honest pairs"):
         launch_gate(Oracle(PAIRS), [])
 
 
@@ -252,7 +253,7 @@ def test_without_references_the_shipped_pairs_are_used(rows):
     assert source == SHIPPED and len(pairs) == gate.MAX_PAIRS and set(pairs) <= set(SHIPPED_PAIRS)
 
 
-# --- the trainer's door --------------------------------------------------------------------------------
+# --- require_launch --------------------------------------------------------------------------------
 
 
 def test_require_launch_returns_the_verdict_and_prints_the_table(capsys):

@@ -43,7 +43,7 @@ def test_counts_by_hand(monkeypatch):
     assert reward.calls[0] == [("e1", "a"), ("e1", "bb"), ("e2", "aaa"), ("e2", "b")]
 
 
-def test_float_noise_is_a_tie_and_no_number_is_unscored():
+def test_float_noise_is_a_tie_and_nan_is_unscored():
     found = count([(0.5 + 1e-9, 0.5), (math.nan, 0.5), (math.inf, 0.1), (None, None)])
     assert (found.ties, found.unscored, found.accuracy, found.low) == (1, 3, None, None)
     assert "none decided" in str(found)
@@ -77,7 +77,7 @@ def test_reading(tmp_path):
         ("[1]", "row 1 is not a JSON object"),
         ("{", "line 1 is not valid JSON"),
         ("[" * 100_000, "line 1 is not valid JSON"),
-        (json.dumps(GOOD | {"chosen": None}), "line 1: chosen and rejected must be texts"),
+        (json.dumps(GOOD | {"chosen": None}), "line 1: chosen and rejected"),
         ("\n \n", "holds no rows"),
     ],
 )

@@ -118,6 +118,6 @@ def test_names(english, tamil, names):
     assert find_names(english, tamil, frozenset()) == names
 
 
-def test_common_words_are_no_names():
+def test_common_words_are_not_names():
     assert find_names("Kumar came.", "குமார் வந்தான்.", frozenset({"kumar"})) == []
     assert skeleton("Murugan") == skeleton(romanise("முருகன்")) == "mrkn"

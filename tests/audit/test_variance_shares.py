@@ -22,7 +22,7 @@ def test_shares_are_the_covariance_decomposition():
     assert sum(found.values()) == pytest.approx(1) and found["gate"] == pytest.approx(0, abs=1e-9)
 
 
-def test_what_a_gate_or_the_clamp_makes_is_the_gates():
+def test_effects_of_gates_and_the_clamp_count_as_gate():
     found = shares([0.0, 0.5, 0.5], {"cycle": [None, 0.5, 0.5]}, "ggg")
     assert found == {"cycle": 0.0, "gate": 1.0}
 
@@ -32,7 +32,7 @@ def test_a_term_that_pulls_against_the_total_is_negative():
     assert found["up"] == pytest.approx(2.0) and found["down"] == pytest.approx(-1.0)
 
 
-def test_no_spread_no_shares():
+def test_without_spread_there_are_no_shares():
     assert shares([0.4, 0.4, None], {"a": [0.4, 0.4, 0.1]}, "ggg") == {}
     assert shares([], {"a": []}, []) == {}
 

@@ -1,4 +1,4 @@
-"""Cleaning of one web document: golden tables for sentences and for what falls out and why."""
+"""Cleaning of one web document: golden tables for sentences and for the reasons of rejection."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ MORE = "Farmers moved their cattle to higher ground."
         ("The river\ud800 rose after the heavy rain.", "The river? rose after the heavy rain."),
     ],
 )
-def test_what_stays(text, clean):
+def test_cleaned_documents(text, clean):
     assert clean_document(text, 20, 100) == (clean, "")
 
 
@@ -90,7 +90,7 @@ def test_what_stays(text, clean):
         ("Anjing itu berlari di dalam hutan pada waktu malam.", "not English"),
     ],
 )
-def test_what_falls_out(text, reason):
+def test_rejected_documents(text, reason):
     assert clean_document(text, 20, 100) == (None, reason)
 
 

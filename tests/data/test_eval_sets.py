@@ -74,10 +74,10 @@ def test_broken_files(tmp_path, name, content, parts):
 def test_missing_file_unknown_name_and_none(tmp_path):
     with pytest.raises(ConfigError, match=r"no\.tsv cannot be read: No such file"):
         load(tmp_path / "no.tsv")
-    with pytest.raises(ConfigError, match="google/wmt24pp"):
+    with pytest.raises(ConfigError, match=r"^eval_dataset: google/wmt24 .*google/wmt24pp"):
         load_eval("google/wmt24", "", 10, 0)
     assert load_eval("none", "", 0, 0) == load_eval("", "", 10, 0) == []
-    with pytest.raises(ConfigError, match="num_eval_samples is 0"):
+    with pytest.raises(ConfigError, match=r"^num_eval_samples: 0 "):
         load_eval("google/wmt24pp", "", 0, 0)
 
 
@@ -110,7 +110,7 @@ def test_flores_records_are_joined_by_id():
 def test_in22_records(prefix):
     record = {f"{prefix}eng_Latn": "Good morning.", f"{prefix}tam_Taml": "காலை வணக்கம்."}
     assert from_in22([record], "ai4bharat/IN22-Gen") == [PAIR]
-    with pytest.raises(ConfigError, match="it has eng_Latn"):
+    with pytest.raises(ConfigError, match=r"^eval_dataset: .*tam_Taml, it has eng_Latn"):
         from_in22([{"eng_Latn": "x"}], "ai4bharat/IN22-Gen")
 
 

@@ -107,7 +107,7 @@ def test_quotation_marks_of_a_plain_table_are_text(tmp_path):
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (written([("a\tb", "c")], csv.QUOTE_MINIMAL), 2),  # the header is plain, so a tab in a field parts it
+        (written([("a\tb", "c")], csv.QUOTE_MINIMAL), 2),  # the header is not quoted, so a tab in a field splits it
         (written([("c", "d"), ('a "x"\nb', "c")], csv.QUOTE_MINIMAL), 3),
         (written([("a\tb", "c"), ("d", "e")], csv.QUOTE_MINIMAL, header=None), 2),
         (written([("a", "b"), ("c", "d")], csv.QUOTE_ALL, header=None), 1),
@@ -116,7 +116,7 @@ def test_quotation_marks_of_a_plain_table_are_text(tmp_path):
         ('"source"\t"reference"\n"a"\t"b"\t"c"\n', 2),
     ],
 )
-def test_what_cannot_be_told_apart_is_refused_with_its_line(tmp_path, content, line):
+def test_ambiguous_quoting_is_refused_with_its_line(tmp_path, content, line):
     with pytest.raises(ConfigError, match=rf"--file: .*a\.tsv line {line} "):
         read_all(write(tmp_path / "a.tsv", content), "--file")
 
@@ -190,7 +190,7 @@ def test_pairs_with_human_scores(tmp_path, name, content):
         ("b.jsonl", None, " cannot be read: No such file"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_place(tmp_path, name, content, said):
+def test_errors_name_their_place(tmp_path, name, content, said):
     if content is not None:
         write(tmp_path / name, content)
     with pytest.raises(ConfigError) as bad:

@@ -1,4 +1,4 @@
-"""Fidelity without references: what must reappear, and what counts as being there."""
+"""Fidelity without references: required items, and the ways an output may have them."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_nothing_to_check(source):
         ("ta", "அவர் 1990 இல் ரவியைச் சந்தித்தார்.", ["number", "name"]),
     ],
 )
-def test_names_are_asked_for_where_they_can_be_found(code, output, asked):
+def test_names_are_required_where_they_can_be_found(code, output, asked):
     """In the source's own letters, or in a script whose sounds are in the table."""
     found = check("She met Ravi in 1990.", output, LANGUAGES[code])
     assert [kind for kind, _ in found] == asked and all(found.values())
@@ -225,7 +225,7 @@ def test_an_added_number_costs_like_a_lost_one():
         ("zh", "It cost 2.8 billion pounds.", "它耗资27亿英镑。", ["2.8 billion"]),
     ],
 )
-def test_other_languages_have_digits_alone(code, source, output, lost):
+def test_other_languages_have_only_digits(code, source, output, lost):
     assert [text for (_, text), there in check(source, output, LANGUAGES[code]).items() if not there] == lost
 
 

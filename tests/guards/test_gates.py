@@ -1,4 +1,4 @@
-"""Gates: what is no translation at all."""
+"""Gates: invalid outputs are named, translations pass."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ NO_TRANSLATION = [
 
 
 @pytest.mark.parametrize(("output", "reason"), NO_TRANSLATION)
-def test_no_translation(output, reason):
+def test_invalid_outputs_are_gated(output, reason):
     assert verdict(SOURCE, output, TAMIL) == reason
 
 
@@ -139,7 +139,7 @@ EXCUSED = [
     ("All right, let us go.", "சரி! போகலாம்."),
     ("Look, the moon has risen.", "இதோ! நிலா உதித்துவிட்டது."),
     ("He read Great Expectations.", "Great Expectations நாவலை அவர் படித்தார்."),
-    # what is typed
+    # commands
     ("Run the export command.", "export கட்டளையை இயக்கவும்."),
     ("Open report.pdf now.", "இப்போது report.pdf ஐத் திறக்கவும்."),
     ("Type regsvr32.exe ole32.dll and press Enter.", "regsvr32.exe ole32.dll என தட்டச்சு செய்து Enter ஐ அழுத்தவும்."),
@@ -163,7 +163,7 @@ EXCUSED = [
     ("Thank you.", "நன்றி"),
     ("I do not know.", "தெரியாது"),
     ("Please sit here.", "அமருங்கள்"),
-    # speaks of translating
+    # about translating
     ("G. U. Pope put the Tirukkural into English.", "ஜி. யு. போப் திருக்குறளை ஆங்கிலத்தில் மொழிபெயர்த்தார்."),
     # list marks
     ("1) Wash the rice.", "1. அரிசியைக் கழுவவும்."),
@@ -204,11 +204,11 @@ def test_what_the_source_does_not_excuse(source, output):
         ("He speaks English.", "அவர் ஆங்கிலம் பேசுகிறார். மொழிபெயர்ப்பு இது.", "preamble"),
     ],
 )
-def test_what_looks_like_it_is_not_excused(source, output, reason):
+def test_similar_outputs_are_not_excused(source, output, reason):
     assert verdict(source, output, TAMIL) == reason
 
 
-def test_running_text_is_no_brand():
+def test_running_text_is_not_a_brand():
     assert verdict("Boys read good books.", "Boys read நல்ல புத்தகங்கள்.", TAMIL) == "copy"
     assert verdict("Boys read good books.", "boys நல்ல books read.", TAMIL) == "copy"
 
@@ -239,7 +239,7 @@ def test_the_languages_are_arguments():
 @pytest.mark.parametrize(("text", "reason"), [row[1:] for row in ODD], ids=[row[0] for row in ODD])
 def test_odd_texts(text, reason):
     assert verdict(SOURCE, text, TAMIL) == reason
-    assert verdict(text, HONEST, TAMIL) in (None, *REASONS)  # an odd source is no reason to raise
+    assert verdict(text, HONEST, TAMIL) in (None, *REASONS)  # an odd source must not raise
 
 
 def test_there_are_forty_odd_texts():

@@ -1,4 +1,4 @@
-"""Loops: what goes round in circles, unless its source does."""
+"""Loops: degenerate repetition, unless the source repeats too."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_loops(output):
         "அவன் வந்தான், அவள் வந்தாள், அவர்கள் வந்தார்கள், நாங்கள் வந்தோம்.",
     ],
 )
-def test_no_loops(output):
+def test_outputs_that_do_not_loop(output):
     assert not verdict(output)
 
 
@@ -113,6 +113,6 @@ def test_what_a_source_excuses(source, output):
     assert not verdict(output, source)
 
 
-def test_a_noise_excuses_no_endless_one():
+def test_a_noise_does_not_excuse_an_endless_one():
     assert verdict("மணி " + "டிங் " * 12 + "என்று அடித்தது.", "The bell rang.")
     assert verdict("அவன் சிரித்தான் " * 9, "He laughed.")

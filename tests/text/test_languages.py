@@ -284,7 +284,7 @@ def test_a_foreign_letter_weighs_less_where_a_character_is_a_word():
         ("de", "Der Regen The rain has stopped.", "copy"),
     ],
 )
-def test_what_is_no_translation_is_caught(code, output, reason):
+def test_invalid_outputs_are_caught(code, output, reason):
     assert verdict("The rain has stopped.", output, language(code)) == reason
 
 
@@ -309,7 +309,7 @@ def test_regions():
     assert language("pt_PT") is language("pt") and language("zh_TW") is not language("zh_CN")
     assert language("en_US") is ENGLISH and language(" TA-in ") is TAMIL
     assert bcp47("en") == "en" and bcp47("de_at") == "de-AT"
-    with pytest.raises(ConfigError, match="it has pt_BR and pt_PT"):
+    with pytest.raises(ConfigError, match=r"^target_lang: .*pt_AO; .*pt_BR or pt_PT"):
         wmt24pp_code("pt_AO")
-    with pytest.raises(ConfigError, match="WMT24\\+\\+ has no en"):
+    with pytest.raises(ConfigError, match=r"^target_lang: WMT24.* en; .*ta_IN"):
         wmt24pp_code("en")

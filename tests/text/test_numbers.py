@@ -1,4 +1,4 @@
-"""Numbers by what they are worth: digits, Tamil and English words, and text that only looks like a number."""
+"""Numbers by their values: digits, Tamil and English words, and text that only looks like a number."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIGNS = dict(zip("ஆஇஈஉஊஎஏஐஒஓ", "ா ி ீ ு ூ ெ ே 
 
 
 def joined(first: str, second: str) -> str:
-    """Two Tamil words in one: a short u at the end falls before a vowel."""
+    """Two Tamil words in one: a short u at the end is dropped before a vowel."""
     if second[0] not in SIGNS:
         return first + second
     return first.removesuffix("ு").removesuffix("\u0bcd") + SIGNS[second[0]] + second[1:]
@@ -55,7 +55,7 @@ def test_tamil_one_to_a_hundred(ending):
 
 
 def test_tamil_forms_written_out():
-    """Not from the rule above: as they stand in a grammar."""
+    """From a grammar, not from the rule above."""
     known = {
         "இருபத்தொன்று": 21,
         "முப்பத்திரண்டு": 32,
@@ -130,7 +130,7 @@ def test_tamil_phrases(text, worth):
         ("ஏழுமலை நாற்காலி ஆயிரக்கணக்கான எட்டாத அஞ்சல் மேலும் நூலகம்", []),
     ],
 )
-def test_tamil_words_that_are_several_numbers_or_none(text, worths):
+def test_tamil_words_that_are_several_numbers_or_not_a_number(text, worths):
     assert value(text) == worths
 
 
@@ -189,7 +189,7 @@ def test_english(text, worth):
         ("1" * 20, ["1" * 20]),
     ],
 )
-def test_english_lists_and_what_is_no_number(text, worths):
+def test_english_lists_and_words_that_are_not_numbers(text, worths):
     assert value(text, ENGLISH) == worths
 
 

@@ -1,4 +1,4 @@
-"""TextPair: the same numbers as by hand, and everything worked out once a side."""
+"""TextPair: the same numbers as by hand, and everything computed once a side."""
 
 from __future__ import annotations
 

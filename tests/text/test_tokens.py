@@ -1,4 +1,4 @@
-"""Tokens, and what of a source may stay as it is."""
+"""Tokens, and those of a source that a translation may keep."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_sentences_open_after_an_end_but_not_after_an_abbreviation():
         ("The boy met Ravi in Chennai", ["Ravi", "Chennai"]),
         ("Ravi Kumar met the boy", ["Ravi", "Kumar"]),
         ("Ravi came, and Ravi went", ["Ravi"] * 2),
-        ("Boys play", []),  # a capital at the start says nothing
+        ("Boys play", []),  # a capital at the start does not count
         ("she shops at Marks and Spencer", ["Marks", "and", "Spencer"]),
         ("the NASA iPhone costs 10 kg or 25 C", ["NASA", "iPhone", "10", "kg", "25", "C"]),
         ("10 of the boys", ["10"]),
@@ -76,7 +76,7 @@ def test_sentences_open_after_an_end_but_not_after_an_abbreviation():
         ("I think that It Is so", []),
     ],
 )
-def test_what_may_stay(text, stay):
+def test_tokens_that_may_stay(text, stay):
     tokens = tokenize(text, ENGLISH)
     assert [t.text for t, flag in zip(tokens, kept(tokens, ENGLISH), strict=True) if flag] == stay
 

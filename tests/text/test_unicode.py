@@ -173,12 +173,12 @@ def test_is_blank(text, blank):
         ("வணக்கம்", 1.0, 0.0),
         ("hello", 0.0, 1.0),
         ("அAB", 1 / 3, 2 / 3),
-        ("அ<bos>", 1.0, 0.0),  # a control token is no Latin text
+        ("அ<bos>", 1.0, 0.0),  # a control token is not Latin text
         ("நமஸ்தே नमस्ते", 6 / 12, 0.0),
         ("മലയാളം", 0.0, 0.0),
         ("ශ්‍රී", 0.0, 0.0),
         ("ஜெயலலிதா ஸ்ரீ க்ஷ", 1.0, 0.0),  # Grantha letters of the Tamil block
-        ("அ ❤\ufe0f 1\ufe0f\u20e3 👍🏽", 1.0, 0.0),  # emoji selectors are no letters
+        ("அ ❤\ufe0f 1\ufe0f\u20e3 👍🏽", 1.0, 0.0),  # emoji selectors are not letters
         ("ｈｅｌｌｏ", 0.0, 1.0),  # full width
         ("𝐡𝐞𝐥𝐥𝐨", 0.0, 1.0),  # mathematical bold
         ("привет", 0.0, 0.0),
@@ -260,15 +260,15 @@ def test_without_invisible_keeps_lines_and_tokens():
         (0, 0, 1.0, 0.0, 0.0),
     ],
 )
-def test_length_off(source, output, expected, tolerance, off):
+def test_length_penalty(source, output, expected, tolerance, off):
     assert length_penalty("a" * source, "க" * output, TAMIL, expected, tolerance) == pytest.approx(off, abs=1e-5)
 
 
-def test_length_off_takes_the_languages_band():
+def test_length_penalty_takes_the_languages_band():
     assert length_penalty("a" * 100, "க" * 200, TAMIL) == length_penalty("a" * 100, "க" * 200, ENGLISH, 1.17, 0.45) > 0
 
 
-def test_length_off_has_no_kink():
+def test_length_penalty_has_no_kink():
     """Slope over ln(length), from values alone: it never jumps, neither at the band's edge nor further out."""
     lengths = [round(1000 * math.exp(0.3 + i / 100)) for i in range(80)]
     points = [(math.log(n / 1000), length_penalty("a" * 1000, "க" * n, TAMIL, 1.0, 0.45)) for n in lengths]
