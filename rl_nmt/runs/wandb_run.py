@@ -40,7 +40,7 @@ def choose_wandb_mode(wanted: str, key_given: bool = False) -> tuple[str, str]:
     except Exception as error:  # what wandb itself refuses; its message may hold the key
         return "offline", f"W&B rejects its own settings or key ({type(error).__name__}); `wandb login` sets them"
     if mode in ("offline", "dryrun", "disabled"):
-        return mode.replace("dryrun", "offline"), f"{mode} in W&B's own settings (WANDB_MODE, or its settings file)"
+        return mode.replace("dryrun", "offline"), f"W&B's own settings: {mode} (WANDB_MODE, or its settings file)"
     if not known:
         return "offline", f"no W&B key for {url} in WANDB_API_KEY or netrc (`wandb login`)"
     problem = probe(url)

@@ -1,4 +1,4 @@
-"""What a run has to reach, against a hub, a folder or a server in a known state."""
+"""Models, data and tracker of a run, against a hub, a folder or a server in a known state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model card: what it says of a run, that the hub can read its head, and that its example runs."""
+"""The model card: its content, that the hub can read its head, and that its example runs."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_docstring_examples_run():
     assert result.attempted >= 2 and result.failed == 0
 
 
-def test_a_local_folder_with_one_slash_is_no_name_on_the_hub(tmp_path, monkeypatch):
+def test_a_local_folder_with_one_slash_is_not_a_hub_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert model_card.on_hub("models/policy")
     (tmp_path / "models" / "policy").mkdir(parents=True)
