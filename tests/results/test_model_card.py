@@ -147,7 +147,7 @@ def test_best_says_which_step_it_is_and_how_it_was_chosen():
     text = card(best=True)
     assert "weights of step 60: highest mean chrF++ on 91 of 200 held-out rows." in text
     assert re.search(r"chrF\+\+ on the 109 rows .*: start 56\.66, best 64\.93, last 66\.04\.", text)
-    assert "The table is of the last step" in text
+    assert re.search("The table .* last step", text)
 
 
 @pytest.mark.parametrize("path", ["/home/me/models/policy", "./models/policy", "~/x/policy"])
