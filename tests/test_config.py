@@ -411,7 +411,7 @@ class Nested:
     misc: Misc = field(default_factory=Misc)
     """The rest."""
     name: str = "run"
-    """A field beside sections."""
+    """A field next to sections."""
 
 
 NESTED_FILE = """

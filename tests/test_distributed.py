@@ -140,7 +140,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
 
 def test_scorers_are_loaded_whole_under_zero3(tiny_nllb):
-    """transformers shards what is loaded while a ZeRO-3 configuration exists, for which it wants DeepSpeed."""
+    """transformers shards what is loaded while a ZeRO-3 configuration exists, and then needs DeepSpeed."""
     from transformers import AutoModelForSeq2SeqLM
     from transformers.integrations import deepspeed
 

@@ -296,7 +296,7 @@ def test_a_gated_or_unknown_model_says_what_to_do(published, tmp_path):
     assert gated.returncode == unknown.returncode == 69
     assert "gated: accept the licence" in gated.stdout
     for done, words in ((gated, "acme/qe is gated. Accept its licence"), (unknown, "acme/gema does not exist")):
-        last = done.stderr.splitlines()[-1]  # progress bars may stand above it
+        last = done.stderr.splitlines()[-1]  # progress bars may be above it
         assert last.startswith("error: ") and words in last and "Traceback" not in done.stderr
 
 

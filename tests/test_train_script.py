@@ -390,7 +390,7 @@ def test_a_killed_run_continues_from_its_newest_checkpoint(small, main, tmp_path
 
 @pytest.mark.slow
 def test_force_continues_under_other_settings(small, main, tmp_path):
-    """Other data are read anew beside the old, and the start policy is measured again with the new reward."""
+    """Changed data are read again, the old are kept, and the start policy is measured again with the new reward."""
     folder = tmp_path / "run"
     assert main(*small(max_steps=2))[0] == 0
     start = json.loads((folder / "before.json").read_text(encoding="utf-8"))["signature"]["reward"]["identity"]["w_qe"]

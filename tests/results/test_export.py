@@ -214,7 +214,7 @@ def test_only_the_main_process_writes(trained, tmp_path, monkeypatch, save):
 
 
 class Hub:
-    """A small hub: accounts, repositories, commits of regular files. What it was told is in `repos` and `files`."""
+    """A small hub: accounts, repositories, commits of regular files. What it received is in `repos` and `files`."""
 
     TOKEN = "hf_canary0123456789"
 
@@ -287,7 +287,7 @@ def hub():
 
 
 def ask(hub, code: str, token: str | None = Hub.TOKEN):
-    """Run `code` in a process of its own that talks to `hub`: its address is read when the client is imported."""
+    """Run `code` in a separate process that uses `hub`: its address is read when the client is imported."""
     code = (
         "from pathlib import Path\nfrom rl_nmt import errors\nfrom rl_nmt.results import export\n"
         f"errors.run(lambda: print({code}) or 0)"

@@ -166,7 +166,7 @@ HURT |= {
         "manifest.json",
         lambda path: path.write_text(path.read_text().replace('"format": 2', '"format": 3')),
     ),
-    "pickle beside": ("pytorch_model.bin", lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n.")),
+    "pickle added": ("pytorch_model.bin", lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n.")),
 }
 
 
@@ -256,7 +256,7 @@ def test_a_second_signal_stops_at_once(go, tmp_path, undisturbed, number):
 
 @pytest.mark.slow
 def test_the_last_line_is_the_command_that_continues(tiny_all, tmp_path):
-    """SIGTERM to the command itself; then the line it left, as it stands, in a shell."""
+    """SIGTERM to the command itself; then the line it printed, unchanged, in a shell."""
     write_data(tmp_path)
     folder = tmp_path / "run with a space"
     line = [os.sys.executable, "train_grpo_en_ta.py", *flags(script_settings(tiny_all, tmp_path, folder, max_steps=9))]

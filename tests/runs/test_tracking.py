@@ -224,7 +224,7 @@ def test_a_name_that_does_not_exist():
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """A server that knows nobody: 401 to everything."""
+    """A server that accepts no key: 401 to every POST."""
 
     protocol_version = "HTTP/1.1"
 

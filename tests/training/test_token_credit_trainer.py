@@ -43,7 +43,7 @@ WRONG = "தண்ணீர்"  # the word that the judge of these tests marks
 
 
 class Reward:
-    """A reward function with spans, from two rules over the output: how long it is, and where a word stands."""
+    """A reward function with spans, from two rules over the output: its length, and where a word is."""
 
     __name__ = "marked"
 
@@ -333,7 +333,7 @@ def test_the_sequence_level_differs_in_the_token_rewards_alone(make):
 
 
 def test_special_tokens_and_padding_have_no_token_reward(make):
-    """Also not when a span covers the whole text, or a control token stands in the middle."""
+    """Even when a span covers the whole text, or a control token is in the middle."""
     whole = lambda output: [Span(0, len(output), "major", 1.0)]  # noqa: E731
     trainer = make(Reward(lambda output: 0.0, whole), TokenCredit(normalise=False))
     tokenizer = trainer.processing_class
@@ -622,7 +622,7 @@ def recorded(tokenizer, count: int = 12) -> list[list[int]]:
 def one_update(model: Path, folder: Path, credit: TokenCredit) -> dict:
     """One step of plain gradient descent on the recorded completions, of which each process has its share.
 
-    The second of three groups lies on both of two processes; a reward is missing, a judge fails, a gate closes.
+    The second of three groups is split over two processes; a reward is missing, a judge fails, an output is gated.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     reward = Reward(

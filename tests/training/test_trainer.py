@@ -396,7 +396,7 @@ def test_an_epochs_order_does_not_depend_on_the_past():
 
 
 def resumed(build, trainer, **changes):
-    """A second trainer that goes on from the newest checkpoint of the first one's folder."""
+    """A second trainer that continues from the newest checkpoint of the first one's folder."""
     path = max(Path(trainer.args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     again = build(Given([0.1, 0.9, 0.4, 0.6]), **changes)
     with torch.random.fork_rng(devices=[]):
