@@ -5,7 +5,7 @@ them without references → TRL's GRPOTrainer updates the policy. Before and aft
 translated greedily and compared.
 
     python train_grpo_en_ta.py                                     # google/gemma-3-1b-it on C4, one GPU
-    python train_grpo_en_ta.py --config configs/pocket.yaml        # everything small and local, a laptop CPU
+    python train_grpo_en_ta.py --config configs/pocket.yaml        # small local models, on a laptop CPU
     python train_grpo_en_ta.py --model_id google/gemma-3-4b-it --lr 5e-6
     python train_grpo_en_ta.py --eval_only                         # the untrained model's table, no training
 
@@ -36,7 +36,7 @@ from rl_nmt.text import TAMIL
 from rl_nmt.text.prompts import fill, gemma_prompt
 from rl_nmt.training import setup, trl_settings
 
-# What the model is asked. It must end in the two cues that rewards_en_ta_dupo.CUES names.
+# The prompt. It must end in the two cues of rewards_en_ta_dupo.CUES.
 PROMPT = (
     "Translate from English into Tamil. Answer with the Tamil text only, without any explanation."
     "\n\nEnglish: {source}\nTamil:"
@@ -46,13 +46,13 @@ DATA_FIELDS = (  # of RunCfg: what the snapshot in data/ is made from
     *("dataset_name", "dataset_config", "dataset_split", "data_files", "text_field", "num_train_samples"),
     *("num_eval_samples", "shuffle_buffer", "min_chars", "max_chars", "seed"),
 )
-FIXED_FIELDS = (*DATA_FIELDS, "group_size", "max_new_tokens", "lora_rank", "lora_alpha")  # a run continues only so
-CARD_FIELDS = (  # what the model card tells
+FIXED_FIELDS = (*DATA_FIELDS, "group_size", "max_new_tokens", "lora_rank", "lora_alpha")  # fixed for a run
+CARD_FIELDS = (  # listed in the model card
     *("lora_rank", "lora_alpha", "lr", "kl_beta", "group_size", "per_device_batch_size", "gradient_accumulation_steps"),
     *("max_steps", "temperature", "top_p", "max_new_tokens", "loss_type", "w_cycle", "w_qe", "guards", "seed"),
 )
 
-TRL_FIELDS = (  # what GRPOConfig calls by the same name
+TRL_FIELDS = (  # named the same in GRPOConfig
     *("temperature", "top_p", "warmup_steps", "gradient_accumulation_steps", "loss_type", "scale_rewards"),
     *("logging_steps", "gradient_checkpointing"),
 )
@@ -61,11 +61,11 @@ FAMILIES = ("gemma3",)  # the turns of PROMPT are Gemma's; other chat models: re
 ACTIONS = {
     "eval_only": "evaluate the policy on the held-out rows and stop",
     "fresh": "if output_dir is used, start from scratch in a folder next to it",
-    "skip_launch_gate": "train although cheats may earn what translations earn; it is logged",
+    "skip_launch_gate": "train without the check that cheats cannot win the reward; this is logged",
     "force": "resume although model, data, group size or reward have changed",
-    "doctor": "say in seconds what is missing here and whether a run would fit; the exit status is go or no-go",
-    "dry_step": "with --doctor: load everything and time two real steps, in a folder that is thrown away",
-    "download": "fetch all models into the local cache, sizes and licences first, and stop",
+    "doctor": "check in seconds what is missing here and whether a run would fit; exit status 0 is go",
+    "dry_step": "with --doctor: load everything and time two real steps, in a temporary folder",
+    "download": "print sizes and licences of all models, download them into the local cache, and stop",
 }
 
 
@@ -76,7 +76,7 @@ class RunCfg(RewardSettings):
     # Policy
     model_id: str = "google/gemma-3-1b-it"  # the chat model to train: hub name or local folder
     lora_rank: int = at_least(0, 16)  # rank of the LoRA adapters; 0 trains all weights (kept in fp32)
-    lora_alpha: int = at_least(1, 32)  # LoRA scale numerator
+    lora_alpha: int = at_least(1, 32)  # numerator of the LoRA scale, lora_alpha / lora_rank
     gradient_checkpointing: bool = False  # trade compute for memory in the backward pass
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"  # attention kernel of the policy
 
@@ -89,13 +89,13 @@ class RunCfg(RewardSettings):
     num_train_samples: int = at_least(1, 2000)  # distinct English prompts taken from the stream; read once, then local
     shuffle_buffer: int = at_least(1, 10000)  # rows held in the streaming shuffle buffer
     min_chars: int = at_least(1, 20)  # shortest cleaned text that is used, in characters
-    max_chars: int = at_least(1, 300)  # longest; only whole first sentences up to it are kept
+    max_chars: int = at_least(1, 300)  # longest; of longer texts the first whole sentences are kept
 
     # Held-out evaluation
     eval_dataset: str = "google/wmt24pp"  # evaluation set with references: hub name, or none
     eval_file: str = ""  # local TSV or JSONL (english, tamil) instead of eval_dataset
     num_eval_samples: int = at_least(1, 200)  # held-out rows, chosen by hash
-    eval_steps: int = at_least(0, 0)  # evaluate during training every so many optimizer steps; 0: only before and after
+    eval_steps: int = at_least(0, 0)  # optimizer steps between evaluations; 0: only before and after training
     eval_batch_size: int = at_least(1, 16)  # prompts decoded together in evaluation
 
     # GRPO
@@ -109,35 +109,35 @@ class RunCfg(RewardSettings):
     """AdamW with fp32 moments, or with 8-bit ones (needs bitsandbytes and a CUDA device)."""
     kl_beta: float = at_least(0, 0.02)  # weight of the KL penalty against the start policy; 0 loads no reference
     per_device_batch_size: int = at_least(1, 1)  # sequences per device in one forward and backward pass
-    gradient_accumulation_steps: int = at_least(1, 64)  # passes per step; batch × passes / group_size prompts a process
+    gradient_accumulation_steps: int = at_least(1, 64)  # passes per step; prompts: batch × passes / group_size
     max_steps: int = at_least(0, 0)  # optimizer steps; 0: one pass over the prompts
     loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = "dapo"  # TRL's loss
-    scale_rewards: Literal["group", "batch", "none"] = "group"  # advantages are divided by this spread of rewards
+    scale_rewards: Literal["group", "batch", "none"] = "group"  # spread of rewards that divides advantages
     seed: int = at_least(0, 42)  # seeds data order, sampling and adapters
     use_vllm: bool = False  # sample through vLLM (requirements-vllm.txt)
     vllm_mode: Literal["colocate", "server"] = "colocate"  # an engine on each GPU, or one server (`trl vllm-serve`)
-    vllm_server_host: str = "127.0.0.1"  # where that server is
-    vllm_server_port: int = between(1, 65535, 8000)  # its port
-    vllm_gpu_memory_utilization: float = between(0, 0.99, 0.3, open_left=True)  # memory share of an engine on a GPU
-    trl: trl_settings.TrlSettings = field(default_factory=trl_settings.TrlSettings)  # more of TRL's GRPOConfig
+    vllm_server_host: str = "127.0.0.1"  # host of that server
+    vllm_server_port: int = between(1, 65535, 8000)  # port of that server
+    vllm_gpu_memory_utilization: float = between(0, 0.99, 0.3, open_left=True)  # share of GPU memory for an engine
+    trl: trl_settings.TrlSettings = field(default_factory=trl_settings.TrlSettings)  # TRL's other settings
 
     # Trust
     max_soft_win_share: float = between(0, 1, 0.1)
-    """Launch gate: mean share of wins that cheats which could pass for translations may have."""
+    """Launch gate: highest mean share of wins allowed for cheats that could pass for translations."""
     independent_scorer: str = field(default="", metadata={"was": "judge_model"})
-    """COMET checkpoint outside the reward, to watch it and choose best/ where held-out rows have no references."""
+    """COMET checkpoint outside the reward, to monitor it and choose best/ if held-out rows have no references."""
     on_divergence: Literal["warn", "stop"] = "warn"  # what to do when the reward rises while the score outside it falls
 
     # Output and tracking
     output_dir: str = "runs/gemma3_1b_en_ta"  # run folder
     logging_steps: int = at_least(1, 1)  # optimizer steps between progress lines
-    sample_steps: int = at_least(0, 20)  # print two samples every so many optimizer steps; 0: never
+    sample_steps: int = at_least(0, 20)  # optimizer steps between printed pairs of samples; 0: none
     save_steps: int = at_least(0, 50)  # optimizer steps between checkpoints; 0: only the final model
     save_total_limit: int = at_least(1, 2)  # checkpoints kept
     save_rollouts: bool = False  # keep every sample in rollouts.jsonl, for smoke_test_rewards.py --reweigh
-    push_to: str = ""  # hub repository, made private, that final/ is pushed to with the token in HF_TOKEN; empty: none
-    max_hours: float = at_least(0, 0.0)  # stop, saved and resumable, within so many hours of the start; 0: never
-    use_wandb: bool = True  # log to Weights & Biases; offline without a login or no server
+    push_to: str = ""  # hub repository, private if new, to push final/ to with the token in HF_TOKEN; empty: none
+    max_hours: float = at_least(0, 0.0)  # save and stop, resumable, within this many hours of the start; 0: never
+    use_wandb: bool = True  # log to Weights & Biases; offline without a login or server
     wandb_project: str = "rl-nmt-en-ta"  # W&B project
     wandb_entity: str = ""  # W&B team or user; empty: your default
     wandb_run_name: str = ""  # W&B run name; empty: the run folder's name
@@ -157,7 +157,7 @@ def check(cfg: RunCfg) -> None:
 
 
 def require_environment(cfg: RunCfg) -> None:
-    """Refuse, within seconds, what this machine lacks: packages, another Python, a server. Raises as they do."""
+    """Refuse, within seconds, settings that need packages, a Python or a server that are missing. Raises UserError."""
     if cfg.use_vllm:
         environments.require_vllm(cfg.vllm_mode, cfg.vllm_server_host, cfg.vllm_server_port, cfg.model_id)
     environments.require_optimizer(cfg.optimizer)
@@ -165,7 +165,7 @@ def require_environment(cfg: RunCfg) -> None:
 
 
 def models(cfg: RunCfg) -> list[ModelUse]:
-    """Every model that these settings ask for, under the name of its setting."""
+    """Return every model that these settings use, with the name of its setting."""
     used = [ModelUse("model_id", cfg.model_id, part="policy"), *cfg.reward_models_used()]
     independent = ModelUse("independent_scorer", cfg.independent_scorer, COMET, "judge")
     return [*used, independent] if cfg.independent_scorer else used
@@ -189,7 +189,7 @@ def make_prompt(source: str) -> str:
 
 
 def build_reward(cfg: RunCfg):
-    """The reward as the configuration wants it."""
+    """Return the reward with these settings."""
     return CometDuPOReward(settings=cfg)
 
 
@@ -223,7 +223,7 @@ def sampling_engine(cfg: RunCfg) -> dict:
 
 
 def build_trainer(cfg: RunCfg, folder: Path, policy, reward, train: list[str]):
-    """TRL's GRPOTrainer with everything RunCfg says."""
+    """Return TRL's GRPOTrainer with RunCfg's settings."""
     from rl_nmt.models.policy import lora_config, make_reference_loadable, stop_ids
     from rl_nmt.training.trainer import GuardedGRPOTrainer
 
@@ -259,7 +259,7 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, reward, train: list[str]):
 
 
 def train(cfg: RunCfg, run: Run, skip_gate: bool, started: float) -> None:
-    """The whole run, or what is left of it from `run.resume`."""
+    """Do the whole run, or what is left of it from `run.resume`."""
     from rl_nmt.audit.cheats import require_translation_launch
     from rl_nmt.results import export
     from rl_nmt.results.translation import divergence_monitor
@@ -308,14 +308,14 @@ def train(cfg: RunCfg, run: Run, skip_gate: bool, started: float) -> None:
 
 
 def evaluate_only(cfg: RunCfg, folder: Path) -> None:
-    """Print the table of the policy as it is; nothing is trained."""
+    """Print the table of the untrained policy."""
     _, rows, _ = distributed.from_main(lambda: load_data(cfg, folder))
     policy, reward = load_policy(cfg), build_reward(cfg)
     setup.evaluate_only(evaluator(cfg, policy, rows, reward)(policy.model), task())
 
 
 def dry_step(cfg: RunCfg) -> None:
-    """Print what a step of this configuration takes here: two real ones on as few sentences as they need."""
+    """Time two real steps of this configuration, on as few sentences as they need."""
     from rl_nmt.preflight import capacity, doctor
 
     batches, prompts = capacity.generation(cfg)
@@ -346,7 +346,7 @@ def main(argv: list[str] | None = None) -> int:
     if actions["doctor"]:
         return diagnose(cfg, actions["dry_step"])
     if actions["dry_step"]:
-        raise ConfigError("--dry_step belongs to --doctor: give both")
+        raise ConfigError("--dry_step works only with --doctor: give both")
     check(cfg)
     if actions["download"]:
         from rl_nmt.results.model_card import licence

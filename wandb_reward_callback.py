@@ -1,6 +1,6 @@
-"""`WandbRewardCallback`: the reward's own numbers, step by step, in metrics.jsonl and in W&B.
+"""Log the reward's own numbers, step by step, to metrics.jsonl and W&B (`WandbRewardCallback`).
 
-Every optimizer step it reads `reward_fn.last_log`, adds an exponential moving average of each value and writes one
+At every optimizer step it reads `reward_fn.last_log`, adds an exponential moving average of each value and writes one
 row that also carries what TRL logs (loss, kl, lengths, …); to W&B too when a run is active. Keys: docs/metrics.md.
 """
 
@@ -23,12 +23,12 @@ from rl_nmt.training.reward_log import mean
 class WandbRewardCallback(TrainerCallback):
     """Log a reward's components next to the trainer's metrics. Raises ValueError for `ema` or `log_every` out of range.
 
-    `reward_fn` has `last_log` and `last_eval_log`, dicts of scalars; its `summarise(rows)`, if any, makes the former's
-    scalars of several processes out of their `last_rows`.
+    `reward_fn` has `last_log` and `last_eval_log`, dicts of scalars. With several processes, its `summarise(rows)`, if
+    any, computes the scalars of `last_log` from the `last_rows` of all.
     """
 
     reward_fn: Any
-    log_every: int = 1  # write a row every so many optimizer steps
+    log_every: int = 1  # optimizer steps per row
     ema: float = 0.9  # weight of the past in the moving average, 0 ≤ ema < 1; the average starts at the first value
     path: str | Path | None = None  # the JSONL file; default `<output_dir>/metrics.jsonl`
 
@@ -90,7 +90,7 @@ class WandbRewardCallback(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or not logs:
             return
-        elsewhere = set(logs) if "wandb" in (args.report_to or []) else set()  # the Trainer's own callback sends these
+        elsewhere = set(logs) if "wandb" in (args.report_to or []) else set()  # sent by the Trainer's own callback
         if any(key.startswith("eval_") for key in logs):
             values = {key.removeprefix("eval_"): value for key, value in logs.items()}
             elsewhere = {key.removeprefix("eval_") for key in elsewhere}
@@ -105,7 +105,7 @@ class WandbRewardCallback(TrainerCallback):
         self._flush()
 
     def record(self, kind: str, step: int, values: dict[str, Any], already_logged: Collection[str] = ()) -> None:
-        """The main process writes a row of `kind` ("train", "eval", "end") to the file and, if a run is active, W&B."""
+        """Write a row of `kind` ("train", "eval", "end") to the file and any active W&B run; main process only."""
         assert self.file is not None, "record() before training began: pass path="
         if not is_main_process():
             return
@@ -146,9 +146,9 @@ def _wandb_run() -> Any:
 
 
 def _over_processes(reward_fn) -> dict[str, float]:
-    """`last_log` of all processes as one: what its rows say is said of all rows, the rest (seconds, work) is a mean.
+    """Combine `last_log` of all processes: scalars of rows are computed over all rows, others (seconds, work) averaged.
 
-    A reward without `summarise(rows)` has means of everything.
+    Without the reward's `summarise(rows)`, everything is averaged.
     """
     if distributed.count() == 1:
         return dict(reward_fn.last_log)

@@ -1,1 +1,1 @@
-"""Mechanisms for teaching a chat model to translate by reinforcement learning. Importing it loads nothing heavy."""
+"""Library for training a chat model to translate by reinforcement learning. Importing it loads nothing heavy."""

@@ -1,8 +1,8 @@
-"""A dataclass, flat or in sections ← YAML file ← flags, strictly. No torch.
+"""Read a dataclass, flat or in sections, from a YAML file and then flags, strictly. No torch.
 
 One converter serves file and command line, so a value means the same in both: `guards: off` is the
-word off, `lr: 1e-5` a number, and a wrong type or an unknown name ends in the same single line. tyro
-draws `--help` from the dataclass and the sentence under (or behind) each of its fields.
+word off, `lr: 1e-5` a number, and a wrong type or an unknown name gives the same one-line error. tyro
+makes `--help` from the dataclass and the sentence under (or after) each of its fields.
 
 A field whose type is a dataclass is a section, to any depth: a nested mapping in YAML, a dotted name
 everywhere else (`--rl.lr 1e-6`).
@@ -39,14 +39,14 @@ def parse(
 
     `cls` is a dataclass whose fields are str, int, float, bool, Literal of strings, tuple[str, ...],
     tuple[int, ...] or sections, which are such dataclasses again; all have defaults. Fields take values
-    (`--use_wandb False`, `--data_files a b`, `--rl.lr=1e-5`); `-` and `_` are equal; of a flag given twice
-    the last counts. `actions` maps bare switches to their help. Fields with metadata {"secret": True} are
+    (`--use_wandb False`, `--data_files a b`, `--rl.lr=1e-5`); `-` and `_` are equal; if a flag is
+    repeated, the last one counts. `actions` maps bare switches to their help. Fields with metadata {"secret": True} are
     refused in file and flags; with a further {"in_file": WARNING} the file may hold them, and WARNING is
     printed: a flag would show in the process list and in the command that continues a run. A section may have a static
-    method `why_not(name)` that says of a name which it lacks why, or ""; it is the message.
+    method `why_not(name)`, which returns why it lacks a name, or ""; this is the error message.
 
     Returns the instance, which actions were given, and the file that was read. `--help` prints every
-    field with its sentence and default and leaves with status 0. Raises ConfigError (exit status 2).
+    field with its sentence and default and exits with status 0. Raises ConfigError (exit status 2).
     """
     if any(token in ("-h", "--help") for token in argv):
         _print_help(cls, actions, prog, description)
@@ -84,7 +84,7 @@ def save_resolved(cfg: Any, path: Path) -> None:
 
 
 def own_docs(cls: type) -> dict[str, str]:
-    """Field name → the string under the field, else the comment behind it; '' where neither is."""
+    """Return field name → the string under the field, else the comment after it, else ''."""
     docs = {field.name: "" for field in dataclasses.fields(cls)}
     for owner in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
         source = textwrap.dedent(inspect.getsource(owner))
@@ -115,12 +115,12 @@ def _print_help(cls: type, actions: dict[str, str], prog: str, description: str)
         with contextlib.suppress(SystemExit):
             tyro.cli(shown, prog=prog, description=description, args=["--help"], use_underscores=True)
         sys.stdout.flush()
-    except BrokenPipeError:  # `--help | head`: nobody reads on, also not at the interpreter's exit
+    except BrokenPipeError:  # `--help | head` closed the pipe: write nothing more, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _shown_fields(cfg: Any) -> Iterator[tuple[str, Any, Any]]:
-    """`cfg`'s fields as tyro is to show them: secrets out, sentences in, its values as defaults."""
+    """Yield `cfg`'s fields for tyro: without secrets, with their sentences, its values as defaults."""
     import tyro
 
     docs, kinds = own_docs(type(cfg)), typing.get_type_hints(type(cfg))
@@ -138,7 +138,7 @@ def _shown_fields(cfg: Any) -> Iterator[tuple[str, Any, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Setting:
-    """One field, wherever it stands: `owner` is the dataclass it belongs to."""
+    """One field, of the settings or of a section: `owner` is the dataclass it belongs to."""
 
     owner: type
     field: dataclasses.Field
@@ -154,7 +154,7 @@ class _Setting:
 
 
 def _settings(cls: type, prefix: str = "") -> dict[str, _Setting]:
-    """Dotted name → every field that may be set, sections and secrets too, in reading order."""
+    """Return dotted name → every field that may be set, also sections and secrets, in reading order."""
     kinds = typing.get_type_hints(cls)
     found: dict[str, _Setting] = {}
     for field in dataclasses.fields(cls):
@@ -166,7 +166,7 @@ def _settings(cls: type, prefix: str = "") -> dict[str, _Setting]:
 
 
 def _replaced(cfg: Any, values: dict[str, Any]) -> Any:
-    """A copy of the dataclass with these values, by dotted name."""
+    """Return a copy of the dataclass with these values, by dotted name."""
     changes: dict[str, Any] = {name: value for name, value in values.items() if "." not in name}
     below: dict[str, dict[str, Any]] = {}
     for name in values.keys() - changes.keys():
@@ -205,7 +205,7 @@ def _check_name(
 
 
 def _way_out(settings: dict[str, _Setting], name: str, extra: tuple[str, ...]) -> str:
-    """The nearest name: the same one in another section, one like it in its own section, one like it anywhere."""
+    """Suggest the nearest name: the same in another section, a similar one in its own section, or one anywhere."""
     public = [known for known, setting in settings.items() if not setting.is_secret]
     section, _, own = name.rpartition(".")
     same = [known for known in public if known.rpartition(".")[2] == own]
@@ -217,7 +217,7 @@ def _way_out(settings: dict[str, _Setting], name: str, extra: tuple[str, ...]) -
 
 
 def _no_value(settings: dict[str, _Setting], name: str, shown: str, way: str) -> ConfigError:
-    """The error for a section that was given a value; `way` says how to set a field of it."""
+    """Return the error for a section that was given a value; `way`: how to set a field of it."""
     first = next(known for known in settings if known.startswith(f"{name}."))
     return ConfigError(f"{shown} is a section and has no value of its own: {way.format(first)}")
 
@@ -286,7 +286,7 @@ def _convert(values: list[str], kind: Any, shown: str) -> Any:
 
 
 def excerpt(text: str) -> str:
-    """A text in a message."""
+    """Return a text for a message: quoted, at most 60 characters of it."""
     return repr(text if len(text) <= 60 else text[:59] + "…")
 
 
@@ -308,7 +308,7 @@ def _read_mapping(
             raise ConfigError(f"{shown}, has a dot: write {name.partition('.')[0]}: and the rest below it, indented")
         _check_name(settings, name, shown, in_file=True)
         if name in seen:
-            raise ConfigError(f"{shown}, stands there twice: keep one")
+            raise ConfigError(f"{shown}, is there twice: keep one")
         seen.add(name)
         kind = settings[name].kind
         if not settings[name].is_section:
@@ -321,7 +321,7 @@ def _read_mapping(
 
 
 def _compose(path: Path) -> Any:
-    """The mapping node of a YAML file, scalars still as the text in the file."""
+    """Return the mapping node of a YAML file, scalars still as the text in the file."""
     import yaml
 
     try:
@@ -344,7 +344,7 @@ def _compose(path: Path) -> Any:
 
 
 def _words(node: Any, kind: Any, shown: str) -> list[str]:
-    """Return a value node as the words a flag would have been given."""
+    """Return a value node as the words that would follow its flag on the command line."""
     import yaml
 
     many = typing.get_origin(kind) is tuple

@@ -1,12 +1,12 @@
-"""The processes that a launcher (torchrun, accelerate launch) started for one run, and how they agree.
+"""Exchange values between the processes that a launcher (torchrun, accelerate launch) started for one run.
 
     rows = gathered(rows)              every process's rows, in the order of the processes, on all of them
     value = broadcast(value)           the main process's value, on all of them
     result = from_main(function)       done once, by the main process; the result or the exception on all
 
-Collective: every process must come by, equally often and in the same order. With one process they do nothing,
-and import nothing heavy. Python objects go through a group of their own on the CPU (gloo), which notices a lost
-process at once where NCCL would wait for its time-out; `together` turns that into one clear line.
+Collective: every process must call them, equally often and in the same order. With one process they do nothing,
+and import nothing heavy. Python objects go through a separate group on the CPU (gloo), which notices a lost process
+at once, where NCCL would wait for its time-out; `together` turns that into one clear line.
 """
 
 import contextlib
@@ -22,36 +22,36 @@ from rl_nmt.errors import ConfigError, MissingService
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(hours=1)  # the longest that others wait for one that works alone: reading data, scoring for all
+TIMEOUT = timedelta(hours=1)  # longest wait for a process that works alone: reads data, scores for all
 
 _objects: Any = None  # the group that Python objects go through
 _alone = False  # inside `from_main`, where the others only wait
 
 
 def count() -> int:
-    """How many processes the launcher started for this run; 1 without a launcher."""
+    """Return how many processes the launcher started for this run; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """This process's number, 0 for the main one."""
+    """Return this process's number, 0 for the main one."""
     return int(os.environ.get("RANK", "0"))
 
 
 def is_main_process() -> bool:
-    """Of the processes that a launcher such as torchrun started, is this the one that writes?"""
+    """Return whether this is the process that prints and writes."""
     return rank() == 0
 
 
 def deepspeed() -> bool:
-    """Was the run started by `accelerate launch` with a DeepSpeed configuration?"""
+    """Return whether the run was started by `accelerate launch` with a DeepSpeed configuration."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
 
 
 def training_device(device: str) -> dict[str, Any]:
-    """What TrainingArguments are told about a device, "cpu" or "cuda", so that every launcher works on both.
+    """Return TrainingArguments' keywords for a device, "cpu" or "cuda", with which every launcher works on both.
 
-    accelerate takes DeepSpeed only where it is not told of a CPU, and then has to be told how processes talk.
+    accelerate uses DeepSpeed on a CPU only without `use_cpu`, and then needs the back-end to be named.
     """
     if device != "cpu":
         return {"use_cpu": False}
@@ -59,9 +59,9 @@ def training_device(device: str) -> dict[str, Any]:
 
 
 def start() -> None:
-    """Join the group of this run's processes; nothing with one process, or when it is done already.
+    """Join the group of this run's processes; do nothing with one process, or when already joined.
 
-    NCCL where there are GPUs, else gloo. Raises ConfigError for more processes on this machine than it has GPUs.
+    The back-end is NCCL with GPUs, else gloo. Raises ConfigError for more processes on this machine than it has GPUs.
     """
     if count() == 1:
         return
@@ -77,9 +77,9 @@ def start() -> None:
             f"nproc_per_node: {here} processes for {gpus} GPUs: start {gpus} (accelerate calls it num_processes), or "
             "set ACCELERATE_USE_CPU=true and hide the GPUs with CUDA_VISIBLE_DEVICES="
         )
-    on_cpu = not gpus and not deepspeed()  # accelerate runs DeepSpeed on a CPU too, if it is not told so
+    on_cpu = not gpus and not deepspeed()  # with cpu=True accelerate would not use DeepSpeed
     if on_cpu:
-        os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else accelerate would start them apart from each other
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # else accelerate would not connect the processes
         os.environ.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")  # torch.load cannot load to its own "cpu:0"
     from accelerate import PartialState
 
@@ -87,12 +87,12 @@ def start() -> None:
 
 
 def alone() -> bool:
-    """Is there one process, or does the main one something for all just now? Then nothing is collective."""
+    """Return whether nothing is collective now: there is one process, or `from_main` is running on the main one."""
     return _alone or count() == 1
 
 
 def gathered(rows: list[T]) -> list[T]:
-    """The rows of all processes, those of the main one first, on every process. Collective."""
+    """Return the rows of all processes, those of the main one first, on every process. Collective."""
     if alone():
         return rows
     import torch.distributed as dist
@@ -103,7 +103,7 @@ def gathered(rows: list[T]) -> list[T]:
 
 
 def broadcast(value: T) -> T:
-    """The main process's value, on every process; what the others pass is dropped. Collective."""
+    """Return the main process's value on every process; what the others pass is ignored. Collective."""
     if alone():
         return value
     import torch.distributed as dist
@@ -116,8 +116,8 @@ def broadcast(value: T) -> T:
 def from_main(function: Callable[[], T]) -> T:
     """Let the main process alone call `function`; every process gets its result, or raises what it raised.
 
-    On the others such an exception has the attribute `elsewhere`, so that it is told once. Collective; what
-    `function` itself calls here is done as by one process alone.
+    On the others such an exception has the attribute `elsewhere`, so that it is printed once. Collective; inside
+    `function` the functions of this module act as with a single process.
     """
     global _alone
     if alone():
@@ -142,7 +142,7 @@ def from_main(function: Callable[[], T]) -> T:
 
 
 def sendable(error: Exception | None) -> Exception | None:
-    """The exception, if it survives pickling; else a RuntimeError that says the same. None stays None."""
+    """Return the exception, if it survives pickling; else a RuntimeError with the same text. None stays None."""
     try:
         copy = pickle.loads(pickle.dumps(error))
         if type(copy) is type(error) and str(copy) == str(error):
@@ -184,7 +184,7 @@ def outside_zero3() -> Iterator[None]:
     """Let `from_pretrained` load whole models although DeepSpeed's ZeRO-3 is on for the policy.
 
     transformers shards whatever is loaded while a ZeRO-3 configuration exists (`is_deepspeed_zero3_enabled`); a
-    scorer that no DeepSpeed engine runs would be left without weights. Nothing without such a configuration.
+    scorer that no DeepSpeed engine runs would be left without weights. Does nothing without such a configuration.
     """
     deepspeed: Any = sys.modules.get("transformers.integrations.deepspeed")
     found = getattr(deepspeed, "_hf_deepspeed_config_weak_ref", None)
@@ -199,9 +199,9 @@ def outside_zero3() -> Iterator[None]:
 
 
 def machine_group() -> tuple[Any, list[int]]:
-    """(a gloo group of the processes on this machine, their ranks; the first of them owns what they share).
+    """Return (a gloo group of this machine's processes, their ranks); the first of them owns what they share.
 
-    Launchers number the processes of a machine in a row, so that a machine begins at each LOCAL_RANK of 0.
+    Launchers number the processes of a machine consecutively, so each LOCAL_RANK of 0 begins another machine.
     Collective over all processes of the run.
     """
     import torch.distributed as dist

@@ -13,7 +13,7 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 
 class UserError(Exception):
-    """Something the user can put right; printed as one line, without a traceback.
+    """An error that the user can fix; printed as one line, without a traceback.
 
     The message names the argument, the value and the fix. `exit_code` is the status the command ends with.
     """
@@ -58,17 +58,17 @@ class CannotWrite(UserError):
 
 
 def warn(line: str) -> None:
-    """One line on standard error for what a run survives."""
+    """Print a warning, one line on standard error; the run continues."""
     print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one short line: its class and what it says."""
+    """Return an exception as one short line: its class and message."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and everything that led to it (`__cause__`, `__context__`), each once."""
+    """Yield the error and everything that led to it (`__cause__`, `__context__`), each once."""
     seen: set[int] = set()
     queue = [error]
     while queue:
@@ -80,12 +80,12 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def caused_by(error: BaseException, kind: type[BaseException]) -> bool:
-    """Is the error, or anything that led to it, of this class?"""
+    """Return whether the error, or anything that led to it, is of this class."""
     return any(isinstance(e, kind) for e in causes(error))
 
 
 class Stopped(BaseException):
-    """The command was asked to stop. No Exception: no `except Exception` on the way may swallow it.
+    """The command was asked to stop. A BaseException, so that no `except Exception` on the way swallows it.
 
     `exit_code`: 128 + signal, or 75 for a stop that was planned.
     """
@@ -111,7 +111,7 @@ def run(main: Callable[[], int | None]) -> None:
         except KeyboardInterrupt as error:
             _say("error: interrupted", error)
             status = 130
-        except BrokenPipeError:  # the reader left, as `head` does: nothing more to say, and nothing to flush at exit
+        except BrokenPipeError:  # the reader closed the pipe, as `head` does: flush nothing at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             status = 141  # what a shell shows for SIGPIPE
         except OSError as error:
@@ -136,12 +136,12 @@ _hanging: list[str] = []
 
 
 def leave_behind(what: str) -> None:
-    """Tell `run` that something (a W&B server) answers no more: the process must end without waiting for it."""
+    """Tell `run` that something (a W&B server) no longer answers: the process must end without waiting for it."""
     _hanging.append(what)
 
 
 def _say(line: str, error: BaseException) -> None:
-    if getattr(error, "elsewhere", False):  # the main process of this run says it (rl_nmt/distributed.py)
+    if getattr(error, "elsewhere", False):  # the main process prints it (rl_nmt/distributed.py)
         return
     print("\n".join([line, *getattr(error, "__notes__", ())]), file=sys.stderr, flush=True)
 

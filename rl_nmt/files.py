@@ -15,7 +15,7 @@ from rl_nmt.errors import CannotWrite
 
 
 def write_durable(path: Path, content: str | bytes) -> None:
-    """Write a draft next to `path`, fsync it, rename it, fsync the folder. Raises OSError, and leaves no draft then.
+    """Write a draft next to `path`, fsync it, rename it, fsync the folder. Raises OSError, after removing the draft.
 
     A lone surrogate cannot be encoded as UTF-8: it becomes "?", and the file stays readable.
     """
@@ -54,7 +54,7 @@ def write_json(path: str | Path, value: Any, argument: str = "") -> None:
 
 
 def finite(value: Any) -> Any:
-    """JSON-safe copy: non-finite floats become None, tensors and NumPy values become numbers or lists."""
+    """Return a JSON-safe copy: non-finite floats become None, tensors and NumPy values become numbers or lists."""
     if isinstance(value, dict):
         return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -67,13 +67,13 @@ def finite(value: Any) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """A finite number as JSON has it: no bool, no tensor."""
+    """Return whether `value` is a finite JSON number, not a bool or tensor."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @contextlib.contextmanager
 def replace_folder(target: Path) -> Iterator[Path]:
-    """A draft to write into, which takes the place of `target` when the block ends well. Raises CannotWrite."""
+    """Yield a draft folder, which replaces `target` when the block ends without an error. Raises CannotWrite."""
     draft = target.with_name(f".{target.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -88,6 +88,6 @@ def replace_folder(target: Path) -> Iterator[Path]:
 
 
 def cannot_write(path: str | Path, error: Exception, argument: str = "") -> CannotWrite:
-    """The error for a path that cannot be written: argument, path, reason and fix in one line."""
+    """Return the error for a path that cannot be written: argument, path, reason and fix in one line."""
     setting, reason = f"{argument}: " if argument else "", getattr(error, "strerror", None) or error
     return CannotWrite(f"{setting}{path} cannot be written ({reason}): free space, or write elsewhere")

@@ -1,6 +1,6 @@
-"""The Hugging Face hub: is it there, and what to do when it is not. Answers in seconds, not in retries.
+"""Check and download models of the Hugging Face hub; failures take seconds, and their messages name the fix.
 
-A hub name may be pinned to a commit, tag or branch: `org/name@revision`. A path that exists beats a hub name.
+A hub name may be pinned to a commit, tag or branch: `org/name@revision`. An existing path wins over a hub name.
 """
 
 import os
@@ -22,22 +22,22 @@ COMET = "hparams.yaml"  # the file that tells a COMET checkpoint from other mode
 class ModelUse:
     """A model that a run loads."""
 
-    setting: str  # what its name is called in the settings
+    setting: str  # the setting that names it
     name: str  # hub name, also with @revision, or local folder; "" for no model
     filename: str = "config.json"  # a file that it must have
     part: str = ""  # what it does in the run, for the memory estimate
 
 
 def hub_offline() -> bool:
-    """True when the environment forbids the network (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)."""
+    """Return whether the environment forbids the network (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)."""
     names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     return any(os.environ.get(name, "").upper() in {"1", "TRUE", "YES", "ON"} for name in names)
 
 
 def hub_reachable(timeout: float = PROBE_SECONDS) -> bool:
-    """Can a TCP connection to the hub (HF_ENDPOINT), or to the proxy in front of it, be opened in `timeout` seconds?
+    """Return whether the hub (HF_ENDPOINT), or the proxy in front of it, accepts TCP within `timeout` seconds.
 
-    The proxy is the one that requests takes: HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, and none for what NO_PROXY names.
+    The proxy is the one that requests uses: HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, and none for hosts in NO_PROXY.
     """
     if hub_offline():
         return False
@@ -55,7 +55,7 @@ def hub_reachable(timeout: float = PROBE_SECONDS) -> bool:
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """Hub name and the revision it is pinned to; (name, None) without one and for paths.
+    """Return a hub name and the revision it is pinned to; (name, None) without one and for paths.
 
     >>> split_revision("org/name@v1.2"), split_revision("org/name"), split_revision("./models/a@b")
     (('org/name', 'v1.2'), ('org/name', None), ('./models/a@b', None))
@@ -67,17 +67,17 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
 
 def recorded_as(name: str | Path, folder: Path) -> tuple[str, str | None]:
-    """What signatures call a model that was named `name` and found in `folder`: (hub name, commit) or (folder, None).
+    """Return how signatures name the model `name` found in `folder`: (hub name, commit) or (folder, None).
 
-    A folder of one's own goes by its last name, so that it may be moved.
+    A local folder is named by its last part, so that it may be moved.
     """
     if Path(name).expanduser().exists():
         return folder.resolve().name, None
-    return split_revision(str(name))[0], folder.name  # the hub cache calls a snapshot's folder by its commit
+    return split_revision(str(name))[0], folder.name  # in the hub cache a snapshot's folder is named by its commit
 
 
 def cached(name: str, filename: str = "config.json") -> Path | None:
-    """Where a file of the hub repository `name`, or `name@revision`, is in the local cache; None where it is not."""
+    """Return the path of a file of the hub repository `name`, or `name@revision`, in the local cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     repository, revision = split_revision(name)
@@ -86,7 +86,7 @@ def cached(name: str, filename: str = "config.json") -> Path | None:
 
 
 def looks_like_path(name: str) -> bool:
-    """Names that can only be meant as a path: absolute, ./ or ../, ~, or with more than one slash."""
+    """Return whether a name can only be a path: absolute, ./ or ../, ~, or not exactly one slash."""
     name = split_revision(name)[0]
     return name.startswith((".", "/", "~")) or name.count("/") != 1
 
@@ -94,10 +94,10 @@ def looks_like_path(name: str) -> bool:
 def require_model(
     argument: str, name: str, filename: str = "config.json", reachable: Callable[[], bool] = hub_reachable
 ) -> None:
-    """Raise unless the model can be loaded: a folder here, in the hub cache, or the hub answers.
+    """Raise unless the model can be loaded: from a local folder, the hub cache, or a hub that answers.
 
     `argument` is the setting, for messages; `name` a folder or hub name, also with @revision; `filename` a file that
-    every such model has; `reachable` is asked only when it is needed. Raises ConfigError for a path that does not exist
+    every such model has; `reachable` is called only when needed. Raises ConfigError for a path that does not exist
     or a folder without `filename`, MissingService for a hub name that is not cached while the hub cannot be reached.
     """
     path = Path(name).expanduser()
@@ -108,18 +108,18 @@ def require_model(
     if looks_like_path(name):
         raise ConfigError(f"{argument}: no such folder: {name}")
     if name.endswith("@"):
-        raise ConfigError(f"{argument}: {name} names no revision; write org/name@commit, or leave the @ out")
+        raise ConfigError(f"{argument}: {name} names no revision; write org/name@commit, or omit the @")
     if cached(name, filename):
         return
     if not reachable():
         raise MissingService(
             f"{argument}: {name} is not on this machine and {why_not()}. Give a local folder as --{argument}, "
-            f"fetch it where there is network (`hf download {name.partition('@')[0]}`), {POCKET_HINT}"
+            f"download it where there is a network (`hf download {name.partition('@')[0]}`), {POCKET_HINT}"
         )
 
 
 def why_not() -> str:
-    """Why the hub does not answer."""
+    """Return why the hub does not answer."""
     return "HF_HUB_OFFLINE is set" if hub_offline() else "the hub cannot be reached"
 
 
@@ -131,7 +131,7 @@ def require_models(models: Iterable[ModelUse]) -> None:
 
 
 def locate(model: ModelUse, reachable: Callable[[], bool] = hub_reachable) -> str:
-    """Where a model would be loaded from: "folder", "cache" or "hub"; the hub is asked whether it may be fetched.
+    """Return where a model would be loaded from, "folder", "cache" or "hub"; check access to it on the hub.
 
     Nothing is downloaded; the hub has `PROBE_SECONDS` to answer. Raises as `require_model`, and MissingService for
     a model that is gated or unknown.
@@ -153,7 +153,7 @@ def locate(model: ModelUse, reachable: Callable[[], bool] = hub_reachable) -> st
 
 
 def explain(argument: str, name: str, error: BaseException, kind: str = "") -> MissingService:
-    """Turn a failed download into the one line that helps: licence to accept, no such name, no network.
+    """Turn a failed download into a one-line error with the fix: accept the licence, correct the name, log in.
 
     `kind`: "datasets/" for a data set.
     """
@@ -166,16 +166,16 @@ def explain(argument: str, name: str, error: BaseException, kind: str = "") -> M
     elif caused_by(error, RevisionNotFoundError):
         told = f"{repository} has no revision {revision}. Take a commit or tag that {page} lists"
     elif caused_by(error, RepositoryNotFoundError):
-        told = f"the hub knows no {name}, or it is private. Check the spelling, or `hf auth login`"
+        told = f"{name} does not exist on the hub, or is private. Check the spelling, or `hf auth login`"
     else:
         told = f"{name} could not be {'read' if kind else 'loaded'} ({describe(error)})"
     return MissingService(f"{argument}: {told}")
 
 
 def download(models: Iterable[ModelUse], licence: Callable[[str], str | None] = lambda name: None) -> None:
-    """Fetch every hub model into the cache, sizes and licences printed first; local folders are skipped.
+    """Download every hub model into the cache, after printing sizes and licences; local folders are skipped.
 
-    `licence`: name → licence, used where the hub itself names none. Raises MissingService: the hub cannot be reached,
+    `licence`: name → licence, used where the hub itself names none. Raises MissingService if the hub cannot be reached,
     or a model is gated or unknown.
     """
     wanted = [model for model in models if model.name and not Path(model.name).expanduser().exists()]
@@ -201,7 +201,7 @@ def download(models: Iterable[ModelUse], licence: Callable[[str], str | None] = 
             repository, revision = split_revision(model.name)
             folder = Path(snapshot_download(repository, revision=revision))
             print(f"have {model.name}", flush=True)
-            # A COMET checkpoint brings its encoder's weights, but not the tokenizer and configuration.
+            # A COMET checkpoint contains its encoder's weights, but not the tokenizer and configuration.
             if encoder := _encoder_of(folder):
                 snapshot_download(encoder, allow_patterns=["*.json", "*.model", "*.txt"])
                 print(f"have the tokenizer of {encoder}", flush=True)
@@ -210,7 +210,7 @@ def download(models: Iterable[ModelUse], licence: Callable[[str], str | None] = 
 
 
 def _encoder_of(folder: Path) -> str | None:
-    """Hub name of a COMET checkpoint's encoder (`pretrained_model` in hparams.yaml); None for other models."""
+    """Return the hub name of a COMET checkpoint's encoder (`pretrained_model` in hparams.yaml), None for others."""
     if not (folder / COMET).is_file():
         return None
     text = (folder / COMET).read_text(encoding="utf-8", errors="replace")

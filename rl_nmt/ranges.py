@@ -1,4 +1,4 @@
-"""The range of a setting next to its default, and one check for all of them.
+"""Declare the range of a setting next to its default, and check all of them at once.
 
 @dataclass
 class Settings:
@@ -36,22 +36,22 @@ class Range:
 
 
 def at_least(low: float, default: Any, **metadata: Any) -> Any:
-    """A dataclass field with numbers from `low` on."""
+    """Return a dataclass field for numbers from `low` on."""
     return dataclasses.field(default=default, metadata={"range": Range(low), **metadata})
 
 
 def above(low: float, default: Any) -> Any:
-    """A dataclass field with numbers above `low`."""
+    """Return a dataclass field for numbers above `low`."""
     return dataclasses.field(default=default, metadata={"range": Range(low, open_left=True)})
 
 
 def at_most(high: float, default: Any) -> Any:
-    """A dataclass field with numbers up to `high`."""
+    """Return a dataclass field for numbers up to `high`."""
     return dataclasses.field(default=default, metadata={"range": Range(high=high)})
 
 
 def between(low: float, high: float, default: Any, open_left: bool = False) -> Any:
-    """A dataclass field with numbers in [low, high], or (low, high]."""
+    """Return a dataclass field for numbers in [low, high], or (low, high]."""
     return dataclasses.field(default=default, metadata={"range": Range(low, high, open_left)})
 
 

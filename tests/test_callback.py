@@ -1,4 +1,4 @@
-"""The callback: what really lands in metrics.jsonl and in W&B's own record of a run."""
+"""The callback: the rows in metrics.jsonl and in W&B's own record of a run."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_every_step_is_in_the_file(rows):
         assert {"loss", "kl", "grad_norm", "completions/mean_length", *COMPONENTS} <= row.keys()
 
 
-def test_rows_land_in_wandbs_record(rows, history):
+def test_rows_are_in_wandbs_record(rows, history):
     """All that TRL logs too, through the one sender that may fail without harm: the Trainer's own is off."""
     assert len([row for row in history if "train/reward/total_ema" in row]) == 4
     landed = defaultdict(dict)
@@ -142,7 +142,7 @@ def test_the_key_typed_into_the_script_goes_nowhere(full_run):
     assert not [r for r in others if b"diff.patch" in r.SerializeToString()]
 
 
-def test_an_unreachable_server_is_said_and_the_way_to_upload(full_run):
+def test_an_unreachable_server_is_reported_with_the_upload_command(full_run):
     said = full_run.done.stdout
     assert "W&B: offline (http://127.0.0.1:9: cannot be reached" in said
     (line,) = re.findall(r"upload later with `wandb sync (.+)`", said)
@@ -219,7 +219,7 @@ def test_only_the_main_process_writes(step, tmp_path):
     assert read(tmp_path) == [] and not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_a_resumed_run_continues_its_averages_and_cuts_what_comes_again(step, tmp_path):
+def test_a_resumed_run_continues_its_averages_and_cuts_repeated_rows(step, tmp_path):
     whole = WandbRewardCallback(Logged(), path=tmp_path / "whole.jsonl")
     step(whole, 0)
     for number in range(1, 7):

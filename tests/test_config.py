@@ -210,7 +210,7 @@ def test_bad_files(tmp_path, text, parts):
     assert all(part in message for part in parts), message
 
 
-def test_files_that_are_no_text(tmp_path):
+def test_files_that_are_not_text(tmp_path):
     (tmp_path / "latin.yaml").write_bytes("model_id: café".encode("latin-1"))
     assert "not UTF-8" in refusal("--config", str(tmp_path / "latin.yaml"))
     assert "cannot be read" in refusal("--config", str(tmp_path))
@@ -411,7 +411,7 @@ class Nested:
     misc: Misc = field(default_factory=Misc)
     """The rest."""
     name: str = "run"
-    """A field beside sections."""
+    """A field next to sections."""
 
 
 NESTED_FILE = """

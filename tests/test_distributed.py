@@ -1,4 +1,4 @@
-"""rl_nmt.distributed: what several processes of one run agree on, in forked children that talk over gloo."""
+"""rl_nmt.distributed: values exchanged by several processes of one run, in forked children that use gloo."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_docstrings():
     assert doctest.testmod(distributed).failed == 0
 
 
-def test_alone_nothing_is_done_and_nothing_imported():
+def test_one_process_does_nothing_and_imports_nothing():
     code = (
         "import sys; from rl_nmt import distributed as p; rows = [1]; p.start(); p.mute_others()\n"
         "assert p.gathered(rows) is rows and p.broadcast(rows) is rows and p.from_main(lambda: rows) is rows\n"
@@ -89,7 +89,7 @@ def test_exceptions_that_survive_pickling_stay_what_they_are(error):
     assert type(copy) is type(error) and str(copy) == str(error)
 
 
-def test_what_does_not_survive_says_the_same_as_a_runtime_error():
+def test_others_become_a_runtime_error_with_the_same_text():
     for error in (Odd(1, 2), type("Local", (Exception,), {})("gone")):
         with pytest.raises((TypeError, pickle.PicklingError, AttributeError)):
             pickle.loads(pickle.dumps(error))
@@ -111,7 +111,7 @@ def _lose_one(how):
 
 
 @pytest.mark.parametrize("how", ["killed", "failed"])
-def test_the_others_end_with_a_clear_word(tmp_path, how):
+def test_the_others_end_with_a_clear_message(tmp_path, how):
     (status, _, error), (other, _, why) = Processes(tmp_path / "group", [0, 1], _lose_one, how).wait(30)
     assert status == 69 and error.count("\n") == 1
     assert error.startswith("error: process 0 of 2 cannot continue: another process of this run has ended")
@@ -135,12 +135,12 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    with pytest.raises(ConfigError, match="nproc_per_node: 4 processes for 2 GPUs: start 2"):
+    with pytest.raises(ConfigError, match=r"^nproc_per_node: 4 processes for 2 GPUs"):
         distributed.start()
 
 
 def test_scorers_are_loaded_whole_under_zero3(tiny_nllb):
-    """transformers shards what is loaded while a ZeRO-3 configuration exists, for which it wants DeepSpeed."""
+    """transformers shards what is loaded while a ZeRO-3 configuration exists, and then needs DeepSpeed."""
     from transformers import AutoModelForSeq2SeqLM
     from transformers.integrations import deepspeed
 
@@ -169,6 +169,6 @@ def test_scorers_are_loaded_whole_under_zero3(tiny_nllb):
         ("cpu", "true", {"use_cpu": False, "ddp_backend": "gloo"}),  # ZeRO-3 without GPUs: tests/training/test_zero3.py
     ],
 )
-def test_what_the_trainer_is_told_of_its_device(monkeypatch, device, launched, told):
+def test_device_arguments_of_the_trainer(monkeypatch, device, launched, told):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", launched)
     assert distributed.training_device(device) == told

@@ -1,4 +1,4 @@
-"""What a command says when it ends, and its exit status."""
+"""The last lines of a command, and its exit status."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_success(capsys):
     assert ended(capsys, lambda: None) == (0, "") and ended(capsys, lambda: 5) == (5, "")
 
 
-def test_what_the_main_process_tells_is_not_told_by_the_others(capsys):
+def test_an_error_of_the_main_process_is_not_printed_by_the_others(capsys):
     error = errors.ConfigError("lr: 0")
     error.elsewhere = True
     assert ended(capsys, raising(error)) == (2, "")

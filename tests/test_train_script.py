@@ -1,4 +1,4 @@
-"""train_grpo_en_ta.py as its user meets it: whole runs on tiny models, and everything that is refused."""
+"""train_grpo_en_ta.py from the command line: whole runs on tiny models, and everything that is refused."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_evaluation_json_has_the_keys_of_the_contract(full_run):
     assert {"source", "before", "after", "after_backtranslation", "before_scores", "after_scores"} <= samples[0].keys()
 
 
-def test_the_launch_gate_the_watch_and_the_choice_are_in_the_record(full_run):
+def test_launch_gate_monitor_and_choice_are_in_the_record(full_run):
     result = json.loads((full_run.folder / "evaluation.json").read_text(encoding="utf-8"))
     gate, best = result["launch_gate"], result["best"]
     assert gate["passed"] is True and gate["hard_wins"] == 0 and gate["source"] == "evaluation references"
@@ -283,7 +283,7 @@ def test_eval_only_in_a_new_folder(small, main, tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"data"}
 
 
-def test_fresh_starts_beside_and_never_over(full_run, main, tmp_path):
+def test_fresh_starts_next_to_it_and_never_overwrites(full_run, main, tmp_path):
     used = tmp_path / "used"
     used.mkdir()
     (used / "evaluation.json").write_text("{}")
@@ -324,7 +324,7 @@ def test_lora_with_kl_and_no_tracker(small, main, tmp_path, tiny_all, monkeypatc
     assert (adapted - start).abs().max() > 1e-3
 
 
-def test_a_killed_run_goes_on_from_its_newest_checkpoint(small, main, tmp_path, monkeypatch):
+def test_a_killed_run_continues_from_its_newest_checkpoint(small, main, tmp_path, monkeypatch):
     """kill -9 in the middle of step 4 or later; and, on the way, W&B wanted without a key: it never asks.
 
     The precision of the reward is chosen once: the second machine would choose another.
@@ -367,7 +367,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(small, main, tmp_path, 
         ({"num_train_samples": 16}, "num_train_samples: 24 → 16"),
     ):
         status, _, err = main(*small(max_steps=40, save_steps=2, **change))
-        assert status == 4 and f"begun with other settings ({said})" in err and "--fresh" in err, err
+        assert status == 4 and f"with other settings ({said})" in err and "--fresh" in err, err
     assert untouched() == left
 
     last = newest + 2
@@ -389,8 +389,8 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(small, main, tmp_path, 
 
 
 @pytest.mark.slow
-def test_force_goes_on_under_other_settings(small, main, tmp_path):
-    """Other data are read anew beside the old, and the start policy is measured again with the new reward."""
+def test_force_continues_under_other_settings(small, main, tmp_path):
+    """Changed data are read again, the old are kept, and the start policy is measured again with the new reward."""
     folder = tmp_path / "run"
     assert main(*small(max_steps=2))[0] == 0
     start = json.loads((folder / "before.json").read_text(encoding="utf-8"))["signature"]["reward"]["identity"]["w_qe"]
@@ -471,7 +471,7 @@ def test_too_few_prompts_for_one_step(main):
     assert status == 2 and "num_train_samples: 7 prompts do not fill one generation of 8" in err
 
 
-def test_what_grpo_is_told_of_vllm():
+def test_grpoconfigs_arguments_for_vllm():
     from trl import GRPOConfig
 
     cfg = script.RunCfg(use_vllm=True, vllm_mode="server", vllm_server_host="node7", vllm_server_port=8123)
@@ -498,7 +498,7 @@ def test_every_optimizer_is_one_that_transformers_has():
     assert script.RunCfg().optimizer == TrainingArguments(output_dir="x", use_cpu=True).optim  # TRL's
 
 
-def test_the_longest_prompt_fits_what_vllm_is_told(tiny_policy):
+def test_the_longest_prompt_fits_vllms_limit(tiny_policy):
     tokenizer = policy.load_tokenizer(str(tiny_policy))
     for text in ("\U0001f642" * 20, "x" * 80):
         prompt = tokenizer(script.make_prompt(text)).input_ids
@@ -640,7 +640,7 @@ def test_an_output_folder_that_cannot_be_written(small, main, tmp_path, place, a
     assert err.count("\n") == 1 and (tmp_path / "file").read_text() == "mine"
 
 
-def test_without_references_it_says_so_and_goes_on(small, main, tmp_path):
+def test_a_run_without_references_prints_it_and_continues(small, main, tmp_path):
     status, out, _ = main(*small(eval_file="", eval_dataset="none"), "--eval_only")
     assert status == 0 and "evaluation without references" in out and "held-out, 6 rows" in out
     assert "\nchrF++ " not in out
@@ -662,7 +662,7 @@ def test_training_sentences_are_not_evaluated_on(tmp_path, tiny_all, capsys):
     assert f"{len(overlap)} evaluation rows are in the training data: left out" in capsys.readouterr().out
 
 
-def test_no_gpu_and_no_hub_is_said_within_seconds():
+def test_no_gpu_and_no_hub_is_reported_within_seconds():
     nowhere = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": "/nonexistent"}
     done = command("train_grpo_en_ta.py", timeout=60, **nowhere)  # the hub's own retries can take longer
     assert done.returncode == 69 and done.stdout == "" and done.stderr.count("\n") == 1
@@ -707,4 +707,4 @@ def test_the_doctor_says_go_and_writes_nothing_or_no_go_with_its_worst_status(sm
     assert (status, err) == (0, "") and out.splitlines()[-1].startswith("go") and not (tmp_path / "run").exists()
     status, out, _ = main(*small(group_size=3, comet_qe_model="acme/none"), "--doctor")
     assert status == 69 and "comet_qe_model" in out and "nearest that work" in out
-    assert out.splitlines()[-1].startswith("no-go: 3 to mend")  # settings, the model, batches
+    assert out.splitlines()[-1].startswith("no-go: 3")  # settings, the model, batches

@@ -1,1 +1,1 @@
-"""What is missing on this machine, before anything is loaded."""
+"""Checks of the machine and the settings before anything is loaded."""

@@ -1,4 +1,4 @@
-"""Whether a run fits: disk and memory against what is free, lengths and batches against each other."""
+"""Check whether a run fits: free disk and memory, text lengths, batch sizes, checkpoints."""
 
 import math
 import os
@@ -16,12 +16,12 @@ from rl_nmt.preflight.measurements import measured_ratio
 from rl_nmt.preflight.memory_estimate import Shape, gib
 
 TIGHT, TOO_MUCH = 0.85, 1.1  # estimated over free memory: a warning, a no-go
-JOINT_TOKENS = 512  # what COMETKiwi and XCOMET read of translation and source together
+JOINT_TOKENS = 512  # limit of COMETKiwi and XCOMET for translation and source together
 CHARACTERS_PER_TOKEN = 3.0  # assumed for XLM-R, English and Tamil alike, on the safe side
 
 
 def disk_finding(settings: Any, folder: Path, policy: Shape | None, bf16: bool) -> Finding:
-    """Free space where the run folder is, or will be, against what its checkpoints and models take."""
+    """Compare the free space where the run folder is, or will be, with the size of its checkpoints and models."""
     place = next(path for path in (folder, *folder.parents) if path.exists())
     if not place.is_dir() or not os.access(place, os.W_OK):
         return fail("disk", f"output_dir: {place} cannot be written", "name another output_dir", CannotWrite)
@@ -38,7 +38,7 @@ def disk_finding(settings: Any, folder: Path, policy: Shape | None, bf16: bool) 
 
 
 def memory_findings(settings: Any, machine: Machine, models: Mapping[str, Shape | None]) -> list[Finding]:
-    """Estimated peak per device against what is free there. `models`: see `memory_estimate.shapes`."""
+    """Compare each device's estimated peak with its free memory. `models`: see `memory_estimate.shapes`."""
     policy = models["policy"]
     if policy is None or policy.config.get("model_type") != "gemma3_text":
         return [Finding("warn", "memory", "not estimated: the size of model_id is not known without its config.json")]
@@ -83,10 +83,10 @@ def _smaller(settings: Any, stage: str, device: str) -> str:
 
 
 def joint_limit_findings(settings: Any) -> list[Finding]:
-    """COMETKiwi reads 512 tokens of translation and source together; what is longer is scored on its beginning.
+    """Check texts against the limit of COMETKiwi, which reads only the first 512 tokens of translation and source.
 
-    The longest translation counted is the longest that the length penalty lets pass: max_chars ×
-    expected_length_ratio × e^length_tolerance.
+    The longest translation assumed is the longest without a length penalty: max_chars × expected_length_ratio ×
+    e^length_tolerance.
     """
     if not settings.w_qe:
         return []
@@ -100,37 +100,37 @@ def joint_limit_findings(settings: Any) -> list[Finding]:
 
 
 def generation(settings: Any) -> tuple[int, int]:
-    """(batches that one generation is cut into, prompts in it)."""
+    """Return (batches that one generation is split into, prompts in it)."""
     batches = settings.trl.batches(settings.gradient_accumulation_steps)
     return batches, settings.per_device_batch_size * distributed.count() * batches // settings.group_size
 
 
 def one_pass(settings: Any) -> int:
-    """Optimizer steps of one pass over the prompts; those that fill no generation are left out."""
+    """Return the optimizer steps of one pass over the prompts; prompts that do not fill a generation are left out."""
     batches, prompts = generation(settings)
     used = settings.num_train_samples // prompts * batches * settings.trl.num_iterations
     return math.ceil(used / settings.gradient_accumulation_steps)
 
 
 def batch_findings(settings: Any) -> list[Finding]:
-    """Sequences and prompts per generation, the optimizer steps, and whether a run that stops can continue."""
+    """Check sequences and prompts per generation, the optimizer steps, and whether a stopped run could continue."""
     group, save = settings.group_size, settings.save_steps
     batches, prompts = generation(settings)
     sequences = settings.per_device_batch_size * distributed.count() * batches
     if sequences % group:
         way_out = "make per_device_batch_size × gradient_accumulation_steps × processes a multiple of group_size"
-        return [fail("batches", f"{sequences} sequences a generation are not whole groups of {group}", way_out)]
+        return [fail("batches", f"{sequences} sequences per generation are not whole groups of {group}", way_out)]
     if prompts > settings.num_train_samples:
         detail = f"{settings.num_train_samples} prompts do not fill a generation batch of {prompts}"
         return [fail("batches", f"{detail}: nothing would be trained", "raise num_train_samples")]
     steps = settings.max_steps or one_pass(settings)
     each = batches * settings.trl.num_iterations / settings.gradient_accumulation_steps
     per = "step" if each == 1 else f"generation of {each:g} steps"
-    detail = f"{sequences} sequences a {per} ({prompts} prompts × {group}), {steps} steps = "
+    detail = f"{sequences} sequences per {per} ({prompts} prompts × {group}), {steps} steps = "
     found = Finding("ok", "batches", f"{detail}{steps / one_pass(settings):.2g} × the prompts")
     quarter = f"--save_steps {max(1, steps // 4)}"
     if not save:
-        return [found, Finding("warn", "checkpoints", "save_steps 0: a run that stops starts over", quarter)]
+        return [found, Finding("warn", "checkpoints", "save_steps 0: a stopped run starts from scratch", quarter)]
     if save > steps:
         detail = f"save_steps {save} is beyond the last step, {steps}"
         return [found, Finding("warn", "checkpoints", detail, quarter)]

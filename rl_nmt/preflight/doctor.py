@@ -1,7 +1,7 @@
-"""What is missing for a run on this machine, found in seconds.
+"""Find in seconds what is missing for a run on this machine.
 
-Nothing is loaded, downloaded or written. Sizes are estimates (memory_estimate.py); what depends on the network is
-asked once and concurrently, so that the whole takes seconds without a network too.
+Nothing is loaded, downloaded or written. Sizes are estimates (memory_estimate.py). Network checks run once and
+concurrently, so that the whole takes seconds without a network too.
 """
 
 import time
@@ -30,11 +30,11 @@ def diagnose(
     environment: Callable[[Any], None],
     machine: Machine | None = None,
 ) -> list[Finding]:
-    """Everything that could stop or spoil a run with these settings (RunCfg's) and models in this folder.
+    """Check everything that could stop or spoil a run with these settings (RunCfg's) and models in this folder.
 
     `check`, `environment`: the recipe's own checks of its settings, and of what they need here (packages, servers,
-    another Python). `machine`: None looks at this one. Returns findings in the order of the table; what the user can
-    mend is in them, never raised.
+    another Python). `machine`: None inspects this one. Returns findings in the order of the table; errors that the user
+    can fix are among them and are not raised.
     """
     folder = Path(folder).expanduser()
     with ThreadPoolExecutor(8) as pool:
@@ -46,7 +46,7 @@ def diagnose(
         models = memory_estimate.shapes(uses)
         return [
             _asked("settings", settings, check, "valid"),
-            _asked("environment", settings, environment, "has what the settings ask for"),
+            _asked("environment", settings, environment, "has what the settings need"),
             *version_findings(machine, settings),
             *device_findings(machine, settings),
             *(place.result() for place in places),
@@ -68,17 +68,17 @@ def _asked(what: str, settings: Any, check: Callable[[Any], None], good: str) ->
 
 
 def model_finding(model: ModelUse, reachable: Callable[[], bool]) -> Finding:
-    """Where a model would come from, or why it cannot; a licence still to be accepted is named with its page."""
+    """Report where a model would be loaded from, or why it cannot be; a licence to accept is named with its page."""
     try:
         place = hub.locate(model, reachable)
     except UserError as error:
         return failed(model.setting, error)
-    where = {"folder": "a folder here", "cache": "in the local cache", "hub": "on the hub, to be downloaded"}[place]
+    where = {"folder": "a local folder", "cache": "in the local cache", "hub": "on the hub, to be downloaded"}[place]
     return Finding("ok", model.setting, f"{model.name}: {where}")
 
 
 def data_finding(settings: Any, folder: Path, reachable: Callable[[], bool]) -> Finding:
-    """Whether the training sentences are here, or their source is."""
+    """Report whether the training sentences, or their source, are available."""
     from rl_nmt.data.sources import local_files
 
     if (folder / "data" / "data.json").exists():
@@ -96,7 +96,7 @@ def data_finding(settings: Any, folder: Path, reachable: Callable[[], bool]) -> 
 
 
 def tracker_finding(settings: Any) -> Finding:
-    """How Weights & Biases would be used; a key typed into the settings counts as a login."""
+    """Report how Weights & Biases would be used; a key typed into the settings counts as a login."""
     from rl_nmt.runs import wandb_run
 
     if not settings.use_wandb:
@@ -108,11 +108,11 @@ def tracker_finding(settings: Any) -> Finding:
 
 
 def time_two_steps(trainer: Any, steps: int) -> list[float]:
-    """Print and return the seconds of two real optimizer steps, and so about what `steps` of them take.
+    """Time two real optimizer steps: print their seconds, with an estimate for `steps` of them, and return them.
 
-    The first one includes whatever is loaded lazily. Where a generation serves several steps, these are two such
-    cycles, each printed as the mean of its steps. The trainer is used up: its policy has been trained and its schedule
-    run. No checkpoint is made.
+    The first one includes whatever is loaded lazily. If a generation serves several steps, two such cycles are timed,
+    each printed as the mean of its steps. The trainer must not be used again: its policy has been trained and its
+    schedule run. No checkpoint is made.
     """
     from transformers import TrainerCallback
 

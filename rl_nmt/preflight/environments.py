@@ -1,7 +1,7 @@
-"""What a run needs that a settings file cannot bring: another Python, vLLM, an 8-bit optimizer. No torch at import.
+"""Check what a run needs from its environment: another Python, vLLM, an 8-bit optimizer. No torch at import.
 
-Asked within seconds, before anything is loaded. vLLM works as TRL uses it, in two modes
-(trl/generation/vllm_generation.py): "colocate" puts an engine beside the policy on each GPU; "server" sends prompts to
+The checks take seconds and come before anything is loaded. TRL uses vLLM in two modes
+(trl/generation/vllm_generation.py): "colocate" runs an engine next to the policy on each GPU; "server" sends prompts to
 one that `trl vllm-serve` has started elsewhere, and the weights after every step.
 """
 
@@ -17,9 +17,9 @@ from importlib.util import find_spec
 
 from rl_nmt.errors import ConfigError, MissingService
 
-PYTHON_SECONDS = 30.0  # for starting Python alone: a cold disk takes seconds, nothing takes longer that works
+PYTHON_SECONDS = 30.0  # time-out for starting Python: a cold disk takes seconds, a working Python no longer
 SERVER_SECONDS = 3.0  # a vLLM server on the same network answers in milliseconds
-# -I: neither this environment's variables nor the working directory decide what is found there.
+# -I: Python ignores this environment's variables and the working directory.
 _LOOK = (
     "import importlib.util as u, json, sys; "
     "print(json.dumps([list(sys.version_info[:2]), [m for m in sys.argv[1:] if u.find_spec(m) is None]]))"
@@ -27,13 +27,13 @@ _LOOK = (
 
 
 def require_python(argument: str, executable: str, modules: Sequence[str] = ()) -> str:
-    """The absolute path of a Python that has these modules (top-level names, as "comet"); nothing is imported there.
+    """Return the path of a Python that has these modules (top-level names, as "comet"), without importing them.
 
-    `argument`: the setting, for messages. `executable`: a path, also with ~, or a command on PATH; symbolic links stay:
-    an environment is known by its. Raises ConfigError for no such program, no Python, one older than 3.10, or without
-    one of the modules.
+    `argument`: the setting, for messages. `executable`: a path, also with ~, or a command on PATH; symbolic links are
+    kept, since Python finds its environment by them. Raises ConfigError if there is no such program, if it is not
+    Python 3.10 or newer, or lacks one of the modules.
     """
-    found = shutil.which(os.path.expanduser(executable))  # not Path: it would make a command of ./python
+    found = shutil.which(os.path.expanduser(executable))  # not Path, which would turn ./python into a command
     if not found:
         raise ConfigError(f"{argument}: {executable} cannot be run; give an environment's bin/python")
     try:
@@ -74,7 +74,7 @@ def require_optimizer(name: str) -> None:
 
 
 def vllm_versions() -> str:
-    """The versions of vLLM that the installed TRL works with, as a specifier; "" where it says nothing."""
+    """Return the versions of vLLM that the installed TRL works with, as a specifier; "" if it names none."""
     from packaging.requirements import Requirement
 
     try:
@@ -99,15 +99,15 @@ def require_vllm(mode: str, host: str, port: int, model: str) -> None:
         found = importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:
         raise ConfigError(
-            f"use_vllm: vLLM is not installed; TRL wants vllm{wanted}: make an environment from "
+            f"use_vllm: vLLM is not installed; TRL needs vllm{wanted}: make an environment from "
             "requirements-vllm.txt, or --use_vllm False"
         ) from None
     if not SpecifierSet(wanted).contains(Version(found).base_version, prereleases=True):
-        raise ConfigError(f"use_vllm: vLLM {found} is installed, TRL wants vllm{wanted}: see requirements-vllm.txt")
+        raise ConfigError(f"use_vllm: vLLM {found} is installed, TRL needs vllm{wanted}: see requirements-vllm.txt")
     import torch
 
     if not torch.cuda.is_available():
-        raise ConfigError("use_vllm: vLLM and its weight transfer need a CUDA device, none is here: --use_vllm False")
+        raise ConfigError("use_vllm: vLLM and its weight transfer need a CUDA device, none was found: --use_vllm False")
     if mode == "colocate":
         return
     url, start = f"http://{host}:{port}", f"start it with `trl vllm-serve --model {model} --port {port}`"
@@ -116,11 +116,11 @@ def require_vllm(mode: str, host: str, port: int, model: str) -> None:
             f"vllm_server_host: no vLLM server at {url} ({problem}): {start}, or use --vllm_mode colocate"
         )
     if problem := _problem(f"{url}/server_info?config_format=json"):
-        raise ConfigError(f"vllm_server_host: the server at {url} takes no weights ({problem}): {start}")
+        raise ConfigError(f"vllm_server_host: the server at {url} does not accept weights ({problem}): {start}")
 
 
 def _problem(url: str) -> str | None:
-    """What keeps this address from being read, or None."""
+    """Return why this address cannot be read, or None."""
     try:
         with urllib.request.urlopen(url, timeout=SERVER_SECONDS):
             return None

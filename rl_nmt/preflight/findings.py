@@ -1,4 +1,4 @@
-"""What the doctor's checks have found: findings, their table and the exit code. No torch."""
+"""Findings of the doctor's checks, their table and the exit code. No torch."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Level = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table. `status`: the exit code that a "fail" asks for (rl_nmt/errors.py), else 0."""
+    """One line of the table. `status`: the exit code of a "fail" (rl_nmt/errors.py), else 0. `way_out`: the fix."""
 
     level: Level
     what: str
@@ -21,12 +21,12 @@ class Finding:
 
 
 def fail(what: str, detail: str, way_out: str = "", error: type[UserError] = ConfigError) -> Finding:
-    """A finding that stops a run, with the exit code of `error`."""
+    """Return a finding that stops a run, with the exit code of `error`."""
     return Finding("fail", what, detail, way_out, error.exit_code)
 
 
 def failed(what: str, error: UserError) -> Finding:
-    """An error's line, cut where the fix begins: at its first ". " or "; ".
+    """Return an error as a finding; its fix begins after the first ". " or "; " of the message.
 
     >>> from rl_nmt.errors import ConfigError
     >>> failed("lr", ConfigError("lr: 5 is too high; take 1e-5"))
@@ -38,7 +38,7 @@ def failed(what: str, error: UserError) -> Finding:
 
 
 def table(findings: Iterable[Finding]) -> str:
-    """The findings as text: level, what, detail, and the fix below it; the last line says go or no-go."""
+    """Return the findings as text: level, what, detail, and the fix below it; the last line is go or no-go."""
     findings = list(findings)
     width = max((len(f.what) for f in findings), default=0)
     lines = []
@@ -47,10 +47,10 @@ def table(findings: Iterable[Finding]) -> str:
         if f.way_out:
             lines.append(f"{'':4}  {'':{width}}  → {f.way_out}")
     failed, warned = (sum(f.level == level for f in findings) for level in ("fail", "warn"))
-    verdict = f"no-go: {failed} to mend" if failed else "go"
+    verdict = f"no-go: {failed} to fix" if failed else "go"
     return "\n".join([*lines, f"{verdict}{f', {warned} to look at' if warned else ''}"])
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
-    """0 for go; else the highest status of what failed."""
+    """Return 0 for go, else the highest status of what failed."""
     return max((f.status or 1 for f in findings if f.level == "fail"), default=0)

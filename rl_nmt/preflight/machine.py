@@ -1,4 +1,4 @@
-"""What this machine has: Python, packages, GPUs and memory. torch is imported only to ask for GPUs."""
+"""Inspect this machine: Python, packages, GPUs and memory. torch is imported only to find GPUs."""
 
 import os
 import sys
@@ -17,13 +17,13 @@ TESTED = {  # in the environment of requirements.txt, or in that of requirements
     "trl": ("1.16.0",),
 }
 REQUIRED = (*TESTED, "accelerate", "datasets", "sacrebleu", "sentencepiece", "tyro", "PyYAML", "matplotlib")
-# package, its versions, beside package, its versions ("" any): symptom. Seen in this stack.
+# package, its versions, together with package, its versions ("" any): symptom. Seen in this stack.
 KNOWN_BAD = (
     ("pyarrow", ">=26", "numpy", "<2", "`import datasets` fails: pyarrow 26 needs NumPy 2 without saying so"),
     ("sentencepiece", ">=0.2.3", "protobuf", "<6", "slow-to-fast tokenizer conversion cannot import runtime_version"),
     ("huggingface-hub", ">=1", "transformers", "<5", "`import transformers` fails"),
     ("trackio", ">=0.30", "huggingface-hub", "<1.10", "`from trl import GRPOTrainer` fails"),
-    ("sentence-transformers", ">=6", "transformers", "<5", "it wants transformers 5"),
+    ("sentence-transformers", ">=6", "transformers", "<5", "it needs transformers 5"),
 )
 
 
@@ -53,7 +53,7 @@ class Machine:
 
 
 def look() -> Machine:
-    """This machine. A torch that cannot be imported is reported in it, not raised."""
+    """Inspect this machine. If torch cannot be imported, the reason is in the result and is not raised."""
     packages = {d.metadata["Name"].lower(): d.version for d in distributions() if d.metadata["Name"]}
     gpus: list[Gpu] = []
     problem = ""
@@ -62,7 +62,7 @@ def look() -> Machine:
 
         for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
             free, total = torch.cuda.mem_get_info(i)
-            units = torch.cuda.get_device_capability(i) >= (8, 0)  # what is_bf16_supported asks, without emulation
+            units = torch.cuda.get_device_capability(i) >= (8, 0)  # as is_bf16_supported, without emulation
             gpus.append(Gpu(torch.cuda.get_device_name(i), free, total, units))
     except Exception as error:  # a broken installation raises anything
         problem = describe(error)
@@ -79,14 +79,14 @@ def _ram_free() -> int:
 
 
 def requirements(packages: Mapping[str, str]) -> str:
-    """The file that an environment with these packages was made from."""
+    """Return the requirements file that an environment with these packages was made from."""
     if "vllm" in packages:
         return "requirements-vllm.txt"
     return "requirements-transformers5.txt" if _within(packages.get("transformers"), ">=5") else "requirements.txt"
 
 
 def version_findings(machine: Machine, settings: Any) -> list[Finding]:
-    """Python, packages that are missing, pairs that are known not to work together, versions not tested."""
+    """Check Python, missing packages, pairs that are known not to work together, and versions not tested."""
     found, packages = [], machine.packages
     install = f"pip install -r {requirements(packages)}"
     python = ".".join(map(str, machine.python))
@@ -101,7 +101,7 @@ def version_findings(machine: Machine, settings: Any) -> list[Finding]:
         found.append(fail("packages", detail, install, MissingService))
     for name, versions, other, others, symptom in KNOWN_BAD:
         if _within(packages.get(name), versions) and _within(packages.get(other), others):
-            pair = f"{name} {packages[name]} beside {other} {packages[other]}: {symptom}"
+            pair = f"{name} {packages[name]} with {other} {packages[other]}: {symptom}"
             found.append(fail("packages", pair, install, MissingService))
     installed = {name: packages[name] for name in TESTED if name in packages}
     untested = [n for n, version in installed.items() if version.split("+")[0] not in TESTED[n]]
@@ -123,17 +123,17 @@ def _within(version: str | None, versions: str) -> bool:
 
 
 def device_findings(machine: Machine, settings: Any) -> list[Finding]:
-    """The GPUs with their free memory; devices asked for that are not there."""
+    """Report the GPUs with their free memory, and devices in the settings that do not exist."""
     found = []
     for i, gpu in enumerate(machine.gpus):
         units = "" if gpu.bf16 else ", no bf16 units: fp32"
         found.append(Finding("ok", f"cuda:{i}", f"{gpu.name}, {gib(gpu.free)} of {gib(gpu.total)} GiB free{units}"))
     if not machine.gpus:
         detail = f"no CUDA device: the CPU in fp32, {gib(machine.ram_free)} GiB free"
-        way_out = "fine for configs/pocket.yaml; a model of a billion parameters wants a GPU"
+        way_out = "fine for configs/pocket.yaml; a model of a billion parameters needs a GPU"
         found.append(Finding("warn", "devices", detail, way_out))
     for name in ("reward_device", "dual_device"):
         wanted = getattr(settings, name)
         if wanted.startswith("cuda") and int(wanted.partition(":")[2] or 0) >= len(machine.gpus):
-            found.append(Finding("warn", name, f"{wanted} is not there: the CPU would be used", f"--{name} auto"))
+            found.append(Finding("warn", name, f"{wanted} does not exist: the CPU would be used", f"--{name} auto"))
     return found

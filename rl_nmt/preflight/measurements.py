@@ -1,4 +1,4 @@
-"""What `bench.gpu` has measured on cards: measured/<card>.json, one file per card. No torch."""
+"""Read what `bench.gpu` has measured on cards: measured/<card>.json, one file per card. No torch."""
 
 import json
 import re
@@ -9,7 +9,7 @@ FOLDER = Path(__file__).resolve().parent / "measured"
 
 
 def slug(card: str) -> str:
-    """The name of a card's file, without its ending.
+    """Return the name of a card's file, without its ending.
 
     >>> slug("NVIDIA H100 80GB HBM3")
     'nvidia-h100-80gb-hbm3'
@@ -18,13 +18,13 @@ def slug(card: str) -> str:
 
 
 def cards(folder: Path | None = None) -> list[dict[str, Any]]:
-    """What was measured per card, by file name; [] without the folder."""
+    """Return the measurements of each card, in order of file name; [] without the folder."""
     paths = sorted((folder or FOLDER).glob("*.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def peaks(card: dict[str, Any]) -> list[dict[str, Any]]:
-    """Per stage of each measured step: policy, offload, length (new tokens), stage, GiB, ratio.
+    """Return for each stage of each measured step: policy, offload, length (new tokens), stage, GiB, ratio.
 
     GiB are measured (most allocated), reserved and estimated; ratio is measured / estimated. Steps without a memory
     reading (on a CPU) are left out.
@@ -40,7 +40,7 @@ def peaks(card: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def highest(card: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of `peaks`, the stage of each step that took most."""
+    """Return, of `peaks`, the stage of each step that took the most memory."""
     found: dict[tuple, dict[str, Any]] = {}
     for peak in sorted(peaks(card), key=lambda peak: peak["measured"]):
         found[peak["policy"], peak["offload"]] = peak
@@ -48,7 +48,7 @@ def highest(card: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def measured_ratio(card: str, offload: bool, folder: Path | None = None) -> str:
-    """One clause for the doctor about a card of this name, "" where none was measured."""
+    """Return one clause for the doctor about a card of this name; "" if none was measured."""
     path = (folder or FOLDER) / f"{slug(card)}.json"
     for peak in highest(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else ():
         if peak["offload"] == offload:

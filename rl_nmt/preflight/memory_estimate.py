@@ -1,4 +1,4 @@
-"""How large a run will be, from model configurations alone: parameters, memory per device, checkpoints. No torch.
+"""Estimate a run's size from model configurations alone: parameters, memory per device, checkpoints. No torch.
 
 Everything here is an estimate: weights, gradients and optimizer are counted exactly, activations and caches by
 the tensors that the stock kernels keep.
@@ -17,7 +17,7 @@ from rl_nmt.hub import ModelUse
 
 GIB = 2**30
 CUDA_CONTEXT = int(0.6 * GIB)  # what a process holds on a GPU before its first tensor (ours, rounded up)
-ADAM, ADAM_8BIT = 8.0, 2 + 8 / 256  # bytes per trained parameter: two fp32 moments; two of a byte, fp32 scale per 256
+ADAM, ADAM_8BIT = 8.0, 2 + 8 / 256  # bytes per trained parameter: two fp32 moments; two of 1 byte, fp32 scale per 256
 LOGIT_TILE = (4096, 32768)  # TRL 1.16, trl/kernels/chunked_logprob.py: most tokens × vocabulary entries at once
 COMET_TOKENS = 8192  # rl_nmt/scorers/comet/scorer.py, most tokens encoded at once
 NLLB_TOKENS = 4096  # rl_nmt/backtranslation/translator.py, most source tokens in one batch
@@ -51,7 +51,7 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A model as far as its size goes: how many parameters, and its configuration ({} where that is not known)."""
+    """The size of a model: its number of parameters, and its configuration ({} if not known)."""
 
     parameters: int
     config: Mapping[str, Any]
@@ -125,7 +125,7 @@ def lora_parameters(config: Mapping[str, Any], rank: int) -> int:
 
 @dataclass
 class Need:
-    """Bytes on one device: `resident` all the time, by name; `passing` by stage, of which one is there at a time."""
+    """Bytes on one device: `resident` all the time, by name; `passing` by stage, one stage at a time."""
 
     resident: dict[str, int] = field(default_factory=dict)
     passing: dict[str, int] = field(default_factory=dict)
@@ -159,8 +159,8 @@ def policy_need(shape: Shape, settings: Any, cuda: bool, bf16: bool) -> Need:
     if not settings.use_vllm:  # its engine has its share, or a card of its own
         need.passing["generation"] = sequences * (length * keys * value + 3 * 4 * config["vocab_size"])
     tokens = settings.per_device_batch_size * length
-    # Log-probs of the sampled tokens come tile by tile, so that full logits never exist in the update; all
-    # weights trained, the head's gradient is made apart before it is added.
+    # Log-probs of the sampled tokens are computed tile by tile, so that full logits never exist in the update. If all
+    # weights are trained, the head's gradient is a separate tensor before it is added.
     head = value * min(tokens, LOGIT_TILE[0]) * min(config["vocab_size"], LOGIT_TILE[1])
     if not settings.lora_rank:
         head += 4 * config["vocab_size"] * config["hidden_size"]
@@ -170,21 +170,21 @@ def policy_need(shape: Shape, settings: Any, cuda: bool, bf16: bool) -> Need:
 
 
 def trained_parameters(shape: Shape, settings: Any) -> int:
-    """LoRA's where it is used, else all."""
+    """Return the number of trained parameters: LoRA's if it is used, else all."""
     return lora_parameters(shape.config, settings.lora_rank) if settings.lora_rank else shape.parameters
 
 
 def moments(settings: Any) -> float:
-    """Bytes of optimizer state per trained parameter."""
+    """Return the bytes of optimizer state per trained parameter."""
     return ADAM_8BIT if settings.optimizer.endswith("8bit") else ADAM
 
 
 def activations(config: Mapping[str, Any], tokens: int, value: int, checkpointing: bool) -> int:
-    """Bytes that the backward pass of the decoder keeps for `tokens` positions, `value` bytes per number.
+    """Return the bytes kept for the decoder's backward pass for `tokens` positions, `value` bytes per number.
 
     Per layer: the input of each linear layer and of GELU, both factors of the gated product, queries, keys and
-    values after their rotation, attention's output, and the norms in fp32. With checkpointing a layer's input
-    per layer and one layer whole.
+    values after their rotation, attention's output, and the norms in fp32. With checkpointing: the input of every
+    layer, and all of these for one layer.
     """
     hidden, ffn = config["hidden_size"], config["intermediate_size"]
     queries = config["num_attention_heads"] * config["head_dim"]
@@ -204,10 +204,10 @@ def translator_need(shape: Shape, dtype: str, beams: int) -> tuple[int, int]:
 
 
 def comet_need(shape: Shape, dtype: str, cuda: bool) -> tuple[int, int]:
-    """(weights, working memory) of a COMET model. Its linear layers exist twice: on a CPU prepacked, in half precision
-    as such; in float32 on CUDA only queries, keys and values, joined in one matrix.
+    """Return (weights, working memory) of a COMET model. Linear layers exist twice: on a CPU also prepacked, otherwise
+    also in half precision; in float32 on CUDA only queries, keys and values, joined in one matrix.
 
-    dtype "auto" may end in half precision, with its copies of the weights, or in float32, with larger activations: on
+    dtype "auto" may become half precision, with its copies of the weights, or float32, with larger activations: on
     CUDA the larger of both is counted.
     """
     half = dtype in ("bfloat16", "float16") or (dtype == "auto" and cuda)
@@ -227,11 +227,11 @@ def shapes(models: Iterable[ModelUse]) -> dict[str, Shape | None]:
 def memory_needs(
     settings: Any, models: Mapping[str, Shape | None], gpus: int, bf16: bool, gpu_bytes: int = 0
 ) -> dict[str, Need]:
-    """Device ("cuda:N" or "cpu") → what it has to hold; the policy's first.
+    """Return device ("cuda:N" or "cpu") → its need; the policy's device first.
 
-    `models` as `shapes` gives them, the policy known; one of unknown size counts nothing. `gpus`: how many there
-    are. A device that is not there is the CPU, as when the models are loaded. `gpu_bytes`: the memory of a GPU, of
-    which vLLM takes its share: while it samples, or all the time without sleep mode.
+    `models`: as from `shapes`, with a known policy; a model of unknown size counts 0. `gpus`: their number; a device
+    that does not exist becomes the CPU, as when models are loaded. `gpu_bytes`: the memory of a GPU, of which vLLM
+    takes its share: while it samples, or all the time without sleep mode.
     """
 
     def place(wanted: str) -> str:
@@ -242,11 +242,11 @@ def memory_needs(
     needs = {home: policy_need(models["policy"], settings, home != "cpu", bf16)}
     if settings.use_vllm and settings.vllm_mode == "colocate":
         share = int(settings.vllm_gpu_memory_utilization * gpu_bytes)
-        if settings.trl.vllm_enable_sleep_mode:  # its weights and cache are gone between generations
+        if settings.trl.vllm_enable_sleep_mode:  # its weights and cache are dropped between generations
             needs[home].passing["generation"] = share
         else:
             needs[home].resident["vLLM"] = share
-    offloaded: Counter[str] = Counter()  # device → weights that come for a reward call and leave again
+    offloaded: Counter[str] = Counter()  # device → weights moved there for each reward call
     for name, shape in models.items():
         if name == "policy" or shape is None:
             continue
@@ -286,7 +286,7 @@ def run_bytes(shape: Shape, settings: Any, bf16: bool) -> int:
 
 
 def _folder(name: str) -> Path | None:
-    """The model's folder here or in the hub cache."""
+    """Return the model's local folder, or that in the hub cache."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -299,7 +299,7 @@ def _folder(name: str) -> Path | None:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """config.json, the text part of a multimodal one, or that of a COMET model's encoder; {} when not there."""
+    """Return config.json, the text part of a multimodal one, or that of a COMET model's encoder; {} if missing."""
     for place in (folder, folder / "encoder"):
         try:
             config = json.loads((place / "config.json").read_text(encoding="utf-8"))
@@ -311,7 +311,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _counted(folder: Path) -> int | None:
-    """Parameters by the weight files: safetensors headers, or the size of an fp32 .ckpt or .bin."""
+    """Count parameters by the weight files: safetensors headers, or the size of an fp32 .ckpt or .bin."""
     if safetensors := list(folder.glob("*.safetensors")):
         try:
             return sum(map(safetensors_parameters, safetensors))
@@ -322,7 +322,7 @@ def _counted(folder: Path) -> int | None:
 
 
 def safetensors_parameters(path: Path) -> int:
-    """Numbers in a safetensors file, vision towers aside, from its header alone."""
+    """Count the numbers in a safetensors file by its header, without vision towers."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > 100_000_000:

@@ -1,1 +1,1 @@
-"""The numbers at the end: evaluation, divergence, report, model card, export."""
+"""The results of a run: evaluation, divergence, report, model card, export."""

@@ -1,7 +1,6 @@
-"""Monitor a run by what its reward does not contain: the divergence alarm and the choice of best/.
+"""Monitor a run by a score outside its reward: raise the divergence alarm and choose best/.
 
-A policy that games its reward shows it as a rising reward next to a falling independent score. Rules and
-thresholds: ours.
+A policy that games its reward has a rising reward and a falling independent score. Rules and thresholds: ours.
 """
 
 import hashlib
@@ -16,7 +15,7 @@ import numpy as np
 from rl_nmt.results.evaluation import Snapshot
 from rl_nmt.results.task import REWARD, mean
 
-SIGMAS = 2.0  # a change counts beyond this many standard errors of the paired difference
+SIGMAS = 2.0  # a change of fewer standard errors of the paired difference is taken for noise
 SHOWN = 12  # evaluations in the warning's curve
 SELF_BLEU_GROUPS = 8
 
@@ -31,10 +30,10 @@ class Evaluation(NamedTuple):
 
 @dataclass
 class DivergenceMonitor:
-    """Collects the held-out evaluations of a run; see the module."""
+    """Collect the held-out evaluations of a run; see the module."""
 
-    name: str  # what the independent score is called, e.g. "chrF++"; "" without one
-    independent: Callable[[Snapshot], list[float | None]]  # per row, higher is better, None where it has none
+    name: str  # name of the independent score, e.g. "chrF++"; "" without one
+    independent: Callable[[Snapshot], list[float | None]]  # score per row, higher is better, None: not scored
     sources: Sequence[str]  # of the rows
     evaluations: list[Evaluation] = field(default_factory=list)
     best_step: int | None = None  # by the independent score on the choosing half
@@ -57,7 +56,7 @@ class DivergenceMonitor:
     def restart_unless_same(self, before: Snapshot) -> None:
         """Start again from `before` where the evaluations so far are of other rows or another reward (--force)."""
         if self.evaluations and self.evaluations[0].rewards != REWARD.rows(before):
-            print("divergence: evaluations so far were of other rows or another reward: left out", flush=True)
+            print("divergence: evaluations so far are dropped: they had other rows or another reward", flush=True)
             self.evaluations, self.best_step, self.warned = [], None, False
             self.record(0, before)
 
@@ -65,9 +64,9 @@ class DivergenceMonitor:
         return next((known for known in self.evaluations if known.step == step), None)
 
     def _diverged(self) -> bool:
-        """Reward up and independent score down, both beyond noise, against the start or the best so far."""
+        """Return whether the reward rose and the independent score fell, beyond noise, since the start or the best."""
         now = self.evaluations[-1]
-        for earlier in (self.evaluations[0], self._at(self.best_step) or now):  # compared with itself it is equal
+        for earlier in (self.evaluations[0], self._at(self.best_step) or now):  # `now` equals itself
             up, down = change(earlier.rewards, now.rewards), change(earlier.scores, now.scores)
             if up and down and up[0] > SIGMAS * up[1] and down[0] < -SIGMAS * down[1]:
                 return True
@@ -77,22 +76,22 @@ class DivergenceMonitor:
         shown = ((known.step, mean(known.rewards), mean(known.scores)) for known in self.evaluations[-SHOWN:])
         rows = "\n".join("  {:>6}  {:>8.3f}  {:>8.2f}".format(*line) for line in shown)
         return (
-            f"WARNING: the reward rises while {self.name}, which is not in it, falls beyond noise: the policy may be\n"
-            f"learning to please the reward. Look at the samples; lower lr, raise the KL penalty or add a guard.\n"
+            f"WARNING: the reward rises while {self.name}, which is not part of it, falls beyond noise: the policy\n"
+            f"may be gaming the reward. Look at the samples; lower lr, raise the KL penalty or add a guard.\n"
             f"    step    reward  {self.name:>8}\n{rows}"
         )
 
     def _best_by(self, score: Callable[[Evaluation], float | None]) -> int | None:
-        """Step of the highest score; of equal ones the earliest; None where nothing has one."""
+        """Return the step of the highest score, the earliest of equal ones; None without any score."""
         scored = [(value, -known.step) for known in self.evaluations if (value := score(known)) is not None]
         return -max(scored)[1] if scored else None
 
     def _half_score(self, known: Evaluation, choosing: bool) -> float | None:
-        """Mean independent score of the rows that choose best/, or of those that report on it."""
+        """Return the mean independent score of the rows that choose best/, or of those that report on it."""
         return mean([s for s, ours in zip(known.scores, self.choosing, strict=True) if ours == choosing])
 
     def choice(self) -> dict:
-        """Which step best/ holds and why; scores are of the rows that did not choose. JSON."""
+        """Return, as JSON, which step best/ holds and why; scores are of the rows that did not choose it."""
         last = self.evaluations[-1].step if self.evaluations else None
         if self.best_step is None:
             reason = "no score outside the reward: give held-out rows with references, or an independent_scorer"
@@ -107,6 +106,7 @@ class DivergenceMonitor:
             "reason": f"highest mean {self.name} on {sum(self.choosing)} of {len(self.choosing)} held-out rows",
             "best_by_reward_step": by_reward,
             "reported_rows": len(self.choosing) - sum(self.choosing),
+            # On the other half: the maximum of noisy scores is too high on the rows that chose it.
             "reported": {name: known and self._half_score(known, False) for name, known in found.items()},
             "diverged": self.warned,
         }
@@ -120,12 +120,13 @@ class DivergenceMonitor:
 
 
 def choosing_half(source: str) -> bool:
-    """Does this row choose best/ (True) or report on it (False)? A hash of the text, so it never changes."""
+    """Return whether this row chooses best/ (True) or reports on it (False), by a hash of its text: never changes."""
     return hashlib.sha256(source.encode("utf-8", "replace")).digest()[-1] % 2 == 0
 
 
 def change(before: Sequence[float | None], after: Sequence[float | None]) -> tuple[float, float] | None:
-    """Mean paired difference and its standard error over rows scored on both sides; None for fewer than two."""
+    """Return the mean paired difference and its standard error over rows scored on both sides; None below two rows."""
+    # Paired: the same rows are translated each time, and their differences vary less than their scores.
     pairs = [b - a for a, b in zip(before, after, strict=True) if a is not None and b is not None]
     if len(pairs) < 2:
         return None
@@ -133,10 +134,10 @@ def change(before: Sequence[float | None], after: Sequence[float | None]) -> tup
 
 
 def self_bleu(sources: Sequence[str], outputs: Sequence[str]) -> float | None:
-    """Mean BLEU (0–100) of each sample against its group's others: 100 means that all of them are the same text.
+    """Return the mean BLEU (0–100) of each sample against the others of its group; 100: all are the same text.
 
-    Groups are the samples of one source; the first ones of at least two are taken. None without any.
-    The name and idea of the measure are those of the Texygen benchmark.
+    A group is the samples of one source; the first SELF_BLEU_GROUPS groups of at least two are used. None without any.
+    Name and idea are those of the Texygen benchmark (arXiv 1802.01886).
     """
     from sacrebleu.metrics import BLEU
 

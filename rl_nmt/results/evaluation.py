@@ -1,12 +1,12 @@
-"""Before and after on held-out text: greedy outputs, what the reward says, and what it cannot see (task.py).
+"""Evaluate models on held-out text: greedy outputs, rewards, and metrics outside the reward (task.py).
 
-`evaluate` makes a `Snapshot` of one model; `compare` sets two snapshots of the same rows side by side.
+`evaluate` makes a `Snapshot` of one model; `compare` compares two snapshots of the same rows.
 
 The p-values are a paired bootstrap (Koehn 2004, "Statistical Significance Tests for Machine Translation
 Evaluation", EMNLP; centred on the resamples' mean and two-sided): rows are drawn with replacement, both
-systems are scored on the same draw, and p is the share of draws whose difference strays from the draws'
-mean difference at least as far as the observed difference lies from zero. sacreBLEU's own paired
-bootstrap counts the upper tail alone, and calls two equal systems different (its comparison is strict).
+systems are scored on the same draw, and p is the share of draws whose difference is at least as far from
+the draws' mean difference as the observed difference is from zero. sacreBLEU's own paired bootstrap counts
+only the upper tail, and reports two equal systems as different (its comparison is strict).
 """
 
 import hashlib
@@ -25,13 +25,13 @@ from rl_nmt.results.task import COMMON, REWARD, Task, mean, number
 from rl_nmt.text.unicode import safe_unicode
 
 RESAMPLES = 1000
-SCORED_TOGETHER = 64  # rows in a call of the reward: with their neighbours scores change in the last digits
-TEXTS = ("source", "output")  # of a reward's row; samples.jsonl names them itself
+SCORED_TOGETHER = 64  # rows per call of the reward; fixed, since the last digits of scores depend on the batch
+TEXTS = ("source", "output")  # texts in a reward's row that samples.jsonl has under other names
 
 
 @dataclass
 class Snapshot:
-    """What one model made of the held-out rows. Every list has one entry per row, in the rows' order."""
+    """Outputs, scores and metrics of one model. Every list has one entry per held-out row, in the rows' order."""
 
     sources: list[str]
     references: list[str | None]
@@ -50,7 +50,7 @@ class Snapshot:
         try:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"{path}: no readable snapshot ({error}): remove it to redo it") from error
+            raise ConfigError(f"{path}: cannot be read as a snapshot ({error}): remove it") from error
 
 
 def evaluate(
@@ -64,15 +64,15 @@ def evaluate(
     max_new_tokens: int = 256,
     batch_size: int = 16,
 ) -> Snapshot:
-    """Answer every row greedily and score the outputs.
+    """Generate an output for every row greedily and score the outputs.
 
-    `rows` have "source" and, where there is one, "reference". `reward_fn.score_components` gives one dict per output.
+    `rows` have "source" and, if known, "reference". `reward_fn.score_components` returns one dict per output.
     Metrics: "reward" (mean total over the scored outputs), the mean of every other numeric component, the
     task's columns that can be measured, "mean_length" (code points), "scored" and "gated" (shares of
     outputs). Raises ConfigError when there are no rows.
 
-    Of several processes each generates and scores its share, and all get the Snapshot that one would make. Collective;
-    `score_components` is called equally often on each, on some with nothing.
+    With several processes each generates and scores its share, and all get the Snapshot that a single one would make.
+    Collective; each calls `score_components` equally often, some with empty lists.
     """
     from rl_nmt.models.generate import generate_together
 
@@ -98,13 +98,13 @@ def _sides(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[str | None]]
 
 
 def _score_together(reward_fn, prompts: list[str], outputs: list[str], sources: list[str]) -> list[dict[str, Any]]:
-    """The reward's rows, in order; blocks of SCORED_TOGETHER rows are shared out over the processes."""
+    """Return the reward's rows, in order; blocks of SCORED_TOGETHER rows are distributed over the processes."""
     from rl_nmt import distributed
 
     count = distributed.count()
     starts = range(0, len(outputs), SCORED_TOGETHER)
     own = []
-    for turn in range(0, len(starts), count):  # a process without a block takes part with nothing
+    for turn in range(0, len(starts), count):  # a process without a block calls with empty lists
         start = SCORED_TOGETHER * (turn + distributed.rank())
         block = slice(start, start + SCORED_TOGETHER)
         rows = reward_fn.score_components(prompts[block], outputs[block], source=sources[block])
@@ -113,7 +113,7 @@ def _score_together(reward_fn, prompts: list[str], outputs: list[str], sources: 
 
 
 def measure(snapshot: Snapshot, task: Task) -> dict[str, float]:
-    """The metrics that `evaluate` names, in the table's order; what cannot be measured is left out."""
+    """Return the metrics that `evaluate` lists, in the table's order; what cannot be measured is left out."""
     names = dict.fromkeys(key for row in snapshot.components for key in row)
     for name in ("total", "length"):  # these are the columns "reward" and "mean_length"
         names.pop(name, None)
@@ -125,12 +125,12 @@ def measure(snapshot: Snapshot, task: Task) -> dict[str, float]:
 
 
 def compare(before: Snapshot, after: Snapshot, task: Task, seed: int = 0) -> dict[str, Any]:
-    """Two snapshots of the same rows side by side, ready for evaluation.json.
+    """Compare two snapshots of the same rows; return the content of evaluation.json.
 
     "before" and "after" are the snapshots' metrics; "wins", "losses" and "ties" count rows, for the reward and
-    every column with `rows`; "p_value" is there for these and for every column that can be `resampled`. Rows
+    every column with `rows`; "p_value" exists for these and for every column that can be `resampled`. Rows
     without a value on both sides are left out.
-    Raises ConfigError when rows, reward identity or decoding differ: the numbers would not compare.
+    Raises ConfigError when rows, reward identity or decoding differ: the numbers would not be comparable.
     """
     _check_comparable(before, after)
     result: dict[str, Any] = {"rows": len(before.sources), "before": before.metrics, "after": after.metrics}
@@ -170,7 +170,7 @@ def _check_comparable(before: Snapshot, after: Snapshot) -> None:
             raise ConfigError(f"before/after: their {name} differ; measure both on the same held-out rows")
     for name in ("reward", "decoding"):
         old, new = (snapshot.signature.get(name) for snapshot in (before, after))
-        if isinstance(old, dict) and isinstance(new, dict):  # package versions may change, the metric not
+        if isinstance(old, dict) and isinstance(new, dict):  # package versions may differ, the identity may not
             old, new = old.get("identity", old), new.get("identity", new)
         if old != new:
             raise ConfigError(f"before/after: the {name} changed from {old} to {new}; measure both again")
@@ -183,14 +183,14 @@ def bootstrap_p_value(draws: np.ndarray, observed: float) -> float:
 
 
 def bootstrap_draws(rows: int, seed: int) -> np.ndarray:
-    """How often each row is in each draw: (RESAMPLES, rows) int64, every line sums to `rows`."""
+    """Return how often each draw contains each row: (RESAMPLES, rows) int64, every draw sums to `rows`."""
     index = np.random.default_rng(seed).integers(rows, size=(RESAMPLES, rows))
     offsets = np.arange(RESAMPLES)[:, None] * rows
     return np.bincount((index + offsets).ravel(), minlength=RESAMPLES * rows).reshape(RESAMPLES, rows)
 
 
 def print_table(comparison: dict[str, Any], task: Task) -> str:
-    """The comparison as text for the screen: one line per metric, then wins and losses, then signatures."""
+    """Return the comparison as text: one line per metric, then wins and losses, then signatures."""
     head = (f"held-out, {comparison['rows']} rows", "before", "after", "change", "p")
     lines = [
         "{:<24}{:>10}{:>10}{:>10}{:>9}".format(*cells) for cells in (head, *table_cells(comparison, task).values())
@@ -205,7 +205,7 @@ def print_table(comparison: dict[str, Any], task: Task) -> str:
 
 
 def table_cells(comparison: Mapping[str, Any], task: Task) -> dict[str, tuple[str, str, str, str, str]]:
-    """Per metric what a table shows: label, before, after, change, p."""
+    """Return the cells of each metric's table line: label, before, after, change, p."""
     before, after, p_values = comparison["before"], comparison["after"], comparison["p_value"]
     cells = {}
     for name in dict.fromkeys([*before, *after]):
@@ -217,19 +217,19 @@ def table_cells(comparison: Mapping[str, Any], task: Task) -> dict[str, tuple[st
 
 
 def short_signature(signature: dict[str, Any]) -> str:
-    """A hash of a reward signature's identity part; equal hashes mean comparable rewards."""
+    """Return a hash of a reward signature's identity part; equal hashes mean comparable rewards."""
     identity = json.dumps(signature.get("identity", signature), sort_keys=True, ensure_ascii=False)
     return f"{hashlib.sha256(identity.encode()).hexdigest()[:12]} (in full in evaluation.json)"
 
 
 def write_samples(path: Path | str, before: Snapshot, after: Snapshot, task: Task) -> None:
-    """samples.jsonl: one of `sample_rows` per line."""
+    """Write samples.jsonl: one of `sample_rows` per line."""
     rows = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in sample_rows(before, after, task)]
     files.write(path, "".join(rows))
 
 
 def sample_rows(before: Snapshot, after: Snapshot, task: Task) -> list[dict[str, Any]]:
-    """Source, reference (if any), and per side output, the task's texts and scores, per held-out row; JSON."""
+    """Return per held-out row, as JSON: source, reference (if any); per side its output, task texts and scores."""
     rows: list[dict[str, Any]] = [{"source": source} for source in before.sources]
     for row, reference in zip(rows, before.references, strict=True):
         row |= {"reference": reference} if reference else {}

@@ -1,7 +1,7 @@
-"""The models that a run leaves: best/ and final/, both loaded by plain transformers; and the way to the hub.
+"""Save the models of a run, best/ and final/, so that plain transformers loads them, and push them to the hub.
 
     final/          the weights at the end, LoRA merged in; final/adapter/ the adapter alone
-    best/           the weights of the evaluation with the best score outside the reward; best/chosen.json says which
+    best/           the weights of the evaluation with the best score outside the reward; best/chosen.json has its step
 
 Each has the tokenizer, every stop of the model's chat turns as generation defaults, prompt.txt (for
 rl_nmt.translate), and a model card. "Collective": every process may hold a part of the weights (ZeRO-3, FSDP).
@@ -22,21 +22,21 @@ CHOSEN, PROMPT_FILE, CARD = "chosen.json", "prompt.txt", "README.md"
 
 
 def whole_state(trainer) -> dict[str, Any]:
-    """Name → tensor of all the trainer's weights, complete on the main process. Collective. Raises ConfigError."""
+    """Return name → tensor of all the weights, complete on the main process. Collective. Raises ConfigError."""
     model = trainer.deepspeed if getattr(trainer, "is_deepspeed_enabled", False) else trainer.model
     try:
         return trainer.accelerator.get_state_dict(model)
-    except ValueError as error:  # accelerate's, which names three ways to say it
+    except ValueError as error:  # accelerate's message names three ways to set it
         raise ConfigError(
             f"the weights cannot be gathered ({error}): set zero3_save_16bit_model: true in accelerate's configuration"
         ) from None
 
 
 def merged_state(state: Mapping[str, Any], model) -> dict[str, Any]:
-    """Name → tensor of the base model with its LoRA weights added: W + (alpha / r) · B A (Hu et al. 2021).
+    """Return name → tensor of the base model with its LoRA weights added: W + (alpha / r) · B A (Hu et al. 2021).
 
-    Computed in fp32 and rounded to the base's precision once. `state` is `whole_state` of the PEFT model `model`, one
-    adapter of plain LoRA on linear layers, which is left as it is; its own weights are not read.
+    Computed in fp32 and rounded to the base's precision once. `state` is `whole_state` of `model`, a PEFT model with
+    one adapter of plain LoRA on linear layers. The model's own weights are neither changed nor read.
     """
     from peft.tuners.lora import Linear
 
@@ -54,13 +54,13 @@ def merged_state(state: Mapping[str, Any], model) -> dict[str, Any]:
 
 
 def _save(model, folder: Path, state: Mapping[str, Any]) -> None:
-    """A model with these weights; what is tied to others (lm_head to the embeddings) is not written twice."""
+    """Save a model with these weights; tied ones (lm_head to the embeddings) are written once."""
     tied = model._tied_weights_keys or () if model.config.tie_word_embeddings else ()
     model.save_pretrained(folder, state_dict={name: t for name, t in state.items() if name not in tied})
 
 
 def save_best(folder: Path, trainer, prompt: str) -> None:
-    """best/: the present weights, or with LoRA the adapter (`finish_best` merges). Collective. Raises CannotWrite."""
+    """Write best/: all weights, or the LoRA adapter, which `finish_best` merges. Collective. Raises CannotWrite."""
     state = whole_state(trainer)
     if not is_main_process():
         return
@@ -76,7 +76,7 @@ def save_best(folder: Path, trainer, prompt: str) -> None:
 
 
 def save_final(folder: Path, trainer, tokenizer, prompt: str) -> None:
-    """final/: a model that plain transformers loads, the prompt, and the LoRA adapter if there is one. Collective."""
+    """Write final/: a model for plain transformers, the prompt, and the LoRA adapter if there is one. Collective."""
     from rl_nmt.models import policy
 
     state = whole_state(trainer)
@@ -86,10 +86,10 @@ def save_final(folder: Path, trainer, tokenizer, prompt: str) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(model, "merge_and_unload"):
         model.save_pretrained(final / "adapter", state_dict=state)
-        (final / "adapter" / PROMPT_FILE).write_text(prompt, encoding="utf-8")  # rl_nmt.translate takes it by itself
-        (final / "adapter" / CARD).unlink(missing_ok=True)  # PEFT's own form, to be filled in; ours is in final/
+        (final / "adapter" / PROMPT_FILE).write_text(prompt, encoding="utf-8")  # read by rl_nmt.translate
+        (final / "adapter" / CARD).unlink(missing_ok=True)  # PEFT's template for a card; ours is in final/
         state, model = merged_state(state, model), model.get_base_model()
-    model.generation_config = policy.generation_defaults(tokenizer)  # all stops, for whoever loads it plainly
+    model.generation_config = policy.generation_defaults(tokenizer)  # all stops, for plain transformers
     model.config.eos_token_id = policy.stop_ids(tokenizer)
     _save(model, final, state)
     tokenizer.save_pretrained(final)
@@ -97,12 +97,12 @@ def save_final(folder: Path, trainer, tokenizer, prompt: str) -> None:
 
 
 def finish_best(folder: Path, tokenizer, choice: dict, load_start: Callable) -> dict:
-    """Make best/ load with plain transformers like final/: adapters merged into the start policy, all stops.
+    """Make best/ loadable by plain transformers like final/: merge adapters into the start policy, set all stops.
 
-    `choice` is `DivergenceMonitor.choice()`; `load_start` gives the start policy, where an adapter has to be merged.
-    Returns `choice`, with `kept` False and the reason where the chosen step's weights are gone: a run that was
-    stopped after it had written best/, and went on from an older checkpoint, may have chosen otherwise since. Such
-    a best/ is set aside. Done by the main process alone.
+    `choice` is `DivergenceMonitor.choice()`; `load_start` loads the start policy, if an adapter has to be merged.
+    Returns `choice`, with `kept` False and the reason if the weights of the chosen step are gone: a run that was
+    stopped after it had written best/, and continued from an older checkpoint, may have chosen another step since.
+    Such a best/ is set aside. Only the main process does this.
     """
     from rl_nmt.models import policy
     from rl_nmt.runs.checkpoints import set_aside
@@ -116,7 +116,7 @@ def finish_best(folder: Path, tokenizer, choice: dict, load_start: Callable) -> 
         step = None
     if choice["step"] != step:
         aside = set_aside(best, f"holds step {step}, the best is step {choice['step']}", prefix="earlier")
-        print(f"best/ held step {step}, which is not the best any more: now {aside.name}", flush=True)
+        print(f"best/ held step {step}, which is no longer the best; it is now {aside.name}", flush=True)
         if choice["step"]:  # step 0 is the start policy: nothing is lost
             return {**choice, "kept": False, "why_not": f"step {step} had replaced its weights before a resume"}
         return choice
@@ -142,10 +142,10 @@ def write_cards(folder: Path, comparison: Mapping[str, Any], **card: Any) -> Non
 
 
 def require_push(name: str) -> None:
-    """Refuse, before anything is trained, a push that would fail. The token is HF_TOKEN's alone, and never printed.
+    """Refuse, before anything is trained, a push that would fail. Only HF_TOKEN is used; it is never printed.
 
-    Raises ConfigError for the name, the token or its namespace, MissingService where the hub cannot be reached or
-    does not take the token.
+    Raises ConfigError for the name, a missing token or its namespace, MissingService if the hub cannot be reached or
+    rejects the token.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -157,17 +157,17 @@ def require_push(name: str) -> None:
     api = _hub_api()
     if not hub.hub_reachable():
         raise MissingService(
-            "push_to: the hub cannot be reached (HF_ENDPOINT, HF_HUB_OFFLINE): leave --push_to out; the same command "
-            "with it pushes the finished run"
+            "push_to: the hub cannot be reached (HF_ENDPOINT, HF_HUB_OFFLINE): train without --push_to; later the same "
+            "command with it pushes the finished run"
         )
     try:
         account = api.whoami()
     except Exception as error:  # requests' own, the hub client's, OSError
-        raise MissingService(f"push_to: the hub does not take HF_TOKEN ({_reason(error)}): make a new one") from None
+        raise MissingService(f"push_to: the hub rejects HF_TOKEN ({_reason(error)}): create a new one") from None
     spaces = {account.get("name"), *(org.get("name") for org in account.get("orgs", []))}
     space = name.rpartition("/")[0]
     if space and space not in spaces:
-        raise ConfigError(f"push_to: HF_TOKEN belongs to {account.get('name')}, who is not in {space}")
+        raise ConfigError(f"push_to: HF_TOKEN belongs to {account.get('name')}, who is not a member of {space}")
 
 
 def push(model: Path, name: str) -> None:
@@ -180,8 +180,8 @@ def push(model: Path, name: str) -> None:
         )
     except Exception as error:  # requests' own, the hub client's, OSError
         raise MissingService(
-            f"push_to: {name} was not written ({_reason(error)}); the model is in {model}, the same command again "
-            "pushes it"
+            f"push_to: {name} was not written ({_reason(error)}); the model is in {model}: run the same command again "
+            "to push it"
         ) from None
     print(f"pushed {model} to {address}", flush=True)
 
@@ -191,11 +191,11 @@ def _hub_api():
 
     token = os.environ.get("HF_TOKEN", "").strip()
     if not token:
-        raise ConfigError("push_to: HF_TOKEN is not set: export a token that may write, or leave --push_to out")
+        raise ConfigError("push_to: HF_TOKEN is not set: export a token with write permission, or omit --push_to")
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what went wrong, without the token, should it be in there."""
+    """Return the error as one short line, with the token removed."""
     line = " ".join(str(error).split())[:200] or type(error).__name__
     return line.replace(os.environ.get("HF_TOKEN", "").strip() or "\0", "…")

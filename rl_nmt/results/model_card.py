@@ -1,6 +1,6 @@
-"""Write the README.md of a trained model: what it was made from, what it was rewarded by, and what came of it.
+"""Write the README.md of a trained model: its base model, data, reward and results.
 
-It names no path of the machine, chooses no licence, and lists those of the models that gave the reward.
+The card contains no local paths, chooses no licence, and lists the licences of the reward's models.
 """
 
 import fnmatch
@@ -28,7 +28,7 @@ LICENCES = {
 
 
 def licence(name: str) -> str | None:
-    """The licence of a model by its hub name, also with @revision; None where it is not known here.
+    """Return the licence of a model by its hub name, also with @revision; None if it is not in LICENCES.
 
     >>> licence("facebook/nllb-200-distilled-1.3B"), licence("Unbabel/XCOMET-XL@v1"), licence("me/mine")
     ('CC-BY-NC-4.0', 'CC-BY-NC-SA-4.0 (gated)', None)
@@ -38,7 +38,7 @@ def licence(name: str) -> str | None:
 
 
 def on_hub(name: str) -> bool:
-    """Does this name one model of one account, as hub names do, and no file or folder that is here?
+    """Return whether `name` is a hub name, account/model, and not a local file or folder.
 
     >>> [on_hub(n) for n in ("google/gemma-3-1b-it", "./models/x", "/a/b", "policy", "org/name@v1")]
     [True, False, False, False, True]
@@ -56,14 +56,14 @@ def model_card(
     task: Task,
     best: bool = False,
 ) -> str:
-    """The card as Markdown with the hub's YAML head.
+    """Return the card as Markdown with the hub's YAML head.
 
     Args:
         comparison: evaluation.json, as `compare` makes it; `best` in it is what `DivergenceMonitor.choice` returns.
         base_model: hub name, also with @revision, or local folder of the start policy.
         data: {"name": hub name or file, "rows": sentences trained on, "sha256": their hash}.
-        settings: name → value of what a reader would want to know, in this order.
-        prompt: what the model was asked, with the slot {source} for the source.
+        settings: name → value of the settings to list, in this order.
+        prompt: the prompt of training, with the slot {source} for the source.
         best: the weights of the chosen evaluation, not of the last step.
     """
     import yaml

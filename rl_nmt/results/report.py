@@ -1,8 +1,8 @@
-"""Write a run as one page: curves, the table before and after, and outputs side by side.
+"""Write the report of a run as one page: curves, the table before and after, and outputs side by side.
 
-`write_report` reads what a run folder holds (resolved_config.yaml, metrics.jsonl, evaluation.json,
-samples.jsonl) and writes report.html beside it: no script, no outside file, and everything that a model
-or a data set wrote is escaped and isolated, so that it can be neither markup nor turn the page around.
+`write_report` reads a run folder (resolved_config.yaml, metrics.jsonl, evaluation.json, samples.jsonl) and
+writes report.html there. The page has no script and loads no other file. Text from models and data sets is
+escaped and isolated, so that it can neither act as markup nor change the text direction of the page.
 """
 
 import base64
@@ -33,7 +33,7 @@ SPELLED_OUT = {mark: f'<i class="mark">U+{mark:04X}</i>' for mark in DIRECTION_M
 
 
 def read_metrics(path: Path | str) -> dict[str, list[dict[str, Any]]]:
-    """metrics.jsonl as {"train": rows, "eval": rows}, each by step. A file that is not there is empty.
+    """metrics.jsonl as {"train": rows, "eval": rows}, each by step. A missing file counts as empty.
 
     A resumed run writes a step again: the last row of a step counts. A torn last line is left out.
     """
@@ -57,10 +57,10 @@ def moving_average(values: list[float], ema: float) -> list[float]:
 
 
 def reward_curve_png(metrics_jsonl: Path | str, png: Path | str, task: Task, ema: float = 0.9) -> None:
-    """Reward by optimizer step with its moving average, and held-out values where rows of kind "eval" are.
+    """Plot the reward by optimizer step with its moving average, and held-out values of the rows of kind "eval".
 
-    Next to it the first of the task's columns by row that was evaluated: the reward does not see it. Raises
-    CannotWrite. Without any row the picture says so.
+    A second panel shows the first evaluated column of the task that has a value per row; it is outside the reward.
+    Without any rows the picture says so. Raises CannotWrite.
     """
     metrics = read_metrics(metrics_jsonl)
     outside = [column for column in task.by_row if series(metrics["eval"], column.name)[0]][:1]
@@ -89,7 +89,7 @@ def _figure(metrics, panels: list[tuple[str, str]], ema: float, size: tuple[floa
 def _panel(axes, metrics, key: str, name: str, ema: float) -> None:
     steps, values = series(metrics["train"], key)
     if steps:
-        mark = "." if len(steps) < 3 else None  # a line through one point cannot be seen
+        mark = "." if len(steps) < 3 else None  # a line through one point is invisible
         axes.plot(steps, values, color=ACCENT, alpha=0.3, linewidth=1, marker=mark, label=name)
         smooth = moving_average(values, ema)
         axes.plot(steps, smooth, color=ACCENT, linewidth=2, label=f"moving average ({ema:g})")
@@ -108,9 +108,9 @@ def _panel(axes, metrics, key: str, name: str, ema: float) -> None:
 
 
 def write_report(run_folder: Path | str, task: Task, names: Files | None = None) -> Path:
-    """Write `run_folder`/report.html from whatever the folder already holds; returns its path. Raises CannotWrite.
+    """Write `run_folder`/report.html from what the folder already holds; return its path. Raises CannotWrite.
 
-    Of samples of several steps the last ones are shown. Parts that are missing are named on the page.
+    If there are samples of several steps, those of the last are shown. Missing parts are named on the page.
     """
     import yaml
     from jinja2 import Environment, FileSystemLoader
@@ -146,10 +146,10 @@ def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def text(value: Any, language: str = "") -> Markup:
-    """Foreign text as harmless HTML: cleaned, escaped, and isolated from the page's text direction.
+    """Return foreign text as harmless HTML: cleaned, escaped, and isolated from the page's text direction.
 
-    Explicit direction marks (U+202A–E, U+2066–9) would be contained by <bdi>, but still show one text
-    as another: they are spelled out instead.
+    <bdi> would contain explicit direction marks (U+202A–E, U+2066–9), but they could still make one text look like
+    another: they are spelled out instead.
     """
     shown = escape(safe_unicode(str(value))).translate(SPELLED_OUT)
     lang = f' lang="{escape(language)}"' if language else ""
@@ -157,7 +157,7 @@ def text(value: Any, language: str = "") -> Markup:
 
 
 def _lines(comparison: dict[str, Any], task: Task) -> dict[str, dict[str, str]]:
-    """Per metric its line of the table; the tone of a change is "up" where it is for the better."""
+    """Return each metric's line of the table; the tone of a change is "up" for an improvement."""
     lines, p_values = {}, comparison["p_value"]
     for name, (label, before, after, change, p) in table_cells(comparison, task).items():
         gain = float(change or 0) * task.column(name).better
@@ -180,7 +180,7 @@ def _curves(metrics: dict[str, list[dict[str, Any]]], task: Task) -> list[tuple[
     curves = []
     for key, name, note in (
         ("reward", "Reward", "mean total per step, and its moving average"),
-        *((key, name, "held-out, greedy; the reward does not see it") for key, name in outside),
+        *((key, name, "held-out, greedy; not part of the reward") for key, name in outside),
         ("kl", "KL", "distance from the start policy, nats per token"),
         ("completions/mean_length", "Length", "mean completion, tokens"),
     ):
@@ -191,7 +191,7 @@ def _curves(metrics: dict[str, list[dict[str, Any]]], task: Task) -> list[tuple[
 
 
 def _groups(rows: list[dict[str, Any]], task: Task) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """(title, the metric it names, rows): the largest gains, the largest losses, and some of the others."""
+    """Return (title, metric in the title, rows): the largest gains, the largest losses, and some of the others."""
     by_row = (column.name for column in task.by_row)
     key = next((name for name in by_row if any(name in row.get("after_scores", {}) for row in rows)), "total")
     gains = {}

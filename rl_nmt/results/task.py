@@ -1,4 +1,4 @@
-"""Describe a task to the results: metric columns beside the reward, labels, languages. No torch."""
+"""Describe a task for the results: metric columns in addition to the reward, labels, languages. No torch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Column:
-    """One line of the table before and after; without functions it only says how a component of the reward is shown.
+    """One line of the table before and after; without functions it only sets how a component of the reward is shown.
 
-    `rows` counts wins and ranks samples; `value` and `resampled` are by default the mean, and resampled means, of it.
+    `rows` is for counting wins and ranking samples; `value` and `resampled` default to its mean and resampled means.
     """
 
     name: str  # key in evaluation.json and metrics.jsonl
@@ -38,7 +38,7 @@ class Column:
         return mean(self.rows(snapshot)) if self.rows else None
 
     def show(self, value: Any) -> str:
-        """A value with this column's digits, a dash for what is not a finite number."""
+        """Return a value with this column's digits; a dash if it is not a finite number."""
         return "–" if number(value) is None else f"{value:.{self.digits}f}"
 
 
@@ -74,23 +74,23 @@ COMMON = (
 
 @dataclass(frozen=True)
 class Task:
-    """What the results say of a task. The defaults name nothing but the reward."""
+    """Columns and words of a task for the results. The defaults have only the reward."""
 
     title: str  # of report and model card, e.g. "English → Tamil"
-    columns: tuple[Column, ...] = ()  # metrics beside the reward, in the table's order
+    columns: tuple[Column, ...] = ()  # metrics in addition to the reward, in the table's order
     headline: tuple[str, ...] = (REWARD.name,)  # columns that the report shows large
     texts: Mapping[str, str] = field(default_factory=dict)  # further texts in a row of the reward: name → label
-    source_language: str = ""  # BCP 47 code, also of `texts`; "" where that says nothing
+    source_language: str = ""  # BCP 47 code, also of `texts`; "" if there is none
     output_language: str = ""
-    inputs: str = "prompts"  # plural for prose: what the rows ask for
-    outputs: str = "answers"  # what the model answers
+    inputs: str = "prompts"  # plural for prose: the model's inputs
+    outputs: str = "answers"  # plural for prose: the model's outputs
     reward: str = "the reward below"  # for the card: "Trained with GRPO from …, with " this
     pipeline: str = "text-generation"  # the hub's pipeline tag
     example: str = "Hello."  # a source for the card's example
-    settings: tuple[str, ...] = ()  # those that the report shows first
+    settings: tuple[str, ...] = ()  # shown first in the report
 
     def column(self, name: str) -> Column:
-        """How a metric or a component of the reward is shown; an unknown one with its name and three digits.
+        """Return the column of a metric or component of the reward; an unknown one has its name and three digits.
 
         >>> task = Task("count", (Column("hits", "hits in %", 1),))
         >>> [task.column(name).label or name for name in ("hits", "mean_length", "total", "new")]
@@ -101,7 +101,7 @@ class Task:
         return known.get(name) or Column(name)
 
     def label(self, name: str) -> str:
-        """How a metric is called on the screen."""
+        """Return the name of a metric for the screen."""
         column = self.column(name)
         return column.label or column.name.replace("_", " ")
 

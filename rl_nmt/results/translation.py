@@ -1,4 +1,4 @@
-"""What the results measure and print of translation: chrF++, BLEU, the share of outputs in the language.
+"""Metrics and words of translation for the results: chrF++, BLEU, the share of outputs in the language.
 
 chrF++ and BLEU are sacreBLEU's and need references, which no reward of this repository reads. No torch.
 """
@@ -120,11 +120,11 @@ def divergence_monitor(
     python: str = "",
     setting: Callable[[str], str] = str,
 ) -> DivergenceMonitor:
-    """Monitor with a score that the reward does not contain: chrF++, or `independent_scorer` without references.
+    """Return a monitor with a score outside the reward: chrF++, or `independent_scorer` without references.
 
-    `rows`: the held-out rows {"source", "reference"?}. `independent_scorer`: a COMET checkpoint, loaded only where it
-    is needed, on `device`, in the environment of another `python` if that is given. `setting`: what the script calls a
-    setting, for messages (`Run.setting`).
+    `rows`: the held-out rows {"source", "reference"?}. `independent_scorer`: a COMET checkpoint, loaded only if it is
+    needed, on `device`, in the environment of another `python` if that is given. `setting`: returns the script's name
+    of a setting, for messages (`Run.setting`).
     """
     scorer: Any = None
 
@@ -153,6 +153,6 @@ def divergence_monitor(
             scorer = load_comet(**options)
         require_scale(setting("independent_scorer"), scorer)
         name = scorer.name
-    missing = f"none: divergence cannot be noticed; give {setting('eval_file')} or {setting('independent_scorer')}"
+    missing = f"none: divergence cannot be detected; give {setting('eval_file')} or {setting('independent_scorer')}"
     print(f"score outside the reward: {name or missing}", flush=True)
     return DivergenceMonitor(name, score, [row["source"] for row in rows])

@@ -1,4 +1,4 @@
-"""Checkpoints that count only once they are sealed, and what else a run needs to continue to the same bits.
+"""Seal checkpoints, find the newest valid one, and save what else a run needs to continue to the same bits.
 
 transformers and TRL write a checkpoint file by file; killed in between, they leave one that cannot be
 resumed, or resumes wrong. Here a checkpoint counts only when `manifest.json`, with the size and SHA-256 of
@@ -34,21 +34,21 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 class Broken(Exception):
-    """Why a folder is not a valid checkpoint."""
+    """The folder is not a valid checkpoint; the message is the reason."""
 
 
 @dataclass
 class Checkpoint:
     """A sealed checkpoint whose every byte was compared with its manifest.
 
-    `state` is run_state.json; `notes` what the run wanted kept (W&B id, gate verdict, …).
+    `state` is run_state.json; `notes` is what the run keeps for itself (W&B id, gate verdict, …).
     """
 
     path: Path
     step: int
     sealed_at: float
     state: dict[str, Any]
-    set_aside: list[str] = field(default_factory=list)  # what lay in front of it and was moved away, and why
+    set_aside: list[str] = field(default_factory=list)  # newer invalid ones that were renamed, and why
     by_name: bool = False  # the user named it
 
     @property
@@ -56,7 +56,7 @@ class Checkpoint:
         return self.state["notes"]
 
     def put_back(self, name: str, run_folder: Path) -> None:
-        """Copy a JSON file that was sealed along back into the run folder, where it is gone or damaged."""
+        """Copy a JSON file of the checkpoint back into the run folder, if it is missing or damaged there."""
         try:
             json.loads((run_folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -66,7 +66,7 @@ class Checkpoint:
     def __str__(self) -> str:
         minutes = max(0.0, time.time() - self.sealed_at) / 60
         age = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"
-        why = "; ".join(self.set_aside) or "the newest, every file as it was sealed"
+        why = "; ".join(self.set_aside) or "the newest, all files intact"
         return f"{self.path} (step {self.step}, {age} old: {why})"
 
 
@@ -94,18 +94,18 @@ def read(folder: Path) -> Checkpoint:
     if version != FORMAT:
         raise Broken(f"{MANIFEST} has format {version}, this version reads {FORMAT}")
     if folder.name != f"checkpoint-{step}":
-        raise Broken(f"{MANIFEST} is that of step {step}")
+        raise Broken(f"{MANIFEST} is of step {step}")
     try:
         found = {str(path.relative_to(folder)): path for path in files_of(folder)}
         if extra := sorted(found.keys() - sealed.keys()):
-            raise Broken(f"{extra[0]} was not sealed with it")
+            raise Broken(f"{extra[0]} is not in {MANIFEST}")
         for name, (size, sha256) in sealed.items():
             if name not in found:
                 raise Broken(f"{name} is missing")
             if (there := found[name].stat().st_size) != size:
-                raise Broken(f"{name} has {there} bytes, {size} were sealed")
+                raise Broken(f"{name} has {there} bytes instead of {size}")
             if _digest(found[name])[0] != sha256:
-                raise Broken(f"{name} is not what was sealed (SHA-256)")
+                raise Broken(f"{name} has changed since it was sealed (SHA-256)")
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if not isinstance(state, dict) or not {"parts", "notes"} <= set(state):
             raise Broken(f"{STATE} lacks parts or notes")
@@ -117,13 +117,13 @@ def read(folder: Path) -> Checkpoint:
 
 
 def find(run_folder: Path) -> Checkpoint | None:
-    """The newest valid checkpoint of a run folder; None when none was ever sealed there. For the main process.
+    """Return the newest valid checkpoint of a run folder; None when none was ever sealed there. Main process only.
 
-    Broken ones in front of it are set aside as `broken-checkpoint-N`, with the reason. A first save that was killed
-    is not a checkpoint yet: it is set aside too, and the run begins again.
+    Newer, invalid ones are set aside as `broken-checkpoint-N`, with the reason. A first save that was killed is not a
+    checkpoint yet: it is set aside too, and the run starts from scratch.
 
-    Raises ResumeRefused when checkpoints were sealed and none of them is valid: starting from zero is
-    never decided here. Nothing is touched then.
+    Raises ResumeRefused, and touches nothing, when checkpoints were sealed and none of them is valid: whether to
+    start from step 0 is for the user to decide.
     """
     sealed, _ = record_of(run_folder)
     reasons: dict[Path, str] = {}
@@ -137,9 +137,9 @@ def find(run_folder: Path) -> Checkpoint | None:
     if valid is None and (sealed or any((folder / MANIFEST).exists() for folder in reasons)):
         lines = [f"{folder.name}: {reason}" for folder, reason in reasons.items()]
         gone = [step for step in sealed if run_folder / f"checkpoint-{step}" not in reasons]
-        lines += [f"checkpoint-{step}: sealed here once, gone" for step in gone[-2:]]
+        lines += [f"checkpoint-{step}: was sealed here and is missing" for step in gone[-2:]]
         raise ResumeRefused(
-            f"{run_folder} has no valid checkpoint ({'; '.join(lines)}): put one back, or start a new run with --fresh"
+            f"{run_folder} has no valid checkpoint ({'; '.join(lines)}): restore one, or start a new run with --fresh"
         )
     moved = []
     for folder, reason in reasons.items():
@@ -178,7 +178,7 @@ def set_aside(path: Path, reason: str, prefix: str = "broken") -> Path:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Files of a checkpoint, hidden ones (nothing loads them) and the manifest aside."""
+    """Return the files of a checkpoint, except the manifest and hidden ones, which nothing loads."""
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MANIFEST)
     return [path for path in paths if not any(part[0] == "." for part in path.relative_to(folder).parts)]
 
@@ -192,7 +192,7 @@ def _digest(path: Path, sync: bool = False) -> tuple[str, int]:
 
 
 def record_of(run_folder: Path) -> tuple[list[int], int]:
-    """(steps ever sealed, bytes of the last one) by checkpoints.json; ([], 0) without it. Raises ResumeRefused."""
+    """Return (steps ever sealed, bytes of the last one) from checkpoints.json, else ([], 0). Raises ResumeRefused."""
     path = run_folder / RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -201,7 +201,7 @@ def record_of(run_folder: Path) -> tuple[list[int], int]:
         return [], 0
     except (OSError, ValueError, KeyError, TypeError) as error:
         if any((folder / MANIFEST).exists() for folder in checkpoint_folders(run_folder)):
-            return [], 0  # the manifests say the same
+            return [], 0  # the manifests hold the same information
         raise ResumeRefused(
             f"{path} cannot be read ({type(error).__name__}) and the folder has no checkpoint: whether this run "
             "had any is unknown; remove the file to start at step 0, or start a new run with --fresh"
@@ -210,7 +210,7 @@ def record_of(run_folder: Path) -> tuple[list[int], int]:
 
 @dataclass
 class Keeper:
-    """Seals what the Trainer has saved, keeps the newest `keep`, and carries the rest of the run along."""
+    """Seal the Trainer's checkpoints together with the rest of the run's state, and keep the newest `keep`."""
 
     folder: Path  # of the run
     keep: int = 2  # sealed checkpoints kept; an older one is removed only after a newer one is sealed
@@ -235,12 +235,12 @@ class Keeper:
                 self.parts[name].load_state_dict(state)
 
     def lack_of_room(self) -> str | None:
-        """Why the next save would not fit, judged by the size of the last one; None when it does."""
+        """Return why the next save would not fit, judged by the size of the last one; None if it fits."""
         fits = shutil.disk_usage(self.folder).free >= self._bytes
-        return None if fits else f"the last one took {self._bytes:,} bytes"
+        return None if fits else f"the last checkpoint took {self._bytes:,} bytes"
 
     def seal(self, step: int) -> None:
-        """Add the run's state to checkpoint-`step`, seal it, and let the oldest go. Raises OSError."""
+        """Add the run's state to checkpoint-`step`, seal it, and remove the oldest. Raises OSError."""
         target = self.folder / f"checkpoint-{step}"
         parts = {name: part.state_dict() for name, part in self.parts.items()}
         state = {"step": step, "parts": parts, "notes": self.notes}
@@ -260,11 +260,11 @@ class Keeper:
         self._rotate()
 
     def discard(self, step: int, reason: str) -> None:
-        """Remove what a failed save left and say so. Raises CannotWrite at the third failure in a row."""
+        """Remove the files of a failed save and warn. Raises CannotWrite at the third failure in a row."""
         target = self.folder / f"checkpoint-{step}"
         shutil.rmtree(target, ignore_errors=True)
         self.failures += 1
-        newest = "none is sealed yet" if self.newest is None else f"the newest is checkpoint-{self.newest}"
+        newest = "no checkpoint yet" if self.newest is None else f"the newest is checkpoint-{self.newest}"
         line = f"{target} was not saved ({reason}; {shutil.disk_usage(self.folder).free:,} bytes free): {newest}"
         if aside := sorted(path.name for path in self.folder.glob("broken-checkpoint-*")):
             line += f"; {', '.join(aside)} may be removed"
@@ -277,12 +277,12 @@ class Keeper:
         kept = [folder for folder in folders if (folder / MANIFEST).exists()][: self.keep]
         for folder in folders:
             if folder not in kept:
-                (folder / MANIFEST).unlink(missing_ok=True)  # first: half of it must not look whole
+                (folder / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed folder does not look valid
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def named(path: Path, run_folder: Path) -> Checkpoint:
-    """The checkpoint that the user names, for the run in `run_folder` to continue from; nothing is touched (`take_up`).
+    """Return the checkpoint that the user names for the run in `run_folder`; `take_up` then makes it the newest there.
 
     Raises ResumeRefused when it is not a valid checkpoint, or is elsewhere while `run_folder` holds steps that did not
     come after it.
@@ -291,17 +291,16 @@ def named(path: Path, run_folder: Path) -> Checkpoint:
     try:
         checkpoint = read(path)
     except Broken as error:
-        raise ResumeRefused(f"{path} cannot be continued from ({error}): name another checkpoint") from None
+        raise ResumeRefused(f"{path} is not a valid checkpoint ({error}): name another one") from None
     if path.parent != run_folder.resolve() and not _leads_to(checkpoint, run_folder):
         raise ResumeRefused(
-            f"{run_folder} holds a run of its own, and {path} is another's: name a folder that is not used yet, or add "
-            "--fresh"
+            f"{run_folder} holds another run than that of {path}: name a folder that is not used yet, or add --fresh"
         )
     return replace(checkpoint, by_name=True)
 
 
 def _leads_to(checkpoint: Checkpoint, run_folder: Path) -> bool:
-    """Did all that was ever sealed in another folder come after this checkpoint?"""
+    """Return whether everything ever sealed in `run_folder` came after this checkpoint of another folder."""
     there = [step for step in record_of(run_folder)[0] if step <= checkpoint.step]
     try:
         same = run_folder / checkpoint.path.name / MANIFEST
@@ -311,10 +310,10 @@ def _leads_to(checkpoint: Checkpoint, run_folder: Path) -> bool:
 
 
 def take_up(checkpoint: Checkpoint, run_folder: Path) -> Checkpoint:
-    """Make a `named` checkpoint the newest of `run_folder`, once settings are known to fit; by the main process.
+    """Make a `named` checkpoint the newest of `run_folder`, once settings are known to fit. Main process only.
 
-    Later ones in this folder are set aside. Of another folder nothing is changed: its checkpoint is taken over, by
-    links to its files where the file system has them, so that this run does not depend on the other.
+    Later ones in this folder are set aside. A checkpoint of another folder is hard-linked into this one (copied where
+    links are impossible), so that this run does not depend on the other folder, which is not changed.
     Raises CannotWrite, and OSError for the record.
     """
     moved = []
@@ -336,7 +335,7 @@ def take_up(checkpoint: Checkpoint, run_folder: Path) -> Checkpoint:
 
 
 def _link(file: Path, target: Path) -> None:
-    """A second name for a file that is never written again, or a copy of it."""
+    """Hard-link a file that is never written again, or copy it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file, target)

@@ -1,4 +1,4 @@
-"""metrics.jsonl and its like: one JSON row per line, cut back to a checkpoint on a resume."""
+"""Write and read JSON-lines files such as metrics.jsonl, and cut them back to a checkpoint on a resume."""
 
 import contextlib
 import json
@@ -11,10 +11,10 @@ from rl_nmt.files import finite, write_durable
 
 
 class MetricsFile:
-    """One JSON object a line, flushed at once, so that a killed run keeps what it logged.
+    """Write one JSON object per line, flushed at once, so that a killed run keeps what it logged.
 
-    Rows that cannot be written (a full disk) wait in memory and go out, in order, with the next that can;
-    the first time it says so on standard error.
+    Rows that cannot be written (full disk) are kept in memory and written, in order, with the next row. The first
+    failure prints a warning.
     """
 
     def __init__(self, path: str | Path):
@@ -30,10 +30,10 @@ class MetricsFile:
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                warn(f"{self.path} cannot be written ({error.strerror}); its rows wait in memory until it can")
+                warn(f"{self.path} cannot be written ({error.strerror}); its rows are kept in memory until it can")
 
     def flush(self) -> None:
-        """Write the rows that wait. Raises OSError, and leaves no half row behind."""
+        """Write the rows kept in memory. Raises OSError, and leaves no half row behind."""
         if not self._waiting:
             return
         data = "".join(self._waiting).encode("utf-8", "replace")
@@ -65,7 +65,7 @@ class MetricsFile:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of such a file, none without it; a line cut off by a crash is left out."""
+    """Yield the rows of such a file, none if it does not exist; a line cut off by a crash is left out."""
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
             if isinstance(row := json.loads(line), dict):

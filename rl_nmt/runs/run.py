@@ -1,12 +1,12 @@
-"""One run on disk: its folder and lock, the checkpoint it continues from, what it has decided once, its identity.
+"""One run on disk: its folder and lock, the checkpoint it continues from, its one-time decisions, its identity.
 
     with Run.open("runs/mine", script="train.py") as run:
-        run.require_same(group_size=8)                   # refused, status 4, where a checkpoint says otherwise
-        verdict = run.once("launch_gate", ask)           # asked once, also over resumes; the same on every process
-        with run.under_way():                            # whatever ends this names the command that continues
+        run.require_same(group_size=8)                   # refused, status 4, if a checkpoint has another value
+        verdict = run.once("launch_gate", ask)           # called once, also over resumes; the same on every process
+        with run.under_way():                            # an error in here names the command that continues
             loop.train(run, trainer, callbacks)
 
-Of several processes the main one reads, asks and writes; every method is called by all of them.
+With several processes, all of them call every method; the main one reads, decides and writes.
 """
 
 import contextlib
@@ -36,13 +36,13 @@ class Run:
     """See the module."""
 
     folder: Path
-    command: str = ""  # what to type to continue it
+    command: str = ""  # command line that continues it
     resume: Checkpoint | None = None  # the checkpoint it continues from
     force: bool = False  # continue although the identity has changed
     files: Files = field(default_factory=Files)
-    settings: Mapping[str, str] = field(default_factory=dict)  # "output_dir": what a script calls this setting
+    settings: Mapping[str, str] = field(default_factory=dict)  # "output_dir" → its name in the script
     notes: dict[str, Any] = field(default_factory=dict)  # JSON that every checkpoint carries
-    identity: dict[str, Any] = field(default_factory=dict)  # what `require_same` was given so far
+    identity: dict[str, Any] = field(default_factory=dict)  # values passed to `require_same` so far
     sealed: list[str] = field(default_factory=list)  # files that every checkpoint holds a copy of
 
     @classmethod
@@ -59,15 +59,15 @@ class Run:
         settings: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Iterator[Self]:
-        """Create the folder or open it, keep others out, find the newest valid checkpoint.
+        """Create or open the folder, lock it, and find the newest valid checkpoint.
 
         Args:
-            wanted: the folder; with `fresh` one next to it where it is used already.
+            wanted: the folder; with `fresh`, a new one next to it unless it is empty.
             script, argv, continue_with: for `command`; see `run_folder.continue_command`.
             find: folder → the checkpoint to continue from, called by the main process.
             settings, options: fields of `Run`.
 
-        Raises CannotWrite where the folder cannot be written or is in use, ResumeRefused.
+        Raises CannotWrite if the folder cannot be written or is in use, ResumeRefused.
         """
         settings = settings or {}
         setting = settings.get("output_dir", "output_dir")
@@ -79,12 +79,12 @@ class Run:
             yield cls(folder, command, resume, settings=settings, notes=notes, **options)
 
     def setting(self, name: str) -> str:
-        """What this run's script calls the setting `name`, for messages."""
+        """Return this run's script's name for the setting `name`, for messages."""
         return self.settings.get(name, name)
 
     @contextlib.contextmanager
     def under_way(self) -> Iterator[None]:
-        """What ends the block early names the command that continues. A W&B run that was started inside ends too."""
+        """Add the command that continues to whatever the block raises; also end a W&B run started inside."""
         try:
             with distributed.together():
                 yield
@@ -95,11 +95,11 @@ class Run:
             wandb_run.finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
 
     def require_same(self, data: Collection[str] = (), **identity: Any) -> None:
-        """Refuse to continue under another identity; with `force` say what has changed.
+        """Refuse to continue under another identity; with `force`, print what has changed.
 
-        Compared with the run that the checkpoint belongs to, also where that is in another folder. `data`: names in
-        `identity` that the snapshot in data/ is made from; with `force` a change of these sets it aside. Raises
-        ResumeRefused.
+        It is compared with the run that the checkpoint belongs to, even if that is in another folder. `data`: names in
+        `identity` that the snapshot in data/ is made from; with `force`, a change of one of them sets data/ aside.
+        Raises ResumeRefused.
         """
         self.identity |= identity
         if self.resume is not None:
@@ -112,7 +112,7 @@ class Run:
             print(f"changed since the last start: {change}", flush=True)
         if any(change.split(":")[0] in data for change in changes) and (self.folder / "data").exists():
             aside = checkpoints.set_aside(self.folder / "data", "; ".join(changes), prefix="earlier")
-            print(f"the data so far are in {aside}", flush=True)
+            print(f"the earlier data are in {aside}", flush=True)
 
     def begin(self, cfg: Any) -> None:
         """Write run_identity.json and resolved_config.yaml, list harmless changes, take over a named checkpoint.
@@ -123,7 +123,7 @@ class Run:
         if resume:
             began = resume.path.parent
             if not (began / run_folder.IDENTITY).exists() and began.resolve() != self.folder.resolve():
-                unknown = f"whether {resume.path.name} belongs to a run with these settings is not known"
+                unknown = f"it is not known whether {resume.path.name} belongs to a run with these settings"
                 errors.warn(f"{began} has no {run_folder.IDENTITY}: {unknown}")
             for change in run_folder.harmless_changes(began, public, self.identity):
                 print(f"changed since the last start: {change}", flush=True)
@@ -138,15 +138,15 @@ class Run:
     def once(
         self, name: str, make: Callable[[], Any], form: Any = None, require: Callable[[Any], None] = lambda value: None
     ) -> Any:
-        """The value that `make` gave the first time, also in a resumed run; the same on every process.
+        """Return what `make` returned the first time, also in a resumed run; the same on every process.
 
         Args:
-            name: under which it is kept: in `notes`, or with `form` in the file `<name>.json`.
+            name: the key in `notes`, or with `form` the file `<name>.json`, where the value is kept.
             make: () → JSON value, called by the main process alone; with `form` by all, as collective work.
             form: a class with `save(path)` and `load(path)` (raises ConfigError) for values that are large.
             require: raises ConfigError for a kept value that this run's settings do not allow.
 
-        Raises ResumeRefused where a run is resumed with such a value and without `force`; else it is made again.
+        Raises ResumeRefused if a resumed run has such a value, without `force`; else the value is made again.
         """
         if form is None:
             if name not in self.notes:

@@ -1,7 +1,7 @@
-"""The folder of a run: who may write in it, and what must stay the same for its run to continue.
+"""Open and lock the folder of a run, and compare its identity and settings before the run continues.
 
-`run_identity.json` holds the identity of the run (model, tokenizer, data, group size, reward: a change makes
-what was learnt incomparable) and the settings of its last start (a change is only listed).
+`run_identity.json` holds the identity of the run (model, tokenizer, data, group size, reward: a change makes its
+results incomparable) and the settings of its last start (a change is only listed).
 """
 
 import contextlib
@@ -57,9 +57,9 @@ def _fingerprint(paths: list[Path]) -> str:
 
 
 def require_identity(run_folder: Path, identity: dict[str, Any], force: bool) -> list[str]:
-    """Refuse to resume under another `identity`, possibly a part of the run's; with `force` return what differs.
+    """Refuse to resume under another `identity`, which may be a part of the run's; with `force`, return the changes.
 
-    Each as "name: old → new"; without run_identity.json nothing differs. Raises ResumeRefused.
+    Each is "name: old → new"; without run_identity.json there are none. Raises ResumeRefused.
     """
     stored = _read_identity(run_folder).get("identity", {})
     shared = [name for name in identity if name in stored]
@@ -72,15 +72,15 @@ def require_identity(run_folder: Path, identity: dict[str, Any], force: bool) ->
 
 
 def other_settings(run_folder: Path, changes: str) -> ResumeRefused:
-    """The error for a run that does not fit the settings it is to be continued with."""
+    """Return the error for a run that does not fit the settings it is to be continued with."""
     return ResumeRefused(
-        f"{run_folder} holds a run that was begun with other settings ({changes}): set them back, start again in a "
-        "folder next to it with --fresh, or continue all the same with --force"
+        f"{run_folder} holds a run that was started with other settings ({changes}): set them back, start from scratch "
+        "in a folder next to it with --fresh, or continue anyway with --force"
     )
 
 
 def harmless_changes(run_folder: Path, settings: dict[str, Any], identity: dict[str, Any]) -> list[str]:
-    """Settings that differ from those of the last start and are no part of the identity; of sections one by one."""
+    """Return the settings outside the identity that differ from the last start's; those of sections one by one."""
     before, now = flat(_read_identity(run_folder).get("settings", {})), flat(settings)
     names = [name for name in now if name in before and name not in identity]
     return [f"{name}: {before[name]} → {now[name]}" for name in names if before[name] != now[name]]
@@ -116,7 +116,7 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def open_run_folder(wanted: str | Path, fresh: bool = False, argument: str = "output_dir") -> Path:
-    """Create the run folder that the setting `argument` names, or with `fresh` one beside it. Raises CannotWrite."""
+    """Create the run folder that the setting `argument` names, with `fresh` one next to it. Raises CannotWrite."""
     folder = first = Path(wanted).expanduser()
     number = 2
     try:
@@ -124,7 +124,7 @@ def open_run_folder(wanted: str | Path, fresh: bool = False, argument: str = "ou
             folder = Path(f"{first}-{number}")
             number += 1
         if folder.is_symlink() and not folder.exists():
-            raise FileNotFoundError(None, f"is a link to {os.readlink(folder)}, which is not there")
+            raise FileNotFoundError(None, f"is a link to {os.readlink(folder)}, which does not exist")
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"
         probe.touch()
@@ -136,10 +136,10 @@ def open_run_folder(wanted: str | Path, fresh: bool = False, argument: str = "ou
 
 @contextlib.contextmanager
 def lock(folder: Path, argument: str = "output_dir") -> Iterator[None]:
-    """Keep every other run out of a folder; the kernel lets go of it with the process, however that ends.
+    """Lock a folder against other runs; the kernel releases the lock with the process, however that ends.
 
     Raises CannotWrite when another process holds it. Where the file system has no locks the run continues,
-    with a warning. Of several processes of one run only the main one takes it. `argument`: as for `open_run_folder`.
+    with a warning. With several processes only the main one takes the lock. `argument`: as for `open_run_folder`.
     """
     if not is_main_process():
         yield
@@ -179,11 +179,11 @@ def _locked(path: Path, argument: str) -> IO[str]:
 def continue_command(
     argv: list[str] | None, script: str, folder: Path, fresh: bool, flag: str = "--output_dir", also: Sequence[str] = ()
 ) -> str:
-    """What to type to continue the run in `folder`: the command line as it was, for a shell.
+    """Return the shell command that continues the run in `folder`: the command line that started it.
 
-    `argv` are the arguments that `main` was given, None for those of the process. Switches that were meant
-    for one start go; a run that was begun --fresh is named by its folder, with `flag`. `also`: flags without which
-    it would not continue, put last, since of equal flags the last one counts.
+    `argv`: the arguments of `main`, None for those of the process. --fresh and --force, meant for one start, are
+    removed; a run that was started with --fresh is named by its folder, with `flag`. `also`: flags needed to continue,
+    put last, since the last of repeated flags counts.
     """
     words = (_launched() or sys.orig_argv) if argv is None else ["python", script, *argv]
     words = [word for word in words if word not in ("--fresh", "--force")]
@@ -191,7 +191,7 @@ def continue_command(
 
 
 def _launched() -> list[str] | None:
-    """The launcher's command line (torchrun, accelerate launch), which started this as one of several processes."""
+    """Return the command of the launcher (torchrun, accelerate launch) that started this and other processes."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         return None
     try:

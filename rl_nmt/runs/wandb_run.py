@@ -1,4 +1,4 @@
-"""Weights & Biases, which may fail in any way without harm to a run."""
+"""Start and end Weights & Biases; its failures never harm a run."""
 
 import os
 import sys
@@ -13,16 +13,16 @@ from rl_nmt.errors import leave_behind, warn
 PROBE_SECONDS = 3.0
 INIT_SECONDS = 30.0
 SILENT = "no answer"
-FINISH_SECONDS = 60.0  # what an upload may take at the end before it is left to `wandb sync`
+FINISH_SECONDS = 60.0  # longest upload at the end; the rest is left to `wandb sync`
 
 
 def choose_wandb_mode(wanted: str, key_given: bool = False) -> tuple[str, str]:
     """Return "online", "offline" or "disabled", with the reason; online only if it can work within seconds.
 
-    wandb itself says which server, mode and key its settings give: the environment, its settings files (`wandb login
-    --host`, `wandb offline`) and netrc. They can only take something away from `wanted`, as can WANDB_DISABLED. Without
-    a key, also none `key_given` otherwise, `wandb.init` would stop and ask, and on an unreachable server it blocks for
-    many minutes whatever its time-out says, so the server is probed first.
+    Server, mode and key are those that wandb itself reads from the environment, its settings files (`wandb login
+    --host`, `wandb offline`) and netrc. These, and WANDB_DISABLED, can only restrict `wanted`. Without a key (and none
+    `key_given` in another way) `wandb.init` would stop and ask. With an unreachable server it blocks for many minutes,
+    whatever its time-out, so the server is probed first.
     """
     if os.environ.get("WANDB_DISABLED", "").lower() in {"1", "true", "yes", "on"}:
         return "disabled", "WANDB_DISABLED is set"
@@ -38,9 +38,9 @@ def choose_wandb_mode(wanted: str, key_given: bool = False) -> tuple[str, str]:
     except ImportError:
         return "disabled", "wandb is not installed"
     except Exception as error:  # what wandb itself refuses; its message may hold the key
-        return "offline", f"W&B refuses its own settings or key ({type(error).__name__}); `wandb login` sets them"
+        return "offline", f"W&B rejects its own settings or key ({type(error).__name__}); `wandb login` sets them"
     if mode in ("offline", "dryrun", "disabled"):
-        return mode.replace("dryrun", "offline"), f"W&B's own settings say {mode} (WANDB_MODE, or its settings file)"
+        return mode.replace("dryrun", "offline"), f"W&B's own settings: {mode} (WANDB_MODE, or its settings file)"
     if not known:
         return "offline", f"no W&B key for {url} in WANDB_API_KEY or netrc (`wandb login`)"
     problem = probe(url)
@@ -48,10 +48,10 @@ def choose_wandb_mode(wanted: str, key_given: bool = False) -> tuple[str, str]:
 
 
 def probe(url: str, seconds: float = PROBE_SECONDS) -> str | None:
-    """What keeps the server from answering HTTP, or None when it does; takes at most about 2 × `seconds`.
+    """Return why the server does not answer HTTP, or None when it does; takes at most about 2 × `seconds`.
 
-    A connection alone proves nothing: a firewall or a dead server may accept it and stay silent. In a
-    thread, because a name server that does not answer cannot be given a time-out.
+    A connection alone proves nothing: a firewall or a dead server may accept it and stay silent. The request runs in
+    a thread, because looking up the server's name has no time-out.
     """
     import requests
 
@@ -72,8 +72,8 @@ def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: A
     """Start a W&B run in "online" or "offline" mode; returns its id, to be given again when the run resumes.
 
     `options` go to wandb.init (project, entity, name, config). Neither code nor the working tree's diff is
-    uploaded. What the server refuses becomes an offline run, with the command that uploads it. A server that
-    fell silent after the probe would block wandb.init for ever: after INIT_SECONDS the answer is None.
+    uploaded. If the server refuses the run, it is offline, and the command that uploads it is printed. A server that
+    stops answering after the probe would block wandb.init for ever: after INIT_SECONDS the result is None.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
@@ -99,7 +99,7 @@ def start_wandb(mode: str, folder: Path, run_id: str | None = None, **options: A
 
 
 def _within(seconds: float, work: Callable[[], None]) -> str:
-    """Do `work` in a thread: "" when it is done in time, SILENT when not, else what it raised."""
+    """Run `work` in a thread; return "" when it is done in time, SILENT when not, else the message of its error."""
     outcome = [SILENT]
 
     def attempt() -> None:
@@ -116,7 +116,7 @@ def _within(seconds: float, work: Callable[[], None]) -> str:
 
 
 def sync_command() -> str:
-    """How the active W&B run is uploaded by hand."""
+    """Return the command that uploads the active W&B run."""
     import wandb
 
     return f"wandb sync {wandb.run.dir.removesuffix('/files')}"

@@ -1,1 +1,1 @@
-"""The step and the loop around it."""
+"""Training: the GRPO trainer, its callbacks and the loop around it."""

@@ -1,4 +1,4 @@
-"""What a person watching a run sees and does: a progress line, samples, held-out evaluation, a stop."""
+"""Trainer callbacks of a run: progress line, printed samples, held-out evaluation, rollouts, graceful stop."""
 
 import os
 import signal
@@ -31,9 +31,9 @@ MARGIN = 1.1  # a generation cycle may take this much longer than the longest so
 
 
 class ProgressLine(TrainerCallback):
-    """One line per log: step, reward, KL, length, tokens per second, time left.
+    """Print one line per log: step, reward, KL, length, tokens per second, time left.
 
-    And two samples of `reward_fn.last_rows` every `sample_steps` optimizer steps; 0 prints none.
+    Also print two samples of `reward_fn.last_rows` every `sample_steps` optimizer steps; 0 prints none.
     """
 
     def __init__(self, reward_fn, sample_steps: int):
@@ -68,11 +68,11 @@ class ProgressLine(TrainerCallback):
 
 @dataclass(eq=False)
 class HeldOut(TrainerCallback):
-    """The held-out evaluations of a run: at the start, every `eval_steps` optimizer steps, and at the end.
+    """Run the held-out evaluations: at the start, every `eval_steps` optimizer steps, and at the end.
 
-    Of several processes the main one records, monitors and decides for all; `save_best` is called on every one, since
-    gathering sharded weights takes all of them. The `last_rows` of `reward`, of several processes those of the main
-    one, tell how alike the samples of a group are, recorded as `self_bleu`.
+    With several processes the main one records, monitors and decides for all; `save_best` is called on every one, since
+    gathering sharded weights takes all of them. `self_bleu`, how alike the samples of a group are, is computed from the
+    main process's `reward.last_rows`.
     """
 
     before: Snapshot  # of the start policy
@@ -81,12 +81,12 @@ class HeldOut(TrainerCallback):
     record: Callable[[str, int, dict], None]  # (kind, step, values), e.g. WandbRewardCallback.record
     reward: Any
     save_best: Callable[[], None]  # called when the present model is the best so far by the independent score
-    eval_steps: int = 0  # 0 evaluates at start and end alone
+    eval_steps: int = 0  # 0: evaluate only at the start and at the end
     stop_on_divergence: bool = False  # end the run, resumable, when reward and independent score diverge
     _self_bleu: float | None = None
 
     def state_dict(self) -> dict:
-        """self_bleu of the last samples: a run that resumes after its last step has no samples."""
+        """Return the monitor's state and self_bleu; a run that resumes after its last step has no samples for it."""
         return {"self_bleu": self._diversity(), "monitor": self.monitor.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
@@ -99,14 +99,14 @@ class HeldOut(TrainerCallback):
         return self._self_bleu if found is None else found
 
     def begin(self, resumed: bool) -> None:
-        """Record the evaluation before training, unless the run has done so under the same rows and reward."""
+        """Record the evaluation before training, unless the run has already done so on the same rows and reward."""
         if resumed:
             self.monitor.restart_unless_same(self.before)
         else:
             self.take(0, self.before)
 
     def take(self, step: int, snapshot: Snapshot) -> bool:
-        """Record an evaluation; True when the warning came just now. Collective."""
+        """Record an evaluation; return True when it triggered the divergence warning. Collective."""
         warning = None
         if is_main_process():
             diversity = self._diversity()
@@ -131,9 +131,9 @@ class HeldOut(TrainerCallback):
 
 
 class Rollouts(TrainerCallback):
-    """Every training sample with its components, one line each, to be weighed again (rl_nmt/audit/reweigh.py).
+    """Write every training sample with its reward components, one line each, for rl_nmt/audit/reweigh.py.
 
-    Those of all processes, in the order of the groups. A resumed run drops what lies past its checkpoint.
+    The samples are those of all processes, in the order of the groups. A resumed run drops rows after its checkpoint.
     """
 
     def __init__(self, reward_fn, path: Path):
@@ -159,16 +159,16 @@ class Rollouts(TrainerCallback):
 
 @dataclass(eq=False)
 class GracefulStop(TrainerCallback):
-    """SIGTERM, SIGINT or max_hours: finish the generation cycle, save, stop. A second signal ends at once.
+    """On SIGTERM, SIGINT or max_hours, finish the generation cycle, save and stop. A second signal exits at once.
 
-    Added last, it also makes another callback's `should_training_stop` a stop that can be resumed; see loop.py. It
-    stops before `max_hours` after `started`, in time for one more save; one generation cycle is always done.
+    Added last (loop.py), it also saves before a stop that another callback requests by `should_training_stop`. It stops
+    before `max_hours` after `started`, in time for one more save; at least one generation cycle is always run.
     """
 
     at_cycle_end: Callable[[], bool]  # whether a checkpoint made now can be resumed exactly
     max_hours: float = 0.0  # 0: never
     started: float | None = None  # time.monotonic(); None: now
-    command: str = ""  # what to type to continue; printed when a second signal leaves no time for more
+    command: str = ""  # command line that continues the run, printed on a second signal
 
     def __post_init__(self) -> None:
         now = time.monotonic()
@@ -182,7 +182,7 @@ class GracefulStop(TrainerCallback):
         self._longest_cycle = self._longest_save = 0.0
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+        if threading.current_thread() is threading.main_thread():  # handlers can only be set there
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._handlers[number] = signal.signal(number, self._receive)
         return self
@@ -192,12 +192,12 @@ class GracefulStop(TrainerCallback):
             signal.signal(number, handler)
 
     def leave(self, newest: int | None) -> None:
-        """After training: raise Stopped when it was a stop that ended it. `newest`: the newest step sealed."""
+        """Raise Stopped, after training, if it was stopped early. `newest`: the newest step sealed."""
         if self.exit_code:
-            kept = f"checkpoint-{newest}" if newest is not None else "no checkpoint"
-            word = "is saved" if newest == self.step else "is the newest: this step could NOT be saved"
-            stop = Stopped(f"{self.reason}, after step {self.step}; {kept} {word}", self.exit_code)
-            stop.elsewhere = not is_main_process()  # type: ignore[attr-defined]  # all have agreed on it, one says it
+            lost = f"this step could NOT be saved, newest checkpoint: {'none' if newest is None else newest}"
+            saved = f"checkpoint-{newest} is saved" if newest == self.step else lost
+            stop = Stopped(f"{self.reason}, after step {self.step}; {saved}", self.exit_code)
+            stop.elsewhere = not is_main_process()  # type: ignore[attr-defined]  # all raise it, one prints it
             raise stop
 
     def _receive(self, number, frame) -> None:
@@ -207,7 +207,7 @@ class GracefulStop(TrainerCallback):
             os.write(2, f"stopped: second {name}\ncontinue with: {self.command}\n".encode())
             os._exit(128 + number)
         self._signal = number
-        os.write(2, f"{name}: finishing the generation cycle, then saving; once more stops at once\n".encode())
+        os.write(2, f"{name}: finishing the generation cycle, then saving; a second signal stops at once\n".encode())
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._cycle_start = time.monotonic()
@@ -229,7 +229,7 @@ class GracefulStop(TrainerCallback):
         self._decide(state, control, "")  # a signal that came during the save need not wait for another cycle
 
     def _decide(self, state, control, planned: str) -> None:
-        """The same on every process: any signal counts, the rest is the main process's to say."""
+        """Decide alike on every process: a signal to any of them counts, else the main process decides."""
         votes = distributed.gathered([(self._signal, planned if state.global_step < state.max_steps else "")])
         number, planned = next((n for n, _ in votes if n is not None), None), votes[0][1]
         if not self.exit_code and number is not None:

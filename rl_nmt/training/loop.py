@@ -1,4 +1,4 @@
-"""Train any transformers.Trainer in a `Run`: resume, seal, stop in time; what else happens hangs on it as callbacks."""
+"""Train any transformers.Trainer in a `Run`: resume it, seal its checkpoints, stop it in time, run its callbacks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,8 +24,8 @@ def train(
 
     Args:
         trainer: any transformers.Trainer that was not trained yet, on every process.
-        callbacks: TrainerCallbacks. One with `begin(resumed)` is called once state is restored and before the first
-            step; one with `state_dict` and `load_state_dict` is kept in checkpoints, under its class's name.
+        callbacks: TrainerCallbacks. Their `begin(resumed)`, if any, is called after state is restored and before the
+            first step. Those with `state_dict` and `load_state_dict` are kept in checkpoints, under their class's name.
         parts: name → further objects with these two methods, e.g. the reward.
         keep: checkpoints kept; link: keep `resume_latest` on the newest.
         max_hours, started: see `GracefulStop`.
@@ -34,7 +34,7 @@ def train(
     the third save in a row has failed.
     """
     make_resumable(trainer)
-    trainer.args.save_total_limit = None  # the Trainer would delete old ones before the new one is sealed, by the clock
+    trainer.args.save_total_limit = None  # else it deletes old ones, by file time, before the new one is sealed
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.checkpoints = keeper = checkpoints.Keeper(
@@ -46,7 +46,7 @@ def train(
         link=link,
     )
     if run.resume:
-        print(f"resuming from {run.resume}; --fresh starts again next to it", flush=True)
+        print(f"resuming from {run.resume}; --fresh starts from scratch in a folder next to it", flush=True)
         keeper.restore(run.resume)
     for callback in callbacks:
         if hasattr(callback, "begin"):

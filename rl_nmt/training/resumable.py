@@ -1,9 +1,9 @@
-"""What any transformers.Trainer needs to be stopped anywhere and to continue to the same bits.
+"""Make any transformers.Trainer resumable: stopped anywhere, it continues to the same bits.
 
     class MyTrainer(Resumable, Trainer): ...        or        make_resumable(trainer)
 
-What the Trainer forgets on a resume is kept in `state_dict`: losses and metrics not logged yet. A loss or gradient
-that is not finite raises NonFiniteLoss before the optimizer step, and leaves the batch.
+`state_dict` keeps what the Trainer loses on a resume: losses and metrics not logged yet. A loss or gradient that is
+not finite raises NonFiniteLoss before the optimizer step; the batch is written to the run folder.
 """
 
 import json
@@ -21,8 +21,8 @@ from rl_nmt.errors import NonFiniteLoss, describe
 from rl_nmt.runs.checkpoints import Keeper
 from rl_nmt.runs.metrics_file import MetricsFile
 
-Mixed: Any = object  # whose attributes a type checker need not know: those of the Trainer
-SAVE_FAILURES = (OSError, RuntimeError, SafetensorError)  # what a full disk is to Python, torch and safetensors
+Mixed: Any = object  # Any: the type checker does not know the Trainer's attributes
+SAVE_FAILURES = (OSError, RuntimeError, SafetensorError)  # how Python, torch and safetensors report a full disk
 
 
 class Resumable(Mixed):
@@ -48,7 +48,7 @@ class Resumable(Mixed):
         return loss
 
     def _require_finite(self, loss: torch.Tensor) -> None:
-        """After the backward pass and before clipping, which would spread one NaN over every weight."""
+        """Raise NonFiniteLoss after the backward pass, before clipping, which would spread one NaN to every weight."""
         problem = None if torch.isfinite(loss) else f"the loss is {loss.item()}"
         if problem is None and self.accelerator.sync_gradients:
             named = [(n, p.grad) for n, p in self.model.named_parameters() if p.grad is not None]
@@ -71,7 +71,7 @@ class Resumable(Mixed):
         return f"{problem} at step {step}: stopped before the optimizer step, no weight was changed; {left}; lower lr"
 
     def _leave_batch(self, folder: Path, problem: str) -> None:
-        """batch.pt (tensors), batch.json (texts and advantages), and the run's settings."""
+        """Write batch.pt (tensors), batch.json (texts and advantages), and the run's settings."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.detach().cpu() for k, v in (self._batch or {}).items() if torch.is_tensor(v)}
         torch.save(tensors, folder / "batch.pt")
@@ -88,11 +88,11 @@ class Resumable(Mixed):
             shutil.copy(settings, folder)
 
     def at_cycle_end(self) -> bool:
-        """Can a run resume from a checkpoint made now? In plain training after every optimizer step."""
+        """Return whether a run can resume from a checkpoint made now; always true in plain training."""
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """What transformers and TRL leave out of a checkpoint; floats survive JSON exactly."""
+        """Return the state that transformers and TRL leave out of a checkpoint; floats survive JSON exactly."""
         return {
             "unlogged_losses": self._unlogged_losses or [float(self._unlogged_loss)],
             "unlogged_metrics": {
@@ -104,7 +104,7 @@ class Resumable(Mixed):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Taken up when training begins, since the Trainer resets its counters there."""
+        """Keep `state` until training begins, since the Trainer resets its counters there."""
         losses = state["unlogged_losses"]  # one per process; their mean where there are now more or fewer
         same = len(losses) == self.accelerator.num_processes
         own = losses[self.accelerator.process_index] if same else sum(losses) / len(losses)
@@ -115,7 +115,7 @@ class Resumable(Mixed):
         return super().get_train_dataloader()
 
     def compare_trainer_and_checkpoint_args(self, training_args, trainer_state):
-        """Nothing: `Continue` lets the new values count where the Trainer would only warn."""
+        """Do nothing: `Continue` applies the new values, where the Trainer would only warn."""
 
     def _issue_warnings_after_load(self, load_result):
         tied = set(getattr(self.model, "_tied_weights_keys", None) or ())  # saved once, under their other name
@@ -123,7 +123,7 @@ class Resumable(Mixed):
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        if self.control.should_training_stop:  # resumed where nothing is left
+        if self.control.should_training_stop:  # resumed after the last step
             return [], None
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
@@ -149,7 +149,7 @@ class Resumable(Mixed):
 
 
 class Continue(TrainerCallback):
-    """Counters taken up where a run resumes; no checkpoint inside a generation cycle."""
+    """Restore the counters of a resumed run; allow no checkpoint inside a generation cycle."""
 
     def __init__(self, trainer: Resumable):
         self.trainer: Any = trainer
@@ -173,12 +173,12 @@ class Continue(TrainerCallback):
                 trainer._total_loss_scalar += trainer._continued["unlogged_loss"]
 
     def on_step_end(self, args, state, control, **kwargs):
-        if not self.trainer.at_cycle_end():
+        if not self.trainer.at_cycle_end():  # a checkpoint here would have to hold the sampled completions too
             control.should_save = False
 
 
 def _adopt_learning_rate(trainer) -> None:
-    """A resumed optimizer comes with the old rate: let a changed setting count."""
+    """Apply a changed learning rate: a resumed optimizer brings the old one back."""
     scheduler, wanted = trainer.lr_scheduler, trainer.args.learning_rate
     if all(rate == wanted for rate in scheduler.base_lrs):
         return
@@ -190,7 +190,7 @@ def _adopt_learning_rate(trainer) -> None:
 
 
 def make_resumable(trainer) -> None:
-    """Give a Trainer that was built without `Resumable` its methods; once."""
+    """Add the methods of `Resumable` to a Trainer that was built without them."""
     if not isinstance(trainer, Resumable):
         kind = type(trainer)
         trainer.__class__ = type(kind.__name__, (Resumable, kind), {})
@@ -198,7 +198,7 @@ def make_resumable(trainer) -> None:
 
 
 def _failure(save: Callable[..., None], *arguments: Any) -> str | None:
-    """What kept `save` from ending well, as a full disk does; None when nothing did."""
+    """Return why `save` failed, e.g. a full disk; None when it succeeded."""
     try:
         save(*arguments)
     except SAVE_FAILURES as error:
@@ -207,5 +207,5 @@ def _failure(save: Callable[..., None], *arguments: Any) -> str | None:
 
 
 def _first(failure: str | None) -> str | None:
-    """The first failure of any process; also waits until all have written their part."""
+    """Return the first failure of any process; also wait until all have written their part."""
     return next((f for f in gathered([failure]) if f is not None), None)

@@ -1,7 +1,7 @@
-"""What every reward here keeps of its calls, and when a dead one stops the run. No torch.
+"""Keep the rows and scalars of a reward's calls; stop the run when nothing can be scored. No torch.
 
-Rows are dicts, one per sample, with source, output (cleaned), gate (a reason, or None for what passes), length, and
-total (None: not scored).
+Rows are dicts, one per sample, with source, output (cleaned), gate (a reason, or None if it passes), length, and total
+(None: not scored).
 """
 
 import sys
@@ -13,10 +13,10 @@ from rl_nmt.errors import MissingService, warn
 
 
 class RewardLog:
-    """Base of a reward: what trainer, callback and checkpoints read of it."""
+    """Base class of a reward, with the attributes that trainer, callback and checkpoints read."""
 
     max_dead_calls = 3  # calls in a row without a single complete sample before the run is stopped
-    asked = "model"  # what failed then
+    asked = "model"  # named in the message then
 
     def __init__(self) -> None:
         self.last_log: dict[str, float] = {}  # scalars of the last training call
@@ -43,7 +43,7 @@ class RewardLog:
                 warn(problem)
         for name in extra if columns.get("log_extra") else ():
             columns["log_extra"](name, [row[name] for row in rows])
-        passing = [row for row in rows if row["gate"] is None]  # no model was asked about the others
+        passing = [row for row in rows if row["gate"] is None]  # no model scores the others
         dead = bool(passing) and not any(self.complete(row) for row in passing)
         self._dead_calls = self._dead_calls + 1 if dead else 0
         if self._dead_calls >= self.max_dead_calls:
@@ -54,7 +54,7 @@ class RewardLog:
         return [row["total"] for row in rows]
 
     def complete(self, row: Mapping[str, Any]) -> bool:
-        """Whether a passing row has all that training needs of it."""
+        """Return whether a passing row has every score that training needs."""
         return row["total"] is not None
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def unrepaired_gemma3() -> str | None:
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Mean of what is there, None for nothing.
+    """Return the mean of the values that are not None; None without any.
 
     >>> mean([1, None, 0.5]), mean([None])
     (0.75, None)
@@ -88,7 +88,7 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 def common_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """What any reward says of its rows, at least one, under "reward/": total, length, shares, and each gate's share."""
+    """Return every reward's scalars, "reward/…", of at least one row: total, length, shares, and each gate's share."""
     log = {
         "reward/total": mean(row["total"] for row in rows),
         "reward/gated_share": mean(row["gate"] is not None for row in rows),
@@ -102,9 +102,9 @@ def common_scalars(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]
 
 
 def work_done(rows: Iterable[Mapping[str, Any]], models: Iterable[tuple[str, Any, Sequence[str]]]) -> dict[str, float]:
-    """The `stats` of each (part, model, names), as far as it has them, under "part/name".
+    """Return the `stats` of each (part, model, names) that the model has, under "part/name".
 
-    Empty where every row was gated: no model was called, and their stats are those of another call.
+    Empty where every row was gated: no model was called, so their stats are those of an earlier call.
     """
     if all(row["gate"] is not None for row in rows):
         return {}

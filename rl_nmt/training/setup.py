@@ -1,4 +1,4 @@
-"""What every recipe does around TRL: the policy, common GRPOConfig keywords, evaluation, the end of a run."""
+"""Steps that every recipe shares: load the policy, configure GRPO, evaluate, check the reward, finish a run."""
 
 import json
 import random
@@ -19,16 +19,16 @@ from rl_nmt.runs.metrics_file import MetricsFile
 from rl_nmt.runs.run import Files, Run
 from rl_nmt.runs.run_folder import model_identity
 
-# Settings of a finished run that may be others now, alone or in a section.
+# Settings that may differ from those of a finished run, at the top level or in a section.
 _CHANGES_NO_RESULT = re.compile(
     r"(\w+\.)*(output_dir|push_to|max_hours|logging_steps|(sample|save)_\w+|auto_resume|(use_)?wandb\w*):"
 )
-JITTER_ROUNDS = 4  # the first over everything, the others over shuffled halves: every segment meets other neighbours
+JITTER_ROUNDS = 4  # the first scores all at once, the others shuffled halves: each segment gets other batch neighbours
 
 
 @dataclass
 class Policy:
-    """A causal language model on its device, with its tokenizer; `start` loads it once more as it was."""
+    """A causal language model on its device, with its tokenizer; `start` loads it again, untrained."""
 
     tokenizer: Any
     precision: Any
@@ -56,7 +56,7 @@ def load_policy(
 
 
 def grpo_config(folder: Path, policy: Policy, save_steps: int, seed: int, **options: Any):
-    """GRPOConfig with what every recipe sets alike; explicitly, since several TRL defaults depend on the machine."""
+    """Return a GRPOConfig with what every recipe sets alike, explicitly: several TRL defaults depend on the machine."""
     from trl import GRPOConfig
 
     options.setdefault("lr_scheduler_type", "constant_with_warmup")
@@ -79,14 +79,14 @@ def grpo_config(folder: Path, policy: Policy, save_steps: int, seed: int, **opti
 
 
 def dataset(sources: Sequence[str], make_prompt: Callable[[str], str]):
-    """The rows that TRL samples from: prompt, source."""
+    """Return the rows that TRL samples from: prompt, source."""
     from datasets import Dataset
 
     return Dataset.from_list([{"prompt": make_prompt(source), "source": source} for source in sources])
 
 
 def quieten(trainer) -> None:
-    """Our own progress lines instead of the Trainer's; a combination that hardly trains is warned of."""
+    """Remove the Trainer's log lines in favour of ours; warn of 16-bit weights, which hardly train."""
     from transformers import PrinterCallback
 
     from rl_nmt.models.policy import losing_combination
@@ -97,15 +97,15 @@ def quieten(trainer) -> None:
 
 
 def identity(model: str, reward) -> dict[str, Any]:
-    """Policy, tokenizer and reward as they must stay for a run to continue."""
+    """Return the identity of policy, tokenizer and reward, which may not change when a run continues."""
     return {**model_identity(model), "reward": files.finite(reward.signature()["identity"])}
 
 
 def finished(folder: Path, task: Task, settings: dict[str, Any], setting: str = "output_dir") -> bool:
-    """Has this folder's run ended? Then print its table instead of doing it again.
+    """Return whether this folder holds a finished run; if so, print its table.
 
     `settings`: of this command; `setting`: the one that names the folder, for messages. Raises ConfigError for a table
-    that cannot be read, ResumeRefused where settings that the result depends on have changed since.
+    that cannot be read, ResumeRefused if settings that the result depends on have changed since.
     """
     from rl_nmt.results.evaluation import print_table
 
@@ -121,16 +121,16 @@ def finished(folder: Path, task: Task, settings: dict[str, Any], setting: str = 
     changes = run_folder.harmless_changes(folder, settings, {})
     if changes := [change for change in changes if not _CHANGES_NO_RESULT.match(change)]:
         raise ResumeRefused(
-            f"{setting}: {folder} holds a finished run with other settings ({'; '.join(changes)}): --fresh trains with "
-            f"these in a folder next to it, --{setting} elsewhere; set them back to see its table"
+            f"{setting}: {folder} holds a finished run with other settings ({'; '.join(changes)}): set them back to "
+            f"see its table, or train in a folder next to it with --fresh, or in another one with --{setting}"
         )
     print(table)
-    print(f"{folder} holds a finished run; --fresh starts again next to it, --{setting} elsewhere", flush=True)
+    print(f"{folder} holds a finished run; to train again, add --fresh or name another --{setting}", flush=True)
     return True
 
 
 def evaluate_before(run: Run, evaluate: Callable[[], Any], rows: Sequence[dict], reward, max_new_tokens: int):
-    """The Snapshot of the start policy, made once per run and only kept where the one at the end compares with it."""
+    """Return the start policy's Snapshot: made once per run, and reused only if the final one is comparable with it."""
     from rl_nmt.results.evaluation import Snapshot, require_same_measure
 
     def make():
@@ -142,9 +142,9 @@ def evaluate_before(run: Run, evaluate: Callable[[], Any], rows: Sequence[dict],
 
 
 def ask_launch_gate(run: Run, ask: Callable[[], dict], skip: str = "") -> None:
-    """Train only on a reward that cheats cannot win: asked once per run, the verdict is noted.
+    """Check once per run that cheats cannot win the reward, and note the verdict.
 
-    `skip`: why it is not asked; "" asks. `ask` raises RewardRefused.
+    `skip`: why the check is skipped; "" runs it. `ask` runs it and raises RewardRefused.
     """
 
     def verdict() -> dict:
@@ -157,24 +157,24 @@ def ask_launch_gate(run: Run, ask: Callable[[], dict], skip: str = "") -> None:
 
 
 def noise_floor(run: Run, reward, before) -> float:
-    """Spread of rewards below which a group is a tie: the scorers' jitter on the start policy's own outputs."""
+    """Return the reward spread up to which a group is a tie: the scorers' jitter on the start policy's own outputs."""
 
     def measure() -> float:
         floor = measure_jitter(reward, before.sources[:64], before.outputs[:64])
-        print(f"noise floor: {floor:.1e}; a group whose rewards spread less is a tie", flush=True)
+        print(f"noise floor: {floor:.1e}; a group whose rewards spread no more is a tie", flush=True)
         return floor
 
     return run.once("noise_floor", measure)
 
 
 def measure_jitter(reward, sources: Sequence[str], outputs: Sequence[str]) -> float:
-    """Largest spread (max − min) of one segment's total over calls of other order and batch composition.
+    """Return the largest spread (max − min) of one segment's total over calls in other orders and batches.
 
-    TRL divides a group's rewards by their spread, so rounding would become a full-size gradient: group rules treat a
-    group that spreads no more than this as a tie (trainer.py; docs/details.md, 15).
+    TRL divides a group's rewards by their spread, so rounding would become a full-size gradient: the group rules treat
+    a group that spreads no more than this as a tie (trainer.py; docs/details.md, 15).
 
-    Sources and outputs: the segments (N,); the more alike to training's, the better. 0.0 for scorers that do not
-    depend on their batch; otherwise the floor to use. Segments that could not be scored do not count.
+    Sources and outputs: the segments (N,), best those that training will see. 0.0 for scorers that do not depend on
+    their batch. Segments that could not be scored do not count.
     """
     order = list(range(len(outputs)))
     totals: dict[int, list[float]] = defaultdict(list)
@@ -190,9 +190,10 @@ def measure_jitter(reward, sources: Sequence[str], outputs: Sequence[str]) -> fl
 
 
 def start_wandb(run: Run, wanted, settings: dict[str, Any]) -> bool:
-    """Start a W&B run if wanted and possible within seconds, or continue the run's own; no keys, no code.
+    """Start a W&B run, or continue this run's own, if wanted and possible within seconds; return whether it runs.
 
-    `wanted`: has use_wandb, wandb_project, wandb_entity, wandb_run_name and wandb_mode; `settings`: what W&B shows.
+    `wanted`: has use_wandb, wandb_project, wandb_entity, wandb_run_name and wandb_mode; `settings`: shown by W&B, must
+    not hold keys. Code is not uploaded.
     """
     from rl_nmt.runs import wandb_run
 
@@ -210,9 +211,9 @@ def start_wandb(run: Run, wanted, settings: dict[str, Any]) -> bool:
 
 
 def keep_outputs(path: Path, before, step: int, snapshot, task: Task) -> None:
-    """Add an evaluation's outputs next to the start policy's, as rows of samples.jsonl with their step.
+    """Append an evaluation's outputs with the start policy's to a samples file, as rows with their step.
 
-    What the file holds of this step or later ones goes. The main process writes.
+    Rows of this step and later ones are removed first. The main process writes.
     """
     from rl_nmt.results.evaluation import sample_rows
 
@@ -224,7 +225,7 @@ def keep_outputs(path: Path, before, step: int, snapshot, task: Task) -> None:
 
 
 def evaluate_only(snapshot, task: Task, outputs: Path | None = None) -> None:
-    """Print the table of one Snapshot, and with `outputs` keep its translations there."""
+    """Print the table of one Snapshot, and write its outputs to the file `outputs`, if given."""
     from rl_nmt.results import evaluation
 
     if outputs:
@@ -233,11 +234,11 @@ def evaluate_only(snapshot, task: Task, outputs: Path | None = None) -> None:
 
 
 def finish(run: Run, trainer, policy: Policy, held_out, task: Task, card: dict[str, Any], seed: int = 0) -> None:
-    """Evaluate the trained model and write what a run leaves; prints the table. Collective.
+    """Evaluate the trained model, write the results of the run and print the table. Collective.
 
-    That is final/, best/, samples, evaluation.json, curve, report and model cards. A file of samples under another
-    name than samples.jsonl is `keep_outputs`' and stays as it is. `held_out`: the run's `HeldOut`; `card`: base_model,
-    data, settings, prompt; `seed`: of the bootstrap.
+    The results are final/, best/, samples, evaluation.json, curve, report and model cards. A samples file with another
+    name than samples.jsonl belongs to `keep_outputs` and is not written here. `held_out`: the run's `HeldOut`; `card`:
+    base_model, data, settings, prompt; `seed`: of the bootstrap.
     """
     from rl_nmt.results import evaluation, export, report
 

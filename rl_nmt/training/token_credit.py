@@ -1,4 +1,4 @@
-"""Token-level credit: the error spans of a judge become rewards of the tokens that carry the error.
+"""Token-level credit: turn the error spans of a judge into rewards of the tokens that contain the errors.
 
     offsets    which characters of a completion each of its tokens wrote
     rewards    r[t] = combined weights of the spans that token t touches, 0 without any
@@ -24,8 +24,8 @@ from rl_nmt.scorers.base import Span
 
 WEIGHTS = {"minor": -1.0, "major": -5.0, "critical": -10.0}
 COMBINATIONS: dict[str, Callable[[list[float]], float]] = {"sum": sum, "min": min, "max": max}
-EPSILON = 1e-8  # beside the standard deviation
-UNDECODED = "\ufffd"  # what tokenizers write for bytes that make no character yet
+EPSILON = 1e-8  # added to the standard deviation
+UNDECODED = "\ufffd"  # what tokenizers write for bytes that are not a whole character
 
 Range = tuple[int, int]
 
@@ -34,8 +34,8 @@ Range = tuple[int, int]
 class SpanCredit:
     """How the spans of one scorer become token rewards.
 
-    `weights`: a severity that is missing there stops the run, it is never worth 0. `overlap` "any": a token that shares
-    a character with the span; "majority": at least half of its characters.
+    `weights`: a severity without a weight stops the run; it never counts as 0. `overlap` "any": a token is hit if it
+    shares a character with the span; "majority": if it shares at least half of its characters.
     """
 
     weights: Mapping[str, float] = field(default_factory=lambda: dict(WEIGHTS))  # reward per severity
@@ -46,9 +46,9 @@ class SpanCredit:
 
 
 class TokenOffsets:
-    """Which characters of the decoded text each token wrote, exactly, for any Hugging Face tokenizer.
+    """Find exactly which characters of the decoded text each token wrote, for any Hugging Face tokenizer.
 
-    Decodes as TRL decodes completions for its reward functions: special tokens skipped.
+    Completions are decoded as TRL does it for reward functions: special tokens are skipped.
     """
 
     def __init__(self, tokenizer) -> None:
@@ -78,7 +78,7 @@ class TokenOffsets:
         return text, ranges
 
     def _ranges(self, ids: list[int], text: str) -> list[Range]:
-        """Ranges of tokens without special ones, in time linear in their number but for odd bytes."""
+        """Return the ranges of tokens that are not special, in linear time except for incomplete bytes."""
         units = list(self._units(ids))
         texts = [self._text(unit[0]) if len(unit) == 1 else self.decode(unit) for unit in units]
         if "".join(texts) != text:  # a decoder that looks at neighbours: split only where that is exact
@@ -90,7 +90,7 @@ class TokenOffsets:
         return ranges
 
     def _units(self, ids: list[int]) -> Iterator[list[int]]:
-        """Single tokens, and runs of neighbours that hold less than whole characters."""
+        """Yield single tokens, and runs of neighbours that are not whole characters by themselves."""
         for broken, run in groupby(ids, lambda token: UNDECODED in self._text(token)):
             if broken:
                 yield list(run)
@@ -98,7 +98,7 @@ class TokenOffsets:
                 yield from ([token] for token in run)
 
     def _split(self, ids: list[int], text: str) -> list[Range]:
-        """Halve where both halves decode to exactly their share of the text; what cannot be halved shares it."""
+        """Return ranges by halving where both halves decode to exactly their part of the text; else share the text."""
         ranges: list[Range] = []
         todo = [(ids, text, 0)]  # the leftmost last
         while todo:
@@ -112,7 +112,7 @@ class TokenOffsets:
         return ranges
 
     def _cut(self, ids: list[int], text: str) -> tuple[int, int] | None:
-        """(tokens, characters) of a left part that decodes by itself, as near to the middle as there is one."""
+        """Return (tokens, characters) of the part on the left, nearest the middle, that decodes by itself, or None."""
         middle = len(ids) // 2
         for m in sorted(range(1, len(ids)), key=lambda m: abs(m - middle)):
             left = self.decode(ids[:m])
@@ -121,7 +121,7 @@ class TokenOffsets:
         return None
 
     def _shared(self, ids: list[int], text: str) -> list[Range]:
-        """Ranges of tokens that split characters among them, by decoding every prefix of this small group."""
+        """Return the ranges of tokens that split characters between them, by decoding every prefix of this group."""
         ranges, done = [], 0
         for k in range(1, len(ids) + 1):
             prefix = self.decode(ids[:k])
@@ -143,12 +143,12 @@ def project(spans: Sequence[Span], mt: str, raw: str) -> list[Span]:
 
     Composed characters, dropped joiners and collapsed white space are followed exactly: letters are compared
     decomposed and in canonical order. Characters that only `raw` has belong to a span when they are inside it.
-    Raises ValueError for a span outside `mt`, or texts of which one cannot come from the other.
+    Raises ValueError for a span outside `mt`, or if `mt` cannot come from `raw`.
     """
     for span in spans:
         if not 0 <= span.start <= span.end <= len(mt):
-            raise ValueError(f"span {span.start}–{span.end} lies outside a text of {len(mt)} characters")
-    spans = [span for span in spans if span.start < span.end]  # XCOMET's may hold its start marker alone
+            raise ValueError(f"span {span.start}–{span.end} is outside a text of {len(mt)} characters")
+    spans = [span for span in spans if span.start < span.end]  # an XCOMET span may be only its start marker
     if mt == raw or not spans:
         return spans
     places = _places(mt, raw)
@@ -172,12 +172,12 @@ def _places(mt: str, raw: str) -> list[Range | None]:
             a, b = places[i] or (j, j + 1)
             places[i] = (min(a, j), max(b, j + 1))
     if mt and sum(p is not None for p in places) < len(mt) / 2:
-        raise ValueError("the judged text is not the completion's: most of its characters are not there")
+        raise ValueError("the judged text is not the completion: most of its characters are missing there")
     return places
 
 
 def _decomposed(text: str) -> tuple[list[str], list[int]]:
-    """Canonical decomposition in canonical order, white space all alike, and where each code point came from."""
+    """Return the canonical decomposition in canonical order, all white space as " ", and each code point's origin."""
     points = [
         (" " if point.isspace() else point, i)
         for i, char in enumerate(text)
@@ -221,7 +221,7 @@ def judged_rewards(
     All NaN where the judge gave no spans or spans that do not fit the text: "not judged" must not look like
     "no error". `token_advantages` leaves such rows out.
     """
-    if spans is None:
+    if spans is None:  # unknown spans are not "no error": NaN, not 0, leaves the completion out of the update
         return [float("nan")] * len(ranges)
     try:
         return token_rewards(ranges, project(spans, mt, text), credit)
@@ -230,9 +230,9 @@ def judged_rewards(
 
 
 def stack_rows(rows: Sequence[Sequence[float]], like: torch.Tensor) -> torch.Tensor:
-    """Rows of token rewards as a float32 tensor of `like`'s shape (B, T) and device, zeros behind their end.
+    """Rows of token rewards as a float32 tensor of `like`'s shape (B, T) and device, padded with zeros.
 
-    Raises ValueError where a row is longer than T or rows are missing: tokens would get others' rewards.
+    Raises ValueError if a row is longer than T or rows are missing: tokens would get the rewards of others.
     """
     b, t = like.shape
     if len(rows) != b or any(len(row) > t for row in rows):
@@ -252,7 +252,7 @@ def token_advantages(
     group: torch.Tensor | None = None,
     group_coefficient: float = 0.0,
 ) -> torch.Tensor:
-    """Advantages (B, T): sequence reward to every token, token rewards on top, over the whole batch normalised.
+    """Return advantages (B, T): sequence reward plus token reward of every token, normalised over the whole batch.
 
     Args:
         sequence: (B,) reward per completion; with normalise=False TRL's own advantages, and zero `tokens` then
@@ -262,11 +262,11 @@ def token_advantages(
         normalise: subtract mean and divide by std + 1e-8, both over the valid tokens of all processes (the
             population's standard deviation, in float64).
         gather: this process's (1, 3) float64 sums → those of all processes (P, 3), as accelerate's `gather`. Called
-            once on every process, valid tokens or not.
+            once on every process, also without valid tokens.
         group: (B,) group z-scores, added with `group_coefficient` before the normalisation.
 
-    Returns (B, T) of sequence's dtype, 0 outside `mask` and in rows that have a NaN or infinite reward: these count
-    in no mean either. Raises ValueError for shapes that do not belong together.
+    Returns (B, T) of sequence's dtype, 0 outside `mask` and in rows that have a NaN or infinite reward, which
+    count in no mean. Raises ValueError for shapes that do not match.
     """
     b, t = mask.shape
     shapes = {"sequence": (sequence, (b,)), "tokens": (tokens, (b, t)), "group": (group, (b,))}
@@ -285,6 +285,7 @@ def token_advantages(
     exact = raw.double()
     moments = torch.stack([exact.sum(), exact.square().sum(), valid.sum().double()])[None]  # (1, 3)
     total, squares, count = (gather(moments) if gather else moments).sum(0)
+    # One mean for all prompts: without a group term easy and hard prompts move the policy as good and bad outputs do.
     mean = total / count.clamp(min=1)
     std = (squares / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
     return ((exact - mean) / (std + EPSILON)).to(raw.dtype).masked_fill(~valid, 0.0)

@@ -1,18 +1,18 @@
-"""Token credit in TRL's own loss: advantages of shape (B, T) instead of (B,).
+"""Train with token credit in TRL's own loss: advantages of shape (B, T) instead of (B,).
 
     token reward   Σ over scorers: weight · reward of the spans it marked there     (rl_nmt.training.token_credit)
     advantage      sequence reward + token reward (− the group's mean) (+ coefficient · group z-score), normalised over
                    all tokens
 
 TRL's `_compute_loss` takes advantages per token from a subclass, and it shuffles and splits them with the rest;
-none of its loop is repeated here. The reward object gives, beside its totals,
+none of its loop is repeated here. The reward object has, in addition to its totals,
 
     credits     {scorer: (weight, SpanCredit)}
     last_rows   one dict per completion of this process, in order: "output" (cleaned text), "gate" (None for a
-                translation), "spans" ({scorer: [Span] over "output", or None where it gave none})
+                translation), "spans" ({scorer: [Span] over "output", or None if it returned none})
 
-A scorer that gave none leaves the completion out of the update: "not judged" is not "no error". The tokens of a gated
-completion have reward 0.
+A completion for which a scorer returned None is left out of the update: "not judged" is not "no error". The tokens of
+a gated completion have reward 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,22 +35,22 @@ from rl_nmt.training.trainer import GuardedGRPOTrainer
 class TokenCredit:
     """How sequence and token rewards become advantages.
 
-    normalise: rewards after the group rules, plus token rewards, over mean and standard deviation of all valid
-        tokens (TranslateGemma, arXiv 2601.09012). False: token rewards on top of TRL's own advantages.
-    baseline: what is subtracted before the normalisation divides. "batch": the mean over all valid tokens of the
+    normalise: standardise sequence rewards (after the group rules) plus token rewards over all valid tokens
+        (TranslateGemma, arXiv 2601.09012). False: add token rewards to TRL's own advantages.
+    baseline: subtracted before the normalisation divides. "batch": the mean over all valid tokens of the
         update. "group", with normalise: for each prompt the mean over the tokens of its own samples, token rewards
         included (ours): a prompt whose samples are all marked then teaches as much as one whose samples are all clean.
     """
 
     normalise: bool = True
     group_coefficient: float = 0.0  # weight of the group z-score, added before the normalisation
-    level: Literal["token", "sequence"] = "token"  # "sequence": all token rewards 0, for the comparison
+    level: Literal["token", "sequence"] = "token"  # "sequence": all token rewards are 0, for comparison
     baseline: Literal["batch", "group"] = "batch"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One completion as the scorers saw it: its tokens' characters in `text`, and what the spans make of them."""
+    """One completion after scoring: the characters of its tokens in `text`, and the token rewards from its spans."""
 
     text: str
     ranges: list[Range]
@@ -61,8 +61,8 @@ class Judged:
 class TokenCreditTrainer(GuardedGRPOTrainer):
     """GuardedGRPOTrainer whose advantages are (B, T).
 
-    Every training completion is written to the path `rollouts` with its tokens (see `_write_rollouts`). That costs one
-    more forward pass per completion where TRL does not compute the log-probabilities of sampling time itself; the
+    With `rollouts`, every training completion is written to that path with its tokens (see `_write_rollouts`). This
+    costs one more forward pass per completion if TRL does not compute the log-probabilities of sampling time itself;
     training is the same, bit for bit. Raises ConfigError for a reward function without `credits`.
     """
 
@@ -70,8 +70,8 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
         super().__init__(*args, **kwargs)
         if credit.level == "token" and not hasattr(self.reward_funcs[0], "credits"):
             raise ConfigError(
-                f"reward_funcs: {self.reward_func_names[0]} has no `credits`; token credit needs a reward with error "
-                "spans, or level: sequence"
+                f"reward_funcs: {self.reward_func_names[0]} has no `credits`; use a reward with error spans, or "
+                "set level: sequence"
             )
         self.credit = credit
         self.rollouts = None if rollouts is None else MetricsFile(rollouts)
@@ -97,17 +97,17 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
         reward = self.reward_funcs[0]
         rows, credits = reward.last_rows, getattr(reward, "credits", {})
         if len(rows) != len(self._sampled):
-            raise ValueError(f"{self.reward_func_names[0]}: {len(rows)} last_rows, {len(self._sampled)} completions")
+            raise ValueError(f"{self.reward_func_names[0]}: {len(rows)} last_rows for {len(self._sampled)} completions")
         return [judge(row, *self._offsets(ids), credits) for row, ids in zip(rows, self._sampled, strict=True)]
 
     def _token_advantages(self, out: Mapping[str, Any], judged: Sequence[Judged]) -> torch.Tensor:
-        """Advantages (B, T) of this process's completions; logs what they are made of."""
+        """Return advantages (B, T) of this process's completions, and log the `token/…` metrics."""
         credit, mask, mode = self.credit, out["completion_mask"], "train" if self.model.training else "eval"
         size, rank = len(judged), self.accelerator.process_index
         mine = slice(rank * size, (rank + 1) * size)
         ruled = self._ruled[mine]
         tokens = stack_rows([row.rewards for row in judged], mask)  # (B, T)
-        used = tokens * 0.0 if credit.level == "sequence" else tokens  # NaN stays: the same rows are left out
+        used = tokens * 0.0 if credit.level == "sequence" else tokens  # NaN stays NaN: the same rows are left out
         used = used.masked_fill(ruled.isnan()[:, None], float("nan"))
         size_of_group = self.num_generations if mode == "train" else self.num_generations_eval
         group = group_z_scores(self._ruled, size_of_group)
@@ -129,7 +129,7 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
         return advantages
 
     def _write_rollouts(self, out: Mapping[str, Any], judged: Sequence[Judged]) -> None:
-        """One row per completion of all processes: those of rollouts.jsonl (rl_nmt.audit.reweigh), and per token
+        """Write one row per completion of all processes: as in rollouts.jsonl (rl_nmt.audit.reweigh), and per token
 
         token_ids, offsets ([start, end) in `text`, the completion as decoded), token_rewards (null: not judged),
         advantages, old_logps and ref_logps (nats, at the sampling temperature; ref_logps null without a
@@ -138,7 +138,7 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
         old, reference = out.get("old_per_token_logps"), out.get("ref_per_token_logps")
         old = self._sampling_logps(out) if old is None else old
         advantages = out["advantages"]
-        step = self.state.global_step + 1  # the first one that learns from them
+        step = self.state.global_step + 1  # the first step that trains on them
         groups = self._groups[1] if self._groups[0] == step else 0
         first = self.accelerator.process_index * len(judged)
         lines = []
@@ -167,7 +167,7 @@ class TokenCreditTrainer(GuardedGRPOTrainer):
                 self.rollouts.append(line)
 
     def _sampling_logps(self, out: Mapping[str, Any]) -> torch.Tensor:
-        """Log-probabilities (B, T) under the policy that sampled, as TRL computes them, random state untouched."""
+        """Return log-probabilities (B, T) under the sampling policy, as TRL does; random state is untouched."""
         ids = torch.cat([out["prompt_ids"], out["completion_ids"]], dim=1)  # (B, P + T)
         mask = torch.cat([out["prompt_mask"], out["completion_mask"]], dim=1)
         device = self.accelerator.device
@@ -220,7 +220,7 @@ def group_z_scores(rewards: torch.Tensor, size: int) -> torch.Tensor:
 def raw_sums(sequence: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """(B, 2) float64: per completion the sum of sequence + token reward over its tokens, and their number.
 
-    Both 0 for a row that has no reward or a token without one: it counts in no mean.
+    Both are 0 for a row without a reward or with an unjudged token, so that it counts in no mean.
     """
     raw = (sequence[:, None] + tokens).double()  # (B, T)
     mask = mask.bool()
@@ -241,7 +241,7 @@ def token_sums(
     counted: torch.Tensor,
     spans: Sequence[int | None],
 ) -> torch.Tensor:
-    """What `token_metrics` needs of one process, to be added up over all: (11,) float64.
+    """Return the sums of one process that `token_metrics` needs, to be added over all processes: (11,) float64.
 
     `tokens`: (B, T) rewards, NaN rows where a scorer gave no spans. `advantages`, `mask`: (B, T). `counted`: (B,) rows
     that take part in the update. `spans`: errors per row; None for a gated one.
@@ -268,7 +268,8 @@ def token_sums(
 
 
 def token_metrics(sums: Sequence[float]) -> dict[str, float]:
-    """The numbers of docs/metrics.md from the sums over all processes; one that has no samples is left out."""
+    """Return the `token/…` metrics (docs/metrics.md) from the sums over all processes; those without samples are left
+    out."""
     reward, nonzero, seen, unjudged, rows, spans, translated, used, total, squares, between = sums
     found = {"token/unjudged_share": unjudged / rows}
     if seen:

@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer plus rules over whole groups, stage times, and a run that continues to the same bits.
+"""Extend TRL's GRPOTrainer with rules for whole groups, stage times, and exact resume.
 
 A reward call sees only its process's completions, so a group of G samples may be split over processes.
 Everything about groups therefore happens here, on the gathered rewards.
@@ -21,20 +21,22 @@ MIN_VALID = 0.75  # share of a group that must have a score, else the group is s
 def apply_group_rules(
     rewards: torch.Tensor, group_size: int, noise_floor: float = 0.0
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Make groups that cannot be ranked neutral. Pure.
+    """Give groups that cannot be ranked no advantage. Pure.
 
     `rewards`: (B,) float, B = P·G in group order, NaN = no score. `group_size`: G. `noise_floor`: a group whose valid
     rewards spread (max − min) by at most this is a tie.
 
-    Returns new (B,) rewards: skipped groups (fewer than MIN_VALID·G valid rewards) are all NaN, ties all have their
-    mean (either way advantage 0), ±inf became NaN; and the shares of skipped and tied groups, of missing samples.
+    Returns new (B,) rewards: all NaN in skipped groups (fewer than MIN_VALID·G valid rewards), their mean in ties
+    (either way advantage 0), NaN for ±inf. Also returns the shares of skipped and tied groups and of missing samples.
     """
     grouped = rewards.view(-1, group_size)  # (P, G)
     valid = torch.isfinite(grouped)  # (P, G)
     grouped = grouped.masked_fill(~valid, float("nan"))
+    # Too few scores do not rank a group: mean and spread would be those of the samples that happened to be scored.
     skipped = valid.sum(1) < MIN_VALID * group_size  # (P,)
     high = grouped.masked_fill(~valid, float("-inf")).amax(1)  # (P,)
     low = grouped.masked_fill(~valid, float("inf")).amin(1)
+    # TRL divides a group's rewards by their spread: a spread that is only rounding would become a full-size gradient.
     tied = (high - low <= noise_floor) & ~skipped
     means = torch.nanmean(grouped, dim=1, keepdim=True)  # (P, 1)
     grouped = torch.where(tied[:, None] & valid, means, grouped).masked_fill(skipped[:, None], float("nan"))
@@ -43,7 +45,7 @@ def apply_group_rules(
 
 
 class EpochSampler(RepeatSampler):
-    """TRL's sampler, but epoch e has the e-th permutation of the seed also in a process that resumes there."""
+    """TRL's sampler, except that epoch e has the seed's e-th permutation in a resumed process too."""
 
     epoch = 0
 
@@ -59,9 +61,9 @@ class EpochSampler(RepeatSampler):
 
 
 class GuardedGRPOTrainer(Resumable, GRPOTrainer):
-    """GRPOTrainer that applies the group rules, says where a step's time goes, and can be stopped anywhere.
+    """GRPOTrainer that applies the group rules, logs the time of each stage, and can be stopped anywhere.
 
-    Raises ConfigError for more than one reward function (TRL drops a None of one among several silently)
+    Raises ConfigError for more than one reward function (TRL silently ignores a None from one of several)
     and for save_steps inside a generation cycle.
     """
 
@@ -69,8 +71,8 @@ class GuardedGRPOTrainer(Resumable, GRPOTrainer):
 
     def __init__(self, model, reward_funcs, *args, **kwargs):
         if isinstance(reward_funcs, (list, tuple)) and len(reward_funcs) != 1:
-            raise ConfigError(f"reward_funcs: {len(reward_funcs)} were given; compose them in one callable")
-        with gemma_loads_under_zero3():  # of the reference, while it is sharded
+            raise ConfigError(f"reward_funcs: {len(reward_funcs)} functions were given; combine them into one")
+        with gemma_loads_under_zero3():  # for the reference, which is loaded sharded
             super().__init__(model, reward_funcs, *args, **kwargs)
         if (told := self.args).save_strategy == "steps":
             accumulation, batches = told.gradient_accumulation_steps, told.steps_per_generation
@@ -79,11 +81,10 @@ class GuardedGRPOTrainer(Resumable, GRPOTrainer):
         self.add_callback(Continue(self))
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Write none: TRL's, in the run folder, would be of a model "None"; results/model_card.py writes those of
-        final/ and best/."""
+        """Write nothing: TRL's card would name a model "None"; results/model_card.py writes the run's cards."""
 
     def create_optimizer(self):
-        """Without empty groups where DeepSpeed steps: it drops them, and the scheduler would count one too many."""
+        """Remove empty parameter groups under DeepSpeed: it drops them, and the scheduler would count one too many."""
         optimizer = super().create_optimizer()
         if self.is_deepspeed_enabled:
             optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
@@ -130,7 +131,8 @@ class GuardedGRPOTrainer(Resumable, GRPOTrainer):
         self._metrics["train" if self.model.training else "eval"][name].append(seconds)
 
     def at_cycle_end(self) -> bool:
-        """Has every sampled completion been trained on as often as it will be? Only then can a run resume."""
+        """Return whether every sampled completion has been trained on as often as it will be."""
+        # Checkpoints are made only then: in between they would have to hold the completions themselves.
         return self._step % (self.args.steps_per_generation * self.num_iterations) == 0
 
     def _get_train_sampler(self, dataset=None):

@@ -5,7 +5,7 @@
         trl: TrlSettings = field(default_factory=TrlSettings)
 
 Names, defaults and meaning are GRPOConfig's (TRL 1.16, trl/trainer/grpo_config.py); a number that may be None there is
-0 here. On the list is what a resumed run repeats to the same bits; docs/details.md, 46.
+0 here. Only settings with which a resumed run repeats the same bits are offered (docs/details.md, 46).
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ NONE_AT_ZERO = (
     *("steps_per_generation", "epsilon_high", "delta", "off_policy_mask_threshold", "min_p"),
     *("vllm_importance_sampling_clip_max", "vllm_importance_sampling_clip_min"),
 )
-IN_OPTIMIZER = ("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")  # a checkpoint's optimizer brings them back
+IN_OPTIMIZER = ("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")  # a resumed optimizer has the checkpoint's
 
-OWNED = {  # GRPOConfig's name → the recipe's own setting; those of one name are found without a table
+OWNED = {  # GRPOConfig's name → the recipe's own setting, where the names differ
     "learning_rate": "lr",
     "num_generations": "group_size",
     "max_completion_length": "max_new_tokens",
@@ -43,28 +43,29 @@ OWNED = {  # GRPOConfig's name → the recipe's own setting; those of one name a
     "vllm_importance_sampling_cap": "trl.vllm_importance_sampling_clip_max",
 }
 _REFERENCE = (
-    "the reference that it moves is in no checkpoint, so a resumed run would not be the same; kl_beta penalises the "
-    "distance from the start policy instead"
+    "it changes the reference model, which checkpoints do not hold, so a resumed run would differ; use --kl_beta, "
+    "which penalises the distance from the start policy"
 )
 REFUSED = dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE)
 
 
 @dataclass
 class TrlSettings:
-    """What GRPOConfig offers beyond the recipe's own settings."""
+    """Settings of GRPOConfig beyond the recipe's own."""
 
     # Passes over a generation; both are fixed for a run
     num_iterations: int = at_least(1, 1)  # passes over each generation (μ of GRPO)
-    steps_per_generation: int = at_least(0, 0)  # batches made by one generation; 0: gradient_accumulation_steps
+    steps_per_generation: int = at_least(0, 0)  # batches per generation; 0: gradient_accumulation_steps
 
     # Loss
     epsilon: float = above(0, 0.2)  # clip the probability ratio at 1 - epsilon, and at 1 + epsilon without epsilon_high
-    epsilon_high: float = at_least(0, 0.0)  # upper clip (DAPO 0.28; CISPO's bound itself: 5.0); 0: epsilon
-    delta: float = at_least(0, 0.0)  # bound of the ratio for negative advantages (INTELLECT-2); 0: none
+    epsilon_high: float = at_least(0, 0.0)  # upper clip at 1 + this (DAPO 0.28), for cispo at this (5.0); 0: epsilon
+    delta: float = at_least(0, 0.0)  # upper bound of the ratio for negative advantages (INTELLECT-2); 0: none
     importance_sampling_level: Literal["token", "sequence"] = "token"  # one ratio per token or sequence (GSPO)
     mask_truncated_completions: bool = False  # leave completions cut at max_new_tokens out of the loss (DAPO)
-    top_entropy_quantile: float = between(0, 1, 1.0)  # only this share of tokens, of highest entropy (0.2); 1: all
-    off_policy_mask_threshold: float = at_least(0, 0.0)  # drop losing sequences of higher KL (DeepSeek-V3.2); 0: none
+    top_entropy_quantile: float = between(0, 1, 1.0)  # train on this share of tokens, by highest entropy; 1: all
+    off_policy_mask_threshold: float = at_least(0, 0.0)
+    """Leave out sequences with negative advantage and a KL above this (DeepSeek-V3.2); 0: none."""
     use_bias_correction_kl: bool = True  # multiply the KL penalty by the ratio, which makes its gradient unbiased
     entropy_coef: float = at_least(0, 0.0)  # weight of an entropy bonus
     use_adaptive_entropy: bool = False  # move that weight by 0.005 a step to hold entropy_target (Skywork-OR1)
@@ -77,22 +78,22 @@ class TrlSettings:
     vespo_lambda_neg: float = at_least(0, 2.0)  # decay of high weights, negative advantages
 
     # Sampling
-    top_k: int = at_least(0, 0)  # sample from so many most probable tokens; 0: all
-    min_p: float = between(0, 1, 0.0)  # only tokens with this share of the highest probability; 0: all
+    top_k: int = at_least(0, 0)  # sample from this many most probable tokens; 0: all
+    min_p: float = between(0, 1, 0.0)  # leave out tokens below this share of the highest probability; 0: none
     repetition_penalty: float = above(0, 1.0)  # divides the logits of tokens in prompt and text so far; 1: none
 
     # Optimizer; weight decay, betas and epsilon are fixed for a run
     lr_scheduler_type: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
     """Learning rate after the warm-up: constant, or falling to 0 at the last step."""
     max_grad_norm: float = at_least(0, 1.0)  # clip the gradient's norm at this; 0: never
-    weight_decay: float = at_least(0, 0.0)  # of AdamW
+    weight_decay: float = at_least(0, 0.0)  # weight decay of AdamW
     adam_beta1: float = between(0, 0.9999, 0.9)  # decay of AdamW's first moment
-    adam_beta2: float = between(0, 0.9999, 0.999)  # decay of its second moment
-    adam_epsilon: float = above(0, 1e-8)  # added to its denominator
+    adam_beta2: float = between(0, 0.9999, 0.999)  # decay of AdamW's second moment
+    adam_epsilon: float = above(0, 1e-8)  # added to AdamW's denominator
 
     # vLLM
     vllm_enable_sleep_mode: bool = True  # colocate: free the engine's memory between generations
-    vllm_importance_sampling_correction: bool = True  # weight by trainer's over engine's probability
+    vllm_importance_sampling_correction: bool = True  # weight by the trainer's probability over the engine's
     vllm_importance_sampling_mode: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = (
         "sequence_mask"
     )
@@ -101,31 +102,31 @@ class TrlSettings:
     vllm_importance_sampling_clip_min: float = at_least(0, 0.0)  # lower bound; 0: none
 
     def options(self) -> dict[str, Any]:
-        """GRPOConfig's keywords."""
+        """Return the settings as GRPOConfig's keywords."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return values | {name: None for name in NONE_AT_ZERO if not values[name]}
 
     def changed(self) -> dict[str, Any]:
-        """What differs from the defaults, under "trl.NAME"."""
+        """Return the settings that differ from the defaults, under "trl.NAME"."""
         fields = dataclasses.fields(self)
         return {f"trl.{f.name}": getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
 
     def batches(self, accumulation: int) -> int:
-        """Batches that one generation is cut into, with so many gradient accumulation steps."""
+        """Return how many batches one generation is split into."""
         return self.steps_per_generation or accumulation
 
     @staticmethod
     def why_not(name: str) -> str:
-        """Why GRPOConfig's `name` cannot be set here; "" for a name that it does not have."""
+        """Return why GRPOConfig's `name` cannot be set here; "" for a name that it does not have."""
         if name in OWNED:
             return f"use --{OWNED[name]}"
         if name in REFUSED:
             return REFUSED[name]
-        return "TRL has it, it is not supported here; --help lists what is" if name in _grpo_fields() else ""
+        return "TRL's setting is not supported here; --help lists those that are" if name in _grpo_fields() else ""
 
 
 def _grpo_fields() -> set[str]:
-    """Fields of the installed GRPOConfig, read from the source: the import would take seconds."""
+    """Return the fields of the installed GRPOConfig, read from its source: importing it would take seconds."""
     found: set[str] = set()
     for package, file in (
         ("trl", "trainer/grpo_config.py"),
@@ -139,7 +140,7 @@ def _grpo_fields() -> set[str]:
 
 
 def identity(cfg: Any, processes: int) -> dict[str, Any]:
-    """What must stay for a run to continue: the sampling cycle, and what the saved optimizer would bring back."""
+    """Return what may not change when a run continues: the sampling cycle, and what the saved optimizer brings back."""
     unit, accumulation = cfg.per_device_batch_size * processes, cfg.gradient_accumulation_steps
     fixed = {f"trl.{name}": getattr(cfg.trl, name) for name in ("num_iterations", *IN_OPTIMIZER)}
     generation = unit * cfg.trl.batches(accumulation)
@@ -149,7 +150,7 @@ def identity(cfg: Any, processes: int) -> dict[str, Any]:
 def check(cfg: Any, processes: int = 1) -> None:
     """Refuse settings that do not go together, with RunCfg's names: batches, saves, the loss, vLLM. Raises ConfigError.
 
-    The ranges are `check_ranges`'.
+    Single values are checked by `check_ranges`.
     """
     accumulation, batches = cfg.gradient_accumulation_steps, cfg.trl.batches(cfg.gradient_accumulation_steps)
     setting = "trl.steps_per_generation" if cfg.trl.steps_per_generation else "gradient_accumulation_steps"
@@ -164,7 +165,7 @@ def check(cfg: Any, processes: int = 1) -> None:
         raise ConfigError(
             f"trl.steps_per_generation: {batches} is not a multiple of gradient_accumulation_steps {accumulation}"
             f"{' (num_iterations 1 allows a divisor, too)' if cfg.trl.num_iterations > 1 else ' or a divisor of it'}: "
-            f"an optimizer step would mix generations; 0 takes {accumulation}"
+            f"an optimizer step would mix generations; 0 means {accumulation}"
         )
     check_save_steps(cfg.save_steps, accumulation, batches, cfg.trl.num_iterations)
     _check_loss(cfg.loss_type, cfg.trl)
@@ -187,10 +188,10 @@ def _check_batch(group_size: int, per_device: int, batches: int, processes: int,
 
 
 def check_save_steps(steps: int, accumulation: int, batches: int, iterations: int) -> None:
-    """Refuse save_steps inside a generation cycle: such a checkpoint resumes to something else.
+    """Refuse save_steps inside a generation cycle: such a checkpoint could not be resumed exactly.
 
-    A cycle are the optimizer steps after which generations and steps end together. `steps`: below 1 saves never;
-    `batches`: those of one generation (steps_per_generation). Raises ConfigError with the nearest legal values.
+    A cycle is the number of optimizer steps after which a generation and a step end together. `steps`: below 1 never
+    saves; `batches`: those of one generation (steps_per_generation). Raises ConfigError with the nearest legal values.
     """
     cycle = batches * iterations // math.gcd(batches * iterations, accumulation)
     if steps < 1 or steps % cycle == 0:
@@ -204,26 +205,26 @@ def check_save_steps(steps: int, accumulation: int, batches: int, iterations: in
 
 
 def _check_loss(loss_type: str, trl: TrlSettings) -> None:
-    """Refuse a loss whose bounds or ratios are not those it is defined with."""
+    """Refuse bounds and ratios that the loss is not defined for."""
     if loss_type == "cispo" and trl.epsilon_high < 1:
         raise ConfigError(
-            f"trl.epsilon_high: {trl.epsilon_high}: loss_type cispo bounds the ratio itself by it, and ratios are near "
-            "1; give at least 1 (5.0 in ScaleRL)"
+            f"trl.epsilon_high: {trl.epsilon_high}: with loss_type cispo it bounds the ratio itself, which is near 1; "
+            "set at least 1 (5.0 in ScaleRL)"
         )
     if 0 < trl.epsilon_high < trl.epsilon:
-        raise ConfigError(f"trl.epsilon_high: {trl.epsilon_high} is below trl.epsilon {trl.epsilon}; 0 takes the same")
+        raise ConfigError(f"trl.epsilon_high: {trl.epsilon_high} is below trl.epsilon {trl.epsilon}; 0 means the same")
     if trl.epsilon >= 1 and loss_type not in ("cispo", "sapo", "vespo"):
-        raise ConfigError(f"trl.epsilon: {trl.epsilon}: a ratio is never below 0; give less than 1 (0.2)")
+        raise ConfigError(f"trl.epsilon: {trl.epsilon}: the lower clip, 1 - epsilon, must be above 0; set 0.2")
     highest = 1 + (trl.epsilon_high or trl.epsilon)
     if 0 < trl.delta <= highest:
         raise ConfigError(f"trl.delta: {trl.delta} must be above 1 + the upper clip = {highest:g}; 0 turns it off")
     levels = {"luspo": "sequence", "vespo": "token"}
     if (level := trl.importance_sampling_level) != levels.get(loss_type, level):
         raise ConfigError(
-            f"trl.importance_sampling_level: {level}: loss_type {loss_type} is defined with {levels[loss_type]}; set it"
+            f"trl.importance_sampling_level: {level}: loss_type {loss_type} needs {levels[loss_type]}; set that"
         )
     if trl.entropy_coef > 1 and trl.use_adaptive_entropy:
-        raise ConfigError(f"trl.entropy_coef: {trl.entropy_coef} is above 1, the most that use_adaptive_entropy allows")
+        raise ConfigError(f"trl.entropy_coef: {trl.entropy_coef} is above 1, the maximum with use_adaptive_entropy")
 
 
 def _check_vllm(cfg: Any) -> None:
@@ -241,8 +242,8 @@ def _check_vllm(cfg: Any) -> None:
     for name, value in values.items():
         if value != neutral[name]:
             raise ConfigError(
-                f"{name}: {value} with use_vllm: vLLM's probabilities are those after {name}, the trainer's are not, "
-                f"and every importance weight would be biased; set {name} {neutral[name]}, or "
+                f"{name}: {value} with use_vllm: vLLM's probabilities are those after {name}, the trainer's those "
+                f"before it, which biases every importance weight; set {name} {neutral[name]}, or "
                 "trl.vllm_importance_sampling_correction False"
             )
     low, high = trl.vllm_importance_sampling_clip_min, trl.vllm_importance_sampling_clip_max
@@ -250,7 +251,7 @@ def _check_vllm(cfg: Any) -> None:
         raise ConfigError(f"trl.vllm_importance_sampling_clip_min: {low} must be below the upper bound, {high}")
     mode = trl.vllm_importance_sampling_mode
     if mode.endswith("truncate") and not (low or high):
-        raise ConfigError(f"trl.vllm_importance_sampling_clip_max: 0: {mode} needs a bound; give one (3.0)")
+        raise ConfigError(f"trl.vllm_importance_sampling_clip_max: 0: {mode} needs a bound; set one (3.0)")
     if cfg.loss_type == "vespo" and mode.startswith("sequence"):
         raise ConfigError(
             f"trl.vllm_importance_sampling_mode: {mode}: loss_type vespo takes weights per token; set token_truncate"

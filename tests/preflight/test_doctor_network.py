@@ -1,4 +1,4 @@
-"""What a run has to reach, against a hub, a folder or a server in a known state."""
+"""Models, data and tracker of a run, against a hub, a folder or a server in a known state."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_models_that_the_weights_ask_for():
 
 def test_a_hub_finding_for_each_state(monkeypatch, tiny_gemma, tmp_path):
     here = doctor.model_finding(ModelUse("model_id", str(tiny_gemma)), lambda: True)
-    assert here.level == "ok" and "a folder here" in here.detail
+    assert here.level == "ok" and "local folder" in here.detail
     gone = doctor.model_finding(ModelUse("model_id", "./gone"), lambda: True)
     assert (gone.level, gone.status, gone.detail) == ("fail", 2, "no such folder: ./gone")
     unreachable = doctor.model_finding(ModelUse("model_id", "acme/none"), lambda: False)

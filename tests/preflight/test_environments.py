@@ -1,4 +1,4 @@
-"""Another Python is looked at in its own process, before anything is loaded."""
+"""Another Python is checked in its own process, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_nothing_of_this_environment_is_seen_there(tmp_path, monkeypatch):
     (tmp_path / "only_here_xyz.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="has no only_here_xyz; install it there"):
+    with pytest.raises(ConfigError, match="has no only_here_xyz"):
         require_python("python_executable", sys.executable, ("json", "only_here_xyz"))
 
 
@@ -48,7 +48,7 @@ def test_nothing_of_this_environment_is_seen_there(tmp_path, monkeypatch):
     ],
     ids=["other program", "fails", "broken", "other JSON", "old", "not executable"],
 )
-def test_what_is_no_usable_python_is_one_clear_error(tmp_path, text, mode, said):
+def test_an_unusable_python_is_one_clear_error(tmp_path, text, mode, said):
     path = program(tmp_path / "python", text, mode)
     with pytest.raises(ConfigError) as caught:
         require_python("python_executable", path)
@@ -57,11 +57,11 @@ def test_what_is_no_usable_python_is_one_clear_error(tmp_path, text, mode, said)
 
 def test_a_program_that_never_ends_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(environments, "PYTHON_SECONDS", 0.3)
-    with pytest.raises(ConfigError, match=r"does not run as Python \(TimeoutExpired\)"):
+    with pytest.raises(ConfigError, match=r"\(TimeoutExpired\)"):
         require_python("python_executable", program(tmp_path / "python", "#!/bin/sh\nexec sleep 30"))
 
 
 @pytest.mark.parametrize("name", ["/gone/bin/python", "no-such-command-xyz", os.path.dirname(sys.executable)])
-def test_what_is_not_there_is_refused(name):
-    with pytest.raises(ConfigError, match="cannot be run; give an environment's bin/python"):
+def test_a_missing_program_is_refused(name):
+    with pytest.raises(ConfigError, match=f": {name} cannot be run"):
         require_python("python_executable", name)

@@ -1,4 +1,4 @@
-"""Sizes against real models counted weight by weight, what autograd really keeps, and sums made by hand."""
+"""Estimated sizes against real models counted weight by weight, tensors kept by autograd, and sums made by hand."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def test_vllm_takes_its_share_and_no_generation_of_ours_is_counted():
     assert "vLLM" not in apart.resident and "generation" not in apart.passing
 
 
-def test_the_judge_is_counted_and_looks_from_the_cpu_where_others_are_offloaded():
+def test_the_judge_stays_on_the_cpu_where_others_are_offloaded():
     judged = models() | {"judge": small(3 * 10**8)}
     here = memory_estimate.memory_needs(cfg(independent_scorer="x"), judged, 1, True)
     assert here["cuda:0"].resident["judge"] == 4 * 3 * 10**8 + JOINED

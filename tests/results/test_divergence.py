@@ -1,4 +1,4 @@
-"""divergence: the alarm rings for a gamed reward and not for noise; best/ is chosen and reported apart."""
+"""divergence: the alarm is raised for a gamed reward and not for noise; best/ is chosen and reported on other rows."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def made() -> DivergenceMonitor:
     return DivergenceMonitor("judge", lambda s: [row["score"] for row in s.components], SOURCES)
 
 
-def test_rising_reward_and_falling_score_ring_once():
+def test_rising_reward_and_falling_score_warn_once():
     monitor = made()
     assert monitor.record(0, snapshot(0.5, 0.5, 0)) is None
     assert monitor.record(10, snapshot(0.6, 0.55, 1)) is None
     warning = monitor.record(20, snapshot(0.7, 0.3, 2))
-    assert "judge, which is not in it, falls" in warning and warning.count("\n") >= 5
+    assert "WARNING" in warning and "judge" in warning and warning.count("\n") >= 5
     assert monitor.record(30, snapshot(0.8, 0.1, 3)) is None and monitor.warned
 
 
-def test_it_also_rings_against_the_best_when_the_start_was_bad():
+def test_it_also_warns_against_the_best_when_the_start_was_bad():
     monitor = made()
     monitor.record(0, snapshot(0.3, 0.2, 0))
     monitor.record(10, snapshot(0.5, 0.7, 1))
@@ -45,13 +45,13 @@ def test_it_also_rings_against_the_best_when_the_start_was_bad():
 
 
 @pytest.mark.parametrize("later", [(0.7, 0.6), (0.4, 0.3), (0.5, 0.5), (0.7, 0.5)])
-def test_it_does_not_ring_otherwise(later):
+def test_it_does_not_warn_otherwise(later):
     monitor = made()
     monitor.record(0, snapshot(0.5, 0.5, 0))
     assert monitor.record(10, snapshot(*later, seed=1)) is None
 
 
-def test_noise_rarely_rings():
+def test_noise_rarely_warns():
     rung = 0
     for seed in range(200):
         monitor = made()
@@ -80,7 +80,7 @@ def test_best_is_chosen_on_one_half_and_reported_on_the_other():
     assert choice["reported_rows"] == len(other) and 20 < len(other) < 40
 
 
-def test_without_an_independent_score_the_last_is_kept_and_it_is_said():
+def test_without_an_independent_score_the_last_is_kept_with_the_reason():
     monitor = divergence_monitor([{"source": source} for source in SOURCES])
     assert monitor.record(0, snapshot(0.3, 0.4)) is None and monitor.record(10, snapshot(0.9, 0.1)) is None
     assert (

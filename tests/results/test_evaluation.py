@@ -222,7 +222,7 @@ def test_metrics_by_hand():
         row["cycle"] = cycle
     metrics = ev.measure(shot, TASK)
     assert metrics["reward"] == pytest.approx(0.15)  # (0.2 + 0 + 0.4 + 0) / 4: the unscored row is left out
-    assert metrics["cycle"] == pytest.approx(0.6)  # None, NaN and a bool are no numbers
+    assert metrics["cycle"] == pytest.approx(0.6)  # None, NaN and a bool are not numbers
     assert metrics["tamil_share"] == pytest.approx(2 / 5)  # "வா abc" is 2 of 5 letters Tamil
     assert metrics["mean_length"] == pytest.approx((2 + 5 + 6 + 0 + 2) / 5)
     assert metrics["scored"] == 0.8 and metrics["gated"] == 0.4

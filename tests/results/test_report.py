@@ -121,7 +121,7 @@ def test_the_numbers_are_on_the_page(tmp_path):
     assert html.count("<figure>") == 2  # reward and KL; nobody logged a length
 
 
-def test_gains_losses_and_random_rows_are_told_apart(tmp_path):
+def test_gains_losses_and_random_rows_are_separate(tmp_path):
     changes = [0.3, -0.2, 0.0, 0.1, -0.4, *([0.0] * 20)]
     write_run(tmp_path, [sample(i, 0.5, 0.5 + change) for i, change in enumerate(changes)])
     html = report.write_report(tmp_path, TASK).read_text("utf-8")

@@ -1,4 +1,4 @@
-"""A named checkpoint: whatever came after it, of another run without touching that one."""
+"""A named checkpoint: with later ones next to it, and of another run, which is not touched."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_checkpoint_of_another_run_is_taken_over_and_that_run_untouched(tmp_pa
     assert tree(other) == before
     assert found.path == own / "checkpoint-10" and read(found.path).step == find(own).step == 10
     assert "taken over from" in str(found) and found.state["parts"] == {"counter": {"value": 3}}
-    # it goes on; the same command again begins once more from there, and that still harms nobody
+    # it continues; the same command again starts from there once more, and the other run is still untouched
     keeper = Keeper(own, keep=5, link=True)
     keeper.restore(found)
     _save(own, keeper, 20)
@@ -87,6 +87,6 @@ def test_a_folder_with_a_run_of_its_own_takes_no_other(tmp_path, steps):
         for step in its:
             _save(tmp_path / name, keeper, step)
     before = tree(tmp_path)
-    with pytest.raises(ResumeRefused, match=r"own holds a run of its own, and .*checkpoint-10 is another's"):
+    with pytest.raises(ResumeRefused, match=r"/own .*/other/checkpoint-10: .*--fresh"):
         named(tmp_path / "other" / "checkpoint-10", tmp_path / "own")
     assert tree(tmp_path) == before

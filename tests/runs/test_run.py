@@ -1,4 +1,4 @@
-"""`Run`: what is decided once, what must stay the same; over real checkpoints without any model."""
+"""`Run`: values made once and settings that may not change; with real checkpoints, without any model."""
 
 from __future__ import annotations
 

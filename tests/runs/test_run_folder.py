@@ -1,4 +1,4 @@
-"""The run folder: one run at a time, in a place that can be written, under settings that may not change."""
+"""The run folder: one run at a time, in a writable place, with settings that may not change."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_missing_folder_is_made(tmp_path):
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
-def test_fresh_is_beside_and_never_over(tmp_path):
+def test_fresh_makes_a_new_folder_next_to_it(tmp_path):
     folder = open_run_folder(tmp_path / "run")
     assert open_run_folder(folder, fresh=True) == folder  # still empty
     (folder / "x").touch()
@@ -120,8 +120,8 @@ def test_a_killed_process_holds_nothing(tmp_path):
         assert (tmp_path / ".lock").read_text() == f"process {os.getpid()}\n"
 
 
-def test_a_lock_file_that_is_removed_while_it_is_opened_is_no_lock(tmp_path, monkeypatch):
-    """Its owner removes it at its end: whoever has just opened the old one must take the new one."""
+def test_a_lock_file_that_is_removed_while_it_is_opened_does_not_count(tmp_path, monkeypatch):
+    """Its owner removes it when it ends: a process that has just opened the old file must lock the new one."""
     taken = []
 
     def flock(file, how):
@@ -141,7 +141,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_folder.fcntl, "flock", none)
     with lock(tmp_path):
         pass
-    assert "cannot be locked (No locks available): start only one run there" in capsys.readouterr().err
+    assert "cannot be locked (No locks available)" in capsys.readouterr().err
 
 
 def test_one_of_several_processes_takes_the_lock(tmp_path, monkeypatch):
@@ -175,7 +175,7 @@ def test_a_changed_identity_is_refused_with_the_difference(tmp_path, change, lin
     save_identity(tmp_path, IDENTITY, {})
     with pytest.raises(ResumeRefused) as refused:
         require_identity(tmp_path, IDENTITY | change, force=False)
-    assert f"({line}): set them back" in str(refused.value) and refused.value.exit_code == 4
+    assert f"({line})" in str(refused.value) and refused.value.exit_code == 4
     assert require_identity(tmp_path, IDENTITY | change, force=True) == [line]
     assert require_identity(tmp_path, change, force=True) == [line]
 

@@ -1,4 +1,4 @@
-"""configs/accelerate: what accelerate itself makes of the files, and of the commands in their comments."""
+"""configs/accelerate: how accelerate itself reads the files, and the commands in their comments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def command(name: str) -> list[str]:
     return shlex.split(line)
 
 
-def test_every_file_is_looked_at():
+def test_every_file_is_tested():
     assert {path.stem for path in FOLDER.iterdir()} == set(FILES)
 
 

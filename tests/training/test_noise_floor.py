@@ -32,6 +32,6 @@ def test_a_planted_jitter_is_measured():
     assert measure_jitter(Batchy(0.0), ["a"] * 8, ["b"] * 8) == 0.0
 
 
-def test_what_has_no_score_does_not_count():
+def test_segments_without_a_score_do_not_count():
     assert measure_jitter(Batchy(0.001), ["a"] * 8, ["lost"] * 8) == 0.0
     assert measure_jitter(Batchy(0.001), [], []) == 0.0

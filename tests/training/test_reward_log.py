@@ -1,4 +1,4 @@
-"""What a reward keeps of its calls; every expected value is counted by hand."""
+"""Rows and scalars that a reward keeps of its calls; every expected value is counted by hand."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def test_dead_calls_in_a_row_stop_the_run_also_across_a_resume():
     resumed = Reward()
     resumed.load_state_dict(json.loads(json.dumps(reward.state_dict())))
     assert resumed.calls == 5
-    with pytest.raises(MissingService, match=r"no sample could be scored in 2 calls in a row; .* name the judge that"):
+    with pytest.raises(MissingService, match=r"^reward: .* 2 calls .*\bjudge\b"):
         resumed.keep([row(None)], {"x": 1.0}, {})
-    assert resumed.last_log == {"x": 1.0}  # kept for whoever looks
+    assert resumed.last_log == {"x": 1.0}  # kept for inspection
 
 
 def test_gated_rows_do_not_hide_that_the_others_have_no_score():
@@ -63,7 +63,7 @@ def test_common_scalars_by_hand():
     }
 
 
-def test_work_is_told_of_models_that_were_called():
+def test_work_is_reported_for_models_that_were_called():
     judge = SimpleNamespace(stats={"encoded": 3, "tokens": 9})
     models = [("qe", judge, ("encoded", "cut")), ("da", None, ("encoded",))]
     assert work_done([row(0.0, "empty"), row(1.0)], models) == {"qe/encoded": 3.0}

@@ -110,7 +110,7 @@ def test_every_token_of_10000_strings_has_exactly_its_characters(gemma):
         decoded, ranges = offsets(ids)
         assert decoded == text
         assert ranges == by_bytes(gemma_pieces(gemma, ids), text), text
-        # Said again without the oracle: no gap, nothing lost, and overlap on single characters only.
+        # Checked again without the oracle: no gap, nothing lost, and overlap on single characters only.
         assert ranges[0][0] == 0 and ranges[-1][1] == len(text)
         for (a, b), (c, d) in pairwise(ranges):
             assert c == b or (a, b) == (c, d) == (a, a + 1)
@@ -209,7 +209,7 @@ def cut(text: str, span: Span) -> str:
         ("கெ\u0bbeடு", "கொ", "கெ\u0bbe"),  # a decomposed vowel: two code points became one
         ("  அவள்\n\nவந்தாள் ", "வந்தாள்", "வந்தாள்"),
         ("cafe\u0301 open", "café", "cafe\u0301"),
-        ("a\u200bb c", "ab", "a\u200bb"),  # what lies inside belongs to the span
+        ("a\u200bb c", "ab", "a\u200bb"),  # characters inside belong to the span
         ("🙂 நன்றி\u200d!", "!", "!"),
         ("<bos>box <eos>sold", "box", "box"),  # not the b of the control token
         ("no change", "change", "change"),
@@ -248,7 +248,7 @@ def test_spans_outside_the_text_are_refused():
         with pytest.raises(ValueError, match="outside"):
             project([Span(start, end, "minor", 1.0)], "abc", "abc")
     assert project([Span(2, 2, "minor", 1.0)], "abc", "abc") == []  # covers nothing, so it touches no token
-    with pytest.raises(ValueError, match="most of its characters"):
+    with pytest.raises(ValueError, match="not the completion"):
         project([Span(0, 2, "minor", 1.0)], "அவள்", "she came")
 
 
@@ -277,7 +277,7 @@ def test_spans_become_token_rewards(spans, options, expected):
 
 
 def test_a_severity_without_a_weight_stops():
-    with pytest.raises(ConfigError, match="'fatal' errors, which have no weight"):
+    with pytest.raises(ConfigError, match=r"^weights: .*'fatal'"):
         token_rewards(RANGES, [Span(0, 1, "fatal", 1.0)], SpanCredit())
 
 
@@ -304,7 +304,7 @@ def test_rows_are_stacked_and_never_cut():
     assert stack_rows([[1.0], [1, 2, 3]], like).tolist() == [[1, 0, 0], [1, 2, 3]]
     assert stack_rows([], torch.zeros(0, 3)).shape == (0, 3)
     for rows in ([[1.0]], [[1.0] * 4, []]):
-        with pytest.raises(ValueError, match="do not fit"):
+        with pytest.raises(ValueError, match=r"shape \(2, 3\)"):
             stack_rows(rows, like)
 
 

@@ -1,4 +1,4 @@
-"""Token credit in TRL's loss: against TRL's own trainer bit for bit, arithmetic by hand, and what it teaches."""
+"""Token credit in TRL's loss: TRL's own trainer bit for bit, arithmetic by hand, and what a policy learns."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ WRONG = "தண்ணீர்"  # the word that the judge of these tests marks
 
 
 class Reward:
-    """A reward function with spans, from two rules over the output: how long it is, and where a word stands."""
+    """A reward function with spans, from two rules over the output: its length, and where a word is."""
 
     __name__ = "marked"
 
@@ -191,7 +191,7 @@ def test_without_token_rewards_it_is_trls_trainer_bit_for_bit(make, tiny_policy,
     assert not any(torch.equal(a, b) for a, b in zip(before, weights(theirs), strict=True))
 
 
-def test_zero_weight_is_no_scorer(make):
+def test_a_scorer_of_weight_zero_does_not_count(make):
     """Not even one that fails."""
     failing = make(Reward(spans=lambda output: None, credits={"judge": (0.0, SpanCredit())}))
     assert torch.equal(sample(failing)["advantages"], sample(make(Reward()))["advantages"])
@@ -333,7 +333,7 @@ def test_the_sequence_level_differs_in_the_token_rewards_alone(make):
 
 
 def test_special_tokens_and_padding_have_no_token_reward(make):
-    """Also not when a span covers the whole text, or a control token stands in the middle."""
+    """Even when a span covers the whole text, or a control token is in the middle."""
     whole = lambda output: [Span(0, len(output), "major", 1.0)]  # noqa: E731
     trainer = make(Reward(lambda output: 0.0, whole), TokenCredit(normalise=False))
     tokenizer = trainer.processing_class
@@ -383,7 +383,7 @@ def test_missing_rewards_have_no_token_reward_without_normalisation_either(make)
 
 
 @pytest.mark.parametrize("rule", ["no reward", "no spans"])
-def test_a_run_goes_on_when_nothing_could_be_scored(make, rule):
+def test_a_run_continues_when_nothing_could_be_scored(make, rule):
     reward = Reward(lambda output: None) if rule == "no reward" else Reward(spans=lambda output: None)
     trainer = make(reward, max_steps=2)
     before = weights(trainer)
@@ -407,7 +407,7 @@ def test_rows_of_another_call_are_refused(make):
             return totals
 
     trainer.reward_funcs = [Forgetful()]
-    with pytest.raises(ValueError, match="7 last_rows, 8 completions"):
+    with pytest.raises(ValueError, match="7 last_rows"):
         sample(trainer)
 
 
@@ -415,10 +415,10 @@ def test_settings_that_cannot_work_are_refused(make):
     def plain(prompts, completions, **columns):
         return [0.0] * len(completions)
 
-    with pytest.raises(ConfigError, match="reward_funcs: plain has no `credits`"):
+    with pytest.raises(ConfigError, match=r"^reward_funcs: plain "):
         make(plain)
     reward = Reward(spans=lambda output: [Span(0, 1, "fatal", 1.0)])
-    with pytest.raises(ConfigError, match="'fatal' errors, which have no weight"):
+    with pytest.raises(ConfigError, match=r"^weights: .*'fatal'"):
         sample(make(reward))
 
 
@@ -553,7 +553,7 @@ def test_rollouts_hold_what_the_update_saw(make, tmp_path, beta):
         ),
     ],
 )
-def test_asking_for_rollouts_changes_no_bit(make, tmp_path, options, steps, groups):
+def test_writing_rollouts_changes_no_bit(make, tmp_path, options, steps, groups):
     path = tmp_path / "r.jsonl"
     without = train(make(Reward(spans=marks("கி")), **options))
     kept = train(make(Reward(spans=marks("கி")), rollouts=path, **options))
@@ -583,7 +583,7 @@ def test_what_was_not_judged_is_null_in_the_rollouts(make, tmp_path):
     assert second["spans"] == {"judge": []} and set(second["token_rewards"]) == {0.0}
 
 
-def test_a_sealed_checkpoint_goes_on_to_the_same_bits(make, tmp_path):
+def test_a_sealed_checkpoint_continues_to_the_same_bits(make, tmp_path):
     """With token credit, rollouts and two updates per generation; rows past the checkpoint are written again."""
     folder, path = tmp_path / "run", tmp_path / "run" / "train_rollouts.jsonl"
     options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2, "num_iterations": 2, "beta": 0.05}
@@ -622,7 +622,7 @@ def recorded(tokenizer, count: int = 12) -> list[list[int]]:
 def one_update(model: Path, folder: Path, credit: TokenCredit) -> dict:
     """One step of plain gradient descent on the recorded completions, of which each process has its share.
 
-    The second of three groups lies on both of two processes; a reward is missing, a judge fails, a gate closes.
+    The second of three groups is split over two processes; a reward is missing, a judge fails, an output is gated.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     reward = Reward(

@@ -1,4 +1,4 @@
-"""Group rules against brute force, and what must hold of TRL's trainer around a Gemma 3 policy."""
+"""Group rules against brute force, and properties of TRL's trainer with a Gemma 3 policy."""
 
 from __future__ import annotations
 
@@ -349,7 +349,7 @@ def test_evaluation_calls_are_marked(build):
 
 
 def test_several_rewards_are_refused(build):
-    with pytest.raises(ConfigError, match="reward_funcs: 2 were given; compose them in one callable"):
+    with pytest.raises(ConfigError, match=r"^reward_funcs: 2 "):
         build([Given([0.5]), Given([0.5])])
     assert GuardedGRPOTrainer.noise_floor == 0.0
 
@@ -396,7 +396,7 @@ def test_an_epochs_order_does_not_depend_on_the_past():
 
 
 def resumed(build, trainer, **changes):
-    """A second trainer that goes on from the newest checkpoint of the first one's folder."""
+    """A second trainer that continues from the newest checkpoint of the first one's folder."""
     path = max(Path(trainer.args.output_dir).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     again = build(Given([0.1, 0.9, 0.4, 0.6]), **changes)
     with torch.random.fork_rng(devices=[]):

@@ -197,10 +197,7 @@ def test_changed_data_are_refused_and_forced(finished, tmp_path):
     assert tree(folder) == before
     done = tg_run.run(finished[1], *changes, "--force")
     assert done.returncode == 0, done.stderr
-    assert (
-        "data: 30 rows to train on, 4 held out" in done.stdout
-        and "divergence: evaluations so far were of other rows" in done.stdout
-    )
+    assert "data: 30 rows to train on, 4 held out" in done.stdout and "divergence: evaluations so far" in done.stdout
     assert "changed since the last start: rl.lr: 0.0001 → 3e-05" in done.stdout
     assert (folder / "earlier-data" / "data.json").exists()
     assert json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["rows"] == 4
