@@ -64,7 +64,7 @@ def test_a_converted_folder_loads_by_itself(folder):
     with pytest.raises(ConfigError):
         load_backtranslator(converted)
     (converted / "shared_vocabulary.json").rename(converted / "source_vocabulary.json")
-    with pytest.raises(ConfigError, match=r"ctranslate2|shared_vocabulary"):
+    with pytest.raises(ConfigError, match="shared_vocabulary"):
         load_backtranslator(converted, backend="ctranslate2")
 
 
@@ -133,16 +133,16 @@ def test_a_precision_the_device_lacks_is_refused_before_the_conversion(folder, m
 
 
 @pytest.mark.parametrize(
-    "reason, error, way_out",
+    "reason, error, fix",
     [
         ("Library libcublas.so.12 is not found or cannot be loaded", MissingService, "pip install nvidia-cublas-cu12"),
-        ("Library libcudnn.so.9 is not found or cannot be loaded", MissingService, "install it, or use transformers"),
+        ("Library libcudnn.so.9 is not found or cannot be loaded", MissingService, "install it, .*transformers"),
         ("CUDA driver version is insufficient for CUDA runtime version", ConfigError, "use transformers"),
         ("This CTranslate2 package was not compiled with CUDA support", ConfigError, "use transformers"),
     ],
 )
-def test_what_the_probe_finds_is_said_with_the_way_out(folder, monkeypatch, capfd, reason, error, way_out):
-    """CTranslate2 opens the model and fails at its first product: the wheel names the library then."""
+def test_a_failing_test_call_is_reported_with_the_fix(folder, monkeypatch, capfd, reason, error, fix):
+    """CTranslate2 opens the model and fails at its first product; only then does the wheel name the library."""
 
     class Broken:
         def __init__(self, *args, **options):
@@ -152,7 +152,7 @@ def test_what_the_probe_finds_is_said_with_the_way_out(folder, monkeypatch, capf
             raise RuntimeError(reason)
 
     monkeypatch.setattr(ctranslate2, "Translator", Broken)
-    with pytest.raises(error, match=way_out) as caught:
+    with pytest.raises(error, match=fix) as caught:
         load_backtranslator(folder, backend="ctranslate2")
     assert reason in str(caught.value) and "\n" not in str(caught.value)
     model = load_backtranslator(folder, backend="auto")
@@ -188,9 +188,9 @@ def test_float16_is_for_a_card(card):
     card({"float32", "float16", "int8"})
     require_engine("ctranslate2", "cuda", "float16")
     require_engine("auto", "cuda:0", "float16")
-    with pytest.raises(ConfigError, match=r"on cpu in float16: it computes in .*float32.*; use another dual_device or"):
+    with pytest.raises(ConfigError, match=r"cpu in float16: .*float32.*dual_device"):
         require_engine("ctranslate2", "cpu", "float16")
-    with pytest.raises(ConfigError, match="dual_dtype: float16 needs backtranslation_backend ctranslate2"):
+    with pytest.raises(ConfigError, match=r"dual_dtype: float16 .*backtranslation_backend"):
         require_engine("transformers", "cuda", "float16")
 
 
@@ -201,7 +201,7 @@ def test_a_wheel_without_its_cuda_library_is_named_before_anything_is_loaded(car
             call()
     assert not list(folder.glob("*ct2-*"))
     require_engine("auto", "cuda", "float32")  # transformers takes its place
-    with pytest.raises(ConfigError, match=r"dual_dtype: int8 needs ctranslate2.*libcublas"):
+    with pytest.raises(ConfigError, match=r"dual_dtype: int8 .*libcublas"):
         require_engine("auto", "cuda", "int8")
     require_engine("ctranslate2", "cpu", "float32")
 
@@ -214,11 +214,9 @@ def test_bfloat16_wants_a_card_with_its_units(card, monkeypatch):
     card({"float32", "float16", "int8"})
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     for backend in ("transformers", "auto"):
-        with pytest.raises(
-            ConfigError, match=r"dual_dtype: bfloat16 .* cuda lacks; use float32 or float16 with backtr"
-        ):
+        with pytest.raises(ConfigError, match=r"dual_dtype: bfloat16 .*float16 with backtranslation_backend"):
             require_engine(backend, "cuda", "bfloat16")
-    with pytest.raises(ConfigError, match=r"on cuda in bfloat16: it computes in float16, float32, int8 there"):
+    with pytest.raises(ConfigError, match=r"cuda in bfloat16: .*float16, float32, int8"):
         require_engine("ctranslate2", "cuda", "bfloat16")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     require_engine("transformers", "cuda", "bfloat16")

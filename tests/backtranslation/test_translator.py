@@ -311,7 +311,7 @@ def test_auto_falls_back_and_says_why(tiny_nllb, translator, monkeypatch, capfd)
     told = capfd.readouterr().err
     assert told.count("\n") == 1 and "auto takes transformers: ctranslate2 is not installed" in told
     assert model.signature()["identity"] == translator.signature()["identity"]
-    with pytest.raises(ConfigError, match=r"int8 needs ctranslate2.*not installed.*float32 or bfloat16"):
+    with pytest.raises(ConfigError, match=r"dual_dtype: int8 .*ctranslate2 is not installed"):
         load_backtranslator(tiny_nllb, backend="auto", dtype="int8")
 
 
@@ -346,22 +346,16 @@ def test_signature_names_what_changes_the_text(tiny_nllb, translator, ct2, tmp_p
     "options, message",
     [
         ({"target": "eng_latn"}, "eng_Latn"),
-        ({"source": "ta"}, "no language tag 'ta'"),
-        ({"target": "<mask>"}, "no language tag"),
-        ({"backend": "marian"}, "auto, transformers or ctranslate2"),
-        ({"dtype": "int8"}, "int8 needs backtranslation_backend ctranslate2"),
-        (
-            {"dtype": "float16"},
-            "dual_dtype: float16 needs backtranslation_backend ctranslate2; use float32 or bfloat16",
-        ),
-        (
-            {"dtype": "float16", "backend": "ctranslate2"},
-            r"on cpu in float16: .*; use another dual_device or dual_dtype",
-        ),
-        ({"dtype": "float16", "backend": "auto"}, r"dual_dtype: float16 needs ctranslate2.* use float32 or bfloat16"),
+        ({"source": "ta"}, "language tag 'ta'"),
+        ({"target": "<mask>"}, "language tag '<mask>'"),
+        ({"backend": "marian"}, "backtranslation_backend: 'marian'"),
+        ({"dtype": "int8"}, "dual_dtype: int8 .*backtranslation_backend"),
+        ({"dtype": "float16"}, "dual_dtype: float16 .*backtranslation_backend"),
+        ({"dtype": "float16", "backend": "ctranslate2"}, "cpu in float16: .*dual_device"),
+        ({"dtype": "float16", "backend": "auto"}, "dual_dtype: float16 .*ctranslate2"),
         ({"dtype": "float64"}, "dual_dtype: 'float64'"),
-        ({"device": "gpu"}, "dual_device"),
-        ({"device": "cuda:99"}, "dual_device"),
+        ({"device": "gpu"}, "dual_device: 'gpu'"),
+        ({"device": "cuda:99"}, "dual_device: cuda:99"),
     ],
 )
 def test_bad_settings(tiny_nllb, options, message):
@@ -374,8 +368,8 @@ def test_a_folder_without_its_tokenizer_is_refused(tiny_nllb, tmp_path):
     folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*"))
     for name in ("tokenizer.json", "sentencepiece.bpe.model"):
         (folder / name).unlink()
-    # transformers 5 makes an empty tokenizer of nothing, whose tags are wrong.
-    with pytest.raises(ConfigError, match=r"has no tokenizer that loads|tokenizer\.json"):
+    # transformers 5 creates an empty tokenizer instead, whose tags are wrong.
+    with pytest.raises(ConfigError, match=r"its tokenizer does not load|tokenizer\.json"):
         load_backtranslator(folder)
 
 
@@ -384,7 +378,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tiny_nllb):
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_nllb, src_lang="tam_Taml")
     check_tags(tokenizer, len(tokenizer), "tam_Taml", "eng_Latn")
-    with pytest.raises(ConfigError, match=r"504 ids, the model only 503"):
+    with pytest.raises(ConfigError, match=r"504 ids, .*503"):
         check_tags(tokenizer, len(tokenizer) - 1, "tam_Taml", "eng_Latn")
 
 
@@ -441,13 +435,13 @@ def test_a_tokenizer_whose_tags_are_shifted_is_refused(tiny_nllb):
     mask = tokenizer.mask_token_id
     first = tokenizer.convert_tokens_to_ids("ace_Arab")
     check_tags(Moved(tokenizer, lambda i: i), 600, "tam_Taml", "eng_Latn")
-    with pytest.raises(ConfigError, match="shifted"):  # <mask> in front, every tag one further
+    with pytest.raises(ConfigError, match="shifted"):  # <mask> first, every tag one id higher
         check_tags(Moved(tokenizer, lambda i: first if i == mask else i + (i >= first)), 600, "tam_Taml", "eng_Latn")
-    with pytest.raises(ConfigError, match="shifted"):  # a gap behind the tags
+    with pytest.raises(ConfigError, match="shifted"):  # a gap after the tags
         check_tags(Moved(tokenizer, lambda i: i + (i == mask)), 600, "tam_Taml", "eng_Latn")
 
 
-def test_a_source_tag_behind_the_text_is_refused(tiny_nllb, tmp_path):
+def test_a_source_tag_after_the_text_is_refused(tiny_nllb, tmp_path):
     folder = _copy_of(tiny_nllb, tmp_path / "model")
     path = folder / "tokenizer_config.json"
     options = json.loads(path.read_text(encoding="utf-8"))
@@ -465,18 +459,18 @@ def test_a_tokenizer_without_words_is_refused(tiny_nllb):
     tokenizer = AutoTokenizer.from_pretrained(tiny_nllb, src_lang="tam_Taml")
     tag, end = tokenizer.convert_tokens_to_ids("tam_Taml"), tokenizer.eos_token_id
     empty = Moved(tokenizer, lambda i: i if i in (tag, end) or i > 280 else tokenizer.unk_token_id)
-    with pytest.raises(ConfigError, match="no words"):
+    with pytest.raises(ConfigError, match="no vocabulary"):
         check_tags(empty, 600, "tam_Taml", "eng_Latn")
 
 
 def test_wrong_folders(tiny_nllb, tiny_gemma, tmp_path):
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(ConfigError, match=r"backtranslation_model: .*/nothing"):
         load_backtranslator(tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"config\.json"):
         load_backtranslator(tmp_path)
     with pytest.raises(ConfigError):
         load_backtranslator(tiny_gemma)
-    with pytest.raises(ConfigError, match="give the model's folder"):
+    with pytest.raises(ConfigError, match=r"/config.json is a file"):
         load_backtranslator(tiny_nllb / "config.json")
     with pytest.raises(MissingService, match="some/model"):
         load_backtranslator("some/model")  # tests run with HF_HUB_OFFLINE
@@ -488,7 +482,7 @@ def test_another_kind_of_translation_model_is_refused(tiny_nllb, tmp_path):
     folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*", "*.safetensors"))
     sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
     BartForConditionalGeneration(BartConfig(vocab_size=600, **sizes)).save_pretrained(folder)
-    with pytest.raises(ConfigError, match="BartForConditionalGeneration, not M2M100"):
+    with pytest.raises(ConfigError, match=r"BartForConditionalGeneration.*M2M100"):
         load_backtranslator(folder)
 
 

@@ -50,7 +50,7 @@ def gpu(monkeypatch):
         ("cpu", 2, "cpu", ""),
         ("cuda", 1, "cuda", ""),
         ("cuda:1", 2, "cuda:1", ""),
-        ("cuda:2", 2, "cpu", "reward_device: cuda:2 is not there (2 CUDA devices): using the CPU"),
+        ("cuda:2", 2, "cpu", "reward_device: cuda:2 does not exist (2 CUDA devices): using the CPU"),
         ("cuda", 0, "cpu", "reward_device: no CUDA device: using the CPU"),
     ],
 )
@@ -255,10 +255,10 @@ def test_a_chatml_model_stops_where_its_checkpoint_says(tmp_path):
 
 def test_a_trainer_for_gemma_refuses_others():
     folder = str(tiny_qwen())
-    with pytest.raises(ConfigError, match=f"the tokenizer of {folder} has no <end_of_turn>: not a Gemma chat model"):
+    with pytest.raises(ConfigError, match=f"model_id: {folder}: .*<end_of_turn>"):
         policy.load_tokenizer(folder, families=("gemma3",))
     tokenizer = policy.load_tokenizer(folder)
-    with pytest.raises(ConfigError, match="is a 'qwen3' model; this trainer is for Gemma 3"):
+    with pytest.raises(ConfigError, match=r"'qwen3' .*Gemma 3"):
         policy.load_policy(folder, tokenizer, FP32, families=("gemma3",))
 
 
@@ -338,14 +338,17 @@ def set_json(name, **values):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (set_json("config.json", model_type="llama"), "is a 'llama' model; this trainer is for Gemma 3"),
+        (set_json("config.json", model_type="llama"), "'llama' .*Gemma 3"),
         (set_json("config.json", model_type="no_such"), "does not load"),
         (set_json("config.json", hidden_size=48), "does not load"),
-        (set_json("config.json", num_hidden_layers=3, layer_types=None), r"lacks \d+ weights, model\.layers\.2\."),
+        (
+            set_json("config.json", num_hidden_layers=3, layer_types=None),
+            r"\d+ weights missing, e\.g\. model\.layers\.2\.",
+        ),
         (lambda f: (f / "config.json").write_text("{"), "does not load"),
         (lambda f: (f / "model.safetensors").unlink(), "does not load"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\0" * 100), "does not load"),
-        (lambda f: (f / "config.json").unlink(), r"is a folder without config\.json"),
+        (lambda f: (f / "config.json").unlink(), r"config\.json"),
     ],
     ids=["architecture", "unknown type", "shapes", "missing layer", "json", "no weights", "bad weights", "no config"],
 )
@@ -366,19 +369,19 @@ def test_broken_models_are_one_clear_error(tiny_gemma, tokenizer, tmp_path, chan
 )
 def test_broken_tokenizers_are_one_clear_error(tiny_gemma, tmp_path, change):
     folder = broken(tiny_gemma, tmp_path / "model", change)
-    with pytest.raises(ConfigError, match=r"model_id: .* has no tokenizer that loads"):
+    with pytest.raises(ConfigError, match=r"model_id: .*: its tokenizer does not load"):
         policy.load_tokenizer(folder)
 
 
 def test_a_tokenizer_without_turns_is_refused(tiny_nllb):
-    with pytest.raises(ConfigError, match="has no <end_of_turn>: not a Gemma chat model"):
+    with pytest.raises(ConfigError, match=r"model_id: .*<end_of_turn>"):
         policy.load_tokenizer(str(tiny_nllb), families=("gemma3",))
-    with pytest.raises(ConfigError, match="model_id: its tokenizer has no chat template"):
+    with pytest.raises(ConfigError, match=r"model_id: .*chat template"):
         policy.load_tokenizer(str(tiny_nllb))
 
 
-def test_what_is_no_causal_model_is_refused(tiny_nllb, tokenizer):
-    with pytest.raises(ConfigError, match="is a 'm2m_100' model, not a causal language model"):
+def test_a_model_that_is_not_causal_is_refused(tiny_nllb, tokenizer):
+    with pytest.raises(ConfigError, match=r"'m2m_100' .*causal"):
         policy.load_policy(str(tiny_nllb), tokenizer, FP32)
 
 

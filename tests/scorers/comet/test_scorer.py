@@ -153,12 +153,12 @@ def test_nothing_moves_between_calls(da, monkeypatch):
     [
         ({"linears": "fast"}, "linears: 'fast'"),
         ({"attention": "flash"}, "attention: 'flash'"),
-        ({"attention": "varlen", "dtype": "bfloat16"}, "attention: varlen needs a CUDA device"),
-        ({"dtype": "float16"}, "float16 needs a CUDA device"),
-        ({"dtype": "int8"}, "'int8' is not a precision"),
+        ({"attention": "varlen", "dtype": "bfloat16"}, "attention: varlen .*bfloat16 on cpu"),
+        ({"dtype": "float16"}, "comet_model: float16 .*cpu"),
+        ({"dtype": "int8"}, "comet_model: 'int8'"),
     ],
 )
-def test_settings_that_cannot_be_had(tiny_comet_da, settings, message):
+def test_unusable_settings_are_refused(tiny_comet_da, settings, message):
     with pytest.raises(ConfigError, match=message):
         load_comet(tiny_comet_da, **settings)
 
@@ -168,7 +168,7 @@ def test_without_the_private_operators_torchs_own_linears_are_used(tiny_comet_da
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     scorer = load_comet(tiny_comet_da)
     assert scorer.route.linears == "torch" and scorer.score(rows()[:5]).values == expected
-    with pytest.raises(ConfigError, match="prepacked does not work"):
+    with pytest.raises(ConfigError, match="linears: prepacked"):
         load_comet(tiny_comet_da, linears="prepacked")
     with pytest.raises(ConfigError, match="overlong: 'cut'"):
         load_comet(tiny_comet_da, overlong="cut")
@@ -398,10 +398,10 @@ def _no_weights(stored):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (_lose, "lacks encoder.model.encoder.layer.1.output.dense.weight"),
+        (_lose, "missing encoder.model.encoder.layer.1.output.dense.weight"),
         (_gain, "unknown surprise"),
-        (_reshape, "does not fit"),
-        (_no_encoder, "encoder /gone/other"),
+        (_reshape, r"estimator\.ff\.0\.bias"),
+        (_no_encoder, "/gone/other.*pretrained_model"),
         (_no_weights, "damaged"),
     ],
 )
@@ -437,7 +437,7 @@ def test_another_class_is_named(checkpoint, kind):
     folder, _ = checkpoint
     described = json.loads((folder / "hparams.yaml").read_text()) | {"class_identifier": kind}
     (folder / "hparams.yaml").write_text(json.dumps(described))
-    with pytest.raises(ConfigError, match=f"holds a {kind}; wanted here: regression_metric"):
+    with pytest.raises(ConfigError, match=f"{kind}; .*regression_metric"):
         load_comet(folder, classes=["regression_metric"])
 
 
@@ -452,17 +452,17 @@ def test_malformed_hparams(checkpoint, content):
 def test_bad_arguments(tiny_comet_da, da, tmp_path):
     for options, message in [
         ({"device": "gpu"}, "comet_model: 'gpu'"),
-        ({"device": "cuda:99"}, "not there"),
-        ({"dtype": "int8"}, "is not a precision"),
-        ({"classes": ["unified_metric"]}, "holds a regression_metric"),
+        ({"device": "cuda:99"}, "cuda:99"),
+        ({"dtype": "int8"}, "'int8'"),
+        ({"classes": ["unified_metric"]}, "regression_metric; .*unified_metric"),
     ]:
         with pytest.raises(ConfigError, match=message):
             load_comet(tiny_comet_da, **options)
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(ConfigError, match=r"comet_model: .*/nothing"):
         load_comet(tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"model\.ckpt"):
         load_comet(tmp_path)
-    with pytest.raises(ConfigError, match="segment 1 has no ref"):
+    with pytest.raises(ConfigError, match=r"segment 1.* ref"):
         da.score([Segment("a", "b", "c"), Segment("a", "b")])
 
 

@@ -130,7 +130,7 @@ def test_fault_2_hung(load, way, capsys):
     with ends_within(30):
         assert scorer.score(segments(way, "b")).values == [None, None]
     assert gone(first)
-    assert "gave no answer in time" in capsys.readouterr().err
+    assert "in time: killed" in capsys.readouterr().err
     assert scorer.score(segments("ab")).values == [2.0] and scorer.stats["restarts"] == 1
 
 
@@ -147,10 +147,10 @@ def test_fault_3_noisy_on_stdout(load, tmp_path):
     [
         ("short", "1 values for 2"),
         ("long", "3 values for 2"),
-        ("few_spans", "spans for other than 2"),
+        ("few_spans", "spans of 1 segments, not 2"),
         ("no_spans", "invalid spans"),
-        ("text", "no numbers"),
-        ("truth", "no numbers"),
+        ("text", "not numbers"),
+        ("truth", "not numbers"),
     ],
 )
 def test_fault_4_wrong_length_or_kind(load, way, complaint, capsys):
@@ -185,25 +185,25 @@ class TestFault5WrongEnvironment:
 
     @pytest.mark.parametrize("program", ["/bin/true", "/bin/cat"])
     def test_no_python(self, load, program):
-        with pytest.raises(ConfigError, match=f"{program} does not run a worker"):
+        with pytest.raises(ConfigError, match=f"python_executable: {program} .*worker"):
             load(python_executable=program)
 
     def test_an_environment_without_the_package(self, load, tmp_path):
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
         bare = str(tmp_path / "bare" / "bin" / "python")
-        with pytest.raises(ConfigError, match=r"of .*/bare/bin/python has no package torch.*setup_split_envs"):
+        with pytest.raises(ConfigError, match=r"/bare/bin/python .*package torch.*setup_split_envs"):
             load_in_worker("rl_nmt.scorers.comet.scorer:load_comet", {"name_or_path": "x"}, python_executable=bare)
         assert load(python_executable=bare).score(segments("ab")).values == [2.0]  # nothing heavy is needed to start
 
     def test_a_package_the_scorer_lacks(self, load):
-        with pytest.raises(ConfigError, match="has no package no_such_package"):
+        with pytest.raises(ConfigError, match="package no_such_package"):
             load(at_load="missing")
 
     def test_another_rl_nmt(self, load, tmp_path):
         import shutil
 
         shutil.copytree(ROOT / "rl_nmt", tmp_path / "rl_nmt", ignore=shutil.ignore_patterns("__pycache__"))
-        with pytest.raises(ConfigError, match="runs another rl_nmt"):
+        with pytest.raises(ConfigError, match=rf"another rl_nmt \({tmp_path}"):
             load(python_path=str(tmp_path))
 
     @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ class TestFault5WrongEnvironment:
         ("config", ConfigError, "^model: there is none$"),
         ("service", MissingService, "^model: not here$"),
         ("bug", WorkerError, "ZeroDivisionError: nothing to divide"),
-        ("exit", MissingService, "ended with status 7 .its last line: out of everything"),
+        ("exit", MissingService, r"status 7 .*: out of everything\)"),
     ],
 )
 def test_errors_at_load_are_as_if_loaded_here(load, at_load, kind, message):
@@ -242,7 +242,7 @@ def test_errors_at_load_are_as_if_loaded_here(load, at_load, kind, message):
 
 
 def test_a_worker_that_never_gets_ready(load):
-    with pytest.raises(MissingService, match="gave no answer in time"):
+    with pytest.raises(MissingService, match="in time: killed"):
         load(at_load="hang", load_timeout=1.5)
 
 
@@ -272,7 +272,7 @@ def test_a_restarted_worker_must_be_the_same_scorer(load, tmp_path, capsys):
     (tmp_path / "changed").touch()
     os.kill(scorer.process_id, signal.SIGKILL)
     assert scorer.score(segments("ab")).values == [None]
-    assert "came back as another scorer (model changed)" in capsys.readouterr().err
+    assert "(model changed): not used" in capsys.readouterr().err
     (tmp_path / "changed").unlink()
     assert scorer.score(segments("ab")).values == [2.0]
 
