@@ -75,10 +75,10 @@ def test_a_local_folder_stands_in_for_a_hub_name(tmp_path):
     found = data(tmp_path, hf_dataset_name=str(tmp_path / "set"), hf_eval_split="test")
     assert sources(found.heldout) == ["Snow fell.", PAIRS[3]["source"]]
     assert len(found.train) == 39 and found.counts == {"held out too": 1}
-    with pytest.raises(ConfigError, match=r"data\.hf_eval_split: .* has no split 'dev'"):
+    with pytest.raises(ConfigError, match=r"data\.hf_eval_split: .* split 'dev'"):
         load(DataCfg(hf_dataset_name=str(tmp_path / "set"), hf_eval_split="dev"), tmp_path / "other", 0)
     write(tmp_path / "set" / "train.jsonl", jsonl(PAIRS[:2]) + "{oops\n")
-    with pytest.raises(ConfigError, match=r"train\.jsonl line 3 is not valid JSON"):
+    with pytest.raises(ConfigError, match=r"train\.jsonl line 3 .*JSON"):
         load(DataCfg(hf_dataset_name=str(tmp_path / "set")), tmp_path / "other", 0)
 
 
@@ -132,13 +132,13 @@ def test_fields(tmp_path, row, settings, wanted):
 @pytest.mark.parametrize(
     ("name", "content", "settings", "parts"),
     [
-        ("a.jsonl", b"", {}, ["holds no row"]),
-        ("a.json", b"[]", {}, ["holds no row"]),
+        ("a.jsonl", b"", {}, ["has no rows"]),
+        ("a.json", b"[]", {}, ["has no rows"]),
         ("a.jsonl", b'{"source": "a"}\n\n{"source": \n', {}, ["data.train_file", "line 3", "not valid JSON"]),
         ("a.jsonl", b'{"source": "a"}\n[1]\n', {}, ["line 2", "not a JSON object"]),
         ("a.json", b'[{"source": "a"},\n 3]', {}, ["row 2", "not a JSON object"]),
         ("a.json", b'[{"source": "a"},\n{"source" 3}]', {}, ["line 2", "not valid JSON"]),
-        ("a.json", b'{"data": 3}', {}, ["columns (data)", "English source"]),
+        ("a.json", b'{"data": 3}', {}, ["(columns: data)", "data.source_field"]),
         ("a.json", b"3", {}, ["line 1", "not a JSON object"]),
         ("a.json", b"[" * 5000, {}, ["not valid JSON"]),
         ("a.jsonl", b'{"source": "a"}\n{"source": "caf\xe9"}\n', {}, ["line 2", "not UTF-8"]),
@@ -150,7 +150,7 @@ def test_fields(tmp_path, row, settings, wanted):
             "a.jsonl",
             b'{"source": "a"}\n',
             {"source_field": "q"},
-            ["data.source_field", "no column 'q'", "its rows have source"],
+            ["data.source_field", "column 'q'", "columns: source"],
         ),
         ("a.jsonl", b'{"source": "a"}\n', {"target_field": "q"}, ["data.target_field"]),
         ("a.jsonl", b'{"source": "a"}\n', {"id_field": "q"}, ["data.id_field"]),
@@ -159,14 +159,14 @@ def test_fields(tmp_path, row, settings, wanted):
             "a.jsonl",
             b'{"source": "a", "q": 1}\n{"source": "b", "q": 1}\n',
             {"id_field": "q"},
-            ["line 2: id_field q: '1' is the id of", "line 1 too"],
+            ["line 2: id_field q: '1' ", "line 1;"],
         ),
         ("a.jsonl", b'{"source": "a"}\n', {}, ["is left to train on"]),
         (
             "a.jsonl",
             b'{"source": "a"}\n{"source": "b"}\n',
             {"eval_sampling_count": 2},
-            ["data.eval_sampling_count: 2 rows to hold out of 2"],
+            ["data.eval_sampling_count: 2 of 2 rows"],
         ),
         ("a.csv", b"a,b\n", {}, ["give a file that ends in .jsonl"]),
         ("a.jsonl.gz", b"nothing packed", {}, ["not a whole gzip file"]),
@@ -254,11 +254,11 @@ def test_columns_are_those_of_all_rows(tmp_path, capsys):
     )
     assert [row.get("reference") for row in found.train] == [None, "மழை.", None]
     assert [row.get("reference") for row in found.heldout] == [None, *(pair["target"] for pair in PAIRS[:2])]
-    assert "2 of 3 held-out rows have a reference: chrF++ and BLEU are of these" in capsys.readouterr().out
+    assert "2 of 3 held-out rows have a reference" in capsys.readouterr().out
     named = DataCfg(train_file=str(tmp_path / "a.jsonl"), eval_file=str(tmp_path / "b.jsonl"), target_field="target")
     again = load(named, tmp_path / "named", 0)
     assert again.train == found.train
-    with pytest.raises(ConfigError, match=r"data\.target_field: .* no column 'ref' \(its rows have source, target, id"):
+    with pytest.raises(ConfigError, match=r"data\.target_field: .* column 'ref'.*: source, target, id"):
         load(DataCfg(train_file=str(tmp_path / "a.jsonl"), target_field="ref"), tmp_path / "other", 0)
 
 
@@ -272,12 +272,12 @@ def test_all_or_none_with_a_reference_is_not_remarked_on(tmp_path, capsys, with_
 def test_the_same_rows_in_another_form_are_no_held_out_rows(tmp_path):
     train = write(tmp_path / "a.jsonl", jsonl(PAIRS))
     same = write(tmp_path / "b.json", json.dumps(PAIRS))
-    with pytest.raises(ConfigError, match=r"data\.eval_file: .*b\.json holds out all .*40 held out too"):
+    with pytest.raises(ConfigError, match=r"data\.eval_file: .*b\.json .*40 held out too"):
         data(tmp_path, train_file=train, eval_file=same)
     (tmp_path / "set").mkdir()
     for split in ("train", "test"):
         write(tmp_path / "set" / f"{split}.jsonl", jsonl(PAIRS))
-    with pytest.raises(ConfigError, match=r"data\.hf_eval_split: test holds out all"):
+    with pytest.raises(ConfigError, match=r"data\.hf_eval_split: test "):
         data(tmp_path, hf_dataset_name=str(tmp_path / "set"), hf_eval_split="test")
 
 

@@ -163,7 +163,7 @@ def test_the_signature_names_everything_that_makes_the_number(reward, metricx, x
 
 
 def test_an_ensemble_that_would_never_change_is_refused(xcomet):
-    with pytest.raises(ConfigError, match="no scorer has a weight in the sequence reward"):
+    with pytest.raises(ConfigError, match=r"^reward: .*weight in the sequence reward"):
         EnsembleReward({"xcomet": Part(xcomet, weight=0.0, span_weight=1.0)}, TAMIL)
 
 

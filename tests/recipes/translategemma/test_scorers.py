@@ -100,19 +100,19 @@ def test_a_judge_that_is_cut_off_names_the_setting():
     with JudgeServer(mode="finish_length") as server:
         mqm = MqmCfg(enabled=True, endpoint=server.url, model="judge")
         reward = RewardCfg(metricx=MetricXCfg(enabled=False), xcomet=XcometCfg(enabled=False), mqm=mqm)
-        with pytest.raises(ConfigError, match=r"^reward\.mqm\.max_tokens: .* 1024 tokens"):
+        with pytest.raises(ConfigError, match=r"^reward\.mqm\.max_tokens: 1024 "):
             load_parts(TranslateGemmaCfg(reward=reward), {})
 
 
 def test_the_judge_is_asked_before_a_model_is_loaded():
-    """Both are wrong: the endpoint is what is said."""
+    """Both are wrong: the error names the endpoint."""
     mqm = MqmCfg(enabled=True, endpoint="http://127.0.0.1:9/v1", model="judge", timeout=1.0, deadline=1.0)
     reward = RewardCfg(metricx=MetricXCfg(model_name_or_path="/gone/metricx"), mqm=mqm)
     with pytest.raises(MissingService, match=r"^reward\.mqm\.endpoint"):
         load_parts(TranslateGemmaCfg(reward=reward), PLACED)
 
 
-def test_a_model_that_is_not_there_is_named_by_its_setting():
+def test_a_missing_model_is_named_by_its_setting():
     reward = RewardCfg(metricx=MetricXCfg(model_name_or_path="/gone/metricx"))
     with pytest.raises(ConfigError, match=r"reward\.metricx\.model_name_or_path"):
         load_parts(TranslateGemmaCfg(reward=reward), PLACED)
