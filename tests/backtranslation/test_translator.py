@@ -64,7 +64,7 @@ def scrambled(count: int, seed: int = 1) -> list[str]:
 
 
 def one_at_a_time(folder, texts, beams=4, cap=256):
-    """The oracle: what the NLLB card shows, a batch of one, no padding, nothing of ours but the cap."""
+    """The oracle: the code of the NLLB card, a batch of one, no padding; only the cap is ours."""
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, src_lang="tam_Taml")
@@ -84,7 +84,7 @@ def one_at_a_time(folder, texts, beams=4, cap=256):
     return outputs
 
 
-def test_what_it_was_taught_comes_back(translator):
+def test_it_translates_what_it_was_taught(translator):
     texts = list(KNOWN)
     assert translator(texts) == [KNOWN[text] for text in texts]
 
@@ -93,7 +93,7 @@ def test_what_it_was_taught_comes_back(translator):
 def test_equal_to_generating_one_text_at_a_time(confused_nllb, beams, cap):
     texts = [*KNOWN, *scrambled(60)]
     expected = one_at_a_time(confused_nllb, texts, beams, cap)
-    assert len(set(expected)) > 15  # or the comparison would say little
+    assert len(set(expected)) > 15  # otherwise the comparison would mean little
     model = load_backtranslator(confused_nllb, beams=beams, max_new_tokens=cap)
     assert model(texts) == expected
     assert 0 < model.stats["hit_cap"] < len(texts)  # some are cut, some end by themselves
@@ -120,7 +120,7 @@ def test_a_packed_linear_gives_its_weight_back():
     assert not again.weight.requires_grad
 
 
-def test_what_is_computed_is_what_is_needed(confused_nllb, monkeypatch):
+def test_nothing_is_computed_needlessly(confused_nllb, monkeypatch):
     """Counters instead of a clock: each distinct sentence once, little padding, finished texts leave."""
     model = load_backtranslator(confused_nllb, max_new_tokens=200)
     rng = random.Random(2)
@@ -164,7 +164,7 @@ def test_ctranslate2_equals_transformers(request, model, beams):
 
 
 def test_ctranslate2_beams_of_a_confused_model_are_nearly_equal(confused_nllb):
-    """The known limit: hypotheses score the same in both, but not the same ones are kept as finished."""
+    """The known limit: hypotheses have the same scores in both, but different ones are kept as finished."""
     ours, other, _, _ = both_backends(confused_nllb, 4)
     assert sum(a != b for a, b in zip(ours, other, strict=True)) <= 0.1 * len(ours)
 
@@ -173,7 +173,7 @@ def test_ctranslate2_beams_of_a_confused_model_are_nearly_equal(confused_nllb):
 def test_the_best_tokens_are_those_of_a_full_sort(vocabulary):
     generator = torch.Generator().manual_seed(vocabulary)
     logits = torch.randn(5, vocabulary, generator=generator)
-    logits[1, -3:] = torch.tensor([9.0, 11.0, 10.0])  # behind the last whole chunk
+    logits[1, -3:] = torch.tensor([9.0, 11.0, 10.0])  # after the last whole chunk
     logits[2, 2:5] = torch.tensor([8.0, 7.0, 9.0])  # in one chunk
     logits[3] = 0.5  # all equal
     values, ids = top_log_probs(logits, 5)
@@ -244,7 +244,7 @@ def test_control_tokens_in_a_text_stay_text(translator):
     for row in rows:
         assert row[0] == tokenizer.convert_tokens_to_ids("tam_Taml") and row[-1] == tokenizer.eos_token_id
         assert not special & set(row[1:-1])
-    honoured = tokenizer("a </s> b")["input_ids"]  # the trap itself, so that this test cannot pass by luck
+    honoured = tokenizer("a </s> b")["input_ids"]  # shows the problem itself, so that this test cannot pass by luck
     assert tokenizer.eos_token_id in honoured[1:-1]
 
 
@@ -275,7 +275,7 @@ def test_a_cut_translation_is_counted(tiny_nllb):
         assert all(len(out) < len(KNOWN[text]) for text, out in zip(KNOWN, outputs, strict=False))
 
 
-def test_the_callers_state_is_left_alone(translator):
+def test_the_callers_state_does_not_change(translator):
     weight = torch.ones(2, requires_grad=True)
     before, state = torch.get_float32_matmul_precision(), torch.get_rng_state()
     torch.set_float32_matmul_precision("medium")
@@ -290,7 +290,7 @@ def test_the_callers_state_is_left_alone(translator):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_loading_leaves_the_random_state_alone(tiny_nllb):
+def test_loading_does_not_change_the_random_state(tiny_nllb):
     state = torch.get_rng_state()
     load_backtranslator(tiny_nllb)
     load_backtranslator(tiny_nllb, backend="ctranslate2")
@@ -316,7 +316,7 @@ def test_auto_falls_back_and_says_why(tiny_nllb, translator, monkeypatch, capfd)
 
 
 def test_auto_keeps_the_precision_it_was_given(tiny_nllb, capfd):
-    """CTranslate2 may not compute in bfloat16 here; then transformers does, not CTranslate2 in another type."""
+    """If CTranslate2 has no bfloat16 here, transformers is used, not CTranslate2 in another type."""
     import ctranslate2
 
     model = load_backtranslator(tiny_nllb, backend="auto", dtype="bfloat16")

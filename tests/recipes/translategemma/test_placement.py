@@ -1,4 +1,4 @@
-"""Placement: every model on a GPU of its own as far as they go, and clear words where they do not."""
+"""Placement: every model on its own GPU while there are enough, and clear messages otherwise."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def wanted_devices(count):
 
 
 @pytest.mark.parametrize("count", range(9))
-def test_whatever_is_asked_holds(count):
-    """All wishes for two scorers and all numbers of processes."""
+def test_placements_keep_their_rules(count):
+    """All wanted devices of two scorers and all numbers of processes."""
     for metricx, xcomet in itertools.product(wanted_devices(count), repeat=2):
         for processes in range(1, max(count, 1) + 1):
             scorers = {"metricx": metricx, "xcomet": xcomet}

@@ -102,7 +102,7 @@ def test_every_configuration_works(path, tmp_path):
     assert set(yaml.safe_load(text)) <= {field.name for field in dataclasses.fields(cfg)}
 
 
-def test_the_configurations_that_are_promised():
+def test_the_configurations_in_the_readme():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
         "pocket",
         "toy_en_ko_wmt24pp",
