@@ -150,7 +150,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, models, tmp_path):
 
 
 def go_on(stopped):
-    """Type what the stopped run's last line says."""
+    """Run the command in the stopped run's last line."""
     said = stopped.stderr.strip().splitlines()[-1]
     assert said.startswith("continue with: "), stopped.stderr
     words = shlex.split(said.removeprefix("continue with: "))

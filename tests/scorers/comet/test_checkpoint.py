@@ -1,4 +1,4 @@
-"""Checkpoints are pickles: nothing in one runs, unless the user trusts exactly this file."""
+"""Checkpoints are pickles: no code in one runs unless the user trusts exactly this file."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_trust_is_for_this_very_file(checkpoint, tmp_path, monkeypatch):
     expected = load_comet(folder).score([SEGMENT]).values
     add(file, extra=argparse.Namespace(epochs=3))
     other = "0" * 64
-    for trusted in (other, digest(file)[:16], "", "1", "true", "*"):  # nothing short of the whole hash
+    for trusted in (other, digest(file)[:16], "", "1", "true", "*"):  # only the whole hash counts
         monkeypatch.setenv(TRUST, trusted)
         assert "it names argparse.Namespace" in refusal(folder)
     for trusted in (digest(file), digest(file).upper(), f"{other}, {digest(file)}", f"{other} {digest(file)}"):
@@ -91,8 +91,8 @@ def test_trust_is_for_this_very_file(checkpoint, tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
-def test_trust_does_run_what_the_file_says(checkpoint, tmp_path, monkeypatch):
-    """The control: without it the two tests above could pass because the bomb is a dud."""
+def test_a_trusted_file_does_run_its_code(checkpoint, tmp_path, monkeypatch):
+    """The control: without it the two tests above could pass because the bomb does not work."""
     folder, file = checkpoint
     add(file, extra=Bomb(tmp_path / "ran"))
     monkeypatch.setenv(TRUST, digest(file))

@@ -1,4 +1,4 @@
-"""rl_nmt.scorers.mqm.gemba over a real socket: every failure of a judge, and none of them a number."""
+"""rl_nmt.scorers.mqm.gemba over a real socket: no failure of a judge becomes a number."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = "sk-Very-Secret-0123456789"
 
 
 def marks(src: str, mt: str) -> list[dict]:
-    """The judge of these tests knows one error."""
+    """The errors of these tests' judge: one."""
     return [{"severity": "major", "quote": WRONG}] if WRONG in mt else []
 
 
@@ -53,7 +53,7 @@ def test_there_are_enough_failures():
 
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_no_failure_becomes_a_number(form):
-    """Each failure on its own segment, side by side with segments that are judged well."""
+    """Each failure on its own segment, next to segments with valid replies."""
     modes = [mode for mode in FAILURES if form == "json" or mode in CONTENTS]
     segments = [Segment(SRC, f"{MT} {i}") for i in range(len(modes))]
     with JudgeServer(marks) as server:
@@ -73,7 +73,7 @@ def test_no_failure_becomes_a_number(form):
         failed = {mode: value for mode, value in zip(modes, got.values, strict=True) if value is not None}
         assert failed == {} and got.spans == [None] * len(modes)
         assert scorer.stats["failed"] == len(modes)
-        assert "failed/deadline" not in scorer.stats  # each failed by its own fault
+        assert "failed/deadline" not in scorer.stats  # each failed for its own reason
         server.answer = answer
         assert scorer.score([Segment(SRC, MT)]).values == [-5.0]  # the same client still works
 
@@ -94,7 +94,7 @@ def test_a_server_without_structured_output_is_asked_for_text(status):
         assert load(server, form="json").score([Segment(SRC, MT)]).values == [None]
 
 
-def test_an_empty_translation_is_no_translation():
+def test_an_empty_translation_is_a_non_translation():
     with JudgeServer() as server:
         scores = load(server).score([Segment(SRC, ""), Segment(SRC, "  ")])
         assert (scores.values, scores.spans, server.bodies) == ([-25.0, -25.0], [[], []], [])
@@ -110,7 +110,7 @@ def test_judged_segments_are_cached_and_failed_ones_are_not():
         assert scorer.stats == {"rows": 1, "remembered": 1}
         scorer.score([Segment(SRC, "a"), Segment(SRC, "b")])
         scorer.score(first)
-        assert len(server.bodies) == 5  # the oldest of more than `size` was forgotten
+        assert len(server.bodies) == 5  # the oldest of more than `size` was dropped
 
 
 # ---------------------------------------------------------------------- errors to a score
@@ -251,7 +251,7 @@ def test_bad_settings(options, message):
     assert KEY not in str(refused.value)
 
 
-def test_signature_names_what_makes_the_number():
+def test_the_signature_has_everything_that_determines_the_score():
     def load_one(**options):
         return load_gemba_mqm("http://127.0.0.1:9/v1", "m", check=False, **options).signature()
 
@@ -262,7 +262,7 @@ def test_signature_names_what_makes_the_number():
         assert load_one(**options)["identity"] != one["identity"]
 
 
-def test_what_a_request_holds():
+def test_the_fields_of_a_request():
     with JudgeServer(marks) as server:
         load(server, max_tokens=99).score([Segment(SRC, MT)])
     (body,) = server.bodies
