@@ -1,14 +1,14 @@
 # make train   build the pocket world once, then train on it (two CPU cores, no GPU); WITH="--max_steps 20" adds settings
 # make test    the tests: offline, two processes
 # make test-fast    text, guards, audit, config and runs: about a minute
-# make coverage     the tests with a table of the lines that they do not run
+# make coverage     the tests with a table of the lines not run
 # make lint    ruff format --check, ruff check, mypy
 # make translategemma   the recipe with token credit, on the pocket world and small MetricX and XCOMET twins
-# make smoke   look at the pocket reward
+# make smoke   show what the pocket reward scores
 # make pocket  only build the pocket models
 # make bench   three seeds and a control run: the table in docs/LOG.md
 # make curve   put the curve of its seed 0 into the README
-# Each makes .venv from requirements.txt first, if it is missing or older; the tests and lint also need requirements-dev.txt.
+# Each first creates .venv from requirements.txt if missing or older; tests and lint also install requirements-dev.txt.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv

@@ -1,6 +1,6 @@
-"""Performance claims as scripts that print ratios; each runs as `python -m bench.<name>`.
+"""Measure performance claims: scripts that print ratios; run each as `python -m bench.<name>`.
 
-`python -m bench.gpu` measures everything about a card at once.
+`python -m bench.gpu` runs all measurements of a card.
 """
 
 import os

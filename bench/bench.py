@@ -1,4 +1,4 @@
-"""Imported by `python bench/x.py` in place of the package, since this folder comes first then: say how to run it."""
+"""Imported in place of the package by `python bench/x.py`, where this folder comes first: print how to run it."""
 
 import sys
 from pathlib import Path

@@ -1,19 +1,19 @@
-"""Everything that a card should tell, in one command: right numbers, reward, GRPO step, engines, vLLM, pocket run.
+"""Measure a card with one command: correctness, reward, GRPO step, engines, vLLM, pocket run.
 
-    python -m bench.gpu                                 # nine minutes on the first GPU; runs/gpu/<card>.json
+    python -m bench.gpu                                 # nine minutes on the first GPU, into runs/gpu/<card>.json
     python -m bench.gpu --minutes 15 --out elsewhere
     python -m bench.gpu --shape tiny                    # the same with the pocket's sizes, also on a CPU
     python -m bench.gpu --only reward step
     python -m bench.gpu --tables                        # committed files → docs/benchmarks.md and README.md
 
-Nothing is downloaded: models of the published shapes are drawn on the device. Each stage (bench/gpu_stages.py) is a
-process of its own with its share of the time, what earlier ones left included; at its end it is killed, and its results
-so far stay. The JSON is written again, whole, after every result; stages that are not run keep what the file has of
-this card and shape. To publish it, copy it to rl_nmt/preflight/measured/ and run --tables: the doctor then knows the
-card.
+Nothing is downloaded: models of the published shapes with random weights are created on the device. Each stage
+(bench/gpu_stages.py) is a process with its share of the time, plus the time that earlier ones left; then it is killed,
+and its results so far are kept. The whole JSON is written after every result; stages that are not run keep their
+results in the file, if it is of this card and shape. To publish it, copy it to rl_nmt/preflight/measured/ and run
+--tables: the doctor then uses it.
 
-Exit status 1 where a stage failed: an exception, a result that is not what it must be, a process that died. A stage
-for which a package is missing or for which there was no time is not among these; its reason is in the JSON.
+Exit status 1 if a stage failed: an exception, a wrong result, or a process that died. A stage without a package or
+without time is not a failure; the JSON gives the reason.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import bench  # noqa: F401  (says how to call this file)
+import bench  # noqa: F401  (prints how to run this file)
 from rl_nmt import files
 from rl_nmt.errors import ConfigError, MissingService, run
 from rl_nmt.preflight.measurements import slug
@@ -46,14 +46,14 @@ SHARES = {
     "vllm": 1.5,
     "pocket": 3.0,
 }  # of the time; most valuable first
-POLL = 0.2  # seconds between looks at a stage's results
+POLL = 0.2  # seconds between checks of a stage's results
 
 
 def run_stage(command: list[str], results: Path, seconds: float, report: Callable[[dict], None]) -> dict:
-    """Run a stage's process for at most `seconds`; `report` is called with what is known, whenever that is more.
+    """Run a stage's process for at most `seconds`; call `report` with the results so far after each new one.
 
-    The process appends JSON objects to `results`: results, and last one with "status" if it came to its end. Returns
-    the stage's object: status (done, skipped, failed, out of time), reason, seconds, results.
+    The process appends JSON objects to `results`: results, and finally one with "status" if it finished. Returns the
+    stage's object: status (done, skipped, failed, out of time), reason, seconds, results.
     """
     start, known = time.monotonic(), -1
     process = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True)
@@ -69,14 +69,14 @@ def run_stage(command: list[str], results: Path, seconds: float, report: Callabl
                 report(found)
             if ended or late:
                 return found
-    finally:  # with whatever it started
+    finally:  # including all processes it started
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def outcome(rows: list[dict], returned: int | None, late: bool) -> dict:
-    """What the rows of a stage's process and its exit status (None: it runs) say of the stage."""
+    """Return the state of a stage from its process's rows and exit status (None: still running)."""
     results = [row for row in rows if "status" not in row]
     found = next((row for row in rows if "status" in row), None)
     if found is None:
@@ -86,12 +86,12 @@ def outcome(rows: list[dict], returned: int | None, late: bool) -> dict:
         elif late:
             found = {"status": "out of time", "reason": "killed at the end of its time"}
     elif found["status"] == "done" and any(row.get("ok") is False for row in results):
-        found = {"status": "failed", "reason": "a result is not what it must be"}
+        found = {"status": "failed", "reason": "a result is wrong"}
     return {**found, "results": results}
 
 
 def stage_process(name: str, shape: str, folder: Path, seconds: float) -> int:
-    """One stage, in this process: its results go to `folder`/<name>.jsonl."""
+    """Run one stage in this process; write its results to `folder`/<name>.jsonl."""
     import platform
 
     import torch
@@ -106,7 +106,7 @@ def stage_process(name: str, shape: str, folder: Path, seconds: float) -> int:
     found = {"python": platform.python_version(), **versions(*measure.PACKAGES)}
     files.write_json(folder / "machine.json", {"card": measure.card(device), "memory_bytes": memory, "versions": found})
 
-    def put(row: dict) -> None:  # no path of this machine
+    def put(row: dict) -> None:  # without this machine's paths
         text = json.dumps(files.finite(row), ensure_ascii=False)
         file.append(json.loads(text.replace(str(folder), "…").replace(os.getcwd(), "…")))
 
@@ -124,7 +124,7 @@ def stage_process(name: str, shape: str, folder: Path, seconds: float) -> int:
 
 
 def measure_card(args: argparse.Namespace) -> int:
-    """All stages, one after the other; returns the exit status."""
+    """Run all stages one after the other; return the exit status."""
     end = time.monotonic() + 60 * args.minutes
     args.out.mkdir(parents=True, exist_ok=True)
     card: dict = {"date": datetime.date.today().isoformat(), "shape": args.shape, "minutes": args.minutes, "stages": {}}
@@ -155,7 +155,7 @@ def measure_card(args: argparse.Namespace) -> int:
 
 
 def keep(path: Path, card: dict) -> None:
-    """Add to `card` what the file at `path` has of the same card and shape, and its circumstances if others."""
+    """Add to `card` the results in `path` of the same card and shape, and their circumstances if different."""
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if old and (old["card"], old["shape"]) == (card["card"], card["shape"]):
         from bench.tables import circumstances
@@ -166,13 +166,13 @@ def keep(path: Path, card: dict) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=9.0, help="for all stages together (default 9)")
+    parser.add_argument("--minutes", type=float, default=9.0, help="time for all stages together (default 9)")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of <card>.json (default runs/gpu)")
-    parser.add_argument("--shape", choices=("tiny", "large"), default="large", help="of the models (default large)")
-    parser.add_argument("--only", nargs="+", choices=SHARES, default=list(SHARES), help="stages (default: all)")
     parser.add_argument(
-        "--tables", action="store_true", help="write the tables of the committed files, measure nothing"
+        "--shape", choices=("tiny", "large"), default="large", help="size of the models (default large)"
     )
+    parser.add_argument("--only", nargs="+", choices=SHARES, default=list(SHARES), help="stages to run (default: all)")
+    parser.add_argument("--tables", action="store_true", help="only write the tables of the committed files")
     parser.add_argument("--stage", choices=SHARES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.stage:
         return stage_process(args.stage, args.shape, args.folder, args.seconds)
     if args.minutes <= 0:
-        raise ConfigError(f"minutes: {args.minutes} must be above 0")
+        raise ConfigError(f"--minutes: {args.minutes} must be above 0")
     return measure_card(args)
 
 

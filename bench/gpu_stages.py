@@ -1,9 +1,9 @@
-"""The stages of `bench.gpu`: each yields its results as JSON objects, the moment they are known.
+"""The stages of `bench.gpu`: each yields every result as a JSON object as soon as it is known.
 
 Models have the published shapes ("large": XLM-R-large twice, NLLB-1.3B, Gemma 3 1B; "tiny": the pocket's sizes) and
-random weights that are drawn on the device; only `engines` writes its NLLB, of 600M, which CTranslate2 reads from disk.
-A row with the key "skipped" says what cannot be done here; a stage that can do nothing raises MissingService or
-ImportError. A row with "ok" False makes the stage a failed one.
+random weights created on the device; only `engines` saves its NLLB, of 600M, since CTranslate2 reads it from disk.
+In a row for something impossible here "skipped" is the reason; a stage that can do nothing raises MissingService or
+ImportError. A row with "ok" False makes the whole stage fail.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from rl_nmt.scorers.base import Segment
 from rl_nmt.scorers.comet import load_comet
 
 BEAMS = 4
-EXACT = 1e-5  # most that a score in float32 may differ
-# A score in a half type may differ by ROOM × the error measured at load: that was the largest over the few texts of a
-# fixed probe, and others can exceed it (by 1.6 times in a run on a CPU).
+EXACT = 1e-5  # largest allowed difference of a score in float32
+# A score in a half type may differ by ROOM × the error measured at load: that is the largest over a few fixed texts,
+# and others can exceed it (by 1.6 times in a run on a CPU).
 ROOM = 2.0
 HALVES = ("bfloat16", "float16")
 VARIANTS = (("float32", "sdpa"), *((dtype, attention) for dtype in HALVES for attention in ("sdpa", "varlen")))
@@ -48,12 +48,12 @@ COMPLETIONS, SHORTEST, LONGEST = 64, 20, 80  # of a reward call (tiny: 16); NLLB
 # As configs/gemma3_1b_24gb.yaml, with shorter completions; NLLB's dtype: step_flags.
 STEP = "--prompts 8 --group_sizes 8 --lengths 160 --lora_rank 16 --batch 4 --gradient_checkpointing --steps 2"
 SMALL_STEP = "--prompts 2 --lengths 8 --lora_rank 4 --steps 1"
-POCKET_STEPS, FIRST_STEPS = 80, 4  # of configs/pocket.yaml; of the run that tells how long a step takes
+POCKET_STEPS, FIRST_STEPS = 80, 4  # of configs/pocket.yaml; of the run that measures the time of a step
 
 
 @dataclass(frozen=True)
 class Task:
-    """`shape` of the models, "tiny" or "large"; device; a folder for files; when time is up, on time.monotonic."""
+    """`shape` of the models, "tiny" or "large"; device; a folder for files; the deadline, on time.monotonic."""
 
     shape: str
     device: str
@@ -65,7 +65,7 @@ class Task:
         return self.shape == "tiny"
 
     def models(self) -> list[Path]:
-        """COMET-DA, COMETKiwi and NLLB, as CometDuPOReward takes them."""
+        """Return COMET-DA, COMETKiwi and NLLB, as CometDuPOReward takes them."""
         comets = [shapes.comet(kind, self.shape, self.folder) for kind in ("regression_metric", "unified_metric")]
         return [*comets, shapes.nllb(self.shape, self.folder)]
 
@@ -74,7 +74,7 @@ class Task:
 
 
 def correctness(task: Task) -> Iterator[dict]:
-    """Scores against padded forwards of transformers, texts against its `generate`; a run that is killed."""
+    """Compare scores with transformers' padded forwards and texts with its `generate`; resume a killed run."""
     with shapes.resident(task.device):
         da, qe, nllb = task.models()
         items = texts.items(16 if task.tiny else 64, "none")
@@ -86,7 +86,7 @@ def correctness(task: Task) -> Iterator[dict]:
 
 
 def equal_scores(task: Task, row: str, folder: Path, segments: list[Segment]) -> Iterator[dict]:
-    """The scores of every variant against those of padded batches in float32."""
+    """Compare the scores of every variant with those of padded batches in float32."""
     expected = PaddedComet(folder, task.device).score(segments).values
     for dtype, attention in VARIANTS:
         found = {"check": f"{row} scores", "dtype": dtype, "attention": attention}
@@ -94,7 +94,7 @@ def equal_scores(task: Task, row: str, folder: Path, segments: list[Segment]) ->
 
 
 def score_error(device: str, folder: Path, segments: list[Segment], expected: list[float], dtype, attention) -> dict:
-    """Largest difference from `expected`, and what the scorer measured of its dtype when it was loaded."""
+    """Return the largest difference from `expected`, and the dtype error that the scorer measured at load."""
     scorer = load_comet(folder, device=device, dtype=dtype, attention=attention)
     difference = max(abs(a - b) for a, b in zip(scorer.score(segments).values, expected, strict=True))
     most = EXACT if dtype == "float32" else ROOM * scorer.dtype_error
@@ -102,7 +102,7 @@ def score_error(device: str, folder: Path, segments: list[Segment], expected: li
 
 
 def equal_texts(task: Task, folder: Path, sentences: list[str]) -> dict:
-    """Share of texts that our search translates as `generate(early_stopping=True)` does, in float32."""
+    """Return the share of texts that our search translates like `generate(early_stopping=True)`, in float32."""
     ours = load_backtranslator(folder, device=task.device, beams=BEAMS, max_new_tokens=MAX_NEW_TOKENS)(sentences)
     free()
     with full_precision():
@@ -114,7 +114,7 @@ def equal_texts(task: Task, folder: Path, sentences: list[str]) -> dict:
 
 
 def reward(task: Task) -> Iterator[dict]:
-    """One call on 64 completions by the straightforward route, then by ours in each dtype and attention."""
+    """Time a call on 64 completions by the straightforward route, then by ours in each dtype and attention."""
     from rewards_en_ta_dupo import CometDuPOReward
 
     with shapes.resident(task.device):
@@ -131,7 +131,7 @@ def reward(task: Task) -> Iterator[dict]:
 
 
 def reward_call(make, task: Task, models: list[Path], batch: tuple, attention: str | None, plain: dict) -> dict:
-    """Seconds of one route, straightforward without `attention`, which fills `plain`; ours is compared with that."""
+    """Time one route: without `attention` the straightforward one, which fills `plain`; ours is compared with it."""
     call = make()
     if attention:
         comet = {"device": task.device, "dtype": call.settings.reward_dtype, "attention": attention}
@@ -147,7 +147,7 @@ def reward_call(make, task: Task, models: list[Path], batch: tuple, attention: s
     if not attention:
         plain |= found | {"totals": totals, "backs": backs}
         return found | {"comet": call.qe.signature()["identity"]["route"]}
-    if plain:  # there was memory for it
+    if plain:  # it fitted into memory
         found["ratio"] = plain["seconds"] / found["seconds"]
         found["ratios"] = {name: plain["stages"][name] / seconds for name, seconds in found["stages"].items()}
         found["max_difference"] = max(abs(a - b) for a, b in zip(totals, plain["totals"], strict=True))
@@ -161,9 +161,9 @@ def reward_call(make, task: Task, models: list[Path], batch: tuple, attention: s
 
 
 def engines(task: Task) -> Iterator[dict]:
-    """The reward call's texts, back-translated by transformers and by CTranslate2 from weights on disk."""
-    with shapes.resident(task.device):  # drawn there, which takes a CPU a minute
-        folder = shapes.nllb("tiny" if task.tiny else "base", task.folder)  # 600M: enough to decide
+    """Back-translate the reward call's texts by transformers and by CTranslate2 from weights on disk."""
+    with shapes.resident(task.device):  # created there: it would take a CPU a minute
+        folder = shapes.nllb("tiny" if task.tiny else "base", task.folder)  # 600M is enough for a comparison
         shapes.draw(folder).save_pretrained(folder)
     free()
     _, tamil, _ = completions(folder, 16 if task.tiny else COMPLETIONS)
@@ -174,8 +174,8 @@ def engines(task: Task) -> Iterator[dict]:
 
 
 def engine_call(task: Task, folder: Path, tamil: list[str], backend: str, dtype: str, expected: list[str]) -> dict:
-    """Median seconds of one engine and precision; `expected`: the texts of ENGINES[0], which fills it."""
-    once = folder / "ct2-float32"  # converted by the first row of CTranslate2; the others load theirs from it
+    """Return median seconds of one engine and precision; ENGINES[0] fills `expected` with its texts."""
+    once = folder / "ct2-float32"  # converted by CTranslate2's first row and loaded by the others
     place = once if backend == "ctranslate2" and once.is_dir() else folder
     options = {"backend": backend, "dtype": dtype, "device": task.device}
     translate = load_backtranslator(place, beams=BEAMS, max_new_tokens=MAX_NEW_TOKENS, **options)
@@ -188,7 +188,7 @@ def engine_call(task: Task, folder: Path, tamil: list[str], backend: str, dtype:
 
 
 def completions(nllb: Path, count: int) -> tuple[list[str], list[str], list[int]]:
-    """Sources, groups of Tamil candidates of 20 to 80 tokens each, and how many tokens each has."""
+    """Return sources, groups of Tamil candidates of 20 to 80 tokens each, and their token counts."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(nllb, src_lang="tam_Taml")
@@ -201,7 +201,7 @@ def completions(nllb: Path, count: int) -> tuple[list[str], list[str], list[int]
 
 
 def timed(call, english: list[str], tamil: list[str], rounds: int, device: str) -> dict:
-    """Median seconds of `rounds` calls after one that does not count, and of their stages."""
+    """Return median seconds of `rounds` calls, after an uncounted one, and of their stages."""
     seconds, logs = [], []
     for number in range(rounds + 1):
         taken, _ = clock(lambda: call(None, tamil, source=english), device)
@@ -215,19 +215,19 @@ def timed(call, english: list[str], tamil: list[str], rounds: int, device: str) 
 
 
 def of_matmul(call, name: str, seconds: dict[str, float], tflops: float) -> float:
-    """The encoder's floating-point rate in the stage `name` over that of a matmul of the same dtype here."""
+    """Return the encoder's floating-point rate in the stage `name` over that of a matmul of the same dtype here."""
     scorer = call.da if name == "cycle" else call.qe
     weights = sum(p.numel() for p in scorer.model.encoder.model.encoder.parameters())
     return 2 * weights * scorer.stats["tokens"] / 1e12 / seconds[name] / tflops
 
 
 def nllb_dtype(device: str) -> str:
-    """The half type that NLLB takes, bfloat16, where the device has units for it, else float32."""
+    """Return NLLB's half type, bfloat16, if the device has units for it, else float32."""
     return "bfloat16" if "bfloat16" in half_types(device) else "float32"
 
 
 def attempt(make: Callable[..., dict], *args) -> dict:
-    """make(*args); {"skipped": why} for what cannot be done here, also for want of memory, which is free afterwards."""
+    """Return make(*args), or {"skipped": why} if it is impossible here or memory runs out; memory is freed then."""
     try:
         found = make(*args)
     except (ConfigError, MissingService) as error:
@@ -236,7 +236,7 @@ def attempt(make: Callable[..., dict], *args) -> dict:
         if not is_out_of_memory(error):
             raise
         found = {"skipped": "out of memory"}
-    free()  # after the except clause: until its end the traceback holds the models
+    free()  # only after the except clause: inside it the traceback holds the models
     return found
 
 
@@ -249,13 +249,13 @@ def free() -> None:
 
 
 def step_flags(task: Task) -> list[str]:
-    """Flags of bench.train_step: NLLB in bfloat16 where the card has it, as the preset asks."""
+    """Return flags of bench.train_step: NLLB in bfloat16 if the card has it, as in the preset."""
     line = f"--reward {task.shape} --dual_dtype {nllb_dtype(task.device)} {SMALL_STEP if task.tiny else STEP}"
     return line.split()
 
 
 def step(task: Task) -> Iterator[dict]:
-    """One GRPO step at the shape of Gemma 3 1B, with the reward models on the card and away from it."""
+    """Measure a GRPO step at the shape of Gemma 3 1B, with the reward models on the card and offloaded."""
     policy = "tiny" if task.tiny else "gemma3_1b"
     line = ["--shape", policy, *step_flags(task)]
     for flags in ([], ["--offload"]):
@@ -267,21 +267,21 @@ def step(task: Task) -> Iterator[dict]:
 
 
 def one_line(args, place: Path) -> dict:
-    """`train_step.measure` of the first line that `args` asks for."""
+    """Return `train_step.measure` of the first line for `args`."""
     with tempfile.TemporaryDirectory(dir=place) as folder:
         return train_step.measure(args, args.group_sizes[0], args.lengths[0], Path(folder))
 
 
 def pocket_world(folder: Path) -> Path:
-    """`folder`, if it holds the pocket world: building takes longer than the stage has. Raises MissingService."""
+    """Return `folder` if the pocket world is built there: the stage has no time for that. Raises MissingService."""
     stamp = folder / "build.json"
     if not stamp.is_file() or json.loads(stamp.read_text(encoding="utf-8"))["key"] != key(0, Sizes()):
-        raise MissingService(f"pocket/build/{folder.name} is not built: run python -m pocket.build first")
+        raise MissingService(f"pocket/build/{folder.name} is not built; run python -m pocket.build")
     return folder
 
 
 def pocket(task: Task) -> Iterator[dict]:
-    """configs/pocket.yaml: a few steps, which tell how many fit; then as many of its 80 as do, and their table."""
+    """Run a few steps of configs/pocket.yaml to time them; then as many of its 80 as fit, with their table."""
     import train_grpo_en_ta as script
     from bench.pocket_seeds import run_flags
 
@@ -310,7 +310,7 @@ def pocket(task: Task) -> Iterator[dict]:
 
 
 def vllm(task: Task) -> Iterator[dict]:
-    """A small policy sampled by vLLM on the same card."""
+    """Sample a small policy with vLLM on the same card."""
     from rl_nmt.preflight.environments import require_vllm
 
     try:
@@ -326,7 +326,7 @@ def vllm(task: Task) -> Iterator[dict]:
 
 @contextlib.contextmanager
 def memory_around(owner: type, method: str, used: dict[str, float]) -> Iterator[None]:
-    """Within, every call of `owner.method`, which puts an engine to sleep, notes the card's GiB in use around it."""
+    """Record the card's GiB in use before and after each call of `owner.method`, which puts an engine to sleep."""
     sleep = getattr(owner, method)
 
     def note(when: str) -> None:

@@ -1,4 +1,4 @@
-"""Which bits of a run are equal on this device after SIGKILL and a resume? A stage of `bench.gpu`."""
+"""Check whether a run that is killed and resumed equals an uninterrupted one bit for bit. A stage of `bench.gpu`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLAGS = (
 
 
 class Dying(Recorded):
-    """Kills its process in call number `last`, counted from 1; 0: never."""
+    """Kill the process in call number `last`, counted from 1; 0: never."""
 
     def __call__(self, prompts, completions, source=None, **columns):
         self.calls.append(len(completions))
@@ -37,9 +37,9 @@ class Dying(Recorded):
 
 
 def compare(folder: Path) -> dict[str, bool]:
-    """Three tiny runs of the flagship below `folder`: one that ends, one that is killed in its last step, its resume.
+    """Run the flagship three times below `folder`: to its end, killed in the last step, and resumed from that.
 
-    Rewards are those of recorded Tamil. Raises RuntimeError where a run ends otherwise than it should.
+    Rewards are those of recorded Tamil. Raises RuntimeError if a run has the wrong exit status.
     """
     lines = dict.fromkeys(json.dumps({"text": item.english}) + "\n" for item in texts.items(24 * GROUP))
     (folder / "english.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -52,7 +52,7 @@ def compare(folder: Path) -> dict[str, bool]:
     }
     line = [*FLAGS, *(word for key, path in paths.items() for word in (f"--{key}", str(path)))]
     whole, killed = folder / "whole", folder / "killed"
-    # Imports are most of the time: the first two run side by side.
+    # Imports take most of the time, so the first two run concurrently.
     for runs in (((whole, 0, 0), (killed, STEPS, -signal.SIGKILL)), ((killed, 0, 0),)):
         processes = [multiprocessing.get_context("spawn").Process(target=train, args=(line, *run[:2])) for run in runs]
         for process in processes:
@@ -66,7 +66,7 @@ def compare(folder: Path) -> dict[str, bool]:
 
 
 def train(line: list[str], run: Path, last: int) -> None:
-    """One run, to its end or to reward call `last`."""
+    """Train to the end, or to reward call `last`."""
     import train_grpo_en_ta as script
 
     load = script.build_reward
@@ -75,7 +75,7 @@ def train(line: list[str], run: Path, last: int) -> None:
 
 
 def outcome(run: Path) -> tuple[dict, dict, list[dict]]:
-    """Weights, optimizer state and metrics at the end, clock readings aside."""
+    """Return weights, optimizer state and metrics at the end, without times."""
     from safetensors.torch import load_file
 
     last = run / f"checkpoint-{STEPS}"
@@ -85,7 +85,7 @@ def outcome(run: Path) -> tuple[dict, dict, list[dict]]:
 
 
 def equal(one, other) -> bool:
-    """The same numbers to the last bit, tensors included; nothing to compare is not equal."""
+    """Whether all numbers are equal to the last bit, tensors included; False if there are none."""
     (ours, form), (others, other_form) = tree_flatten(one), tree_flatten(other)
     same = (torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in zip(ours, others, strict=False))
     return bool(ours) and form == other_form and all(same)

@@ -1,4 +1,4 @@
-"""What the benches share: paired rounds, clocks, agreement of scores, the machine in one line."""
+"""Helpers of the benches: paired rounds, clocks, agreement of scores, the machine in one line."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def paired(routes: dict[str, Callable[[], object]], rounds: int, device: str) ->
 
 
 def clock(function: Callable[[], object], device: str) -> tuple[float, object]:
-    """Seconds a call takes, the device's queue emptied before and after; and its result."""
+    """Return the seconds of a call, with the device synchronized before and after, and its result."""
     if device != "cpu":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -62,7 +62,7 @@ def clock(function: Callable[[], object], device: str) -> tuple[float, object]:
 
 
 def share_within(owner, name: str, call: Callable[[], object], device: str) -> float:
-    """Share of one `call` that is spent in the method `name` of `owner`."""
+    """Return the share of one `call` that is spent in the method `name` of `owner`."""
     method, spent = getattr(owner, name), []
 
     def timed(*args, **kwargs):
@@ -79,7 +79,7 @@ def share_within(owner, name: str, call: Callable[[], object], device: str) -> f
 
 
 class StepClock(TrainerCallback):
-    """Seconds of every training step in `steps`, with what the trainer logs of its stages."""
+    """Record the seconds of every training step in `steps`, with the stage times that the trainer logs."""
 
     def __init__(self):
         self.steps: list[dict] = []
@@ -96,14 +96,14 @@ class StepClock(TrainerCallback):
 
 
 def now() -> float:
-    """Seconds, once the GPU is done."""
+    """Return the time in seconds once the GPU has finished."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def grpo_trainer(cfg, reward, rows, callback: TrainerCallback):
-    """The flagship's trainer over the policy and the output folder of `cfg`."""
+    """Build the flagship's trainer with the policy and output folder of `cfg`."""
     import train_grpo_en_ta as script
 
     policy = script.load_policy(cfg)
@@ -113,7 +113,7 @@ def grpo_trainer(cfg, reward, rows, callback: TrainerCallback):
 
 
 def pocket_run(argv: list[str]) -> list[str]:
-    """`argv` with configs/pocket.yaml, its world built first, where it names no --config."""
+    """Return `argv` with configs/pocket.yaml, after building its world, if it has no --config."""
     if "--config" in argv:
         return argv
     from pocket.build import HERE, build
@@ -125,36 +125,36 @@ def pocket_run(argv: list[str]) -> list[str]:
 
 def matmul_tflops(device: str, dtype: torch.dtype = torch.float32) -> float:
     """10¹² floating-point operations per second of torch.matmul here (best of 5); float32 without TF32."""
-    size = 8192 if device != "cpu" else 2048 if dtype == torch.float32 else 256  # a CPU without units takes its time
+    size = 8192 if device != "cpu" else 2048 if dtype == torch.float32 else 256  # a CPU without bf16 units is slow
     matrix = torch.randn(size, size, device=device).to(dtype)
     with full_precision():
         return 2 * size**3 / 1e12 / min(clock(lambda: matrix @ matrix, device)[0] for _ in range(5))
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Mean rank correlation within groups of 8; None where no group varies."""
+    """Return the mean rank correlation within groups of 8; None if no group varies."""
     return rank_correlation(one, other, [i // GROUP for i in range(len(one))])
 
 
 def equal_share(expected: Iterable, found: Iterable) -> float:
-    """Share of positions where both hold the same."""
+    """Return the share of positions where both are equal."""
     return statistics.fmean(a == b for a, b in zip(expected, found, strict=True))
 
 
 def stage_shares(log: dict[str, float]) -> dict[str, float]:
-    """time/* of a reward call as shares of their sum."""
+    """Return time/* of a reward call as shares of their sum."""
     seconds = {name.removeprefix("time/"): value for name, value in log.items() if name.startswith("time/")}
     return {name: value / sum(seconds.values()) for name, value in seconds.items()}
 
 
 def resident() -> int:
-    """Bytes of this process in memory now (Linux)."""
+    """Return this process's resident bytes (Linux)."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def memory_growth(call: Callable[[int], object], calls: int, early: int) -> dict:
-    """Resident bytes after `early` and after `calls` calls; `call` gets the number of its call."""
+    """Return resident bytes after `early` and after `calls` calls; `call` receives its number."""
     readings = {}
     for number in range(1, calls + 1):
         call(number)
@@ -168,7 +168,7 @@ def memory_growth(call: Callable[[int], object], calls: int, early: int) -> dict
 
 
 def say(text: str) -> None:
-    """A remark: standard output is for results."""
+    """Print a remark on standard error: standard output is for results."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -176,7 +176,7 @@ PACKAGES = ("torch", "transformers", "trl", "unbabel-comet", "ctranslate2", "vll
 
 
 def card(device: str) -> str:
-    """The GPU's name, or the processor's."""
+    """Return the name of the GPU or processor."""
     if device != "cpu":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
@@ -186,7 +186,7 @@ def card(device: str) -> str:
 
 
 def machine(device: str) -> str:
-    """Processor, threads and versions; nothing that names the machine."""
+    """Return processor, threads and versions, but nothing that identifies the machine."""
     parts = [card("cpu"), f"{torch.get_num_threads()} threads", f"Python {platform.python_version()}"]
     if device != "cpu":
         parts.insert(0, card(device))

@@ -1,18 +1,18 @@
-"""Token-level credit against sequence-level reward in the pocket: same start, same budget, same sequence reward.
+"""Compare token-level credit with sequence-level reward in the pocket: same start, budget and sequence reward.
 
     python -m bench.pocket_credit [--seeds 0 1 2] [--arms token judge] [--runs 1] [--updates N] [-- FLAGS of the recipe]
 
 All runs of a seed follow recipes/translategemma/configs/pocket.yaml and have the same sequence reward:
 
-  sequence   rl.credit sequence: error spans are marked and change nothing
-  token      rl.credit token: XCOMET's spans, as the twin marks them
+  sequence   rl.credit sequence: error spans are marked but not used
+  token      rl.credit token: the spans of XCOMET's twin
   judge      rl.credit token: the spans of the judge over loopback, which knows the errors exactly
 
-Held-out chrF++ and errors per sentence (counted against the references by the rules of the pocket world, not by a
-model), before and after; the difference of each to `sequence` with its 95 % interval (rows drawn in pairs, each seed's
-by itself, mean over seeds and runs); and the first evaluation at which it reaches the final score of `sequence`.
-With --runs 2 each seed's world is trained on twice, the second time with another training seed: the interval is over
-rows, and runs differ by about as much. Writes runs/pocket_credit/table.md.
+It reports held-out chrF++ and errors per sentence (counted against the references by the rules of the pocket world, not
+by a model), before and after; their differences to `sequence` with 95 % intervals (paired bootstrap over rows within
+each seed, mean over seeds and runs); and the first evaluation that reaches the final score of `sequence`. With --runs 2
+each seed's world is trained on twice, with different training seeds: the interval covers only the choice of rows, and
+runs differ by about as much. Writes runs/pocket_credit/table.md.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ARMS = {
 
 
 def world_flags(seed: int) -> list[str]:
-    """The recipe's flags that name the pocket world and the twins of this seed."""
+    """Return the recipe's flags for the pocket world and the twins of this seed."""
     world, twins = f"pocket/build/seed{seed}", f"pocket/build/twins-seed{seed}"
     named = {
         "model.policy_name_or_path": f"{world}/policy",
@@ -58,7 +58,7 @@ def world_flags(seed: int) -> list[str]:
 
 
 class Run(NamedTuple):
-    """A world, and how often it was trained on before in this arm."""
+    """A world, and the number of earlier runs on it in this arm."""
 
     seed: int
     again: int = 0
@@ -69,7 +69,7 @@ def folder(run: Run, arm: str) -> Path:
 
 
 def train(run: Run, arm: str, more: list[str]) -> None:
-    """One run as a user starts it; a finished one is left as it is."""
+    """Start one run as a user would, unless it is already finished."""
     from pocket.twins.judge import serve
 
     subprocess.run([sys.executable, "-m", "pocket.twins.build", "--seed", str(run.seed)], check=True)
@@ -83,7 +83,7 @@ def train(run: Run, arm: str, more: list[str]) -> None:
 
 
 def outputs(run: Run, arm: str, side: str = "after") -> Snapshot:
-    """What the start policy (`before`) or the trained one made of the held-out rows."""
+    """Return the held-out translations of the start policy (`before`) or of the trained one."""
     rows = MetricsFile(folder(run, arm) / "eval_outputs.jsonl").rows()
     rows = [row for row in rows if row["step"] == rows[-1]["step"]]
     return Snapshot(
@@ -99,7 +99,7 @@ def errors_per_sentence(snapshot: Snapshot) -> float:
 
 
 def evaluations(run: Run, arm: str) -> list[tuple[int, float]]:
-    """(update, held-out chrF++) of every evaluation."""
+    """Return (update, held-out chrF++) of every evaluation."""
     rows = MetricsFile(folder(run, arm) / "train_log.jsonl").rows()
     return [(row["step"], row["chrf"]) for row in rows if row["kind"] == "eval"]
 
@@ -109,7 +109,7 @@ def reached(looks: list[tuple[int, float]], score: float) -> str:
 
 
 def interval(runs: list[Run], arm: str) -> tuple[float, float, float]:
-    """(mean, lower, upper) of arm − sequence in corpus chrF++: 95 %, rows resampled, mean over seeds and runs."""
+    """Return (mean, lower, upper) of arm − sequence in chrF++: 95 %, rows resampled, mean over seeds and runs."""
     draws, observed = [], []
     for run in runs:
         one, other = (outputs(run, name) for name in (arm, "sequence"))
@@ -147,9 +147,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--runs", type=int, default=1, help="of each seed's world and arm, with another training seed")
-    parser.add_argument("--updates", type=int, default=0, help="0: as in the configuration")
-    parser.add_argument("more", nargs="*", help="after --, flags of the recipe for all runs")
+    parser.add_argument("--runs", type=int, default=1, help="runs per seed and arm, with different training seeds")
+    parser.add_argument("--updates", type=int, default=0, help="optimizer steps; 0: as in the configuration")
+    parser.add_argument("more", nargs="*", help="flags of the recipe for all runs, after --")
     args = parser.parse_args()
     arms = list(dict.fromkeys(["sequence", *args.arms]))  # what the others are compared with
     more = [*(["--rl.updates", str(args.updates)] if args.updates else []), *args.more]

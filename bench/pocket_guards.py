@@ -1,15 +1,15 @@
-"""What guards are worth: the same start, trained with them and by the plain formula.
+"""Measure the effect of guards: train the same start with and without them.
 
     python -m bench.pocket_guards [--seeds 0 1 2] [--steps 60] [--only on off best]
 
-The start is the pocket policy, taught further to copy the English of about 30 % of all sentences (those that
-begin with certain words) most of the time. Three runs from it for each seed:
+The start is the pocket policy, trained further to copy the English of about 30 % of all sentences (those that
+begin with certain words) most of the time. Three runs start from it for each seed:
 
-  on     configs/pocket.yaml as it is
+  on     configs/pocket.yaml unchanged
   off    guards off: no gates, no copy factor, no fidelity; the same models and weights
-  best   made to over-optimise: guards off, COMETKiwi alone, a high learning rate, no KL; every evaluation
-         chooses best/ by chrF++ on half of the held-out rows, and the other half reports chrF++ of that step
-         and of the step with the highest reward
+  best   over-optimised on purpose: guards off, COMETKiwi alone, a high learning rate, no KL; evaluations choose
+         best/ by chrF++ on half of the held-out rows; on the other half, chrF++ of that step is compared with
+         that of the step with the highest reward
 
 Prints one table: copies (outputs that repeat more than a third of their source) and chrF++ before and after.
 Runs are in runs/pocket_guards/, the table in runs/pocket_guards/table.md.
@@ -30,7 +30,9 @@ from bench.pocket_seeds import run_flags, write_table
 
 RUNS = Path("runs/pocket_guards")
 COPIED_SOURCES = 0.3
-COPY_LESSONS = 0.75  # of a lesson about such a source: the rest translates, so that a sample can escape
+COPY_LESSONS = (
+    0.75  # share of lessons that copy such a source; the rest translate it, so that some samples are not copies
+)
 LESSONS = 150
 VARIANTS = {
     "on": [],
@@ -40,7 +42,7 @@ VARIANTS = {
 
 
 def openers(sentences: list[str]) -> set[str]:
-    """First words, rarest first, that together open about 30 % of the sentences."""
+    """Return first words, rarest first, that together begin about 30 % of the sentences."""
     counts = Counter(sentence.split()[0] for sentence in sentences)
     chosen, covered = set(), 0
     for word, count in sorted(counts.items(), key=lambda item: (item[1], item[0])):
@@ -51,7 +53,7 @@ def openers(sentences: list[str]) -> set[str]:
 
 
 def taught_to_copy(world: Path, seed: int) -> Path:
-    """The world's policy after lessons in copying, in a folder of its own; made once."""
+    """Return the folder of the world's policy trained to copy; it is made once."""
     import torch
     from transformers import AutoTokenizer, Gemma3ForCausalLM
 
@@ -86,20 +88,20 @@ def taught_to_copy(world: Path, seed: int) -> Path:
 
 
 def one(seed: int, variant: str, steps: int) -> int:
-    """One run, in this process."""
+    """Train one run in this process."""
     import train_grpo_en_ta as trainer
     from pocket.build import build
 
     world = build(Path(f"pocket/build/seed{seed}"), seed)
     start = world / "policy" if variant == "best" else taught_to_copy(world, seed)
     argv = run_flags(world, seed, RUNS / f"{variant}{seed}")
-    # The question here is what training does with these settings; the launch gate would refuse two of them.
+    # The launch gate would refuse two of these settings; the bench measures what training does with them.
     argv += ["--model_id", str(start), "--max_steps", str(steps), "--skip_launch_gate", *VARIANTS[variant]]
     return trainer.main(argv)
 
 
 def copies(folder: Path) -> tuple[float, float]:
-    """Share of outputs, before and after, that repeat more than a third of their source."""
+    """Return the share of outputs, before and after, that repeat more than a third of their source."""
     from rl_nmt.guards.copying import copied_share
     from rl_nmt.text.languages import TAMIL
     from rl_nmt.text.unicode import clean_for_scoring
@@ -113,7 +115,7 @@ def copies(folder: Path) -> tuple[float, float]:
 
 
 def line(seed: int, variant: str) -> str:
-    """One row of the table."""
+    """Return one row of the table."""
     folder = RUNS / f"{variant}{seed}"
     result = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     old, new = result["before"], result["after"]

@@ -1,4 +1,4 @@
-"""Does the pocket run make a better translator, whatever the seed, and is it the reward that does it?
+"""Test over several seeds whether pocket training improves the translator, and whether the reward is the cause.
 
     python -m bench.pocket_seeds [--seeds 0 1 2] [--control 0] [--steps N]
 
@@ -17,13 +17,13 @@ import sys
 import time
 from pathlib import Path
 
-import bench  # noqa: F401  (says how to call this file)
+import bench  # noqa: F401  (prints how to run this file)
 
 RUNS = Path("runs/pocket_seeds")
 
 
 class Wrapped:
-    """A reward whose attributes are those of another one."""
+    """A reward with the attributes of another one."""
 
     def __init__(self, reward, **own):
         self.__dict__.update(own, reward=reward)
@@ -36,7 +36,7 @@ class Wrapped:
 
 
 class Shuffled(Wrapped):
-    """A reward whose values are dealt to the wrong samples: same distribution, no information."""
+    """A reward that shuffles its values among the samples: same distribution, no information."""
 
     __name__ = "shuffled"
 
@@ -47,7 +47,7 @@ class Shuffled(Wrapped):
 
 
 def one(seed: int, control: bool, steps: int) -> int:
-    """Build the world of `seed`, train on it in this process; the run folder holds the result."""
+    """Build the world of `seed` and train on it in this process; the results are in the run folder."""
     import train_grpo_en_ta as trainer
     from pocket.build import build
 
@@ -62,7 +62,7 @@ def one(seed: int, control: bool, steps: int) -> int:
 
 
 def run_flags(world: Path, seed: int, folder: Path) -> list[str]:
-    """The flags of a run into `folder` as configs/pocket.yaml has it, on a world's data and reward models."""
+    """Return the flags of a run of configs/pocket.yaml into `folder`, with a world's data and reward models."""
     named = {
         "dataset_name": "c4",
         "eval_file": "heldout.jsonl",

@@ -1,16 +1,16 @@
-"""How much faster is a whole pocket training step, and where does it go?
+"""Measure how much faster a whole pocket training step is with our reward, and the share of each stage.
 
     python -m bench.pocket_step [--pairs 5] [--backend transformers|ctranslate2] [--beams 4]
     python -m bench.pocket_step --config other.yaml --per_device_batch_size 64      # any field of RunCfg
 
-One training run in the pocket world (built first if need be), as configs/pocket.yaml has it but for saving and
+One training run in the pocket world (built first if necessary), as in configs/pocket.yaml but without saving and
 evaluation: the same trainer, policy and data throughout. Only the reward changes from step to step: ours, or
-the same formula and guards over models used as their own pages show (bench/straightforward.py). Steps come in
-pairs, one of each route, the order exchanged from pair to pair; a pair before the first is not counted. A step
-is everything between the trainer's on_step_begin and on_step_end: sampling, reward, loss, gradients, update.
+the same formula and guards with models used as on their own pages (bench/straightforward.py). Steps come in
+pairs, one of each route, in alternating order; a pair before the first is not counted. A step is everything
+between the trainer's on_step_begin and on_step_end: sampling, reward, loss, gradients, update.
 
 Prints medians, the median over pairs of straightforward / ours for the step and for its reward, the share of
-each stage, and how far the routes agree on the last step's completions.
+each stage, and the agreement of the routes on the last step's completions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STAGES = ("generate", "guards", "back_translate", "cycle", "qe", "update")
 
 
 class SwitchingReward:
-    """Two rewards behind one face; `route` names the one that is called."""
+    """Two rewards as one; `route` names the one that is called."""
 
     __name__ = "comet_dupo"
 
@@ -49,20 +49,19 @@ class SwitchingReward:
         return self.rewards[self.route](prompts, completions, source=source, **columns)
 
     def compare(self) -> dict[str, float]:
-        """The two on the completions of the last call; see `agreement`."""
+        """Compare the two on the completions of the last call; see `agreement`."""
         prompts, completions, source = self.last_call
         return agreement(*(r.score_components(prompts, completions, source=source) for r in self.rewards.values()))
 
 
 def agreement(ours: list[dict], plain: list[dict]) -> dict[str, float]:
-    """Share of samples with equal back-translations, and the largest difference of a total: of these, and of all.
-
-    With several beams a model that is unsure may be translated differently: ours stops a search early, as
-    `generate` does not by default.
+    """Return the share of samples with equal back-translations, and the largest difference of totals: among these,
+    and among all. With several beams the texts may differ where the model is unsure: our search stops early, which
+    `generate` by default does not.
     """
     pairs = list(zip(ours, plain, strict=True))
     if any((a["total"] is None) != (b["total"] is None) for a, b in pairs):
-        raise RuntimeError("one route has scored a sample that the other has not")
+        raise RuntimeError("one route scored a sample that the other has not scored")
     equal = [a["backtranslation"] == b["backtranslation"] for a, b in pairs]
     differences = [abs(a["total"] - b["total"]) if a["total"] is not None else 0.0 for a, b in pairs]
     return {
@@ -73,7 +72,7 @@ def agreement(ours: list[dict], plain: list[dict]) -> dict[str, float]:
 
 
 class RouteClock(StepClock):
-    """Chooses the route of each step as well."""
+    """A StepClock that also chooses the route of each step."""
 
     def __init__(self, reward: SwitchingReward, order: Sequence[str]):
         super().__init__()
@@ -89,12 +88,12 @@ class RouteClock(StepClock):
 
 
 def step_order(pairs: int) -> list[str]:
-    """A pair to warm up and `pairs` counted ones, every other one reversed."""
+    """Return the routes of a warm-up pair and `pairs` counted ones, every other pair reversed."""
     return [route for number in range(pairs + 1) for route in (ROUTES if number % 2 else ROUTES[::-1])]
 
 
 def train(argv: list[str], pairs: int, folder: Path) -> tuple[list[dict], dict, str]:
-    """Run the steps; returns the counted ones in order, how far the routes agree, and the device."""
+    """Run the steps; return the counted ones in order, the agreement of the routes, and the device."""
     import train_grpo_en_ta as script
     from rl_nmt import config
     from rl_nmt.models import policy
@@ -108,7 +107,7 @@ def train(argv: list[str], pairs: int, folder: Path) -> tuple[list[dict], dict, 
         raise ConfigError(f"w_cycle: {cfg.w_cycle} and w_qe: {cfg.w_qe} must both be above 0 in this bench")
     rows = script.load_data(cfg, folder)[0]
     if len(rows) * cfg.group_size < len(order) * cfg.per_device_batch_size * cfg.gradient_accumulation_steps:
-        say("the prompts are fewer than the steps need: some are used twice")
+        say("there are fewer prompts than the steps need: some are used twice")
     policy.prepare_processes()
     models = (cfg.comet_da_model, cfg.comet_qe_model, cfg.backtranslation_model)
     plain = use_plain_models(script.build_reward(cfg), *models, cfg.backtranslation_beams)
@@ -117,12 +116,12 @@ def train(argv: list[str], pairs: int, folder: Path) -> tuple[list[dict], dict, 
     trainer = grpo_trainer(cfg, reward, rows, clock)
     trainer.train()
     if [step["route"] for step in clock.steps] != order:
-        raise RuntimeError(f"{len(clock.steps)} steps were taken, {len(order)} were wanted")
+        raise RuntimeError(f"the run took {len(clock.steps)} steps instead of {len(order)}")
     return clock.steps[len(ROUTES) :], reward.compare(), trainer.args.device.type
 
 
 def summary(steps: list[dict]) -> dict:
-    """Medians and ratios of the counted steps; stage shares of each route, medians over its steps."""
+    """Return medians and ratios of the counted steps, and each route's median stage shares."""
     by_route = {route: [step for step in steps if step["route"] == route] for route in ROUTES}
     ours, plain = (by_route[route] for route in ROUTES)  # the k-th of each are pair k
     result = {"pairs": len(ours)}
@@ -140,7 +139,7 @@ def summary(steps: list[dict]) -> dict:
 
 
 def lines(found: dict) -> list[str]:
-    """The summary to read."""
+    """Return the summary as text."""
     text = [
         f"step: ours {found['step_seconds_ours']:.2f} s, straightforward "
         f"{found['step_seconds_straightforward']:.2f} s, ratio {found['ratio']:.2f} (median of {found['pairs']} pairs)",
@@ -160,8 +159,8 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--pairs", type=int, default=5, help="counted pairs of steps (default 5)")
-    parser.add_argument("--backend", choices=("transformers", "ctranslate2"), help="of our back-translation")
-    parser.add_argument("--beams", type=int, help="of both routes (default: the configuration's)")
+    parser.add_argument("--backend", choices=("transformers", "ctranslate2"), help="engine of our back-translation")
+    parser.add_argument("--beams", type=int, help="beams of both routes (default: the configuration's)")
     parser.add_argument("--threads", type=int, help="threads of torch and CTranslate2 (default: torch's)")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     args, rest = parser.parse_known_args(argv)

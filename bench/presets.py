@@ -1,10 +1,10 @@
-"""Would each preset fit the hardware that it names? Estimates from parameter counts, nothing is loaded.
+"""Check that each preset fits the hardware that it names, by estimates from parameter counts; nothing is loaded.
 
     python -m bench.presets [configs/gemma3_1b_24gb.yaml …] [--json]
 
-The first line of a preset says its hardware ("# Hardware: 1 × 24 GB GPU with bf16"). For each device: what stays
-there, the largest of the stages that come and go, and the share of its memory; the doctor (`--doctor`) says the same
-about the machine it runs on. Exit status 1 where something would not fit.
+The first line of a preset names its hardware ("# Hardware: 1 × 24 GB GPU with bf16"). For each device it prints the
+resident memory, the largest of the temporary stages, and the share of the device's memory, as the doctor (`--doctor`)
+does for the present machine. Exit status 1 if something does not fit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import bench  # noqa: F401  (says how to call this file)
+import bench  # noqa: F401  (prints how to run this file)
 import train_grpo_en_ta as script
 from rl_nmt import config
 from rl_nmt.errors import ConfigError, run
@@ -42,23 +42,23 @@ class Hardware:
     ram_gb: int
 
     def machine(self) -> Machine:
-        """As one process sees it: of several GPUs each has a process of its own."""
+        """Return the machine of one process; with several GPUs, each has its own process."""
         size = self.gpu_gb * 10**9
         gpu = Gpu(f"{self.gpu_gb} GB GPU", int(FREE * size), size, self.bf16)
         return Machine(sys.version_info[:2], {}, (gpu,) if self.gpus else (), self.ram_gb * 10**9 // max(1, self.gpus))
 
 
 def hardware(path: Path) -> Hardware:
-    """What the first line of a preset names. Raises ConfigError where it names nothing."""
+    """Return the hardware in the first line of a preset. Raises ConfigError if it names none."""
     first = path.read_text(encoding="utf-8").partition("\n")[0]
     found = LINE.match(first)
     if not found:
-        raise ConfigError(f"{path}: its first line must say the hardware, as # Hardware: 1 × 24 GB GPU with bf16, …")
+        raise ConfigError(f"{path}: its first line must name the hardware, e.g. # Hardware: 1 × 24 GB GPU with bf16, …")
     return Hardware(int(found["gpus"] or 0), int(found["size"] or 0), found["bf16"] == "with", int(found["ram"]))
 
 
 def estimate(path: Path) -> list[Finding]:
-    """The doctor's lines about memory for a preset on its own hardware, one per device."""
+    """Return the doctor's lines about memory for a preset on its own hardware, one per device."""
     cfg, _, _ = config.parse(script.RunCfg, ["--config", str(path)], {}, "presets", "")
     return capacity.memory_findings(cfg, hardware(path).machine(), memory_estimate.shapes(script.models(cfg)))
 

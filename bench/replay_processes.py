@@ -1,16 +1,16 @@
-"""Is the gradient of several processes that of one? The same recorded samples, replayed through TRL's rollout_func.
+"""Compare the gradients of one and several processes on the same samples, replayed through TRL's rollout_func.
 
     python -m bench.replay_processes [--processes 2]
     python -m bench.replay_processes --config other.yaml --per_device_batch_size 24     # any field of RunCfg
 
-One process samples one generation batch in the pocket world (built first if need be) and scores it with the
+One process samples one generation batch in the pocket world (built first if necessary) and scores it with the
 configured reward. Then one process, and --processes of them under torchrun, take one step on these samples from the
-same start: each gets its part of the batch, so that groups may be split over processes; 31 prompts by default, of
-which the middle one is. Compared are the gradients of all weights as the optimizer would get them, before
-clipping. kl_beta is 0: at the first step the policy is its own reference.
+same start. Each gets its part of the batch, so groups may be split over processes, as the middle one of the 31 default
+prompts is. The gradients of all weights are compared as the optimizer would receive them, before clipping. kl_beta
+is 0: at the first step the policy is its own reference.
 
-Prints ‖g_n − g_1‖ / ‖g_1‖ over all weights, and the largest difference of one weight's gradient in units of the
-largest one. Exit status 1 where the first is above 1e-5.
+Prints ‖g_n − g_1‖ / ‖g_1‖ over all weights, and the largest difference of one weight's gradient relative to the
+largest gradient. Exit status 1 if the first is above 1e-5.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROLLOUTS, ROOT = "rollouts.pt", Path(__file__).resolve().parent.parent
 
 
 class Recorder:
-    """A reward that keeps what it was asked and what it said."""
+    """A reward that records its inputs and values."""
 
     __name__ = "recorder"
 
@@ -64,11 +64,11 @@ class Replay:
         self.rows = rows
 
     def part(self, prompts: list[str]) -> list[dict]:
-        """This process's rows. Raises RuntimeError where they are not those of these prompts."""
+        """Return this process's rows. Raises RuntimeError if they do not belong to these prompts."""
         start = distributed.rank() * len(prompts)
         rows = self.rows[start : start + len(prompts)]
         if [row["prompt"] for row in rows] != list(prompts):
-            raise RuntimeError("the prompts come in another order than they were recorded in")
+            raise RuntimeError("the prompts are in another order than in the recording")
         return rows
 
     def rollout(self, prompts, trainer) -> dict:
@@ -81,7 +81,7 @@ class Replay:
 
 
 class OneGradient(TrainerCallback):
-    """Keeps the gradients of the first step."""
+    """Keep the gradients of the first step."""
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         parameters = getattr(model, "module", model).named_parameters()
@@ -89,7 +89,7 @@ class OneGradient(TrainerCallback):
 
 
 def settings(argv: list[str], folder: Path, count: int):
-    """The RunCfg of one step, its batch divided over these `count` processes. Raises ConfigError."""
+    """Return the RunCfg of one step, with its batch divided among `count` processes. Raises ConfigError."""
     import train_grpo_en_ta as script
     from rl_nmt import config
 
@@ -104,11 +104,11 @@ def settings(argv: list[str], folder: Path, count: int):
 def require_parts(cfg, count: int) -> None:
     """Refuse a batch that does not divide by `count`. Raises ConfigError."""
     if cfg.per_device_batch_size % count:
-        raise ConfigError(f"per_device_batch_size: {cfg.per_device_batch_size} does not divide by {count} processes")
+        raise ConfigError(f"per_device_batch_size: {cfg.per_device_batch_size} is not a multiple of {count} processes")
 
 
 def one_step(cfg, sentences: list[str], reward, rollout_func=None) -> dict[str, torch.Tensor]:
-    """Gradients of the first step from the configured policy, name → tensor; on every process the same."""
+    """Return the first step's gradients of the configured policy, name → tensor; equal on every process."""
     keep = OneGradient()
     trainer = grpo_trainer(cfg, reward, sentences, keep)
     trainer.rollout_func = rollout_func
@@ -118,7 +118,7 @@ def one_step(cfg, sentences: list[str], reward, rollout_func=None) -> dict[str, 
 
 
 def record(argv: list[str], folder: Path) -> None:
-    """Sample and score one generation batch in this one process; rollouts.pt."""
+    """Sample and score one generation batch in one process, into rollouts.pt."""
     import train_grpo_en_ta as script
 
     cfg = settings(argv, folder / "record", 1)
@@ -129,7 +129,7 @@ def record(argv: list[str], folder: Path) -> None:
 
 
 def replay(argv: list[str], folder: Path) -> None:
-    """Take one step on rollouts.pt in as many processes as there are; gradient-<processes>.pt."""
+    """Take one step on rollouts.pt in all processes, into gradient-<processes>.pt."""
     distributed.start()
     count = distributed.count()
     cfg = settings(argv, folder / f"replay{count}", count)
@@ -141,12 +141,12 @@ def replay(argv: list[str], folder: Path) -> None:
 
 
 def difference(one: dict[str, torch.Tensor], several: dict[str, torch.Tensor]) -> dict[str, float]:
-    """How far apart two gradients are: see the module. Raises RuntimeError for other weights, or no gradient."""
+    """Return the difference of two gradients, as in the module. Raises RuntimeError for other weights, or zero."""
     if one.keys() != several.keys():
-        raise RuntimeError("the gradients are not of the same weights")
+        raise RuntimeError("the gradients do not belong to the same weights")
     first, other = (torch.cat([side[name].double().flatten() for name in one]) for side in (one, several))  # (W,)
     if not first.norm() > 0:
-        raise RuntimeError("the gradient is zero: nothing is compared (rewards without a difference?)")
+        raise RuntimeError("the gradient is zero: nothing to compare (are all rewards equal?)")
     apart = other - first
     return {
         "relative_difference": float(apart.norm() / first.norm()),
@@ -157,7 +157,7 @@ def difference(one: dict[str, torch.Tensor], several: dict[str, torch.Tensor]) -
 
 
 def compare(folder: Path, count: int) -> dict[str, float]:
-    """`difference` of the two replays in `folder`, and what was replayed."""
+    """Return `difference` of the two replays in `folder`, and the replayed counts."""
     one, several = (torch.load(folder / f"gradient-{n}.pt", weights_only=True) for n in (1, count))
     rows = torch.load(folder / ROLLOUTS, weights_only=True)["rows"]
     rewards = {row["total"] for row in rows}
@@ -165,7 +165,7 @@ def compare(folder: Path, count: int) -> dict[str, float]:
 
 
 def launch(stage: str, count: int, folder: Path, argv: list[str]) -> None:
-    """This module's `stage` in `count` processes under torchrun, one thread each. Raises RuntimeError."""
+    """Run this module's `stage` in `count` processes under torchrun, one thread each. Raises RuntimeError."""
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count), "--module"]
     line += ["bench.replay_processes", "--stage", stage, "--folder", str(folder), *argv]
     env = os.environ | {"OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
@@ -175,7 +175,7 @@ def launch(stage: str, count: int, folder: Path, argv: list[str]) -> None:
 
 
 def lines(found: dict) -> list[str]:
-    """The result to read."""
+    """Return the result as text."""
     return [
         f"{found['samples']:.0f} samples with {found['distinct_rewards']:.0f} different rewards, "
         f"{found['weights']:,} weights, gradient norm {found['norm']:.3e}",
@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--processes", type=int, default=2, help="compared with one (default 2)")
+    parser.add_argument("--processes", type=int, default=2, help="processes to compare with one (default 2)")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--stage", choices=("record", "replay"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

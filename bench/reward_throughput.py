@@ -1,4 +1,4 @@
-"""How much faster is the reward path than each model used as its page shows, and how close to the bare models?
+"""Compare the speed of the reward path with each model used as on its own page, and with the bare models.
 
     python -m bench.reward_throughput                                  # tiny, N = 32: all rows, minutes
     python -m bench.reward_throughput --shape base --duplicates none --only cycle,qe,xcomet
@@ -7,10 +7,10 @@
     python -m bench.reward_throughput --shape large --n 64 --device cuda
     python -m bench.reward_throughput --memory [--calls 1000] [--early 50] [--backend transformers|ctranslate2]
 
-One process, in turn: every round runs the straightforward route (bench/straightforward.py), each of ours and
-the bare forward passes, on the same checkpoints (bench/shapes.py) and texts (bench/texts.py), every other
-round in reverse order; one round before the first is not counted. Seconds are medians, `ratio` is the median
-over rounds of straightforward / ours.
+In one process, every round runs the straightforward route (bench/straightforward.py), each of ours and the bare
+forward passes, on the same checkpoints (bench/shapes.py) and texts (bench/texts.py), every other round in
+reverse order; one round before the first is not counted. Seconds are medians, `ratio` is the median over
+rounds of straightforward / ours.
 
 Rows
   cycle          COMET-DA of English against its source, src = ref
@@ -19,15 +19,15 @@ Rows
   backtranslate  NLLB, Tamil → English, beam 4
   reward         the whole reward call on the three models, per back-translation back-end
 
-`bare` is what the encoder alone takes for the distinct sequences, sorted by length, with torch's own linears in
-float32: the forward passes nobody can do without. `max_difference` is the largest difference of a score from the
+`bare` is the time of the encoder alone for the distinct sequences, sorted by length, with torch's own linears in
+float32: the least that any route computes. `max_difference` is the largest difference of a score from the
 straightforward one; `spearman` the mean rank correlation within groups of 8; `equal` the share of equal texts
 or span lists. `tokens` are the real tokens of the distinct sequences, `tokens_straightforward` those that
 `predict` runs through the encoder, padding and repeats included. `of_matmul` is the encoder's floating-point
-rate over that of a plain float32 torch.matmul here (bf16 and prepacked linears may pass 1).
+rate over that of a plain float32 torch.matmul here (bf16 and prepacked linears may exceed 1).
 
 --memory calls the whole reward instead, with new texts every time, and prints one JSON object: resident memory after
-`early` calls, when allocators and kernels have warmed up, and after `calls`. Later growth would continue for ever.
+`early` calls, when allocators and kernels have warmed up, and after `calls`. Growth between the two is a leak.
 
 --json prints one object per row and back-end on standard output, everything else on standard error.
 """
@@ -59,7 +59,7 @@ BARE_BUDGET = {"cpu": 2048, "cuda": 16384}  # tokens in one bare forward pass
 
 
 def reward_models(args: argparse.Namespace) -> list[str]:
-    """COMET-DA, COMETKiwi and NLLB of the shape, as `CometDuPOReward` takes them."""
+    """Return COMET-DA, COMETKiwi and NLLB of the shape, as `CometDuPOReward` takes them."""
     comets = [shapes.comet(kind, args.shape, args.models) for kind in ("regression_metric", "unified_metric")]
     return [str(folder) for folder in (*comets, shapes.nllb(args.shape, args.models))]
 
@@ -68,7 +68,7 @@ def reward_models(args: argparse.Namespace) -> list[str]:
 
 
 def comet_rows(args: argparse.Namespace, row: str, kind: str) -> Iterator[dict]:
-    """One object per way of computing linears."""
+    """Yield one object per kind of linear layers."""
     if row == "cycle":
         segments = [Segment(item.english, item.back, item.english) for item in args.items]
     else:
@@ -108,7 +108,7 @@ def comet_rows(args: argparse.Namespace, row: str, kind: str) -> Iterator[dict]:
 
 
 def comet_variants(folder: Path, row: str, device: str) -> dict[str, object]:
-    """Our scorer in every way it can compute here: torch's linears, prepacked ones, bfloat16; with SDPA on CUDA."""
+    """Return our scorer in all variants possible here: torch's linears, prepacked ones, bfloat16; SDPA on CUDA."""
     scorers = {}
     variants = {"torch": {"linears": "torch"}, "prepacked": {"linears": "prepacked"}, "bf16": {"dtype": "bfloat16"}}
     if torch.device(device).type == "cuda":
@@ -122,7 +122,7 @@ def comet_variants(folder: Path, row: str, device: str) -> dict[str, object]:
 
 
 def distinct_sequences(plain: PlainComet, segments: list[Segment]) -> list[list[int]]:
-    """Ids of every different sequence that the encoder has to read for `segments`."""
+    """Return the ids of every distinct sequence that the encoder must read for `segments`."""
     model = plain.model
     if model.hparams.class_identifier == "regression_metric":
         sentences, _ = distinct(text for s in segments for text in (s.src, s.mt, s.ref))
@@ -132,7 +132,7 @@ def distinct_sequences(plain: PlainComet, segments: list[Segment]) -> list[list[
 
 
 def predict_tokens(plain: PlainComet, segments: list[Segment], size: int = 8) -> int:
-    """Positions that `predict` runs through the encoder: rows sorted by source length, in batches of `size`."""
+    """Count the positions that `predict` runs through the encoder: rows sorted by source length, in batches."""
     rows = sorted(plain.samples(segments), key=lambda row: len(row["src"]))
     total = 0
     for start in range(0, len(rows), size):
@@ -143,9 +143,9 @@ def predict_tokens(plain: PlainComet, segments: list[Segment], size: int = 8) ->
 
 
 def bare_forward(plain: PlainComet, sequences: list[list[int]], device: str) -> Callable[[], None]:
-    """The encoder over the distinct sequences in padded batches of similar length, and nothing else."""
+    """Return a call of only the encoder over the distinct sequences, in padded batches of similar length."""
     model = plain.model.encoder.model
-    if device != "cpu":  # predict takes its own copy off the device after every call
+    if device != "cpu":  # predict moves the model off the device after every call
         model = copy.deepcopy(model).to(device)
     inputs = []
     for batch in batches([len(ids) for ids in sequences], BARE_BUDGET[torch.device(device).type]):
@@ -162,10 +162,10 @@ def bare_forward(plain: PlainComet, sequences: list[list[int]], device: str) -> 
 
 
 def agreement(plain, ours) -> dict:
-    """Largest score difference, mean Spearman within groups of 8 that vary, share of equal span lists."""
+    """Return the largest score difference, mean Spearman within groups of 8 that vary, share of equal span lists."""
     pairs = list(zip(plain.values, ours.values, strict=True))
     if any(b is None for _, b in pairs):
-        raise RuntimeError("our route left samples without a score that the straightforward one has scored")
+        raise RuntimeError("our route left samples without a score that the straightforward route scored")
     rank = measure.spearman(plain.values, ours.values)
     result = {"max_difference": max(abs(a - b) for a, b in pairs), "spearman": rank}
     if plain.spans is not None and ours.spans is not None:
@@ -178,7 +178,7 @@ def agreement(plain, ours) -> dict:
 
 
 def backtranslate(args: argparse.Namespace) -> Iterator[dict]:
-    """transformers and CTranslate2 in float32 and int8, against one padded batch of `generate`."""
+    """Compare transformers and CTranslate2 in float32 and int8 with one padded batch of `generate`."""
     from rl_nmt.backtranslation.translator import load_backtranslator
 
     folder = shapes.nllb(args.shape, args.models)
@@ -208,7 +208,7 @@ def backtranslate(args: argparse.Namespace) -> Iterator[dict]:
 
 
 def reward(args: argparse.Namespace) -> Iterator[dict]:
-    """CometDuPOReward per back-end against the same formula over the straightforward models."""
+    """Compare CometDuPOReward per back-end with the same formula over the straightforward models."""
     from rewards_en_ta_dupo import CometDuPOReward
 
     models = reward_models(args)
@@ -235,7 +235,7 @@ def reward(args: argparse.Namespace) -> Iterator[dict]:
 
 
 def memory(args: argparse.Namespace) -> dict:
-    """How much a process grows by reward calls on the models of `args`; every call has texts of its own."""
+    """Return the process's memory growth over reward calls on the models of `args`; every call has new texts."""
     from rewards_en_ta_dupo import CometDuPOReward
 
     options = {"backtranslation_backend": args.backend, "reward_device": "cpu", "dual_device": "cpu"}
@@ -261,7 +261,7 @@ ROWS = {
 
 
 def common(args: argparse.Namespace, row: str, backend: str, timed: Timed) -> dict:
-    """What every object has."""
+    """Return the fields of every object."""
     asked = {name: getattr(args, name) for name in ("shape", "n", "duplicates", "device", "rounds")}
     return (
         {"row": row, "backend": backend}
@@ -276,7 +276,7 @@ def common(args: argparse.Namespace, row: str, backend: str, timed: Timed) -> di
 
 
 def line(found: dict) -> str:
-    """One object as a line to read."""
+    """Return one object as a line of text."""
     parts = [
         f"{found['row']:13} {found['backend']:16} {found['shape']} N={found['n']}",
         f"{found['seconds_ours']:.3f} s, straightforward {found['seconds_straightforward']:.3f} s",
@@ -300,7 +300,7 @@ def line(found: dict) -> str:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=shapes.SHAPES, default="tiny", help="sizes of the models (default tiny)")
-    parser.add_argument("--n", type=int, help="samples of a call (default 32; large shapes on a CPU 8)")
+    parser.add_argument("--n", type=int, help="samples per call (default 32; large shapes on a CPU 8)")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default 5)")
     parser.add_argument("--duplicates", choices=("real", "none"), default="real", help="repeats within a group")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
@@ -311,7 +311,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="threads of torch and CTranslate2 (default: torch's)")
     parser.add_argument("--models", type=Path, default=shapes.MODELS, help="where models are built (bench/build)")
     parser.add_argument("--json", action="store_true", help="one JSON object per row and back-end")
-    parser.add_argument("--memory", action="store_true", help="how the process grows (--n defaults to 8)")
+    parser.add_argument("--memory", action="store_true", help="measure the process's growth (--n defaults to 8)")
     parser.add_argument("--calls", type=int, default=1000, help="with --memory: reward calls (default 1000)")
     parser.add_argument("--early", type=int, default=50, help="with --memory: first reading (default 50)")
     parser.add_argument(

@@ -1,13 +1,13 @@
-"""The straightforward route that the benches compare with: each model used as its own page shows.
+"""The straightforward route that the benches compare with: each model used as on its own page.
 
 COMET as in its README: `load_from_checkpoint`, then `predict(samples, batch_size=8, gpus=1)` for every call,
 gpus=0 on a CPU, without the progress bar. NLLB as on its model card: one padded batch into `generate` with
 the forced target tag, here with 4 beams, decoded with `batch_decode`; length and stopping are the
-checkpoint's defaults but for max_new_tokens, which is that of the other route (256); so the search is not
-stopped early, and an unsure model may keep another text than ours does.
+checkpoint's defaults except max_new_tokens, which is that of the other route (256). So the search does not
+stop early, and where the model is unsure the text may differ from ours.
 
-Where unbabel-comet is not installed, `PaddedComet` takes its place: the batches that `predict` makes, without its
-Trainer and without moving the model to the device and back at every call.
+Without unbabel-comet, `PaddedComet` is used: the same batches as `predict`, without its Trainer and without moving
+the model to the device and back at every call.
 """
 
 from __future__ import annotations
@@ -30,37 +30,37 @@ MAX_NEW_TOKENS = 256
 
 
 def unbabel_comet():
-    """The module comet. Raises MissingService where it cannot be imported."""
+    """Import the module comet. Raises MissingService if that fails."""
     try:
         with loading():
             import comet
-    except Exception as error:  # beside transformers 5 its import fails in many ways
-        raise MissingService(f"unbabel-comet: {error}: make an environment from requirements.txt") from error
+    except Exception as error:  # with transformers 5 its import fails in many ways
+        raise MissingService(f"unbabel-comet: {error}; use an environment of requirements.txt") from error
     return comet
 
 
 class PlainComet:
-    """COMET by `predict`. `score` takes and gives what a `rl_nmt.scorers.base.Scorer` does."""
+    """COMET by `predict`, with the `score` of a `rl_nmt.scorers.base.Scorer`."""
 
     range = (0.0, 1.0)
 
     def __init__(self, folder: Path, device: str = "cpu"):
         folder = folder.resolve()
         comet = unbabel_comet()
-        with loading(), contextlib.chdir(folder):  # the encoder is named relative to the checkpoint
+        with loading(), contextlib.chdir(folder):  # the encoder's path is relative to the checkpoint
             self.model = comet.load_from_checkpoint(str(folder / "checkpoints" / "model.ckpt"), local_files_only=True)
-        if shapes.are_resident():  # the checkpoint holds no weights
+        if shapes.are_resident():  # the checkpoint has no weights
             self.model.load_state_dict(shapes.draw(folder).state_dict(), strict=False)
         self.device = device
         self.name = folder.name
 
     def samples(self, segments: Sequence[Segment]) -> list[dict[str, str]]:
-        """Rows as COMET takes them."""
+        """Return rows as COMET takes them."""
         rows = [{"src": s.src, "mt": s.mt, "ref": s.ref} for s in segments]
         return [{name: text for name, text in row.items() if text is not None} for row in rows]
 
     def score(self, segments: Sequence[Segment]) -> Scores:
-        """One value per segment, and XCOMET's spans."""
+        """Return one value per segment, and XCOMET's spans."""
         with quiet():
             output = self.model.predict(
                 self.samples(segments), batch_size=PREDICT_BATCH, gpus=int(self.device != "cpu"), progress_bar=False
@@ -72,7 +72,7 @@ class PlainComet:
         return Scores(list(output.scores), [[Span(*(s[name] for name in fields)) for s in row] for row in spans])
 
     def to(self, device: str) -> PlainComet:
-        """`predict` moves the model itself, to the device and back at every call."""
+        """Do nothing: `predict` itself moves the model, to the device and back at every call."""
         self.device = device
         return self
 
@@ -92,7 +92,7 @@ class PaddedComet:
         self.to(device)
 
     def score(self, segments: Sequence[Segment]) -> Scores:
-        """One value per segment."""
+        """Return one value per segment."""
         order = sorted(range(len(segments)), key=lambda i: len(segments[i].src))
         values: list[float] = []
         with full_precision():
@@ -106,22 +106,22 @@ class PaddedComet:
         return self
 
     def signature(self) -> dict[str, dict]:
-        """Says that this is the padded route."""
+        """Name the padded route."""
         return {"identity": {"model": self.name, "route": "padded batches"}, "environment": {}}
 
 
 def plain_comet(folder: Path, device: str) -> PlainComet | PaddedComet:
-    """unbabel-comet where it can be imported, else the same batches without it, with a word on standard error."""
+    """Return unbabel-comet if it can be imported, else the same batches without it, noted on standard error."""
     try:
         unbabel_comet()
     except MissingService as error:
-        say(f"{error}; padded batches of {PREDICT_BATCH} in its place")
+        say(f"{error}; using padded batches of {PREDICT_BATCH} instead")
         return PaddedComet(folder, device)
     return PlainComet(folder, device)
 
 
 class PlainTranslator:
-    """NLLB by `generate`: N texts → N translations, in one batch. `options`: more of `generate`'s."""
+    """NLLB by `generate`: N texts → N translations, in one batch. `options`: further arguments of `generate`."""
 
     def __init__(self, folder: Path, device: str = "cpu", beams: int = 4, **options):
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -131,7 +131,7 @@ class PlainTranslator:
         self.beams, self.options, self.name = beams, options, folder.name
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
-        """Translations, order kept."""
+        """Return translations in order."""
         inputs = self.tokenizer(list(texts), return_tensors="pt", padding=True).to(self.model.device)
         tokens = self.model.generate(
             **inputs,
@@ -153,11 +153,11 @@ class PlainTranslator:
 
 
 def use_plain_models(reward, da: str | Path, qe: str | Path, nllb: str | Path, beams: int):
-    """The same CometDuPOReward, formula and guards untouched, with its three models on the straightforward route."""
+    """Return the same CometDuPOReward, formula and guards unchanged, with its three models on this route."""
     if reward.reward_device != reward.dual_device:
         raise ConfigError(
-            f"dual_device: {reward.dual_device} is not reward_device, {reward.reward_device}; the straightforward "
-            "route knows one device: name the same twice"
+            f"dual_device: {reward.dual_device} is not reward_device, {reward.reward_device}, but the straightforward "
+            "route has only one device; set both to the same"
         )
     reward.da = plain_comet(Path(da), reward.reward_device)
     reward.qe = plain_comet(Path(qe), reward.reward_device)
@@ -167,7 +167,7 @@ def use_plain_models(reward, da: str | Path, qe: str | Path, nllb: str | Path, b
 
 @contextlib.contextmanager
 def quiet():
-    """No Lightning banners and no advice about data loaders."""
+    """Suppress Lightning's banners and its advice about data loaders."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

@@ -1,6 +1,6 @@
-"""From measured cards (rl_nmt/preflight/measured/*.json) to the tables of docs/benchmarks.md and README.md.
+"""Write the tables of docs/benchmarks.md and README.md from measured cards (rl_nmt/preflight/measured/*.json).
 
-`python -m bench.gpu --tables` rewrites what stands between `<!-- NAME: … -->` and `<!-- /NAME -->`; a test compares.
+`python -m bench.gpu --tables` rewrites the text between `<!-- NAME: … -->` and `<!-- /NAME -->`; a test compares.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from rl_nmt.preflight import measurements
 
 ROOT = Path(__file__).resolve().parent.parent
 NONE = "No card has been measured yet."
-BAR = 0.15  # most that a memory estimate may be away from what was measured
-FASTER, REWARD_SHARE = 4.0, 0.2  # least ratio of each reward stage; most that the reward may take of a step of 1B
+BAR = 0.15  # largest relative error of a memory estimate
+FASTER, REWARD_SHARE = 4.0, 0.2  # least ratio of each reward stage; largest share of the reward in a step of 1B
 Card = dict
-MIRRORED = "configs/gemma3_1b_24gb.yaml"  # the preset of the stage `step`, but for its 160 new tokens
+MIRRORED = "configs/gemma3_1b_24gb.yaml"  # the preset of the stage `step`, except its 160 new tokens
 STAGES = {  # title, columns
     "correctness": (
         "Right numbers",
@@ -43,7 +43,7 @@ STAGES = {  # title, columns
 
 
 def write(root: Path = ROOT, folder: Path | None = None) -> int:
-    """Rewrite both documents below `root`, print every bar; 1 where one is missed."""
+    """Rewrite both documents below `root` and print every bar; return 1 if one is missed."""
     cards = measurements.cards(folder)
     for name, new in documents(root, cards).items():
         files.write(root / name, new)
@@ -56,7 +56,7 @@ def write(root: Path = ROOT, folder: Path | None = None) -> int:
 
 
 def bars(card: Card) -> Iterator[tuple[str, bool]]:
-    """Memory per stage of a step, the stages of our fastest reward call, the share of the reward in a step of 1B."""
+    """Yield (text, met) per bar: memory per stage of a step, stages of our fastest reward call, its share of a step."""
     for peak in measurements.peaks(card):
         yield f"{memory_line(peak)}, bar {BAR:.0%}", abs(1 / peak["ratio"] - 1) <= BAR
     rows = {name: stage["results"] for name, stage in card["stages"].items()}
@@ -73,7 +73,7 @@ def bars(card: Card) -> Iterator[tuple[str, bool]]:
 
 
 def documents(root: Path, cards: list[Card]) -> dict[str, str]:
-    """File name → its text with the tables of these cards."""
+    """Return file name → its text with the tables of these cards."""
     benchmarks, readme = ((root / name).read_text(encoding="utf-8") for name in ("docs/benchmarks.md", "README.md"))
     body = "\n\n".join("\n".join(lines(card)) for card in cards) or NONE
     readme = between(readme, "presets", lambda old: preset_rows(old, cards))
@@ -82,15 +82,15 @@ def documents(root: Path, cards: list[Card]) -> dict[str, str]:
 
 
 def between(text: str, name: str, make) -> str:
-    """`text` with `make(old)` in the place of what is between the marks of `name`. Raises ValueError without them."""
+    """Replace the text between the marks of `name` by `make(old)`. Raises ValueError without such marks."""
     found = re.search(rf"(<!-- {name}: [^\n]*-->\n)(.*?)(\n<!-- /{name} -->)", text, re.S)
     if not found:
-        raise ValueError(f"no marks <!-- {name}: … --> and <!-- /{name} -->")
+        raise ValueError(f"the marks <!-- {name}: … --> and <!-- /{name} --> are missing")
     return text[: found.end(1)] + make(found[2]) + text[found.start(3) :]
 
 
 def preset_rows(old: str, cards: list[Card]) -> str:
-    """The rows of presets for a GPU, their last cell today's estimate, and what was measured of one of them."""
+    """Return the table rows of GPU presets, with the present estimate last, and the measurement of one of them."""
     told = "".join(
         f"; {peak['measured']:.1f} measured with {peak['length']} new tokens ({card['card']})"
         for card in cards
@@ -100,7 +100,7 @@ def preset_rows(old: str, cards: list[Card]) -> str:
 
     def row(found: re.Match) -> str:
         path = ROOT / found[2]
-        if not presets.hardware(path).gpus:  # of models that have to be built first
+        if not presets.hardware(path).gpus:  # its models must be built first
             return found[0]
         estimate = re.search(r"= ([0-9.]+ GiB) estimated", presets.estimate(path)[0].detail)[1]
         return f"{found[1]}| {estimate}{told if found[2] == MIRRORED else ''} |"
@@ -109,7 +109,7 @@ def preset_rows(old: str, cards: list[Card]) -> str:
 
 
 def sentence(cards: list[Card]) -> str:
-    """What README says of measured memory."""
+    """Return README's sentence about measured memory."""
     told = [f"{card['card']}: {memory_line(peak)}" for card in cards for peak in measurements.highest(card)]
     return f"Measured: {'; '.join(told)}." if told else NONE
 
@@ -126,13 +126,13 @@ def memory_line(peak: dict) -> str:
 
 
 def circumstances(card: Card) -> str:
-    """Versions, date and command of a card's results."""
+    """Return versions, date and command of a card's results."""
     versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
     return f"{versions}; {card['date']}; `--shape {card['shape']} --minutes {card['minutes']:g}`"
 
 
 def lines(card: Card) -> Iterator[str]:
-    """A card's section."""
+    """Yield the lines of a card's section."""
     memory = f"{card['memory_bytes'] / 2**30:.0f} GiB; " if card["memory_bytes"] else ""
     yield f"### {card['card']}\n"
     yield memory + circumstances(card)
@@ -148,7 +148,7 @@ def lines(card: Card) -> Iterator[str]:
 
 
 def value(row: dict, column: str):
-    """row["a"]["b"] for the column "a.b"; None for a missing key."""
+    """Return row["a"]["b"] for the column "a.b"; None for a missing key."""
     for key in column.split("."):
         row = row.get(key) if isinstance(row, dict) else None
     return row

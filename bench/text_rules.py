@@ -1,18 +1,18 @@
-"""Are the text rules linear, fast and right? On hostile texts, and on files of translations that people made.
+"""Measure whether the text rules are linear, fast and right: on hostile texts and on files of human translations.
 
     python -m bench.text_rules [--repeats 3]
     python -m bench.text_rules --pairs FILE [--language ta]    # JSONL or TSV of sources and their translations
-    python -m bench.text_rules --names FILE                    # names and how they are written in Tamil
+    python -m bench.text_rules --names FILE                    # names and their Tamil spelling
     python -m bench.text_rules --cases FILE                    # english, tamil, correct, phenomenon
 
-Alone: per rule, the worst ratio of times at 20,000 against 10,000 characters (bar: 2.5), the text that gave it, and the
-longest time at 200,000. Exit status 1 when a ratio is above the bar. Times are processor time, the best of --repeats;
-every repeat has new texts, so that no cache of words helps.
+Without a file: per rule, the worst ratio of times at 20,000 and 10,000 characters (bar: 2.5), its text, and the longest
+time at 200,000. Exit status 1 if a ratio is above the bar. Times are processor time, the best of --repeats; every
+repeat has new texts, so that no cache of words helps.
 
---pairs: milliseconds a pair of all rules, words new and once more; a digest of everything they say, the same in every
-process; what they ask for and miss; and how much of it they find in the translation of another source (by chance).
---names: the share found in each case, with endings as the pocket grammar makes them. --cases: right translations that
-are gated or lose more than half of their fidelity, and wrong ones that no rule sees.
+--pairs: milliseconds per pair of all rules, with new and with repeated words; a digest of all their results, the same
+in every process; what they look for and do not find; and the share found in the translation of another source (by
+chance). --names: the share found in each case, with endings of the pocket grammar. --cases: correct translations that
+are gated or lose more than half of their fidelity, and wrong ones that no rule detects.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import bench  # noqa: F401  (says how to call this file)
+import bench  # noqa: F401  (prints how to run this file)
 from pocket.lexicon import Noun, oblique
 from pocket.morphology import noun_forms
 from rl_nmt.data.tables import Pair, read, read_pairs, sides
@@ -68,7 +68,7 @@ def _address(rng: random.Random) -> str:
     return rng.choice(forms)
 
 
-# name -> what stands again and again in (source, output)
+# name -> the pieces repeated in (source, output)
 TEXTS: dict[str, tuple[Callable[[random.Random], str], Callable[[random.Random], str]]] = {
     "prose": (_english, _tamil),
     "copy": (_english, _english),
@@ -86,7 +86,7 @@ TEXTS: dict[str, tuple[Callable[[random.Random], str], Callable[[random.Random],
 
 
 def text(piece: Callable[[random.Random], str], size: int, rng: random.Random) -> str:
-    """Pieces up to `size` characters."""
+    """Return pieces of together `size` characters."""
     pieces, total = [], 0
     while total < size:
         pieces.append(piece(rng))
@@ -95,7 +95,7 @@ def text(piece: Callable[[random.Random], str], size: int, rng: random.Random) -
 
 
 def seconds(rule: Callable[[str, str], object], kind: str, size: int, repeats: int) -> float:
-    """Best processor time of `repeats` calls on fresh texts of one kind."""
+    """Return the best processor time of `repeats` calls on new texts of one kind."""
     best = float("inf")
     for repeat in range(repeats):
         rng = random.Random(f"{kind} {size} {repeat}")
@@ -107,7 +107,7 @@ def seconds(rule: Callable[[str, str], object], kind: str, size: int, repeats: i
 
 
 def on_pairs(pairs: Sequence[Pair], language: Language) -> None:
-    """Print what the rules take and say on translations."""
+    """Print the rules' time and results on translations."""
     said = []
     for words in ("new", "known"):
         start = time.process_time()
@@ -154,7 +154,7 @@ def on_names(names: Sequence[tuple[str, str]]) -> None:
 
 
 def on_cases(path: Path) -> None:
-    """Print right translations that the rules punish and wrong ones that they do not see."""
+    """Print correct translations that the rules penalise and wrong ones that they do not detect."""
     for row in read(path, "--cases", ("english", "tamil", "correct")):
         english, tamil, correct, why = (row.cells.get(name) for name in ("english", "tamil", "correct", "phenomenon"))
         pair = TextPair(english, tamil, TAMIL)
@@ -162,7 +162,7 @@ def on_cases(path: Path) -> None:
         if correct and (gate or (kept is not None and kept < 0.5)):
             print(f"right: {gate or lost} | {why} | {english} | {tamil}")
         if not correct and not gate and not lost:
-            print(f"wrong: not seen | {why} | {english} | {tamil}")
+            print(f"wrong: not detected | {why} | {english} | {tamil}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -170,7 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="calls per time (%(default)s)")
     for name in ("pairs", "names", "cases"):
         parser.add_argument(f"--{name}", type=Path, metavar="FILE")
-    parser.add_argument("--language", default="ta", choices=sorted(LANGUAGES), help="of --pairs (%(default)s)")
+    parser.add_argument(
+        "--language", default="ta", choices=sorted(LANGUAGES), help="target language of --pairs (%(default)s)"
+    )
     given = parser.parse_args(arguments)
     if given.pairs:
         on_pairs(read_pairs(given.pairs, "--pairs"), LANGUAGES[given.language])
@@ -182,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def linear(repeats: int) -> int:
-    """Print how the times of the rules grow; 1 where one grows too fast."""
+    """Print how the times of the rules grow; return 1 if one grows too fast."""
     print(f"{'rule':<18}{'worst ratio':>12}  {'on':<12}{f's at {LONG:,}':>15}  on")
     failed = False
     for name, rule in RULES.items():

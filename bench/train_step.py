@@ -1,14 +1,14 @@
-"""What one GRPO step costs, stage by stage, on random weights of true shapes; by group size and length.
+"""Measure the cost of a GRPO step by stage, group size and length, with random weights of published shapes.
 
     python -m bench.train_step                                            # pocket sizes, a CPU, seconds
     python -m bench.train_step --group_sizes 2 4 8 16 --lengths 16 32     # the sweep
     python -m bench.train_step --shape gemma3_1b --reward large --prompts 8 --group_sizes 8 --lengths 160   # a GPU
     python -m bench.train_step --shape gemma3_1b --reward large --lora_rank 16 --offload
 
-The policy is random: it is made to write exactly `--lengths` tokens, and the reward is given recorded Tamil of the
-bench texts instead, so that neither side depends on what random weights say. One trainer per line, the product's own;
-the first step warms up, `--steps` more are counted. Prints per line the median seconds of a step and of its stages, the
-share of the reward, seconds per completion, and on a GPU the peak memory of sampling, reward and update.
+The random policy is forced to write exactly `--lengths` tokens, and the reward scores recorded Tamil of the bench texts
+instead, so that nothing depends on the text of a random policy. Each line is the product's own trainer; the first step
+warms up, `--steps` more are counted. Prints per line the median seconds of a step and of its stages, the share of the
+reward, seconds per completion, and on a GPU the peak memory of sampling, reward and update.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STAGES = {"sampling": "generation", "reward": "reward", "update": "update"}  # t
 
 
 class Recorded(Wrapped):
-    """A reward that is asked about recorded outputs, whatever the policy wrote; notes memory peaks."""
+    """A reward that scores recorded outputs instead of the policy's; records memory peaks."""
 
     __name__ = "comet_dupo"
 
@@ -51,7 +51,7 @@ class Recorded(Wrapped):
 
 
 def note_peak(peaks: dict[str, list[float]], stage: str) -> None:
-    """Most GiB allocated and reserved since the last note, kept under `stage` where they are more than before."""
+    """Store the peak GiB allocated and reserved since the last call under `stage`, if higher than before."""
     if torch.cuda.is_available():
         found = [torch.cuda.max_memory_allocated() / GIB, torch.cuda.max_memory_reserved() / GIB]
         peaks[stage] = list(map(max, found, peaks.get(stage, found)))
@@ -59,7 +59,7 @@ def note_peak(peaks: dict[str, list[float]], stage: str) -> None:
 
 
 class Clock(StepClock):
-    """Notes the stages of the reward and the memory peak of the update as well."""
+    """A StepClock that also records the reward's stages and the update's memory peak."""
 
     def __init__(self, reward: Recorded):
         super().__init__()
@@ -72,14 +72,14 @@ class Clock(StepClock):
 
 
 def estimated(cfg, trainer, reward, longest: int) -> dict[str, float]:
-    """GiB of each stage by the doctor's arithmetic, less what CUDA itself takes; `longest`: tokens of a prompt."""
+    """Return GiB of each stage by the doctor's estimate, without CUDA's own; `longest`: tokens of a prompt."""
     parts = {"policy": trainer.model.config, "NLLB": reward.backtranslator.engine.model.config}
     models = {name: _shape(config.to_dict()) for name, config in parts.items()}
     for name, model in (("comet_da", reward.da.model), ("comet_qe", reward.qe.model)):
         models[name] = memory_estimate.Shape(
             sum(p.numel() for p in model.parameters()), model.encoder.model.config.to_dict()
         )
-    sized = dataclasses.replace(cfg, max_chars=3 * (longest - 40))  # as the estimate makes tokens of characters
+    sized = dataclasses.replace(cfg, max_chars=3 * (longest - 40))  # inverts the estimate's tokens per characters
     gpus = torch.cuda.device_count()
     bf16 = bool(gpus) and torch.cuda.is_bf16_supported(including_emulation=False)
     total = torch.cuda.mem_get_info()[1] if gpus else 0
@@ -93,7 +93,7 @@ def _shape(config: dict) -> memory_estimate.Shape:
 
 
 def configuration(args, group: int, length: int, folder: Path):
-    """RunCfg of one line."""
+    """Return the RunCfg of one line."""
     import train_grpo_en_ta as script
 
     batch = min(args.batch, args.prompts * group)
@@ -123,7 +123,7 @@ def configuration(args, group: int, length: int, folder: Path):
 
 
 def measure(args, group: int, length: int, folder: Path) -> dict:
-    """One line: `args.steps` counted steps of `args.prompts` prompts with `group` samples of `length` tokens each."""
+    """Measure one line: `args.steps` steps of `args.prompts` prompts with `group` samples of `length` tokens each."""
     import train_grpo_en_ta as script
 
     cfg = configuration(args, group, length, folder)
@@ -133,7 +133,7 @@ def measure(args, group: int, length: int, folder: Path) -> dict:
     clock = Clock(reward)
     trainer = grpo_trainer(cfg, reward, sources, clock)
     if not cfg.use_vllm:
-        trainer.generation_config.min_new_tokens = length  # to the last token, whatever is sampled
+        trainer.generation_config.min_new_tokens = length  # forces the full length
     gc.collect()
     torch.cuda.empty_cache()
     note_peak({}, "loading")
@@ -170,20 +170,24 @@ def line(found: dict) -> str:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=shapes.POLICY, default="tiny", help="of the policy")
-    parser.add_argument("--reward", choices=shapes.SHAPES, default="tiny", help="of COMET (twice) and NLLB")
-    parser.add_argument("--prompts", type=int, default=8, help="per step (default 8)")
+    parser.add_argument("--shape", choices=shapes.POLICY, default="tiny", help="size of the policy")
+    parser.add_argument("--reward", choices=shapes.SHAPES, default="tiny", help="size of COMET (twice) and NLLB")
+    parser.add_argument("--prompts", type=int, default=8, help="prompts per step (default 8)")
     parser.add_argument("--group_sizes", type=int, nargs="+", default=[8])
     parser.add_argument("--lengths", type=int, nargs="+", default=[32], help="completion tokens, forced")
     parser.add_argument("--batch", type=int, default=64, help="most sequences in one forward and backward pass")
-    parser.add_argument("--steps", type=int, default=3, help="counted, after one that is not (default 3)")
+    parser.add_argument("--steps", type=int, default=3, help="counted steps, after a warm-up step (default 3)")
     parser.add_argument("--beams", type=int, default=4)
     parser.add_argument("--lora_rank", type=int, default=0)
     parser.add_argument("--gradient_checkpointing", action="store_true")
-    parser.add_argument("--vllm", action="store_true", help="sample by vLLM on the same card; lengths are then its own")
+    parser.add_argument(
+        "--vllm", action="store_true", help="sample by vLLM on the same card; --lengths is then not forced"
+    )
     parser.add_argument("--offload", action="store_true", help="reward models leave the card between calls")
     parser.add_argument("--reward_dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--dual_dtype", choices=("float32", "bfloat16"), help="of NLLB (default: --reward_dtype)")
+    parser.add_argument(
+        "--dual_dtype", choices=("float32", "bfloat16"), help="precision of NLLB (default: --reward_dtype)"
+    )
     parser.add_argument("--models", type=Path, default=shapes.MODELS, help="where the checkpoints are built")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""The reward of this project in a plain TRL script: `pip install .`, then run this file from anywhere.
+"""Use this project's reward in a plain TRL script: `pip install .`, then run this file from anywhere.
 
 Local folders work in place of the hub names: --policy, --comet_da, --comet_qe, --nllb.
 """

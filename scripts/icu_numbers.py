@@ -1,8 +1,8 @@
 """Write numbers as ICU spells them out into tests/text/icu_numbers.tsv: language, kind, value, words.
 
-    python scripts/icu_numbers.py     # needs PyICU, which nothing else here does; ICU 72 made the committed table
+    python scripts/icu_numbers.py     # needs PyICU, as nothing else here; the committed table is from ICU 72
 
-tests/text/test_numbers.py reads every row; what it reads otherwise is listed there.
+tests/text/test_numbers.py reads every row and lists the rows that it reads differently.
 """
 
 from pathlib import Path

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Two environments: .venv (requirements.txt, transformers 4, unbabel-comet) and .venv-t5 (requirements-transformers5.txt,
-# transformers 5). Either runs everything; for those who want a scorer apart, python_executable in a recipe's YAML names the
-# Python of the other one.
+# transformers 5). Either runs everything; to run a scorer in the other one, set python_executable in a recipe's YAML to
+# its Python.
 #
 #   scripts/setup_split_envs.sh [FOLDER]     put both environments there instead of the repository
-#   PYTHON=/path/to/python3.11               the Python to make them with
-#   ONLY=.venv-t5                            make only this one
-#   ONLY=.venv-vllm                          a third, asked for by name alone: .venv-t5 with vLLM (needs CUDA GPUs)
+#   PYTHON=/path/to/python3.11               the Python to create them with
+#   ONLY=.venv-t5                            create only this one
+#   ONLY=.venv-vllm                          a third, created only by this: .venv-t5 with vLLM (needs CUDA GPUs)
 #
-# An environment that is complete and not older than its requirements is left as it is.
+# An environment that is complete and not older than its requirements is not changed.
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -29,12 +29,12 @@ find_python() {
 case ${ONLY:-} in
     "" | .venv | .venv-t5 | .venv-vllm) ;;
     *)
-        echo "error: ONLY=$ONLY: make one of .venv, .venv-t5, .venv-vllm" >&2
+        echo "error: ONLY=$ONLY is unknown; use .venv, .venv-t5 or .venv-vllm" >&2
         exit 2
         ;;
 esac
 
-# make_environment NAME REQUIREMENTS IMPORTS: what was installed must also import
+# make_environment NAME REQUIREMENTS IMPORTS: install, then check the imports
 make_environment() {
     local target=$folder/$1 requirements=$repository/$2 imports=$3
     [[ -n ${ONLY:-} && $ONLY != "$1" ]] && return

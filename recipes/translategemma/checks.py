@@ -1,4 +1,4 @@
-"""What settings of a TranslateGemma-style run cannot work, said in one line before anything is loaded. No torch."""
+"""Refuse settings of a TranslateGemma-style run that cannot work, in one line, before anything is loaded. No torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WMT24PP = "google/wmt24pp"
 
 
 def check(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.environ) -> None:
-    """Refuse what cannot work, before anything is loaded; reads files only to tell train_file from eval_file.
+    """Refuse settings that cannot work, before anything is loaded; read only train_file and eval_file, to compare them.
 
     `environ`: WORLD_SIZE and the variables that the settings name. Raises ConfigError, one line naming the settings.
     """
@@ -39,22 +39,22 @@ def check(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.environ) -> No
     key = cfg.reward.mqm.api_key_env if cfg.reward.mqm.enabled else ""
     token = cfg.misc.huggingface_token_env
     for setting, name, advice in (
-        ("reward.mqm.api_key_env", key, "export it with the key"),
+        ("reward.mqm.api_key_env", key, "export it with the key as its value"),
         ("misc.huggingface_token_env", token, "export it, or leave the setting empty to use your login"),
     ):
         if name and not environ.get(name):
-            raise ConfigError(f"{setting}: the environment variable {name} is not set: {advice}")
+            raise ConfigError(f"{setting}: the environment variable {name} is not set; {advice}")
 
 
 def require_environment(cfg: TranslateGemmaCfg) -> None:
-    """Refuse, within seconds, packages and models that lack here or in a scorer's environment.
+    """Refuse, within seconds, packages and models that are missing here or in a scorer's environment.
 
-    Raises ConfigError, and MissingService for a model that the hub does not give.
+    Raises ConfigError, and MissingService for a model that the hub does not provide.
     """
     metricx, xcomet, independent = cfg.reward.metricx, cfg.reward.xcomet, cfg.misc.independent_scorer
     if metricx.enabled and metricx.python_executable:
         require_python("reward.metricx.python_executable", metricx.python_executable, ("torch", "transformers"))
-    comet = xcomet.enabled or independent  # also a COMET checkpoint, which runs where XCOMET would
+    comet = xcomet.enabled or independent  # the independent scorer runs in XCOMET's environment
     if comet and xcomet.python_executable:
         argument = "reward.xcomet.python_executable"
         require_python(argument, xcomet.python_executable, ("torch", "transformers"))
@@ -69,7 +69,7 @@ def require_environment(cfg: TranslateGemmaCfg) -> None:
 
 
 def accumulation_steps(cfg: TranslateGemmaCfg, processes: int) -> int:
-    """Forward and backward passes per process and update. Raises ConfigError where they do not divide the update."""
+    """Return forward and backward passes per process and update. Raises ConfigError if the update does not divide."""
     prompts, samples, size = cfg.rl.prompts_per_update, cfg.generation.num_samples_per_prompt, cfg.rl.micro_batch_size
     sequences = prompts * samples
     if sequences % (size * processes):
@@ -77,16 +77,16 @@ def accumulation_steps(cfg: TranslateGemmaCfg, processes: int) -> int:
         advice = f"make rl.prompts_per_update a multiple of {processes}"
         if legal:
             nearest = sorted(sorted(legal, key=lambda n: abs(n - size))[:2])
-            advice = f"micro_batch_size that work: {' or '.join(map(str, nearest))}"
+            advice = f"use {' or '.join(map(str, nearest))}"
         raise ConfigError(
             f"rl.micro_batch_size: rl.prompts_per_update {prompts} × generation.num_samples_per_prompt {samples} = "
-            f"{sequences} sequences are no multiple of {size} × {processes} processes; {advice}"
+            f"{sequences} sequences are not a multiple of {size} × {processes} processes; {advice}"
         )
     return sequences // (size * processes)
 
 
 def checkpoint_folder(cfg: TranslateGemmaCfg) -> Path | None:
-    """The folder of logging.resume_from_checkpoint, a path or a name inside output_dir; None where none is named."""
+    """Return the folder of logging.resume_from_checkpoint, a path or a name inside output_dir; None if it is empty."""
     wanted = cfg.logging.resume_from_checkpoint
     if not wanted:
         return None
@@ -95,16 +95,16 @@ def checkpoint_folder(cfg: TranslateGemmaCfg) -> Path | None:
 
 
 def check_rows(cfg: TranslateGemmaCfg, rows: int) -> None:
-    """Refuse training rows that do not fill one update: TRL would train on none of them. Raises ConfigError."""
+    """Refuse too few training rows for one update: TRL would train on none of them. Raises ConfigError."""
     if rows < cfg.rl.prompts_per_update:
         raise ConfigError(
-            f"rl.prompts_per_update: {rows} training rows do not fill one update of {cfg.rl.prompts_per_update} "
-            "prompts; give more rows or lower it"
+            f"rl.prompts_per_update: {cfg.rl.prompts_per_update} is more than the {rows} training rows; lower it or "
+            "give more rows"
         )
 
 
 def hub_environment(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Variables for the hub's libraries, to be set before their import; never print them: one may be the token."""
+    """Return variables to set before the hub's libraries are imported; never print them, one may be the token."""
     cache = cfg.misc.huggingface_cache_dir
     folder = Path(cache).expanduser().absolute()
     wanted = {"HF_HUB_CACHE": str(folder / "hub"), "HF_DATASETS_CACHE": str(folder / "datasets")} if cache else {}
@@ -113,19 +113,19 @@ def hub_environment(cfg: TranslateGemmaCfg, environ: Mapping[str, str] = os.envi
 
 
 def _check_pairs(cfg: TranslateGemmaCfg) -> None:
-    """Settings that are fine one by one and do not go together."""
+    """Refuse settings that are valid alone but not together."""
     if cfg.generation.prompt and cfg.generation.prompt.count(SLOT) != 1:
-        raise ConfigError(f"generation.prompt: it must hold {SLOT} once, where the source goes")
+        raise ConfigError(f"generation.prompt: it must contain {SLOT} exactly once, in the place of the source")
     if 0 < cfg.rl.clip_high < cfg.rl.clip:
-        raise ConfigError(f"rl.clip_high: {cfg.rl.clip_high} is below rl.clip {cfg.rl.clip}; 0 takes the same")
+        raise ConfigError(f"rl.clip_high: {cfg.rl.clip_high} is below rl.clip {cfg.rl.clip}; raise it, or set 0")
     if cfg.rl.baseline == "group" and not cfg.rl.normalise:
-        raise ConfigError("rl.baseline: group is for rl.normalise true; without it TRL's group advantages stand")
+        raise ConfigError("rl.baseline: group needs rl.normalise True; set that, or rl.baseline batch")
     every, passes = cfg.rl.save_every, cfg.rl.iterations
-    if every % passes:  # as trl_settings.check_save_steps, which the trainer calls only when all is loaded
+    if every % passes:  # as trl_settings.check_save_steps, which the trainer calls only after loading
         nearest = [n for n in (every // passes * passes, every // passes * passes + passes) if n]
         raise ConfigError(
             f"rl.save_every: {every} is not a multiple of rl.iterations {passes}: a checkpoint between passes over the "
-            f"same completions could not be resumed exactly; nearest that work: {' or '.join(map(str, nearest))}"
+            f"same completions could not be resumed exactly; use {' or '.join(map(str, nearest))}"
         )
 
 
@@ -133,43 +133,43 @@ def _check_languages(data: DataCfg) -> None:
     source, target = data.source_lang, data.target_lang
     into = language(target, "data.target_lang")
     if language(source, "data.source_lang").name == into.name:
-        raise ConfigError(f"data.target_lang: {target} is the source language ({source}); give another")
-    if into is ENGLISH:  # rows keep every source under "english", where its reference would stand
-        raise ConfigError(f"data.target_lang: {target}: this recipe does not translate into English")
+        raise ConfigError(f"data.target_lang: {target} is also the source language ({source}); give another")
+    if into is ENGLISH:  # a row's source is under "english", so its reference would have the same key
+        raise ConfigError(f"data.target_lang: {target}: this recipe does not translate into English; give another")
     if split_revision(data.hf_dataset_name)[0] == WMT24PP:
         if bcp47(source).split("-")[0] != "en":
-            raise ConfigError(f"data.source_lang: {WMT24PP} translates from en, not from {source}")
+            raise ConfigError(f"data.source_lang: {source}: the source language of {WMT24PP} is en; set en")
         wmt24pp_code(target, "data.target_lang")
 
 
 def _check_data(data: DataCfg) -> None:
     if bool(data.train_file) == bool(data.hf_dataset_name):
         what = "both are given" if data.train_file else "neither is given"
-        give = f"give one, as --data.train_file rows.jsonl or --data.hf_dataset_name {WMT24PP}"
-        raise ConfigError(f"data.train_file and data.hf_dataset_name: {what}: {give}")
+        give = f"give one, e.g. --data.train_file rows.jsonl or --data.hf_dataset_name {WMT24PP}"
+        raise ConfigError(f"data.train_file and data.hf_dataset_name: {what}; {give}")
     if data.train_file and data.hf_eval_split:
-        raise ConfigError("data.hf_eval_split: data.train_file has no splits: give data.eval_file instead")
+        raise ConfigError("data.hf_eval_split: data.train_file has no splits; give data.eval_file instead")
     if data.eval_file and data.hf_eval_split:
-        raise ConfigError("data.eval_file and data.hf_eval_split: two sets of held-out rows: leave one out")
+        raise ConfigError("data.eval_file and data.hf_eval_split: both name held-out rows; leave one empty")
     if data.hf_eval_split and data.hf_eval_split == data.hf_train_split:
         raise ConfigError(
-            f"data.hf_eval_split: {data.hf_eval_split} is data.hf_train_split too: leave it empty, and rows are held "
-            "out by data.eval_sampling_count or data.eval_sampling_ratio"
+            f"data.hf_eval_split: {data.hf_eval_split} is also data.hf_train_split; leave it empty to hold rows out by "
+            "data.eval_sampling_count or data.eval_sampling_ratio"
         )
     if not (data.eval_file or data.hf_eval_split or data.eval_sampling_count or data.eval_sampling_ratio):
         raise ConfigError(
-            "data.eval_sampling_ratio: no row is held out: give data.eval_file, data.hf_eval_split, "
+            "data.eval_sampling_ratio: no row is held out; give data.eval_file, data.hf_eval_split, "
             "data.eval_sampling_count or data.eval_sampling_ratio"
         )
     if size := data.document_chars:
         if not (len(size) == 2 and 1 <= size[0] <= size[1]):
             given = " ".join(map(str, size))
-            raise ConfigError(f"data.document_chars: {given}: give the fewest and the most characters, as 20 300")
+            raise ConfigError(f"data.document_chars: {given}: give the fewest and the most characters, e.g. 20 300")
         if language(data.source_lang) is not ENGLISH:
             source = data.source_lang
-            raise ConfigError(f"data.document_chars: documents are cut in English, not in {source}: leave it out")
+            raise ConfigError(f"data.document_chars: works for English only, not for {source}; leave it empty")
         if data.target_field or split_revision(data.hf_dataset_name)[0] == WMT24PP:
-            raise ConfigError("data.document_chars: a document that is cut no longer fits its reference: leave it out")
+            raise ConfigError("data.document_chars: a cut document no longer matches its reference; leave it empty")
     for name, file in (("train_file", data.train_file), ("eval_file", data.eval_file)):
         if file and not Path(file).expanduser().is_file():
             raise ConfigError(f"data.{name}: no such file: {file}")
@@ -181,8 +181,8 @@ def _check_data(data: DataCfg) -> None:
         raise ConfigError(f"data: {error.filename} cannot be read: {error.strerror}") from error
     if same:
         raise ConfigError(
-            f"data.eval_file: {data.eval_file} holds what data.train_file {data.train_file} holds: evaluate on other "
-            "rows, or leave it empty and some are held out"
+            f"data.eval_file: {data.eval_file} has the same content as data.train_file {data.train_file}; give other "
+            "rows, or leave it empty to hold some out"
         )
 
 
@@ -190,49 +190,49 @@ def _check_scorers(cfg: TranslateGemmaCfg) -> None:
     metricx, xcomet, mqm = cfg.reward.metricx, cfg.reward.xcomet, cfg.reward.mqm
     if not (metricx.enabled or xcomet.enabled or mqm.enabled):
         raise ConfigError(
-            "reward: no scorer is enabled: set reward.metricx.enabled, reward.xcomet.enabled or reward.mqm.enabled True"
+            "reward: no scorer is enabled; set reward.metricx.enabled, reward.xcomet.enabled or reward.mqm.enabled True"
         )
     if not ((metricx.enabled and metricx.weight) or any(s.enabled and s.sentence_weight for s in (xcomet, mqm))):
         raise ConfigError(
-            "reward: no enabled scorer has a weight in the sequence reward: set reward.metricx.weight, "
+            "reward: no enabled scorer has a weight in the sequence reward; set reward.metricx.weight, "
             "reward.xcomet.sentence_weight or reward.mqm.sentence_weight above 0"
         )
     if cfg.rl.credit == "token" and not any(s.enabled and s.weight for s in (xcomet, mqm)):
         raise ConfigError(
-            "rl.credit: token needs error spans: enable reward.xcomet or reward.mqm with a weight above 0, or set "
+            "rl.credit: token needs error spans; enable reward.xcomet or reward.mqm with a weight above 0, or set "
             "rl.credit sequence"
         )
     for name, scorer in (("metricx", metricx), ("xcomet", xcomet)):
         if scorer.enabled and not scorer.model_name_or_path.strip():
-            raise ConfigError(f"reward.{name}.model_name_or_path is empty: give a checkpoint, or disable the scorer")
+            raise ConfigError(f"reward.{name}.model_name_or_path is empty; give a checkpoint, or disable the scorer")
     if not mqm.enabled:
         return
     if not mqm.endpoint.startswith(("http://", "https://")):
         raise ConfigError(
             f"reward.mqm.endpoint: {mqm.endpoint!r} is not an http address; give the base of an "
-            "OpenAI-compatible API, as http://localhost:8000/v1"
+            "OpenAI-compatible API, e.g. http://localhost:8000/v1"
         )
     if not mqm.model.strip():
-        raise ConfigError("reward.mqm.model is empty: give the endpoint's name for the model")
+        raise ConfigError("reward.mqm.model is empty; give the endpoint's name for the model")
     if mqm.deadline < mqm.timeout:
         raise ConfigError(
             f"reward.mqm.deadline: {mqm.deadline} s for a step is less than reward.mqm.timeout {mqm.timeout} s for one "
-            "request: raise the one or lower the other"
+            "request; raise the first or lower the second"
         )
 
 
 def _check_folder(cfg: TranslateGemmaCfg) -> None:
     logging = cfg.logging
     if not logging.output_dir.strip():
-        raise ConfigError("logging.output_dir is empty: name a folder for the run")
+        raise ConfigError("logging.output_dir is empty; give a folder for the run")
     wanted = logging.resume_from_checkpoint
     if wanted and logging.auto_resume:
         raise ConfigError(
-            f"logging.resume_from_checkpoint: {wanted} is asked for, while logging.auto_resume takes the newest: add "
-            "--logging.auto_resume False"
+            f"logging.resume_from_checkpoint: {wanted}: logging.auto_resume would continue from the newest instead; "
+            "add --logging.auto_resume False"
         )
     if wanted and not checkpoint_folder(cfg).is_dir():
         beside = f"also not in logging.output_dir {logging.output_dir}"
         raise ConfigError(f"logging.resume_from_checkpoint: no such folder: {wanted}, {beside}")
     if logging.save_only_best and not cfg.rl.eval_every:
-        raise ConfigError("logging.save_only_best: the best is found by evaluations: set rl.eval_every to 1 or more")
+        raise ConfigError("logging.save_only_best: evaluations find the best; set rl.eval_every to 1 or more")

@@ -1,6 +1,6 @@
-"""Rows to train on and rows to hold out, from files or from the hub → a snapshot in the run folder. No torch.
+"""Read rows to train on and rows to hold out, from files or the hub, into a snapshot in the run folder. No torch.
 
-Read once, with hashes: a resumed run reads the same rows without network, and a snapshot that was changed is
+They are read once and saved with hashes: a resumed run reads the same rows without network, and a changed snapshot is
 refused. Which rows are held out depends on their ids and the seed alone, not on their order.
 """
 
@@ -25,20 +25,20 @@ from rl_nmt.text.unicode import is_blank, safe_unicode, strip_control_tokens
 if TYPE_CHECKING:
     from recipes.translategemma.settings import DataCfg
 
-Row = dict[str, str]  # "id", "english" (the source, whatever its language), and under the target's name a reference
-# Shows nothing and changes tokens; joiners stay, where Indic and Arabic spelling needs them.
+Row = dict[str, str]  # "id", "english" (the source, whatever its language), and a reference under the target's name
+# Invisible characters that change tokens, but not the joiners that Indic and Arabic spelling needs.
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
 
 
 def load(cfg: DataCfg, folder: str | Path, seed: int) -> Sealed:
     """Read, clean and split the rows, or read the snapshot in `folder`/data back.
 
-    Its counts say how many rows fell out for which reason.
-    Sources are distinct and shared by no two lists: of equal ones the first stays, and a training row whose source is
-    held out goes. `seed` chooses the rows of max_train_samples.
+    Its counts say how many rows were dropped for which reason.
+    Sources are distinct, also between the two lists: the first of equal ones is kept, and a training row whose source
+    is held out is dropped. `seed` chooses the rows of max_train_samples.
 
     Raises:
-        ConfigError: a file or field that is not there, a row that cannot be read (with its line), no rows left, or a
+        ConfigError: a missing file or field, a row that cannot be read (with its line), no rows left, or a
             snapshot of other settings or with changed files.
         MissingService: the hub cannot be reached within seconds, or refuses.
         CannotWrite: the snapshot cannot be written.
@@ -66,31 +66,31 @@ def load(cfg: DataCfg, folder: str | Path, seed: int) -> Sealed:
     if not train and counts["held out too"] and (cfg.eval_file or cfg.hf_eval_split):
         held = f"eval_file: {cfg.eval_file}" if cfg.eval_file else f"hf_eval_split: {cfg.hf_eval_split}"
         raise ConfigError(
-            f"data.{held} holds out all that {name} has to train on ({_said(counts)}): evaluate on other rows, or "
-            "leave it empty and some are held out"
+            f"data.{held} holds out all training rows of {name} ({_said(counts)}); evaluate on other rows, or leave it "
+            "empty to hold some out"
         )
     if not train:
-        raise ConfigError(f"data: no row of {name} is left to train on ({_said(counts)}): give more rows")
+        raise ConfigError(f"data: {name}: no row is left to train on ({_said(counts)}); give more rows")
     data = snapshot.write(train, heldout, dict(counts))
     print(f"data: {len(train)} rows to train on, {len(heldout)} held out, sha256 {data.sha256[:12]}", flush=True)
     referenced = sum("reference" in row for row in heldout)
     if 0 < referenced < len(heldout):
         share = f"{referenced} of {len(heldout)}"
-        print(f"data: {share} held-out rows have a reference: chrF++ and BLEU are of these", flush=True)
+        print(f"data: {share} held-out rows have a reference; chrF++ and BLEU use only these", flush=True)
     if counts:
-        print(f"data: rows left out of the training rows: {_said(counts)}", flush=True)
+        print(f"data: rows not used for training: {_said(counts)}", flush=True)
     return data
 
 
 def hold_out(rows: list[Row], count: int, ratio: float, seed: int) -> list[Row]:
-    """The rows to evaluate on, in their order: `count` smallest hashes of (seed, id), or those below `ratio`.
+    """Return the rows to evaluate on, in order: those with the `count` smallest hashes of (seed, id), or below `ratio`.
 
-    With a ratio a row's fate does not depend on the others; at least one row is held out. Raises ConfigError where
-    nothing would be left to train on.
+    With a ratio, whether a row is held out does not depend on the others; at least one row is held out. Raises
+    ConfigError if nothing would be left to train on.
     """
     if count >= len(rows) and count:
         raise ConfigError(
-            f"data.eval_sampling_count: {count} rows to hold out of {len(rows)} leave none to train on: lower it"
+            f"data.eval_sampling_count: {count} of {len(rows)} rows held out leave none to train on; lower it"
         )
     if count:
         return _smallest(rows, count, str(seed))
@@ -107,7 +107,7 @@ def _place(seed: str, key: str) -> float:
 
 
 def _apart(train: list[Row], heldout: list[Row], counts: Counter[str]) -> list[Row]:
-    """Training rows whose source is not held out."""
+    """Return the training rows whose source is not held out."""
     seen = {_folded(row["source"]) for row in heldout}
     apart = [row for row in train if _folded(row["source"]) not in seen]
     if len(apart) < len(train):
@@ -129,10 +129,10 @@ def _said(counts: Counter[str]) -> str:
 def _rows(
     records: list[Record], name: str, cfg: DataCfg, counts: Counter[str], document_chars: tuple[int, ...] = ()
 ) -> list[Row]:
-    """Clean rows with distinct sources and ids; `counts` says what fell out."""
+    """Return clean rows with distinct sources and ids; count the dropped ones in `counts`."""
     records = [Record(where, _flat(record)) for where, record in records]
     if not records:
-        raise ConfigError(f"{name} holds no row: give a file or split with rows")
+        raise ConfigError(f"{name} has no rows; give a file or split with rows")
     kept = [(w, r) for w, r in records if not (r.get("is_bad_source") or r.get("domain") == "canary")]
     if len(kept) < len(records):
         counts["marked as bad source"] += len(records) - len(kept)
@@ -155,31 +155,31 @@ def _rows(
         row = {"id": _id(record, key, text, where), "source": text}
         if row["id"] in ids:
             raise ConfigError(
-                f"{where}: id_field {key}: {row['id']!r} is the id of {ids[row['id']]} too: name a column whose "
-                "values are unique"
+                f"{where}: id_field {key}: {row['id']!r} is also the id of {ids[row['id']]}; name a column of unique "
+                "values"
             )
         ids[row["id"]] = where
         reference = _text(record, target, where) if target and not document_chars else ""
         rows.append(row if is_blank(reference) else {**row, "reference": reference})
     if not rows:
-        raise ConfigError(f"{name} holds no row with a source in {source!r}: give another file or data.source_field")
+        raise ConfigError(f"{name} has no row with a source in {source!r}; give another file or data.source_field")
     return rows
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with its pair of translations ({"translation": {"en": …, "ta": …}}) beside its other fields."""
+    """Return a record with its pair of translations ({"translation": {"en": …, "ta": …}}) as top-level fields."""
     inner = record.get("translation")
     return {**record, **inner} if isinstance(inner, dict) else record
 
 
 def _fields(records: list[Record], name: str, cfg: DataCfg) -> tuple[str, str | None, str | None]:
-    """Columns of source, reference and id; the latter two None where the file has no such columns."""
+    """Return the columns of source, reference and id; the latter two are None if the file has no such columns."""
     columns = dict.fromkeys(column for _, record in records for column in record)  # not every row has each of them
     there = ", ".join(map(str, columns)) or "nothing"
     for argument in ("id_field", "source_field", "target_field"):
         field = getattr(cfg, argument)
         if field and field not in columns:
-            raise ConfigError(f"data.{argument}: {name} has no column {field!r} (its rows have {there})")
+            raise ConfigError(f"data.{argument}: {name} has no column {field!r}; its columns: {there}")
     folded = {str(column).lower().replace("-", "_"): column for column in columns}
 
     def find(code: str, *words: str) -> str | None:
@@ -190,8 +190,8 @@ def _fields(records: list[Record], name: str, cfg: DataCfg) -> tuple[str, str | 
     source = cfg.source_field or find(cfg.source_lang, "source", "src", "text", "sentence")
     if source is None:
         raise ConfigError(
-            f"{name}: none of its columns ({there}) is known to hold the {language(cfg.source_lang).name} source: "
-            "name it in data.source_field"
+            f"{name}: no column for the {language(cfg.source_lang).name} source found (columns: {there}); name it in "
+            "data.source_field"
         )
     target = cfg.target_field or find(cfg.target_lang, "target", "tgt", "reference", "ref")
     automatic = "id" if all(record.get("id") is not None for _, record in records) else ""
@@ -200,12 +200,12 @@ def _fields(records: list[Record], name: str, cfg: DataCfg) -> tuple[str, str | 
 
 
 def _text(record: dict[str, Any], field: str, where: str) -> str:
-    """One clean line: NFC, no control tokens, nothing invisible; "" for a blank text."""
+    """Return one clean line: NFC, without control tokens and invisible characters; "" for a blank text."""
     value = record.get(field)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ConfigError(f"{where}: {field!r} is {type(value).__name__}, must be a text")
+        raise ConfigError(f"{where}: column {field!r} is {type(value).__name__}; it must be a text")
     return " ".join(strip_control_tokens(_INVISIBLE.sub("", safe_unicode(value))).split())
 
 
@@ -213,5 +213,5 @@ def _id(record: dict[str, Any], field: str | None, text: str, where: str) -> str
     if field is None:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
     if record.get(field) is None:
-        raise ConfigError(f"{where}: column {field!r} has no id: fill it, or leave data.id_field out")
+        raise ConfigError(f"{where}: column {field!r} has no id; fill it, or leave data.id_field empty")
     return safe_unicode(str(record[field]))

@@ -1,6 +1,6 @@
-"""Where rows come from, as they stand there: files, local folders, the hub. No torch.
+"""Read rows unchanged from files, local folders or the hub. No torch.
 
-A path that exists beats a hub name. What is wrong with a file is said with its line.
+An existing path takes precedence over a hub name. Errors in a file name the line.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ FORMATS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 
 
 def train_records(cfg: DataCfg) -> list[Row]:
-    """What the settings name to train on. Raises ConfigError and MissingService."""
+    """Return the training rows that the settings name. Raises ConfigError and MissingService."""
     if cfg.train_file:
         return tables.read_all(cfg.train_file, "data.train_file")
     if Path(cfg.hf_dataset_name).expanduser().is_file():
         if cfg.hf_eval_split:
-            raise ConfigError(f"data.hf_eval_split: the file {cfg.hf_dataset_name} has no splits: give data.eval_file")
+            raise ConfigError(f"data.hf_eval_split: the file {cfg.hf_dataset_name} has no splits; give data.eval_file")
         return tables.read_all(cfg.hf_dataset_name, "data.hf_dataset_name")
     return read_hub(cfg, cfg.hf_train_split, "data.hf_train_split")
 
 
 def read_hub(cfg: DataCfg, split: str, argument: str) -> list[Row]:
-    """A split of a data set on the hub, or of a local folder of files."""
+    """Return a split of a data set on the hub, or of a local folder of files."""
     import datasets
 
     name, config = cfg.hf_dataset_name, cfg.hf_dataset_config_name
@@ -49,7 +49,7 @@ def read_hub(cfg: DataCfg, split: str, argument: str) -> list[Row]:
         try:
             source = {"path": str(local), "cache_dir": scratch} if local.is_dir() else {"path": repository}
             rows = datasets.load_dataset(**source, name=config or None, split=split, revision=revision).to_list()
-        except Exception as error:  # whatever pyarrow, fsspec or the hub's client raise
+        except Exception as error:  # pyarrow, fsspec and the hub's client raise many classes
             raise _explained(cfg, split, argument, local, error) from error
     return [Row(f"{argument}: {name} {split} row {number}", row) for number, row in enumerate(rows, 1)]
 
@@ -59,7 +59,7 @@ def _explained(cfg: DataCfg, split: str, argument: str, local: Path, error: Exce
     if isinstance(error, ValueError) and "split" in text.lower():
         return ConfigError(f"{argument}: {cfg.hf_dataset_name} has no split {split!r} ({text})")
     if isinstance(error, ValueError) and "BuilderConfig" in text:
-        return ConfigError(f"data.hf_dataset_config_name: {cfg.hf_dataset_config_name!r} does not fit ({text})")
+        return ConfigError(f"data.hf_dataset_config_name: {cfg.hf_dataset_config_name!r} is not valid ({text})")
     if not local.is_dir():
         return hub_error("data.hf_dataset_name", cfg.hf_dataset_name, error)
     for file in sorted(p for p in local.rglob("*") if p.name.lower().endswith(FORMATS)):

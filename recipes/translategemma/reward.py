@@ -1,4 +1,4 @@
-"""What a translation is worth to this recipe: `EnsembleReward`, a sequence reward and error spans.
+"""Compute this recipe's reward: `EnsembleReward`, a sequence reward and error spans.
 
     total = w_metricx * (offset - MetricX) + s_xcomet * XCOMET + s_mqm * MQM          per completion
     spans = XCOMET's and the judge's error spans                                       per token (token_credit.py)
@@ -8,9 +8,9 @@ judge's score, -25 to 0 (perfect). A scorer's sequence weight of 0 leaves its sc
 count all the same. The form is TranslateGemma's (arXiv 2601.09012), which takes its sequence reward from MetricX
 and its spans from an AutoMQM of its own.
 
-An invalid output (rl_nmt/guards/gates.py) is worth one point less than the worst that the formula can
-give, so that nothing gated ever outranks what passes; it costs no model time and has no spans. A scorer that
-failed leaves None: in the total TRL then leaves the sample out, in the spans the trainer does.
+An invalid output (rl_nmt/guards/gates.py) gets one point less than the formula's minimum, so that no gated
+output ranks above one that passes; no model scores it and it has no spans. A failed scorer leaves None: TRL
+ignores samples without a total, the trainer those without spans.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ SEVERITIES = ("minor", "major", "critical")
 
 @dataclass(frozen=True)
 class Part:
-    """One judge of the ensemble.
+    """One scorer of the ensemble.
 
     Args:
         scorer: loaded, or reached through a worker or an endpoint.
         weight: of its score in the total; 0 leaves it out.
-        turn: raw score → what the weight multiplies (5 − score for MetricX), higher is better.
+        turn: raw score → value to be weighted (5 − score for MetricX), higher is better.
         span_weight: factor of its token rewards; 0 ignores its spans.
         credit: how its spans become token rewards.
-        beside: whether it may be asked while the others are (a judge over HTTP).
+        beside: whether it may run concurrently with the others (a judge over HTTP).
     """
 
     scorer: Scorer
@@ -64,7 +64,7 @@ class Part:
         return ends[0], ends[1]
 
     def worth(self, value: float) -> float:
-        """Contribution of a raw score, within `bounds`: XCOMET may leave [0, 1] by hundredths."""
+        """Contribution of a raw score, clipped to `bounds`: XCOMET may exceed [0, 1] by hundredths."""
         low, high = self.bounds
         return min(high, max(low, self.weight * self.turn(value)))
 
@@ -74,10 +74,10 @@ class EnsembleReward(RewardLog):
 
     Args:
         parts: name → Part; at least one with a weight other than 0.
-        language, source: of the translations and of what they translate.
+        language, source: target and source language.
         guards: "on" | "off": gate invalid outputs.
-        memories: name → `Remembered` of the parts that have one in this process; carried along in checkpoints, so
-            that a resumed run repeats every bit.
+        memories: name → `Remembered` of the parts that have one in this process; saved in checkpoints, so that a
+            resumed run repeats every bit.
 
     After a call `last_rows` has one dict per completion: source, output (cleaned), gate, total, each
     part's raw score under its name, `spans` {name: list[Span] | None} and counts of them. `credits` names the parts
@@ -99,7 +99,7 @@ class EnsembleReward(RewardLog):
         memories: Mapping[str, Any] | None = None,
     ):
         if not any(part.weight for part in parts.values()):
-            raise ConfigError("reward: no scorer has a weight in the sequence reward; give one of them some")
+            raise ConfigError("reward: no scorer has a weight in the sequence reward; set one above 0")
         super().__init__()
         self.parts, self.language, self.source, self.guards = dict(parts), language, source, guards
         self.memories = {} if memories is None else memories
@@ -111,7 +111,7 @@ class EnsembleReward(RewardLog):
     def score_components(
         self, prompts: Sequence[str] | None, completions: Sequence[str], source: Sequence[str], **_
     ) -> list[dict[str, Any]]:
-        """One row per completion, in order, ready for JSON: spans as [start, end, severity, confidence, category]."""
+        """Return one JSON row per completion, in order; spans are [start, end, severity, confidence, category]."""
         rows, _ = self._score(source, completions)
         for row in rows:
             row["spans"] = {
@@ -121,7 +121,7 @@ class EnsembleReward(RewardLog):
 
     def _score(self, sources: Sequence[str], completions: Sequence[str]) -> tuple[list[dict[str, Any]], dict]:
         if len(sources) != len(completions):
-            raise ConfigError(f"{len(completions)} completions but {len(sources)} sources")
+            raise ConfigError(f"{len(completions)} completions, but {len(sources)} sources; give one source each")
         start = time.perf_counter()
         texts = read_texts("completions", completions)
         rows = [self._text_row(s, c) for s, c in zip(read_texts("source", sources), texts, strict=True)]
@@ -129,7 +129,7 @@ class EnsembleReward(RewardLog):
         alive = [row for row in rows if row["gate"] is None]
         segments = [Segment(row["source"], row["output"]) for row in alive]
         beside = [name for name, part in self.parts.items() if part.beside]
-        # Also without anything to score: a scorer that several processes share is asked by all of them together.
+        # Even without anything to score: every process must call a scorer that they share.
         with ThreadPoolExecutor(max(1, len(beside))) as pool:
             waiting = [pool.submit(self._ask, name, segments, alive, times) for name in beside]
             for name in self.parts:
@@ -185,13 +185,13 @@ class EnsembleReward(RewardLog):
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], source: Sequence[str], **columns
     ) -> list[float | None]:
-        """Totals, one per completion, None where a score is missing; fills `last_rows` and `last_log`."""
+        """Return one total per completion, None where a score is missing; fill `last_rows` and `last_log`."""
         rows, times = self._score(source, completions)
         work = work_done(rows, ((name, part.scorer, WORK) for name, part in self.parts.items()))
         return self.keep(rows, {**self.summarise(rows), **times, **work}, columns)
 
     def summarise(self, rows: list[dict[str, Any]]) -> dict[str, float]:
-        """Scalars of one call; the names are in this recipe's README. Empty batch: empty dict."""
+        """Return the metrics of one call, explained in this recipe's README; {} for an empty batch."""
         if not rows:
             return {}
         passing = [row for row in rows if row["gate"] is None]
@@ -221,18 +221,18 @@ class EnsembleReward(RewardLog):
     # ------------------------------------------------------------------ identity and state
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run continues from; JSON."""
+        """Return the state for a resumed run, as JSON data."""
         return super().state_dict() | {"memories": {name: m.state_dict() for name, m in self.memories.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`'s answer."""
+        """Continue from the result of `state_dict()`."""
         super().load_state_dict(state)
         for name, memory in self.memories.items():
             if name in state["memories"]:
                 memory.load_state_dict(state["memories"][name])
 
     def signature(self) -> dict[str, dict[str, Any]]:
-        """What makes the number: `identity` (a change makes rewards incomparable), `environment`."""
+        """Return `identity` (if it changes, rewards are not comparable) and `environment`."""
         identity: dict[str, Any] = {
             "reward": "translategemma/1",
             "languages": [self.source.code, self.language.code],

@@ -1,4 +1,4 @@
-"""The judges as the configuration wants them: loaded here, in a worker, or reached over HTTP."""
+"""Build the configured scorers: loaded here, in a worker, or reached over HTTP."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from rl_nmt.training.token_credit import SpanCredit
 
 
 def build_reward(cfg: TranslateGemmaCfg, placed: dict[str, str]) -> EnsembleReward:
-    """The ensemble as the configuration wants it; see `load_parts`."""
+    """Build the configured ensemble; see `load_parts`."""
     parts, memories = load_parts(cfg, placed)
     source, target = language(cfg.data.source_lang), language(cfg.data.target_lang)
     return EnsembleReward(parts, target, source, cfg.reward.guards, memories)
 
 
 def load_parts(cfg: TranslateGemmaCfg, placed: dict[str, str]) -> tuple[dict[str, Part], dict[str, Remembered]]:
-    """Name → part of the reward, and name → memory of those that have one in this process.
+    """Return name → part of the reward, and name → cache of those that have one in this process.
 
-    `placed` says where the models go ("cpu", "cuda:N"). Raises what the loaders raise: ConfigError, MissingService.
+    `placed`: the models' devices ("cpu", "cuda:N"). Raises what the loaders raise: ConfigError, MissingService.
     """
     wanted, parts, memories = cfg.reward, {}, {}
-    # Asked before a model is loaded: an endpoint is wrong sooner than a checkpoint that lies here.
+    # Checked before a model is loaded: an endpoint is more likely to fail than a local checkpoint.
     annotator = remembering("mqm", judge(cfg), cfg, memories) if wanted.mqm.enabled else None
     if wanted.metricx.enabled:
         options = {"tokenizer": wanted.metricx.tokenizer_name_or_path or None, "max_length": wanted.metricx.max_length}
         scorer = resident("metricx", "rl_nmt.scorers.metricx:load_metricx", options, placed["metricx"], cfg, memories)
-        turn = partial(operator.sub, wanted.metricx.offset)  # offset - score, as MetricX's error becomes a reward
+        turn = partial(operator.sub, wanted.metricx.offset)  # offset - score turns MetricX's error into a reward
         parts["metricx"] = Part(scorer, wanted.metricx.weight, turn)
     if wanted.xcomet.enabled:
         options = {"classes": ["xcomet_metric"]}
@@ -49,20 +49,20 @@ def load_parts(cfg: TranslateGemmaCfg, placed: dict[str, str]) -> tuple[dict[str
 
 
 def _marking(scorer, section, use_confidence: bool = False, beside: bool = False) -> Part:
-    """The part of a scorer that marks error spans, weighed as its section of the settings says."""
+    """Return the part of a scorer that marks error spans, with the weights of its section in the settings."""
     weights = {"minor": section.minor, "major": section.major, "critical": section.critical}
     credit = SpanCredit(weights, section.overlap, use_confidence, section.combine, section.scale)
     return Part(scorer, section.sentence_weight, span_weight=section.weight, credit=credit, beside=beside)
 
 
 def resident(name: str, factory: str, options: dict[str, Any], device: str, cfg: TranslateGemmaCfg, memories: dict):
-    """A scorer that is a model: in this process or a worker, with a memory, once per machine for all processes.
+    """Load a scorer that is a model: in this process or a worker, with a cache, once per machine for all processes.
 
     Args:
         name: of its section under `reward`.
         factory: "module:function" that loads it.
-        options: what the function takes beside name_or_path, dtype, overlong, device and argument.
-        memories: gets its memory, where it is loaded by this process.
+        options: arguments of the function other than name_or_path, dtype, overlong, device and argument.
+        memories: receives its cache if this process loads it.
     """
     section = getattr(cfg.reward, name)
     options |= {"name_or_path": section.model_name_or_path, "dtype": section.dtype, "overlong": cfg.reward.overlong}
@@ -86,20 +86,20 @@ def resident(name: str, factory: str, options: dict[str, Any], device: str, cfg:
 
 
 def remembering(name: str, scorer, cfg: TranslateGemmaCfg, memories: dict[str, Remembered]):
-    """The scorer with a memory, which `memories` gets; itself for a cache of none."""
+    """Return the scorer with a cache, and add that to `memories`; the scorer itself if the cache size is 0."""
     if cfg.reward.cache_size:
         memories[name] = scorer = Remembered(scorer, cfg.reward.cache_size)
     return scorer
 
 
 def visible(gpu: str) -> str:
-    """What a worker's CUDA_VISIBLE_DEVICES must be for it to see this process's GPU of that number."""
+    """Return the CUDA_VISIBLE_DEVICES that shows a worker this process's GPU of that number."""
     inherited = os.environ.get("CUDA_VISIBLE_DEVICES")
     return inherited.split(",")[int(gpu)].strip() if inherited else gpu
 
 
 def judge(cfg: TranslateGemmaCfg):
-    """The MQM judge behind its endpoint, without a memory; asked one question now, to see that it can judge."""
+    """Return the MQM judge behind its endpoint, without a cache, after one test question."""
     mqm = cfg.reward.mqm
     return load_gemba_mqm(
         mqm.endpoint,

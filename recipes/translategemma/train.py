@@ -5,7 +5,7 @@ MetricX-24 scores them as a whole, XCOMET or an MQM judge marks error spans (rew
 sequence reward plus the rewards of the spans that hold it (rl_nmt/training/token_credit.py) → TRL's GRPO loss.
 
     python -m recipes.translategemma.train --config recipes/translategemma/configs/pocket.yaml
-    python -m recipes.translategemma.train --config … --eval_only             # the table of the start policy alone
+    python -m recipes.translategemma.train --config … --eval_only             # only evaluate the start policy
     python -m recipes.translategemma.train --config … --rl.credit sequence    # any setting is a flag
     accelerate launch --config_file configs/accelerate/zero3_8gpu.yaml -m recipes.translategemma.train --config …
 
@@ -34,7 +34,7 @@ from rl_nmt.text.languages import bcp47, language
 from rl_nmt.text.prompts import chat_prompt, fill
 from rl_nmt.training import setup
 
-# The prompt that TranslateGemma's models are trained with (its technical report, arXiv 2601.09012).
+# The prompt of TranslateGemma's own training (technical report, arXiv 2601.09012).
 PROMPT = (
     "You are a professional {source} ({source_code}) to {target} ({target_code}) translator. Your goal is to "
     "accurately convey the meaning and nuances of the original {source} text while adhering to {target} grammar, "
@@ -43,8 +43,8 @@ PROMPT = (
 )
 
 FILES = Files(metrics="train_log.jsonl", rollouts="train_rollouts.jsonl", samples="eval_outputs.jsonl")
-EVAL_ONLY = "eval_only_outputs.jsonl"  # of --eval_only: a training run's own evaluations stay as they are
-NAMES = {  # what messages of shared parts call a setting, and its name here
+EVAL_ONLY = "eval_only_outputs.jsonl"  # of --eval_only: a training run's own evaluations are not changed
+NAMES = {  # a setting's name in messages of shared modules → its name here
     "output_dir": "logging.output_dir",
     "eval_file": "data.eval_file",
     "independent_scorer": "misc.independent_scorer",
@@ -55,12 +55,12 @@ NAMES = {  # what messages of shared parts call a setting, and its name here
 ACTIONS = {
     "eval_only": "evaluate the policy on the held-out rows and stop",
     "fresh": "if output_dir is used, start from scratch in a folder next to it",
-    "skip_launch_gate": "train although cheats may earn what translations earn; it is logged",
-    "force": "resume although model, data, group size or reward have changed",
+    "skip_launch_gate": "train even if cheats earn as much as translations; it is logged",
+    "force": "resume even if model, data, group size or reward have changed",
 }
 
-DATA = [*(f"data.{field.name}" for field in fields(settings.DataCfg)), "rl.seed"]  # what data/ is made from
-# Settings under which alone a run can continue.
+DATA = [*(f"data.{field.name}" for field in fields(settings.DataCfg)), "rl.seed"]  # settings that determine data/
+# Settings that must not change in a resumed run.
 FIXED = """
 generation.num_samples_per_prompt generation.max_new_tokens generation.prompt model.lora_rank model.lora_alpha
 rl.prompts_per_update rl.credit rl.normalise rl.baseline rl.group_coefficient rl.iterations""".split()
@@ -73,7 +73,7 @@ reward.mqm.sentence_weight""".split()
 
 
 def prompt_template(cfg: TranslateGemmaCfg) -> str:
-    """What the model is asked, with the slot {source} for the source, whatever its language."""
+    """Return the prompt with the slot {source} for the source, in any language."""
     source, target = cfg.data.source_lang, cfg.data.target_lang
     words = {"source": language(source).name, "source_code": bcp47(source)}
     words |= {"target": language(target).name, "target_code": bcp47(target)}
@@ -81,20 +81,20 @@ def prompt_template(cfg: TranslateGemmaCfg) -> str:
 
 
 def prompt_maker(cfg: TranslateGemmaCfg, tokenizer) -> Callable[[str], str]:
-    """source → the user's turn in the policy's own chat format."""
+    """Return a function: source → the user's turn in the policy's own chat format."""
     template = prompt_template(cfg)
     return lambda source: chat_prompt(tokenizer, fill(template, source))
 
 
 def task(cfg: TranslateGemmaCfg):
-    """What the results measure in addition to the reward, and how they name it."""
+    """Return the metrics of the results other than the reward, and their names."""
     from rl_nmt.results.translation import translation_task
 
     return translation_task(language(cfg.data.target_lang), language(cfg.data.source_lang))
 
 
 def build_trainer(cfg: TranslateGemmaCfg, folder: Path, policy, reward, rows: list[dict]):
-    """TRL's trainer with advantages per token."""
+    """Build TRL's trainer with advantages per token."""
     from rl_nmt.models.policy import lora_config, make_reference_loadable
     from rl_nmt.training.token_credit_trainer import TokenCredit, TokenCreditTrainer
 
@@ -142,15 +142,15 @@ def build_trainer(cfg: TranslateGemmaCfg, folder: Path, policy, reward, rows: li
 
 
 def ask_launch_gate(cfg: TranslateGemmaCfg, run: Run, reward, rows: list[dict], skip: bool) -> None:
-    """Train only on a reward that cheats cannot win; for target languages whose cheats are known."""
+    """Refuse to train on a reward that cheats can win, for target languages with known cheats."""
     code, bound = bcp47(cfg.data.target_lang).split("-")[0], cfg.reward.max_soft_win_share
-    unknown = "" if code in TONGUES else f"no cheats are known for {language(code).name}: not asked"
+    unknown = "" if code in TONGUES else f"no cheats are known for {language(code).name}: skipped"
     skipped = "skipped by --skip_launch_gate" if skip else unknown
     setup.ask_launch_gate(run, lambda: require_translation_launch(reward, rows, bound, cfg.rl.seed, code), skipped)
 
 
 def evaluator(cfg: TranslateGemmaCfg, tokenizer, rows: list[dict], reward) -> Callable:
-    """model → Snapshot of its greedy translations of the held-out rows."""
+    """Return a function: model → Snapshot of its greedy translations of the held-out rows."""
     from rl_nmt.results import evaluation
 
     make_prompt = prompt_maker(cfg, tokenizer)
@@ -159,7 +159,7 @@ def evaluator(cfg: TranslateGemmaCfg, tokenizer, rows: list[dict], reward) -> Ca
 
 
 def load(cfg: TranslateGemmaCfg, folder: Path, placed: dict[str, str]):
-    """(rows, reward, policy); `placed` says where the scorers go ("cpu", "cuda:N")."""
+    """Return (rows, reward, policy); `placed`: the scorers' devices ("cpu", "cuda:N")."""
     from recipes.translategemma.scorers import build_reward
 
     rows = distributed.from_main(lambda: data.load(cfg.data, folder, cfg.rl.seed))
@@ -170,7 +170,7 @@ def load(cfg: TranslateGemmaCfg, folder: Path, placed: dict[str, str]):
 
 
 def train(cfg: TranslateGemmaCfg, run: Run, placed: dict[str, str], skip_gate: bool, started: float) -> None:
-    """The whole run, or what is left of it from `run.resume`."""
+    """Train the whole run, or the rest of it from `run.resume`."""
     from rl_nmt.results import export
     from rl_nmt.results.translation import divergence_monitor
     from rl_nmt.training import loop
@@ -194,7 +194,7 @@ def train(cfg: TranslateGemmaCfg, run: Run, placed: dict[str, str], skip_gate: b
         trainer.noise_floor = setup.noise_floor(run, reward, before)
 
         def evaluate_and_keep():
-            """The held-out translations of the present policy; those of the last evaluation are always kept."""
+            """Translate the held-out rows with the present policy; those of the last evaluation are always saved."""
             step, snapshot = trainer.state.global_step, evaluate(trainer.model)
             if log.save_eval_outputs or step == trainer.state.max_steps:
                 setup.keep_outputs(run.folder / FILES.samples, before, step, snapshot, task(cfg))
@@ -222,7 +222,7 @@ def train(cfg: TranslateGemmaCfg, run: Run, placed: dict[str, str], skip_gate: b
 
 
 def told(cfg: TranslateGemmaCfg) -> dict[str, Any]:
-    """The settings in the model card, without those of disabled scorers."""
+    """Return the settings for the model card, without those of disabled scorers."""
     asked = {"metricx": cfg.reward.metricx, "xcomet": cfg.reward.xcomet, "mqm": cfg.reward.mqm}
     silent = tuple(f"reward.{name}." for name, section in asked.items() if not section.enabled)
     return {name: attrgetter(name)(cfg) for name in TOLD if not name.startswith(silent)}
@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
     distributed.start()
 
     def find(folder: Path):
-        """The checkpoint to continue from: the newest valid one, the named one, or None. Raises ResumeRefused."""
+        """Return the checkpoint to continue from: the newest valid, the named one, or None. Raises ResumeRefused."""
         if only:
             return None
         return checkpoints.named(named, folder) if named else checkpoints.find(folder)

@@ -1,4 +1,4 @@
-"""Tamil to English through an NLLB-format model."""
+"""Back-translation, such as Tamil to English, with an NLLB-format model."""
 
 from rl_nmt.backtranslation.translator import load_backtranslator, require_engine
 

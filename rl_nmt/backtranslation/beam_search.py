@@ -1,8 +1,8 @@
-"""NLLB's beam search over the weights that transformers has loaded: the texts of its `generate`, less work.
+"""Run NLLB's beam search on weights loaded by transformers: the same texts as its `generate`, with less work.
 
-A search of our own where transformers has one, because back-translation is half of what a step waits for:
+It exists because back-translation takes half of a step's time:
 source keys are kept once per text and not once per beam, the cache is never reordered, finished texts leave the
-batch, and linears take oneDNN's layout on a CPU. The tests hold its texts against
+batch, and linears use oneDNN's layout on a CPU. The tests compare its texts with those of
 `generate(num_beams=…, early_stopping=True)`.
 """
 
@@ -16,17 +16,17 @@ from rl_nmt.errors import ConfigError
 from rl_nmt.models.linears import Prepacked, prepacked_works
 from rl_nmt.models.loading import full_precision
 
-FILL = 0.85  # rows encoded together are at least this share of the longest of them
-KEEP = 0.9  # finished texts leave the search once fewer than this share of its rows go on
+FILL = 0.85  # rows encoded together have at least this share of the longest row's length
+KEEP = 0.9  # finished texts are removed from the batch when at most this share of its rows is unfinished
 GROWTH = 32  # steps that the cache of the past grows by
-LOGIT_ROWS = 128  # hypotheses whose logits exist at once: 131 MB for NLLB's 256,206 tokens in float32
+LOGIT_ROWS = 128  # most hypotheses whose logits exist at once: 131 MB for NLLB's 256,206 tokens in float32
 CHUNK = 128  # vocabulary entries that share one maximum
 
 
 class TransformersEngine:
-    """A resident M2M100 (every dense NLLB): weights and encoder of transformers, `beam_search` of this module.
+    """A loaded M2M100 (every dense NLLB): weights and encoder of transformers, `beam_search` of this module.
 
-    `vocabulary`: ids that the model knows. `longest_source`: the most tokens it reads.
+    `vocabulary`: number of the model's token ids. `longest_source`: most tokens of an input.
     """
 
     backend = "transformers"
@@ -40,12 +40,12 @@ class TransformersEngine:
                 folder, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ConfigError(f"{named} holds no translation model that loads: {error}") from error
+            raise ConfigError(f"{named} does not load as a translation model: {error}") from error
         if type(model).__name__ != "M2M100ForConditionalGeneration":
-            raise ConfigError(f"{named} is {type(model).__name__}, not M2M100 as dense NLLB models are")
+            raise ConfigError(f"{named} is {type(model).__name__}, not M2M100; give a dense NLLB model")
         if info["missing_keys"]:
             first = sorted(info["missing_keys"])[0]
-            raise ConfigError(f"{named} lacks {len(info['missing_keys'])} weights, {first} first")
+            raise ConfigError(f"{named}: {len(info['missing_keys'])} weights missing, e.g. {first}; fetch it again")
         self.model = model.eval().requires_grad_(False).to(device)
         self.packed = torch.device(device).type == "cpu" and prepacked_works()
         if self.packed:
@@ -56,13 +56,13 @@ class TransformersEngine:
         self.longest_source = model.config.max_position_embeddings
 
     def generate(self, rows: list[list[int]], caps: list[int]) -> tuple[list[list[int]], int, int]:
-        """Translate `rows`, ids as the tokenizer writes them, the longest first, into at most `caps[i]` ids each.
+        """Translate `rows`, the tokenizer's ids, longest first, into at most `caps[i]` ids each.
 
-        Returns the new ids per row (language tag, text, end), order kept; how many rows met their cap first;
+        Returns the new ids per row (language tag, text, end), order kept; how many rows were cut at their cap;
         how many padding positions were encoded. Deterministic; in float32 no row depends on the others.
         """
         config = self.model.config
-        # No sampling, but M2M100's encoder draws a LayerDrop number per layer from the global generator.
+        # Nothing is sampled, but M2M100's encoder draws a LayerDrop number per layer from the global generator.
         with full_precision(), torch.random.fork_rng(devices=[]):
             states, real, padded = self._encode(rows)
             decoder = _Decoder(self.model, states, real)
@@ -71,16 +71,16 @@ class TransformersEngine:
         return ids, sum(row[-1] != config.eos_token_id for row in ids), padded
 
     def to(self, device: str) -> None:
-        """Move the weights; away from where they were loaded torch's own linears take over."""
+        """Move the weights; on a device other than the first one torch's own linears are used."""
         if self.packed and torch.device(device).type != "cpu":
             _replace_linears(self.model, _PackedLinear, _PackedLinear.plain)
             self.packed = False
         self.model.to(device)
 
     def _encode(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """States (n, S, d), which of them are real (n, S), and how many padding positions were encoded.
+        """Return states (n, S, d), which of them are not padding (n, S), and the number of padding positions encoded.
 
-        Only similar lengths are encoded together: the search wants many rows at once, padding wants few.
+        Only rows of similar length are encoded together, since the search has many rows and padding costs time.
         """
         device, longest = self.model.device, len(rows[0])
         lengths = torch.tensor([len(row) for row in rows], device=device)
@@ -101,7 +101,7 @@ class TransformersEngine:
 
 
 class _PackedLinear(torch.nn.Module):
-    """A linear layer of the CPU over its weight in oneDNN's layout, twice as fast as torch's own."""
+    """A linear layer on a CPU with its weight in oneDNN's layout, twice as fast as torch's own."""
 
     def __init__(self, linear: torch.nn.Linear):
         super().__init__()
@@ -113,7 +113,7 @@ class _PackedLinear(torch.nn.Module):
         return self.linear(x)
 
     def plain(self) -> torch.nn.Linear:
-        """torch's own layer again."""
+        """Return torch's own layer."""
         weight = self.linear.weight.to_dense()
         layer = torch.nn.Linear(weight.shape[1], weight.shape[0], device="meta").requires_grad_(False)
         layer.weight, layer.bias = (torch.nn.Parameter(x, False) for x in (weight, self.linear.bias))
@@ -121,7 +121,7 @@ class _PackedLinear(torch.nn.Module):
 
 
 def _replace_linears(model: torch.nn.Module, kind: type, make) -> None:
-    """Put `make(layer)` in the place of every layer of this kind."""
+    """Replace every layer of this kind by `make(layer)`."""
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, kind):
@@ -132,8 +132,8 @@ class _Decoder:
     """M2M100's decoder over k hypotheses of each of n texts, one token a step.
 
     Keys and values of the source are kept once per text, not once per hypothesis. So is the past: one cache per
-    text that no step reorders; a mask says which of its slots a hypothesis comes from. `states` (n, S, d) are what the
-    encoder made of the texts, `real` (n, S) False for padding.
+    text that no step reorders; a mask marks the slots of a hypothesis's own past. `states` (n, S, d): the encoder's
+    output; `real` (n, S): False for padding.
     """
 
     def __init__(self, model, states: torch.Tensor, real: torch.Tensor):
@@ -143,11 +143,11 @@ class _Decoder:
         readers = [layer.encoder_attn for layer in self.decoder.layers]
         self.source = [[self._split(project(states)) for project in (r.k_proj, r.v_proj)] for r in readers]
         self.past = [[x[:, :, :0] for x in pair] for pair in self.source]
-        self.seen = real.new_zeros(len(states), 1, 0)  # (n, k, slots): whose past is where
+        self.seen = real.new_zeros(len(states), 1, 0)  # (n, k, slots): the slots of each hypothesis's past
         self.steps = 0
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Last hidden states (n, k, d) behind `tokens` (n, k), the newest of each hypothesis."""
+        """Return the last hidden states (n, k, d) after `tokens` (n, k), the newest of each hypothesis."""
         n, k = tokens.shape
         first = self.seen.shape[2]
         last = first + k
@@ -172,19 +172,19 @@ class _Decoder:
         return self.decoder.layer_norm(hidden)
 
     def best(self, hidden: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The `count` best next tokens of each hypothesis: log-probabilities and ids, (n, k, count) each."""
+        """Return log-probabilities and ids of each hypothesis's `count` best next tokens, (n, k, count) each."""
         parts = [top_log_probs(self.lm_head(x), count) for x in hidden.flatten(0, 1).split(LOGIT_ROWS)]
         values, ids = (torch.cat(x).unflatten(0, hidden.shape[:2]) for x in zip(*parts, strict=True))
         return values, ids
 
     def follow(self, parents: torch.Tensor) -> None:
-        """From here on hypothesis j of text i continues hypothesis `parents[i, j]` (n, k)."""
+        """Make hypothesis j of text i the continuation of hypothesis `parents[i, j]` (n, k)."""
         self.seen = _take(self.seen, parents)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these texts only."""
+        """Keep only these texts."""
         self.seen, self.mask = self.seen[rows], None if self.mask is None else self.mask[rows]
-        for pair in (*self.past, *self.source):  # one layer after the other: never two caches at once
+        for pair in (*self.past, *self.source):  # layer by layer, so that there are never two whole caches
             pair[:] = [x[rows] for x in pair]
 
     def _attend(self, attention, x: torch.Tensor, past: Sequence[torch.Tensor], mask) -> torch.Tensor:
@@ -198,12 +198,12 @@ class _Decoder:
 
 
 def beam_search(decoder: _Decoder, prompt: Sequence[int], eos: int, caps: list[int], beams: int) -> list[list[int]]:
-    """The best hypothesis of each text: new ids from the last of `prompt` (the language tag) to `eos` or its cap.
+    """Return each text's best hypothesis: new ids from the last of `prompt` (the language tag) to `eos` or its cap.
 
     The rules are those of transformers' `generate` with early_stopping=True and length_penalty=1. Of the
-    2 · beams best continuations those among the first `beams` that end are finished, at their mean
-    log-probability; a text is through once it has `beams` of them, or at its cap, where all end. It then leaves
-    the batch, so that nobody waits for the slowest. beams = 1 is greedy search.
+    2 · beams best continuations, those among the first `beams` that end are finished and scored by their mean
+    log-probability. A text is finished once it has `beams` of them, or at its cap, where all end. It then leaves
+    the batch, so that no text waits for the slowest. beams = 1 is greedy search.
     """
     finished: list[list[tuple[float, list[int]]]] = [[] for _ in caps]
     texts, limits = list(range(len(caps))), torch.tensor(caps, device=decoder.device)
@@ -225,6 +225,8 @@ def beam_search(decoder: _Decoder, prompt: Sequence[int], eos: int, caps: list[i
         for row, value, path in zip(i.tolist(), (values[i, j] / length).tolist(), ended.tolist(), strict=True):
             if unfinished[row]:
                 finished[texts[row]].append((value, path))
+        # early_stopping=True: stop here. By default `generate` searches longer, for a better unfinished hypothesis, and
+        # may return another text where the model is unsure.
         live = [row for row, text in enumerate(texts) if len(finished[text]) < beams]
         if not live:
             return [max(found, key=lambda pair: pair[0])[1] for found in finished]
@@ -241,10 +243,10 @@ def beam_search(decoder: _Decoder, prompt: Sequence[int], eos: int, caps: list[i
 
 
 def top_log_probs(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` highest log-probabilities of each row of `logits` (n, V), and their ids; (n, count) each.
+    """Return the `count` highest log-probabilities of each row of `logits` (n, V), and their ids; (n, count) each.
 
-    Over a large vocabulary a sort of everything costs more than the layers: whatever is among the best `count`
-    is in one of the `count` chunks with the highest maxima.
+    Sorting a large vocabulary costs more than the layers. But the best `count` tokens are all in the `count` chunks
+    with the highest maxima.
     """
     log_probs = logits.float().log_softmax(dim=1)
     n, vocabulary = log_probs.shape
@@ -261,5 +263,5 @@ def top_log_probs(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch
 
 
 def _take(x: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
-    """x (n, k, m), parents (n, j) → (n, j, m): of each text the rows it names."""
+    """Select from x (n, k, m) each text's rows `parents` (n, j); returns (n, j, m)."""
     return x.gather(1, parents[..., None].expand(-1, -1, x.shape[2]))

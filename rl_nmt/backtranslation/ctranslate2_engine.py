@@ -1,7 +1,7 @@
-"""NLLB-format models in CTranslate2: the same search as in transformers, several times faster.
+"""Run NLLB-format models in CTranslate2: the same search as in transformers, several times faster.
 
-The model is converted once, into its own folder or a cache, and stays resident. In float32 its translations
-equal those of transformers (the limits: rl_nmt/backtranslation/translator.py); "int8" is faster still and changes some.
+The model is converted once, into its own folder or a cache, and stays in memory. In float32 its translations equal
+those of transformers (exceptions: rl_nmt/backtranslation/translator.py); "int8" is faster still and changes some.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 from rl_nmt.models.loading import fingerprint
 
 WORKERS = 4  # at most: each reads all weights for its share of the batch
-SMALLEST = 4  # rows that are worth a worker
+SMALLEST = 4  # least rows per worker
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 OWN_DTYPES = ("float16", "int8")  # those that the transformers engine does not have
-SLACK = 16  # new tokens beyond the longest source that the common search allows
+SLACK = 16  # new tokens that the common search allows beyond the longest source
 
 
 class CTranslate2Engine:
-    """Beam search of CTranslate2 over one resident model; see `TransformersEngine`.
+    """Beam search of CTranslate2 with one loaded model; see `TransformersEngine`.
 
     `folder`: a transformers model, converted on first use, or a converted one. `dtype`: one of DTYPES ("int8": int8
-    products, all else in float32); one that the device cannot compute in is refused, never replaced.
+    products, the rest in float32); one that the device does not support is refused, never replaced.
 
-    Raises ConfigError for a model that does not convert, as `require`, and CannotWrite as `convert`.
+    Raises ConfigError for a model that cannot be converted, and as `require`; CannotWrite as `convert`.
     """
 
     backend = "ctranslate2"
@@ -53,22 +53,22 @@ class CTranslate2Engine:
             words = json.loads((self.folder / "shared_vocabulary.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(
-                f"backtranslation_model: {folder} has no shared_vocabulary.json: it is not an NLLB model"
+                f"backtranslation_model: {folder} has no shared_vocabulary.json; give an NLLB model"
             ) from None
         self.vocabulary = len(words)
 
     def generate(self, rows: list[list[int]], caps: list[int]) -> tuple[list[list[int]], int, int]:
-        """See `TransformersEngine.generate`; no padding is counted: CTranslate2 computes none in its linear layers.
+        """See `TransformersEngine.generate`; padding counts 0: CTranslate2 computes none in its linear layers.
 
-        It knows one cap per call, and small calls are slow. So all rows go through one search that is long enough
-        for a translation; only those still running at the end of it, or at their own cap, are searched again,
-        in a call per cap. What ended before is what its own cap would have given.
+        A call takes one cap for all rows, and small calls are slow. So all rows share one search that is long enough
+        for a translation; only those unfinished at its end, or at their own cap, are searched again, in one call per
+        cap. Rows that ended earlier are the same as with their own cap.
         """
         found: dict[int, list[str]] = {}
         if len(set(caps)) > 1:
             common = min(max(caps), len(rows[0]) + SLACK)
             for i, result in enumerate(self._search(rows, common, self.beams)):
-                if max(map(len, result.hypotheses)) < min(caps[i], common):  # the last of them ended the search
+                if max(map(len, result.hypotheses)) < min(caps[i], common):  # the longest one ended the search
                     found[i] = result.hypotheses[0]
         for cap in sorted({cap for i, cap in enumerate(caps) if i not in found}):
             left = [i for i in range(len(rows)) if i not in found and caps[i] == cap]
@@ -79,7 +79,7 @@ class CTranslate2Engine:
         return ids, sum(not row or row[-1] != eos for row in ids), 0
 
     def _search(self, rows: list[list[int]], cap: int, hypotheses: int) -> list:
-        """CTranslate2's results for `rows`, each with its `hypotheses` best."""
+        """Return CTranslate2's results for `rows`, each with its `hypotheses` best."""
         return self.translator.translate_batch(
             [self.tokenizer.convert_ids_to_tokens(row) for row in rows],
             target_prefix=[[self.target]] * len(rows),
@@ -92,15 +92,15 @@ class CTranslate2Engine:
         )
 
     def to(self, device: str) -> None:
-        """Open the model on `device`, unless it is there; a probe shows at once whether its libraries are too."""
+        """Open the model on `device`, unless it is there; a test call finds missing libraries at once."""
         if device == self.device:
             return
         import ctranslate2
 
         place = torch.device(device)
         try:
-            # On a CPU workers that share the batch, not threads that share a matrix: those meet at a barrier at
-            # every step, where torch's idle threads still spin.
+            # On a CPU, use workers that share the batch, not threads that share a matrix: threads wait for each other
+            # at every step, while torch's idle threads still spin.
             threads = torch.get_num_threads()
             self.workers = min(threads, WORKERS) if place.type == "cpu" else 1
             self.translator = ctranslate2.Translator(
@@ -111,7 +111,7 @@ class CTranslate2Engine:
                 inter_threads=self.workers,
                 intra_threads=max(1, threads // self.workers),
             )
-            torch.set_num_threads(threads)  # it has set the process's OpenMP threads to its own
+            torch.set_num_threads(threads)  # CTranslate2 has changed the process's OpenMP threads
             self.translator.translate_batch([["</s>"]], target_prefix=[[self.target]], max_decoding_length=2)
         except (RuntimeError, ValueError) as error:
             self.device = None
@@ -120,10 +120,10 @@ class CTranslate2Engine:
 
 
 def require(device: str, dtype: str) -> Any:
-    """The module ctranslate2, if it can compute in `dtype` on `device`: asked before anything is loaded or converted.
+    """Return the module ctranslate2 if it can compute in `dtype` on `device`, before anything is loaded or converted.
 
-    A wheel sees a card, and says what it would compute in there, without the CUDA libraries of its products. Raises
-    MissingService where ctranslate2, or a library that it needs, is not installed, ConfigError for another reason.
+    A wheel finds a card and lists its compute types even without the CUDA libraries for matrix products. Raises
+    MissingService if ctranslate2 or a library that it needs is not installed, ConfigError for another reason.
     """
     try:
         import ctranslate2
@@ -139,18 +139,18 @@ def require(device: str, dtype: str) -> Any:
         raise _explain(error, device, dtype) from error
     if missing:
         raise _explain(RuntimeError(f"Library {missing} is not found or cannot be loaded"), device, dtype)
-    if dtype not in known:
+    if dtype not in known:  # float16 on a CPU: CTranslate2 would silently compute in float32 instead
         raise _explain(ValueError(f"it computes in {', '.join(sorted(known))} there"), device, dtype)
     return ctranslate2
 
 
 @functools.cache
 def missing_library(site: Path, load: Callable[[str], Any] = ctypes.CDLL) -> str:
-    """The cuBLAS that CTranslate2's wheel would load at its first product, if it does not load; else "".
+    """Return the name of the cuBLAS that CTranslate2's wheel needs for matrix products if it does not load, else "".
 
-    `site`: the folder with ctranslate2.libs/, of a Linux wheel (elsewhere nothing is known: ""); the name is read from
-    its library. Loaded once, here or by torch, also from the folder of NVIDIA's wheel, which is on no loader's path,
-    CTranslate2 finds it by this name too.
+    `site`: the folder with ctranslate2.libs/ of a Linux wheel ("" on other systems); the name is read from its library.
+    Once it is loaded, here or by torch, even from NVIDIA's wheel, which is not on the loader's path, CTranslate2 finds
+    it by this name.
     """
     for file in (site / "ctranslate2.libs").glob("libctranslate2*"):
         if named := re.search(rb"libcublas\.so\.\d+", file.read_bytes()):
@@ -168,7 +168,7 @@ def _explain(error: Exception, device: str, dtype: str) -> ConfigError | Missing
     if "lib" in reason and "not found" in reason:
         cublas = re.search(r"libcublas\.so\.(\d+)", reason)
         package = "install it"
-        if cublas:  # NVIDIA's package names end in the version up to 12
+        if cublas:  # up to 12, NVIDIA's package names end in the version
             package = f"`pip install nvidia-cublas{f'-cu{cublas[1]}' if int(cublas[1]) < 13 else ''}`"
         return MissingService(
             f"backtranslation_backend: ctranslate2 cannot use {device}: {reason}; {package}, or use transformers"
@@ -181,11 +181,11 @@ def _explain(error: Exception, device: str, dtype: str) -> ConfigError | Missing
 
 
 def convert(folder: Path, dtype: str) -> Path:
-    """The CTranslate2 form of a model, made once: beside it as `ct2-<dtype>`, else under ~/.cache/rl_nmt.
+    """Convert a model to CTranslate2's format once: into its folder as `ct2-<dtype>`, else under ~/.cache/rl_nmt.
 
-    Reused while the weights it was made from are the same; written aside and renamed, so that an interrupted
-    conversion leaves nothing behind that looks finished, and two at once do no harm. Raises ConfigError for a kind of
-    model that CTranslate2 cannot convert, CannotWrite where neither place can be written.
+    The result is reused while the source weights are unchanged. It is written under a temporary name and renamed, so
+    that an interrupted conversion never looks finished, and two at once do no harm. Raises ConfigError for a kind of
+    model that CTranslate2 cannot convert, CannotWrite if neither place can be written.
     """
     key = weights_key(folder)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rl_nmt" / "ct2"
@@ -202,7 +202,7 @@ def convert(folder: Path, dtype: str) -> Path:
         try:
             _convert_into(folder, work, dtype)
             (work / "source.txt").write_text(key, encoding="utf-8")
-            if _made_from(place) != key:  # else another process has been faster
+            if _made_from(place) != key:  # else another process was faster
                 shutil.rmtree(place, ignore_errors=True)
                 os.replace(work, place)
             return place
@@ -214,13 +214,13 @@ def convert(folder: Path, dtype: str) -> Path:
 
 
 def weights_key(folder: Path) -> str:
-    """One short hash over all weight files of a model folder."""
+    """Return one short hash over all weight files of a model folder."""
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
     return hashlib.sha256("+".join(fingerprint(file) for file in files).encode()).hexdigest()[:16]
 
 
 def _made_from(place: Path) -> str | None:
-    """Key of the weights that a finished conversion was made from; None without a conversion."""
+    """Return the key of the weights that a finished conversion was made from; None without a conversion."""
     try:
         return (place / "source.txt").read_text(encoding="utf-8")
     except OSError:
@@ -234,5 +234,5 @@ def _convert_into(folder: Path, work: Path, dtype: str) -> None:
         TransformersConverter(str(folder)).convert(str(work), quantization=dtype, force=True)
     except (ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise ConfigError(f"backtranslation_model: ctranslate2 cannot convert {folder}: {error}") from error
-    for file in [*folder.glob("*token*.json"), *folder.glob("*.model")]:  # so that the folder stands alone
+    for file in [*folder.glob("*token*.json"), *folder.glob("*.model")]:  # so that the folder is complete
         shutil.copyfile(file, work / file.name)

@@ -1,4 +1,4 @@
-"""Back-translation through an NLLB-format model: deterministic beam search, order kept, one text out per text in.
+"""Back-translate with an NLLB-format model: deterministic beam search, one translation per text, in order.
 
 NLLB is a single-sentence model and drops sentences of a paragraph, so texts are split, translated sentence by sentence
 and joined. In float32 the greedy outputs of both back-ends are equal; so are their beams, unless the model is so unsure
@@ -27,7 +27,7 @@ from rl_nmt.text.unicode import is_blank, safe_unicode
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "model.bin")
 DOWNLOAD = ["*.json", "*.model", "*.txt", "*.safetensors", "*.bin"]
 BACKENDS = ("auto", "transformers", "ctranslate2")
-TOKENS = 4096  # most source tokens, padding included, in one batch; less where memory runs out
+TOKENS = 4096  # most source tokens, padding included, in one batch; fewer after running out of memory
 
 Engine = TransformersEngine | CTranslate2Engine
 
@@ -47,23 +47,23 @@ def load_backtranslator(
 
     Args:
         name_or_path: a model folder (for ctranslate2 also a converted one with its tokenizer), or a hub name.
-        source, target: language tags as the tokenizer writes them, e.g. tam_Taml, eng_Latn.
+        source, target: the tokenizer's language tags, e.g. tam_Taml, eng_Latn.
         backend: "transformers"; "ctranslate2", which converts the model once into a cache folder; or "auto":
-            ctranslate2 where it works, else transformers, saying on standard error which and why.
-        beams: width of the beam search, at least 1, which is greedy.
+            ctranslate2 where it works, else transformers; the choice and reason are printed on standard error.
+        beams: width of the beam search; 1 is greedy search.
         device: cpu, cuda or cuda:N.
         dtype: "float32" or "bfloat16" (then a translation may depend on its batch); ctranslate2 also takes "int8" and,
-            on CUDA, "float16", in which M2M100 overflows; transformers clamps that without a word.
+            on CUDA, "float16".
         max_new_tokens: most tokens of one sentence's translation, its language tag included; at least 2.
 
-    Raises ConfigError (a path that is not there, another kind of model, a missing or shifted language tag, a bad
-    back-end, device or dtype), MissingService (no hub, no ctranslate2) and CannotWrite (of the converted model).
+    Raises ConfigError (a missing path, another kind of model, a missing or shifted language tag, a bad back-end, device
+    or dtype), MissingService (no hub, no ctranslate2) and CannotWrite (the converted model).
     """
     require_engine(backend, device, dtype)
     folder = _model_folder(str(name_or_path))
     with loading():
         tokenizer = load_tokenizer("backtranslation_model", folder, src_lang=source)
-        check_tags(tokenizer, len(tokenizer), source, target)  # before minutes of converting and loading
+        check_tags(tokenizer, len(tokenizer), source, target)  # before converting and loading, which take minutes
         engine = _open_engine(backend, folder, tokenizer, target, beams, device, dtype)
     check_tags(tokenizer, engine.vocabulary, source, target)
     name, revision = hub.recorded_as(str(name_or_path), folder)
@@ -76,17 +76,18 @@ def load_backtranslator(
 def require_engine(backend: str, device: str, dtype: str, offload: bool = False) -> None:
     """Refuse a back-end, device and precision that do not work together here, before anything is loaded.
 
-    Arguments and errors as `load_backtranslator`'s. "auto" needs one of the two engines. `offload`: the model is opened
-    on the CPU, too.
+    Arguments and errors as in `load_backtranslator`. "auto" needs one of the two engines. `offload`: the model must
+    also work on the CPU.
     """
     if offload and device != "cpu":
         try:
             require_engine(backend, "cpu", dtype)
         except ConfigError as error:
-            why = "the back-translator waits on the CPU between calls; set it to False, or mend this"
+            why = "the back-translator is kept on the CPU between calls and must work there; set it to False or fix"
             raise ConfigError(f"reward_offload: {why}: {error}") from error
     if backend not in BACKENDS:
         raise ConfigError(f"backtranslation_backend: {backend!r} is unknown; use auto, transformers or ctranslate2")
+    # float16 is for CTranslate2 on a card: in transformers, M2M100's encoder silently clamps what overflows.
     if dtype in OWN_DTYPES and backend == "transformers":
         raise ConfigError(f"dual_dtype: {dtype} needs backtranslation_backend ctranslate2; use float32 or bfloat16")
     if dtype not in DTYPES:
@@ -104,7 +105,7 @@ def require_engine(backend: str, device: str, dtype: str, offload: bool = False)
 
 
 def _require_fallback(dtype: str, error: Exception) -> str:
-    """Why ctranslate2 does not work, if transformers can take its place. Raises ConfigError for a dtype it lacks."""
+    """Return why ctranslate2 does not work; raise ConfigError if the transformers engine lacks the dtype."""
     why = str(error).removeprefix("backtranslation_backend: ")
     if dtype in OWN_DTYPES:
         raise ConfigError(
@@ -114,7 +115,7 @@ def _require_fallback(dtype: str, error: Exception) -> str:
 
 
 def _open_engine(backend: str, *model) -> Engine:
-    """The engine of `backend`; "auto" tries ctranslate2 first and says on standard error what it took."""
+    """Return the engine of `backend`; "auto" tries ctranslate2 first and prints its choice on standard error."""
     if backend != "auto":
         return (TransformersEngine if backend == "transformers" else CTranslate2Engine)(*model)
     *_, device, dtype = model
@@ -131,10 +132,10 @@ def _open_engine(backend: str, *model) -> Engine:
 class BackTranslator:
     """Callable: N texts → N translations, in order; see `load_backtranslator`.
 
-    Blank texts give "" and are never sent. `stats` describes the last call: texts, unique (distinct texts
-    sent), sentences (distinct ones translated), blank, truncated (sentences longer than the model reads),
+    Blank texts become "" without the model. `stats` describes the last call: texts, unique (distinct texts that
+    are not blank), sentences (distinct ones translated), blank, truncated (sentences longer than the model reads),
     hit_cap (translations cut at their cap), tokens (source tokens of the sentences, tags included), padded
-    (padding positions encoded beside them), seconds.
+    (padding positions encoded in addition), seconds.
     """
 
     def __init__(self, tokenizer, engine: Engine, identity: dict[str, Any]):
@@ -145,7 +146,7 @@ class BackTranslator:
         self.stats: dict[str, float] = {}
 
     def __call__(self, texts: Sequence[str]) -> list[str | None]:
-        """Translations of `texts`; equal texts share one, and batch mates do not change it (float32).
+        """Return translations of `texts`; in float32 none depends on the other texts of its batch.
 
         None for a text with a sentence that does not fit into memory even alone.
         """
@@ -164,16 +165,16 @@ class BackTranslator:
         return [joined[i] for i in index]
 
     def to(self, device: str) -> Self:
-        """Move the model for good. Raises ConfigError for a device that is not there."""
+        """Move the model permanently. Raises ConfigError for a missing device."""
         self.engine.to(require_device("device", device))
         return self
 
     def signature(self) -> dict[str, dict]:
-        """What makes the translations: model, weights, back-end, search; and package versions beside."""
+        """Return what determines the translations (model, weights, back-end, search), and package versions."""
         return {"identity": dict(self._identity), "environment": versions("transformers", "ctranslate2", "torch")}
 
     def _translate(self, sentences: list[str]) -> list[str | None]:
-        """Distinct sentences, in batches of similar length; None for one that does not fit alone."""
+        """Translate distinct sentences in batches of similar length; None for one that does not fit alone."""
         rows = self._encode(sentences)
         caps = [length_cap(len(row), self._identity["max_new_tokens"]) for row in rows]
         self.stats["tokens"] = sum(map(len, rows))
@@ -187,7 +188,7 @@ class BackTranslator:
         return run_batches(translate, [len(row) for row in rows], self.budget, argument=self.name)
 
     def _encode(self, sentences: list[str]) -> list[list[int]]:
-        """Ids `[source tag] text </s>` per sentence; control tokens written in the text stay text."""
+        """Return ids `[source tag] text </s>` per sentence; control tokens written in the text stay text."""
         if not sentences:
             return []
         rows = self.tokenizer(sentences, split_special_tokens=True, verbose=False)["input_ids"]
@@ -197,27 +198,27 @@ class BackTranslator:
 
 
 def length_cap(source_tokens: int, max_new_tokens: int) -> int:
-    """Most new tokens for a sentence of `source_tokens`, so that a looping row cannot hold up the rest.
+    """Return the most new tokens for a sentence of `source_tokens`, so that a looping row does not delay the rest.
 
-    Twice the next power of two (at least 16) plus 16. A function of the sentence alone, so that batch mates do
-    not decide where a translation is cut; of few values, since CTranslate2 takes one per call.
+    Twice the next power of two (at least 16) plus 16: few distinct values, since CTranslate2 takes one per call.
 
     >>> [length_cap(n, 256) for n in (3, 16, 17, 200)]
     [48, 48, 80, 256]
     """
+    # It depends on this sentence alone, so that the other sentences of its batch do not change where it is cut.
     return min(max_new_tokens, 2 * max(16, 1 << (source_tokens - 1).bit_length()) + 16)
 
 
 def check_tags(tokenizer, vocabulary: int, source: str, target: str) -> None:
     """Refuse a tokenizer that would silently translate from or into another language.
 
-    Its source language must be `source`. NLLB's tags are consecutive, `<mask>` follows them, and what a fine-tuned
-    model adds follows that. Raises ConfigError for a tag that is not a special token (`eng_latn`, `ta` silently become
-    `<unk>`), `<mask>` elsewhere (transformers 5 may put it before the tags where tokenizer.json is missing), a source
-    tag that is not in front, a tokenizer without words, or more ids than the model has.
+    Its source language must be `source`. NLLB's tags are consecutive, followed by `<mask>` and then by the tokens of a
+    fine-tuned model. Raises ConfigError for a tag that is not a special token (`eng_latn`, `ta` silently become
+    `<unk>`), `<mask>` elsewhere (transformers 5 may put it before the tags if tokenizer.json is missing), inputs that
+    do not start with the source tag, a tokenizer without words, or more ids than the model has.
     """
     tags = [t for t in tokenizer.all_special_tokens if re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", t)]
-    missing = "is tokenizer.json missing? Fetch the model again"
+    missing = "tokenizer.json may be missing; fetch the model again"
     for tag in (source, target):
         if tag not in tags or tokenizer.convert_tokens_to_ids(tag) == tokenizer.unk_token_id:
             near = difflib.get_close_matches(tag.lower(), [t.lower() for t in tags], n=1, cutoff=0.5)
@@ -227,23 +228,23 @@ def check_tags(tokenizer, vocabulary: int, source: str, target: str) -> None:
     behind = next(i for i in range(min(ids), len(tokenizer) + 1) if i not in ids)
     if tokenizer.mask_token and tokenizer.mask_token_id != behind:
         raise ConfigError(
-            f"backtranslation_model: its language tags are shifted (<mask> has id {tokenizer.mask_token_id}; the id "
-            f"behind the tags is {behind}): {missing}"
+            f"backtranslation_model: its language tags are shifted (<mask> has id {tokenizer.mask_token_id}, not "
+            f"{behind}, the next one after the tags): {missing}"
         )
     first, *words, _ = tokenizer("12 ab")["input_ids"]
     if first != tokenizer.convert_tokens_to_ids(source):
         raise ConfigError(
-            f"backtranslation_model: its tokenizer does not put {source} in front of a text, as NLLB was trained: set "
+            f"backtranslation_model: its tokenizer does not put {source} before a text, unlike in NLLB's training; set "
             "legacy_behaviour to false in its tokenizer_config.json"
         )
     if set(words) <= {tokenizer.unk_token_id}:
-        raise ConfigError(f"backtranslation_model: its tokenizer knows no words: {missing}")
+        raise ConfigError(f"backtranslation_model: its tokenizer has no vocabulary: {missing}")
     if len(tokenizer) > vocabulary:
-        raise ConfigError(f"backtranslation_model: the tokenizer has {len(tokenizer)} ids, the model only {vocabulary}")
+        raise ConfigError(f"backtranslation_model: its tokenizer has {len(tokenizer)} ids, but the model {vocabulary}")
 
 
 def _model_folder(name: str) -> Path:
-    """The folder of a path or hub name; a hub name counts as cached once its weights are there."""
+    """Return the folder of a path or hub name; a hub name counts as cached if its weights are cached."""
     marker = "config.json"
     if not Path(name).expanduser().exists() and not hub.looks_like_path(name):
         marker = next((file for file in WEIGHT_FILES if hub.cached(name, file)), WEIGHT_FILES[0])

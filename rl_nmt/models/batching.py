@@ -1,7 +1,7 @@
-"""Batches of similar length under a token budget; smaller ones where memory runs out, larger ones again later.
+"""Build batches of similar length under a token budget that shrinks when memory runs out and grows again later.
 
-Which batch sizes fit depends on what the policy holds at that moment, so a budget that was too large once may
-do again a few calls later. What never fits gets no result.
+Which batch sizes fit depends on the policy's memory at that moment, so a budget that was too large once may
+fit a few calls later. An input that never fits gets no result.
 """
 
 import gc
@@ -14,7 +14,7 @@ from rl_nmt.errors import causes, warn
 
 T = TypeVar("T", bound=Hashable)
 
-# What torch, cuBLAS, CTranslate2 and C++ say; accelerate's own list lacks the second, third and the two last.
+# Messages of torch, cuBLAS, CTranslate2 and C++; accelerate's own list lacks the second, third and last two.
 OUT_OF_MEMORY = (
     "CUDA out of memory",
     "CUDA error: out of memory",
@@ -30,7 +30,7 @@ CALM = 8  # calls without a failure after which the budget is doubled again
 
 
 def distinct(items: Iterable[T]) -> tuple[list[T], list[int]]:
-    """Each item once, in order of first appearance, and where every input item went.
+    """Return each item once, in order of first appearance, and the position there of every input item.
 
     >>> distinct(["b", "a", "b"])
     (['b', 'a'], [0, 1, 0])
@@ -41,7 +41,7 @@ def distinct(items: Iterable[T]) -> tuple[list[T], list[int]]:
 
 
 def batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices in batches of similar length, the longest first (so memory runs out at once or never).
+    """Return indices in batches of similar length, the longest first (so memory runs out at once or never).
 
     A batch costs rows × its longest length and stays within `token_budget`; a row longer than the whole
     budget is a batch of its own. Equal lengths keep their order.
@@ -61,7 +61,7 @@ def batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Does this error, or one that led to it, mean that memory ran out?
+    """Whether this error, or one that led to it, means that memory ran out.
 
     >>> is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"))
     True
@@ -78,7 +78,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 class TokenBudget:
     """How many tokens may go into one batch: halved when memory runs out, doubled again after calm calls.
 
-    full: the budget as configured, at least 1. tokens: the one in force, in [1, full].
+    full: the configured budget, at least 1. tokens: the present budget, in [1, full].
     calm: calls without a failure before it grows; doubled each time that growing was too early.
 
     >>> budget = TokenBudget(8192, calm=2)
@@ -97,18 +97,18 @@ class TokenBudget:
         self._first_calm, self._quiet, self._failed, self._grown = calm, 0, False, False
 
     def shrink(self, used: int) -> None:
-        """Memory ran out in a batch of `used` tokens."""
+        """Halve the budget after memory ran out in a batch of `used` tokens."""
         if self._grown and not self._failed:
             self.calm *= 2
         self.tokens = max(1, min(self.tokens, used) // 2)
         self._failed, self._grown = True, False
 
     def end_call(self) -> None:
-        """All batches of one call are done."""
+        """Count a finished call; double the budget after enough calm ones."""
         self._quiet = 0 if self._failed else self._quiet + 1
         self._failed = False
         if self.tokens == self.full:
-            if self._quiet >= self.calm:  # the larger batches have held
+            if self._quiet >= self.calm:  # the larger batches fit
                 self.calm, self._grown = self._first_calm, False
         elif self._quiet >= self.calm:
             self.tokens, self._quiet, self._grown = min(self.full, 2 * self.tokens), 0, True
@@ -124,9 +124,9 @@ def run_batches(
     """Call `run` on batches of row numbers that fit the budget, on smaller ones where memory runs out.
 
     Args:
-        run: a batch, as positions in `lengths`, to one result each. What it wrote before it failed does not count.
+        run: maps a batch, positions in `lengths`, to one result each. A failed batch is run again.
         lengths: tokens per row.
-        budget: halved on the way; give the same one to every call.
+        budget: halved when memory runs out; pass the same one to every call.
         plan: (lengths, tokens) to batches of positions; every position once.
         argument: the setting that names the model, for the message on standard error.
 

@@ -5,8 +5,8 @@ def repair_gemma3() -> None:
     """Let TRL train `Gemma3ForCausalLM` under transformers 4.57: call it once, before the trainer is built.
 
     That transformers gives the class a base_model_prefix that no instance has as an attribute. `base_model` is then the
-    whole model, where TRL's log-probabilities need the decoder, and the first loss fails with "'CausalLMOutputWithPast'
-    object has no attribute 'last_hidden_state'". Nothing happens under transformers 5, which is right.
+    whole model, but TRL's log-probabilities need the decoder, and the first loss fails with "'CausalLMOutputWithPast'
+    object has no attribute 'last_hidden_state'". It does nothing under transformers 5, which has no such fault.
     """
     from transformers import Gemma3ForCausalLM
 
@@ -17,7 +17,7 @@ def repair_gemma3() -> None:
 def name_decoder(model_class: type) -> None:
     """Make `base_model` of a causal model its decoder.
 
-    On the class: a corrected prefix would break the loading of multimodal checkpoints, and on one instance alone the
-    reference model that TRL builds would still fail.
+    It changes the class: a corrected prefix would break loading of multimodal checkpoints, and a change of one instance
+    would not cover the reference model that TRL builds.
     """
     model_class.base_model = property(lambda self: self.model)  # type: ignore[attr-defined]

@@ -9,9 +9,9 @@ ROUND = 8
 
 
 def prepacked_works() -> bool:
-    """Does oneDNN take weights in its own layout here, with the numbers of torch's linear?
+    """Whether oneDNN takes weights in its own layout here, with the results of torch's linear.
 
-    The operators are private to torch (its compiler uses them), so each is tried before it is trusted: odd
+    The operators are private to torch (its compiler uses them), so each is tested before it is used: odd
     sizes, one row and many, with and without GELU, float32 to 1e-5 and bfloat16 to its own rounding.
     """
     if not torch.backends.mkldnn.is_available():
@@ -43,7 +43,7 @@ class Plain:
 
 
 class Prepacked:
-    """The same over a weight kept in oneDNN's layout: torch's linear reorders it, or calls MKL, every time."""
+    """The same with the weight stored in oneDNN's layout; torch's linear reorders it, or calls MKL, at every call."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype, gelu: bool = False):
         plain = weight.detach().to(dtype).contiguous()
@@ -60,10 +60,10 @@ class Prepacked:
 
 
 def rounded(rows: int) -> int:
-    """The next of few row counts, at most 1/ROUND more from 128 on.
+    """Round a row count up to one of few values, from 128 on by at most 1/ROUND.
 
-    oneDNN keeps a compiled kernel for every row count it meets, up to a thousand of them: without rounding a
-    process grows by a megabyte a call.
+    oneDNN keeps a compiled kernel for every row count it sees, up to a thousand of them: without rounding, memory
+    grows by a megabyte a call.
 
     >>> [rounded(n) for n in (1, 100, 129, 1723)]
     [8, 104, 144, 1792]

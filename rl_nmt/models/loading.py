@@ -1,4 +1,4 @@
-"""From a name to files and a place to run: what every neural model here needs to be loaded."""
+"""Find a model's files, device and precision: what every neural model here needs to be loaded."""
 
 import hashlib
 import logging
@@ -18,10 +18,10 @@ from rl_nmt.errors import ConfigError
 
 
 def fetch(argument: str, name: str, filename: str, patterns: list[str] | None = None) -> Path:
-    """The local folder of a model: a path that exists, the hub cache, or else a download.
+    """Return the local folder of a model: a path that exists, the hub cache, or else a download.
 
-    `argument`, `name`, `filename` and errors: see `hub.require_model`; MissingService also for a model that the hub
-    does not know, or whose licence must be accepted first. `patterns`: globs of the files to download; None for all.
+    `argument`, `name`, `filename` and errors: see `hub.require_model`; MissingService also for a model that is not on
+    the hub, or whose licence must be accepted first. `patterns`: globs of the files to download; None for all.
     """
     path = Path(name).expanduser()
     if not path.is_file():
@@ -39,9 +39,9 @@ def fetch(argument: str, name: str, filename: str, patterns: list[str] | None = 
 
 
 def load_tokenizer(argument: str, name: str | Path, **options: Any):
-    """The tokenizer of a folder, or of a hub name, also with @revision.
+    """Load the tokenizer of a folder, or of a hub name, also with @revision.
 
-    Raises ConfigError for a folder from which none loads, and MissingService for a hub name.
+    Raises ConfigError if a folder has none that loads, and MissingService for a hub name.
     """
     from transformers import AutoTokenizer
 
@@ -55,14 +55,14 @@ def load_tokenizer(argument: str, name: str | Path, **options: Any):
         if not here:
             raise hub.explain(argument, str(name), error) from error
         reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{argument}: {name} has no tokenizer that loads: {reason}") from error
+        raise ConfigError(f"{argument}: {name}: its tokenizer does not load: {reason}") from error
     if not tokenizer:  # transformers returns False for a SentencePiece tokenizer without its .model file
-        raise ConfigError(f"{argument}: {name} has no tokenizer that loads: no tokenizer.json, no .model file")
+        raise ConfigError(f"{argument}: {name}: its tokenizer does not load: no tokenizer.json, no .model file")
     return tokenizer
 
 
 def fingerprint(file: Path) -> str:
-    """Size and SHA-256 of the first and last megabyte: cheap, and different for any retrained weights."""
+    """Return size and SHA-256 of the first and last megabyte: cheap, and different for any retrained weights."""
     size, chunk = file.stat().st_size, 1 << 20
     digest = hashlib.sha256()
     with file.open("rb") as stream:
@@ -73,7 +73,7 @@ def fingerprint(file: Path) -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Installed version per package; packages that are not installed are left out."""
+    """Return the version of each installed package; the others are left out."""
     found = {}
     for package in packages:
         try:
@@ -84,7 +84,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def _is_here(argument: str, device: str, names: str) -> bool:
-    """Whether torch has this device. Raises ConfigError for what is not the name of a CPU or CUDA device."""
+    """Whether torch has this device. Raises ConfigError unless it is the name of a CPU or CUDA device."""
     try:
         place = torch.device(device)
     except RuntimeError:
@@ -95,30 +95,30 @@ def _is_here(argument: str, device: str, names: str) -> bool:
 
 
 def require_device(argument: str, device: str) -> str:
-    """`device`, if torch can use it here. Raises ConfigError for another name or a CUDA device that is not there."""
+    """Return `device` if torch can use it here. Raises ConfigError for another name or a missing CUDA device."""
     if not _is_here(argument, device, "cpu, cuda or cuda:N"):
-        raise ConfigError(f"{argument}: {device} is not there ({torch.cuda.device_count()} CUDA devices); use cpu")
+        raise ConfigError(f"{argument}: {device} does not exist ({torch.cuda.device_count()} CUDA devices); use cpu")
     return device
 
 
 def choose_device(wanted: str, argument: str, explain: bool = True) -> str:
-    """Resolve "auto", "cpu", "cuda" or "cuda:N" to a device that is there.
+    """Resolve "auto", "cpu", "cuda" or "cuda:N" to an existing device.
 
-    "auto" takes CUDA when there is one. Without it, or when an explicit CUDA device is not there, the
-    answer is "cpu", with the reason on standard error if `explain`. An unknown name raises ConfigError.
+    "auto" takes CUDA if available. Without it, or if the CUDA device named does not exist, it returns "cpu",
+    with the reason on standard error if `explain`. An unknown name raises ConfigError.
     """
     name = "cuda" if wanted == "auto" else wanted
     if _is_here(argument, name, "auto, cpu, cuda or cuda:N"):
         return name
     count = torch.cuda.device_count()
-    why = f"{wanted} is not there ({count} CUDA devices)" if count else "no CUDA device"
+    why = f"{wanted} does not exist ({count} CUDA devices)" if count else "no CUDA device"
     if explain:
         print(f"{argument}: {why}: using the CPU", file=sys.stderr, flush=True)
     return "cpu"
 
 
 def half_types(device: str) -> tuple[str, ...]:
-    """The half precisions that are fast on a device, the one with the wider range first; none on a CPU.
+    """Return the half precisions that are fast on a device, the one with the wider range first; none on a CPU.
 
     A CPU computes in bfloat16 too, but without AMX or AVX512-BF16 units it is slower there than in float32.
     """
@@ -129,7 +129,7 @@ def half_types(device: str) -> tuple[str, ...]:
 
 
 def require_bf16(argument: str, dtype: str, device: str, instead: str = "float16") -> None:
-    """Raise ConfigError for bfloat16 on a card without bf16 units, where torch emulates it slowly."""
+    """Refuse bfloat16 on a card without bf16 units, where torch emulates it slowly. Raises ConfigError."""
     if dtype == "bfloat16" and torch.device(device).type == "cuda" and dtype not in half_types(device):
         raise ConfigError(
             f"{argument}: bfloat16 needs a card with bf16 units, which {device} lacks; use float32 or {instead}"
@@ -137,9 +137,10 @@ def require_bf16(argument: str, dtype: str, device: str, instead: str = "float16
 
 
 def torch_dtype(argument: str, dtype: str, device: str = "cpu"):
-    """The torch dtype of this name. Raises ConfigError for another, for float16 away from CUDA, as `require_bf16`."""
+    """Return the torch dtype of this name. Raises ConfigError for an unknown one, float16 without CUDA, and as
+    `require_bf16`."""
     if dtype not in ("float32", "bfloat16", "float16"):
-        raise ConfigError(f"{argument}: {dtype!r} is not a precision of a scorer; use float32, bfloat16 or float16")
+        raise ConfigError(f"{argument}: {dtype!r} is not supported; use float32, bfloat16 or float16")
     if dtype == "float16" and torch.device(device).type != "cuda":
         raise ConfigError(f"{argument}: float16 needs a CUDA device, not {device}; use bfloat16 or float32")
     require_bf16(argument, dtype, device)
@@ -147,7 +148,7 @@ def torch_dtype(argument: str, dtype: str, device: str = "cpu"):
 
 
 def skip_overlong(overlong: str) -> bool:
-    """Whether inputs that are too long are skipped. Raises ConfigError for another word than truncate or skip."""
+    """Whether inputs that are too long are skipped. Raises ConfigError for a word other than truncate or skip."""
     if overlong not in ("truncate", "skip"):
         raise ConfigError(f"overlong: {overlong!r} is unknown; use truncate or skip")
     return overlong == "skip"
@@ -155,12 +156,12 @@ def skip_overlong(overlong: str) -> bool:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Root logger, warning filters and random state are the caller's again afterwards; no progress bars.
+    """Restore root logger, warning filters and random state afterwards; show no progress bars.
 
     Libraries set the root logger when they are imported (COMET to INFO, with a handler); building a model draws from
     the global generator, which would make a resumed run differ from an uninterrupted one.
     """
-    from transformers.utils import logging as bars  # version 5 draws one for every model
+    from transformers.utils import logging as bars  # version 5 shows one for every model
 
     root, drawn = logging.getLogger(), bars.is_progress_bar_enabled()
     level, handlers = root.level, list(root.handlers)
@@ -176,7 +177,7 @@ def loading() -> Iterator[None]:
 
 
 def no_init_weights():
-    """A context in which new modules draw no weights; transformers 5 has moved it."""
+    """Return a context in which new modules draw no weights; transformers 5 has moved it."""
     try:
         from transformers.initialization import no_init_weights as context
     except ImportError:
@@ -185,15 +186,15 @@ def no_init_weights():
 
 
 _precision_lock = threading.Lock()
-_precision_users: list[str] = []  # what each open full_precision() found; the last one out restores the first
+_precision_users: list[str] = []  # precision before each open full_precision(); the last to end restores the first
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """No gradients, and fp32 products in fp32 whatever precision the policy has set; restored afterwards.
+    """Disable gradients and compute fp32 products in fp32, whatever precision the policy has set; restored afterwards.
 
-    The precision is one for the process while scorers may run in threads side by side: it is given back when
-    the last of them leaves.
+    The precision is global to the process and scorers may run concurrently in threads: it is restored when the last
+    of them has finished.
     """
     with _precision_lock:
         _precision_users.append(torch.get_float32_matmul_precision())

@@ -1,4 +1,4 @@
-"""The policy: tokenizer and causal chat model, device and precision chosen once, with the reason printed."""
+"""Load the policy's tokenizer and causal chat model; choose device and precision once and print the reason."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from rl_nmt.errors import ConfigError, UserError
 from rl_nmt.models import gemma3, loading
 from rl_nmt.text import prompts
 
-FAMILIES = {"gemma3": ("Gemma 3", ("gemma3_text", "gemma3"))}  # family: its name, its values of model_type
+FAMILIES = {"gemma3": ("Gemma 3", ("gemma3_text", "gemma3"))}  # family → its name, its values of model_type
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 # The text part of google/gemma-3-4b-it and larger, in the layouts of transformers 4 and 5.
 TEXT_PART = {r"^(model\.)?language_model\.(model\.)?": "model."}
@@ -23,7 +23,7 @@ TEXT_PART = {r"^(model\.)?language_model\.(model\.)?": "model."}
 
 @dataclass(frozen=True)
 class Precision:
-    """What the policy trains in. `weights`: dtype of the loaded weights; `autocast`: bf16 autocast on."""
+    """The policy's precision in training. `weights`: dtype of the loaded weights; `autocast`: bf16 autocast on."""
 
     device: str
     weights: torch.dtype
@@ -32,7 +32,7 @@ class Precision:
 
 
 def choose_precision(lora: bool) -> Precision:
-    """bf16 where the GPU has bf16 units, else fp32; fp16 never (Gemma 3 overflows in it).
+    """Choose bf16 if the GPU has bf16 units, else fp32; never fp16 (Gemma 3 overflows in it).
 
     With LoRA the frozen base may be bf16. Full fine-tuning keeps fp32 weights under bf16 autocast: with
     bf16 weights most updates at such learning rates round to nothing.
@@ -49,33 +49,33 @@ def choose_precision(lora: bool) -> Precision:
 
 
 def load_tokenizer(model_id: str, families: Sequence[str] = (), argument: str = "model_id"):
-    """The policy's tokenizer: left-padded, pad = eos, with the tokens at which the model's turns end.
+    """Load the policy's tokenizer: left-padded, pad = eos, with the tokens at which the model's turns end.
 
-    `families`: those of `FAMILIES` that are accepted; none for any chat model. `argument`: the setting to name.
-    Raises ConfigError for no tokenizer, or none of a chat model of these families, MissingService as `hub.explain`.
+    `families`: the accepted ones of `FAMILIES`; empty for any chat model. `argument`: the setting to name. Raises
+    ConfigError without a tokenizer, or if it is not of a chat model of these families; MissingService as `hub.explain`.
     """
     hub.require_model(argument, model_id)
     name, revision = hub.split_revision(model_id)
     if Path(name).is_dir() and not any((Path(name) / file).exists() for file in VOCABULARIES):
-        # transformers 5 would make up an empty one
-        raise ConfigError(f"{argument}: {model_id} has no tokenizer that loads: none of {', '.join(VOCABULARIES)}")
+        # transformers 5 would create an empty one
+        raise ConfigError(f"{argument}: {model_id}: its tokenizer does not load: none of {', '.join(VOCABULARIES)}")
     tokenizer = loading.load_tokenizer(argument, model_id, padding_side="left")
     if not prompts.is_gemma(tokenizer):
         if "gemma3" in families:
-            raise ConfigError(f"{argument}: the tokenizer of {model_id} has no <end_of_turn>: not a Gemma chat model")
+            raise ConfigError(f"{argument}: {model_id}: its tokenizer has no <end_of_turn>: not a Gemma chat model")
         try:
             prompts.chat_prompt(tokenizer, "a")  # refuses models without a chat template
         except ConfigError as error:
             raise ConfigError(f"{argument}: {error}") from error
         tokenizer.further_stops = _declared_stops(name, revision)
     if tokenizer.eos_token is None:
-        raise ConfigError(f"{argument}: the tokenizer of {model_id} has no eos token: nothing would end a text")
+        raise ConfigError(f"{argument}: {model_id}: its tokenizer has no eos token, so texts would not end; set one")
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def _declared_stops(name: str, revision: str | None) -> list[int]:
-    """The ids at which the checkpoint's own generation settings stop; [] where it has none."""
+    """Return the stop ids of the checkpoint's own generation settings; [] without any."""
     from transformers import GenerationConfig
 
     try:
@@ -86,14 +86,14 @@ def _declared_stops(name: str, revision: str | None) -> list[int]:
 
 
 def stop_ids(tokenizer) -> list[int]:
-    """Ids that end a turn: the end-of-turn token, eos, then whatever else the checkpoint declares."""
+    """Return the ids that end a turn: the end-of-turn token, eos, then any others that the checkpoint declares."""
     turn = prompts.end_of_turn(tokenizer)
     ids = [] if turn is None else [tokenizer.convert_tokens_to_ids(turn)]
     return list(dict.fromkeys([*ids, tokenizer.eos_token_id, *getattr(tokenizer, "further_stops", [])]))
 
 
 def generation_defaults(tokenizer):
-    """GenerationConfig that stops where a turn ends and samples from the model's own distribution."""
+    """Return a GenerationConfig that stops where a turn ends and samples from the model's own distribution."""
     from transformers import GenerationConfig
 
     return GenerationConfig(
@@ -109,11 +109,11 @@ def load_policy(
     families: Sequence[str] = (),
     argument: str = "model_id",
 ):
-    """The causal chat model (of a multimodal Gemma 3 checkpoint the text part), ready for TRL.
+    """Load the causal chat model (the text part of a multimodal Gemma 3 checkpoint), ready for TRL.
 
-    Stops at `stop_ids`; sampling settings that ship with the checkpoint (top_k, top_p) are reset, so that what the
-    trainer is told is what it does. `families`, `argument`: see `load_tokenizer`; none takes any causal model that this
-    transformers knows. Raises ConfigError for another architecture or weights that do not fit, and MissingService.
+    It stops at `stop_ids`. The checkpoint's own sampling settings (top_k, top_p) are reset, so that only the trainer's
+    apply. `families`, `argument`: see `load_tokenizer`; no families: any causal model that this transformers knows.
+    Raises ConfigError for another architecture or weights that do not fit, and MissingService.
     """
     hub.require_model(argument, model_id)
     quieten_transformers()
@@ -137,23 +137,23 @@ def load_policy(
         raise hub.explain(argument, model_id, error) from error
     missing = [key for key in info["missing_keys"] if "lm_head" not in key]
     if missing:
-        raise ConfigError(f"{argument}: {model_id} lacks {len(missing)} weights, {missing[0]} first")
+        raise ConfigError(f"{argument}: {model_id}: {len(missing)} weights missing, e.g. {missing[0]}; fetch it again")
     if model.base_model is model:
         gemma3.name_decoder(type(model))  # Gemma 3 under transformers 4
     if "key_mapping" in options:
-        model._weight_conversions = None  # transformers 5 would undo the renaming when it saves, and fails at it
+        model._weight_conversions = None  # transformers 5 would try to undo the renaming on saving, and fail
     model.generation_config = generation_defaults(tokenizer)
-    # One id each, as in the tokenizer: the Trainer compares these, and would rewrite them with a warning.
+    # One id each, as in the tokenizer: if they differ, the Trainer rewrites them with a warning.
     model.config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.bos_token_id = tokenizer.bos_token_id
     if hasattr(model, "warnings_issued"):  # gone in transformers 5
-        model.warnings_issued["estimate_tokens"] = True  # TRL's batches have no input_ids to count operations by
+        model.warnings_issued["estimate_tokens"] = True  # no warning that TRL's batches have no input_ids
     return model
 
 
 def quieten_transformers() -> None:
-    """For the process: transformers 5 draws bars for every load and save, and advises on names that TRL uses."""
+    """Turn off, for the process, transformers 5's bars at every load and save and its advice on names that TRL uses."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -162,10 +162,10 @@ def quieten_transformers() -> None:
 
 @contextlib.contextmanager
 def gemma_loads_under_zero3() -> Iterator[None]:
-    """Let `from_pretrained` load a Gemma 3 model while DeepSpeed's ZeRO-3 shards what is loaded.
+    """Let `from_pretrained` load a Gemma 3 model while DeepSpeed's ZeRO-3 shards its weights.
 
-    transformers 4.57 takes the embedding for one that still wants random values, because of its scale, a buffer that
-    no checkpoint has, and writes into a row of a weight that is not there. Such an embedding keeps what it has here.
+    The embedding's scale is a buffer that no checkpoint has. So transformers 4.57 initialises the embedding again and
+    writes into a row of a weight that is on another process. Here such an embedding keeps its values.
     """
     from transformers import __version__
     from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding as Embedding
@@ -181,7 +181,7 @@ def gemma_loads_under_zero3() -> Iterator[None]:
 
 
 def _model_class(model_id: str, name: str, revision: str | None, families: Sequence[str], argument: str):
-    """What loads the checkpoint, with further options for it. Raises ConfigError for what is not taken here."""
+    """Return the class that loads the checkpoint, and its options. Raises ConfigError for an unsupported model."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, Gemma3ForCausalLM
 
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
@@ -190,8 +190,8 @@ def _model_class(model_id: str, name: str, revision: str | None, families: Seque
         known = " or ".join(FAMILIES[family][0] for family in families)
         raise ConfigError(f"{argument}: {model_id} is a {kind!r} model; this trainer is for {known}")
     if kind in FAMILIES["gemma3"][1]:
-        # Of a multimodal checkpoint AutoModelForCausalLM would keep the vision tower. transformers 4 finds the text
-        # part by this class's prefix, 5 has to be told.
+        # AutoModelForCausalLM would keep a multimodal checkpoint's vision tower. transformers 4 finds the text part by
+        # this class's prefix, 5 needs the mapping.
         finds = kind == "gemma3_text" or Gemma3ForCausalLM.base_model_prefix == "language_model"
         return Gemma3ForCausalLM, {} if finds else {"key_mapping": TEXT_PART}
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -200,10 +200,10 @@ def _model_class(model_id: str, name: str, revision: str | None, families: Seque
 
 
 def make_reference_loadable(model, tokenizer, folder: Path) -> None:
-    """Save the text-only start policy and name it as the model's origin.
+    """Save the text-only start policy and set it as the model's origin.
 
-    With KL and without LoRA, TRL rebuilds the reference from `config._name_or_path`, and so does vLLM its
-    engine; from a multimodal checkpoint that would be another class, with its vision tower. Collective.
+    With KL and without LoRA, TRL rebuilds the reference from `config._name_or_path`, as vLLM does its engine;
+    from a multimodal checkpoint that would be another class, with a vision tower. Collective.
     """
 
     def save() -> None:
@@ -215,7 +215,7 @@ def make_reference_loadable(model, tokenizer, folder: Path) -> None:
 
 
 def lora_config(rank: int, alpha: int):
-    """LoRA on every linear layer of the decoder; rank 0 means full fine-tuning (None)."""
+    """Return LoRA on every linear layer of the decoder, or None for rank 0, full fine-tuning."""
     if rank == 0:
         return None
     from peft import LoraConfig
@@ -226,7 +226,7 @@ def lora_config(rank: int, alpha: int):
 
 
 def losing_combination(model) -> str | None:
-    """A warning when weights to be trained are 16-bit, else None. LoRA's own weights count, not its base's.
+    """Return a warning if weights to be trained are 16-bit, else None. LoRA's own weights count, not its base's.
 
     Measured: of bf16 weights at learning rate 1e-6, 3 % had changed after 5 steps; of fp32 weights under
     bf16 autocast, and of LoRA weights, all.
@@ -242,9 +242,9 @@ def losing_combination(model) -> str | None:
 
 
 def prepare_processes() -> None:
-    """Let plain `python` work beside several visible GPUs, before accelerate is imported.
+    """Let plain `python` work with several visible GPUs; call it before accelerate is imported.
 
-    The Trainer would wrap the model in DataParallel, which TRL refuses. A one-process distributed start
+    The Trainer would wrap the model in DataParallel, which TRL refuses. A distributed start with one process
     keeps the policy on the first GPU and leaves the others to the reward models.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -1,4 +1,4 @@
-"""The interface of all scorers, and `ask`, which calls one and drops what cannot be trusted.
+"""Define the interface of all scorers, and `ask`, which calls a scorer and drops invalid answers.
 
 Modules of this package import neither trl nor datasets, so that they run in any environment.
 """
@@ -16,7 +16,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Segment:
-    """One translation to score: plain NFC strings without control tokens; "" is an empty reference, None means none."""
+    """One translation to score: NFC strings without control tokens. `ref`: "" is an empty reference, None is none."""
 
     src: str
     mt: str
@@ -51,26 +51,26 @@ class Scores:
 
 
 class Scorer(Protocol):
-    """A resident metric: loaded once, no Trainer per call, leaves global state as it was."""
+    """A metric that is loaded once and stays in memory. A call creates no Trainer and leaves global state unchanged."""
 
     name: str
     range: tuple[float, float]
     higher_is_better: bool
 
     def score(self, segments: Sequence[Segment]) -> Scores:
-        """Raw values (MetricX: 0–25), order kept, `None` where a segment could not be scored."""
+        """Return raw values (MetricX: 0–25) in order, `None` for a segment that could not be scored."""
 
     def signature(self) -> dict[str, dict]:
-        """{"identity": what makes the number, "environment": package versions}.
+        """Return {"identity": everything that determines the score, "environment": package versions}.
 
-        A changed identity stops a resume, a changed environment is only listed.
+        A resume refuses a changed identity and only reports a changed environment.
         """
 
 
 def require_scale(argument: str, scorer: Scorer) -> None:
     """Score a right translation, a copy and two wrong ones; refuse a checkpoint whose scores are on another scale.
 
-    Allowed is a quarter of `scorer.range` beyond its ends, and the scores must differ by a thousandth of it (ours: the
+    Scores may exceed `scorer.range` by a quarter of its width and must differ by at least a thousandth of it (ours: the
     published COMET models stay within hundredths of [0, 1] and differ by tenths here). `argument`: the setting that
     names the scorer. Raises ConfigError with the scores.
     """
@@ -80,23 +80,23 @@ def require_scale(argument: str, scorer: Scorer) -> None:
     margin = 0.25 * (high - low)
     if not all(value is not None and low - margin <= value <= high + margin for value in values):
         raise ConfigError(
-            f"{argument}: {scorer.name} scores four short texts {shown}, but [{low - margin:g}, {high + margin:g}] is "
-            f"allowed: it is on another scale; give a checkpoint that scores from {low:g} to {high:g}"
+            f"{argument}: {scorer.name}: scores of four short texts are {shown}, outside "
+            f"[{low - margin:g}, {high + margin:g}]; give a checkpoint that scores from {low:g} to {high:g}"
         )
     numbers = [value for value in values if value is not None]
     if max(numbers) - min(numbers) < 1e-3 * (high - low):
         raise ConfigError(
-            f"{argument}: {scorer.name} scores a right translation, a copy and two wrong ones alike ({shown}): "
-            "its weights may be damaged or untrained; give another checkpoint"
+            f"{argument}: {scorer.name}: a right translation, a copy and two wrong ones get the same score ({shown}): "
+            "the weights may be damaged or untrained; give another checkpoint"
         )
 
 
 def ask(name: str, scorer: Scorer | Callable[[list[str]], Sequence[str]], items: Sequence) -> Scores:
-    """Values and spans of `items`, one of each per item; None for what cannot be trusted. Never raises for a bad item.
+    """Return one value and one list of spans per item, None for invalid answers. Never raises for a bad item.
 
     A valid score is a finite number no further outside `scorer.range` than its width (COMET's own leave [0, 1] by
-    hundredths). Valid spans lie within their translation, with a confidence in [0, 1]. What is lost is counted in a
-    warning on standard error.
+    hundredths). Valid spans are within their translation, with a confidence in [0, 1]. A warning on standard error
+    counts the lost answers.
 
     Args:
         name: the setting that names the model, for the warning.
@@ -132,7 +132,7 @@ def ask(name: str, scorer: Scorer | Callable[[list[str]], Sequence[str]], items:
 
 
 def answers(scorer: Any, batch: list) -> list[tuple[Any, list[Span] | None]]:
-    """(value, spans) of each item, straight from the scorer; (text, None) from a back-translator."""
+    """Return the scorer's unchecked (value, spans) of each item, or a back-translator's (text, None)."""
     if not hasattr(scorer, "score"):
         return [(text, None) for text in scorer(batch)]
     scores = scorer.score(batch)
@@ -140,12 +140,12 @@ def answers(scorer: Any, batch: list) -> list[tuple[Any, list[Span] | None]]:
 
 
 def warn_lost(name: str, what: str, lost: int, total: int, why: str) -> None:
-    """The one warning about outputs without a score or spans."""
+    """Warn about outputs without a score or spans."""
     warn(f"{name}: {lost} of {total} outputs get no {what} ({why})")
 
 
 def utf8(text: str) -> str:
-    """The text with "?" for lone surrogates, which stop any tokenizer and are no UTF-8."""
+    """Replace lone surrogates by "?": they are not valid UTF-8, and tokenizers raise on them."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -154,7 +154,7 @@ def _inside(span: Span, mt: str) -> bool:
 
 
 def _valid(value: Any, limits: tuple[float, float] | None) -> Any:
-    """A plain float, or a text where there are no limits; None for an invalid answer."""
+    """Return a plain float, or the text if there are no limits; None for an invalid answer."""
     if limits is None:
         return value if isinstance(value, str) else None
     if value is None or type(value).__name__ in ("bool", "bool_", "str", "bytes"):
@@ -164,17 +164,17 @@ def _valid(value: Any, limits: tuple[float, float] | None) -> Any:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         return None
     low, high = limits
-    return number if 2 * low - high <= number <= 2 * high - low else None  # NaN is in no interval
+    return number if 2 * low - high <= number <= 2 * high - low else None  # False for NaN
 
 
 def isolate(function: Callable[[list[T]], Sequence[V]], items: list[T]) -> tuple[list[V | None], list[Exception]]:
-    """`function(items)`; where it raises, its halves, and so on: a bad item costs itself, not the batch.
+    """Call `function(items)`; if it raises, call it on the halves, and so on: a bad item loses no others of its batch.
 
     One bad item among N costs 2·ceil(log2 N) further calls, in which every good item is computed once. After
-    twice as many the rest is given up, so that a model that fails on everything is not asked N times.
+    twice as many calls the rest is given up, so that a model that always fails is not called N times.
 
-    Returns values in order, None for what failed, and the errors of the smallest batches that failed; a wrong number
-    of values counts as raised.
+    Returns values in order, None for failed items, and the errors of the smallest failed batches. A wrong number of
+    values counts as a failure.
 
     >>> isolate(lambda batch: [1 / x for x in batch], [1, 2, 0, 4])
     ([1.0, 0.5, None, 0.25], [ZeroDivisionError('division by zero')])

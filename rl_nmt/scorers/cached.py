@@ -1,4 +1,4 @@
-"""A cache of a scorer's answers: a converging policy repeats its outputs, and an evaluation repeats its sources."""
+"""Cache a scorer's answers: a converging policy repeats its outputs, and an evaluation repeats its sources."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,18 +12,16 @@ Answer = tuple[float, tuple[Span, ...] | None]
 
 
 class Remembered:
-    """`scorer` with a cache of (src, mt, ref) → value and spans. A `Scorer`; all else is the scorer's own.
+    """`scorer` with a cache of (src, mt, ref) → value and spans. A `Scorer`; other attributes are the scorer's own.
 
-    Only valid answers are kept: a segment that got None, a number that is not finite, or no spans from a scorer that
-    gives some, is scored again. The least recently used go first. A scorer that several processes share
-    (`collective`) is called once per call, also without new segments.
+    Only valid answers are cached: a segment that got None, a number that is not finite, or no spans from a scorer
+    that gives some, is scored again. The least recently used entries are dropped first. A scorer that several
+    processes share (`collective`) is called exactly once per call, even without new segments.
 
-    `stats`: the scorer's own of this call, over the segments it really scored, with `rows` of the whole call and
-    `remembered`, those of them answered from the cache. A call answered from the cache alone has these two only.
+    `stats`: the scorer's own for the segments scored in this call, plus `rows` (all segments of the call) and
+    `remembered` (those answered from the cache). A call answered from the cache alone has only these two.
 
-    The last bits of a value may depend on its batch. A resumed run therefore repeats every bit only with the same
-    cache: `state_dict` and `load_state_dict` carry it. `size`: segments kept, at least 1; a sentence takes about a
-    kilobyte of memory, half of one in `state_dict`.
+    `size`: segments kept, at least 1; a sentence takes about a kilobyte of memory, half of one in `state_dict`.
     """
 
     def __init__(self, scorer: Scorer, size: int = 100_000):
@@ -33,21 +31,22 @@ class Remembered:
         self.stats: dict[str, float] = {}
 
     def __getattr__(self, name: str) -> Any:
-        if name == "scorer":  # a copy that is not filled yet
+        if name == "scorer":  # an unpickled copy has no attributes yet
             raise AttributeError(name)
         return getattr(self.scorer, name)
 
     def score(self, segments: Sequence[Segment]) -> Scores:
-        """The scorer's values and spans, order kept, spans in new lists; it sees each new segment once.
+        """Return the scorer's values and spans in order, spans in new lists; it scores each new segment once.
 
-        Raises what the scorer raises, and ValueError for another number of answers; nothing of such a call is kept.
+        Raises what the scorer raises, and ValueError for a wrong number of answers; such a call adds nothing to the
+        cache.
         """
         rows, index = distinct(segments)
         answers: list[Any] = [self._memory.get(row) for row in rows]
         new = [i for i, answer in enumerate(answers) if answer is None]
         known = len(index) - sum(answers[i] is None for i in index)
         self.stats = {}
-        call = new or not rows or getattr(self.scorer, "collective", False)  # that one waits for every process's call
+        call = new or not rows or getattr(self.scorer, "collective", False)  # every process must call a shared scorer
         asked = self.scorer.score([rows[i] for i in new]) if call else Scores([])
         if len(asked.values) != len(new) or (asked.spans is not None and len(asked.spans) != len(new)):
             raise ValueError(f"{self.name}: {len(asked.values)} results for {len(new)} segments")
@@ -56,7 +55,7 @@ class Remembered:
             answers[i] = value, marked
             if is_number(value) and (marked is not None or not self._marks):
                 self._memory[rows[i]] = value, None if marked is None else tuple(marked)
-        for row in rows:  # these were used last
+        for row in rows:  # now the most recently used
             if row in self._memory:
                 self._memory.move_to_end(row)
         while len(self._memory) > self.size:
@@ -69,7 +68,9 @@ class Remembered:
         return Scores([value for value, _ in found], None if without else spans)
 
     def state_dict(self) -> dict[str, Any]:
-        """The memory, the least recently used first; JSON, and floats survive it exactly."""
+        """Return the cache as JSON data, the least recently used first; floats survive exactly."""
+        # Part of every checkpoint: the last bits of a score may depend on its batch, so a resumed run repeats an
+        # uninterrupted one bit for bit only with the same cache.
         return {
             "memory": [
                 [row.src, row.mt, row.ref, value, None if spans is None else list(map(list, spans))]
@@ -78,7 +79,7 @@ class Remembered:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replace the cache by that of `state_dict`."""
+        """Replace the cache by the one from `state_dict`."""
         self._memory.clear()
         for src, mt, ref, value, spans in state["memory"][-self.size :]:
             marked = None if spans is None else tuple(Span(*fields) for fields in spans)

@@ -1,7 +1,7 @@
-"""MetricX-24 hybrid, resident: predicted MQM errors from 0 (perfect) to 25, with or without a reference.
+"""Score with MetricX-24 hybrid: predicted MQM errors from 0 (perfect) to 25, with or without a reference.
 
 Same numbers as google-research/metricx metricx24 (tests: within 1e-5 of its full-logits route), computed differently:
-only the first position of the decoder and one row of the output matrix, so that no logits of 250,112 words exist.
+only the decoder's first position and one row of the output matrix, so the logits of all 250,112 words never exist.
 """
 
 import json
@@ -21,13 +21,13 @@ from rl_nmt.scorers.base import Scores, Segment, utf8
 
 SCORE_ID = 250_089  # <extra_id_10> in mT5's vocabulary: its logit is the score
 WORST = 25.0
-TOKENS = 8192  # most, padding included, that go through the encoder at once; less where memory runs out
+TOKENS = 8192  # most tokens, padding included, in one encoder batch; fewer after running out of memory
 MAX_LENGTH = 1536  # tokens of the input, as published
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
-MT5_SIZES = {1024: "large", 2048: "xl", 4096: "xxl"}  # d_model → whose tokenizer (all have the same vocabulary)
+MT5_SIZES = {1024: "large", 2048: "xl", 4096: "xxl"}  # d_model → mT5 size to take the tokenizer from (same vocabulary)
 TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-FIELDS = re.compile(r"(?<!\S)(?:source|candidate|reference):")  # the words that part the model's input
+FIELDS = re.compile(r"(?<!\S)(?:source|candidate|reference):")  # the field labels in the model's input
 
 
 def load_metricx(
@@ -44,8 +44,8 @@ def load_metricx(
 
     Args:
         name_or_path: a folder or hub name (google/metricx-24-hybrid-{large,xl,xxl}-v2p6, also -bfloat16).
-        tokenizer: folder or hub name of mT5's tokenizer; None takes the checkpoint's own, or google/mt5-* of its
-            size, since the published checkpoints have none.
+        tokenizer: folder or hub name of mT5's tokenizer; None takes the checkpoint's own, or else that of google/mt5-*
+            of the same size (the published checkpoints have none).
         device: "cpu", "cuda" or "cuda:N".
         dtype: of the weights, "float32" or "bfloat16" (mT5 overflows in float16); the last product is in float32.
         max_length: longest input in tokens, end marker counted.
@@ -53,7 +53,7 @@ def load_metricx(
         argument: the setting that names this model, for messages.
 
     Raises ConfigError (a missing path, another architecture, missing weights, no tokenizer, an unusable device or
-    dtype) and MissingService (no hub).
+    dtype) and MissingService (the hub cannot be reached).
     """
     loading.require_device(argument, device)
     if dtype == "float16":
@@ -79,7 +79,7 @@ def load_metricx(
 
 
 def _load_model(argument: str, folder: Path, dtype: torch.dtype) -> tuple[torch.nn.Module, torch.Tensor]:
-    """The mT5 without its output matrix, and that matrix's one row (d_model,) in float32, scale included."""
+    """Return the mT5 without its output matrix, and the row of it (d_model,) that gives the score: float32, scaled."""
     from transformers import MT5ForConditionalGeneration
 
     try:
@@ -101,18 +101,18 @@ def _load_model(argument: str, folder: Path, dtype: torch.dtype) -> tuple[torch.
     if not tied and model.lm_head.weight.data_ptr() == model.shared.weight.data_ptr():  # transformers 5 fills it so
         missing.append("lm_head.weight")
     if missing:
-        raise ConfigError(f"{argument}: {folder} lacks weights ({missing[0]} first): incomplete")
-    # The file decides, not the library: transformers 5 calls every mT5 tied and scales none.
+        raise ConfigError(f"{argument}: {folder}: {len(missing)} weights missing, e.g. {missing[0]}; fetch it again")
+    # Read `tied` from the file: transformers 5 treats every mT5 as tied and never scales.
     weight = (model.shared if tied else model.lm_head).weight
     if weight.shape[0] <= SCORE_ID:
-        raise ConfigError(f"{argument}: {folder} has {weight.shape[0]} words, MetricX reads number {SCORE_ID}")
+        raise ConfigError(f"{argument}: {folder} has a vocabulary of {weight.shape[0]}; MetricX needs id {SCORE_ID}")
     row = weight[SCORE_ID].detach().float().clone() * (model.config.d_model**-0.5 if tied else 1.0)
     del model.lm_head  # as large as the embeddings, and never used again
     return model.eval().requires_grad_(False), row
 
 
 def _load_tokenizer(argument: str, folder: Path, name: str | None, width: int):
-    """mT5's tokenizer and the folder it came from."""
+    """Return mT5's tokenizer and the folder that it came from."""
     if name is None and any((folder / file).is_file() for file in TOKENIZER_FILES):
         found = folder
     else:
@@ -121,14 +121,14 @@ def _load_tokenizer(argument: str, folder: Path, name: str | None, width: int):
         found = loading.fetch(f"tokenizer of {argument}", name, "tokenizer_config.json", patterns)
     tokenizer = loading.load_tokenizer(argument, found)
     if tokenizer("x")["input_ids"][-1:] != [tokenizer.eos_token_id]:
-        raise ConfigError(f"{argument}: the tokenizer in {found} does not end inputs as mT5's does")
+        raise ConfigError(f"{argument}: {found}: its tokenizer does not add </s> to inputs; use mT5's tokenizer")
     return tokenizer, found
 
 
 class MetricXScorer:
     """A loaded MetricX-24 model; see `load_metricx`. A `Scorer` whose values are errors: lower is better.
 
-    A segment's `ref`, if there is one, is shown to the model; without it the score is quality estimation.
+    A segment's `ref` is part of the model's input; without one the score is quality estimation.
     `stats` describes the last call: rows, distinct rows, tokens and share of padding.
     """
 
@@ -142,11 +142,11 @@ class MetricXScorer:
         self.stats: dict[str, float] = {}
 
     def score(self, segments: Sequence[Segment]) -> Scores:
-        """One value per segment, 0 (perfect) to 25, order kept.
+        """Return one value per segment, 0 (perfect) to 25, in order.
 
         None where the model gave no finite number, an input was too long (overlong="skip") or too large for the
-        memory, and where a translation contains "source:", "candidate:" or "reference:" as its source does not:
-        behind such a word the model reads the rest as another field, and a policy can write its own reference.
+        memory, and where a translation contains "source:", "candidate:" or "reference:" more often than its source:
+        the model reads text after such a label as another field, so a policy could write its own reference.
         """
         rows, index = distinct(segments)
         self.stats = {"rows": len(index), "distinct": len(rows), "tokens": 0, "padded": 0}
@@ -165,12 +165,12 @@ class MetricXScorer:
         return Scores([values[i] for i in index])
 
     def signature(self) -> dict[str, dict]:
-        """What makes the number; the same checkpoint at another place keeps its identity but for `model`."""
+        """See `Scorer.signature`. Moving a checkpoint to another place changes only `model` in its identity."""
         environment = loading.versions("transformers", "tokenizers", "sentencepiece", "torch")
         return {"identity": dict(self._identity), "environment": environment}
 
     def _inputs(self, rows: list[Segment]) -> list[tuple[list[int], bool]]:
-        """Token ids without the end marker (metricx24/predict.py drops it), and whether they were cut."""
+        """Return token ids without the end marker (metricx24/predict.py drops it), and whether they were cut."""
         texts = [
             utf8(f"source: {row.src} candidate: {row.mt}" + ("" if row.ref is None else f" reference: {row.ref}"))
             for row in rows
@@ -200,7 +200,7 @@ class MetricXScorer:
 
 
 def _fingerprints(folder: Path, files: Sequence[str]) -> str | None:
-    """Fingerprint of the first of `files` that is there; of an index, those of the parts it names as well."""
+    """Return the fingerprint of the first existing one of `files`; for an index, those of the parts that it lists."""
     file = next((folder / name for name in files if (folder / name).is_file()), None)
     if file is None:
         return None

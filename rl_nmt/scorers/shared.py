@@ -1,12 +1,12 @@
-"""One scorer, or one back-translator, for all processes of a machine: loaded once instead of once per process.
+"""Share one scorer or back-translator between all processes of a machine, so that it is loaded only once.
 
     scorer = Shared(lambda: load_metricx("google/metricx-24-hybrid-xl-v2p6", device="cuda:7"))
     translate = SharedTranslator(lambda: load_backtranslator(...))
 
 The first process of a machine has the model; the others send it their items. Equal segments are scored once.
 
-**Collective.** Every process of the machine must call equally often, also without segments. With one process, and
-within `processes.from_main`, it is the model itself.
+**Collective.** Every process of the machine must make the same number of calls, even without segments. With one
+process, and within `distributed.from_main`, calls go straight to the model.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -18,7 +18,7 @@ from rl_nmt.scorers.base import Scores, Segment, answers, isolate, warn_lost
 
 
 class _OncePerMachine:
-    """The model lives in one process; `_ask` is how all of them use it. Raises everywhere what `load` raises."""
+    """Load the model in one process; the others use it through `_ask`. An error of `load` is raised in all of them."""
 
     def __init__(self, load: Callable[[], Any]):
         self._model: Any = None
@@ -45,27 +45,27 @@ class _OncePerMachine:
 
     @property
     def collective(self) -> bool:
-        """Must every process of the machine call now, with nothing too? Not one by itself (processes.from_main)."""
+        """Whether every process of the machine must call now, even without items; False in `distributed.from_main`."""
         return self._group is not None and not distributed.alone()
 
     def signature(self) -> dict[str, dict]:
-        """The model's own: where it runs makes no number."""
+        """Return the model's own signature: the process that it runs in does not affect the score."""
         return self._signature
 
     def to(self, device: str) -> None:
-        """Move the model, where it is; the others say so in vain. Not collective."""
+        """Move the model; does nothing in processes without it. Not collective."""
         if self.owner:
             self._model.to(device)
 
     def _alone(self, items: Any) -> Any:
-        """The model's own answer to one process."""
+        """Call the model directly, for this process only."""
         call = getattr(self._model, "score", self._model)
         answer = call(items)
         self.stats = dict(getattr(self._model, "stats", {}))
         return answer
 
     def _from_owner(self, value: Any) -> Any:
-        """The owner's `value`, on all. Collective."""
+        """Return the owner's `value` in every process. Collective."""
         if self._group is None:
             return value
         import torch.distributed as dist
@@ -75,7 +75,7 @@ class _OncePerMachine:
         return box[0]
 
     def _ask(self, items: list[Hashable]) -> list[tuple]:
-        """(value, spans) of each item of this process; (None, None) where the model failed on it. Collective."""
+        """Return (value, spans) of each item of this process; (None, None) where the model failed. Collective."""
         import torch.distributed as dist
 
         asked: list[list] = [[] for _ in self._ranks]
@@ -84,7 +84,7 @@ class _OncePerMachine:
         return [known[item] for item in items]
 
     def _answers(self, asked: list[list]) -> tuple[dict, bool, dict]:
-        """Item → (value, spans), whether there are spans, and the model's stats; an exception would hang the others."""
+        """Return item → (value, spans), whether there are spans, and the stats; raising would hang the others."""
         distinct = list(dict.fromkeys(item for items in asked for item in items))
         found, errors = isolate(lambda batch: answers(self._model, batch), distinct)
         if errors:
@@ -95,15 +95,15 @@ class _OncePerMachine:
 
 
 class Shared(_OncePerMachine):
-    """A `Scorer` that is loaded once per machine, by `load`, and answers all its processes.
+    """A `Scorer` that is loaded once per machine, by `load`, and used by all its processes.
 
-    A segment on which the scorer fails, alone, has the value None, with a warning where the scorer is: an
-    exception would make each process ask for the halves of its own batch (`rl_nmt.scorers.base.ask`), and they
-    would no longer ask equally often. With one process it is the scorer itself and raises as that does.
+    A segment on which the scorer fails has the value None, with a warning in the process that has the scorer. An
+    exception would make each process retry the halves of its own batch (`rl_nmt.scorers.base.ask`), and the
+    processes would no longer make the same number of calls. With one process, the scorer's exceptions are raised.
     """
 
     def score(self, segments: Sequence[Segment]) -> Scores:
-        """Raw values and spans of this process's segments, in order; see `Scorer.score`. Collective."""
+        """Return raw values and spans of this process's segments, in order; see `Scorer.score`. Collective."""
         if not self.collective:
             return self._alone(segments)
         found = self._ask(list(segments))
@@ -111,14 +111,14 @@ class Shared(_OncePerMachine):
 
 
 class SharedTranslator(_OncePerMachine):
-    """The same for a back-translator, which has a `signature()`: a list of texts in, as many texts out."""
+    """The same for a back-translator with a `signature()`: takes a list of texts and returns as many."""
 
     def __init__(self, load: Callable[[], Any]):
         super().__init__(load)
         self.name = "the shared back-translator"
 
     def __call__(self, texts: list[str]) -> list[str | None]:
-        """One translation per text, in order; None where the model failed on it. Collective."""
+        """Return one translation per text, in order; None where the model failed on it. Collective."""
         if not self.collective:
             return self._alone(texts)
         return [text for text, _ in self._ask(list(texts))]

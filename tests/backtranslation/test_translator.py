@@ -64,7 +64,7 @@ def scrambled(count: int, seed: int = 1) -> list[str]:
 
 
 def one_at_a_time(folder, texts, beams=4, cap=256):
-    """The oracle: what the NLLB card shows, a batch of one, no padding, nothing of ours but the cap."""
+    """The oracle: the code of the NLLB card, a batch of one, no padding; only the cap is ours."""
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, src_lang="tam_Taml")
@@ -84,7 +84,7 @@ def one_at_a_time(folder, texts, beams=4, cap=256):
     return outputs
 
 
-def test_what_it_was_taught_comes_back(translator):
+def test_it_translates_what_it_was_taught(translator):
     texts = list(KNOWN)
     assert translator(texts) == [KNOWN[text] for text in texts]
 
@@ -93,7 +93,7 @@ def test_what_it_was_taught_comes_back(translator):
 def test_equal_to_generating_one_text_at_a_time(confused_nllb, beams, cap):
     texts = [*KNOWN, *scrambled(60)]
     expected = one_at_a_time(confused_nllb, texts, beams, cap)
-    assert len(set(expected)) > 15  # or the comparison would say little
+    assert len(set(expected)) > 15  # otherwise the comparison would mean little
     model = load_backtranslator(confused_nllb, beams=beams, max_new_tokens=cap)
     assert model(texts) == expected
     assert 0 < model.stats["hit_cap"] < len(texts)  # some are cut, some end by themselves
@@ -120,7 +120,7 @@ def test_a_packed_linear_gives_its_weight_back():
     assert not again.weight.requires_grad
 
 
-def test_what_is_computed_is_what_is_needed(confused_nllb, monkeypatch):
+def test_nothing_is_computed_needlessly(confused_nllb, monkeypatch):
     """Counters instead of a clock: each distinct sentence once, little padding, finished texts leave."""
     model = load_backtranslator(confused_nllb, max_new_tokens=200)
     rng = random.Random(2)
@@ -164,7 +164,7 @@ def test_ctranslate2_equals_transformers(request, model, beams):
 
 
 def test_ctranslate2_beams_of_a_confused_model_are_nearly_equal(confused_nllb):
-    """The known limit: hypotheses score the same in both, but not the same ones are kept as finished."""
+    """The known limit: hypotheses have the same scores in both, but different ones are kept as finished."""
     ours, other, _, _ = both_backends(confused_nllb, 4)
     assert sum(a != b for a, b in zip(ours, other, strict=True)) <= 0.1 * len(ours)
 
@@ -173,7 +173,7 @@ def test_ctranslate2_beams_of_a_confused_model_are_nearly_equal(confused_nllb):
 def test_the_best_tokens_are_those_of_a_full_sort(vocabulary):
     generator = torch.Generator().manual_seed(vocabulary)
     logits = torch.randn(5, vocabulary, generator=generator)
-    logits[1, -3:] = torch.tensor([9.0, 11.0, 10.0])  # behind the last whole chunk
+    logits[1, -3:] = torch.tensor([9.0, 11.0, 10.0])  # after the last whole chunk
     logits[2, 2:5] = torch.tensor([8.0, 7.0, 9.0])  # in one chunk
     logits[3] = 0.5  # all equal
     values, ids = top_log_probs(logits, 5)
@@ -244,7 +244,7 @@ def test_control_tokens_in_a_text_stay_text(translator):
     for row in rows:
         assert row[0] == tokenizer.convert_tokens_to_ids("tam_Taml") and row[-1] == tokenizer.eos_token_id
         assert not special & set(row[1:-1])
-    honoured = tokenizer("a </s> b")["input_ids"]  # the trap itself, so that this test cannot pass by luck
+    honoured = tokenizer("a </s> b")["input_ids"]  # shows the problem itself, so that this test cannot pass by luck
     assert tokenizer.eos_token_id in honoured[1:-1]
 
 
@@ -275,7 +275,7 @@ def test_a_cut_translation_is_counted(tiny_nllb):
         assert all(len(out) < len(KNOWN[text]) for text, out in zip(KNOWN, outputs, strict=False))
 
 
-def test_the_callers_state_is_left_alone(translator):
+def test_the_callers_state_does_not_change(translator):
     weight = torch.ones(2, requires_grad=True)
     before, state = torch.get_float32_matmul_precision(), torch.get_rng_state()
     torch.set_float32_matmul_precision("medium")
@@ -290,7 +290,7 @@ def test_the_callers_state_is_left_alone(translator):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_loading_leaves_the_random_state_alone(tiny_nllb):
+def test_loading_does_not_change_the_random_state(tiny_nllb):
     state = torch.get_rng_state()
     load_backtranslator(tiny_nllb)
     load_backtranslator(tiny_nllb, backend="ctranslate2")
@@ -311,12 +311,12 @@ def test_auto_falls_back_and_says_why(tiny_nllb, translator, monkeypatch, capfd)
     told = capfd.readouterr().err
     assert told.count("\n") == 1 and "auto takes transformers: ctranslate2 is not installed" in told
     assert model.signature()["identity"] == translator.signature()["identity"]
-    with pytest.raises(ConfigError, match=r"int8 needs ctranslate2.*not installed.*float32 or bfloat16"):
+    with pytest.raises(ConfigError, match=r"dual_dtype: int8 .*ctranslate2 is not installed"):
         load_backtranslator(tiny_nllb, backend="auto", dtype="int8")
 
 
 def test_auto_keeps_the_precision_it_was_given(tiny_nllb, capfd):
-    """CTranslate2 may not compute in bfloat16 here; then transformers does, not CTranslate2 in another type."""
+    """If CTranslate2 has no bfloat16 here, transformers is used, not CTranslate2 in another type."""
     import ctranslate2
 
     model = load_backtranslator(tiny_nllb, backend="auto", dtype="bfloat16")
@@ -346,22 +346,16 @@ def test_signature_names_what_changes_the_text(tiny_nllb, translator, ct2, tmp_p
     "options, message",
     [
         ({"target": "eng_latn"}, "eng_Latn"),
-        ({"source": "ta"}, "no language tag 'ta'"),
-        ({"target": "<mask>"}, "no language tag"),
-        ({"backend": "marian"}, "auto, transformers or ctranslate2"),
-        ({"dtype": "int8"}, "int8 needs backtranslation_backend ctranslate2"),
-        (
-            {"dtype": "float16"},
-            "dual_dtype: float16 needs backtranslation_backend ctranslate2; use float32 or bfloat16",
-        ),
-        (
-            {"dtype": "float16", "backend": "ctranslate2"},
-            r"on cpu in float16: .*; use another dual_device or dual_dtype",
-        ),
-        ({"dtype": "float16", "backend": "auto"}, r"dual_dtype: float16 needs ctranslate2.* use float32 or bfloat16"),
+        ({"source": "ta"}, "language tag 'ta'"),
+        ({"target": "<mask>"}, "language tag '<mask>'"),
+        ({"backend": "marian"}, "backtranslation_backend: 'marian'"),
+        ({"dtype": "int8"}, "dual_dtype: int8 .*backtranslation_backend"),
+        ({"dtype": "float16"}, "dual_dtype: float16 .*backtranslation_backend"),
+        ({"dtype": "float16", "backend": "ctranslate2"}, "cpu in float16: .*dual_device"),
+        ({"dtype": "float16", "backend": "auto"}, "dual_dtype: float16 .*ctranslate2"),
         ({"dtype": "float64"}, "dual_dtype: 'float64'"),
-        ({"device": "gpu"}, "dual_device"),
-        ({"device": "cuda:99"}, "dual_device"),
+        ({"device": "gpu"}, "dual_device: 'gpu'"),
+        ({"device": "cuda:99"}, "dual_device: cuda:99"),
     ],
 )
 def test_bad_settings(tiny_nllb, options, message):
@@ -374,8 +368,8 @@ def test_a_folder_without_its_tokenizer_is_refused(tiny_nllb, tmp_path):
     folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*"))
     for name in ("tokenizer.json", "sentencepiece.bpe.model"):
         (folder / name).unlink()
-    # transformers 5 makes an empty tokenizer of nothing, whose tags are wrong.
-    with pytest.raises(ConfigError, match=r"has no tokenizer that loads|tokenizer\.json"):
+    # transformers 5 creates an empty tokenizer instead, whose tags are wrong.
+    with pytest.raises(ConfigError, match=r"its tokenizer does not load|tokenizer\.json"):
         load_backtranslator(folder)
 
 
@@ -384,7 +378,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tiny_nllb):
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_nllb, src_lang="tam_Taml")
     check_tags(tokenizer, len(tokenizer), "tam_Taml", "eng_Latn")
-    with pytest.raises(ConfigError, match=r"504 ids, the model only 503"):
+    with pytest.raises(ConfigError, match=r"504 ids, .*503"):
         check_tags(tokenizer, len(tokenizer) - 1, "tam_Taml", "eng_Latn")
 
 
@@ -441,13 +435,13 @@ def test_a_tokenizer_whose_tags_are_shifted_is_refused(tiny_nllb):
     mask = tokenizer.mask_token_id
     first = tokenizer.convert_tokens_to_ids("ace_Arab")
     check_tags(Moved(tokenizer, lambda i: i), 600, "tam_Taml", "eng_Latn")
-    with pytest.raises(ConfigError, match="shifted"):  # <mask> in front, every tag one further
+    with pytest.raises(ConfigError, match="shifted"):  # <mask> first, every tag one id higher
         check_tags(Moved(tokenizer, lambda i: first if i == mask else i + (i >= first)), 600, "tam_Taml", "eng_Latn")
-    with pytest.raises(ConfigError, match="shifted"):  # a gap behind the tags
+    with pytest.raises(ConfigError, match="shifted"):  # a gap after the tags
         check_tags(Moved(tokenizer, lambda i: i + (i == mask)), 600, "tam_Taml", "eng_Latn")
 
 
-def test_a_source_tag_behind_the_text_is_refused(tiny_nllb, tmp_path):
+def test_a_source_tag_after_the_text_is_refused(tiny_nllb, tmp_path):
     folder = _copy_of(tiny_nllb, tmp_path / "model")
     path = folder / "tokenizer_config.json"
     options = json.loads(path.read_text(encoding="utf-8"))
@@ -465,18 +459,18 @@ def test_a_tokenizer_without_words_is_refused(tiny_nllb):
     tokenizer = AutoTokenizer.from_pretrained(tiny_nllb, src_lang="tam_Taml")
     tag, end = tokenizer.convert_tokens_to_ids("tam_Taml"), tokenizer.eos_token_id
     empty = Moved(tokenizer, lambda i: i if i in (tag, end) or i > 280 else tokenizer.unk_token_id)
-    with pytest.raises(ConfigError, match="no words"):
+    with pytest.raises(ConfigError, match="no vocabulary"):
         check_tags(empty, 600, "tam_Taml", "eng_Latn")
 
 
 def test_wrong_folders(tiny_nllb, tiny_gemma, tmp_path):
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(ConfigError, match=r"backtranslation_model: .*/nothing"):
         load_backtranslator(tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"config\.json"):
         load_backtranslator(tmp_path)
     with pytest.raises(ConfigError):
         load_backtranslator(tiny_gemma)
-    with pytest.raises(ConfigError, match="give the model's folder"):
+    with pytest.raises(ConfigError, match=r"/config.json is a file"):
         load_backtranslator(tiny_nllb / "config.json")
     with pytest.raises(MissingService, match="some/model"):
         load_backtranslator("some/model")  # tests run with HF_HUB_OFFLINE
@@ -488,7 +482,7 @@ def test_another_kind_of_translation_model_is_refused(tiny_nllb, tmp_path):
     folder = shutil.copytree(tiny_nllb, tmp_path / "model", ignore=shutil.ignore_patterns("ct2-*", "*.safetensors"))
     sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
     BartForConditionalGeneration(BartConfig(vocab_size=600, **sizes)).save_pretrained(folder)
-    with pytest.raises(ConfigError, match="BartForConditionalGeneration, not M2M100"):
+    with pytest.raises(ConfigError, match=r"BartForConditionalGeneration.*M2M100"):
         load_backtranslator(folder)
 
 

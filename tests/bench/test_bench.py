@@ -28,7 +28,7 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Where this file's runs build their tiny checkpoints, once."""
+    """The folder in which this file's runs build their tiny checkpoints, once."""
     return tmp_path_factory.mktemp("models")
 
 
@@ -50,7 +50,7 @@ def test_texts_are_single_sentences_of_one_script():
     from rl_nmt.text.sentences import split_sentences
 
     for item in texts.items(64, "none"):
-        assert split_sentences(item.tamil) == [item.tamil]  # else the two routes would translate different things
+        assert split_sentences(item.tamil) == [item.tamil]  # otherwise the two routes would translate different texts
         assert not texts.LATIN.search(item.tamil) and not texts.TAMIL.search(item.english + item.back)
         assert item.back != item.english
 
@@ -240,7 +240,7 @@ def test_memory(models, capsys):
 
 
 def test_memory_sees_a_leak():
-    # 40 MiB each: what is larger than 32 MiB always gets pages of its own, whatever earlier tests left free.
+    # 40 MiB each: blocks above 32 MiB always get new pages, even if earlier tests left memory free.
     kept = []
     found = measure.memory_growth(lambda number: kept.append(torch.ones(10 << 20)), calls=10, early=5)
     assert found["bytes"] - found["bytes_early"] > 150 * 2**20
@@ -266,8 +266,8 @@ def test_the_document_mentions_every_bench():
     assert {name for name in scripts if f"bench.{name}" not in document} == set()
 
 
-def test_a_bench_that_is_called_as_a_file_says_how_to_call_it():
-    """By the first of its imports from the repository, which is `bench`: then nothing else is missing before."""
+def test_a_bench_run_as_a_file_prints_how_to_run_it():
+    """Its first import from the repository must be `bench`, so that no other import fails before."""
     for path in (ROOT / "bench").glob("*.py"):
         text = path.read_text(encoding="utf-8")
         if "__main__" in text:
@@ -281,7 +281,7 @@ def test_a_bench_that_is_called_as_a_file_says_how_to_call_it():
 
 
 def test_train_step(tmp_path, capsys):
-    """Two lines of a sweep: the forced lengths are written, the stages add up, the reward is that of recorded texts."""
+    """Two lines of a sweep: lengths are as forced, the stages add up, the reward is that of recorded texts."""
     from bench import train_step
 
     line = ["--group_sizes", "2", "4", "--lengths", "6", "--prompts", "2", "--steps", "1", "--beams", "1"]

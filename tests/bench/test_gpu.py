@@ -42,7 +42,12 @@ def models(tmp_path_factory):
     ("code", "status", "reason", "count"),
     [
         ("put({'a': 1}); put({'status': 'done', 'reason': ''})", "done", "", 1),
-        ("put({'ok': True}); put({'ok': False}); put({'status': 'done', 'reason': ''})", "failed", "not what it", 2),
+        (
+            "put({'ok': True}); put({'ok': False}); put({'status': 'done', 'reason': ''})",
+            "failed",
+            "result is wrong",
+            2,
+        ),
         ("put({'status': 'skipped', 'reason': 'no vllm'})", "skipped", "no vllm", 0),
         ("put({'a': 1}); os.kill(os.getpid(), 9)", "failed", "status -9", 1),
         ("put({'a': 1}); put({'a': 2}); subprocess.run(['sleep', '600'])", "out of time", "killed", 2),
@@ -58,7 +63,7 @@ def test_a_stage_keeps_its_results_whatever_ends_it(tmp_path, code, status, reas
     assert reports[-1] == found and [len(r["results"]) for r in reports] == sorted(len(r["results"]) for r in reports)
 
 
-def test_stages_that_are_not_run_keep_what_the_file_has_of_the_card_and_shape(tmp_path):
+def test_stages_that_are_not_run_keep_their_results_of_the_same_card_and_shape(tmp_path):
     path, old = tmp_path / "card.json", {"card": "A", "shape": "large", "date": "2026-01-02", "minutes": 9.0}
     old |= {"versions": {"torch": "2.0"}, "stages": {"reward": {"status": "done"}, "pocket": {"status": "failed"}}}
     new = old | {"minutes": 15.0, "stages": {"pocket": {"status": "running"}}}
@@ -91,7 +96,7 @@ def test_stages_that_are_not_run_keep_what_the_file_has_of_the_card_and_shape(tm
         (MissingService("no ctranslate2"), "no ctranslate2"),
     ],
 )
-def test_a_row_that_cannot_be_is_skipped(error, skipped):
+def test_an_impossible_row_is_skipped(error, skipped):
     def make(value):
         raise error
 
@@ -99,7 +104,7 @@ def test_a_row_that_cannot_be_is_skipped(error, skipped):
     assert gpu_stages.attempt(lambda value: {"value": value}, 1) == {"value": 1}
 
 
-def test_a_row_that_is_wrong_is_not_skipped():
+def test_a_wrong_row_is_not_skipped():
     with pytest.raises(ZeroDivisionError):
         gpu_stages.attempt(lambda: {"value": 1 / 0})
 
@@ -108,7 +113,7 @@ def test_a_row_that_is_wrong_is_not_skipped():
     ("dtype", "difference", "ok"),
     [("float32", 9e-6, True), ("float32", 2e-5, False), ("bfloat16", 0.019, True), ("bfloat16", 0.021, False)],
 )
-def test_a_half_may_differ_by_twice_the_error_measured_at_load(monkeypatch, dtype, difference, ok):
+def test_a_half_type_may_differ_by_twice_the_error_measured_at_load(monkeypatch, dtype, difference, ok):
     error = 0.01 if dtype == "bfloat16" else 0.0
     scorer = SimpleNamespace(dtype_error=error, score=lambda segments: SimpleNamespace(values=[0.5 + difference]))
     monkeypatch.setattr(gpu_stages, "load_comet", lambda *args, **options: scorer)
@@ -178,7 +183,7 @@ def test_drawn_models_are_those_of_the_files(models, tmp_path):
 
 
 def card(offload: bool = False, peak: float = 9.0, reward: float = 5.5, faster: float = 5.0) -> dict:
-    """A measured card: what the command wrote of a tiny run on a CPU, with the memory that only a GPU tells."""
+    """A measured card: the command's output for a tiny run on a CPU, with the memory that only a GPU reports."""
     found = json.loads((Path(__file__).parent / "tiny_card.json").read_text(encoding="utf-8"))
     found |= {"card": "NVIDIA A10G", "memory_bytes": 24 * GIB}
     for row, away in zip(found["stages"]["step"]["results"], (offload, not offload), strict=True):
@@ -191,7 +196,7 @@ def card(offload: bool = False, peak: float = 9.0, reward: float = 5.5, faster: 
     return found
 
 
-def test_the_documents_are_what_the_committed_cards_say():
+def test_the_documents_match_the_committed_cards():
     for name, text in tables.documents(ROOT, measurements.cards()).items():
         assert (ROOT / name).read_text(encoding="utf-8") == text, "run python -m bench.gpu --tables"
 
@@ -243,7 +248,7 @@ def test_the_doctor_names_what_was_measured_on_its_card(tmp_path, monkeypatch):
     assert measurements.measured_ratio("NVIDIA A10G", offload=True)
 
 
-def test_marks_that_are_missing_are_said():
+def test_missing_marks_are_an_error():
     with pytest.raises(ValueError, match="<!-- cards"):
         tables.between("text", "cards", lambda old: "")
 

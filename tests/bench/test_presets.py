@@ -1,4 +1,4 @@
-"""configs/*.yaml: what each says it needs, that it is valid there and would fit; and the bench that says so."""
+"""configs/*.yaml: the hardware that each names, whether it is valid and fits there; and the bench that checks it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def test_a_preset_is_valid_for_as_many_processes_as_it_has_gpus(name, monkeypatc
     cfg, _, _ = config.parse(script.RunCfg, ["--config", str(PRESETS[name])], {}, "x", "x")
     script.check(cfg)
     assert cfg.output_dir.startswith("runs/")
-    if not EXPECTED[name].bf16:  # nothing there computes in 16 bits, and the policy must not
+    if not EXPECTED[name].bf16:  # no model there uses 16 bits, so neither may the policy
         assert (cfg.dual_dtype, cfg.reward_dtype) == ("float32", "float32")
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_its_command_names_files_that_are_there(name):
+def test_its_command_names_existing_files(name):
     comment = re.sub(
         r"\\\n#",
         " ",
@@ -58,8 +58,8 @@ def test_its_command_names_files_that_are_there(name):
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "pocket"])
-def test_it_would_fit_and_every_model_is_counted(name):
-    """Of known sizes, from the table of published configurations: no file is needed."""
+def test_it_fits_and_every_model_is_counted(name):
+    """Sizes come from the table of published configurations: no file is needed."""
     findings = presets.estimate(PRESETS[name])
     assert findings and all(f.level in ("ok", "warn") for f in findings)
     detail = findings[0].detail
@@ -68,7 +68,7 @@ def test_it_would_fit_and_every_model_is_counted(name):
     assert all(part in held for part in ("NLLB ", "comet_da ", "comet_qe "))
 
 
-def test_what_is_too_large_is_said_and_is_the_exit_status(tmp_path, capsys):
+def test_a_preset_that_is_too_large_is_reported_with_exit_status_1(tmp_path, capsys):
     path = tmp_path / "large.yaml"
     path.write_text("# Hardware: 1 × 16 GB GPU without bf16, 64 GB of memory\nmodel_id: google/gemma-3-27b-it\n")
     assert presets.main([str(path)]) == 1
@@ -82,11 +82,11 @@ def test_what_is_too_large_is_said_and_is_the_exit_status(tmp_path, capsys):
 def test_a_preset_without_hardware_is_refused(tmp_path, first):
     path = tmp_path / "x.yaml"
     path.write_text(first + "\nmodel_id: google/gemma-3-1b-it\n")
-    with pytest.raises(ConfigError, match="its first line must say the hardware"):
+    with pytest.raises(ConfigError, match=r"first line .*# Hardware:"):
         presets.hardware(path)
 
 
-def test_a_process_of_several_has_its_share_of_the_memory():
+def test_each_of_several_processes_has_its_share_of_the_memory():
     machine = Hardware(8, 80, True, 640).machine()
     assert machine.ram_free == 80 * 10**9 and len(machine.gpus) == 1
     assert Hardware(0, 0, False, 2).machine().gpus == ()

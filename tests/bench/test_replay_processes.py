@@ -1,4 +1,4 @@
-"""bench.replay_processes: the gradient of two processes on recorded samples, and a figure that can fail."""
+"""bench.replay_processes: the gradient of two processes on recorded samples; the comparison can fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rl_nmt.errors import ConfigError
 
 @pytest.fixture(scope="module")
 def folder(tiny_all, tmp_path_factory):
-    """Recorded once, replayed in one process and in two."""
+    """A folder with one recording, replayed in one process and in two."""
     folder = tmp_path_factory.mktemp("replay")
     line = tiny_run.split_argv(tiny_all, folder)
     for stage, processes in ((bench.record, [0]), (bench.replay, [0]), (bench.replay, [0, 1])):
@@ -31,7 +31,7 @@ def test_two_processes_have_the_gradient_of_one(folder):
 
 
 def test_another_reward_is_another_gradient(folder, tiny_all, tmp_path):
-    """Of one sample in the group that is split: what the figure would show if a part of it were not compared."""
+    """The reward of one sample in the split group: the result must change even for a small part of the batch."""
     recorded = torch.load(folder / bench.ROLLOUTS, weights_only=True)
     recorded["rows"][7]["total"] = 1.0 - recorded["rows"][7]["total"]
     torch.save(recorded, tmp_path / bench.ROLLOUTS)
@@ -47,7 +47,7 @@ def test_rows_in_another_order_are_refused(monkeypatch):
     assert player(["a", "a", "b", "b"], None) == [0.5] * 4
     monkeypatch.setenv("RANK", "1")
     assert player.part(["b", "b"]) == rows[2:]
-    with pytest.raises(RuntimeError, match="another order"):
+    with pytest.raises(RuntimeError, match="another order than"):
         player.part(["a", "b"])
 
 
@@ -64,7 +64,7 @@ def test_difference_by_hand():
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_runs(tiny_all, tmp_path):
-    with pytest.raises(ConfigError, match="per_device_batch_size: 12 does not divide by 5 processes"):
+    with pytest.raises(ConfigError, match=r"per_device_batch_size: 12 .*5 processes"):
         bench.main(["--processes", "5", *tiny_run.split_argv(tiny_all, tmp_path)])
 
 

@@ -1,4 +1,4 @@
-"""bench.text_rules on files; and every process says the same, whatever its hash seed."""
+"""bench.text_rules on files; every process gives the same results, whatever its hash seed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rl_nmt.audit.cheats import build_suite, honest_pairs
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_rules_say_the_same_in_every_process(tmp_path):
-    """Honest pairs, cheats and sentences of the pocket world: a digest of all that gates and fidelity say of them."""
+def test_the_rules_give_the_same_results_in_every_process(tmp_path):
+    """A digest of all results of gates and fidelity for honest pairs, cheats and sentences of the pocket world."""
     honest, _ = honest_pairs(None, count=72)
     rows = [(source, text) for source, text in honest] + [(honest[c.pair][0], c.text) for c in build_suite(honest)[::6]]
     rng = random.Random(5)

@@ -1,4 +1,4 @@
-"""rl_nmt.models.batching: nothing lost, nothing doubled, budgets kept."""
+"""rl_nmt.models.batching: no row lost or repeated, budgets kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Out of memory: recognised, answered with smaller batches, forgotten again; real allocations that fail."""
+"""Out of memory, with real failed allocations: recognised, retried in smaller batches, then larger ones again."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rl_nmt.models.batching import TokenBudget, batches, is_out_of_memory, run_b
 
 
 def too_much():
-    """A real failed allocation: a petabyte."""
+    """Fail a real allocation: a petabyte."""
     return torch.empty(2**50, dtype=torch.uint8)
 
 
 def limited(limit: int, lengths, seen: list | None = None):
-    """A model that has memory for `limit` tokens, padding included, and is given no row twice."""
+    """A model with memory for `limit` tokens, padding included; it checks that no row is scored twice."""
     known: set[int] = set()
 
     def run(batch):
@@ -55,7 +55,7 @@ def test_what_is_out_of_memory(error, answer):
     assert is_out_of_memory(error) is answer
 
 
-def test_a_real_failed_allocation_and_one_behind_another_error():
+def test_a_real_failed_allocation_and_one_that_caused_another_error():
     with pytest.raises(RuntimeError) as caught:
         too_much()
     assert is_out_of_memory(caught.value)
@@ -72,7 +72,7 @@ def test_enough_memory_changes_nothing():
 
 
 @pytest.mark.parametrize("limit", [9, 10, 17, 20, 35, 100])
-def test_every_row_is_scored_once_whatever_fits(limit, capsys):
+def test_every_row_is_scored_once_for_any_limit(limit, capsys):
     lengths = [3, 9, 2, 8, 5, 9, 1, 1, 7]
     budget = TokenBudget(64)
     done = run_batches(limited(limit, lengths), lengths, budget, argument="comet_da_model")
@@ -81,7 +81,7 @@ def test_every_row_is_scored_once_whatever_fits(limit, capsys):
     assert ("comet_da_model: out of memory" in capsys.readouterr().err) == (limit < 63)
 
 
-def test_what_never_fits_is_lost_alone(capsys):
+def test_a_row_that_never_fits_loses_no_others(capsys):
     lengths = [4, 50, 4, 60, 4]
     assert run_batches(limited(40, lengths), lengths, TokenBudget(1000)) == [40, None, 40, None, 40]
     assert "60 tokens do not fit alone" in capsys.readouterr().err
@@ -95,7 +95,7 @@ def test_few_attempts_are_wasted():
     assert sum(seen) - sum(s for s in seen if s > 128) == 256 * 16
 
 
-def test_the_budget_comes_back_and_learns_when_that_was_too_early():
+def test_the_budget_grows_again_and_waits_longer_if_that_was_too_early():
     lengths, budget = [8] * 16, TokenBudget(128, calm=3)
     call = lambda limit: run_batches(limited(limit, lengths), lengths, budget)  # noqa: E731
     call(40)
@@ -103,7 +103,7 @@ def test_the_budget_comes_back_and_learns_when_that_was_too_early():
     sizes = [call(1000) and budget.tokens for _ in range(9)]
     assert sizes == [32, 32, 64, 64, 64, 128, 128, 128, 128]
     call(40)
-    assert (budget.tokens, budget.calm) == (32, 3)  # the larger size had held for three calls
+    assert (budget.tokens, budget.calm) == (32, 3)  # the larger size had worked for three calls
     sizes = [call(40) and (budget.tokens, budget.calm) for _ in range(12)]
     # three calm calls → 64, which fails at once → 32 again and twice the patience
     assert sizes[:4] == [(32, 3), (32, 3), (64, 3), (32, 6)]
@@ -119,6 +119,6 @@ def test_other_errors_are_raised():
         run_batches(run, [1, 2], TokenBudget(8))
 
 
-def test_a_budget_of_nothing():
+def test_a_budget_of_0():
     with pytest.raises(ValueError, match="token_budget: 0"):
         TokenBudget(0)

@@ -16,7 +16,7 @@ def world(tmp_path_factory):
     return build.build(tmp_path_factory.mktemp("pocket") / "seed0", seed=0, sizes=build.SMALL)
 
 
-def test_a_second_build_does_nothing_and_another_seed_builds_anew(world, capsys):
+def test_a_second_build_does_nothing_and_another_seed_builds_again(world, capsys):
     stamp = (world / "build.json").stat().st_mtime_ns
     assert build.build(world, seed=0, sizes=build.SMALL) == world
     assert (world / "build.json").stat().st_mtime_ns == stamp
@@ -103,7 +103,7 @@ def test_word_tags_follow_the_words():
     assert 0.0 in tags
 
 
-def test_training_goes_on_until_ready_and_then_lets_the_rate_fall():
+def test_training_continues_until_ready_and_then_lowers_the_rate():
     import torch
 
     model, asked = torch.nn.Linear(2, 1), []

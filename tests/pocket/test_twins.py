@@ -65,7 +65,7 @@ EN, TA = "Two boys did not eat the big fish yesterday.", "நேற்று இ
 
 
 @pytest.mark.parametrize(
-    "change, wanted",  # what the output has instead → severity, category, marked words (or lost words of the source)
+    "change, wanted",  # change of the output → severity, category, marked words (or lost words of the source)
     [
         ((), []),
         (("பெரிய ", "சிறிய "), [("major", "accuracy/mistranslation", "சிறிய")]),
@@ -106,7 +106,7 @@ def test_points_add_up_to_at_most_25():
     assert points([one["critical"]] * 3) == 25
 
 
-def test_a_reference_has_no_errors_and_another_sentence_has():
+def test_a_reference_has_no_errors_but_another_sentence_has():
     pairs = sentences(300)
     assert all(find_errors(p.english, p.tamil, p.tamil) == [] for p in pairs)
     for one, two in pairwise(pairs):
@@ -170,7 +170,7 @@ def test_odd_outputs_have_places_within_them(output):
 # ---------------------------------------------------------------------- rows and their labels
 
 
-def test_rows_hold_what_is_known_about_them():
+def test_rows_have_their_known_errors():
     (row,) = graded.grade([Pair(EN, TA)], [TA.replace("பெரிய", "சிறிய")])
     assert (row.src, row.ref, len(row.errors)) == (EN, TA, 1) and 0.3 < row.quality < 1
     assert graded.grade([Pair(EN, TA)], [TA])[0].quality == 1
@@ -190,7 +190,7 @@ def test_batches_have_the_size_and_little_to_pad():
     assert {len(batch) for batch in drawn} == {16}
     spread = np.mean([np.ptp([lengths[i] for i in batch]) for batch in drawn])
     assert spread < 15  # of 55
-    assert len({i for batch in drawn for i in batch}) > 350  # every row has its turn
+    assert len({i for batch in drawn for i in batch}) > 350  # every row is used
 
 
 def test_labels_of_missing_places_do_not_count():
@@ -233,7 +233,7 @@ def test_labels_of_tokens_follow_the_words(twins):
 # ---------------------------------------------------------------------- the models
 
 
-def test_a_second_build_does_nothing_and_another_size_builds_anew(world, twins):
+def test_a_second_build_does_nothing_and_another_size_builds_again(world, twins):
     stamp = (twins / "build.json").stat().st_mtime_ns
     assert build.build(twins, world, SMALL) == twins
     assert (twins / "build.json").stat().st_mtime_ns == stamp
@@ -279,10 +279,10 @@ def test_metricx_is_read_by_the_product_as_by_its_own_class(twins):
     assert all(v is not None for v in load_metricx(folder).score(rows).values)
 
 
-def test_metricx_takes_little_room_on_disk(twins):
+def test_metricx_takes_little_disk_space(twins):
     weights = (twins / "metricx" / "model.safetensors").stat()
     assert weights.st_size > 2 * metricx.WORDS * SMALL.hidden * 2  # both matrices of the published width, two bytes
-    assert weights.st_blocks * 512 < weights.st_size / 5  # where the file system keeps holes
+    assert weights.st_blocks * 512 < weights.st_size / 5  # if the file system supports sparse files
 
 
 def test_the_saved_metricx_is_the_fitted_one(tmp_path, twins):
@@ -328,7 +328,7 @@ def test_xcomet_gives_scores_and_spans_with_and_without_a_reference(twins):
         scores = scorer.score(given)
         assert all(value is not None for value in scores.values)
         for spans, row in zip(scores.spans, given, strict=True):
-            # Like COMET's own, a span may be empty: that of a marked <s> alone.
+            # As in COMET, a span may be empty: that of a marked <s> alone.
             assert all(0 <= s.start <= s.end <= len(row.mt) and s.severity in xcomet.LABELS for s in spans)
 
 
@@ -399,12 +399,12 @@ def test_the_judge_marks_what_it_knows(world, twins, form):
         assert value == -min(25, sum(worst))
         placed = {(e.start, e.end, e.severity) for e in known if e.start is not None}
         assert {(s.start, s.end, s.severity) for s in spans} <= placed
-        if form == "json":  # words said twice need the words before them, which the text form has no room for
+        if form == "json":  # repeated words need the words before them, which the text form does not have
             once = {p for p in placed if output.count(output[p[0] : p[1]]) == 1}
             assert once <= {(s.start, s.end, s.severity) for s in spans}
 
 
-def test_of_an_unknown_source_the_judge_cannot_tell(world, twins):
+def test_the_judge_cannot_mark_an_unknown_source(world, twins):
     english, tamil = heldout(world)[0].values()
     with judge.serve(twins) as server:
         scorer = load_gemba_mqm(server.url, "judge", **QUICK)

@@ -167,7 +167,7 @@ def test_sandhi(words, expected):
     assert realise(words) == expected
 
 
-# --- sentences, written by hand and then looked for in a world of few words --------------------------
+# --- sentences, written by hand and searched for in a world of few words -----------------------------
 
 SENTENCES = """
     Ravi went to the school. | ரவி பள்ளிக்குச் சென்றான்.
@@ -289,7 +289,7 @@ def few_words():
             ("go come sleep help", patterns.PATTERNS[:1], 12_000),
             ("eat read see give", patterns.PATTERNS[:1], 20_000),
         )
-        for verbs, chosen, count in rounds * 20:  # until all were met; usually about seven times
+        for verbs, chosen, count in rounds * 20:  # until all were found; usually about seven times
             if wanted <= found.keys():
                 break
             patch.setattr(clauses, "KINDS", [VERBS[en] for en in verbs.split()])
@@ -350,7 +350,7 @@ def test_english_and_tamil_are_well_formed(stream):
 
 
 def test_no_tamil_letter_sequence_is_impossible(stream):
-    """A vowel sign or pulli follows a consonant only; a vowel letter only opens a word."""
+    """A vowel sign or pulli only follows a consonant; a vowel letter only begins a word."""
     vowels, marks = set("அஆஇஈஉஊஎஏஐஒஓஔ"), set("ாிீுூெேைொோௌ்")
     for pair in stream["train"][:5000]:
         for word in pair.tamil[:-1].split():
@@ -375,7 +375,7 @@ def test_same_seed_same_pairs_and_other_seed_other_pairs():
 
 
 def test_there_are_millions_of_sentences(stream):
-    """A lower bound counted in one pattern and tense; and how often free samples repeat, as in birthdays."""
+    """A lower bound from one pattern and tense; and how often free samples repeat (the birthday problem)."""
     verbs = [verb for verb in lexicon.TRANSITIVE.values() if verb.subjects != "a"]
     things = sum(len(lexicon.group(name)) for verb in verbs for name in verb.objects if name[0] != ":")
     people = len(NAMES) + len(PRONOUNS) + 2 * len(lexicon.group("human"))  # the boy, the boys
@@ -452,7 +452,7 @@ def test_quality_falls_with_the_level(stream):
     assert others < 30
 
 
-def test_damage_is_deterministic_and_leaves_text(stream):
+def test_damage_is_deterministic_and_never_empties_a_text(stream):
     for level in LEVELS:
         for pair in stream["train"][:300]:
             first = corrupt(pair, random.Random(5), level)
@@ -464,7 +464,7 @@ def test_damage_is_deterministic_and_leaves_text(stream):
 
 
 @pytest.mark.parametrize("text", ["", ".", "க", "ரவி.", "hello world", "ரவி  வந்தான்"])
-def test_damage_survives_other_text(text):
+def test_damage_accepts_any_text(text):
     for seed in range(30):
         assert isinstance(corrupt(Pair("Hello there.", text), random.Random(seed), 1.0), str)
         assert isinstance(corrupt_english(text, random.Random(seed), 1.0), str)
@@ -526,7 +526,7 @@ def test_no_documents_is_refused(tmp_path, write):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_careless_translator_has_three_habits_and_keeps_to_them():
+def test_a_careless_translator_has_three_consistent_habits():
     pair = Pair("The old king bought a book.", "அந்தப் பழைய அரசன் ஒரு புத்தகத்தை வாங்கினான்.")
     assert careless(pair, random.Random(0), 0.0) == pair.tamil
     hurried = careless(pair, random.Random(0), 1.0)

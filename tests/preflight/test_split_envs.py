@@ -67,7 +67,7 @@ def test_the_one_with_vllm_is_made_only_when_asked_for(tmp_path):
 def test_an_unknown_environment_is_refused_with_the_known_ones(tmp_path, name):
     done = run(str(tmp_path / "envs"), PYTHON=sys.executable, ONLY=name)
     assert (done.returncode, done.stdout) == (2, "") and not (tmp_path / "envs").exists()
-    assert done.stderr == f"error: ONLY={name}: make one of .venv, .venv-t5, .venv-vllm\n"
+    assert done.stderr == f"error: ONLY={name} is unknown; use .venv, .venv-t5 or .venv-vllm\n"
 
 
 def test_no_usable_python_is_one_line(tmp_path):

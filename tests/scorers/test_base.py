@@ -1,4 +1,4 @@
-"""What every judge shares: answers that are none, and batches halved until the bad item is alone."""
+"""rl_nmt.scorers.base: invalid answers, and batches halved until the bad item is alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rl_nmt.scorers.base import Scores, Segment, Span, ask, isolate
 
 
 class Unit:
-    """A scorer of `model`'s answers."""
+    """A scorer with `model`'s answers."""
 
     def __init__(self, model, limits=(0.0, 1.0)):
         self.model, self.range = model, limits
@@ -59,7 +59,7 @@ def test_numbers_are_kept_as_floats(value, capsys):
         1j,
     ],
 )
-def test_what_is_no_score_is_none_and_is_said(value, capsys):
+def test_an_invalid_score_is_none_and_reported(value, capsys):
     assert values_of("comet_da_model", lambda batch: [0.5, value, 0.25], ["a", "b", "c"]) == [0.5, None, 0.25]
     assert "warning: comet_da_model: 1 of 3 outputs get no score (invalid: " in capsys.readouterr().err
 
@@ -79,7 +79,7 @@ def test_a_translators_answers_are_texts():
 
 
 class Model:
-    """Answers with each item's number; fails on batches with a bad item; counts calls and items."""
+    """Return each item's number; fail on batches with a bad item; count calls and items."""
 
     def __init__(self, bad):
         self.bad, self.calls, self.done = set(bad), 0, []
@@ -111,20 +111,20 @@ def test_two_bad_items_cost_themselves(bad):
 
 
 @pytest.mark.parametrize("count", [1, 2, 64, 1000])
-def test_a_dead_model_is_not_asked_for_ever(count):
+def test_a_model_that_always_fails_is_not_called_forever(count):
     model = Model(range(count))
     values, errors = isolate(model, list(range(count)))
     assert values == [None] * count and model.calls <= 1 + 4 * (count - 1).bit_length() and errors
     assert all(error.__traceback__ is None for error in errors)
 
 
-def test_a_wrong_number_of_answers_is_no_answer(capsys):
+def test_a_wrong_number_of_answers_is_invalid(capsys):
     for answers in ([0.1], [0.1] * 5, []):
         assert values_of("x", lambda batch, a=answers: a if len(batch) > 1 else [], ["a", "b", "c"]) == [None] * 3
     assert "results for" in capsys.readouterr().err
 
 
-def test_nothing_is_asked_of_nobody():
+def test_no_items_are_no_call():
     model = Model([])
     assert values_of("x", model, []) == [] and model.calls == 0
 
@@ -171,14 +171,14 @@ def test_a_scorer_without_spans_gives_none():
     assert ask("x", Plain({}), [Segment("s", "a")] * 2) == Scores([1.0, 1.0], [None, None])
 
 
-def test_a_collective_scorer_is_asked_exactly_once():
+def test_a_collective_scorer_is_called_exactly_once():
     scorer = Marker({}, collective=True)
     assert ask("x", scorer, []) == Scores([], []) and scorer.calls == 1
     assert ask("x", Marker({}), []) == Scores([], [])
 
 
 def test_a_model_that_several_processes_share_is_called_exactly_once():
-    """Also with nothing to ask; and not again for its halves, which the others would not ask for."""
+    """Also without items; and not again for halves, since the other processes would not call."""
 
     class Shared:
         collective, range = True, (0.0, 1.0)

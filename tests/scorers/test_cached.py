@@ -1,4 +1,4 @@
-"""rl_nmt.scorers.cached: the same answers, asked for once, through real COMET and a scorer that counts."""
+"""rl_nmt.scorers.cached: the same answers, computed once, with real COMET and a scorer that counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rl_nmt.scorers.comet.scorer import load_comet
 
 
 class Letters:
-    """Scores how many letters differ; marks each "x" as an error. Counts what it is asked."""
+    """Score the number of different letters; mark each "x" as an error; record the segments."""
 
     name, range, higher_is_better = "letters", (0.0, 100.0), False
 
@@ -59,7 +59,7 @@ def test_each_text_is_asked_for_once():
     scorer = Remembered(Letters())
     first = scorer.score(segments("ax", "b", "ax"))
     assert first == Scores([4.0, 5.0, 4.0], [[Span(1, 2, "minor", 0.5, "x")], [], [Span(1, 2, "minor", 0.5, "x")]])
-    assert scorer.stats == {"rows": 3, "tokens": 3, "remembered": 0}  # twice in one call is not from memory
+    assert scorer.stats == {"rows": 3, "tokens": 3, "remembered": 0}  # a repeat in one call is not from the cache
     second = scorer.score(segments("b", "cc", "ax", "b"))
     assert second == Scores([5.0, 4.0, 4.0, 5.0], [[], [], [Span(1, 2, "minor", 0.5, "x")], []])
     assert scorer.stats == {"rows": 4, "tokens": 2, "remembered": 3}
@@ -77,7 +77,7 @@ def test_source_and_reference_are_part_of_the_key():
 
 
 @pytest.mark.parametrize("bad", ["none", "nan", "inf", "half"])
-def test_what_has_no_sound_answer_is_asked_again(bad):
+def test_invalid_answers_are_not_cached(bad):
     scorer = Remembered(Letters())
     for _ in range(3):
         found = scorer.score(segments("a", bad))
@@ -86,7 +86,7 @@ def test_what_has_no_sound_answer_is_asked_again(bad):
     assert scorer.scorer.asked == [["a", bad], [bad], [bad]]
 
 
-def test_a_missing_answer_that_comes_later_is_remembered():
+def test_an_answer_at_the_second_attempt_is_cached():
     inner = Letters()
     scorer = Remembered(inner)
     assert scorer.score(segments("none")) == Scores([None], [None])
@@ -95,7 +95,7 @@ def test_a_missing_answer_that_comes_later_is_remembered():
     assert len(inner.asked) == 2
 
 
-def test_values_of_a_call_in_which_the_spans_failed_are_asked_again():
+def test_values_of_a_call_without_its_spans_are_not_cached():
     inner = Letters()
     scorer = Remembered(inner)
     scorer.score(segments("a"))
@@ -125,11 +125,13 @@ def test_the_callers_lists_are_its_own():
 
 def test_the_least_recently_used_goes_first():
     scorer = Remembered(Letters(), size=2)
-    for text in ("a", "b", "a", "c", "a", "b"):  # b goes when c comes, since a was used after it; then c
+    for text in ("a", "b", "a", "c", "a", "b"):  # c drops b, since a was used later; then b drops c
         assert scorer.score(segments(text)).values == [5.0]
     assert scorer.scorer.asked == [["a"], ["b"], ["c"], ["b"]]
     many = [chr(97 + i) * (i + 1) for i in range(10)]
-    assert scorer.score(segments(*many)).values == [float(abs(6 - len(text))) for text in many]  # more than it keeps
+    assert scorer.score(segments(*many)).values == [
+        float(abs(6 - len(text))) for text in many
+    ]  # more than the cache holds
 
 
 def test_random_calls_against_the_scorer_itself():
@@ -167,7 +169,7 @@ def test_errors_pass_and_leave_nothing_behind(capsys):
 
 
 def test_a_scorer_shared_by_processes_is_called_every_time():
-    """The others wait for this process's call, whether it has something to ask or not."""
+    """The others wait for this process's call, even if it has no new segments."""
     inner = Letters()
     inner.collective = True
     scorer = Remembered(inner)
@@ -175,7 +177,7 @@ def test_a_scorer_shared_by_processes_is_called_every_time():
     assert scorer.collective and inner.asked == [["a"], []]
 
 
-def test_it_is_the_scorer_in_all_else():
+def test_other_attributes_are_the_scorers():
     scorer = Remembered(Letters())
     assert (scorer.name, scorer.range, scorer.higher_is_better) == ("letters", (0.0, 100.0), False)
     assert scorer.signature() == Letters().signature()
@@ -188,7 +190,7 @@ def test_it_is_the_scorer_in_all_else():
 
 
 @pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, lambda scorer: pickle.loads(pickle.dumps(scorer))])
-def test_copies_remember(twin):
+def test_copies_keep_the_cache(twin):
     scorer = Remembered(Letters())
     scorer.score(segments("ax"))
     again = twin(scorer)
@@ -196,7 +198,7 @@ def test_copies_remember(twin):
 
 
 @pytest.mark.parametrize("with_spans", [True, False])
-def test_a_memory_goes_on_in_another_process(with_spans):
+def test_a_cache_continues_in_another_process(with_spans):
     scorer, again = (Remembered(Letters(with_spans), size=3) for _ in range(2))
     value = 0.1 + 0.2
     scorer.scorer.value = lambda segment: value
@@ -214,7 +216,7 @@ def test_a_memory_goes_on_in_another_process(with_spans):
 
 
 def test_real_comet_is_run_once_per_text(tmp_path):
-    """XCOMET's values and spans, and its own counters: nothing is encoded for a text that was scored before."""
+    """XCOMET's values, spans and own counters: a text that was scored before is not encoded again."""
     folder = build_comet(tmp_path / "m", kind="xcomet_metric", layer_norm=False)
     plain = load_comet(folder)
     scorer = Remembered(load_comet(folder))

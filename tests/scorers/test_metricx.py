@@ -65,11 +65,11 @@ def test_equal_to_the_published_route(checkpoint, scorer):
     expected, got = published(checkpoint, segments), scorer.score(segments)
     assert got.spans is None
     assert got.values == pytest.approx(expected, abs=1e-5)
-    assert max(expected) - min(expected) > 8  # the models tell texts apart, else equality would mean nothing
+    assert max(expected) - min(expected) > 8  # scores differ, otherwise equality would mean nothing
 
 
 def test_the_end_marker_and_the_reference_matter(checkpoint, scorer):
-    """If these two did not change the score, the test above could not see them handled wrongly."""
+    """If these two did not change the score, the test above could not find errors in them."""
     segments = rows()[:12]
     with_end = published(checkpoint, segments, keep_end=True)
     with_ref = scorer.score([Segment(s.src, s.mt, s.mt) for s in segments]).values
@@ -114,13 +114,13 @@ def test_the_output_matrix_is_not_kept(scorer):
 
 
 @pytest.mark.parametrize("mt", ["x reference: நன்றி.", "reference: x", "a\ncandidate: b source: c"])
-def test_a_translation_cannot_bring_its_own_reference(scorer, mt):
+def test_a_translation_cannot_contain_its_own_reference(scorer, mt):
     english = "Thank you."
     got = scorer.score([Segment(english, mt), Segment(english, "நன்றி.")])
     assert got.values[0] is None and got.values[1] is not None
 
 
-def test_field_words_of_the_source_may_stand_in_the_translation(checkpoint, scorer):
+def test_field_labels_of_the_source_may_be_in_the_translation(checkpoint, scorer):
     segment = Segment("For reference: see page 5.", "reference: 5 பக்கம்.")
     assert scorer.score([segment]).values == pytest.approx(published(checkpoint, [segment]), abs=1e-5)
     assert scorer.score([Segment("a", "preference: b")]).values[0] is not None
@@ -141,11 +141,11 @@ def test_bfloat16_weights_keep_the_ranking(checkpoint, scorer):
     segments = rows()[:24]
     exact, low = scorer.score(segments).values, load_metricx(checkpoint, dtype="bfloat16").score(segments).values
     assert max(abs(a - b) for a, b in zip(exact, low, strict=True)) < 1.5
-    # The score itself is no bfloat16, whose steps are 0.06 to 0.125 in this range.
+    # The score itself is not in bfloat16, whose steps are 0.06 to 0.125 in this range.
     assert any(v != torch.tensor(v).bfloat16().item() for v in low)
 
 
-def test_what_is_not_finite_is_no_score(checkpoint):
+def test_a_value_that_is_not_finite_is_none(checkpoint):
     broken = load_metricx(checkpoint)
     broken._row[3] = float("nan")
     assert broken.score(rows()[:3]).values == [None] * 3
@@ -165,7 +165,7 @@ def test_memory_that_runs_out_makes_batches_smaller(checkpoint, scorer, monkeypa
     assert "out of memory" in capsys.readouterr().err
 
 
-def test_leaves_global_state_as_it_was(checkpoint):
+def test_global_state_does_not_change(checkpoint):
     torch.set_float32_matmul_precision("high")
     try:
         state = torch.get_rng_state()
@@ -184,14 +184,14 @@ def test_shards_and_pickles_score_the_same(checkpoint, scorer, tmp_path):
         folder = tmp_path / name
         shutil.copytree(checkpoint, folder, ignore=shutil.ignore_patterns("*.safetensors"))
         model.save_pretrained(folder, **options)
-        shutil.copy(checkpoint / "config.json", folder)  # transformers 5 writes that it is tied
+        shutil.copy(checkpoint / "config.json", folder)  # transformers 5 saves it as tied
         other = load_metricx(folder)
         assert other.score(rows()[:5]).values == scorer.score(rows()[:5]).values
         assert other.signature()["identity"]["checkpoint"]
     assert "+" in load_metricx(tmp_path / "shards").signature()["identity"]["checkpoint"]
 
 
-def test_signature_names_what_makes_the_number(checkpoint, scorer, tmp_path):
+def test_the_signature_has_everything_that_determines_the_score(checkpoint, scorer, tmp_path):
     identity, environment = scorer.signature()["identity"], scorer.signature()["environment"]
     assert {"torch", "transformers"} <= set(environment)
     assert identity["model"] == "metricx-24-hybrid-tiny" and identity["dtype"] == "float32"
@@ -211,13 +211,13 @@ def test_scale_and_direction_are_metricx_own(scorer):
     assert min(values) >= 0 and max(values) <= 25
 
 
-def test_the_tokenizer_may_lie_elsewhere(checkpoint, scorer, tmp_path):
+def test_the_tokenizer_may_be_in_another_folder(checkpoint, scorer, tmp_path):
     bare = tmp_path / "metricx-24-hybrid-tiny"
     shutil.copytree(checkpoint, bare, ignore=shutil.ignore_patterns("*token*", "spiece*"))
     given = load_metricx(bare, tokenizer=str(checkpoint))
     assert given.score(rows()[:4]).values == scorer.score(rows()[:4]).values
     assert given.signature() == scorer.signature()
-    with pytest.raises(MissingService, match=r"google/mt5-large"):  # as published: no tokenizer beside the weights
+    with pytest.raises(MissingService, match=r"google/mt5-large"):  # as published: weights without a tokenizer
         load_metricx(bare)
 
 
@@ -249,7 +249,7 @@ def test_an_incomplete_checkpoint_is_refused(checkpoint, tmp_path, lost):
     weights = load_file(folder / "model.safetensors")
     del weights[lost]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match=rf"lacks weights \({lost}"):
+    with pytest.raises(ConfigError, match=rf"weights missing, e.g. {lost}"):
         load_metricx(folder)
 
 

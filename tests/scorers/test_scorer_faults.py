@@ -1,6 +1,6 @@
-"""A judge that goes wrong on one sample: that sample has no advantage, its siblings have theirs, weights stay finite.
+"""A scorer that fails on one sample: that sample has no advantage, the rest of its group does, weights stay finite.
 
-The expected advantages are worked out here from the three rewards that are left: (r - mean) / (std + 1e-4).
+The expected advantages are computed here from the three remaining rewards: (r - mean) / (std + 1e-4).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ENGLISH = [english for english, _ in PAIRS]
 
 
 class WrongTranslator:
-    """A real back-translator whose answer for one item is replaced by `value`, or that fails on it."""
+    """A real back-translator that returns `value` for one item, or fails on it."""
 
     def __init__(self, real, target, value=None, error=None, short=False):
         self.real, self.target, self.value, self.error, self.short = real, target, value, error, short
@@ -43,7 +43,7 @@ class WrongTranslator:
 
 
 class Wrong(WrongTranslator):
-    """The same of a scorer."""
+    """The same for a scorer."""
 
     range = (0.0, 1.0)
 
@@ -80,7 +80,7 @@ def reward(tiny_comet_da, tiny_comet_qe, tiny_nllb):
 
 @pytest.fixture(scope="module")
 def trainer(reward, tiny_policy, tmp_path_factory):
-    """Three prompts of four samples a step; the reward's models are exchanged by the tests."""
+    """A trainer of three prompts with four samples a step; the tests replace the reward's models."""
     folder = tmp_path_factory.mktemp("faults")
     cfg = script.RunCfg(
         model_id=str(tiny_policy),
@@ -105,7 +105,7 @@ def trainer(reward, tiny_policy, tmp_path_factory):
 
 
 def step(trainer, reward, seed):
-    """(totals, advantages) of one generation batch, the same samples for the same seed."""
+    """Return (totals, advantages) of one generation batch, the same samples for the same seed."""
     inputs = [{"prompt": script.make_prompt(text), "source": text} for text in ENGLISH[:3] for _ in range(GROUP)]
     trainer.model.train()
     torch.manual_seed(seed)
@@ -115,7 +115,7 @@ def step(trainer, reward, seed):
 
 @pytest.fixture(scope="module")
 def clean(trainer, reward):
-    """Totals and advantages without a fault; a sample that is unlike all others, the texts that show it; the seed."""
+    """Totals and advantages without a fault; a sample different from all others, its texts; the seed."""
     for seed in range(5, 25):
         totals, advantages = step(trainer, reward, seed)
         outputs, backs = ([row[name] for row in reward.last_rows] for name in ("output", "backtranslation"))
@@ -129,7 +129,7 @@ def clean(trainer, reward):
 
 
 def by_hand(totals):
-    """Advantages of one group from the rewards that are there; 0 for what has none."""
+    """Return the advantages of one group from its present rewards; 0 for samples without one."""
     known = torch.tensor([total for total in totals if total is not None])
     return [0.0 if t is None else ((t - known.mean()) / (known.std() + 1e-4)).item() for t in totals]
 
@@ -166,12 +166,12 @@ def test_a_fault_costs_its_sample_alone(trainer, reward, clean, monkeypatch, par
     assert advantages[bad] == 0.0 and advantages[group_of(bad)] == pytest.approx(siblings, abs=1e-6)
     for i in range(3 * GROUP):
         if group_of(i) != group_of(bad):
-            # A judge's score depends on its batch mates by 1e-7, and advantages divide it by a spread of 0.03.
+            # A score depends on its batch by 1e-7, and advantages divide it by a spread of 0.03.
             assert advantages[i] == pytest.approx(undisturbed[i], abs=1e-5)
 
 
 def test_weights_stay_finite_through_every_fault(trainer, reward, monkeypatch):
-    """Ten steps, each with another fault on the second sample of its batch."""
+    """Ten steps, each with a different fault on the second sample of its batch."""
     start = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
     faults, lost, real = iter(FAULTS.values()), [], reward.qe
 
@@ -195,7 +195,7 @@ def test_weights_stay_finite_through_every_fault(trainer, reward, monkeypatch):
 
 
 def limit(monkeypatch, owner, name, tokens, count):
-    """`owner.name` has memory for `tokens`, as `count` says of its arguments; beyond, a real allocation fails."""
+    """Limit `owner.name` to `tokens`, counted from its arguments by `count`; beyond, a real allocation fails."""
     real, seen = getattr(owner, name), []
 
     def limited(*args, **kwargs):
@@ -213,7 +213,7 @@ SEGMENTS = [Segment(english, tamil, english) for english, tamil in PAIRS]
 
 
 @pytest.mark.parametrize("part", ["da", "qe"])
-def test_a_judge_halves_its_batches_and_gets_them_back(reward, monkeypatch, capsys, part):
+def test_a_scorer_halves_its_batches_and_enlarges_them_again(reward, monkeypatch, capsys, part):
     judge = getattr(reward, part)
     expected = judge.score(SEGMENTS).values
     monkeypatch.setattr(judge, "budget", TokenBudget(8192, calm=2))
@@ -239,8 +239,8 @@ def test_a_segment_that_never_fits_has_no_score(reward, monkeypatch, capsys, par
     assert judge.score([LONG]).values == [None]
 
 
-def test_spans_and_references_of_what_never_fits(tmp_path, monkeypatch):
-    """XCOMET: three sequences a segment; one that is lost must not leave a mean over the others."""
+def test_spans_and_references_of_a_segment_that_never_fits(tmp_path, monkeypatch):
+    """XCOMET: three sequences a segment; if one is lost, there must be no mean over the others."""
     import tiny_models
 
     from rl_nmt.scorers.comet.scorer import load_comet
@@ -252,12 +252,12 @@ def test_spans_and_references_of_what_never_fits(tmp_path, monkeypatch):
     found = judge.score([middle, *SEGMENTS, LONG])
     assert found.values[0] is None and found.values[-1] is None
     assert found.values[1:-1] == pytest.approx(expected.values, abs=1e-6)
-    for spans, wanted in zip(found.spans[1:-1], expected.spans, strict=True):  # another batch: equal to rounding
+    for spans, wanted in zip(found.spans[1:-1], expected.spans, strict=True):  # another batch: equal up to rounding
         assert [(s.start, s.end, s.severity) for s in spans] == [(s.start, s.end, s.severity) for s in wanted]
         assert [s.confidence for s in spans] == pytest.approx([s.confidence for s in wanted], abs=1e-6)
 
 
-def test_a_translator_halves_its_batches_and_loses_only_what_never_fits(reward, monkeypatch, capsys):
+def test_a_translator_halves_its_batches_and_loses_only_texts_that_never_fit(reward, monkeypatch, capsys):
     translator = reward.backtranslator
     texts = [tamil for _, tamil in PAIRS]
     expected = translator(texts)
@@ -273,7 +273,7 @@ def test_a_translator_halves_its_batches_and_loses_only_what_never_fits(reward, 
     ]
 
 
-def test_what_never_fits_costs_its_sample_alone_in_the_reward(reward, monkeypatch):
+def test_a_text_that_never_fits_costs_only_its_own_reward(reward, monkeypatch):
     english, tamil = zip(*PAIRS[:4], strict=True)
     expected = reward([], list(tamil), source=list(english))
     monkeypatch.setattr(reward.qe, "budget", TokenBudget(8192))

@@ -1,4 +1,4 @@
-"""rl_nmt.scorers.shared: one model per machine for all its processes, in forked children that talk over gloo."""
+"""rl_nmt.scorers.shared: one model per machine for all its processes, in forked children connected by gloo."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rl_nmt.scorers.shared import Shared, SharedTranslator
 
 
 class Counting(Faulty):
-    """Faulty's scores and spans; writes down every batch that it is given."""
+    """Faulty's scores and spans; records every batch."""
 
     def __init__(self, folder):
         super().__init__(folder)
@@ -54,7 +54,7 @@ def test_alone_it_is_the_scorer_itself(tmp_path):
         shared.to("nowhere")
 
 
-def test_alone_what_the_load_raises_is_raised():
+def test_alone_errors_of_the_load_are_raised():
     def load():
         raise ConfigError("comet_qe_model: not there")
 
@@ -66,7 +66,7 @@ def test_alone_what_the_load_raises_is_raised():
 
 
 def _score(folder, batches):
-    """Scores of one batch after another; what the owner's scorer was asked, and how often it was loaded."""
+    """Return scores of one batch after another, the batches of the owner's scorer, and the number of loads."""
     loads = []
 
     def load():
@@ -94,14 +94,16 @@ def test_three_processes_of_one_machine_share_one_scorer(tmp_path):
     batches = [[["a", "bb", "a"], [], ["x"]], [["bb", "ccc"], ["dddd"], []], [[], ["dddd", "e"], []]]
     told = Processes(tmp_path / "group", [0, 1, 2], _score, tmp_path, batches).results()
     assert [each["loads"] for each in told] == [1, 0, 0] and [each["owner"] for each in told] == [True, False, False]
-    assert told[0]["asked"] == [[["a", "bb", "ccc"], ["dddd", "e"], ["x"]]]  # distinct ones, in the processes' order
+    assert told[0]["asked"] == [
+        [["a", "bb", "ccc"], ["dddd", "e"], ["x"]]
+    ]  # distinct segments, in the order of the processes
     for each, mine in zip(told, batches, strict=True):
         for scores, batch in zip(each["scores"], mine, strict=True):
             assert scores == Scores([float(len(t)) for t in batch], [span(t) for t in batch])
         assert each["about"] == ("faulty", (0.0, 100.0), {"identity": {"model": "a"}, "environment": {}})
         assert [s["segments"] for s in each["stats"]] == [3.0, 2.0, 1.0]
         assert {s["pid"] for s in each["stats"]} == {float(told[0]["pid"])}
-    assert (tmp_path / "device").read_text() == "asked for by 0"  # the only one that has it
+    assert (tmp_path / "device").read_text() == "asked for by 0"  # the only process that has it
 
 
 def test_each_machine_has_its_own(tmp_path):
@@ -115,13 +117,13 @@ def test_each_machine_has_its_own(tmp_path):
 def _score_through_ask(folder, batches):
     shared = Shared(lambda: Counting(folder))
     mine = batches[int(os.environ["RANK"])]
-    return [  # `ask` does not call where there is nothing to ask
+    return [  # `ask` does not call without items
         ask("comet_qe_model", shared, segments(batch)).values if batch else shared.score([]).values for batch in mine
     ]
 
 
 def test_a_segment_that_fails_costs_itself_alone(tmp_path):
-    """Batches of unequal size, in which one process asks for what cannot be scored; and nothing else can, after."""
+    """Batches of unequal size, two with a segment that cannot be scored: once among others, once alone."""
     batches = [[["a", "bb", "ccc", "dddd"], ["a"], ["bad"], ["a"]], [["bad", "a"], ["bb"], [], ["e"]]]
     group = Processes(tmp_path / "group", [0, 1], _score_through_ask, tmp_path, batches)
     assert group.results() == [[[1.0, 2.0, 3.0, 4.0], [1.0], [None], [1.0]], [[None, 1.0], [2.0], [], [1.0]]]
@@ -141,7 +143,7 @@ def _score_for_all(folder):
     return first, by_main, shared.score(segments(["ccc"])).values
 
 
-def test_the_main_process_may_ask_alone_for_all(tmp_path):
+def test_the_main_process_may_call_alone_for_all(tmp_path):
     told = Processes(tmp_path / "group", [0, 1], _score_for_all, tmp_path).results(30)
     assert told == [(([1.0], True), ([2.0], False), [3.0])] * 2
 
@@ -171,7 +173,7 @@ def _lose_the_owner(folder):
         Shared(lambda: Dying(folder)).score(segments("a"))
 
 
-def test_an_owner_that_is_killed_does_not_let_the_others_hang(tmp_path):
+def test_the_others_do_not_hang_if_the_owner_is_killed(tmp_path):
     (owner, _, _), (other, _, error) = Processes(tmp_path / "group", [0, 1], _lose_the_owner, tmp_path).wait(30)
     assert (owner, other) == (137, 69) and "another process of this run has ended" in error
 
@@ -197,11 +199,11 @@ def _real(comet, nllb):
     return values, translate([tamil for _, tamil in mine]), translate.stats, shared.signature(), translate.signature()
 
 
-def test_comet_and_nllb_say_the_same_to_two_processes(tiny_comet_qe, tiny_nllb, tmp_path):
+def test_comet_and_nllb_give_two_processes_the_same_answers(tiny_comet_qe, tiny_nllb, tmp_path):
     values, texts, _, scorer, translator = _real(str(tiny_comet_qe), str(tiny_nllb))
     group = Processes(tmp_path / "group", [0, 1], _real, str(tiny_comet_qe), str(tiny_nllb))
     for told, first in zip(group.results(120), (0, 1), strict=True):
         assert told[0] == pytest.approx(values[first:], abs=1e-5) and len(set(told[0])) == len(told[0])
         assert told[1] == texts[first:]
-        assert told[2]["unique"] == 3  # of five texts that were handed over
+        assert told[2]["unique"] == 3  # of five texts
         assert told[3:] == (scorer, translator)

@@ -1,4 +1,4 @@
-"""COMET's own loader and `model.predict` as the oracle of our scorers, and what they are compared on."""
+"""COMET's own loader and `model.predict` as the oracle of our scorers, and the segments for the comparison."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EDGES = [
 
 
 def rows(seed: int = 0) -> list[Segment]:
-    """Pairs and mismatches, every edge as source, translation and reference, and duplicates."""
+    """Return pairs and mismatches, every edge case as source, translation and reference, and duplicates."""
     rng = random.Random(seed)
     plain = [Segment(en, rng.choice(PAIRS)[1], rng.choice(PAIRS)[0]) for en, _ in PAIRS for _ in range(2)]
     cycle = [Segment(en, rng.choice(PAIRS)[0], en) for en, _ in PAIRS]
@@ -36,10 +36,10 @@ def rows(seed: int = 0) -> list[Segment]:
 
 
 def predict(folder, segments, reference=True) -> list[float]:
-    """The oracle, as COMET's README shows it, on the CPU."""
-    import pytest  # here, since other environments have none
+    """Return the oracle's scores, as in COMET's README, on the CPU."""
+    import pytest  # here, since other environments do not have it
 
-    comet = pytest.importorskip("comet")  # it is not there under transformers 5
+    comet = pytest.importorskip("comet")  # not installed with transformers 5
     model = comet.load_from_checkpoint(str(folder / "checkpoints" / "model.ckpt"), local_files_only=True)
     data = [{"src": s.src, "mt": s.mt} | ({"ref": s.ref} if reference else {}) for s in segments]
     with torch.random.fork_rng(devices=[]):

@@ -1,7 +1,7 @@
-"""Runs that are killed, disturbed and started again: what test_checkpoints.py and test_faults.py share.
+"""Kill, disturb and restart runs: helpers of test_checkpoints.py and test_faults.py.
 
-A trial is a forked child of the test process: everything is imported already, so one takes two or three
-seconds. Only the reward is lighter than in a real run (text measures, no neural judge); the policy, the
+A trial is a forked child of the test process: everything is already imported, so one takes two or three
+seconds. Only the reward is lighter than in a real run (text measures, no neural scorer); the policy, the
 trainer, its callbacks and every file are real.
 """
 
@@ -24,7 +24,7 @@ import torch
 from tiny_run import SENTENCES
 
 import train_grpo_en_ta as script
-import wandb_reward_callback  # noqa: F401  heavy ones here, once, and not in every child
+import wandb_reward_callback  # noqa: F401  heavy imports once here, not in every child
 from rl_nmt import distributed, errors
 from rl_nmt.results import export, report  # noqa: F401
 from rl_nmt.runs.metrics_file import MetricsFile
@@ -37,7 +37,7 @@ CLOCK = ("time/", "memory/", "step_time", "train_runtime", "train_samples_per_se
 
 
 class TextReward:
-    """Tamil letters are good, length is not: a real reward function without a model, and with a state."""
+    """Reward Tamil letters, penalise length: a real reward function with a state but no model."""
 
     __name__ = "comet_dupo"
 
@@ -94,9 +94,9 @@ def settings(model: Path, folder: Path, **changes) -> script.RunCfg:
 
 
 def train(cfg: script.RunCfg, sentences=16, prepare=None, force=False, during_evaluation=None) -> int:
-    """The script's own `main` over lighter parts; in a process of its own, since it exchanges them for good.
+    """Run the script's own `main` with lighter parts; in a separate process, since they stay replaced.
 
-    `prepare(trainer)` comes just before training, `during_evaluation(trainer)` in every evaluation.
+    `prepare(trainer)` is called just before training, `during_evaluation(trainer)` in every evaluation.
     """
     build, evaluator = script.build_trainer, script.evaluator
     trainers = []
@@ -108,7 +108,7 @@ def train(cfg: script.RunCfg, sentences=16, prepare=None, force=False, during_ev
         return trainers[0]
 
     def moving(cfg, policy, rows, reward):
-        """Evaluations whose scores depend on the weights, so that best/ moves as they do."""
+        """Evaluations whose scores depend on the weights, so that best/ changes with them."""
         evaluate = evaluator(cfg, policy, rows, reward)
 
         def look(model):
@@ -157,9 +157,9 @@ class Trial:
             for path, stream in ((self.out, 1), (self.err, 2)):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), stream)
             sys.stdout, sys.stderr = io.TextIOWrapper(io.FileIO(1, "w")), io.TextIOWrapper(io.FileIO(2, "w"))
-            faulthandler.enable(sys.stderr)  # a child that does not end says where it stands
+            faulthandler.enable(sys.stderr)  # a child that does not end prints where it hangs
             torch.set_num_threads(1)
-            torch.manual_seed(time.time_ns() % 2**31)  # nothing may depend on where the parent stood
+            torch.manual_seed(time.time_ns() % 2**31)  # nothing may depend on the parent's random state
             try:
                 errors.run(lambda: function(*args, **kwargs) and None)
             except SystemExit as left:
@@ -171,7 +171,7 @@ class Trial:
             os._exit(status)
 
     def wait(self, seconds: float = 300) -> tuple[int, str, str]:
-        """Exit status (128 + signal when killed) and what it said; ends it after `seconds` with its traceback."""
+        """Return exit status (128 + signal when killed) and output; after `seconds`, end it with its traceback."""
         deadline = time.monotonic() + seconds
         while (done := os.waitpid(self.pid, os.WNOHANG))[0] == 0:
             if time.monotonic() > deadline:
@@ -192,7 +192,7 @@ class Trial:
 
 
 def trial(folder: Path, function, *args, **kwargs) -> tuple[int, str, str]:
-    """Run `function` in a forked child and wait for it; the log lies beside `folder`."""
+    """Run `function` in a forked child and wait for it; the log is next to `folder`."""
     return Trial(folder.with_name(folder.name + "-log"), function, *args, **kwargs).wait()
 
 
@@ -200,12 +200,12 @@ def trial(folder: Path, function, *args, **kwargs) -> tuple[int, str, str]:
 
 
 def die_after(step: int):
-    """A `prepare` for `train`: die as by kill -9 in the reward call of the step after `step`."""
+    """Return a `prepare` for `train`: die as by kill -9 in the reward call of the step after `step`."""
     return at_step(step, "_calculate_rewards", lambda: os._exit(137))
 
 
 def at_step(step: int, method: str, action):
-    """A `prepare` for `train`: once `step` steps are done, call `action()` in the next call of `trainer.method`."""
+    """Return a `prepare` for `train`: after `step` steps, call `action()` in the next call of `trainer.method`."""
 
     def prepare(trainer):
         original, done = getattr(trainer, method), []
@@ -226,7 +226,7 @@ def without_clock(row: dict) -> dict:
 
 
 def outcome(folder: Path, step: int) -> dict:
-    """Parameters, optimizer, schedule, random state, the rest of the run's state and metrics at its end."""
+    """Return parameters, optimizer, schedule, random state, other state and metrics at the end of a run."""
     last = folder / f"checkpoint-{step}"
     weights = next(p for p in (last / "adapter_model.safetensors", last / "model.safetensors") if p.exists())
     state = json.loads((last / "run_state.json").read_text())
@@ -252,7 +252,7 @@ def outcome(folder: Path, step: int) -> dict:
 
 
 def differences(a, b, path: str = "") -> list[str]:
-    """Where two outcomes are not bit for bit the same; [] when they are."""
+    """Return where two outcomes are not bit for bit equal; [] if they are."""
     if type(a) is not type(b):
         return [f"{path}: {type(a).__name__} and {type(b).__name__}"]
     if isinstance(a, dict):
@@ -274,9 +274,9 @@ def differences(a, b, path: str = "") -> list[str]:
 
 
 class DiskFault:
-    """Count what is written inside checkpoint saves, and let the `at`-th write go wrong.
+    """Count the writes inside checkpoint saves, and make the `at`-th one fail.
 
-    `how`: "die" leaves the file torn and ends the process as kill -9 would; "full" raises ENOSPC instead,
+    `how`: "die" leaves the file incomplete and ends the process as kill -9 would; "full" raises ENOSPC instead,
     at that write and, with `stays`, at every later one of the save.
     """
 
@@ -321,7 +321,7 @@ class DiskFault:
     def _whole(self, write, position):
         def wrapped(*args, **kwargs):
             hit = self._hit()
-            inside, self.inside = self.inside, False  # what it opens itself is this same write
+            inside, self.inside = self.inside, False  # files that it opens itself belong to the same write
             try:
                 write(*args, **kwargs)
             finally:

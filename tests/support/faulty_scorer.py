@@ -1,4 +1,4 @@
-"""A scorer that fails on demand, loaded by the workers of test_worker.py; needs nothing but Python."""
+"""A scorer that fails on demand, loaded by the workers of test_client.py; needs only Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rl_nmt.scorers.base import Scores, Segment, Span
 
 
 def load_faulty(folder: str, at_load: str = "") -> Faulty:
-    """folder: where it keeps notes for the test; at_load: what goes wrong at once."""
+    """folder: for its notes to the test; at_load: the fault at loading, if any."""
     if at_load == "missing":
         import no_such_package.models  # noqa: F401
     elif at_load == "config":
@@ -57,7 +57,7 @@ class Faulty:
         self.device = device
         (self.folder / "device").write_text(device)
 
-    # ---- faults, by the translation that asks for them
+    # ---- faults, named by the translation that causes them
 
     def killed(self, values, spans):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -83,7 +83,7 @@ class Faulty:
         print("x" * 3_000_000)
         print(b"\x00\x00\x00\x05{}abc", flush=True)
         os.write(1, b"\x00\x00\x00\x02{}" * 1000)
-        subprocess.run(["sh", "-c", "echo from a child; cat"], check=False)  # `cat` reads what stands on stdin
+        subprocess.run(["sh", "-c", "echo from a child; cat"], check=False)  # `cat` reads stdin
         sys.stderr.write("y" * 3_000_000)
         assert sys.stdin.read() == ""
         return values, spans

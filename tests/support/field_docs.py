@@ -1,4 +1,4 @@
-"""The sentences that `--help` shows, also those of sections."""
+"""Read the sentences that `--help` shows, including those of sections."""
 
 import dataclasses
 import typing
@@ -7,7 +7,7 @@ from rl_nmt import config
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """Dotted name → sentence; '' where a field has none."""
+    """Return dotted name → sentence; '' if a field has none."""
     docs = config.own_docs(cls)
     for name, kind in typing.get_type_hints(cls).items():
         if name in docs and dataclasses.is_dataclass(kind):

@@ -1,4 +1,4 @@
-"""A limit for tests of code that must not hang; it measures nothing."""
+"""A time limit for tests of code that must not hang; it measures nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @contextmanager
 def ends_within(seconds: int) -> Iterator[None]:
-    """Fail the test when the block has not ended after `seconds`: choose them generously, the machine may be busy."""
+    """Fail the test if the block has not ended after `seconds`; choose a generous limit, the machine may be busy."""
 
     def stop(*_):
         pytest.fail(f"no end within {seconds} s")

@@ -1,4 +1,4 @@
-"""Several processes of one run in a test: forked children of it that talk over gloo, as under torchrun."""
+"""Run several processes of one run in a test: forked children that communicate over gloo, as under torchrun."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def free_port() -> int:
 
 
 class Processes:
-    """`len(local_ranks)` children, each with the variables that torchrun sets, that call `function(*args)`.
+    """`len(local_ranks)` children that call `function(*args)`, each with the variables that torchrun sets.
 
-    local_ranks: each one's number on its machine: [0, 1] is one machine, [0, 0] are two.
+    local_ranks: the rank of each on its machine: [0, 1] is one machine, [0, 0] are two.
     """
 
     def __init__(self, folder: Path, local_ranks: list[int], function, *args, **kwargs):
@@ -50,7 +50,7 @@ class Processes:
         (self.folder / f"result{rank}").write_bytes(pickle.dumps(function(*args, **kwargs)))
 
     def wait(self, seconds: float = 60) -> list[tuple[int, str, str]]:
-        """(exit status, stdout, stderr) of each; the end of all of them must come within `seconds`."""
+        """Return (exit status, stdout, stderr) of each; all must end within `seconds`."""
         deadline = time.monotonic() + seconds
         try:
             return [trial.wait(max(0.1, deadline - time.monotonic())) for trial in self.trials]
@@ -58,7 +58,7 @@ class Processes:
             self.kill()
 
     def results(self, seconds: float = 60) -> list:
-        """What `function` returned in each; all must have ended well."""
+        """Return the result of `function` in each; all must have succeeded."""
         ends = self.wait(seconds)
         assert [status for status, _, _ in ends] == [0] * len(ends), "\n".join(err for _, _, err in ends)
         return [pickle.loads((self.folder / f"result{rank}").read_bytes()) for rank in range(len(ends))]

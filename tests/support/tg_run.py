@@ -1,4 +1,4 @@
-"""A run of recipes.translategemma on tiny models: settings in sections, as a user's YAML file and command."""
+"""Run recipes.translategemma on tiny models: settings in sections, as a user's YAML file and command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODULE = ("-m", "recipes.translategemma.train")
 
 
 def judges(folder: Path) -> dict[str, Path]:
-    """A tiny MetricX-24 and a tiny XCOMET."""
+    """Build a tiny MetricX-24 and a tiny XCOMET."""
     from tiny_metricx import build_metricx
 
     return {
@@ -25,7 +25,7 @@ def judges(folder: Path) -> dict[str, Path]:
 
 
 def write_rows(folder: Path) -> None:
-    """train.jsonl (sources alone) and heldout.jsonl (with references)."""
+    """Write train.jsonl (sources alone) and heldout.jsonl (with references)."""
     train = [{"id": f"t{i}", "source": text} for i, text in enumerate(SENTENCES[:40])]
     heldout = [{"id": f"h{i}", "source": english, "target": tamil} for i, (english, tamil) in enumerate(PAIRS[:6])]
     for name, rows in (("train", train), ("heldout", heldout)):
@@ -33,7 +33,7 @@ def write_rows(folder: Path) -> None:
 
 
 def sections(models: dict[str, Path], data: Path, output: Path) -> dict:
-    """A run of seconds: 2 prompts × 4 samples an update, four updates."""
+    """Return the settings of a run that takes seconds: four updates of 2 prompts × 4 samples."""
     return {
         "model": {
             "policy_name_or_path": str(models["policy"]),
@@ -48,7 +48,7 @@ def sections(models: dict[str, Path], data: Path, output: Path) -> dict:
             "prompt": flagship.PROMPT,
         },
         "reward": {
-            "max_soft_win_share": 1.0,  # random judges: their opinion of soft cheats means nothing
+            "max_soft_win_share": 1.0,  # random scorers: their scores of soft cheats mean nothing
             "metricx": {"model_name_or_path": str(models["metricx"])},
             "xcomet": {"model_name_or_path": str(models["xcomet"])},
         },
@@ -71,5 +71,5 @@ def write_config(path: Path, values: dict) -> Path:
 
 
 def run(config: Path, *flags, **env) -> subprocess.CompletedProcess:
-    """`python -m recipes.translategemma.train --config …`."""
+    """Run `python -m recipes.translategemma.train --config …`."""
     return command(*MODULE, "--config", config, *flags, **env)

@@ -1,4 +1,4 @@
-"""A tiny MetricX-24 checkpoint in the published format: mT5 classes, 250,112 words, the score at one logit."""
+"""Build a tiny MetricX-24 checkpoint in the published format: mT5 classes, 250,112 tokens, one logit as the score."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORDS, SCORE_ID = 250_112, 250_089
 
 
 def build_metricx(folder: Path, seed: int = 1, tied: bool = False, tokenizer: bool = True, dtype=None) -> Path:
-    """A random mT5 whose scores over tiny_models.PAIRS and mismatches have mean 10 and deviation 3.
+    """Build a random mT5 whose scores over tiny_models.PAIRS and mismatches have mean 10 and deviation 3.
 
     tied: output matrix = embeddings; tokenizer: also save one; dtype: of the weights on disk.
     """
@@ -53,7 +53,7 @@ def build_metricx(folder: Path, seed: int = 1, tied: bool = False, tokenizer: bo
 
 
 def _as_published(model, folder: Path, tied: bool) -> None:
-    """The files as transformers 4 writes them, which 5 does not: whether tied is in config.json, and lm_head there."""
+    """Change the files to those of transformers 4: `tie_word_embeddings` in config.json, and lm_head saved."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"tie_word_embeddings": tied}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     shared = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", *(["lm_head.weight"] if tied else [])]
@@ -62,7 +62,7 @@ def _as_published(model, folder: Path, tied: bool) -> None:
 
 
 def _spread(model, tokenizer, tied: bool) -> None:
-    """Set the score's row so that the centred hidden state decides: mean 10, deviation about 3."""
+    """Set the score's row so that scores depend on the centred hidden state: mean 10, deviation about 3."""
     texts = [f"source: {en} candidate: {ta}" for en, _ in PAIRS for _, ta in (PAIRS[0], PAIRS[3], PAIRS[7])]
     batch = tokenizer(texts, return_tensors="pt", padding=True)
     hidden = model(
@@ -73,7 +73,7 @@ def _spread(model, tokenizer, tied: bool) -> None:
     ).decoder_hidden_states[-1][:, 0]
     centre, axes = hidden.mean(0), torch.linalg.svd(hidden - hidden.mean(0)).Vh
     row = 3.0 * axes[0] / ((hidden - centre) @ axes[0]).std()
-    # A part along the mean that no difference between texts changes carries the constant.
+    # The component along the mean, equal for all texts, gives the constant.
     flat = centre - ((centre @ axes[:2].T) @ axes[:2])
     row += (10.0 - centre @ row) * flat / (flat @ centre)
     weight = model.shared.weight if tied else model.lm_head.weight

@@ -1,8 +1,8 @@
-"""Tiny real models in the real on-disk formats, built in seconds: what the tests use instead of mocks.
+"""Build tiny real models in the real file formats, in seconds; the tests use them instead of mocks.
 
 `build_gemma` (Gemma3ForCausalLM + GemmaTokenizerFast), `build_nllb` (M2M100 + NllbTokenizerFast) and
 `build_comet` (hparams.yaml + checkpoints/model.ckpt + encoder/) each take a folder and return its path.
-Same seed, same files; the caller's random state is left as it was.
+Same seed, same files; the caller's random state does not change.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pocket import formats
 from rl_nmt.scorers.base import Segment
 from rl_nmt.scorers.comet.model import ENCODERS, CometModel
 
-TAUGHT = 60 if transformers.__version__ < "5" else 90  # steps: under 5 weights start elsewhere
+TAUGHT = 60 if transformers.__version__ < "5" else 90  # steps: transformers 5 initialises weights differently
 PAIRS = [
     ("The boy reads a book.", "சிறுவன் ஒரு புத்தகத்தைப் படிக்கிறான்."),
     ("The girl drinks water.", "சிறுமி தண்ணீர் குடிக்கிறாள்."),
@@ -33,16 +33,16 @@ PAIRS = [
     ("Thank you.", "நன்றி."),
     ("We speak Tamil.", "நாங்கள் தமிழ் பேசுகிறோம்."),
 ]
-# The words of the trainer's default prompt are not this file's business: any instruction will do here.
+# Independent of the trainer's default prompt: any instruction works here.
 PROMPT = "Translate the sentence to Tamil.\n\nEnglish: {source}\nTamil:"
 GEMMA_TURN = "<bos><start_of_turn>user\n{user}<end_of_turn>\n<start_of_turn>model\n"
 
 
 def build_gemma(folder: str | Path, steps: int = TAUGHT, seed: int = 0) -> Path:
-    """A Gemma3ForCausalLM of about 0.1 M parameters, taught `steps` steps on PAIRS; returns `folder`."""
+    """Build a Gemma3ForCausalLM of about 0.1 M parameters, trained `steps` steps on PAIRS; return `folder`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    words = PROMPT.replace("source", "english")  # the slot's old name: golden numbers hang on the tokenizer
+    words = PROMPT.replace("source", "english")  # the slot's old name: golden numbers depend on the tokenizer
     texts = [words, "user", "model"] + [text for pair in PAIRS for text in pair]
     tokenizer = formats.gemma_tokenizer(folder, texts, vocab_size=700)
     with torch.random.fork_rng(devices=[]):
@@ -56,7 +56,7 @@ def build_gemma(folder: str | Path, steps: int = TAUGHT, seed: int = 0) -> Path:
 
 
 def build_nllb(folder: str | Path, steps: int = 120, seed: int = 0) -> Path:
-    """An M2M100 model with NLLB's 202 language tags, taught `steps` steps of Tamil→English on PAIRS."""
+    """Build an M2M100 model with NLLB's 202 language tags, trained `steps` steps of Tamil→English on PAIRS."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = formats.nllb_tokenizer(folder, [text for pair in PAIRS for text in pair], vocab_size=300)
@@ -75,10 +75,10 @@ def build_nllb(folder: str | Path, steps: int = 120, seed: int = 0) -> Path:
 
 
 def build_comet(folder: str | Path, kind: str = "regression_metric", seed: int = 0, **overrides) -> Path:
-    """A random COMET checkpoint of class `kind` with well spread scores around 0.5; returns `folder`.
+    """Build a random COMET checkpoint of class `kind` with well spread scores around 0.5; return `folder`.
 
     `overrides` replace hyper-parameters (layer, pool, layer_norm, word_level_training …). The encoder's
-    configuration and tokenizer lie in `folder/encoder`; hparams name it by its absolute path, as COMET's own
+    configuration and tokenizer are in `folder/encoder`; hparams have its absolute path, since COMET's own
     loader resolves a relative one against the working directory.
     """
     folder = Path(folder)
@@ -104,7 +104,7 @@ def build_comet(folder: str | Path, kind: str = "regression_metric", seed: int =
 
 
 def xlmr_tokenizer():
-    """An XLMRobertaTokenizerFast with a hand-written Unigram vocabulary, the same at every call."""
+    """Build an XLMRobertaTokenizerFast with a hand-written Unigram vocabulary, the same at every call."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import XLMRobertaTokenizerFast
 
@@ -124,7 +124,7 @@ def xlmr_tokenizer():
 
 
 def save_encoder(folder: Path, name: str = "XLM-RoBERTa") -> None:
-    """Configuration and tokenizer of the encoder that COMET calls `name`."""
+    """Save configuration and tokenizer of the encoder that COMET calls `name`."""
 
     tokenizer = xlmr_tokenizer()
     getattr(transformers, f"{ENCODERS[name]}Config")(
@@ -144,7 +144,7 @@ def save_encoder(folder: Path, name: str = "XLM-RoBERTa") -> None:
 
 
 def comet_hparams(kind: str, encoder: str) -> dict:
-    """Hyper-parameters with the choices of the published checkpoint of each class."""
+    """Return hyper-parameters as in the published checkpoint of each class."""
     common = {
         "class_identifier": kind,
         "encoder_model": "XLM-RoBERTa",
@@ -175,7 +175,7 @@ def comet_hparams(kind: str, encoder: str) -> dict:
 
 
 def _widen(model: torch.nn.Module) -> None:
-    """Random weights wide enough that different texts get clearly different scores (tenths apart)."""
+    """Draw random weights wide enough that different texts get clearly different scores (tenths apart)."""
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             module.weight.normal_(0.0, 1.2 / math.sqrt(module.in_features))
@@ -202,7 +202,7 @@ def _centre(model) -> None:
 
 
 def teach(model: torch.nn.Module, tokenizer, texts: list[str], steps: int) -> None:
-    """`steps` steps on these texts, special tokens written out in them."""
+    """Train `steps` steps on these texts, which contain their special tokens."""
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
     labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
     with torch.enable_grad():
@@ -210,7 +210,7 @@ def teach(model: torch.nn.Module, tokenizer, texts: list[str], steps: int) -> No
 
 
 def _train(model: torch.nn.Module, loss_of, steps: int, lr: float) -> None:
-    """`steps` AdamW steps on one fixed batch with a linearly falling rate."""
+    """Take `steps` AdamW steps on one fixed batch with a linearly falling rate."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     model.train()
     for step in range(steps):

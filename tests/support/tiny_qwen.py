@@ -1,4 +1,4 @@
-"""A tiny Qwen3 chat model in its real on-disk format: byte-level BPE, ChatML with a thinking switch, two stops."""
+"""Build a tiny Qwen3 chat model in its real file format: byte-level BPE, ChatML with a thinking switch, two stops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from tiny_models import PAIRS, PROMPT, teach
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-PLAIN = ("<think>", "</think>", "<tool_call>")  # tokens of their own, and yet not "special": they survive decoding
+PLAIN = ("<think>", "</think>", "<tool_call>")  # single tokens, but not "special": decoding keeps them
 CHATML = (
     "{%- for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -22,7 +22,7 @@ TURN = "<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</
 
 @functools.cache
 def tiny_qwen(steps: int = 120) -> Path:
-    """Folder of a tiny Qwen3 policy that knows PAIRS by heart; made once for all tests."""
+    """Return the folder of a tiny Qwen3 policy that has memorised PAIRS; built once for all tests."""
     place = tempfile.TemporaryDirectory(prefix="tiny-qwen-")
     _kept.append(place)  # removed when Python ends
     return build(Path(place.name), steps)
@@ -32,7 +32,7 @@ _kept: list[tempfile.TemporaryDirectory] = []
 
 
 def byte_level_tokenizer(texts: list[str], vocab_size: int = 900):
-    """A Qwen2TokenizerFast trained on `texts`; no BOS, no unk, eos <|im_end|>, pad <|endoftext|>."""
+    """Build a Qwen2TokenizerFast trained on `texts`; no BOS, no unk, eos <|im_end|>, pad <|endoftext|>."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import Qwen2TokenizerFast
 
@@ -58,7 +58,7 @@ def byte_level_tokenizer(texts: list[str], vocab_size: int = 900):
 
 
 def build(folder: Path, steps: int = 120, seed: int = 0) -> Path:
-    """A Qwen3ForCausalLM taught `steps` steps on PAIRS under tiny_models.PROMPT; returns `folder`."""
+    """Build a Qwen3ForCausalLM trained `steps` steps on PAIRS under tiny_models.PROMPT; return `folder`."""
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
     tokenizer = byte_level_tokenizer([PROMPT, "user", "assistant"] + [text for pair in PAIRS for text in pair])
@@ -81,7 +81,7 @@ def build(folder: Path, steps: int = 120, seed: int = 0) -> Path:
         model = Qwen3ForCausalLM(config)
         texts = [TURN.format(user=PROMPT.format(source=en)) + ta + "<|im_end|>" for en, ta in PAIRS]
         teach(model, tokenizer, texts, steps)
-    model.generation_config = GenerationConfig(  # as published: both stops, and settings that must not win
+    model.generation_config = GenerationConfig(  # as published: both stops, and settings that must not apply
         bos_token_id=text_end,
         eos_token_id=[turn_end, text_end],
         pad_token_id=text_end,

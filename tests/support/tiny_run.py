@@ -1,4 +1,4 @@
-"""What the tests of a whole run share: a policy that knows the trainer's prompt, data files, a small RunCfg."""
+"""Helpers of the tests of a whole run: a policy that knows the trainer's prompt, data files, a small RunCfg."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SENTENCES = [f"{who} {what} {when}." for who in SUBJECTS for what in ENDINGS for
 
 
 def teach_prompt(folder: Path, source: Path, steps: int = 60) -> Path:
-    """Copy a tiny policy and teach it PAIRS under the trainer's own prompt; it then answers in Tamil."""
+    """Copy a tiny policy and train it on PAIRS under the trainer's own prompt; it then answers in Tamil."""
     import torch
 
     import train_grpo_en_ta as script
@@ -40,7 +40,7 @@ def teach_prompt(folder: Path, source: Path, steps: int = 60) -> Path:
 
 
 def write_data(folder: Path) -> tuple[Path, Path]:
-    """(training JSONL, evaluation TSV) in `folder`; they share no sentence."""
+    """Write (training JSONL, evaluation TSV) in `folder`; they share no sentence."""
     train, evaluation = folder / "english.jsonl", folder / "eval.tsv"
     train.write_text("".join(json.dumps({"text": text}) + "\n" for text in SENTENCES), encoding="utf-8")
     evaluation.write_text("".join(f"{english}\t{tamil}\n" for english, tamil in PAIRS), encoding="utf-8")
@@ -48,7 +48,7 @@ def write_data(folder: Path) -> tuple[Path, Path]:
 
 
 def settings(models: dict[str, Path], data: Path, output: Path, **changes) -> dict:
-    """RunCfg fields of a run of seconds: 2 prompts × 4 samples a step."""
+    """Return RunCfg fields of a run that takes seconds: 2 prompts × 4 samples a step."""
     return {
         "model_id": str(models["policy"]),
         "lora_rank": 0,
@@ -76,12 +76,12 @@ def settings(models: dict[str, Path], data: Path, output: Path, **changes) -> di
         "save_steps": 2,
         "sample_steps": 2,
         "use_wandb": False,
-        "max_soft_win_share": 1.0,  # these scorers are random: their opinion of soft cheats means nothing
+        "max_soft_win_share": 1.0,  # random scorers: their scores of soft cheats mean nothing
     } | changes
 
 
 def flags(values: dict) -> list[str]:
-    """The same as a command line."""
+    """Return the same as a command line."""
     line = []
     for name, value in values.items():
         line += [f"--{name}", *(map(str, value) if isinstance(value, (tuple, list)) else [str(value)])]
@@ -89,7 +89,7 @@ def flags(values: dict) -> list[str]:
 
 
 def environment(**changes) -> dict[str, str]:
-    """For a process of its own: offline, one thread, no W&B settings from outside."""
+    """Return the variables of a separate process: offline, one thread, no W&B settings from outside."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     env |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
     return env | {key: str(value) for key, value in changes.items()}
@@ -108,7 +108,7 @@ def command(*line, cwd: Path = ROOT, timeout: float = 300, **env) -> subprocess.
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder` with its bytes."""
+    """Return every file below `folder` with its bytes."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
@@ -146,9 +146,9 @@ class Server:
 
 
 class FullRun:
-    """One whole run of the script as its user starts it: full fine-tuning with KL, W&B wanted but not there.
+    """One whole run of the script as a user starts it: full fine-tuning with KL, W&B enabled but unreachable.
 
-    The script lies in a git checkout of its own, with an API key typed into RunCfg and not committed.
+    The script is in a git checkout of its own, with an API key written into RunCfg and not committed.
     """
 
     KEY = "canary0123456789canary0123456789canary01"  # 40 characters, as W&B's keys are
@@ -177,7 +177,7 @@ class FullRun:
 
 
 def split_argv(models, folder, **changes) -> list[str]:
-    """Three prompts with four samples each: of two processes each gets six, so that the middle group is split."""
+    """Return flags for three prompts with four samples each: two processes get six each and split the middle group."""
     write_data(folder)
     changes = {"per_device_batch_size": 12, "temperature": 1.2} | changes
     config = folder / "tiny.yaml"

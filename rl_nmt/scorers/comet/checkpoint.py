@@ -1,8 +1,8 @@
-"""COMET checkpoints from disk or hub to a model with exactly their weights, offline where possible.
+"""Load COMET checkpoints from disk or hub into a model with exactly their weights, offline where possible.
 
-COMET's own loader leaves missing weights at random, resolves encoders against the working directory, fetches
-their files from the hub and runs what a pickle says; this one refuses instead. A checkpoint that holds more
-than weights is loaded only when RL_NMT_TRUST_CHECKPOINT names the SHA-256 of the whole file.
+COMET's own loader leaves missing weights random, resolves encoders against the working directory, downloads
+their files from the hub and executes code in the pickle; this one refuses instead. A checkpoint that holds more
+than weights is loaded only if RL_NMT_TRUST_CHECKPOINT contains the SHA-256 of the whole file.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from rl_nmt.scorers.comet.model import ENCODERS, CometModel
 CHECKPOINT = "checkpoints/model.ckpt"
 TRUST = "RL_NMT_TRUST_CHECKPOINT"  # SHA-256 of files that may run code when loaded, separated by commas or spaces
 TOKENIZER_FILES = ("tokenizer.json", "sentencepiece.bpe.model", "vocab.txt")
-# Left over from older transformers, from encoders saved with a head that COMET never reads, and from training.
+# Weights that are never used: from older transformers, from encoders saved with their head, and from training.
 UNREAD = re.compile(r"position_ids$|\.pooler\.|\.dropout_(mask|fill)$|^wordloss\.")
-# Published checkpoints name their encoder as the hub did before it asked for an owner.
+# Published checkpoints name their encoder without an owner, which the hub now requires.
 OWNERS = {"xlm-roberta-base": "FacebookAI", "xlm-roberta-large": "FacebookAI"}
 
 
 def checkpoint_file(argument: str, name: str) -> Path:
-    """…/checkpoints/model.ckpt of a path or hub name, with hparams.yaml two levels up."""
+    """Return …/checkpoints/model.ckpt of a path or hub name, with hparams.yaml two levels up."""
     root = fetch(argument, name, CHECKPOINT)
     checkpoint = root if root.is_file() else root / CHECKPOINT
     if not checkpoint.is_file() or not (checkpoint.parents[1] / "hparams.yaml").is_file():
@@ -39,31 +39,31 @@ def checkpoint_file(argument: str, name: str) -> Path:
 
 
 def load_model(argument: str, checkpoint: Path, classes: tuple[str, ...]) -> tuple[CometModel, Path]:
-    """Model on the CPU, and the folder its tokenizer came from.
+    """Return the model, on the CPU, and the folder that its tokenizer came from.
 
-    Raises ConfigError: another class, an encoder of another family, damaged, incomplete, or more than weights inside
-    (see `TRUST`).
+    Raises ConfigError for another class, an unsupported encoder, or a checkpoint that is damaged, incomplete or holds
+    more than weights (see `TRUST`).
     """
     root = checkpoint.parents[1]
     described = _hparams(argument, root / "hparams.yaml")
     kind = described["class_identifier"]
     if kind not in classes:
-        raise ConfigError(f"{argument}: {root} holds a {kind}; wanted here: {' or '.join(classes)}")
+        raise ConfigError(f"{argument}: {root} is a {kind}; give a {' or '.join(classes)}")
     weights, hparams = _read(argument, checkpoint)
-    hparams = dict(hparams or described)  # as COMET: the checkpoint's own win
+    hparams = dict(hparams or described)  # the checkpoint's own take precedence, as in COMET
     if described.get("layer_transformation") == "sparsemax_patch":
         hparams["layer_transformation"] = "softmax"  # as comet.load_from_checkpoint since 2.2.4
     if (name := hparams.get("encoder_model", "XLM-RoBERTa")) not in ENCODERS:
         known = ", ".join(ENCODERS)
-        raise ConfigError(f"{argument}: {root} has a {name} encoder, which is not supported here; known: {known}")
+        raise ConfigError(f"{argument}: {root}: encoder {name} is not supported; supported: {known}")
     encoder = tokenizer = _encoder_folder(argument, str(hparams["pretrained_model"]), root)
-    if name == "MiniLM":  # distilled from XLM-R, whose words it reads
+    if name == "MiniLM":  # distilled from XLM-R, with its tokenizer
         tokenizer = _encoder_folder(argument, "xlm-roberta-base", root)
     return _build(argument, checkpoint, (kind, hparams, encoder, tokenizer), weights), tokenizer
 
 
 def _hparams(argument: str, path: Path) -> dict:
-    """The plain data in hparams.yaml; tags that would build Python objects are refused, but for tuples."""
+    """Return the plain data in hparams.yaml; refuse tags that would build Python objects, except tuples."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -77,15 +77,15 @@ def _hparams(argument: str, path: Path) -> dict:
         described["class_identifier"]
     except yaml.constructor.ConstructorError as error:
         raise ConfigError(
-            f"{argument}: {path} holds more than plain values ({error.problem}); fetch it again"
+            f"{argument}: {path} contains more than plain values ({error.problem}); fetch it again"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        raise ConfigError(f"{argument}: {path} names no class_identifier") from None
+        raise ConfigError(f"{argument}: {path} has no class_identifier; fetch it again") from None
     return described
 
 
 def _read(argument: str, checkpoint: Path) -> tuple[dict, dict]:
-    """state_dict and hyper_parameters of a Lightning checkpoint; nothing in it is executed unless trusted."""
+    """Return state_dict and hyper_parameters of a Lightning checkpoint; execute nothing in it unless it is trusted."""
     try:
         try:
             stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -99,9 +99,9 @@ def _read(argument: str, checkpoint: Path) -> tuple[dict, dict]:
 
 
 def _read_trusted(argument: str, checkpoint: Path, refused: pickle.UnpicklingError) -> dict:
-    """The whole pickle, if its SHA-256 is one that the user trusts. Raises ConfigError with the reason if not.
+    """Return the whole pickle if the user trusts its SHA-256; else raise ConfigError with the reason.
 
-    Hashed and loaded through one open file: what is put in its place meanwhile is not what is loaded.
+    The file is hashed and loaded through one open handle, so that a file swapped in meanwhile is never loaded.
     """
     with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -115,7 +115,7 @@ def _read_trusted(argument: str, checkpoint: Path, refused: pickle.UnpicklingErr
 
 
 def _first_line(error: BaseException) -> str:
-    """What is wrong, without torch's advice to load it all the same."""
+    """Return the reason without torch's advice to load the file anyway."""
     if named := re.search(r"GLOBAL ([\w.]+\w)", str(error)):
         return f"it names {named[1]}"
     lines = [line.strip() for line in str(error).split("\n")]
@@ -123,17 +123,17 @@ def _first_line(error: BaseException) -> str:
 
 
 def _encoder_folder(argument: str, name: str, root: Path) -> Path:
-    """Folder of the encoder's config and tokenizer (its weights are in the checkpoint).
+    """Return the folder of the encoder's config and tokenizer (its weights are in the checkpoint).
 
-    A relative path counts from the checkpoint's folder first, so that a model may be moved; an absolute one
-    that is gone is looked for by its last name inside it.
+    A relative path is resolved against the checkpoint's folder first, so that a model can be moved; the last part of a
+    missing absolute path is looked for inside that folder.
     """
     given = Path(name).expanduser()
     for folder in (root / given, root.parent / given, given, root / given.name):
         if (folder / "config.json").is_file():
             return folder.resolve()
     if "/" in name and hub.looks_like_path(name):
-        raise ConfigError(f"{argument}: the encoder {name} of {root} is not there (pretrained_model)")
+        raise ConfigError(f"{argument}: {root}: its encoder {name} does not exist (pretrained_model in hparams.yaml)")
     known = [name] if "/" in name else [name, f"{OWNERS.get(name, name)}/{name}"]
     for cached in known:
         for filename in TOKENIZER_FILES:
@@ -145,7 +145,7 @@ def _encoder_folder(argument: str, name: str, root: Path) -> Path:
 
 
 def _build(argument: str, checkpoint: Path, parts: tuple, weights: dict) -> CometModel:
-    """CometModel(*parts) with exactly these weights: a missing one would otherwise score at random."""
+    """Return CometModel(*parts) with exactly these weights: a missing one would stay random."""
     try:
         with no_init_weights():  # every weight is overwritten below, and drawing them takes half the time
             model = CometModel(*parts)
@@ -155,8 +155,9 @@ def _build(argument: str, checkpoint: Path, parts: tuple, weights: dict) -> Come
     except (RuntimeError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{argument}: {checkpoint} does not fit a {parts[0]}: {reason}") from error
-    wrong = [("lacks", k) for k in result.missing_keys] + [("has an unknown", k) for k in result.unexpected_keys]
+    wrong = [("missing", k) for k in result.missing_keys] + [("unknown", k) for k in result.unexpected_keys]
     wrong = [(what, k) for what, k in wrong if not UNREAD.search(k)]
     if wrong:
-        raise ConfigError(f"{argument}: {checkpoint} {' '.join(wrong[0])} ({len(wrong)} such weights): incomplete")
+        shown = f"{len(wrong)} weights do not fit, e.g. {' '.join(wrong[0])}"
+        raise ConfigError(f"{argument}: {checkpoint}: {shown}; fetch it again")
     return model

@@ -1,9 +1,9 @@
-"""The networks of COMET checkpoints: an encoder, the mixture of its layers, an estimator and, for spans, a tagger.
+"""The networks of COMET checkpoints: an encoder, a mixture of its layers, an estimator and, for spans, a tagger.
 
 Regression with and without a reference (Rei et al. 2020, arXiv:2009.09025), unified models such as COMETKiwi (Rei et
-al. 2022) and XCOMET (Guerreiro et al. 2023, arXiv:2310.10482). Parameters have the names that unbabel-comet 2.2.7 gives
-them, so its checkpoints fit; the numbers are those of its `predict` (tests: 1e-5). The package itself is not needed,
-nor a particular transformers.
+al. 2022) and XCOMET (Guerreiro et al. 2023, arXiv:2310.10482). Parameters have the same names as in unbabel-comet
+2.2.7, so its checkpoints fit; scores equal those of its `predict` (tests: 1e-5). Neither that package nor a particular
+version of transformers is needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rl_nmt.scorers.base import Segment
 
 ENCODERS = {"XLM-RoBERTa": "XLMRoberta", "XLM-RoBERTa-XL": "XLMRobertaXL", "MiniLM": "Bert"}  # hparams → transformers
 JOINT = ("unified_metric", "xcomet_metric")  # read translation, source and reference as one sequence
-# What a class takes where hparams.yaml says nothing.
+# Defaults of each class, for values that hparams.yaml does not set.
 COMMON = {
     "encoder_model": "XLM-RoBERTa",
     "layer_norm": True,
@@ -58,28 +58,28 @@ CLASSES = tuple(DEFAULTS)
 
 
 class Prediction(NamedTuple):
-    """score (B,), and per token the logits (B, T, labels) of a model that tags."""
+    """score (B,); logits (B, T, labels) per token if the model tags, else None."""
 
     score: torch.Tensor
     logits: torch.Tensor | None
 
 
 class CometModel(nn.Module):
-    """A COMET model with random weights, in train mode; `load_state_dict` takes those of a checkpoint.
+    """A COMET model with random weights, in train mode; `load_state_dict` loads those of a checkpoint.
 
     Args:
         kind: class identifier, one of CLASSES.
-        hparams: hyper-parameters by COMET's names; what is missing has its class's default.
+        hparams: hyper-parameters by COMET's names; missing ones have the default of the class.
         folder: the encoder's config.json, and its tokenizer unless `tokenizer` names another folder.
 
     Raises:
-        ConfigError: an encoder or a pooling that no class of COMET's has been published with.
+        ConfigError: an encoder or a pooling that no published COMET class uses.
     """
 
     def __init__(self, kind: str, hparams: dict, folder: str | Path, tokenizer: str | Path | None = None):
         super().__init__()
         self.kind, self.hparams = kind, DEFAULTS[kind] | hparams
-        if kind == "xcomet_metric":  # fixed in its class, whatever the file says
+        if kind == "xcomet_metric":  # fixed in its class, hparams.yaml is ignored
             self.hparams |= {"input_segments": UNIFIED["input_segments"], "word_level_training": True}
         options = self.hparams
         self.encoder = Encoder(options["encoder_model"], folder, tokenizer or folder)
@@ -93,29 +93,29 @@ class CometModel(nn.Module):
             self.layerwise_attention = LayerMixture(*mixture)
         self.pool = "cls" if kind in JOINT else options["pool"]
         if self.pool not in ("avg", "cls", "max", "default"):
-            raise ConfigError(f"pool: {self.pool!r} in hparams.yaml is unknown; COMET has avg, cls, max and default")
+            raise ConfigError(f"pool: {self.pool!r} in hparams.yaml is unknown; COMET knows avg, cls, max and default")
         for name, layer in ((setting, self.layer), ("word_layer", options.get("word_layer") if self.tags else 0)):
             if layer != "mix" and not (isinstance(layer, int) and 0 <= layer < self.encoder.num_layers):
                 raise ConfigError(f"{name}: {layer!r} in hparams.yaml is not a layer of its encoder")
         width = units * {"regression_metric": 6, "referenceless_regression_metric": 4}.get(kind, 1)
         self.estimator = Estimator(width, options)
-        self.labels: list[str] = []  # of tokens: O for right, then an error by severity
+        self.labels: list[str] = []  # of tokens: O for correct, then one per severity
         if self.tags:
             self.labels = ["O", *(f"I-{label}" for label in options["error_labels"])]
             self.hidden2tag = nn.Linear(units, len(self.labels))
 
     @property
     def needs_reference(self) -> bool:
-        """Does this model give no score without a reference?"""
+        """Whether this model gives no score without a reference."""
         return self.kind == "regression_metric" or self.hparams.get("input_segments") == ["mt", "ref"]
 
     @property
     def reads_reference(self) -> bool:
-        """Does a reference change the score at all? (COMETKiwi and reference-less models ignore it.)"""
+        """Whether a reference changes the score (COMETKiwi and reference-less models ignore it)."""
         return self.kind == "regression_metric" or "ref" in self.hparams.get("input_segments", ())
 
     def forward(self, segments: Sequence[Segment]) -> Prediction:
-        """Scores with gradients, in one padded batch: for fitting. Of joint models those of the first `sequences`."""
+        """Return scores with gradients, in one padded batch, for training; joint models use the first `sequences`."""
         encoder = self.encoder
         if self.kind in JOINT:
             return self.read(*encoder.pad(self.sequences(segments)[0]))
@@ -125,14 +125,14 @@ class CometModel(nn.Module):
         return Prediction(self.estimate(**embedded), None)
 
     def read(self, ids: torch.Tensor, mask: torch.Tensor) -> Prediction:
-        """Of joint models: scores and logits of padded sequences; ids, mask (B, T) as `Encoder.pad` makes them."""
+        """Return a joint model's scores and logits of padded sequences; ids, mask (B, T) as from `Encoder.pad`."""
         states = self.encoder(ids, mask)
         score = self.estimator(self._mixed(states, mask)[:, 0]).view(-1)
         logits = self.hidden2tag(states[self.hparams["word_layer"]]) if self.labels else None
         return Prediction(score, logits)
 
     def embed(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Sentence embeddings (B, H) of padded sentences; a literal <pad> in a text is left out of sums but counts."""
+        """Return embeddings (B, H) of padded sentences; a literal <pad> in a text adds to the count, not to the sum."""
         states = self.encoder(ids, mask)
         if self.pool == "default":
             return states[-1][:, 0]
@@ -145,7 +145,7 @@ class CometModel(nn.Module):
         return mixed.masked_fill(padding, 0.0).sum(1) / mask.sum(1, keepdim=True)
 
     def estimate(self, src: torch.Tensor, mt: torch.Tensor, ref: torch.Tensor | None = None) -> torch.Tensor:
-        """Scores (B,) of sentence embeddings (B, H); `ref` is for regression_metric alone."""
+        """Return scores (B,) of sentence embeddings (B, H); only regression_metric takes `ref`."""
         if ref is None:
             difference, product = (mt - src).abs(), mt * src
             features = [mt, src, product, difference]
@@ -155,10 +155,10 @@ class CometModel(nn.Module):
         return self.estimator(torch.cat(features, dim=1)).view(-1)
 
     def sequences(self, segments: Sequence[Segment]) -> list[tuple[list[int] | None, ...]]:
-        """The input sequences of a joint model, each as token ids by segment, each distinct text tokenised once.
+        """Return the input sequences of a joint model as token ids by segment; each distinct text is tokenised once.
 
-        [mt src]; where a segment has a reference [mt src], [mt ref] and [mt src ref], and None in the last two for
-        segments without one; [mt ref] alone for a model that was trained without sources.
+        [mt src] without references; [mt src], [mt ref] and [mt src ref] if any segment has one, with None in the last
+        two for segments without; [mt ref] alone for a model that was trained without sources.
         """
         encoder, reads_source = self.encoder, "src" in self.hparams["input_segments"]
         texts, _ = distinct(text for s in segments for text in (s.mt, s.src, s.ref) if text is not None)
@@ -193,15 +193,15 @@ class Encoder(nn.Module):
         self.output_units = config.hidden_size
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Hidden states (B, T, H) of every layer, the embeddings first."""
+        """Return the hidden states (B, T, H) of every layer, the embeddings first."""
         return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
 
     def tokens(self, texts: Sequence[str]):
-        """Sentences as the tokenizer gives them, <s> and </s> included, cut at the encoder's maximum less two."""
+        """Tokenise sentences, <s> and </s> included, cut at the encoder's maximum less two."""
         return self.tokenizer(list(texts), truncation=True, max_length=self.max_positions - 2)
 
     def join(self, first: list[int], *others: list[int]) -> list[int]:
-        """<s> first </s></s> other </s> …, cut at the encoder's maximum as COMET's `concat_sequences` does."""
+        """Return <s> first </s></s> other </s> …, cut at the encoder's maximum as COMET's `concat_sequences` does."""
         start, stop = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         joined = [start, *first, stop]
         for other in others:
@@ -211,7 +211,7 @@ class Encoder(nn.Module):
         return joined if fits else joined[: self.max_positions]
 
     def pad(self, sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """ids and attention mask, (B, T) each, padded to the right, on the model's device."""
+        """Return ids and attention mask, (B, T) each, padded on the right, on the model's device."""
         parts = [torch.tensor(ids) for ids in sequences]
         ids = nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=self.tokenizer.pad_token_id)
         lengths = torch.tensor([len(part) for part in parts])
@@ -220,7 +220,7 @@ class Encoder(nn.Module):
 
 
 def _tokenizer(folder: Path):
-    """XLM-R's tokenizer: from tokenizer.json as it stands, also with transformers 5, which rebuilds parts of it."""
+    """Load XLM-R's tokenizer exactly as in tokenizer.json; transformers 5 would rebuild parts of it."""
     if transformers.__version__.startswith("4.") or not (folder / "tokenizer.json").is_file():
         return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
     names = {"bos": "<s>", "eos": "</s>", "cls": "<s>", "sep": "</s>", "unk": "<unk>", "pad": "<pad>"}
@@ -230,7 +230,7 @@ def _tokenizer(folder: Path):
 
 
 class LayerMixture(nn.Module):
-    """gamma · Σ weight_i · layer_i; COMET drops layers at random while it trains, which this one does not."""
+    """gamma · Σ weight_i · layer_i, without the random layer dropout that COMET uses in training."""
 
     def __init__(self, layers: int, layer_norm: bool, transformation: str):
         super().__init__()
@@ -239,12 +239,12 @@ class LayerMixture(nn.Module):
         self.gamma = nn.Parameter(torch.ones(1))
 
     def weights(self) -> torch.Tensor:
-        """(layers,), sum 1; with "sparsemax" some of them may be exactly 0."""
+        """Return weights (layers,) that sum to 1; with "sparsemax" some may be exactly 0."""
         logits = torch.cat(list(self.scalar_parameters))
         return sparsemax(logits) if self.transformation == "sparsemax" else torch.softmax(logits, dim=0)
 
     def forward(self, states: Sequence[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-        """(B, T, H) of one tensor like that per layer."""
+        """Mix one tensor (B, T, H) per layer into one (B, T, H)."""
         if self.layer_norm:
             states = [_normalised(layer, mask[..., None].float()) for layer in states]
         pieces = [weight * layer for weight, layer in zip(self.weights().split(1), states, strict=True)]
@@ -252,7 +252,7 @@ class LayerMixture(nn.Module):
 
 
 def sparsemax(logits: torch.Tensor) -> torch.Tensor:
-    """The point of the probability simplex nearest to `logits` (n,) (Martins and Astudillo 2016, algorithm 1)."""
+    """Project `logits` (n,) onto the probability simplex (Martins and Astudillo 2016, algorithm 1)."""
     logits = logits - logits.max().detach()
     ordered = logits.sort(descending=True).values
     excess = ordered.cumsum(0) - 1
@@ -280,12 +280,12 @@ class Estimator(nn.Module):
 
 def _activation(name: str) -> nn.Module:
     if not hasattr(nn, name.title()):
-        raise ConfigError(f"activations: {name!r} in hparams.yaml is unknown; COMET takes names of torch.nn, as Tanh")
+        raise ConfigError(f"activations: {name!r} in hparams.yaml is unknown; give a name of torch.nn, e.g. Tanh")
     return getattr(nn, name.title())()
 
 
 def _normalised(layer: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(B, T, H) with mean 0 and variance 1 over all numbers of each sequence; mask (B, T, 1)."""
+    """Return (B, T, H) with mean 0 and variance 1 over all numbers of each sequence; mask (B, T, 1)."""
     masked, count = layer * mask, mask.sum(1) * layer.shape[-1]  # (B, 1)
     mean = (masked.flatten(1).sum(1, keepdim=True) / count)[..., None]  # (B, 1, 1)
     variance = ((masked - mean) * mask).square().flatten(1).sum(1, keepdim=True) / count

@@ -1,4 +1,4 @@
-"""What unbabel-comet itself says, for comparison: the one place outside tests and bench that imports it."""
+"""Score with unbabel-comet itself, for comparison: the only place outside tests and bench that imports it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rl_nmt.scorers.comet.checkpoint import checkpoint_file
 
 
 def predict(name_or_path: str, segments: Sequence[Segment], argument: str) -> list[float]:
-    """Scores by `comet.load_from_checkpoint(…).predict`, on the CPU.
+    """Return the scores of `comet.load_from_checkpoint(…).predict`, on the CPU.
 
     Raises:
         MissingService: unbabel-comet is not installed, or does not work in this environment.
@@ -25,14 +25,14 @@ def predict(name_or_path: str, segments: Sequence[Segment], argument: str) -> li
     try:
         with loading():
             from comet import load_from_checkpoint
-    except Exception as error:  # beside transformers 5 or setuptools 81 its import fails in many ways
+    except Exception as error:  # with transformers 5 or setuptools 81 its import fails in many ways
         raise MissingService(
             f"unbabel-comet cannot be imported here ({type(error).__name__}: {error}); compare in the environment of "
             "requirements.txt"
         ) from error
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # it has tips to give at every call
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)  # it prints tips at every call
     rows = [{k: v for k, v in vars(segment).items() if v is not None} for segment in segments]
-    # It resolves a relative encoder against the working directory, and predict draws from the global generator.
+    # It resolves a relative encoder path against the working directory; predict uses the global random generator.
     with loading(), contextlib.chdir(checkpoint.parents[1]), torch.random.fork_rng():
         try:
             model = load_from_checkpoint(str(checkpoint))

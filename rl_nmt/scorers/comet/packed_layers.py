@@ -1,4 +1,4 @@
-"""The layers of XLM-RoBERTa over sequences laid end to end: no padding token meets a linear layer.
+"""The layers of XLM-RoBERTa over concatenated sequences: linear layers compute no padding tokens.
 
 Linear layers, norms and activations see one matrix (T, H) of real tokens; only attention needs to know where
 a sequence begins: it is one call of a kernel that takes the boundaries (varlen.py), or SDPA over groups of similar
@@ -20,12 +20,12 @@ from rl_nmt.models.linears import Plain, Prepacked
 from rl_nmt.scorers.comet.varlen import Kernel
 
 ENCODERS = ("XLMRobertaModel", "XLMRobertaXLModel")
-CPU_GROUP = 16  # sequences that attend together on a CPU; on a GPU launches cost more than padding
-CPU_FILL = 0.9  # real share of a group's positions, at least
+CPU_GROUP = 16  # most sequences in one attention call on a CPU; on a GPU kernel launches cost more than padding
+CPU_FILL = 0.9  # least share of a group's positions that are not padding
 
 
 def supported(model: torch.nn.Module) -> bool:
-    """Is this transformers encoder one whose layers are reproduced here exactly?"""
+    """Whether this module reproduces the layers of this transformers encoder exactly."""
     config = model.config
     return (
         type(model).__name__ in ENCODERS
@@ -37,10 +37,10 @@ def supported(model: torch.nn.Module) -> bool:
 
 @dataclass
 class Group:
-    """Sequences that attend together: tokens `first` to `last` of the pack.
+    """Sequences in one attention call: tokens `first` to `last` of the pack.
 
-    `gather` (n, L) and `mask` (n, 1, 1, L) lay unequal lengths out in a rectangle, `back` (tokens,) takes the
-    real positions out of it again; all three are None where the n sequences have one length.
+    `gather` (n, L) and `mask` (n, 1, 1, L) arrange unequal lengths in a padded matrix, `back` (tokens,) selects the
+    real positions from it again; all three are None if the n sequences have equal length.
     """
 
     first: int
@@ -53,10 +53,10 @@ class Group:
 
 
 class Pack:
-    """N sequences of token ids end to end.
+    """N concatenated sequences of token ids.
 
     ids, positions, sequence (T,): token, position id, number of its sequence; starts (N,): first tokens. Attention
-    reads `groups`, or without them bounds (N+1,): where sequences begin and end; first (N+1,): of one token each.
+    reads `groups`, or else bounds (N+1,): where sequences begin and end; first (N+1,): the same for one token each.
     """
 
     def __init__(self, sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device, grouped: bool = True):
@@ -65,7 +65,7 @@ class Pack:
         lengths = torch.tensor(self.lengths)
         sequence = torch.repeat_interleave(torch.arange(len(sequences)), lengths)
         starts = lengths.cumsum(0) - lengths
-        real = flat.ne(pad_id).long()  # a literal <pad> in a text has no place of its own
+        real = flat.ne(pad_id).long()  # a literal <pad> in a text gets no position of its own
         counted = real.cumsum(0)
         places = (counted - (counted - real)[starts][sequence]) * real + pad_id
         self.ids, self.positions, self.sequence, self.starts = (t.to(device) for t in (flat, places, sequence, starts))
@@ -76,7 +76,7 @@ class Pack:
             self.bounds, self.first = (t.to(device, torch.int32) for t in (ends, torch.arange(len(ends))))
 
     def _group(self, device: torch.device) -> Iterator[Group]:
-        """Neighbours of similar length; the caller has sorted the sequences by length."""
+        """Yield groups of neighbours of similar length; the caller has sorted the sequences by length."""
         first, begin, n = 0, 0, len(self.lengths)
         while first < n:
             last, tokens = first, 0
@@ -106,7 +106,7 @@ class PackedEncoder:
     Args:
         model: an XLMRobertaModel or XLMRobertaXLModel for which `supported` holds; its weights are shared.
         top: index of the last hidden state wanted (0: the embeddings); layers above it are never run.
-        first_only: of the top layer only each sequence's first token is wanted.
+        first_only: return only each sequence's first token of the top layer.
         linears: "torch" or "prepacked".
         dtype: what linears and attention compute in; norms and the residual stream stay float32.
         varlen: the kernel of attention; None for SDPA over groups.
@@ -126,12 +126,12 @@ class PackedEncoder:
         ]
 
     def pack(self, sequences: Sequence[Sequence[int]]) -> Pack:
-        """Sequences, longest first, on the encoder's device."""
+        """Concatenate sequences, given longest first, on the encoder's device."""
         table = self.embeddings.word_embeddings
         return Pack(sequences, table.padding_idx, table.weight.device, grouped=self.varlen is None)
 
     def hidden_states(self, pack: Pack) -> Iterator[torch.Tensor]:
-        """Hidden states 0 … top, each (T, H) float32; the top one (N, H) with `first_only`."""
+        """Yield hidden states 0 … top, each (T, H) float32; the top one is (N, H) with `first_only`."""
         tables = self.embeddings
         hidden = tables.word_embeddings(pack.ids).float()
         hidden = hidden + tables.token_type_embeddings.weight[0] + tables.position_embeddings(pack.positions)
@@ -156,7 +156,7 @@ class PackedEncoder:
         return hidden if self.prenorm else layer.norm2(hidden)
 
     def _attend(self, joined: torch.Tensor, pack: Pack) -> torch.Tensor:
-        """Self-attention within each sequence: queries, keys and values side by side (T, 3H) → (T, H)."""
+        """Compute self-attention within each sequence: concatenated queries, keys and values (T, 3H) → (T, H)."""
         if self.varlen is not None:
             query, key, value = joined.view(len(joined), 3, self.heads, -1).unbind(1)
             return self.varlen(query, key, value, pack.bounds, pack.bounds, pack.longest, pack.longest).flatten(1)
@@ -169,7 +169,7 @@ class PackedEncoder:
         return out
 
     def _attend_first(self, query: torch.Tensor, joined: torch.Tensor, pack: Pack) -> torch.Tensor:
-        """What each sequence's first token takes from its sequence: (N, H) and keys, values (T, 2H) → (N, H)."""
+        """Compute attention of each sequence's first token: query (N, H) and keys, values (T, 2H) → (N, H)."""
         if self.varlen is not None:
             key, value = joined.view(len(joined), 2, self.heads, -1).unbind(1)
             query = query.view(len(query), self.heads, -1)
@@ -183,17 +183,17 @@ class PackedEncoder:
         return torch.cat(out)
 
     def _lay_out(self, joined: torch.Tensor, g: Group, parts: int) -> tuple[torch.Tensor, ...]:
-        """A group's tokens (t, parts·H) as `parts` tensors (n, heads, L, d)."""
+        """Return a group's tokens (t, parts·H) as `parts` tensors (n, heads, L, d)."""
         x = joined[g.first : g.last] if g.gather is None else joined[g.gather]
         return x.reshape(g.rows, g.longest, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class _Layer:
-    """Weights of one layer in the form they are used; `first_only` keeps the query apart from key and value."""
+    """Weights of one layer in the form used; `first_only` keeps the query apart from key and value."""
 
     def __init__(self, layer: Any, kind: type, dtype: torch.dtype, prenorm: bool, first_only: bool):
         def linear(*modules: Any, **options: bool) -> Any:
-            """One linear layer with the outputs of `modules` side by side; a single one's weights are shared."""
+            """Return one linear layer with the outputs of `modules` concatenated; a single one's weights are shared."""
             weights, biases = [m.weight for m in modules], [m.bias for m in modules]
             if len(modules) == 1:
                 return kind(weights[0], biases[0], dtype, **options)

@@ -1,4 +1,4 @@
-"""From packed hidden states (packed_layers.py) to COMET's scores and XCOMET's error spans, without padding."""
+"""Turn packed hidden states (packed_layers.py) into COMET's scores and XCOMET's error spans, without padding."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rl_nmt.scorers.comet.route import Route
 
 PENALTY = {"minor": 1, "major": 5, "critical": 10}  # XCOMET's MQM weights, at most 25 a segment
 WORST = 25
-# What [mt src], [mt ref] and [mt src ref] weigh in XCOMET's score, beside that of its spans, and in its tags.
+# Weights of [mt src], [mt ref] and [mt src ref] in XCOMET's score (the rest is for its spans), and in its tags.
 SCORE_SHARES, MQM_SHARE = (0.12, 0.33, 0.33), 0.22
 TAG_SHARES = torch.tensor([0.1667, 0.3333, 0.5]).tolist()  # single precision, as in COMET
 
 
 def unpadded(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices, longest first, in batches of at most `token_budget` tokens; nothing is padded."""
+    """Return indices, longest first, in batches of at most `token_budget` tokens; nothing is padded."""
     result: list[list[int]] = []
     room = 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -35,13 +35,14 @@ def unpadded(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 
 class PackedRoute(Route):
-    """See the module; the encoder is one of `packed_layers.supported`.
+    """See the module; the encoder must be `packed_layers.supported`.
 
-    `linears` "torch", or else prepacked; `attention` "sdpa", or else varlen: both where they pass their self-tests.
+    Unless `linears` is "torch", they are prepacked if the self-test passes; likewise varlen unless `attention` is
+    "sdpa".
     """
 
     cut = staticmethod(unpadded)
-    word_layer: int | None = None  # whose hidden states are wanted as well
+    word_layer: int | None = None  # also return the hidden states of this layer
 
     def __init__(self, model: CometModel, name: str, dtype: torch.dtype, linears: str, attention: str):
         super().__init__(model, name, dtype)
@@ -57,7 +58,7 @@ class PackedRoute(Route):
             self._weights = {int(model.layer): 1.0}
         else:
             self._weights = {i: weight for i, weight in enumerate(mixing.weights().tolist()) if weight}
-        # Sparsemax gives layers weight 0: those above the last that counts are never run.
+        # Sparsemax gives some layers weight 0: those above the last with a weight are never run.
         used = [*self._weights, *([] if self.word_layer is None else [self.word_layer])]
         if model.pool == "default":
             used.append(model.encoder.num_layers - 1)
@@ -72,7 +73,7 @@ class PackedRoute(Route):
         return pack, pack.padded
 
     def _pooled(self, pack: Pack) -> torch.Tensor:
-        """Sentence embeddings (N, H)."""
+        """Return sentence embeddings (N, H)."""
         mixed, top = self._mixed(pack)
         if self._first_only:
             return mixed
@@ -88,9 +89,9 @@ class PackedRoute(Route):
         return total / torch.tensor(pack.lengths, device=mixed.device)[:, None]
 
     def _mixed(self, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
-        """COMET's mixture of hidden states (or its one layer), and the word layer's or the top one.
+        """Return COMET's mixture of hidden states (or its one layer), and the word layer's or the top one.
 
-        (T, H) each; only first tokens (N, H) where nothing else is read.
+        (T, H) each; (N, H) if only first tokens are read.
         """
         mixing = self.model.layerwise_attention
         mixed, word = None, None
@@ -111,14 +112,14 @@ class PackedRoute(Route):
 
 
 class SpanRoute(PackedRoute):
-    """XCOMET: scores, and the error spans that its tagger marks, as XCOMETMetric.predict_step makes them."""
+    """XCOMET's scores and the error spans of its tagger, as XCOMETMetric.predict_step computes them."""
 
     def __init__(self, model: CometModel, *settings: Any):
         self.word_layer = int(model.hparams["word_layer"])
         super().__init__(model, *settings)
 
     def scores(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]] | None]:
-        """Scores (N,) and spans: four weighted parts, or two without reference."""
+        """Return scores (N,), the weighted sum of four parts (two without reference), and spans."""
         encoded = self.model.encoder.tokens([row.mt for row in rows])
         parts = [self._in_batches(sequences, self._scored_and_tagged) for sequences in self.model.sequences(rows)]
         spans: list[list[Span]] = []
@@ -144,7 +145,7 @@ class SpanRoute(PackedRoute):
         return torch.stack(scores), spans
 
     def _scored_and_tagged(self, pack: Pack) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Per sequence its regression score () and the label probabilities (tokens, labels)."""
+        """Return each sequence's regression score () and label probabilities (tokens, labels)."""
         mixed, word = self._mixed(pack)
         scores = self.model.estimator(mixed[pack.starts]).view(-1).clamp(max=1.0)
         probabilities = self.model.hidden2tag(word).softmax(-1).split(pack.lengths)
@@ -152,7 +153,7 @@ class SpanRoute(PackedRoute):
 
 
 def _normalised(hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
-    """(T, H) with mean 0 and variance 1 over all numbers of each sequence, as LayerwiseAttention's layer_norm."""
+    """Return (T, H) with mean 0 and variance 1 over each sequence, as LayerwiseAttention's layer_norm."""
     width, n = hidden.shape[1], len(pack.lengths)
     count = torch.tensor(pack.lengths, device=hidden.device) * width
 
@@ -164,8 +165,8 @@ def _normalised(hidden: torch.Tensor, pack: Pack) -> torch.Tensor:
 
 
 def decode(labels: Sequence[str], confidences: Sequence[float], offsets: Sequence[tuple[int, int]]) -> list[Span]:
-    """Runs of error labels as spans, as UnifiedMetric.decode: the first label gives a run its severity, its
-    confidence is the mean, and a run that is still open at the end is not counted.
+    """Return runs of error labels as spans, as UnifiedMetric.decode: a run has the severity of its first label and
+    the mean confidence; a run that is still open at the end is not counted.
 
     Args:
         labels, confidences: per token the likeliest label ("O", "I-major", …) and its probability.
@@ -186,5 +187,5 @@ def decode(labels: Sequence[str], confidences: Sequence[float], offsets: Sequenc
 
 
 def mqm_score(spans: Sequence[Span]) -> float:
-    """1 without errors, down to 0 at 25 penalty points."""
+    """Return 1 without errors, down to 0 at 25 penalty points."""
     return (WORST - min(WORST, sum(PENALTY[span.severity] for span in spans))) / WORST

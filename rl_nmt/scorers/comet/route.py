@@ -1,7 +1,7 @@
-"""From segments to COMET scores: what is encoded, in which batches, and how the results come back to their rows.
+"""Turn segments into COMET scores: what is encoded, in which batches, and how results are matched to their rows.
 
-The route here pads batches of similar length and runs transformers' own encoder: for whatever packed_layers.py does
-not reproduce.
+The route here pads batches of similar length and runs transformers' own encoder, for encoders that packed_layers.py
+does not reproduce.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rl_nmt.scorers.comet.model import JOINT, CometModel
 
 
 class Route(ABC):
-    """How segments become scores, by a model that is read for where it is now.
+    """Compute scores of segments, on the model's present device.
 
     Args:
         name: the setting that names the model, for messages.
@@ -26,7 +26,7 @@ class Route(ABC):
     """
 
     linears, attention = "torch", "transformers"
-    budget: TokenBudget  # for one call, as the next
+    budget: TokenBudget  # for one call, like `stats`
     stats: dict[str, float]  # counts encoded sequences, their tokens, and positions with padding ("padded")
     cut: Callable[..., list[list[int]]] = staticmethod(batches)  # lengths to batches
 
@@ -35,24 +35,24 @@ class Route(ABC):
 
     @property
     def kernels(self) -> dict[str, str]:
-        """What computes, for signatures."""
+        """The kernels in use, for signatures."""
         return {"linears": self.linears, "attention": self.attention}
 
     @property
     def device(self) -> torch.device:
-        """Where the model is now."""
+        """The model's present device."""
         return self.model.encoder.model.get_input_embeddings().weight.device
 
     def scores(self, rows: list[Segment]) -> tuple[torch.Tensor, list[list[Span]] | None]:
-        """Scores (N,) of distinct rows, and XCOMET's spans."""
+        """Return scores (N,) of distinct rows, and XCOMET's spans."""
         return (self._joint(rows) if self.model.kind in JOINT else self._apart(rows)), None
 
     def _joint(self, rows: list[Segment]) -> torch.Tensor:
-        """Scores (N,) of unified models: the mean over their one or three input sequences."""
+        """Return scores (N,) of unified models: the mean over their one or three input sequences."""
         return torch.stack([self._estimate(sequences) for sequences in self.model.sequences(rows)]).nanmean(0)
 
     def _apart(self, rows: list[Segment]) -> torch.Tensor:
-        """Scores (N,) of the classes that encode each sentence by itself: every distinct one once."""
+        """Return scores (N,) of classes that encode sentences separately; each distinct sentence is encoded once."""
         parts = [(r.src, r.mt, r.ref) if r.ref is not None else (r.src, r.mt) for r in rows]
         texts, place = distinct(text for part in parts for text in part)
         embedding = self._stacked(self._in_batches(self.model.encoder.tokens(texts)["input_ids"], self._pooled))
@@ -60,16 +60,16 @@ class Route(ABC):
         return self.model.estimate(*(embedding[column] for column in columns))  # of (N, H) each
 
     def _estimate(self, sequences: Sequence[list[int] | None]) -> torch.Tensor:
-        """Head over first tokens (N,); NaN for rows that lack this sequence."""
+        """Apply the estimator to first tokens (N,); NaN for rows without this sequence."""
         vectors = self._in_batches(sequences, self._pooled)
         found = self.model.estimator(self._stacked(vectors)).view(-1)
         scores = torch.full((len(sequences),), float("nan"), device=self.device)
-        # What did not fit is NaN; infinite it also spoils the mean over a segment's other sequences.
+        # A segment's mean ignores NaN. A sequence that did not fit into memory is inf, which makes the mean invalid.
         scores[list(vectors)] = found.float().nan_to_num(nan=float("inf"))
         return scores
 
     def _in_batches(self, sequences: Sequence[Any], run: Callable[[Any], Iterable]) -> dict[int, Any]:
-        """Row → its result of `run(batch)`, over length-sorted batches within the token budget.
+        """Return row → its result of `run(batch)`, over length-sorted batches within the token budget.
 
         None for a sequence that did not fit into memory even alone; rows whose sequence is None are left out.
         """
@@ -88,14 +88,14 @@ class Route(ABC):
 
     @abstractmethod
     def _lay_out(self, sequences: list[list[int]]) -> tuple[Any, int]:
-        """A batch, longest first, as `_pooled` takes it, and how many positions it has."""
+        """Return a batch, longest first, as `_pooled` takes it, and its number of positions."""
 
     @abstractmethod
     def _pooled(self, batch: Any) -> torch.Tensor:
-        """Sentence embeddings (N, H)."""
+        """Return sentence embeddings (N, H)."""
 
     def _stacked(self, vectors: dict[int, torch.Tensor | None]) -> torch.Tensor:
-        """Embeddings (U, H); NaN for what could not be encoded."""
+        """Return embeddings (U, H); NaN for sequences that could not be encoded."""
         nothing = torch.full((self.model.encoder.output_units,), float("nan"), device=self.device)
         return torch.stack([nothing if vector is None else vector.float() for vector in vectors.values()])
 

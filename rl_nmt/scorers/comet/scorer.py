@@ -1,4 +1,4 @@
-"""COMET (DA, COMETKiwi, reference-less regression, XCOMET), resident and without a Lightning Trainer.
+"""Score with COMET (DA, COMETKiwi, reference-less regression, XCOMET), loaded once and without a Lightning Trainer.
 
 Same numbers as `model.predict` of unbabel-comet 2.2.7 (tests: within 1e-5 on CPU): each distinct sentence is tokenised
 and encoded once, without padding (packed_route.py). Encoders other than XLM-RoBERTa's family take
@@ -25,8 +25,8 @@ from rl_nmt.scorers.comet.model import CLASSES, JOINT, CometModel
 from rl_nmt.scorers.comet.packed_route import PackedRoute, SpanRoute
 from rl_nmt.scorers.comet.route import PaddedRoute, Route
 
-TOKENS = 8192  # most that go through the encoder at once; less where memory runs out
-# Segments that measure what a lower precision costs, from one token to more than the encoder reads: rounding adds up
+TOKENS = 8192  # most tokens in one encoder batch; fewer after running out of memory
+# Segments to measure the error of a lower precision, from one token to more than the encoder reads: rounding adds up
 # over the keys that a token attends to, float16 overflows in long sums first, and GPU kernels differ by length.
 PROBE = tuple(
     Segment(" ".join(src), " ".join(mt), " ".join(src))
@@ -64,16 +64,16 @@ def load_comet(
         linears: "torch", "prepacked" (weights in oneDNN's layout: faster on a CPU, at twice their memory),
             or "auto": prepacked on a CPU where it passes its self-test.
         attention: "sdpa", "varlen" (one kernel call without padding: CUDA, half precision), or "auto": varlen where
-            it passes its self-test; the signature says which, and why not varlen.
-        overlong: "truncate" texts that are longer than the encoder reads (512 tokens, for unified models and
-            XCOMET of all texts together), as COMET does, or "skip" such segments (no score).
+            it passes its self-test; the signature names the kernel and the reason if it is not varlen.
+        overlong: "truncate" texts longer than the encoder's maximum (512 tokens, for unified models and XCOMET over
+            all texts together), as COMET does, or "skip" such segments (no score).
         argument: the setting that names this model, for messages.
         classes: accepted class identifiers.
 
     Raises:
         ConfigError: a missing path, a damaged or incomplete checkpoint, another class, an unusable device, dtype or
             kind of linears or attention.
-        MissingService: the hub cannot be reached, or wants the licence accepted first.
+        MissingService: the hub cannot be reached, or requires accepting the licence first.
     """
     _require_usable(argument, device, dtype, linears, attention)
     skip = loading.skip_overlong(overlong)
@@ -81,7 +81,7 @@ def load_comet(
     with loading.loading():
         model, tokenizer = load_model(argument, checkpoint, tuple(classes))
     if model.kind == "xcomet_metric" and not packed_layers.supported(model.encoder.model):
-        raise ConfigError(f"{argument}: {checkpoint} has an encoder that XCOMET was never published with")
+        raise ConfigError(f"{argument}: {checkpoint}: no published XCOMET has this encoder; give another checkpoint")
     name, revision = recorded_as(name_or_path, checkpoint.parents[1])
     identity = {
         "model": name,
@@ -104,7 +104,7 @@ def load_comet(
 
 
 def _require_usable(argument: str, device: str, dtype: str, linears: str, attention: str) -> None:
-    """Refuse what cannot work on this device, before a checkpoint is looked for. Raises ConfigError."""
+    """Refuse settings that cannot work on this device, before looking for a checkpoint. Raises ConfigError."""
     loading.require_device(argument, device)
     loading.torch_dtype(argument, dtype, device)
     on_cpu = torch.device(device).type == "cpu"
@@ -146,16 +146,15 @@ class CometScorer:
         self._kernels_used = self.route.kernels
 
     def to(self, device: str) -> None:
-        """Move the model for good; what it computes with is prepared by the next call. Raises ConfigError for a missing
-        device."""
+        """Move the model permanently; the next call prepares its kernels. Raises ConfigError for a missing device."""
         vars(self).pop("route", None)
         self.model.to(loading.require_device("device", device))
 
     def score(self, segments: Sequence[Segment]) -> Scores:
-        """One value per segment, about 0 to 1, order kept; None where the model gave no finite number, or where the
-        segment did not fit into memory even alone.
+        """Return one value per segment, about 0 to 1, in order; None where the model gave no finite number, or where
+        the segment did not fit into memory even alone.
 
-        An empty translation gets the ordinary score COMET gives it. XCOMET: also the spans, [] for none.
+        An empty translation gets COMET's ordinary score for it. XCOMET: also the spans, [] without errors.
 
         Raises:
             ConfigError: a segment without `ref` where the class needs one.
@@ -180,8 +179,8 @@ class CometScorer:
         return Scores([values[i] for i in index], found)
 
     def error_of(self, dtype: str) -> float:
-        """Largest score difference of this precision from float32 over PROBE, of what is not skipped as too long;
-        infinite where it overflows."""
+        """Return the largest score difference of this precision from float32 over PROBE, without segments skipped as
+        too long; infinite on overflow."""
         values = []
         for kind in ("float32", dtype):
             self._use(kind)
@@ -192,7 +191,7 @@ class CometScorer:
         return max(math.inf if here is None else abs(exact - here) for exact, here in pairs)
 
     def signature(self) -> dict[str, dict]:
-        """What makes the number; the same checkpoint at another place keeps its identity but for `model`.
+        """See `Scorer.signature`. Moving a checkpoint to another place changes only `model` in its identity.
 
         `dtype_error`: largest difference from float32 over a fixed probe, in score.
         """
@@ -202,8 +201,8 @@ class CometScorer:
         return {"identity": dict(self._identity), "environment": environment}
 
     def _use(self, dtype: str) -> None:
-        """Build the route for where the model is now."""
-        vars(self).pop("route", None)  # what it has prepared goes first
+        """Build the route for the model's present device."""
+        vars(self).pop("route", None)  # free its prepared weights first
         given = (self.model, self.name, getattr(torch, dtype))
         if not packed_layers.supported(self.model.encoder.model):
             self.route = PaddedRoute(*given)
@@ -212,14 +211,14 @@ class CometScorer:
             self.route = kind(*given, *self._kernels_wanted)
 
     def _readable(self, i: int, segment: Segment) -> Segment:
-        """The segment as this class reads it."""
+        """Return the segment as this class reads it."""
         if segment.ref is None and self.model.needs_reference:
             raise ConfigError(f"{self.name}: segment {i} has no ref, which a {self.kind} needs")
         ref = None if segment.ref is None or not self.model.reads_reference else utf8(segment.ref)
         return Segment(utf8(segment.src), utf8(segment.mt), ref)
 
     def _overlong(self, row: Segment) -> bool:
-        """Would something of this segment be cut?"""
+        """Whether a text of this segment would be cut."""
         encoder, texts = self.model.encoder, [text for text in (row.mt, row.src, row.ref) if text is not None]
         lengths = list(map(len, encoder.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
         room = encoder.max_positions - 2 - encoder.tokenizer.num_special_tokens_to_add()

@@ -1,1 +1,1 @@
-"""A language model as MQM annotator over a chat endpoint."""
+"""MQM annotation by a language model behind a chat endpoint."""

@@ -1,6 +1,6 @@
-"""Many requests to one OpenAI-compatible chat endpoint, within a deadline. No torch.
+"""Send many requests to one OpenAI-compatible chat endpoint, within a deadline. No torch.
 
-Retried is only what may pass by itself (connection, 408, 425, 429, 5xx), with Retry-After obeyed. A circuit breaker
+Only failures that may be temporary are retried (connection, 408, 425, 429, 5xx), obeying Retry-After. A circuit breaker
 limits the calls to a server that is down, and one call of `ask` never lasts longer than its deadline. Source: ours.
 """
 
@@ -25,19 +25,19 @@ import httpx
 from rl_nmt.errors import ConfigError, MissingService
 
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
-UNSUPPORTED = frozenset({400, 422})  # what servers say to a response_format they do not know
-FINAL = frozenset({401, 402, 403, 404, 405, 407, 410})  # as true for the next question as for this one
-MAX_BODY = 4 << 20  # bytes of one reply; a longer one is not read
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds before the first retry, and at most before any
+UNSUPPORTED = frozenset({400, 422})  # a server's reply to an unknown response_format
+FINAL = frozenset({401, 402, 403, 404, 405, 407, 410})  # every other question would fail alike
+MAX_BODY = 4 << 20  # most bytes of one reply; reading stops there
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds before the first retry; longest pause before any
 
 Messages = Sequence[Mapping[str, str]]
-# Forms (name, messages, response_format), best first: where the server refuses one with 400 or 422, the next is asked.
+# Forms (name, messages, response_format), best first: if the server refuses one with 400 or 422, the next is tried.
 Question = Sequence[tuple[str, Messages, Mapping | None]]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`text` of a complete answer, or None and the `failure` in one word; `form`: "json" or "text", as requested."""
+    """`text`: a complete answer, or None with `failure`, a one-word reason. `form`: "json" or "text", as requested."""
 
     text: str | None
     failure: str | None = None
@@ -46,7 +46,7 @@ class Answer:
 
 @dataclass(eq=False)
 class _Failed(Exception):
-    """One request that gave no answer. `outage`: the server, not the question, is the reason; `pause`: in seconds."""
+    """A request without an answer. `outage`: caused by the server, not the question; `pause`: wait, in seconds."""
 
     reason: str
     retry: bool = False
@@ -56,36 +56,36 @@ class _Failed(Exception):
 
 @dataclass
 class ChatEndpoint:
-    """An OpenAI-compatible endpoint and the model to ask there.
+    """An OpenAI-compatible endpoint and its model.
 
     Raises ConfigError for a malformed address, or a key variable that is not set.
     """
 
-    url: str  # the API's base, as http://host:8000/v1; it may include /chat/completions
+    url: str  # the API's base, e.g. http://host:8000/v1; it may include /chat/completions
     model: str  # the endpoint's name for the model
-    api_key_env: str | None = None  # environment variable with the key, which is kept in the client's header only
+    api_key_env: str | None = None  # environment variable with the key; the key is kept only in the client's header
     body: Mapping[str, Any] = field(default_factory=dict)  # further fields of every request (temperature …)
     concurrency: int = 8  # most requests at once
     timeout: float = 60.0  # seconds for one request, its whole reply included
     deadline: float = 180.0  # seconds for one call of `ask`, retries included
     retries: int = 3  # further attempts per question
-    breaker: int = 8  # consecutive failures after which the server is down, and the next `ask` begins with one question
+    breaker: int = 8  # consecutive failures after which the server counts as down; then `ask` starts with one question
     argument: str = "endpoint"  # the setting that names the endpoint, for messages
 
     def __post_init__(self) -> None:
         self.url = _completions_url(self.argument, self.url)
         self.stats: Counter[str] = Counter()
         self._failures, self._resume_at = 0, 0.0
-        self._random = random.Random()  # pauses only: the global generator must stay as it is
+        self._random = random.Random()  # for pauses: the global generator must not change
         self._key()
 
     @property
     def down(self) -> bool:
-        """Has the circuit breaker opened?"""
+        """Whether the circuit breaker is open."""
         return self._failures >= self.breaker
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        """One answer per question, in order, after at most `deadline` seconds."""
+        """Return one answer per question, in order, after at most `deadline` seconds."""
         self.stats = Counter()
         return _run(self._ask(questions)) if questions else []
 
@@ -96,7 +96,7 @@ class ChatEndpoint:
             timeout=self.timeout,
             limits=httpx.Limits(max_connections=self.concurrency),
             follow_redirects=False,
-            trust_env=urlsplit(self.url).hostname not in ("localhost", "127.0.0.1", "::1"),  # no proxy to ourselves
+            trust_env=urlsplit(self.url).hostname not in ("localhost", "127.0.0.1", "::1"),  # no proxy for localhost
         )
 
     def _key(self) -> str | None:
@@ -104,12 +104,12 @@ class ChatEndpoint:
             return None
         name = self.api_key_env
         key = os.environ.get(name, "").strip()
-        if not key and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):  # perhaps a key: not repeated
-            raise ConfigError(f"{self.argument}: api_key_env takes the name of an environment variable, never a key")
+        if not key and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):  # may be a key: do not print it
+            raise ConfigError(f"{self.argument}: api_key_env must be the name of an environment variable, not the key")
         if not key:
-            raise ConfigError(f"{self.argument}: the environment variable {name} is not set; export the key in it")
+            raise ConfigError(f"{self.argument}: api_key_env: {name} is not set; export it with the key as its value")
         if not (key.isascii() and key.isprintable()) or " " in key:
-            raise ConfigError(f"{self.argument}: {name} holds more than a key (spaces or control characters)")
+            raise ConfigError(f"{self.argument}: api_key_env: {name} has spaces or control characters; remove them")
         return key
 
     async def _ask(self, questions: Sequence[Question]) -> list[Answer]:
@@ -126,13 +126,13 @@ class ChatEndpoint:
 
         async with self._client() as client:
             first = []
-            if self.down:  # one question finds out whether it is back
+            if self.down:  # send one question to see whether the server is back
                 self._failures = self.breaker - 1
                 first = [await within(questions[0])]
             return [*first, *await asyncio.gather(*map(within, questions[len(first) :]))]
 
     async def _one(self, client: httpx.AsyncClient, forms: Question, gate: asyncio.Semaphore, end: float) -> Answer:
-        """Ask one question in its forms, with retries, until it is answered or will not be."""
+        """Send one question in its forms, with retries, until it is answered or has finally failed."""
         attempt, form = 0, 0
         while True:
             name, messages, response_format = forms[form]
@@ -155,12 +155,12 @@ class ChatEndpoint:
                     return Answer(None, failed.reason, name)
                 attempt += 1
                 self.stats["retries"] += 1
-                if failed.reason == "http_429":  # the limit is everybody's
+                if failed.reason == "http_429":  # the rate limit holds for all questions
                     self._resume_at = max(self._resume_at, time.monotonic() + pause)
             await asyncio.sleep(pause)
 
     async def _wait_for_turn(self, end: float) -> None:
-        """Raise when the server has been found down; sleep out a rate limit."""
+        """Raise if the server is down; wait for a rate limit to end."""
         while (wait := self._resume_at - time.monotonic()) > 0 and not self.down:
             if time.monotonic() + wait >= end:
                 raise _Failed("http_429")
@@ -176,10 +176,10 @@ class ChatEndpoint:
         elif failed.reason.startswith("http_") and int(failed.reason[5:]) in FINAL:
             self._failures = self.breaker
         else:
-            self._failures = 0  # it answers, if not what was hoped for
+            self._failures = 0  # the server responds, even if not with an answer
 
     async def _post(self, client: httpx.AsyncClient, messages: Messages, response_format: Mapping | None) -> str:
-        """One request to the text of its answer; raises _Failed."""
+        """Send one request and return the text of its answer; raises _Failed."""
         body = {"model": self.model, "messages": messages, **self.body}
         if response_format is not None:
             body["response_format"] = response_format
@@ -196,18 +196,18 @@ class ChatEndpoint:
             raise _Failed("timeout", retry=True, outage=True) from None
         except httpx.DecodingError:
             raise _Failed("not_json", outage=True) from None
-        except (httpx.TransportError, OSError):  # from None: requests carry the key in their headers
+        except (httpx.TransportError, OSError):  # from None: a request's headers contain the key
             raise _Failed("connection", retry=True, outage=True) from None
         except httpx.HTTPError:
             raise _Failed("protocol", outage=True) from None
         return read_completion(bytes(raw))
 
     def check(self, question: Question) -> Answer:
-        """Ask one question, and raise where the endpoint cannot be used at all.
+        """Send one question, and raise if the endpoint cannot be used at all.
 
-        An invalid answer, and 400 or 422, may be the question's fault: they are returned. Raises ConfigError for a
+        An invalid answer, 400 and 422 are returned, since the question may be the cause. Raises ConfigError for a
         refused key, an unknown model or path and any other permanent 4xx; MissingService for no connection, no chat
-        endpoint, or one that takes no request now (429).
+        endpoint, or one that accepts no requests now (429).
         """
         (answer,) = self.ask([question])
         where, reason = f"{self.argument}: {self.url}", answer.failure or ""
@@ -215,23 +215,23 @@ class ChatEndpoint:
             name = f"the key in {self.api_key_env}" if self.api_key_env else "requests without a key (api_key_env)"
             raise ConfigError(f"{where} refuses {name} ({reason[5:]})")
         if reason in ("http_404", "http_405"):
-            raise ConfigError(f"{where} does not serve model {self.model!r}, or is not an OpenAI-compatible API")
+            raise ConfigError(f"{where} has no model {self.model!r}, or is not an OpenAI-compatible API; correct one")
         if reason in ("not_json", "html", "protocol") or reason.startswith("http_3"):
             raise MissingService(
-                f"{where} answers, but not as an OpenAI-compatible API ({reason}); give its base, as http://host:8000/v1"
+                f"{where} is not an OpenAI-compatible API ({reason}); give the API's base, e.g. http://host:8000/v1"
             )
         if reason in ("connection", "timeout", "deadline") or reason.startswith("http_5"):
-            raise MissingService(f"{where} cannot be reached ({reason}): start the server, or turn this scorer off")
+            raise MissingService(f"{where} cannot be reached ({reason}); start the server, or turn this scorer off")
         if reason.startswith("http_") and int(reason[5:]) not in UNSUPPORTED:
             said = status_line(reason)
             if int(reason[5:]) in RETRIED:
-                raise MissingService(f"{where} takes no requests now ({said}): wait, or have its limit raised")
-            raise ConfigError(f"{where} refuses requests ({said}): its own log or provider says why")
+                raise MissingService(f"{where} accepts no requests now ({said}); wait, or have the rate limit raised")
+            raise ConfigError(f"{where} refuses requests ({said}); see the server's log or ask the provider")
         return answer
 
 
 def status_line(reason: str) -> str:
-    """The failure "http_N" as people read it.
+    """Return the failure "http_N" as number and reason phrase.
 
     >>> status_line("http_429"), status_line("http_499")
     ('429 Too Many Requests', '499')
@@ -251,7 +251,7 @@ def _check_status(reply: httpx.Response) -> None:
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds a Retry-After header asks for (RFC 9110: a number or a date); None without a usable one."""
+    """Return the seconds of a Retry-After header (RFC 9110: a number or a date); None without a usable one."""
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])
@@ -262,7 +262,7 @@ def _retry_after(headers: httpx.Headers) -> float | None:
 
 
 def read_completion(raw: bytes) -> str:
-    """The text of a chat completion that ended by itself; raises _Failed naming what it is instead."""
+    """Return the text of a chat completion with finish_reason "stop"; raises _Failed with the reason otherwise."""
     try:
         reply = json.loads(raw)
     except (ValueError, RecursionError):
@@ -294,16 +294,16 @@ def _completions_url(argument: str, url: str) -> str:
     except ValueError:
         parts, valid = urlsplit(""), False
     if parts.username or parts.password or parts.query or parts.fragment:
-        # Not repeated here: such parts hold keys.
-        raise ConfigError(f"{argument}: give the address without user, password or query; keys go into a variable")
+        # The address is not printed: such parts contain keys.
+        raise ConfigError(f"{argument}: remove user, password and query from the address; set api_key_env for a key")
     if not valid:
-        raise ConfigError(f"{argument}: {url!r} is not the address of an API; give its base, as http://host:8000/v1")
+        raise ConfigError(f"{argument}: {url!r} is not a valid address; give the API's base, e.g. http://host:8000/v1")
     base = url.rstrip("/")
     return base if base.endswith("/chat/completions") else f"{base}/chat/completions"
 
 
 def _run(work: Coroutine[Any, Any, list[Answer]]) -> list[Answer]:
-    """The result of a coroutine, run on a thread of its own: the caller may have a running loop, as a notebook has.
+    """Return a coroutine's result, run on a thread of its own: the caller may have a running loop, as in a notebook.
 
     The loop is closed without waiting for its helper threads: a name lookup may hang in one.
     """

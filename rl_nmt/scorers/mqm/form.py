@@ -1,4 +1,4 @@
-"""The conversation that asks a language model for MQM errors, and what is accepted as its reply. No torch.
+"""Build the conversation that asks a language model for MQM errors, and parse its reply. No torch.
 
 Two forms: a JSON object under a schema, and headings with one line per error. Prompt and worked examples
 (prompt.yaml) are ours; the scheme is MQM's, as in GEMBA-MQM (Kocmi and Federmann, arXiv 2310.13988).
@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 WEIGHTS = {"critical": 25, "major": 5, "minor": 1}  # in order of gravity
-MAX_ERRORS = 50  # a list longer than this is a model in a loop
+MAX_ERRORS = 50  # a longer list means that the model is in a loop
 
 PROMPT = yaml.safe_load(Path(__file__).with_name("prompt.yaml").read_text(encoding="utf-8"))
 _STRING = {"type": "string"}
@@ -32,7 +32,7 @@ RESPONSE_FORMAT = {"type": "json_schema", "json_schema": {"name": "mqm", "strict
 
 @dataclass(frozen=True)
 class MqmError:
-    """One error as the judge wrote it: severity, category, quote, and the words `before` the quote."""
+    """One error as the LLM judge wrote it: severity, category, quote, and the words `before` the quote."""
 
     severity: str
     category: str
@@ -48,21 +48,21 @@ EXAMPLES = tuple(
 
 
 class Unparsable(ValueError):
-    """A reply that does not annotate this segment; the message is the reason in one word."""
+    """A reply that is not a valid annotation of this segment; the message is a one-word reason."""
 
 
 def segment_code(src: str, mt: str) -> str:
-    """Eight hexadecimal digits that a translation cannot contain on purpose: they depend on all of it."""
+    """Return eight hexadecimal digits; a translation cannot contain its own code, which depends on all of its text."""
     return hashlib.sha256(f"{src}\0{mt}".encode("utf-8", "replace")).hexdigest()[:8]
 
 
 def question(form: str, source: str, target: str, src: str, mt: str) -> tuple[str, list[dict[str, str]], dict | None]:
-    """The form, its conversation and the response_format: what an endpoint is asked."""
+    """Return the form, its conversation and the response_format, as `ChatEndpoint.ask` takes them."""
     return form, messages(form, source, target, src, mt), RESPONSE_FORMAT if form == "json" else None
 
 
 def messages(form: str, source: str, target: str, src: str, mt: str) -> list[dict[str, str]]:
-    """The conversation that asks for the errors of one segment, in form "json" or "text", examples included."""
+    """Return the conversation that asks for the errors of one segment, in form "json" or "text", with examples."""
     said = [{"role": "system", "content": PROMPT["system"]}]
     for *example, errors in EXAMPLES:
         code = segment_code(*example[2:])
@@ -74,7 +74,7 @@ def messages(form: str, source: str, target: str, src: str, mt: str) -> list[dic
 
 def _turn(form: str, source: str, target: str, src: str, mt: str) -> str:
     longest = max((len(run) for run in re.findall("`+", src + " " + mt)), default=0)
-    fence = "`" * max(3, longest + 1)  # no text can close it
+    fence = "`" * max(3, longest + 1)  # longer than any fence in the texts
     code = segment_code(src, mt)
     texts = PROMPT["texts"].format(source=source, target=target, code=code, fence=fence, src=src, mt=mt)
     return f"{texts}\n{PROMPT['task']}{PROMPT[form].format(code=code)}"
@@ -91,9 +91,9 @@ def _reply(form: str, code: str, errors: Sequence[MqmError]) -> str:
 
 
 def parse(form: str, reply: str, code: str) -> list[MqmError]:
-    """The errors of a reply that is entirely in the asked form and about this segment.
+    """Return the errors of a reply that is entirely in the requested form and about this segment.
 
-    Closed <think> blocks in front and one code fence around the whole message are taken off. Raises Unparsable.
+    Closed <think> blocks in front and one code fence around the whole message are removed. Raises Unparsable.
     """
     message = _bare(reply)
     segment, errors = _parse_json(message) if form == "json" else _parse_text(message)
@@ -142,7 +142,7 @@ _NONE = re.compile(r"(?:[-*•]\s+)?no-error\.?", re.IGNORECASE)
 
 
 def _parse_text(message: str) -> tuple[str, list[MqmError]]:
-    seen: dict[str, str] = {}  # heading → what stands under it: "" while nothing does
+    seen: dict[str, str] = {}  # heading → the text below it, "" if none so far
     errors: list[MqmError] = []
     current = ""
     for line in filter(None, map(str.strip, message.split("\n"))):
@@ -158,6 +158,6 @@ def _parse_text(message: str) -> tuple[str, list[MqmError]]:
             seen[current] = seen[current] or "no-error"
         else:
             raise Unparsable("not_the_form")
-    if list(seen) != ["segment", *WEIGHTS] or not all(seen.values()):  # an empty heading may be a cut reply
+    if list(seen) != ["segment", *WEIGHTS] or not all(seen.values()):  # an empty heading may mean a truncated reply
         raise Unparsable("headings")
     return seen["segment"], errors

@@ -1,14 +1,14 @@
-"""A language model as MQM annotator, over any OpenAI-compatible endpoint: GEMBA-MQM's idea and scale.
+"""Score with an LLM judge behind any OpenAI-compatible endpoint, on the scale of GEMBA-MQM.
 
 The judge lists the errors of a translation with severity, category and a quote. Critical counts 25, major 5,
 minor 1; the five worst errors count, at most 25 together, negated (Kocmi and Federmann, arXiv 2310.13988). The
 prompt, the worked examples and the rules for accepting a reply are ours:
 
-- A reply counts only if it is complete and entirely in the asked form; anything else is None. In the original an
-  empty or refused reply has no errors, which is the best score there is.
-- Every reply repeats a code that is drawn from the segment, so that a list of errors written into a translation
-  cannot pass for the judge's.
-- Quotes that occur in neither text mean that the judge speaks of something else: None.
+- A reply counts only if it is complete and entirely in the requested form; otherwise the score is None. In the
+  original, an empty or refused reply counts as no errors, the best possible score.
+- Every reply repeats a code that is computed from the segment, so that a list of errors written into a translation
+  cannot pass as the judge's.
+- A quote that occurs in neither text means that the judge annotated something else: None.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ FORMS = {"auto": ("json", "text"), "json": ("json",), "text": ("text",)}
 
 
 def judge(errors: Sequence[MqmError], src: str, mt: str) -> tuple[float, list[Span]]:
-    """Score in [-25, 0], and spans in `mt` of the errors that have one place there (no omissions, no repeated quotes).
+    """Return the score in [-25, 0], and spans in `mt` of errors with exactly one place there (never for omissions).
 
     Raises Unparsable("unfounded") for a quote that occurs in neither text.
     """
@@ -47,7 +47,7 @@ def judge(errors: Sequence[MqmError], src: str, mt: str) -> tuple[float, list[Sp
 
 
 def _place(error: MqmError, category: str, src: str, mt: str) -> tuple[int, int] | None:
-    """Where in `mt` the error is; None where its quote is the source's, or may be one of several places."""
+    """Return where in `mt` the error is; None if its quote is from the source or occurs in several places."""
     if "omission" in category:
         return None
     quote = unicodedata.normalize("NFC", error.quote).strip()
@@ -68,7 +68,7 @@ def _place(error: MqmError, category: str, src: str, mt: str) -> tuple[int, int]
 
 
 def _occurrences(quote: str, text: str) -> list[int]:
-    """Starts of `quote` in `text`, overlapping ones too: exactly, or else regardless of case."""
+    """Return the starts of `quote` in `text`, overlapping ones too: exact matches, or else regardless of case."""
     for needle, hay in ((quote, text), (quote.lower(), text.lower())):
         if needle and needle in hay and len(hay) == len(text) and len(needle) == len(quote):
             return [i for i in range(len(hay)) if hay.startswith(needle, i)]
@@ -87,20 +87,20 @@ def load_gemba_mqm(
     argument: str = "mqm_endpoint",
     **client,
 ) -> "GembaMqmScorer":
-    """An LLM judge behind an OpenAI-compatible endpoint, tried on one segment.
+    """Return an LLM judge behind an OpenAI-compatible endpoint, after a test on one segment.
 
     Args:
-        endpoint: base address, as http://host:8000/v1.
+        endpoint: base address, e.g. http://host:8000/v1.
         model: the endpoint's name for the model.
         source_language, target_language: English names for the prompt.
-        form: "json" (response_format json_schema), "text", or "auto": JSON where the server takes it, else text.
+        form: "json" (response_format json_schema), "text", or "auto": JSON if the server supports it, else text.
         max_tokens: longest reply, thoughts included; the temperature is 0.
         check: send one request now.
         argument: the setting that names the endpoint, for messages; max_tokens is next to it.
         client: api_key_env, concurrency, timeout, deadline, retries, breaker of `ChatEndpoint`.
 
-    Raises ConfigError (bad settings, no key, a refused key or request, an unknown model, or one that does not keep to
-    the form) and MissingService (nothing answers there, no such API, or it takes no requests now).
+    Raises ConfigError (bad settings, no key, a refused key or request, an unknown model, or one whose reply is not in
+    the requested form) and MissingService (no connection, another kind of API, or it accepts no requests now).
     """
     if form not in FORMS:
         raise ConfigError(f"form: {form!r} is unknown; use auto, json or text")
@@ -129,7 +129,7 @@ class GembaMqmScorer:
         self.stats: dict[str, float] = {}
 
     def check(self) -> None:
-        """Score one worked example. Raises ConfigError or MissingService where that fails."""
+        """Score one worked example. Raises ConfigError or MissingService if that fails."""
         source, target, src, mt, _ = EXAMPLES[0]
         code, reason, url = segment_code(src, mt), "", self.client.url
         for form in self._forms:
@@ -145,21 +145,21 @@ class GembaMqmScorer:
         limit = ".".join([*argument.split(".")[:-1], "max_tokens"])
         if reason == "finish_length":
             most = self.client.body["max_tokens"]
-            raise ConfigError(f"{limit}: {self.name}'s reply was cut off ({reason}, {most} tokens): raise it")
+            raise ConfigError(f"{limit}: {most} is too low: {self.name}'s reply was cut off ({reason}); raise it")
         if reason.startswith("http_"):
             raise ConfigError(
-                f"{argument}: {url} refuses the request ({status_line(reason)}), asked for "
-                f"{' and for '.join(self._forms)}: its log says which field; {limit} may be too high for it"
+                f"{argument}: {url} refuses requests for {' and '.join(self._forms)} ({status_line(reason)}); its log "
+                f"names the field; {limit} may be too high"
             )
         raise ConfigError(
-            f"{argument}: {self.name} does not answer in the asked form ({reason}); take a model that "
-            "follows instructions"
+            f"{argument}: {self.name} does not answer in the requested form ({reason}); use a model that follows "
+            "instructions"
         )
 
     def score(self, segments: Sequence[Segment]) -> Scores:
-        """MQM per segment and its spans, order kept; None for both where the judge gave no valid annotation.
+        """Return an MQM score and spans per segment, in order; None for both without a valid annotation.
 
-        References are not shown. An empty translation of a text is a non-translation: -25, without a call.
+        The judge sees no references. An empty translation is a non-translation: -25, without a call.
         """
         keys, index = distinct((utf8(s.src), utf8(s.mt)) for s in segments)
         results: list[Any] = [None if mt.strip() else (-float(WORST), []) for _, mt in keys]
@@ -172,7 +172,7 @@ class GembaMqmScorer:
                     raise Unparsable(answer.failure)
                 results[i] = judge(parse(answer.form, answer.text, segment_code(*keys[i])), *keys[i])
                 self._use_from(answer.form)
-            except Unparsable as error:
+            except Unparsable as error:  # None: the original counts it as no errors, the best possible score
                 reasons[i] = str(error)
         failed = Counter(reasons[i] for i in index if i in reasons)
         self.stats = {
@@ -187,7 +187,7 @@ class GembaMqmScorer:
         return Scores([result[0] for result in found], [result[1] for result in found])
 
     def signature(self) -> dict[str, dict]:
-        """What makes the number; never the key, and the address only as part of the environment."""
+        """See `Scorer.signature`. It never contains the key, and the address only as part of the environment."""
         prompt = json.dumps([messages(form, "", "", "", "") for form in FORMS[self.form]])
         identity = {
             "model": self.name,
@@ -200,5 +200,5 @@ class GembaMqmScorer:
         return {"identity": identity, "environment": versions("httpx") | {"endpoint": self.client.url}}
 
     def _use_from(self, form: str) -> None:
-        """Drop the forms before this one: the server refused them."""
+        """Drop the forms before this one, which the server refused."""
         self._forms = self._forms[self._forms.index(form) :]

@@ -1,1 +1,1 @@
-"""Any scorer in a process of its own."""
+"""Run any scorer in a process of its own."""

@@ -1,8 +1,8 @@
-"""The other end of rl_nmt/scorers/worker/client.py: loads one scorer in this Python environment and answers messages.
+"""Load one scorer in this Python environment and answer the messages of rl_nmt/scorers/worker/client.py.
 
-Started as `python -m rl_nmt.scorers.worker.main` with a socket as standard input. Imports nothing but the standard
-library and rl_nmt.scorers.base until it is told which scorer to load, so that any environment can say what it lacks.
-Messages are JSON; the socket becomes another descriptor and standard input empty before any library could read it.
+Started as `python -m rl_nmt.scorers.worker.main` with a socket as standard input. Imports only the standard library
+and rl_nmt.scorers.base until the scorer to load is known, so that any environment can report a missing package.
+Messages are JSON. The socket moves to another descriptor, and standard input is emptied, before any library reads it.
 """
 
 import importlib
@@ -21,17 +21,17 @@ from typing import Any
 import rl_nmt
 from rl_nmt.scorers.base import Segment
 
-MAX_MESSAGE = 256 << 20  # bytes; a longer one is a stream out of step
-PARENT_CHECK = 1.0  # seconds between two looks at whether the parent lives
+MAX_MESSAGE = 256 << 20  # bytes; a longer one means that the stream is out of step
+PARENT_CHECK = 1.0  # seconds between two checks that the parent is alive
 
 
 def send_message(connection: Connection, message: dict) -> None:
-    """Raises ValueError for NaN or infinity in `message`, which JSON does not have."""
+    """Send a message. Raises ValueError for NaN or infinity in it, which JSON does not have."""
     connection.send_bytes(json.dumps(message, allow_nan=False).encode())
 
 
 def receive_message(connection: Connection) -> dict:
-    """The next message. Raises EOFError at the end of the stream, OSError or ValueError for anything else."""
+    """Return the next message. Raises EOFError at the end of the stream, OSError or ValueError for anything else."""
     message = json.loads(connection.recv_bytes(MAX_MESSAGE))
     if not isinstance(message, dict):
         raise ValueError("not a message")
@@ -39,14 +39,14 @@ def receive_message(connection: Connection) -> dict:
 
 
 def complaint(error: BaseException) -> dict[str, str]:
-    """An exception as a message: its class, whether it is one of rl_nmt.errors, and what it says."""
+    """Return an exception as a message: its class, module, text and the package that is missing."""
     missing = error.name.partition(".")[0] if isinstance(error, ModuleNotFoundError) and error.name else ""
     said = " ".join(str(error).split())[:2000]
     return {"kind": type(error).__name__, "module": type(error).__module__, "message": said, "missing": missing}
 
 
 def serve(messages: queue.Queue[dict], connection: Connection) -> None:
-    """Answer one message after the other, for ever."""
+    """Answer messages one by one, forever."""
     scorer: Any = None
     while True:
         message = messages.get()
@@ -67,24 +67,24 @@ def serve(messages: queue.Queue[dict], connection: Connection) -> None:
                 scorer.to(message["to"])
                 torch = sys.modules.get("torch")
                 if torch is not None and torch.cuda.is_available():
-                    torch.cuda.empty_cache()  # else an offloaded model's memory stays this process's
-        except Exception as error:  # of a scorer of any kind: the trainer decides
+                    torch.cuda.empty_cache()  # otherwise this process keeps an offloaded model's memory
+        except Exception as error:  # scorers raise anything; the trainer handles it
             answer["error"] = complaint(error)
         try:
             send_message(connection, answer)
-        except (TypeError, ValueError) as error:  # NaN, or no JSON at all: nothing has been written yet
+        except (TypeError, ValueError) as error:  # NaN or not JSON: nothing has been sent yet
             send_message(connection, {"id": answer["id"], "error": complaint(error)})
 
 
 def _end() -> None:
-    """End this process and every one it started; nothing may outlive the trainer."""
+    """End this process and all that it started; nothing may outlive the trainer."""
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
 def _watch(parent: int) -> None:
-    """End when the parent is gone, also where another process holds the socket open."""
+    """End when the parent has ended, even if another process holds the socket open."""
     while os.getppid() == parent:
         time.sleep(PARENT_CHECK)
     _end()
@@ -101,7 +101,7 @@ def main() -> None:
             while True:
                 messages.put(receive_message(connection))
         except (EOFError, OSError, ValueError):
-            _end()  # the trainer has closed the socket or died, perhaps in the middle of a call
+            _end()  # the trainer has closed the socket or died, maybe during a call
 
     threading.Thread(target=read, daemon=True).start()
     send_message(connection, {"python": platform.python_version(), "code": os.path.dirname(rl_nmt.__file__)})

@@ -1,4 +1,4 @@
-"""A worker process seen from the trainer: a socket that cannot block it, a process group that does not outlive it."""
+"""Run a worker process for the trainer: its socket cannot block the trainer, its process group cannot outlive it."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from rl_nmt.scorers.worker.main import receive_message
 
 
 class Fault(Exception):
-    """The worker, not the scorer in it, failed. `died`: it is gone, so that trying again may help."""
+    """A failure of the worker, not of the scorer in it. `died`: the process has ended, so a retry may help."""
 
     def __init__(self, reason: str, died: bool = False):
         super().__init__(reason)
@@ -40,7 +40,7 @@ class WorkerProcess:
                 stdin=theirs.fileno(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                bufsize=0,  # a buffer has a lock, which a fork of the trainer could not release
+                bufsize=0,  # a buffer has a lock that a fork of the trainer could not release
             )
         except OSError as error:
             raise ConfigError(f"python_executable: {python} cannot be started ({error.strerror})") from None
@@ -49,7 +49,7 @@ class WorkerProcess:
         self.pid, self._owner = self._popen.pid, os.getpid()
         self._finalizer = weakref.finalize(owner, _end_group, self._popen, self._owner)
         self._messages: queue.Queue[dict | Fault] = queue.Queue()
-        self._tail = b""  # of what it printed
+        self._tail = b""  # the end of its output
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._read, self._drain)]
         for thread in self._threads:
             thread.start()
@@ -58,7 +58,7 @@ class WorkerProcess:
         return self._popen.poll() is None
 
     def send(self, message: dict, end: float) -> None:
-        """Write on a thread: a worker that does not read must not hold the trainer."""
+        """Send on a thread: a worker that does not read must not block the trainer."""
         body, problem = json.dumps(message).encode(), []
 
         def write() -> None:
@@ -79,16 +79,16 @@ class WorkerProcess:
         try:
             message = self._messages.get(timeout=max(0.0, end - time.monotonic()))
         except queue.Empty:
-            raise Fault(f"gave no answer in time: killed{self._last_words()}") from None
+            raise Fault(f"did not answer in time: killed{self._last_words()}") from None
         if isinstance(message, Fault):
             raise self._gone() if message.died else message
         return message
 
     def kill(self) -> None:
-        """End the whole process group and wait for its leader. In a fork of the trainer only let go of it."""
+        """End the whole process group and wait for its leader; does nothing in a fork of the trainer."""
         if os.getpid() != self._owner:
             return
-        self._finalizer()  # never again: the process id may be another's by then
+        self._finalizer()  # runs only once: later, the process id may belong to another process
         for thread in self._threads:
             thread.join(2)
         self._connection.close()
@@ -100,7 +100,7 @@ class WorkerProcess:
         except (EOFError, ConnectionError):
             self._messages.put(Fault("died", died=True))
         except (OSError, ValueError) as error:
-            self._messages.put(Fault(f"sent something else than a message ({error}): killed"))
+            self._messages.put(Fault(f"sent an invalid message ({error}): killed"))
 
     def _drain(self) -> None:
         assert self._popen.stdout is not None
@@ -114,16 +114,16 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             return Fault(f"closed its socket: killed{self._last_words()}", died=True)
         self._threads[1].join(1)
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         return Fault(f"{how}{self._last_words()}", died=True)
 
     def _last_words(self) -> str:
         lines = self._tail.decode("utf-8", "replace").strip().splitlines()
-        return f" (its last line: {lines[-1].strip()[:300]})" if lines else ""
+        return f" (last line of its output: {lines[-1].strip()[:300]})" if lines else ""
 
 
 def _end_group(popen: subprocess.Popen, owner: int) -> None:
-    """Kill a worker with all it started. Does nothing in a fork of the trainer, whose worker it is not."""
+    """Kill a worker and all processes it started; does nothing in a fork of the trainer, which does not own it."""
     if os.getpid() != owner:
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):

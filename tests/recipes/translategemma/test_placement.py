@@ -1,4 +1,4 @@
-"""Placement: every model on a GPU of its own as far as they go, and clear words where they do not."""
+"""Placement: every model on its own GPU while there are enough, and clear messages otherwise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AUTO = {"metricx": "auto", "xcomet": "auto"}
 def test_automatic(count, policy, metricx, xcomet, shared):
     found = place(count, scorers=AUTO)
     assert (found.policy, found.scorers) == (policy, {"metricx": metricx, "xcomet": xcomet})
-    assert [warning.partition(":")[0] + ":" + warning.split(":")[1] for warning in found.warnings] == shared
+    assert [warning.partition(";")[0] for warning in found.warnings] == shared
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def wanted_devices(count):
 
 
 @pytest.mark.parametrize("count", range(9))
-def test_whatever_is_asked_holds(count):
-    """All wishes for two scorers and all numbers of processes."""
+def test_placements_keep_their_rules(count):
+    """All wanted devices of two scorers and all numbers of processes."""
     for metricx, xcomet in itertools.product(wanted_devices(count), repeat=2):
         for processes in range(1, max(count, 1) + 1):
             scorers = {"metricx": metricx, "xcomet": xcomet}
@@ -103,23 +103,27 @@ def test_explicit_ids_win():
     ("count", "settings", "parts"),
     [
         (2, {"policy_gpu_ids": (0,), "scorers": {"xcomet": "cuda:0"}}, ["policy_gpu_ids", "reward.xcomet.device"]),
-        (1, {"policy_gpu_ids": (0,), "scorers": {"metricx": "cuda:0"}}, ["overlap", "automatically"]),
-        (2, {"policy_gpu_ids": (2,)}, ["policy_gpu_ids", "GPU 2 does not exist", "2 GPUs"]),
-        (0, {"policy_gpu_ids": (0,)}, ["GPU 0 does not exist", "0 GPUs"]),
-        (1, {"scorers": {"metricx": "cuda:1"}}, ["reward.metricx.device", "no cuda:1", "1 GPU can"]),
-        (0, {"scorers": {"metricx": "cuda:0"}}, ["use auto or cpu"]),
-        (4, {"policy_gpu_ids": (0, 0)}, ["policy_gpu_ids: 0, 0", "once"]),
-        (4, {"policy_gpu_ids": (-1,)}, ["counted from 0"]),
+        (
+            1,
+            {"policy_gpu_ids": (0,), "scorers": {"metricx": "cuda:0"}},
+            ["policy_gpu_ids (0)", "reward.metricx.device (cuda:0)"],
+        ),
+        (2, {"policy_gpu_ids": (2,)}, ["policy_gpu_ids: GPU 2 ", "2 GPUs"]),
+        (0, {"policy_gpu_ids": (0,)}, ["policy_gpu_ids: GPU 0 ", "0 GPUs"]),
+        (1, {"scorers": {"metricx": "cuda:1"}}, ["reward.metricx.device: cuda:1 ", "1 GPU"]),
+        (0, {"scorers": {"metricx": "cuda:0"}}, ["reward.metricx.device: cuda:0 "]),
+        (4, {"policy_gpu_ids": (0, 0)}, ["policy_gpu_ids: 0, 0"]),
+        (4, {"policy_gpu_ids": (-1,)}, ["policy_gpu_ids: -1"]),
         (4, {"policy_gpu_ids": (0, 1, 2)}, ["3 GPUs", "1 process runs", "accelerate launch --num_processes 3"]),
         (4, {"policy_gpu_ids": (0,), "processes": 2}, ["is one GPU", "2 processes run", "--num_processes 1"]),
         (2, {"processes": 3}, ["3 processes", "2 GPUs", "--num_processes 2"]),
-        (4, {"reference_gpu_ids": (1,)}, ["model.reference_gpu_ids: 1", "automatic", "beside the policy"]),
-        (4, {"policy_gpu_ids": (0,), "reference_gpu_ids": (1,)}, ["reference_gpu_ids", "beside the policy"]),
+        (4, {"reference_gpu_ids": (1,)}, ["model.reference_gpu_ids: 1 ", "policy_gpu_ids (automatic)"]),
+        (4, {"policy_gpu_ids": (0,), "reference_gpu_ids": (1,)}, ["reference_gpu_ids: 1 ", "policy_gpu_ids (0)"]),
         (4, {"scorers": {"metricx": "gpu"}}, ["reward.metricx.device", "'gpu'", "cuda:N"]),
         (4, {"scorers": {"metricx": "cuda"}}, ["cuda:N"]),
     ],
 )
-def test_what_cannot_be(count, settings, parts):
+def test_impossible_placements(count, settings, parts):
     with pytest.raises(ConfigError) as caught:
         scorers, policy = settings.get("scorers", {}), settings.get("policy_gpu_ids", ())
         check_ids(policy, settings.get("reference_gpu_ids", ()), scorers)

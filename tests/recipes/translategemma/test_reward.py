@@ -54,7 +54,7 @@ def test_the_total_is_the_weighted_sum_of_what_the_judges_say(reward, metricx, x
     assert reward.last_log["spans/xcomet"] == pytest.approx(sum(map(len, quality.spans)) / 4)
 
 
-def test_what_is_no_translation_is_below_all_that_passes_and_costs_no_model_time(reward, metricx):
+def test_invalid_outputs_score_below_all_that_pass_and_no_model_scores_them(reward, metricx):
     outputs = [TAMIL_TEXTS[0], ENGLISH[1], "", TAMIL_TEXTS[3]]
     totals = reward(ENGLISH, outputs, source=ENGLISH)
     assert [row["gate"] is not None for row in reward.last_rows] == [False, True, True, False]
@@ -83,7 +83,7 @@ def test_an_evaluation_call_leaves_the_training_log_alone(reward):
 
 
 class Broken:
-    """A judge that gives no score for texts with a certain word, and no spans at all when told so."""
+    """A scorer without a score for texts with a certain word, and optionally without any spans."""
 
     name, range, higher_is_better = "broken", (0.0, 25.0), False
 
@@ -97,19 +97,19 @@ class Broken:
         return {"identity": {}, "environment": {}}
 
 
-def test_a_failed_judge_is_no_number(xcomet):
+def test_a_failed_scorer_gives_no_number(xcomet):
     parts = {"metricx": Part(Broken(TAMIL_TEXTS[1]), turn=lambda raw: 5 - raw), "xcomet": Part(xcomet, 0.0)}
     reward = EnsembleReward(parts, TAMIL)
     assert reward(ENGLISH, TAMIL_TEXTS, source=ENGLISH) == [4.0, None, 4.0, 4.0]
     assert reward.last_log["reward/missing_share"] == 0.25
-    # without a weight in the total, a judge's failure costs its spans alone
+    # without a weight in the total, a failed scorer loses only its spans
     spans_only = EnsembleReward({"a": Part(xcomet), "b": Part(Broken(TAMIL_TEXTS[0]), 0.0, span_weight=1.0)}, TAMIL)
     assert None not in spans_only(ENGLISH, TAMIL_TEXTS, source=ENGLISH)
     assert [row["spans"]["b"] for row in spans_only.last_rows] == [None] * 4
     assert spans_only.last_log["spans/b/missing_share"] == 1.0
 
 
-def test_a_dead_ensemble_goes_on_for_a_while_and_then_stops():
+def test_an_ensemble_without_scores_continues_for_ten_calls_and_then_stops():
     reward = EnsembleReward({"metricx": Part(Broken("", everything=True))}, TAMIL)
     for _ in range(9):
         assert reward(ENGLISH, TAMIL_TEXTS, source=ENGLISH) == [None] * 4
@@ -122,13 +122,13 @@ def test_a_dead_ensemble_goes_on_for_a_while_and_then_stops():
         resumed(ENGLISH, TAMIL_TEXTS, source=ENGLISH)
 
 
-def test_a_judge_that_only_marks_and_is_gone_is_told_and_stops_the_run(metricx, capsys):
+def test_a_scorer_that_only_marks_spans_stops_the_run_when_it_fails(metricx, capsys):
     with JudgeServer(lambda src, mt: []) as server:
         judge = load_gemba_mqm(server.url, "judge")
         parts = {"metricx": Part(metricx), "mqm": Part(judge, 0.0, span_weight=1.0, beside=True)}
         reward = EnsembleReward(parts, TAMIL)
         outputs = [TAMIL_TEXTS[0], ENGLISH[1]]  # one that passes, one that is gated
-        for _ in range(11):  # alive: nothing is counted
+        for _ in range(11):  # it works: no failure is counted
             reward(ENGLISH[:2], outputs, source=ENGLISH[:2])
         server.mode = "status_401"
         for _ in range(9):
@@ -152,7 +152,7 @@ def test_the_judge_over_http_gives_score_and_spans():
     assert TAMIL_TEXTS[0][span.start : span.end] == TAMIL_TEXTS[0].split()[0]
 
 
-def test_the_signature_names_everything_that_makes_the_number(reward, metricx, xcomet):
+def test_the_signature_has_everything_that_determines_the_reward(reward, metricx, xcomet):
     identity = reward.signature()["identity"]
     assert identity["metricx"]["weight"] == 2.0 and identity["xcomet"]["span_weight"] == 1.0
     other = EnsembleReward({"metricx": Part(metricx, weight=2.0, turn=lambda raw: 6.0 - raw)}, TAMIL)
@@ -163,7 +163,7 @@ def test_the_signature_names_everything_that_makes_the_number(reward, metricx, x
 
 
 def test_an_ensemble_that_would_never_change_is_refused(xcomet):
-    with pytest.raises(ConfigError, match="no scorer has a weight in the sequence reward"):
+    with pytest.raises(ConfigError, match=r"^reward: .*weight in the sequence reward"):
         EnsembleReward({"xcomet": Part(xcomet, weight=0.0, span_weight=1.0)}, TAMIL)
 
 

@@ -51,7 +51,7 @@ def test_weights_turn_and_credit_are_those_of_the_settings(judges):
     assert not (whole.beside or marking.beside)
 
 
-def test_what_is_off_is_not_loaded_and_a_cache_of_none_keeps_nothing(judges):
+def test_disabled_scorers_are_not_loaded_and_a_cache_size_of_0_keeps_nothing(judges):
     metricx = MetricXCfg(model_name_or_path=judges["metricx"])
     reward = RewardCfg(metricx=metricx, xcomet=XcometCfg(enabled=False, model_name_or_path="/gone"), cache_size=0)
     parts, memories = load_parts(TranslateGemmaCfg(reward=reward), PLACED)
@@ -59,7 +59,7 @@ def test_what_is_off_is_not_loaded_and_a_cache_of_none_keeps_nothing(judges):
     assert not isinstance(parts["metricx"].scorer, Remembered)
 
 
-def test_a_judge_over_http_is_asked_beside_the_models():
+def test_a_judge_over_http_runs_concurrently_with_the_models():
     with JudgeServer() as server:
         reward = RewardCfg(
             metricx=MetricXCfg(enabled=False),
@@ -75,8 +75,8 @@ def test_a_judge_over_http_is_asked_beside_the_models():
 
 
 @pytest.mark.parametrize("size", [100, 0])
-def test_what_a_judge_has_said_is_kept_over_a_resume(size):
-    """The third question fails: it is asked again, with a memory it alone, without one all three."""
+def test_a_judges_answers_are_kept_over_a_resume(size):
+    """The third question fails: with a cache only it is asked again, without one all three are."""
     modes = {1: "plain", 2: "plain", 3: "content_null"}  # 0 is the question at the start
     with JudgeServer(lambda src, mt: [], mode=lambda number: modes.get(number, "plain")) as server:
         mqm = MqmCfg(enabled=True, endpoint=server.url, model="judge", sentence_weight=1.0, concurrency=1)
@@ -96,30 +96,30 @@ def test_what_a_judge_has_said_is_kept_over_a_resume(size):
         assert len(server.bodies) - asked == (1 if size else 6)
 
 
-def test_a_judge_that_is_cut_off_names_the_setting():
+def test_a_truncated_reply_names_the_setting():
     with JudgeServer(mode="finish_length") as server:
         mqm = MqmCfg(enabled=True, endpoint=server.url, model="judge")
         reward = RewardCfg(metricx=MetricXCfg(enabled=False), xcomet=XcometCfg(enabled=False), mqm=mqm)
-        with pytest.raises(ConfigError, match=r"^reward\.mqm\.max_tokens: .* 1024 tokens"):
+        with pytest.raises(ConfigError, match=r"^reward\.mqm\.max_tokens: 1024 "):
             load_parts(TranslateGemmaCfg(reward=reward), {})
 
 
 def test_the_judge_is_asked_before_a_model_is_loaded():
-    """Both are wrong: the endpoint is what is said."""
+    """Both are wrong: the error names the endpoint."""
     mqm = MqmCfg(enabled=True, endpoint="http://127.0.0.1:9/v1", model="judge", timeout=1.0, deadline=1.0)
     reward = RewardCfg(metricx=MetricXCfg(model_name_or_path="/gone/metricx"), mqm=mqm)
     with pytest.raises(MissingService, match=r"^reward\.mqm\.endpoint"):
         load_parts(TranslateGemmaCfg(reward=reward), PLACED)
 
 
-def test_a_model_that_is_not_there_is_named_by_its_setting():
+def test_a_missing_model_is_named_by_its_setting():
     reward = RewardCfg(metricx=MetricXCfg(model_name_or_path="/gone/metricx"))
     with pytest.raises(ConfigError, match=r"reward\.metricx\.model_name_or_path"):
         load_parts(TranslateGemmaCfg(reward=reward), PLACED)
 
 
 @pytest.mark.parametrize(("inherited", "expected"), [(None, "1"), ("", "1"), ("4, 6", "6"), ("GPU-a,GPU-b", "GPU-b")])
-def test_a_worker_sees_the_gpu_that_this_process_means(monkeypatch, inherited, expected):
+def test_a_worker_sees_the_right_gpu(monkeypatch, inherited, expected):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if inherited is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", inherited)

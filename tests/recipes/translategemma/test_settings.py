@@ -69,12 +69,12 @@ def test_the_published_names():
     assert set(PUBLISHED) <= names()
 
 
-def test_every_field_has_its_sentence():
+def test_every_field_has_a_sentence():
     docs = field_docs(TranslateGemmaCfg)
     assert [name for name, text in docs.items() if not text] == []
 
 
-def test_defaults_work_once_there_are_data():
+def test_defaults_work_with_data():
     cfg = parse(*WMT)
     check(cfg, {})
     assert scorer_devices(cfg) == {"metricx": "auto", "xcomet": "auto"}
@@ -84,7 +84,7 @@ def test_defaults_work_once_there_are_data():
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_works(path, tmp_path):
-    """Each opens with its command, and checks out; what it leaves to the command line or a build is put in here."""
+    """Each begins with its command and is valid; settings left to the command line or a build are added here."""
     text = path.read_text(encoding="utf-8")
     comment = text.split("model:")[0]
     assert f"--config recipes/translategemma/configs/{path.name}" in comment
@@ -102,7 +102,7 @@ def test_every_configuration_works(path, tmp_path):
     assert set(yaml.safe_load(text)) <= {field.name for field in dataclasses.fields(cfg)}
 
 
-def test_the_configurations_that_are_promised():
+def test_the_configurations_in_the_readme():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
         "pocket",
         "toy_en_ko_wmt24pp",
@@ -125,55 +125,64 @@ def test_resolved_settings_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [
-        ([], ["train_file and data.hf_dataset_name", "neither"]),
-        (["--data.train_file", "x.jsonl", *WMT], ["both are given"]),
-        (["--data.train_file", "no/such.jsonl"], ["data.train_file: no such file: no/such.jsonl"]),
-        ([*WMT, "--data.eval_file", "no/such.jsonl"], ["data.eval_file: no such file"]),
-        ([*WMT, "--data.eval_sampling_ratio", "0"], ["no row is held out"]),
-        ([*WMT, "--data.eval_sampling_ratio", "1"], ["data.eval_sampling_ratio: 1.0 must be in [0, 0.99]"]),
-        ([*WMT, "--data.hf_eval_split", "train"], ["data.hf_eval_split: train is data.hf_train_split too"]),
+        ([], ["data.train_file and data.hf_dataset_name: neither"]),
+        (["--data.train_file", "x.jsonl", *WMT], ["data.train_file and data.hf_dataset_name: both"]),
+        (["--data.train_file", "no/such.jsonl"], ["data.train_file: ", "no/such.jsonl"]),
+        ([*WMT, "--data.eval_file", "no/such.jsonl"], ["data.eval_file: ", "no/such.jsonl"]),
+        ([*WMT, "--data.eval_sampling_ratio", "0"], ["data.eval_sampling_ratio: ", "data.eval_sampling_count"]),
+        ([*WMT, "--data.eval_sampling_ratio", "1"], ["data.eval_sampling_ratio: 1.0 ", "[0, 0.99]"]),
+        ([*WMT, "--data.hf_eval_split", "train"], ["data.hf_eval_split: train ", "data.hf_train_split"]),
         ([*WMT, "--data.target_lang", "kr"], ["data.target_lang: 'kr'"]),
-        ([*WMT, "--data.target_lang", "en"], ["data.target_lang: en is the source language"]),
-        ([*WMT, "--data.source_lang", "de"], ["translates from en"]),
-        (["--data.train_file", "x", "--data.source_lang", "de", "--data.target_lang", "en"], ["into English"]),
-        ([*WMT, "--data.target_lang", "pt_AO"], ["WMT24++ has no pt_AO", "pt_BR"]),
+        ([*WMT, "--data.target_lang", "en"], ["data.target_lang: en ", "source language (en)"]),
+        ([*WMT, "--data.source_lang", "de"], ["data.source_lang: de", "google/wmt24pp is en"]),
+        (
+            ["--data.train_file", "x", "--data.source_lang", "de", "--data.target_lang", "en"],
+            ["data.target_lang: en", "into English"],
+        ),
+        ([*WMT, "--data.target_lang", "pt_AO"], ["data.target_lang: ", "pt_AO", "pt_BR"]),
         ([*WMT, "--data.document_chars", "20"], ["data.document_chars: 20", "20 300"]),
         ([*WMT, "--data.document_chars", "30", "20"], ["data.document_chars: 30 20"]),
-        ([*WMT, "--data.document_chars", "20", "30"], ["no longer fits its reference"]),
-        ([*WMT, "--generation.num_samples_per_prompt", "1"], ["num_samples_per_prompt: 1 must be at least 2"]),
+        ([*WMT, "--data.document_chars", "20", "30"], ["data.document_chars: ", "reference"]),
+        ([*WMT, "--generation.num_samples_per_prompt", "1"], ["generation.num_samples_per_prompt: 1 "]),
         ([*WMT, "--generation.top_p", "0"], ["generation.top_p: 0.0"]),
-        ([*WMT, "--generation.prompt", "Translate."], ["generation.prompt", "{source} once"]),
+        ([*WMT, "--generation.prompt", "Translate."], ["generation.prompt: ", "{source}"]),
         ([*WMT, "--rl.clip", "1"], ["rl.clip: 1.0"]),
         ([*WMT, "--rl.baseline", "group", "--rl.normalise", "False"], ["rl.baseline: group", "rl.normalise"]),
         ([*WMT, "--rl.iterations", "3"], ["rl.save_every: 20", "rl.iterations 3", "18 or 21"]),
-        ([*WMT, "--rl.iterations", "4", "--rl.save_every", "2"], ["rl.save_every: 2", "nearest that work: 4"]),
-        ([*WMT, "--rl.clip_high", "0.1"], ["rl.clip_high: 0.1 is below rl.clip 0.2"]),
+        ([*WMT, "--rl.iterations", "4", "--rl.save_every", "2"], ["rl.save_every: 2 ", "use 4"]),
+        ([*WMT, "--rl.clip_high", "0.1"], ["rl.clip_high: 0.1 ", "rl.clip 0.2"]),
         ([*WMT, "--reward.max_soft_win_share", "2"], ["reward.max_soft_win_share: 2.0"]),
         ([*WMT, "--reward.metricx.max_length", "1"], ["reward.metricx.max_length: 1"]),
-        ([*WMT, "--reward.metricx.enabled", "False", "--reward.xcomet.enabled", "False"], ["no scorer is enabled"]),
-        ([*WMT, "--reward.metricx.enabled", "False"], ["weight in the sequence reward", "xcomet.sentence_weight"]),
-        ([*WMT, "--reward.metricx.weight", "0"], ["weight in the sequence reward"]),
-        ([*WMT, "--reward.xcomet.enabled", "False"], ["rl.credit: token needs error spans"]),
-        ([*WMT, "--reward.xcomet.weight", "0"], ["rl.credit: token needs error spans"]),
-        ([*WMT, "--reward.xcomet.major", "5"], ["reward.xcomet.major: 5.0 must be at most 0"]),
+        (
+            [*WMT, "--reward.metricx.enabled", "False", "--reward.xcomet.enabled", "False"],
+            ["reward: ", "reward.xcomet.enabled"],
+        ),
+        ([*WMT, "--reward.metricx.enabled", "False"], ["reward: ", "reward.xcomet.sentence_weight"]),
+        ([*WMT, "--reward.metricx.weight", "0"], ["reward: ", "reward.metricx.weight"]),
+        ([*WMT, "--reward.xcomet.enabled", "False"], ["rl.credit: token "]),
+        ([*WMT, "--reward.xcomet.weight", "0"], ["rl.credit: token "]),
+        ([*WMT, "--reward.xcomet.major", "5"], ["reward.xcomet.major: 5.0 "]),
         ([*WMT, "--reward.mqm.minor", "0.5"], ["reward.mqm.minor"]),
         ([*WMT, "--reward.metricx.model_name_or_path="], ["reward.metricx.model_name_or_path is empty"]),
         ([*WMT, "--reward.mqm.enabled", "True"], ["reward.mqm.endpoint: ''"]),
         (
             [*WMT, "--reward.mqm.enabled", "True", "--reward.mqm.endpoint", "localhost:1"],
-            ["'localhost:1' is not an http address"],
+            ["reward.mqm.endpoint: 'localhost:1'"],
         ),
-        ([*WMT, "--misc.huggingface_token_env", "MY_TOKEN"], ["misc.huggingface_token_env", "MY_TOKEN is not set"]),
+        ([*WMT, "--misc.huggingface_token_env", "MY_TOKEN"], ["misc.huggingface_token_env: ", "MY_TOKEN"]),
         (
             [*WMT, "--model.policy_gpu_ids", "0", "--reward.xcomet.device", "cuda:0"],
-            ["model.policy_gpu_ids (0)", "reward.xcomet.device (cuda:0)", "overlap"],
+            ["model.policy_gpu_ids (0)", "reward.xcomet.device (cuda:0)"],
         ),
         ([*WMT, "--model.policy_gpu_ids", "0", "0"], ["model.policy_gpu_ids: 0, 0"]),
         ([*WMT, "--model.reference_gpu_ids", "1"], ["model.reference_gpu_ids: 1"]),
         ([*WMT, "--reward.metricx.device", "gpu"], ["reward.metricx.device: 'gpu'"]),
         ([*WMT, "--logging.output_dir", " "], ["logging.output_dir is empty"]),
-        ([*WMT, "--logging.resume_from_checkpoint", "checkpoint-5"], ["auto_resume False"]),
-        ([*WMT, "--logging.resume_from_checkpoint", "c-5", "--logging.auto_resume", "False"], ["no such folder: c-5"]),
+        ([*WMT, "--logging.resume_from_checkpoint", "checkpoint-5"], ["checkpoint-5", "--logging.auto_resume False"]),
+        (
+            [*WMT, "--logging.resume_from_checkpoint", "c-5", "--logging.auto_resume", "False"],
+            ["logging.resume_from_checkpoint: ", "folder: c-5"],
+        ),
         (
             [*WMT, "--logging.save_only_best", "True", "--rl.eval_every", "0"],
             ["logging.save_only_best", "rl.eval_every"],
@@ -193,12 +202,12 @@ def test_the_judge():
     check(parse(*WMT, *JUDGE), {})
     check(parse(*WMT, *JUDGE, "--reward.mqm.api_key_env", "KEY"), {"KEY": "canary"})
     message = refusal(*WMT, *JUDGE, "--reward.mqm.api_key_env", "KEY")
-    assert message.startswith("reward.mqm.api_key_env: the environment variable KEY is not set")
+    assert message.startswith("reward.mqm.api_key_env: ") and "variable KEY " in message
     assert "reward.mqm.model is empty" in refusal(*WMT, *JUDGE, "--reward.mqm.model", " ")
     assert "reward.mqm.deadline: 10.0" in refusal(*WMT, *JUDGE, "--reward.mqm.deadline", "10")
 
 
-def test_what_is_disabled_is_not_asked():
+def test_disabled_scorers_are_not_checked():
     alone = [*WMT, "--reward.metricx.enabled", "False", "--reward.xcomet.enabled", "False", *JUDGE]
     alone += ["--reward.mqm.sentence_weight", "0.2", "--reward.metricx.model_name_or_path="]
     cfg = parse(*alone, "--reward.metricx.device", "cuda:0", "--model.policy_gpu_ids", "0")
@@ -227,7 +236,7 @@ def test_batches(prompts, group, size, processes, steps):
     assert steps * size * processes == prompts * group
 
 
-def test_checkpoints_lie_between_generations():
+def test_checkpoints_are_saved_between_generations():
     for every in range(25):
         line = (*WMT, "--rl.iterations", "3", f"--rl.save_every={every}")
         if every % 3:
@@ -236,11 +245,11 @@ def test_checkpoints_lie_between_generations():
             check(parse(*line), {})
 
 
-def test_batches_that_no_size_mends():
+def test_batches_that_no_micro_batch_size_fits():
     message = refusal(*WMT, "--rl.prompts_per_update", "7", WORLD_SIZE="3")
     assert "rl.prompts_per_update a multiple of 3" in message
     check_rows(parse(*WMT), 8)
-    with pytest.raises(ConfigError, match="7 training rows do not fill one update of 8"):
+    with pytest.raises(ConfigError, match=r"rl\.prompts_per_update: 8 .*7 training rows"):
         check_rows(parse(*WMT), 7)
 
 
@@ -262,7 +271,7 @@ def test_train_and_eval_file_must_differ(tmp_path):
     for file in (first, second, link, tmp_path / "x" / ".." / "a.jsonl"):
         (tmp_path / "x").mkdir(exist_ok=True)
         message = refusal("--data.train_file", str(first), "--data.eval_file", str(file))
-        assert "holds what data.train_file" in message
+        assert message.startswith("data.eval_file: ") and f"data.train_file {first}" in message
     check(parse("--data.train_file", str(first), "--data.eval_file", str(other)), {})
     both = ["--data.train_file", str(first), "--data.eval_file", str(other), "--data.hf_eval_split", "test"]
     assert "data.hf_eval_split" in refusal(*both)
@@ -276,7 +285,8 @@ def test_a_named_checkpoint(tmp_path):
         check(cfg, {})
         assert checkpoint_folder(cfg) == tmp_path / "run" / "checkpoint-5"
     assert checkpoint_folder(parse(*WMT)) is None
-    assert "also not in logging.output_dir" in refusal(*inside, "--logging.resume_from_checkpoint", "checkpoint-6")
+    message = refusal(*inside, "--logging.resume_from_checkpoint", "checkpoint-6")
+    assert message.startswith("logging.resume_from_checkpoint: ") and "logging.output_dir" in message
 
 
 def test_the_token_is_taken_from_a_file_alone_and_never_shown(tmp_path, capsys):

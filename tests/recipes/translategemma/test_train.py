@@ -1,4 +1,4 @@
-"""python -m recipes.translategemma.train as its user meets it: whole runs on tiny models."""
+"""python -m recipes.translategemma.train as a user runs it: whole runs on tiny models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def rows(path) -> list[dict]:
     return MetricsFile(path).rows()
 
 
-def test_the_card_tells_nothing_of_a_judge_that_is_not_asked():
+def test_the_model_card_does_not_list_a_disabled_scorer():
     from recipes.translategemma import train
     from recipes.translategemma.settings import TranslateGemmaCfg
 
@@ -47,8 +47,8 @@ def test_the_card_tells_nothing_of_a_judge_that_is_not_asked():
     assert train.told(cfg)["reward.mqm.weight"] == 1.0 and "reward.xcomet.weight" not in train.told(cfg)
 
 
-def test_gpus_are_hidden_before_anything_wakes_the_driver(monkeypatch, capsys):
-    """It reads CUDA_VISIBLE_DEVICES once, and `is_available` is enough to wake it."""
+def test_gpus_are_hidden_before_the_driver_starts(monkeypatch, capsys):
+    """It reads CUDA_VISIBLE_DEVICES once, and `is_available` already starts it."""
     import torch
 
     from recipes.translategemma import train
@@ -109,7 +109,7 @@ def test_rollouts_keep_log_probs_offsets_and_token_rewards(finished):
     assert spanned
 
 
-def test_eval_outputs_have_each_evaluation_beside_the_start(finished):
+def test_eval_outputs_have_each_evaluation_and_the_start(finished):
     found = rows(finished[0] / "eval_outputs.jsonl")
     assert [row["step"] for row in found] == [2] * 6 + [4] * 6
     assert all({"source", "reference", "before", "after", "after_scores"} <= row.keys() for row in found)
@@ -150,7 +150,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, models, tmp_path):
 
 
 def go_on(stopped):
-    """Type what the stopped run's last line says."""
+    """Run the command in the stopped run's last line."""
     said = stopped.stderr.strip().splitlines()[-1]
     assert said.startswith("continue with: "), stopped.stderr
     words = shlex.split(said.removeprefix("continue with: "))
@@ -158,8 +158,8 @@ def go_on(stopped):
 
 
 @pytest.mark.slow
-def test_the_command_that_is_printed_goes_on(finished, models, tmp_path):
-    """With auto_resume false the same command would begin anew beside; the one that is printed must not."""
+def test_the_printed_command_continues_the_run(finished, models, tmp_path):
+    """With auto_resume false the same command would start from scratch in a new folder; the printed one must not."""
     tg_run.write_rows(tmp_path)
     values = tg_run.sections(models, tmp_path, tmp_path / "run")
     values["logging"]["auto_resume"] = False
@@ -176,7 +176,7 @@ def test_the_command_that_is_printed_goes_on(finished, models, tmp_path):
 
 @pytest.mark.slow
 def test_changed_data_are_refused_and_forced(finished, tmp_path):
-    """As any other setting that must stay: status 4 before anything is loaded; with --force rows are read anew."""
+    """As for any setting that must not change: status 4 before anything is loaded; --force reads the rows again."""
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder, symlinks=True)
     (folder / "evaluation.json").unlink()  # it was stopped just before its end
@@ -204,7 +204,7 @@ def test_changed_data_are_refused_and_forced(finished, tmp_path):
 
 
 def test_eval_only_trains_nothing(finished):
-    """In the folder of a finished run: one file more, and no byte of the others."""
+    """In the folder of a finished run: one more file, and the others unchanged."""
     folder, config, _ = finished
     before = tree(folder)
     done = tg_run.run(config, "--eval-only")
@@ -236,7 +236,7 @@ def test_two_processes_train_one_policy_with_one_copy_of_each_judge(finished, mo
         groups[row["step"], row["group"]].add(row["source"])
     assert len(groups) == 4 and all(len(sources) == 1 for sources in groups.values())
     before, whole = (json.loads((f / "before.json").read_text(encoding="utf-8")) for f in (folder, finished[0]))
-    assert before["outputs"] == whole["outputs"]  # the start policy is the same, whoever translates which row
+    assert before["outputs"] == whole["outputs"]  # the same start policy, whichever process translates a row
     assert [row["step"] for row in rows(folder / "train_log.jsonl") if row["kind"] == "train"] == [1, 2]
 
 
@@ -253,7 +253,7 @@ def test_a_named_checkpoint_is_gone_on_from_whatever_came_after(finished, models
     assert "resuming from" in done.stdout and "checkpoint-2 (step 2" in done.stdout
     assert "step 3/4" in done.stdout and "step 2/4" not in done.stdout
     names = {path.name for path in folder.iterdir()}
-    # the newest checkpoint, its link and best are kept; what had come after step 2 was set aside, not removed
+    # the newest checkpoint, its link and best are kept; everything after step 2 was set aside, not removed
     assert "resume_latest" in names and [n for n in names if n.startswith("checkpoint-")] == ["checkpoint-4"]
     assert "abandoned-checkpoint-4" in names
     latest = json.loads((folder / "resume_latest" / "trainer_state.json").read_text(encoding="utf-8"))
@@ -263,8 +263,8 @@ def test_a_named_checkpoint_is_gone_on_from_whatever_came_after(finished, models
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_another_run_begins_one_here_and_leaves_that_as_it_was(finished, models, tmp_path):
-    """Refused under other settings; stopped, the printed command goes on with this run's own newest checkpoint."""
+def test_a_checkpoint_of_another_run_starts_a_new_run_and_is_not_changed(finished, models, tmp_path):
+    """Refused under other settings; after a stop, the printed command continues from this run's newest checkpoint."""
     other, data = finished[0], finished[1].parent
     before = tree(other)
     values = tg_run.sections(models, data, tmp_path / "run")
@@ -284,8 +284,8 @@ def test_a_checkpoint_of_another_run_begins_one_here_and_leaves_that_as_it_was(f
 
 
 @pytest.mark.slow
-def test_a_judge_that_dies_costs_its_groups_and_not_the_run(models, tmp_path):
-    """64 completions, one judge, gone after it was asked whether it can judge."""
+def test_a_judge_that_dies_costs_its_groups_but_not_the_run(models, tmp_path):
+    """64 completions and one judge, which ends after the first test question."""
     tg_run.write_rows(tmp_path)
     values = tg_run.sections(models, tmp_path, tmp_path / "run")
     with JudgeServer(lambda src, mt: [], mode=lambda number: "status_503" if number else "plain") as server:
@@ -311,14 +311,14 @@ def test_a_judge_that_dies_costs_its_groups_and_not_the_run(models, tmp_path):
     assert [row["token/unjudged_share"] for row in steps] == [1.0, 1.0]
     assert all(row["time/mqm"] < 6 and row["mqm/calls"] < 64 for row in steps)
     start, final = (tmp_path / "run" / name / "model.safetensors" for name in ("start_policy", "final"))
-    assert start.read_bytes() == final.read_bytes()  # nothing was learnt from nothing
+    assert start.read_bytes() == final.read_bytes()  # without scores, nothing was learnt
 
 
 # ---------------------------------------------------------------------- refused, before the policy is loaded
 
 
 def refused(config, *flags, status=2, **env) -> str:
-    """The one line that the command ends with."""
+    """Return the last line of the failing command."""
     done = tg_run.run(config, *flags, **env)
     assert done.returncode == status, done.stderr
     assert "precision:" not in done.stdout and "Traceback" not in done.stderr

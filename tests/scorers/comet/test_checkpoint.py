@@ -1,4 +1,4 @@
-"""Checkpoints are pickles: nothing in one runs, unless the user trusts exactly this file."""
+"""Checkpoints are pickles: no code in one runs unless the user trusts exactly this file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Bomb:
 
 @pytest.fixture
 def checkpoint(tiny_comet_qe, tmp_path):
-    """(folder of a COMETKiwi, its model.ckpt): a copy to be damaged."""
+    """(folder of a COMETKiwi, its model.ckpt): a copy to damage."""
     folder = tmp_path / "kiwi"
     shutil.copytree(tiny_comet_qe, folder)
     return folder, folder / "checkpoints" / "model.ckpt"
@@ -61,10 +61,10 @@ def test_an_encoder_of_another_family_is_refused(checkpoint, family):
     folder, file = checkpoint
     add(file, hyper_parameters=torch.load(file, weights_only=True)["hyper_parameters"] | {"encoder_model": family})
     said = refusal(folder)
-    assert said.startswith("comet_qe_model: ") and f"has a {family} encoder" in said and "XLM-RoBERTa" in said
+    assert said.startswith("comet_qe_model: ") and f"encoder {family} " in said and "XLM-RoBERTa" in said
 
 
-def test_a_pickle_that_runs_code_is_refused_with_the_reason_and_the_way_out(checkpoint, tmp_path):
+def test_a_pickle_that_runs_code_is_refused_with_the_reason_and_the_fix(checkpoint, tmp_path):
     folder, file = checkpoint
     add(file, extra=Bomb(tmp_path / "ran"))
     message = refusal(folder)
@@ -78,7 +78,7 @@ def test_trust_is_for_this_very_file(checkpoint, tmp_path, monkeypatch):
     expected = load_comet(folder).score([SEGMENT]).values
     add(file, extra=argparse.Namespace(epochs=3))
     other = "0" * 64
-    for trusted in (other, digest(file)[:16], "", "1", "true", "*"):  # nothing short of the whole hash
+    for trusted in (other, digest(file)[:16], "", "1", "true", "*"):  # only the whole hash counts
         monkeypatch.setenv(TRUST, trusted)
         assert "it names argparse.Namespace" in refusal(folder)
     for trusted in (digest(file), digest(file).upper(), f"{other}, {digest(file)}", f"{other} {digest(file)}"):
@@ -91,8 +91,8 @@ def test_trust_is_for_this_very_file(checkpoint, tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
-def test_trust_does_run_what_the_file_says(checkpoint, tmp_path, monkeypatch):
-    """The control: without it the two tests above could pass because the bomb is a dud."""
+def test_a_trusted_file_does_run_its_code(checkpoint, tmp_path, monkeypatch):
+    """The control: without it the two tests above could pass because the bomb does not work."""
     folder, file = checkpoint
     add(file, extra=Bomb(tmp_path / "ran"))
     monkeypatch.setenv(TRUST, digest(file))
@@ -114,9 +114,9 @@ def test_hparams_with_python_tags_build_nothing(checkpoint, tmp_path):
     path = folder / "hparams.yaml"
     text = path.read_text()
     path.write_text(f"class_identifier: unified_metric\nx: !!python/object/apply:os.mkdir ['{tmp_path / 'ran'}']\n")
-    assert "holds more than plain values" in refusal(folder) and not (tmp_path / "ran").exists()
+    assert "hparams.yaml contains more than" in refusal(folder) and not (tmp_path / "ran").exists()
     path.write_text("class_identifier: unified_metric\nx: !!python/name:os.system\n")
-    assert "holds more than plain values" in refusal(folder)
+    assert "hparams.yaml contains more than" in refusal(folder)
     described = json.loads(text)
     described.pop("hidden_sizes")
     path.write_text(json.dumps(described)[:-1] + ', "hidden_sizes": !!python/tuple [24, 12]}')

@@ -55,7 +55,7 @@ def loss_of_ours(model):
 
 @pytest.mark.parametrize("kind, overrides", VARIANTS)
 def test_parameters_scores_and_gradients_are_the_same_bits(tmp_path, kind, overrides):
-    """So a model may be fitted with either, and a seed draws the same one."""
+    """So a model can be trained with either, and a seed gives the same model."""
     save_encoder(tmp_path, overrides.get("encoder_model", "XLM-RoBERTa"))
     hparams = comet_hparams(kind, str(tmp_path)) | overrides | {"dropout": 0.0}
     hparams["layer_transformation"] = hparams["layer_transformation"].removesuffix("_patch")
@@ -74,7 +74,7 @@ def test_parameters_scores_and_gradients_are_the_same_bits(tmp_path, kind, overr
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_defaults_are_those_of_the_class(kind):
-    """A checkpoint of an older version leaves hyper-parameters out."""
+    """Checkpoints of older versions lack hyper-parameters."""
     with loading():
         comet = pytest.importorskip("comet.models")
     signature = inspect.signature(comet.str2model[kind].__init__).parameters
@@ -102,7 +102,7 @@ def test_sparse_mixture_leaves_layers_out(tmp_path):
         ({"layer": 9}, "layer: 9"),
     ],
 )
-def test_what_no_published_model_has_is_refused(tmp_path, changes, words):
+def test_settings_of_no_published_model_are_refused(tmp_path, changes, words):
     save_encoder(tmp_path)
     with pytest.raises(ConfigError, match=words):
         ours("regression_metric", comet_hparams("regression_metric", str(tmp_path)) | changes, tmp_path)

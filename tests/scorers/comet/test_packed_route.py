@@ -1,4 +1,4 @@
-"""XCOMET's spans decoded by hand; against its own `predict`: test_comet.py."""
+"""XCOMET's spans decoded by hand; test_scorer.py compares them with its own `predict`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OFFSETS = [(0, 0), (0, 2), (2, 5), (6, 9), (0, 0)]  # <s>, three pieces, </s>
     ("labels", "expected"),
     [
         ("O O O O O", []),
-        ("O I-minor I-major O O", [Span(0, 5, "minor", 0.65)]),  # the first label names the run
+        ("O I-minor I-major O O", [Span(0, 5, "minor", 0.65)]),  # the first label gives the severity
         ("O I-minor O I-critical O", [Span(0, 2, "minor", 0.6), Span(6, 9, "critical", 0.8)]),
         ("O O O I-major I-major", []),  # open at the end
     ],

@@ -1,4 +1,4 @@
-"""rl_nmt.scorers.comet.precision, on a CPU that is taken for a card with bf16 units, or without."""
+"""rl_nmt.scorers.comet.precision, on a CPU that pretends to be a card with or without bf16 units."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_on_a_cpu_it_is_float32_and_nothing_is_loaded(capsys):
     assert capsys.readouterr().err == "reward_dtype auto: float32 (on cpu)\n"
 
 
-def test_the_half_type_must_hold_for_every_model(models, half, capsys):
+def test_the_half_type_must_be_exact_enough_for_every_model(models, half, capsys):
     errors = [load_comet(use.name).error_of("bfloat16") for use in models if use.filename == COMET]
     low, high = sorted(errors)
     assert low < high
@@ -49,7 +49,7 @@ def test_the_half_type_must_hold_for_every_model(models, half, capsys):
     assert capsys.readouterr().err == f"reward_dtype auto: float32 (bfloat16 changes scores by up to {high:.1e})\n"
 
 
-def test_bfloat16_comes_first_and_float16_is_tried_where_it_is_too_rough(models, half):
+def test_bfloat16_is_tried_first_and_float16_if_it_is_too_inexact(models, half):
     half(("bfloat16", "float16"), 1.0)
     assert precision.choose_dtype(models, "cpu") == "bfloat16"
     rough, fine = (

@@ -31,7 +31,7 @@ def test_equal_to_predict(tmp_path, kind, overrides):
 
 @pytest.mark.parametrize("kind", ["regression_metric", "unified_metric"])
 def test_minilm_reads_the_words_of_xlm_r(tmp_path, monkeypatch, kind):
-    """As eamt22-cometinho-da: a BERT encoder, whose tokenizer lies elsewhere under the name xlm-roberta-base."""
+    """As in eamt22-cometinho-da: a BERT encoder whose tokenizer is elsewhere, named xlm-roberta-base."""
     folder = build_comet(tmp_path / "m", kind=kind, encoder_model="MiniLM")
     (folder / "encoder").rename(tmp_path / "xlm-roberta-base")
     (folder / "encoder").mkdir()

@@ -59,9 +59,9 @@ def test_equal_to_predict(tmp_path, kind, overrides, linears):
     folder = build_comet(tmp_path / "m", kind=kind, **overrides)
     scorer, segments = load_comet(folder, linears=linears), rows()
     assert scorer.route.encoder is not None
-    # Models that do not read a reference must ignore it, so the oracle is not shown one.
+    # Models without reference input must ignore it, so the oracle gets none.
     expected = predict(folder, segments, reference=scorer.model.reads_reference)
-    assert statistics.pstdev(expected) > 0.05  # scores of a lifeless model would agree by themselves
+    assert statistics.pstdev(expected) > 0.05  # constant scores would agree by themselves
     assert scorer.score(segments).values == pytest.approx(expected, abs=1e-5)
 
 
@@ -77,7 +77,7 @@ def test_xcomet_marks_the_spans_that_predict_marks(tmp_path, with_reference):
         output = model.predict(data, batch_size=8, gpus=0, progress_bar=False)
     ours = load_comet(folder).score(segments)
     assert ours.values == pytest.approx(output.scores, abs=1e-5)
-    assert sum(map(len, ours.spans)) > 50  # a model that marks nothing would agree by itself
+    assert sum(map(len, ours.spans)) > 50  # models without any spans would agree by themselves
     assert len({span.severity for spans in ours.spans for span in spans}) > 1
     for mine, theirs in zip(ours.spans, output.metadata.error_spans, strict=True):
         assert [(s.start, s.end, s.severity) for s in mine] == [(t["start"], t["end"], t["severity"]) for t in theirs]
@@ -132,7 +132,7 @@ def test_each_distinct_sentence_is_encoded_once(da, qe):
 
 
 def test_little_is_padded(da, qe):
-    """Lengths as C4's: 5 to 60 words; plain predict pads 10 to 35 % of its tokens."""
+    """Lengths as in C4: 5 to 60 words; plain predict pads 10 to 35 % of its tokens."""
     rng = random.Random(0)
     words = LONG.split()
     texts = [" ".join(rng.choices(words, k=rng.randint(5, 60))) for _ in range(64)]
@@ -153,12 +153,12 @@ def test_nothing_moves_between_calls(da, monkeypatch):
     [
         ({"linears": "fast"}, "linears: 'fast'"),
         ({"attention": "flash"}, "attention: 'flash'"),
-        ({"attention": "varlen", "dtype": "bfloat16"}, "attention: varlen needs a CUDA device"),
-        ({"dtype": "float16"}, "float16 needs a CUDA device"),
-        ({"dtype": "int8"}, "'int8' is not a precision"),
+        ({"attention": "varlen", "dtype": "bfloat16"}, "attention: varlen .*bfloat16 on cpu"),
+        ({"dtype": "float16"}, "comet_model: float16 .*cpu"),
+        ({"dtype": "int8"}, "comet_model: 'int8'"),
     ],
 )
-def test_settings_that_cannot_be_had(tiny_comet_da, settings, message):
+def test_unusable_settings_are_refused(tiny_comet_da, settings, message):
     with pytest.raises(ConfigError, match=message):
         load_comet(tiny_comet_da, **settings)
 
@@ -168,7 +168,7 @@ def test_without_the_private_operators_torchs_own_linears_are_used(tiny_comet_da
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     scorer = load_comet(tiny_comet_da)
     assert scorer.route.linears == "torch" and scorer.score(rows()[:5]).values == expected
-    with pytest.raises(ConfigError, match="prepacked does not work"):
+    with pytest.raises(ConfigError, match="linears: prepacked"):
         load_comet(tiny_comet_da, linears="prepacked")
     with pytest.raises(ConfigError, match="overlong: 'cut'"):
         load_comet(tiny_comet_da, overlong="cut")
@@ -214,7 +214,7 @@ def test_no_trainer_is_built(tmp_path, monkeypatch, kind):
     assert None not in scorer.score([Segment(en, ta, ref=ta if kind[0] == "r" else None) for en, ta in PAIRS]).values
 
 
-def test_global_state_is_left_alone(tiny_comet_da):
+def test_global_state_does_not_change(tiny_comet_da):
     root = logging.getLogger()
     level, handlers, state = root.level, list(root.handlers), torch.get_rng_state()
     scorer = load_comet(tiny_comet_da)
@@ -237,7 +237,7 @@ def test_unbabel_comet_is_not_needed(tiny_comet_da):
         "assert before == (logging.root.level, list(logging.root.handlers)), logging.root.handlers\n"
     )
     done = _python(code, str(tiny_comet_da))
-    assert (done.returncode, done.stderr) == (0, "")  # no warning of a library either
+    assert (done.returncode, done.stderr) == (0, "")  # also no warnings of libraries
     assert 0 < float(done.stdout) < 1
 
 
@@ -276,14 +276,14 @@ def test_precision_is_restored_when_the_model_fails(da):
 
 
 def test_the_probe_has_texts_of_all_lengths(da):
-    """Also those of which the encoder reads only the beginning."""
+    """Also texts of which the encoder reads only the beginning."""
     tokens = [len(da.model.encoder.tokenizer(s.mt, verbose=False)["input_ids"]) for s in PROBE]
     assert min(tokens) <= 4 and max(tokens) > da.model.encoder.max_positions
     assert all(any(low < n <= 4 * low for n in tokens) for low in (4, 16, 32, 128))
 
 
 @pytest.mark.parametrize("fixture", ["tiny_comet_da", "tiny_comet_qe"])
-def test_bfloat16_is_close_and_says_so(request, fixture):
+def test_bfloat16_is_close_and_reports_its_error(request, fixture):
     folder = request.getfixturevalue(fixture)
     exact, rough = load_comet(folder), load_comet(folder, dtype="bfloat16")
     gap = [abs(a - b) for a, b in zip(exact.score(rows()).values, rough.score(rows()).values, strict=True)]
@@ -293,17 +293,17 @@ def test_bfloat16_is_close_and_says_so(request, fixture):
     assert rough.signature()["environment"]["dtype_error"] == f"{rough.dtype_error:.1e}"
     assert rough.error_of("bfloat16") == exact.error_of("bfloat16") == rough.dtype_error
     assert exact.score(rows()).values == load_comet(folder).score(rows()).values
-    # Measuring leaves the model as it is asked for, and the figure is a pure function of the checkpoint.
+    # Measuring does not change the requested precision, and the error depends on the checkpoint alone.
     assert load_comet(folder, dtype="bfloat16").dtype_error == rough.dtype_error
 
 
-def test_a_number_that_is_none_is_none(checkpoint):
+def test_a_score_that_is_not_finite_is_none(checkpoint):
     folder, rewrite = checkpoint
     rewrite(lambda c: c["state_dict"]["estimator.ff.0.bias"].fill_(float("nan")))
     assert load_comet(folder).score(rows()[:3]).values == [None] * 3
 
 
-def test_what_overflows_in_half_precision_has_an_infinite_error(checkpoint):
+def test_overflow_in_half_precision_is_an_infinite_error(checkpoint):
     folder, rewrite = checkpoint
     name = "encoder.model.encoder.layer.0.intermediate.dense.weight"
     rewrite(lambda c: c["state_dict"][name].mul_(1e6))
@@ -312,7 +312,7 @@ def test_what_overflows_in_half_precision_has_an_infinite_error(checkpoint):
     assert scorer.error_of("float16") == float("inf") > scorer.error_of("bfloat16")
 
 
-def test_what_is_skipped_as_too_long_has_no_part_in_the_error(tiny_comet_qe):
+def test_segments_skipped_as_too_long_do_not_count_in_the_error(tiny_comet_qe):
     scorer = load_comet(tiny_comet_qe, dtype="bfloat16", overlong="skip")
     assert 0 < scorer.dtype_error < 0.1 and scorer.route.dtype == torch.bfloat16
 
@@ -345,7 +345,7 @@ def test_a_moved_folder_finds_its_encoder(checkpoint, tmp_path, monkeypatch, rec
     assert load_comet(moved).score(rows()[:5]).values == expected
 
 
-def test_hyper_parameters_of_the_checkpoint_win(checkpoint):
+def test_hyper_parameters_of_the_checkpoint_take_precedence(checkpoint):
     folder, _ = checkpoint
     described = json.loads((folder / "hparams.yaml").read_text())
     described |= {"pool": "cls", "layer_norm": True, "pretrained_model": "/nowhere"}
@@ -398,10 +398,10 @@ def _no_weights(stored):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (_lose, "lacks encoder.model.encoder.layer.1.output.dense.weight"),
+        (_lose, "missing encoder.model.encoder.layer.1.output.dense.weight"),
         (_gain, "unknown surprise"),
-        (_reshape, "does not fit"),
-        (_no_encoder, "encoder /gone/other"),
+        (_reshape, r"estimator\.ff\.0\.bias"),
+        (_no_encoder, "/gone/other.*pretrained_model"),
         (_no_weights, "damaged"),
     ],
 )
@@ -437,7 +437,7 @@ def test_another_class_is_named(checkpoint, kind):
     folder, _ = checkpoint
     described = json.loads((folder / "hparams.yaml").read_text()) | {"class_identifier": kind}
     (folder / "hparams.yaml").write_text(json.dumps(described))
-    with pytest.raises(ConfigError, match=f"holds a {kind}; wanted here: regression_metric"):
+    with pytest.raises(ConfigError, match=f"{kind}; .*regression_metric"):
         load_comet(folder, classes=["regression_metric"])
 
 
@@ -452,17 +452,17 @@ def test_malformed_hparams(checkpoint, content):
 def test_bad_arguments(tiny_comet_da, da, tmp_path):
     for options, message in [
         ({"device": "gpu"}, "comet_model: 'gpu'"),
-        ({"device": "cuda:99"}, "not there"),
-        ({"dtype": "int8"}, "is not a precision"),
-        ({"classes": ["unified_metric"]}, "holds a regression_metric"),
+        ({"device": "cuda:99"}, "cuda:99"),
+        ({"dtype": "int8"}, "'int8'"),
+        ({"classes": ["unified_metric"]}, "regression_metric; .*unified_metric"),
     ]:
         with pytest.raises(ConfigError, match=message):
             load_comet(tiny_comet_da, **options)
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(ConfigError, match=r"comet_model: .*/nothing"):
         load_comet(tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"model\.ckpt"):
         load_comet(tmp_path)
-    with pytest.raises(ConfigError, match="segment 1 has no ref"):
+    with pytest.raises(ConfigError, match=r"segment 1.* ref"):
         da.score([Segment("a", "b", "c"), Segment("a", "b")])
 
 
@@ -480,7 +480,7 @@ def test_a_hub_model_comes_from_the_local_cache(tiny_comet_da, tmp_path, monkeyp
     assert (scorer.name, scorer.revision) == ("some/comet", commit)
 
 
-def test_no_network_is_said_within_seconds(tmp_path):
+def test_no_network_is_reported_within_seconds(tmp_path):
     with pytest.raises(MissingService, match="Unbabel/wmt22-comet-da"):
         load_comet("Unbabel/wmt22-comet-da", argument="comet_da_model")  # tests run with HF_HUB_OFFLINE
     done = _load_from_hub("http://127.0.0.1:9", "Unbabel/wmt22-comet-da", tmp_path)

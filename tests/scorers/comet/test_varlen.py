@@ -1,4 +1,4 @@
-"""rl_nmt.scorers.comet.varlen on a CPU: its self-test of right and wrong kernels, the encoder over a right one."""
+"""rl_nmt.scorers.comet.varlen on a CPU: its self-test of right and wrong kernels, the encoder with a right one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def right(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **options):
-    """What torch documents of varlen_attn, sequence by sequence, with the demands of FlashAttention."""
+    """varlen_attn as torch documents it, sequence by sequence, with FlashAttention's requirements."""
     for part, cu, longest in ((query, cu_seq_q, max_q), (key, cu_seq_k, max_k), (value, cu_seq_k, max_k)):
         assert part.dim() == 3 and part.stride(-1) == 1
         assert cu.dtype == torch.int32 and cu.is_contiguous() and cu[-1] == len(part)
@@ -37,7 +37,7 @@ def without_boundaries(query, key, value, *_):
 
 
 def all_but_the_last(query, key, value, cu_q, cu_k, max_q, max_k):
-    """The neighbour's boundary for the last key of each sequence."""
+    """A kernel that misses the last key of each sequence."""
     return right(query, key.roll(1, 0), value.roll(1, 0), cu_q, cu_k, max_q, max_k)
 
 
@@ -46,7 +46,7 @@ def causal(*arguments):
 
 
 def of_queries(query, key, value, cu_q, cu_k, max_q, max_k):
-    """Takes each sequence's keys to be where its queries are: only seen where the two differ."""
+    """A kernel that reads keys at the positions of the queries: wrong only where the two differ."""
     return right(query, key, value, cu_q, cu_k, max_q, max_k) if max_q == max_k else value[: len(query)].clone()
 
 
@@ -101,7 +101,7 @@ def test_torchs_own_raises_on_a_cpu_and_is_refused():
     assert varlen.choose(4, 16, torch.bfloat16, CPU) == (None, "")
 
 
-def test_the_self_test_leaves_the_random_state_alone():
+def test_the_self_test_does_not_change_the_random_state():
     state = torch.get_rng_state()
     varlen.problem.__wrapped__(right, 4, 16, torch.bfloat16, CPU)
     assert torch.equal(torch.get_rng_state(), state)
@@ -128,7 +128,7 @@ def test_the_packed_encoder_gives_the_same_scores(tmp_path, kind, overrides):
 
 @pytest.fixture
 def chosen(monkeypatch):
-    """As on a card: `choose` answers there what a test sets here."""
+    """As on a card: `choose` returns what a test appends here."""
     answers = [(right, "")]
     monkeypatch.setattr(varlen, "choose", lambda *_: answers[-1])
     return answers
@@ -147,21 +147,19 @@ def test_the_signature_names_the_attention(tiny_comet_qe, chosen):
     assert model.signature()["identity"] == plain.signature()["identity"]
 
 
-def test_where_it_was_computed_is_named_also_while_the_model_is_elsewhere(tiny_comet_qe, chosen):
+def test_the_signature_names_the_kernels_used_also_while_the_model_is_offloaded(tiny_comet_qe, chosen):
     scorer = load_comet(tiny_comet_qe, dtype="bfloat16")
-    chosen.append((None, ""))  # as on the CPU that it is offloaded to
+    chosen.append((None, ""))  # as on the CPU after offloading
     scorer.to("cpu")
-    assert "route" not in vars(scorer)  # nothing is prepared where it may only be kept
+    assert "route" not in vars(scorer)  # nothing is prepared on the device that only stores it
     assert scorer.signature()["environment"]["attention"] == "varlen"
     scorer.score(rows()[:1])
     assert scorer.signature()["environment"]["attention"] == "sdpa"
 
 
 def test_varlen_where_it_does_not_work_is_refused(tiny_comet_qe, chosen, monkeypatch):
-    monkeypatch.setattr(scorer_module, "_require_usable", lambda *_: None)  # which refuses it on a CPU at once
+    monkeypatch.setattr(scorer_module, "_require_usable", lambda *_: None)  # it refuses varlen on any CPU
     assert load_comet(tiny_comet_qe, dtype="bfloat16", attention="varlen").route.attention == "varlen"
     chosen.append((None, "RuntimeError: not built"))
-    with pytest.raises(
-        ConfigError, match=r"attention: varlen does not work.*RuntimeError: not built.*use auto or sdpa"
-    ):
+    with pytest.raises(ConfigError, match=r"attention: varlen .*RuntimeError: not built"):
         load_comet(tiny_comet_qe, dtype="bfloat16", attention="varlen")

@@ -1,4 +1,4 @@
-"""rl_nmt.scorers.mqm.endpoint: retries that help, deadlines that hold, a breaker that opens and closes."""
+"""rl_nmt.scorers.mqm.endpoint: retries, deadlines, and a circuit breaker that opens and closes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_answers_keep_the_order_and_the_limit_of_concurrency():
 @pytest.mark.parametrize(
     "mode", ["status_408", "status_425", "status_429", "status_500", "status_503", "reset", "short_body", "no_http"]
 )
-def test_what_may_pass_is_tried_again(mode):
+def test_temporary_failures_are_retried(mode):
     with JudgeServer(mode=lambda n: "plain" if n else mode) as server:
         endpoint = ChatEndpoint(server.url, "m", retries=1)
         (answer,) = endpoint.ask(questions(1))
@@ -77,7 +77,7 @@ def test_what_may_pass_is_tried_again(mode):
         "redirect",
     ],
 )
-def test_what_stays_is_not(mode):
+def test_permanent_failures_are_not_retried(mode):
     with JudgeServer(mode=mode) as server:
         (answer,) = ChatEndpoint(server.url, "m", retries=3).ask(questions(1))
         assert answer.text is None and len(server.bodies) == 1
@@ -124,7 +124,7 @@ def test_retry_after_header(value, seconds):
 
 
 @pytest.mark.parametrize("mode", ["hang", "drip_headers", "drip_body"])
-def test_the_deadline_holds_whatever_the_server_does(mode):
+def test_the_deadline_holds_for_any_failure_of_the_server(mode):
     with JudgeServer(mode=mode) as server:
         with ends_within(20):
             answers = ChatEndpoint(server.url, "m", timeout=30, deadline=0.8, breaker=99).ask(questions(16))
@@ -139,7 +139,7 @@ def test_a_request_has_its_own_limit():
 
 @pytest.mark.parametrize("outage", ["nobody", "status_503", "reset", "hang"])
 def test_64_completions_in_a_total_outage(outage):
-    """No answer, few calls, well within the deadline; the next step asks once and works when the judge is back."""
+    """No answer, few calls, well within the deadline; the next step sends one question and works if the judge does."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
@@ -150,7 +150,7 @@ def test_64_completions_in_a_total_outage(outage):
         assert all(answer.text is None for answer in answers) and "deadline" not in failures(answers)
         assert endpoint.down and endpoint.stats["calls"] <= 16
         assert len([a for a in answers if a.failure == "breaker_open"]) >= 48
-        late = time.monotonic() + 30  # a busy machine's server reads what was sent a while after it was given up
+        late = time.monotonic() + 30  # on a busy machine the server reads requests long after the client has given up
         while outage != "nobody" and len(server.bodies) < endpoint.stats["calls"] and time.monotonic() < late:
             time.sleep(0.02)
         before = len(server.bodies)
@@ -161,7 +161,7 @@ def test_64_completions_in_a_total_outage(outage):
         assert all(answer.text for answer in answers) and not endpoint.down
 
 
-def test_a_refused_key_stops_after_the_questions_under_way():
+def test_a_refused_key_stops_after_the_running_requests():
     with JudgeServer(mode="status_401") as server:
         answers = ChatEndpoint(server.url, "m", concurrency=4).ask(questions(64))
         assert failures(answers) == {"http_401", "breaker_open"} and len(server.bodies) <= 8

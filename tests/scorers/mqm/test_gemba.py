@@ -1,4 +1,4 @@
-"""rl_nmt.scorers.mqm.gemba over a real socket: every failure of a judge, and none of them a number."""
+"""rl_nmt.scorers.mqm.gemba over a real socket: no failure of a judge becomes a number."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = "sk-Very-Secret-0123456789"
 
 
 def marks(src: str, mt: str) -> list[dict]:
-    """The judge of these tests knows one error."""
+    """The errors of these tests' judge: one."""
     return [{"severity": "major", "quote": WRONG}] if WRONG in mt else []
 
 
@@ -53,7 +53,7 @@ def test_there_are_enough_failures():
 
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_no_failure_becomes_a_number(form):
-    """Each failure on its own segment, side by side with segments that are judged well."""
+    """Each failure on its own segment, next to segments with valid replies."""
     modes = [mode for mode in FAILURES if form == "json" or mode in CONTENTS]
     segments = [Segment(SRC, f"{MT} {i}") for i in range(len(modes))]
     with JudgeServer(marks) as server:
@@ -73,7 +73,7 @@ def test_no_failure_becomes_a_number(form):
         failed = {mode: value for mode, value in zip(modes, got.values, strict=True) if value is not None}
         assert failed == {} and got.spans == [None] * len(modes)
         assert scorer.stats["failed"] == len(modes)
-        assert "failed/deadline" not in scorer.stats  # each failed by its own fault
+        assert "failed/deadline" not in scorer.stats  # each failed for its own reason
         server.answer = answer
         assert scorer.score([Segment(SRC, MT)]).values == [-5.0]  # the same client still works
 
@@ -94,7 +94,7 @@ def test_a_server_without_structured_output_is_asked_for_text(status):
         assert load(server, form="json").score([Segment(SRC, MT)]).values == [None]
 
 
-def test_an_empty_translation_is_no_translation():
+def test_an_empty_translation_is_a_non_translation():
     with JudgeServer() as server:
         scores = load(server).score([Segment(SRC, ""), Segment(SRC, "  ")])
         assert (scores.values, scores.spans, server.bodies) == ([-25.0, -25.0], [[], []], [])
@@ -110,7 +110,7 @@ def test_judged_segments_are_cached_and_failed_ones_are_not():
         assert scorer.stats == {"rows": 1, "remembered": 1}
         scorer.score([Segment(SRC, "a"), Segment(SRC, "b")])
         scorer.score(first)
-        assert len(server.bodies) == 5  # the oldest of more than `size` was forgotten
+        assert len(server.bodies) == 5  # the oldest of more than `size` was dropped
 
 
 # ---------------------------------------------------------------------- errors to a score
@@ -172,29 +172,29 @@ def test_decomposed_quotes_are_found():
 @pytest.mark.parametrize(
     "mode, error, message",
     [
-        ("html", MissingService, "not as an OpenAI-compatible API"),
-        ("not_json", MissingService, "not as an OpenAI-compatible API"),
-        ("redirect", MissingService, "not as an OpenAI-compatible API"),
-        ("reset", MissingService, "cannot be reached"),
-        ("status_503", MissingService, "cannot be reached"),
-        ("hang", MissingService, "cannot be reached"),
-        ("status_401", ConfigError, "refuses requests without a key"),
+        ("html", MissingService, r"OpenAI-compatible API \(html\)"),
+        ("not_json", MissingService, r"OpenAI-compatible API \(not_json\)"),
+        ("redirect", MissingService, r"OpenAI-compatible API \(http_307\)"),
+        ("reset", MissingService, r"cannot be reached \(connection\)"),
+        ("status_503", MissingService, r"cannot be reached \(http_503\)"),
+        ("hang", MissingService, r"cannot be reached \((timeout|deadline)\)"),
+        ("status_401", ConfigError, r"without a key \(api_key_env\) \(401\)"),
         ("status_404", ConfigError, "model 'judge'"),
-        ("praise_in_prose", ConfigError, "does not answer in the asked form"),
-        ("finish_length", ConfigError, r"judge\.max_tokens: judge's reply was cut off \(finish_length, 1024 tokens"),
-        ("status_429", MissingService, r"judge\.endpoint: .* takes no requests now \(429 Too Many Requests\)"),
-        ("status_408", MissingService, r"takes no requests now \(408 Request Timeout\)"),
-        ("status_402", ConfigError, r"judge\.endpoint: .* refuses requests \(402 Payment Required\)"),
-        ("status_413", ConfigError, r"refuses requests \(413 "),
-        ("status_400", ConfigError, r"the request \(400 Bad Request\), asked for json and for text.*judge\.max_tokens"),
+        ("praise_in_prose", ConfigError, r"judge\.endpoint: judge .*\(not_the_form\)"),
+        ("finish_length", ConfigError, r"judge\.max_tokens: 1024 .*\(finish_length\)"),
+        ("status_429", MissingService, r"judge\.endpoint: .*\(429 Too Many Requests\)"),
+        ("status_408", MissingService, r"judge\.endpoint: .*\(408 Request Timeout\)"),
+        ("status_402", ConfigError, r"judge\.endpoint: .*\(402 Payment Required\)"),
+        ("status_413", ConfigError, r"judge\.endpoint: .*\(413 "),
+        ("status_400", ConfigError, r"json and text \(400 Bad Request\).*judge\.max_tokens"),
     ],
 )
-def test_an_endpoint_that_cannot_judge_is_said_at_once(mode, error, message):
+def test_an_endpoint_that_cannot_judge_is_reported_at_once(mode, error, message):
     with JudgeServer(mode=mode) as server, pytest.raises(error, match=message):
         load(server, check=True, argument="judge.endpoint")
 
 
-def test_an_endpoint_that_is_not_there_and_one_that_is():
+def test_a_missing_endpoint_and_an_existing_one():
     with JudgeServer() as server:
         address = server.url
         assert load(server, check=True).name == "judge"
@@ -217,7 +217,7 @@ def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog, capsys):
         assert scorer.score([Segment(SRC, MT)]).values == [-5.0]
         assert server.keys == [f"Bearer {KEY}"]
         server.mode = "status_401"
-        with pytest.raises(ConfigError, match="refuses the key in JUDGE_KEY") as refused:
+        with pytest.raises(ConfigError, match=r"key in JUDGE_KEY \(401\)") as refused:
             load(server, api_key_env="JUDGE_KEY", check=True)
     shown = [repr(scorer), repr(scorer.client), json.dumps(scorer.signature()), repr(refused.value)]
     shown += [str(vars(thing)) for thing in (scorer, scorer.client)]
@@ -234,14 +234,14 @@ def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog, capsys):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"api_key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY is not set"),
-        ({"api_key_env": KEY}, "never a key"),
-        ({"form": "xml"}, "auto, json or text"),
-        ({"endpoint": "localhost:8000"}, "is not the address"),
-        ({"endpoint": "ftp://x/v1"}, "is not the address"),
-        ({"endpoint": "http://h:99999/v1"}, "is not the address"),
-        ({"endpoint": f"http://user:{KEY}@h/v1"}, "without user"),
-        ({"endpoint": f"http://h/v1?api_key={KEY}"}, "without user"),
+        ({"api_key_env": "NO_SUCH_KEY"}, "api_key_env: NO_SUCH_KEY"),
+        ({"api_key_env": KEY}, "mqm_endpoint: api_key_env"),
+        ({"form": "xml"}, "form: 'xml'"),
+        ({"endpoint": "localhost:8000"}, "mqm_endpoint: 'localhost:8000'"),
+        ({"endpoint": "ftp://x/v1"}, "mqm_endpoint: 'ftp://x/v1'"),
+        ({"endpoint": "http://h:99999/v1"}, "mqm_endpoint: 'http://h:99999/v1'"),
+        ({"endpoint": f"http://user:{KEY}@h/v1"}, "user, password and query"),
+        ({"endpoint": f"http://h/v1?api_key={KEY}"}, "user, password and query"),
     ],
 )
 def test_bad_settings(options, message):
@@ -251,7 +251,7 @@ def test_bad_settings(options, message):
     assert KEY not in str(refused.value)
 
 
-def test_signature_names_what_makes_the_number():
+def test_the_signature_has_everything_that_determines_the_score():
     def load_one(**options):
         return load_gemba_mqm("http://127.0.0.1:9/v1", "m", check=False, **options).signature()
 
@@ -262,7 +262,7 @@ def test_signature_names_what_makes_the_number():
         assert load_one(**options)["identity"] != one["identity"]
 
 
-def test_what_a_request_holds():
+def test_the_fields_of_a_request():
     with JudgeServer(marks) as server:
         load(server, max_tokens=99).score([Segment(SRC, MT)])
     (body,) = server.bodies
