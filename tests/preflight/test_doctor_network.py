@@ -6,6 +6,7 @@ import os
 import socket
 
 import pytest
+import wandb
 from hang_guard import ends_within
 from tiny_run import Server, write_data
 
@@ -21,6 +22,9 @@ def no_login(monkeypatch, tmp_path):
     for name in ("WANDB_MODE", "WANDB_DISABLED", "WANDB_API_KEY", "WANDB_BASE_URL", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    yield
+    wandb.teardown()
 
 
 def test_the_models_that_the_weights_ask_for():
@@ -70,21 +74,28 @@ def test_data(tmp_path):
     assert "already in" in doctor.data_finding(cfg(), tmp_path, lambda: False).detail
 
 
+def tracker(**options):
+    """The finding of a process that starts in the present environment: wandb keeps what it has read."""
+    wandb.teardown()
+    wandb.api = type(wandb.api)()
+    return doctor.tracker_finding(cfg(**options))
+
+
 def test_the_tracker(monkeypatch):
     assert doctor.tracker_finding(cfg(use_wandb=False)).detail == "off (use_wandb False)"
     assert doctor.tracker_finding(cfg(wandb_mode="offline")).level == "ok"
-    nobody = doctor.tracker_finding(cfg())
+    nobody = tracker()
     assert nobody.level == "warn" and "no W&B key" in nobody.detail and "wandb login" in nobody.way_out
     with Server(lambda method, path: (200, {}, b"")) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        assert doctor.tracker_finding(cfg(wandb_api_key="canary" * 7)).level == "ok"  # typed in counts as a login
+        assert tracker(wandb_api_key="canary" * 7).level == "ok"  # typed in counts as a login
         assert "WANDB_API_KEY" not in os.environ
         monkeypatch.setenv("WANDB_API_KEY", "canary" * 7)
-        assert doctor.tracker_finding(cfg()) == Finding("ok", "W&B", "online: the server answers")
+        assert tracker() == Finding("ok", "W&B", "online: the server answers")
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with ends_within(60):
-            found = doctor.tracker_finding(cfg(wandb_api_key="canary" * 7))
+            found = tracker(wandb_api_key="canary" * 7)
         assert found.level == "warn" and "canary" not in str(found)
