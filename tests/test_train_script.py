@@ -350,7 +350,7 @@ def test_a_killed_run_continues_from_its_newest_checkpoint(small, main, tmp_path
     process.wait()
     log.close()
     said = (tmp_path / "log.txt").read_text(encoding="utf-8")
-    assert "W&B: offline (no W&B key in WANDB_API_KEY or netrc" in said
+    assert "W&B: offline (no W&B key" in said
     assert said.count("reward_dtype auto: float32 (on cpu)") == 1
     newest = max(int(p.name.split("-")[1]) for p in folder.glob("checkpoint-*") if (p / "manifest.json").exists())
     before, config_text = (folder / "before.json").read_bytes(), (folder / "resolved_config.yaml").read_text()
