@@ -180,14 +180,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--beams", type=int, default=4)
     parser.add_argument("--lora_rank", type=int, default=0)
     parser.add_argument("--gradient_checkpointing", action="store_true")
-    parser.add_argument(
-        "--vllm", action="store_true", help="sample by vLLM on the same card; --lengths is then not forced"
-    )
+    parser.add_argument("--vllm", action="store_true", help="sample by vLLM on the same card; lengths are not forced")
     parser.add_argument("--offload", action="store_true", help="reward models leave the card between calls")
     parser.add_argument("--reward_dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument(
-        "--dual_dtype", choices=("float32", "bfloat16"), help="precision of NLLB (default: --reward_dtype)"
-    )
+    parser.add_argument("--dual_dtype", choices=("float32", "bfloat16"), help="NLLB's (default: --reward_dtype)")
     parser.add_argument("--models", type=Path, default=shapes.MODELS, help="where the checkpoints are built")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     args = parser.parse_args(argv)

@@ -80,14 +80,14 @@ def require_scale(argument: str, scorer: Scorer) -> None:
     margin = 0.25 * (high - low)
     if not all(value is not None and low - margin <= value <= high + margin for value in values):
         raise ConfigError(
-            f"{argument}: {scorer.name}: scores of four short texts are {shown}, outside "
-            f"[{low - margin:g}, {high + margin:g}]; give a checkpoint that scores from {low:g} to {high:g}"
+            f"{argument}: {scorer.name} gives four short texts the scores {shown}, outside [{low - margin:g}, "
+            f"{high + margin:g}]: it is on another scale; give a checkpoint that scores from {low:g} to {high:g}"
         )
     numbers = [value for value in values if value is not None]
     if max(numbers) - min(numbers) < 1e-3 * (high - low):
         raise ConfigError(
-            f"{argument}: {scorer.name}: a right translation, a copy and two wrong ones get the same score ({shown}): "
-            "the weights may be damaged or untrained; give another checkpoint"
+            f"{argument}: {scorer.name} scores a right translation, a copy and two wrong ones alike ({shown}): "
+            "its weights may be damaged or untrained; give another checkpoint"
         )
 
 
