@@ -85,7 +85,7 @@ def outcome(run: Path) -> tuple[dict, dict, list[dict]]:
 
 
 def equal(one, other) -> bool:
-    """Whether all numbers are equal to the last bit, tensors included; False if there are none."""
+    """Whether all numbers are equal to the last bit, tensors included; False without any."""
     (ours, form), (others, other_form) = tree_flatten(one), tree_flatten(other)
     same = (torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in zip(ours, others, strict=False))
     return bool(ours) and form == other_form and all(same)

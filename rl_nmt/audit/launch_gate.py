@@ -125,7 +125,7 @@ class GateReport:
         unscored = sum(f.unscored for f in self.families)
         asked = unscored + sum(f.n for f in self.families)
         if unscored > MAX_UNSCORED * asked or unscored == asked:
-            reasons.append(f"{unscored} of {asked} comparisons have no score, so there is no verdict")
+            reasons.append(f"{unscored} of {asked} comparisons have no score: not enough for a verdict")
         return reasons
 
     @property

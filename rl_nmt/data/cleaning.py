@@ -1,4 +1,4 @@
-"""Extract the first clean English sentences of a web document, or say why there are none. No torch."""
+"""Extract the first clean English sentences of a web document, or the reason for rejecting it. No torch."""
 
 import re
 import unicodedata

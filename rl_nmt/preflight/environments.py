@@ -30,7 +30,7 @@ def require_python(argument: str, executable: str, modules: Sequence[str] = ()) 
     """Return the path of a Python that has these modules (top-level names, as "comet"), without importing them.
 
     `argument`: the setting, for messages. `executable`: a path, also with ~, or a command on PATH; symbolic links are
-    kept, since Python finds its environment by them. Raises ConfigError if there is no such program, if it is not
+    kept, since Python finds its environment by them. Raises ConfigError if the program is missing, if it is not
     Python 3.10 or newer, or lacks one of the modules.
     """
     found = shutil.which(os.path.expanduser(executable))  # not Path, which would turn ./python into a command

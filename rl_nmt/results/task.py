@@ -80,7 +80,7 @@ class Task:
     columns: tuple[Column, ...] = ()  # metrics in addition to the reward, in the table's order
     headline: tuple[str, ...] = (REWARD.name,)  # columns that the report shows large
     texts: Mapping[str, str] = field(default_factory=dict)  # further texts in a row of the reward: name → label
-    source_language: str = ""  # BCP 47 code, also of `texts`; "" if there is none
+    source_language: str = ""  # BCP 47 code, also of `texts`; "" without one
     output_language: str = ""
     inputs: str = "prompts"  # plural for prose: the model's inputs
     outputs: str = "answers"  # plural for prose: the model's outputs

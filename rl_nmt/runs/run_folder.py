@@ -59,7 +59,7 @@ def _fingerprint(paths: list[Path]) -> str:
 def require_identity(run_folder: Path, identity: dict[str, Any], force: bool) -> list[str]:
     """Refuse to resume under another `identity`, which may be a part of the run's; with `force`, return the changes.
 
-    Each is "name: old → new"; without run_identity.json there are none. Raises ResumeRefused.
+    Each is "name: old → new"; [] without run_identity.json. Raises ResumeRefused.
     """
     stored = _read_identity(run_folder).get("identity", {})
     shared = [name for name in identity if name in stored]
