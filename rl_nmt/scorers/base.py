@@ -16,7 +16,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Segment:
-    """One translation to score: NFC strings without control tokens. `ref`: "" is an empty reference, None: no reference."""
+    """A translation to score: NFC strings without control tokens. `ref`: "" is empty, None is missing."""
 
     src: str
     mt: str
