@@ -297,7 +297,7 @@ class CometDuPOReward(RewardLog):
             sources = [read_source(prompt, CUES) for prompt in read_texts("prompts", prompts, "user")]
         if len(sources) != len(completions):
             raise ConfigError(f"source: {len(sources)} texts for {len(completions)} completions; give one for each")
-        return read_texts("source", sources)
+        return read_texts("source", sources, "user")
 
     def _score(self, sources, completions) -> tuple[list[dict[str, Any]], dict[str, float]]:
         start = time.perf_counter()

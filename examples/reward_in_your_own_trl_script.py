@@ -28,7 +28,8 @@ reward = CometDuPOReward(own.comet_da, own.comet_qe, own.nllb)  # keywords as in
 ask = "Translate from English into Tamil. Answer with the Tamil text only, without any explanation.\n\nEnglish: "
 rows = [{"prompt": [{"role": "user", "content": f"{ask}{text}\nTamil:"}], "source": text} for text in SENTENCES]
 sizes = {"num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 128}
-args = GRPOConfig(own.output_dir, max_steps=own.max_steps, **sizes, bf16=torch.cuda.is_available())
+bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+args = GRPOConfig(own.output_dir, max_steps=own.max_steps, **sizes, bf16=bf16, report_to="none")
 trainer = GRPOTrainer(own.policy, reward, args, Dataset.from_list(rows))  # the reward reads the column "source"
 trainer.train()
 print({name: value for name, value in reward.last_log.items() if name.startswith("reward/")})

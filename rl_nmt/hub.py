@@ -50,7 +50,7 @@ def hub_reachable(timeout: float = PROBE_SECONDS) -> bool:
         port = parts.port or {"http": 80, "socks5": 1080, "socks5h": 1080}.get(parts.scheme, 443)
         with socket.create_connection((parts.hostname, port), timeout=timeout):
             return True
-    except OSError:
+    except (OSError, ValueError):  # the latter for a malformed port
         return False
 
 

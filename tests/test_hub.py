@@ -120,6 +120,7 @@ CLOSED = "http://127.0.0.1:9"
         ({"HTTPS_PROXY": "closed", "HF_ENDPOINT": "open", "NO_PROXY": "127.0.0.1"}, True),
         ({"ALL_PROXY": "closed", "HF_ENDPOINT": "open", "no_proxy": "127.0.0.1"}, True),
         ({"HTTP_PROXY": "closed", "HF_ENDPOINT": "open"}, False),
+        ({"HTTPS_PROXY": "http://proxy:80a"}, False),
         ({"ALL_PROXY": "open", "NO_PROXY": "huggingface.co", "HF_ENDPOINT": "closed"}, True),
     ],
 )

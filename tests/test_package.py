@@ -85,7 +85,7 @@ def test_the_installed_package_has_every_file(installed):
 def example(script, installed, models, folder):
     flags = [f"--{flag}={models[name]}" for flag, name in (("policy", "policy"), ("nllb", "nllb"))]
     flags += [f"--comet_{name}={models[name]}" for name in ("da", "qe")]
-    env = {"PYTHONPATH": installed, "WANDB_MODE": "disabled"}
+    env = {"PYTHONPATH": installed, "NETRC": folder / "no-netrc", "WANDB_CONFIG_DIR": folder}  # nobody is logged in
     return command(script, *flags, "--max_steps=1", f"--output_dir={folder / 'run'}", cwd=folder, **env)
 
 

@@ -309,6 +309,9 @@ def test_the_trainers_prompt_ends_in_the_cues():
         (None, [3], {"source": ["one"]}, "completions: item 0 is int"),
         (None, [[]], {"source": ["one"]}, "completions: item 0 .*'assistant'"),
         (None, [[{"role": "assistant", "content": None}]], {"source": ["one"]}, "completions: item 0 .*'assistant'"),
+        (None, [[{"role": "assistant", "content": ["a"]}]], {"source": ["one"]}, "completions: item 0 .*'assistant'"),
+        (None, [[{"role": "assistant", "content": [{"type": "text"}]}]], {"source": ["one"]}, "completions: item 0 "),
+        (None, ["அ"], {"source": "x"}, "^source: str"),
     ],
 )
 def test_unreadable_prompts_are_refused(light, prompts, completions, columns, said):
@@ -489,7 +492,7 @@ def test_offloaded_models_need_a_precision_of_the_cpu(card, monkeypatch):
     monkeypatch.setattr("rl_nmt.backtranslation.ctranslate2_engine.missing_library", lambda site: "")
     settings = script.RunCfg(dual_dtype="float16", backtranslation_backend="ctranslate2")
     assert settings.require_devices() == ("cuda", "cuda")
-    with pytest.raises(ConfigError, match=r"reward_offload: .* set it to False, .*cannot work on cpu in float16"):
+    with pytest.raises(ConfigError, match=r"reward_offload: .* set it to False .*float16"):
         dataclasses.replace(settings, reward_offload=True).require_devices()
 
 
@@ -638,13 +641,14 @@ def rescaled(folder, source, factor, shift):
 
 
 @pytest.mark.parametrize(
-    "factor, shift, words", [(10.0, -4.5, "scale"), (1.0, -2.0, "scale"), (100.0, 0.0, "scale"), (0.0, 0.6, "alike")]
+    "factor, shift, words",
+    [(10.0, -4.5, r"\[-0.25"), (1.0, -2.0, r"\[-0.25"), (100.0, 0.0, r"\[-0.25"), (0.0, 0.6, "0.6, 0.6, 0.6, 0.6")],
 )
 def test_a_comet_checkpoint_on_another_scale_is_refused_with_its_scores(models, tmp_path, factor, shift, words):
     other = rescaled(tmp_path / "other", models[0], factor, shift)
     with pytest.raises(ConfigError, match=rf"^comet_da_model: other .*{words}") as error:
         CometDuPOReward(other, *models[1:], backtranslation_beams=1)
-    assert len(re.findall(r"-?\d+\.?\d*(?=[,)])", str(error.value))) >= 4 or "0.6, 0.6, 0.6, 0.6" in str(error.value)
+    assert len(re.findall(r"-?\d+\.?\d*(?=[,)])", str(error.value))) >= 4  # the scores
     load_comet(other)  # by itself it is a valid checkpoint
 
 

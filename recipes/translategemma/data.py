@@ -25,7 +25,7 @@ from rl_nmt.text.unicode import is_blank, safe_unicode, strip_control_tokens
 if TYPE_CHECKING:
     from recipes.translategemma.settings import DataCfg
 
-Row = dict[str, str]  # "id", "english" (the source, whatever its language), and a reference under the target's name
+Row = dict[str, str]  # "id", "source" and, where there is one, "reference"
 # Invisible characters that change tokens, but not the joiners that Indic and Arabic spelling needs.
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
 

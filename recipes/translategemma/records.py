@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from recipes.translategemma.checks import WMT24PP
 from rl_nmt.data import tables
-from rl_nmt.data.sources import hub_error, quiet_datasets, require_hub
+from rl_nmt.data.sources import hub_error, is_saved, quiet_datasets, require_hub, saved
 from rl_nmt.data.tables import Row
 from rl_nmt.errors import ConfigError, UserError
 from rl_nmt.hub import split_revision
@@ -48,7 +48,11 @@ def read_hub(cfg: DataCfg, split: str, argument: str) -> list[Row]:
     with quiet_datasets(log=not local.is_dir()), tempfile.TemporaryDirectory() as scratch:
         try:
             source = {"path": str(local), "cache_dir": scratch} if local.is_dir() else {"path": repository}
-            rows = datasets.load_dataset(**source, name=config or None, split=split, revision=revision).to_list()
+            options = {"name": config or None, "split": split, "revision": revision}
+            found = saved(local, split, argument) if is_saved(local) else datasets.load_dataset(**source, **options)
+            rows = found.to_list()
+        except ConfigError:
+            raise
         except Exception as error:  # pyarrow, fsspec and the hub's client raise many classes
             raise _explained(cfg, split, argument, local, error) from error
     return [Row(f"{argument}: {name} {split} row {number}", row) for number, row in enumerate(rows, 1)]

@@ -124,7 +124,7 @@ class EnsembleReward(RewardLog):
             raise ConfigError(f"{len(completions)} completions, but {len(sources)} sources; give one source each")
         start = time.perf_counter()
         texts = read_texts("completions", completions)
-        rows = [self._text_row(s, c) for s, c in zip(read_texts("source", sources), texts, strict=True)]
+        rows = [self._text_row(s, c) for s, c in zip(read_texts("source", sources, "user"), texts, strict=True)]
         times = {"time/guards": time.perf_counter() - start}
         alive = [row for row in rows if row["gate"] is None]
         segments = [Segment(row["source"], row["output"]) for row in alive]

@@ -217,7 +217,9 @@ def check_tags(tokenizer, vocabulary: int, source: str, target: str) -> None:
     `<unk>`), `<mask>` elsewhere (transformers 5 may put it before the tags if tokenizer.json is missing), inputs that
     do not start with the source tag, a tokenizer without words, or more ids than the model has.
     """
-    tags = [t for t in tokenizer.all_special_tokens if re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", t)]
+    # Not all_special_tokens: add_special_tokens() replaces that list by default.
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    tags = [token for token in special if re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", token)]
     missing = "tokenizer.json may be missing; fetch the model again"
     for tag in (source, target):
         if tag not in tags or tokenizer.convert_tokens_to_ids(tag) == tokenizer.unk_token_id:

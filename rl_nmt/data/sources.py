@@ -72,14 +72,18 @@ def _open(source: Source, local: Local | None, scratch: str) -> Any:
     import datasets
 
     column = source.text_field
+    if local and local[0] != SAVED and not any(Path(file).stat().st_size for file in local[1]):
+        raise ConfigError(f"{local[1][0]} is empty: give a file with rows")
     if local and local[0] == "json":  # its builder would read all columns, and refuse one that changes its type
         from datasets.io.generator import GeneratorDatasetInputStream  # from_generator takes no cache_dir
 
-        arguments = {"files": local[1], "column": column, "name": source.dataset_name}
+        arguments = {"files": local[1], "column": column}
         reader = GeneratorDatasetInputStream(_json_column, cache_dir=scratch, streaming=True, gen_kwargs=arguments)
         return _shuffled(reader.read(), source)
     if local and local[0] == SAVED:
-        return _shuffled(_saved(local[1][0], source).select_columns([column]), source)
+        found = saved(local[1][0], source.dataset_split, "dataset_split")
+        _require_column(column, found.column_names, source.dataset_name)
+        return _shuffled(found.to_iterable_dataset().select_columns([column]), source)
     if local:
         path, files = local
         escaped = {"train": [glob.escape(file) for file in files]}
@@ -109,33 +113,48 @@ def _require_column(column: str, columns: Iterable[str], name: str) -> None:
         raise ConfigError(f"text_field: {name} has no column {column!r}, it has {', '.join(columns)}")
 
 
-def _json_column(files: list[str], column: str, name: str) -> Iterator[dict[str, Any]]:
-    """Yield one column of JSON files; the others may hold anything. Raises ConfigError with the line."""
-    if not any(Path(file).stat().st_size for file in files):
-        raise ConfigError(f"{files[0]} is empty: give a file with rows")
-    for file in files:
+def _json_column(files: list[str], column: str) -> Iterator[dict[str, Any]]:
+    """Yield one column of JSON files; the others may hold anything. Raises ConfigError with the line.
+
+    Some rows may lack the column, but not the first thousand of a file.
+    """
+    for file in files:  # datasets passes one at a time
+        first: dict[str, Any] = {}
+        known = False
         for number, row in enumerate(tables.read(file, "dataset_name", kind="json")):
-            if number == 0:
-                _require_column(column, row.cells, name)
+            first, known = first or row.cells, known or column in row.cells
+            if number == 1000 and not known:
+                break
             value = row.cells.get(column)
             try:
                 str(value).encode()
             except UnicodeEncodeError:
                 raise ConfigError(f"{row.where} {HALF_A_PAIR}") from None
             yield {column: value}
+        if first and not known:
+            _require_column(column, first, file)
 
 
-def _saved(folder: str, source: Source) -> Any:
-    """Load a data set that `save_to_disk` wrote; of several splits, dataset_split."""
+def is_saved(folder: Path) -> bool:
+    """Return whether `save_to_disk` wrote this folder."""
+    one = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return one or (folder / "dataset_dict.json").is_file()
+
+
+def saved(folder: str | Path, split: str, argument: str) -> Any:
+    """Load the datasets.Dataset that `save_to_disk` wrote, or one of several splits.
+
+    `argument`: the setting that names the split. Raises ConfigError for a missing split, and what `datasets` raises for
+    a damaged folder.
+    """
     import datasets
 
-    found = datasets.load_from_disk(folder)
+    found = datasets.load_from_disk(str(folder))
     if isinstance(found, datasets.DatasetDict):
-        if source.dataset_split not in found:
-            raise ConfigError(f"dataset_split: {folder} has no {source.dataset_split!r}, it has {', '.join(found)}")
-        found = found[source.dataset_split]
-    _require_column(source.text_field, found.column_names, source.dataset_name)
-    return found.to_iterable_dataset()
+        if split not in found:
+            raise ConfigError(f"{argument}: {folder} has no split {split!r}, it has {', '.join(found)}")
+        found = found[split]
+    return found
 
 
 _DATASETS_CONFIG = {
@@ -182,7 +201,9 @@ def local_files(dataset_name: str, data_files: list[str]) -> Local | None:
         if data_files:
             raise ConfigError(f"dataset_name: {dataset_name} is a file; leave data_files out")
         files = [str(path.resolve())]
-    elif path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+    elif is_saved(path):
+        if data_files:
+            raise ConfigError(f"dataset_name: {dataset_name} was written by save_to_disk; leave data_files out")
         return SAVED, [str(path.resolve())]
     elif path.is_dir():
         named = (inner for inner in path.rglob("[!.]*") if _format_of(inner.name) and inner.is_file())
@@ -226,8 +247,8 @@ def _matching(patterns: list[str], base: Path) -> list[str]:
 def what_is_wrong(local: Local, text_field: str, error: BaseException) -> str:
     """Find the file and line of a failed read, by reading the files again without `datasets`."""
     kind, files = local
-    if not any(Path(file).stat().st_size for file in files):
-        return f"{files[0]} is empty: give a file with rows"
+    if kind == SAVED:
+        return f"dataset_name: {files[0]} cannot be loaded as a folder of save_to_disk: {describe(error)}"
     for file in files:
         try:
             for row in tables.read(file, "dataset_name", kind=kind):

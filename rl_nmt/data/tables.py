@@ -4,14 +4,16 @@
         source, reference = sides(row)          # columns by their usual names
     read_pairs(path, "--file", "src", "mt", "mqm")   # source, output and human score, columns by name
 
-Lines end at line feeds alone: a text may hold U+2028. All formats but Parquet may be packed (.gz).
+Lines end at line feeds alone: a text may hold U+2028. All formats but Parquet may be packed (.gz, .bz2, .xz).
 """
 
+import bz2
 import csv
 import gzip
 import io
 import itertools
 import json
+import lzma
 import math
 import re
 import zlib
@@ -26,6 +28,7 @@ SOURCES = ("source", "english", "en", "src")
 REFERENCES = ("reference", "target", "tamil", "ta", "ref")
 # Names that belong together, best first: a row that has both of a pair is read by them.
 PAIRS = (("source", "reference"), ("source", "target"), ("src", "ref"), ("english", "tamil"), ("en", "ta"))
+_OPENERS: dict[str, Any] = {"": open, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 Line = tuple[int, str]  # its number and its text
 
 
@@ -57,11 +60,14 @@ def read(path: str | Path, argument: str, columns: Iterable[str] = (), kind: str
     """
     path, columns = Path(path).expanduser(), [name for name in columns if name]
     file, name = f"{argument}: {path}", path.name.lower()
-    kind = kind or FORMATS.get(Path(name.removesuffix(".gz")).suffix, "")
+    packed = path.suffix.lower() if path.suffix.lower() in _OPENERS else ""
+    kind = kind or FORMATS.get(Path(name.removesuffix(packed)).suffix, "")
     if not kind:
         raise ConfigError(f"{file}: give a file that ends in .jsonl, .json, .tsv, .txt (also .gz) or .parquet")
+    if name.endswith((".zst", ".zip")):
+        raise ConfigError(f"{file}: {path.suffix} is not read; unpack it, or pack it as .gz, .bz2 or .xz")
     try:
-        with gzip.open(path, "rb") if name.endswith(".gz") else path.open("rb") as stream:
+        with _OPENERS[packed](path, "rb") as stream:
             if kind == "parquet":
                 yield from _parquet(stream, file)
             elif kind == "json":
@@ -70,8 +76,8 @@ def read(path: str | Path, argument: str, columns: Iterable[str] = (), kind: str
                 yield from _tsv(_lines(stream, file), file, columns)
             else:
                 yield from (Row(f"{file} line {number}", {"text": line}) for number, line in _lines(stream, file))
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ConfigError(f"{file} is not a whole gzip file: fetch it again") from error
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise ConfigError(f"{file} is not a whole {packed.replace('.gz', '.gzip')[1:]} file: fetch it again") from error
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
 
@@ -166,14 +172,14 @@ def _tsv(lines: Iterator[Line], file: str, columns: Sequence[str]) -> Iterator[R
         raise ConfigError(f"{place}: the first line does not name the columns {', '.join(columns)}")
     header = bool(columns or (known.intersection(SOURCES) and known.intersection(REFERENCES)))
     if header and any(map(_QUOTED.fullmatch, cells)):
-        rows = _quoted_rows(filled, file)
-    elif not header and len(cells) > 1 and all(map(_QUOTED.fullmatch, cells)):
-        raise ConfigError(f"{place} has every field quoted; put a line before it that names the columns, also quoted")
+        rows = _quoted_rows(lines, file)
     else:
         rows = _plain_rows(filled if header else itertools.chain([first], filled), file)
         names = names if header else ["source", "reference", *(f"column {i}" for i in range(3, len(cells) + 1))]
+    alone = not header and len(cells) == 1
     for where, cells in rows:
-        if len(cells) != len(names) and (header or len(cells) > 1):
+        half = len(cells) == 1 and cells[0].count('"') % 2 and (cells[0][0] == '"' or cells[0][-1] == '"')
+        if len(cells) != len(names) and (header or len(cells) > 1 or (half and not alone)):
             first_line = f"the first line {'names' if header else 'has'} {len(names)}"
             raise ConfigError(f"{where} has {len(cells)} columns, {first_line}: {_NO_QUOTES}")
         yield Row(where, dict(zip(names, cells, strict=False)))
@@ -190,8 +196,11 @@ def _unquoted(cell: str) -> str:
 
 def _plain_rows(lines: Iterable[Line], file: str) -> Iterator[tuple[str, list[str]]]:
     """Yield fields unchanged, except those with a doubled quotation mark, which must be quoted."""
-    for number, line in lines:
+    for row, (number, line) in enumerate(lines):
         cells = line.split("\t")
+        needless = any('""' not in cell[1:-1] for cell in cells)  # if all are quoted
+        if row == 0 and len(cells) > 1 and needless and all(map(_QUOTED.fullmatch, cells)):
+            raise ConfigError(f"{file} line {number} has every field quoted; quote the names in the first line, too")
         if any(_OPEN.fullmatch(cell) and '""' in cell for cell in cells):
             raise ConfigError(f"{file} line {number} has a quoted field that is not closed; {_NO_QUOTES}")
         yield f"{file} line {number}", [_unquoted(cell) if '""' in cell[1:-1] else cell for cell in cells]
@@ -205,11 +214,12 @@ def _quoted_rows(lines: Iterable[Line], file: str) -> Iterator[tuple[str, list[s
         nonlocal number
         for place, line in lines:
             number = place
-            yield line + "\n"
+            yield line + "\n"  # empty lines too: they may be in a field
 
     try:
         for cells in csv.reader(counted(), delimiter="\t", strict=True):
-            yield f"{file} line {number}", cells
+            if any(cells):
+                yield f"{file} line {number}", cells
     except csv.Error as error:
         raise ConfigError(f"{file} line {number} is not quoted like the first line ({error}); {_NO_QUOTES}") from error
 

@@ -70,9 +70,8 @@ class Scorer(Protocol):
 def require_scale(argument: str, scorer: Scorer) -> None:
     """Score a right translation, a copy and two wrong ones; refuse a checkpoint whose scores are on another scale.
 
-    Scores may exceed `scorer.range` by a quarter of its width and must differ by at least a thousandth of it (ours: the
-    published COMET models stay within hundredths of [0, 1] and differ by tenths here). `argument`: the setting that
-    names the scorer. Raises ConfigError with the scores.
+    Scores may exceed `scorer.range` by a quarter of its width and must differ by at least a thousandth of it (ours).
+    `argument`: the setting that names the scorer. Raises ConfigError with the scores.
     """
     low, high = scorer.range
     values = scorer.score(SCALE_PROBE).values

@@ -123,6 +123,8 @@ def read_texts(name: str, values: Iterable[Any], role: str = "assistant") -> lis
     >>> read_texts("completions", ["a", [{"role": "assistant", "content": "b"}]])
     ['a', 'b']
     """
+    if not isinstance(values, Iterable) or isinstance(values, str):
+        raise ConfigError(f"{name}: {type(values).__name__} is not a list of texts; give one")
     return [value if isinstance(value, str) else _last_turn(name, i, value, role) for i, value in enumerate(values)]
 
 
@@ -133,7 +135,8 @@ def _last_turn(name: str, index: int, value: Any, role: str) -> str:
     turns = [turn for turn in value if isinstance(turn, dict) and turn.get("role") == role]
     content = turns[-1].get("content") if turns else None
     if isinstance(content, (list, tuple)):
-        content = "".join(part["text"] for part in content if isinstance(part, dict) and part.get("type") == "text")
+        texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+        content = "".join(texts) if texts and all(isinstance(text, str) for text in texts) else None
     if not isinstance(content, str):
         raise ConfigError(f"{name}: item {index} has no message of role {role!r} with a text; {wanted}")
     return content

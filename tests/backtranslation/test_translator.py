@@ -387,13 +387,21 @@ def _copy_of(model, folder):
 
 
 @pytest.mark.parametrize("backend", ["transformers", "ctranslate2"])
-@pytest.mark.parametrize("added", [["கணினி"], ["tyv_Cyrl"], ["கணினி", "மென்பொருள்", "tyv_Cyrl"]])
-def test_a_fine_tuned_model_with_more_tokens_translates_as_before(translator, tiny_nllb, tmp_path, backend, added):
+@pytest.mark.parametrize(
+    "added, special",
+    [(["கணினி"], False), (["கணினி", "மென்பொருள்", "tyv_Cyrl"], False), (["tyv_Cyrl"], True), (["<formal>"], True)],
+)
+def test_a_fine_tuned_model_with_more_tokens_translates_as_before(
+    translator, tiny_nllb, tmp_path, backend, added, special
+):
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     folder = _copy_of(tiny_nllb, tmp_path / "model")
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSeq2SeqLM.from_pretrained(folder)
-    tokenizer.add_tokens(added)
+    if special:  # by default this replaces the list of special tokens, tags included
+        tokenizer.add_special_tokens({"additional_special_tokens": added})
+    else:
+        tokenizer.add_tokens(added)
     model.resize_token_embeddings(len(tokenizer))
     with torch.no_grad():
         model.get_input_embeddings().weight[-len(added) :] = 0  # such a token is never the best

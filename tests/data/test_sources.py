@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import dataclasses
 import gzip
 import json
@@ -189,6 +190,19 @@ def test_other_columns_of_json_may_hold_anything(tmp_path):
     assert sorted(shuffled) == expected != shuffled == rows("json", [tmp_path / "part*.jsonl"], buffer=5, seed=1)
 
 
+def test_some_rows_and_files_of_json_may_be_empty(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": 1}\n{"text": "One."}\n', encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text("", encoding="utf-8")
+    assert rows(tmp_path) == [None, "One."]
+    (tmp_path / "c.jsonl").write_text('{"id": 1}\n' * 3, encoding="utf-8")
+    assert "c.jsonl" in (said := refusal(tmp_path)) and "text_field" in said and "id" in said
+
+
+def test_packed_json(tmp_path):
+    (tmp_path / "a.jsonl.bz2").write_bytes(bz2.compress(b'{"text": "One."}\n'))
+    assert rows("json", [tmp_path / "a.jsonl.bz2"]) == ["One."]
+
+
 def test_other_columns_of_parquet_may_differ_from_file_to_file(tmp_path):
     for k, more in enumerate([{"note": [None, None]}, {"note": ["x", "y"]}, {"note": [1, 2], "other": [[1], [2]]}]):
         table = pyarrow.table({"text": [f"Row {k} a.", f"Row {k} b."], **more})
@@ -211,6 +225,12 @@ def test_folders_of_save_to_disk(tmp_path):
     with pytest.raises(ConfigError, match="dataset_split"):
         list(read_rows(dataclasses.replace(source(tmp_path / "two"), dataset_split="test")))
     assert "text_field" in refusal(tmp_path / "one", field="nope")
+    assert "data_files" in refusal(tmp_path / "one", files=["*.arrow"])
+    next((tmp_path / "one").glob("*.arrow")).write_bytes(b"no")
+    assert "dataset_name" in (said := refusal(tmp_path / "one")) and "save_to_disk" in said
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "state.json").write_text('{"text": "One."}\n', encoding="utf-8")
+    assert rows(tmp_path / "json") == ["One."]
 
 
 def test_hub_names_are_not_local():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 
 import pyarrow
 import pytest
@@ -91,10 +93,10 @@ def test_quoted_tables_are_read_as_they_were_written(tmp_path, quoting):
 
 
 def test_quoted_fields_may_hold_tabs_and_line_breaks_where_the_first_line_is_quoted(tmp_path):
-    rows = [("a\tb", "one\ntwo"), ("c", "d")]
-    path = write(tmp_path / "a.tsv", written(rows, csv.QUOTE_ALL))
+    rows = [("a\tb", "one\n\ntwo"), ("c", "d")]
+    path = write(tmp_path / "a.tsv", written(rows, csv.QUOTE_ALL) + "\n")
     assert [sides(row) for row in read(path, "--file")] == rows
-    assert [row.where.rpartition(" ")[2] for row in read(path, "--file")] == ["3", "4"]
+    assert [row.where.rpartition(" ")[2] for row in read(path, "--file")] == ["4", "5"]
 
 
 def test_quotation_marks_of_a_plain_table_are_text(tmp_path):
@@ -111,6 +113,9 @@ def test_quotation_marks_of_a_plain_table_are_text(tmp_path):
         (written([("c", "d"), ('a "x"\nb', "c")], csv.QUOTE_MINIMAL), 3),
         (written([("a\tb", "c"), ("d", "e")], csv.QUOTE_MINIMAL, header=None), 2),
         (written([("a", "b"), ("c", "d")], csv.QUOTE_ALL, header=None), 1),
+        (written([('a "x"\nb', "c"), ("d", "e")], csv.QUOTE_MINIMAL, header=None), 1),
+        (written([("d", "e"), ("one\ntwo", "c")], csv.QUOTE_MINIMAL, header=None), 2),
+        ("source\treference\n" + written([("a", "b")], csv.QUOTE_ALL, header=None), 2),
         ('"source"\t"reference"\n"a"\t"b"\n"c" d\t"e"\n', 3),
         ('"source"\t"reference"\n"a"\t"b"\n"c\t"e"\n', 3),
         ('"source"\t"reference"\n"a"\t"b"\t"c"\n', 2),
@@ -119,6 +124,18 @@ def test_quotation_marks_of_a_plain_table_are_text(tmp_path):
 def test_ambiguous_quoting_is_refused_with_its_line(tmp_path, content, line):
     with pytest.raises(ConfigError, match=rf"--file: .*a\.tsv line {line} "):
         read_all(write(tmp_path / "a.tsv", content), "--file")
+
+
+@pytest.mark.parametrize("ending, pack", [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
+def test_packed_files_are_unpacked(tmp_path, ending, pack):
+    packed = pack(LINES.encode())
+    (tmp_path / f"a.jsonl.{ending}").write_bytes(packed)
+    assert cells(tmp_path / f"a.jsonl.{ending}") == ROWS
+    (tmp_path / f"b.jsonl.{ending}").write_bytes(packed[:-9])
+    with pytest.raises(ConfigError, match=rf"--file: .*b\.jsonl\.{ending}"):
+        cells(tmp_path / f"b.jsonl.{ending}")
+    with pytest.raises(ConfigError, match=r"--file: .*a\.jsonl\.zst: \.zst is not read"):
+        list(read(write(tmp_path / "a.jsonl.zst", "x"), "--file", kind="json"))
 
 
 def test_other_names_win_over_the_ending(tmp_path):
