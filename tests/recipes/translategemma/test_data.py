@@ -82,6 +82,18 @@ def test_a_local_folder_replaces_a_hub_name(tmp_path):
         load(DataCfg(hf_dataset_name=str(tmp_path / "set")), tmp_path / "other", 0)
 
 
+def test_a_folder_that_save_to_disk_wrote(tmp_path):
+    import datasets
+
+    rows = datasets.Dataset.from_list([{"source": f"Row {i} here.", "target": f"{i}"} for i in range(8)])
+    parts = {"train": rows, "test": rows.select(range(2))}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
+    found = data(tmp_path, hf_dataset_name=str(tmp_path / "set"), hf_eval_split="test")
+    assert len(found.heldout) == 2 and len(found.train) == 6
+    with pytest.raises(ConfigError, match=r"data\.hf_eval_split: .*'dev'.*train, test"):
+        load(DataCfg(hf_dataset_name=str(tmp_path / "set"), hf_eval_split="dev"), tmp_path / "other", 0)
+
+
 @pytest.mark.parametrize(
     ("row", "settings", "wanted"),
     [
