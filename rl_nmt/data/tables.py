@@ -63,7 +63,7 @@ def read(path: str | Path, argument: str, columns: Iterable[str] = (), kind: str
     packed = path.suffix.lower() if path.suffix.lower() in _OPENERS else ""
     kind = kind or FORMATS.get(Path(name.removesuffix(packed)).suffix, "")
     if not kind:
-        raise ConfigError(f"{file}: give a file that ends in .jsonl, .json, .tsv, .txt (also .gz) or .parquet")
+        raise ConfigError(f"{file}: give a file that ends in .jsonl, .json, .tsv, .txt (also packed) or .parquet")
     if name.endswith((".zst", ".zip")):
         raise ConfigError(f"{file}: {path.suffix} is not read; unpack it, or pack it as .gz, .bz2 or .xz")
     try:
@@ -200,7 +200,7 @@ def _plain_rows(lines: Iterable[Line], file: str) -> Iterator[tuple[str, list[st
         cells = line.split("\t")
         needless = any('""' not in cell[1:-1] for cell in cells)  # if all are quoted
         if row == 0 and len(cells) > 1 and needless and all(map(_QUOTED.fullmatch, cells)):
-            raise ConfigError(f"{file} line {number} has every field quoted; quote the names in the first line, too")
+            raise ConfigError(f"{file} line {number} has every field quoted; name the columns in line 1, quoted too")
         if any(_OPEN.fullmatch(cell) and '""' in cell for cell in cells):
             raise ConfigError(f"{file} line {number} has a quoted field that is not closed; {_NO_QUOTES}")
         yield f"{file} line {number}", [_unquoted(cell) if '""' in cell[1:-1] else cell for cell in cells]

@@ -125,7 +125,7 @@ class Run:
             if not (began / run_folder.IDENTITY).exists() and began.resolve() != self.folder.resolve():
                 unknown = f"it is not known whether {resume.path.name} belongs to a run with these settings"
                 errors.warn(f"{began} has no {run_folder.IDENTITY}: {unknown}")
-            for change in run_folder.harmless_changes(began, public, self.identity):
+            for change in run_folder.changed_settings(began, public, besides=self.identity):
                 print(f"changed since the last start: {change}", flush=True)
         run_folder.save_identity(self.folder, self.identity, public)
         if distributed.is_main_process():

@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -79,10 +79,10 @@ def other_settings(run_folder: Path, changes: str) -> ResumeRefused:
     )
 
 
-def harmless_changes(run_folder: Path, settings: dict[str, Any], identity: dict[str, Any]) -> list[str]:
-    """Return the settings outside the identity that differ from the last start's; those of sections one by one."""
+def changed_settings(run_folder: Path, settings: dict[str, Any], besides: Collection[str] = ()) -> list[str]:
+    """Return the settings that differ from the last start's, of sections one by one, without the names in `besides`."""
     before, now = flat(_read_identity(run_folder).get("settings", {})), flat(settings)
-    names = [name for name in now if name in before and name not in identity]
+    names = [name for name in now if name in before and name not in besides]
     return [f"{name}: {before[name]} → {now[name]}" for name in names if before[name] != now[name]]
 
 

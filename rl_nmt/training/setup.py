@@ -119,7 +119,7 @@ def finished(folder: Path, task: Task, settings: dict[str, Any], setting: str = 
         raise ConfigError(f"{setting}: {path} cannot be read ({error}); use --fresh or another folder") from None
     if not (folder / "report.html").exists():  # killed between the two
         return False
-    changes = run_folder.harmless_changes(folder, settings, {})
+    changes = run_folder.changed_settings(folder, settings)
     if changes := [change for change in changes if not _CHANGES_NO_RESULT.match(change)]:
         raise ResumeRefused(
             f"{setting}: {folder} holds a finished run with other settings ({'; '.join(changes)}): set them back to "

@@ -12,8 +12,8 @@ from fault_trials import Trial, trial
 from rl_nmt.errors import CannotWrite, ResumeRefused
 from rl_nmt.runs import run_folder
 from rl_nmt.runs.run_folder import (
+    changed_settings,
     continue_command,
-    harmless_changes,
     lock,
     model_identity,
     open_run_folder,
@@ -183,10 +183,10 @@ def test_a_changed_identity_is_refused_with_the_difference(tmp_path, change, lin
 def test_other_settings_are_listed(tmp_path):
     save_identity(tmp_path, IDENTITY, {"lr": 1e-5, "group_size": 8, "max_steps": 80})
     now = {"lr": 2e-5, "group_size": 4, "max_steps": 80, "new": 1}
-    assert harmless_changes(tmp_path, now, IDENTITY) == ["lr: 1e-05 → 2e-05"]
+    assert changed_settings(tmp_path, now, IDENTITY) == ["lr: 1e-05 → 2e-05"]
     save_identity(tmp_path, {"rl.seed": 1}, {"rl": {"seed": 1, "lr": 1e-5, "ids": (1, 2)}, "model": {"path": "m"}})
     now = {"rl": {"seed": 2, "lr": 2e-5, "ids": (1, 2)}, "model": {"path": "m"}}
-    assert harmless_changes(tmp_path, now, {"rl.seed": 2, "model": "hash"}) == ["rl.lr: 1e-05 → 2e-05"]
+    assert changed_settings(tmp_path, now, {"rl.seed": 2, "model": "hash"}) == ["rl.lr: 1e-05 → 2e-05"]
 
 
 def test_an_identity_that_cannot_be_read(tmp_path):
