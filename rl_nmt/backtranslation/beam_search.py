@@ -156,7 +156,7 @@ class _Decoder:
                 pair[:] = [F.pad(x, (0, 0, 0, GROWTH * k)) for x in pair]
         own = torch.eye(k, dtype=torch.bool, device=self.device).expand(n, k, k)
         self.seen = torch.cat([self.seen, own], dim=2)
-        places = self.decoder.embed_positions(tokens.reshape(-1, 1), past_key_values_length=self.steps)
+        places = self.decoder.embed_positions(tokens.reshape(-1, 1), None, self.steps)  # by position: 5.24 renamed it
         hidden = self.decoder.embed_tokens(tokens) + places.view(n, k, -1)
         for layer, (keys, values), source in zip(self.decoder.layers, self.past, self.source, strict=True):
             x = layer.self_attn_layer_norm(hidden)
