@@ -301,7 +301,8 @@ def train(cfg: RunCfg, run: Run, skip_gate: bool, started: float) -> None:
         loop.train(run, trainer, callbacks, parts={"reward": reward}, started=started, **limits)
         data = {"name": cfg.dataset_name, "rows": len(sentences), "sha256": data_hash}
         told = {name: getattr(cfg, name) for name in CARD_FIELDS} | cfg.trl.changed()
-        card = {"base_model": cfg.model_id, "data": data, "settings": told, "prompt": PROMPT}
+        card = {"base_model": cfg.model_id, "heldout": cfg.eval_file or cfg.eval_dataset, "data": data}
+        card |= {"settings": told, "prompt": PROMPT}
         setup.finish(run, trainer, policy, held_out, task(), card, cfg.seed)
         if cfg.push_to and distributed.is_main_process():
             export.push(run.folder / "final", cfg.push_to)

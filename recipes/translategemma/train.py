@@ -215,7 +215,8 @@ def train(cfg: TranslateGemmaCfg, run: Run, placed: dict[str, str], skip_gate: b
         limits = {"keep": 1 if log.save_only_best else log.save_total_limit, "max_hours": cfg.rl.max_hours}
         loop.train(run, trainer, callbacks, parts={"reward": reward}, link=True, started=started, **limits)
         name = cfg.data.train_file or cfg.data.hf_dataset_name
-        source = {"name": name, "rows": len(rows.train), "sha256": rows.sha256}
+        heldout = cfg.data.eval_file or name
+        source = {"name": name, "rows": len(rows.train), "sha256": rows.sha256, "heldout": heldout}
         base = cfg.model.policy_name_or_path
         card = {"base_model": base, "data": source, "settings": told(cfg), "prompt": template}
         setup.finish(run, trainer, policy, held_out, task(cfg), card, cfg.rl.seed)

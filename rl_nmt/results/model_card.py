@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
+from rl_nmt.files import is_number
 from rl_nmt.hub import looks_like_path
 from rl_nmt.results.evaluation import short_signature, table_cells
 from rl_nmt.results.task import Task
@@ -61,7 +62,8 @@ def model_card(
     Args:
         comparison: evaluation.json, as `compare` makes it; `best` in it is what `DivergenceMonitor.choice` returns.
         base_model: hub name, also with @revision, or local folder of the start policy.
-        data: {"name": hub name or file, "rows": sentences trained on, "sha256": their hash}.
+        data: {"name": hub name or file, "rows": sentences trained on, "sha256": their hash, "heldout": hub name or file
+            of the evaluation}.
         settings: name → value of the settings to list, in this order.
         prompt: the prompt of training, with the slot {source} for the source.
         best: the weights of the chosen evaluation, not of the last step.
@@ -78,6 +80,9 @@ def model_card(
     if on_hub(base_model):
         head |= {"base_model": base_model.partition("@")[0], "base_model_relation": "finetune"}
     head |= {"library_name": "transformers", "pipeline_tag": task.pipeline, "tags": [task.pipeline, "grpo", "trl"]}
+    title = f"{base_model.partition('@')[0].rpartition('/')[2]} for {task.title}"
+    if measures := _measures(comparison, choice if best else None, task):
+        head |= {"model-index": [_index(title, measures, str(data.get("heldout") or "held-out rows"), task)]}
     reported = (choice.get("reported") or {}).items()
     # A file of its own: Markdown, nothing is escaped.
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True)
@@ -101,6 +106,23 @@ def model_card(
         cells=table_cells(comparison, task).values(),
         measured="; ".join(f"{name}: `{v}`" for name, v in comparison["signature"].items() if isinstance(v, str)),
     )
+
+
+def _measures(comparison: Mapping[str, Any], choice: Mapping[str, Any] | None, task: Task) -> list[dict[str, Any]]:
+    """Return the hub's metrics: those of the last step, or of a chosen step the one it was not chosen by rows of."""
+    if choice is not None:
+        by, value = choice.get("by"), (choice.get("reported") or {}).get("best")
+        name = next((column.name for column in task.columns if column.label == by), str(by))
+        return [{"type": name, "name": by, "value": value}] if is_number(value) else []
+    after = comparison["after"]
+    return [{"type": name, "name": task.label(name), "value": after[name]} for name in after if is_number(after[name])]
+
+
+def _index(title: str, metrics: list[dict[str, Any]], heldout: str, task: Task) -> dict[str, Any]:
+    """Return the hub's model-index entry of one evaluation (huggingface.co/docs/hub/model-cards)."""
+    name = heldout if on_hub(heldout) else PurePath(heldout).name
+    data = {"name": name, "type": heldout.partition("@")[0] if on_hub(heldout) else "held-out"}
+    return {"name": title, "results": [{"task": {"type": task.pipeline}, "dataset": data, "metrics": metrics}]}
 
 
 def _link(name: str) -> str:

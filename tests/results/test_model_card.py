@@ -64,8 +64,26 @@ def head(text: str) -> dict:
     return read.data.to_dict()
 
 
+def test_the_hub_reads_the_evaluation():
+    """As EvalResult, by huggingface_hub's own parser."""
+    from huggingface_hub import ModelCard
+
+    data = {"name": "allenai/c4", "rows": 2000, "sha256": "ab" * 32}
+    results = ModelCard(card(data=data | {"heldout": "google/wmt24pp"})).data.eval_results
+    found = {(r.metric_type, r.metric_name, r.metric_value) for r in results}
+    assert found == {("reward", "reward", 0.6567), ("chrf", "chrF++", 66.02)}  # gated has no value
+    assert {(r.task_type, r.dataset_type, r.dataset_name) for r in results} == {
+        ("translation", "google/wmt24pp", "google/wmt24pp")
+    }
+    (chosen,) = ModelCard(card(best=True, data=data | {"heldout": "/home/me/pairs.tsv"})).data.eval_results
+    assert (chosen.metric_type, chosen.metric_value) == ("chrf", 64.93)  # on the rows that did not choose it
+    assert (chosen.dataset_type, chosen.dataset_name) == ("held-out", "pairs.tsv")
+
+
 def test_the_hub_reads_the_head():
-    assert head(card()) == {
+    found = head(card())
+    assert found.pop("model-index")[0]["name"] == "gemma-3-1b-it for English → Tamil"
+    assert found == {
         "language": ["en", "ta"],
         "base_model": "google/gemma-3-1b-it",
         "base_model_relation": "finetune",
