@@ -72,6 +72,14 @@ def clashes(who: Phrase, other: Phrase) -> bool:
     return who.key == other.key or who.en == other.en
 
 
+def own(who: Phrase, tamil: Collection[str]) -> bool:
+    """True where "his", "her" or "their" could be the subject's own, which is தன் in Tamil, not அவனுடைய."""
+    if who.person in ("1s", "1p", "2p"):
+        return False
+    theirs = {"அவர்களுடைய"} if who.person in ("3p", "3np") else {"அவனுடைய", "அவளுடைய"}
+    return not theirs.isdisjoint(tamil)
+
+
 def predicate(rng: random.Random, who: Phrase, verb: Verb, plain: bool) -> tuple[list[str], str]:
     """What the verb takes: Tamil words before it, English after it; `plain` without the optional ones."""
     if verb.en in MOTION or verb.en == "fly":
@@ -187,7 +195,10 @@ def clause(
     ):
         verb = rng.choice(KINDS)
     who = who or subject(rng, verb)
-    return Clause(who, verb, *predicate(rng, who, verb, plain))
+    made = Clause(who, verb, *predicate(rng, who, verb, plain))
+    while own(who, made.ta):
+        made = Clause(who, verb, *predicate(rng, who, verb, plain))
+    return made
 
 
 def short(rng: random.Random) -> Clause:

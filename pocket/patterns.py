@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
-from .clauses import Clause, clashes, clause, container, short, some_tense, verb_english
-from .lexicon import ERRANDS, FIRST, MOTION, NUMBERS, TIMES, TRANSITIVE, UNWILLED, VERBS, WILD, Adjective, group
+from .clauses import Clause, clashes, clause, container, own, short, some_tense, verb_english
+from .lexicon import (
+    ERRANDS,
+    FIRST,
+    MOTION,
+    NUMBERS,
+    PRONOUNS,
+    TIMES,
+    TRANSITIVE,
+    UNWILLED,
+    VERBS,
+    WILD,
+    Adjective,
+    group,
+)
 from .morphology import finite, negative, nonfinite, noun_forms, question
 from .phrases import MASS, Phrase, adjectives_for, kin, name_phrase, noun_phrase, person_phrase, place, thing
 
@@ -65,12 +79,15 @@ def predicate_form(adjective: Adjective, who: Phrase) -> str:
     return adjective.predicate_plural if who.person in ("1p", "3p", "3np") else adjective.predicate
 
 
+MALE = ("fisherman", "student", "singer")  # a woman is மாணவி or பாடகி
+
+
 def identity(rng: random.Random) -> Spoken:
     """X is a farmer (no verb in Tamil); X was a farmer (-ஆக இருந்தார்)."""
     who = rng.choice((name_phrase, kin))(rng)
     what = noun_phrase(
         rng,
-        rng.choice([item for item in group("human") if item.gender == "h"]),
+        rng.choice([item for item in group("human") if item.gender == "h" and item.en not in MALE]),
         plural=False,
         det=("a", "ஒரு", "", True),
     )
@@ -113,10 +130,16 @@ def possession(rng: random.Random) -> Spoken:
         what = noun_phrase(rng, rng.choice(group(rng.choice(("goods", "tool", "clothes", "text", "vehicle", "fruit")))))
     tense = rng.choice(("past", "present"))
     have = "had" if tense == "past" else "has" if who.singular3 else "have"
-    tamil = [*who.case("at"), *what.case("nom")]
     if tense == "present" and rng.random() < 0.25:
-        return f"{who.en} {'does' if who.singular3 else 'do'} not have {what.en}", [*tamil, "இல்லை"], "."
+        english = f"{who.en} {'does' if who.singular3 else 'do'} not have {what.en}"
+        return english, [*who.case("at"), *without_one(what).case("nom"), "இல்லை"], "."
+    tamil = [*who.case("at"), *what.case("nom")]
     return f"{who.en} {have} {what.en}", [*tamil, finite(VERBS["be"], tense, what.person)], "."
+
+
+def without_one(what: Phrase) -> Phrase:
+    """The phrase without ஒரு, which under a negation would say "not one"."""
+    return replace(what, before=what.before[1:]) if what.before[:1] == ("ஒரு",) else what
 
 
 def liking(rng: random.Random) -> Spoken:
@@ -126,18 +149,21 @@ def liking(rng: random.Random) -> Spoken:
     if rng.random() < 0.55:
         liked = ("fruit", "produce", "food", "drink", "animal", "bird", "human", "tale", "clothes", "flower")
         what = thing(rng, liked)
-        while clashes(who, what) or "ஒரு" in what.before:  # one likes kinds and known things: owls, this owl
+        while (
+            clashes(who, what) or own(who, what.before) or "ஒரு" in what.before
+        ):  # one likes kinds and known things: owls, this owl
             what = thing(rng, liked)
         tamil = [*who.case("dat"), *what.case("acc" if what.animate else "nom")]
         verb = f"{do_not} like" if negated else "likes" if who.singular3 else "like"
         return f"{who.en} {verb} {what.en_object}", [*tamil, "பிடிக்காது" if negated else "பிடிக்கும்"], "."
-    what = thing(rng, ("fruit", "produce", "food", "drink", "goods", "clothes", "tool", "text"))
-    verb = f"{do_not} want" if negated else "wants" if who.singular3 else "want"
-    return (
-        f"{who.en} {verb} {what.en}",
-        [*who.case("dat"), *what.case("nom"), "வேண்டாம்" if negated else "வேண்டும்"],
-        ".",
-    )
+    wanted = ("fruit", "produce", "food", "drink", "goods", "clothes", "tool", "text")
+    what = thing(rng, wanted)
+    while own(who, what.before):
+        what = thing(rng, wanted)
+    if negated:
+        return f"{who.en} {do_not} want {what.en}", [*who.case("dat"), *without_one(what).case("nom"), "வேண்டாம்"], "."
+    verb = "wants" if who.singular3 else "want"
+    return f"{who.en} {verb} {what.en}", [*who.case("dat"), *what.case("nom"), "வேண்டும்"], "."
 
 
 def modal(rng: random.Random) -> Spoken:
@@ -149,7 +175,9 @@ def modal(rng: random.Random) -> Spoken:
     if draw < 0.4:
         tense, negated = rng.choice(("past", "present")), rng.random() < 0.25
         want = VERBS["want"]
-        form = (negative if negated else finite)(want, tense, who.person)
+        if negated:  # of a state there is one negation in Tamil; its English is the present here
+            tense = "present"
+        form = negative(want, "past", who.person) if negated else finite(want, tense, who.person)
         english = f"{who.en} {verb_english(want, who, tense, negated)} to {after}"
         return english, [*who.case("nom"), *made.ta, infinitive, form], "."
     if draw < 0.65:
@@ -161,6 +189,8 @@ def modal(rng: random.Random) -> Spoken:
 def subordinate(rng: random.Random) -> Spoken:
     """Y because / when / after / if X: the Tamil subordinate clause stands first."""
     first, second = short(rng), short(rng)
+    while first.subject.en in ("he", "she", "they"):  # before its name, a pronoun would be somebody else
+        first = short(rng)
     while clashes(first.subject, second.subject):
         second = short(rng)
     word = rng.choice(("because", "when", "after", "if"))
@@ -218,7 +248,7 @@ def that_clause(rng: random.Random) -> Spoken:
 def sequence(rng: random.Random) -> Spoken:
     """X went to the shop and bought fruit: ரவி கடைக்குச் சென்று பழங்கள் வாங்கினான்."""
     first = clause(rng, person_phrase(rng), plain=True, only=FIRST)
-    second = clause(rng, first.subject, plain=True, avoid=(first.verb.en, *MOTION))
+    second = clause(rng, first.subject, plain=True, avoid=(first.verb.en, *MOTION, *UNWILLED))
     tense = rng.choice(("past", "past", "future"))
     verb = second.verb.past if tense == "past" else second.verb.en
     tamil = [*first.tamil_nonfinite("participle"), *second.tamil(tense)[len(first.subject.case("nom")) :]]
@@ -243,9 +273,15 @@ def purpose(rng: random.Random) -> Spoken:
     return english, tamil, "."
 
 
+# What stands before என்று is heard as quoted, so "that I …" would be the speaker's own "I".
+SPEAKERS = {word for item in PRONOUNS for word in (item.en.lower(), item.en_object, item.en_possessive)}
+
+
 def saying(rng: random.Random) -> Spoken:
     """X said that Y: மீனா வருவாள் என்று ரவி கூறினான்."""
     who, made = person_phrase(rng), short(rng)
+    while SPEAKERS.intersection(made.english("past").lower().split()) or clashes(who, made.subject):
+        made = short(rng)
     tense, negated = rng.choice(("past", "future")), rng.random() < 0.2
     tamil = [*made.tamil(tense, negated), "என்று", *who.case("nom"), finite(VERBS["say"], "past", who.person)]
     return f"{who.en} said that {made.english(tense, negated)}", tamil, "."
@@ -255,7 +291,8 @@ def joined_objects(rng: random.Random) -> Spoken:
     """X bought milk and bread: ரவி பாலும் ரொட்டியும் வாங்கினான்."""
     who = person_phrase(rng)
     verb = TRANSITIVE[rng.choice(("buy", "sell", "eat", "bring"))]
-    foods = [item for name in ("food", "fruit", "produce") for item in group(name) if item.en != "fruit"]
+    kinds = ("food", "fruit", "produce", *(["cooked"] if verb.en == "eat" else []))
+    foods = [item for name in kinds for item in group(name) if item.en != "fruit"]
     if verb.en == "bring":
         foods += group("drink")
     one, two = rng.sample(foods, 2)

@@ -194,7 +194,7 @@ SENTENCES = """
     Ravi did not see Meena. | ரவி மீனாவைப் பார்க்கவில்லை.
     He saw me yesterday. | அவன் நேற்று என்னைப் பார்த்தான்.
     The boy saw a dog. | அந்தச் சிறுவன் ஒரு நாயைப் பார்த்தான்.
-    Ravi helped his mother. | ரவி அவனுடைய அம்மாவுக்கு உதவினான்.
+    Ravi helped my mother. | ரவி என் அம்மாவுக்கு உதவினான்.
     Ravi gave the book to Meena. | ரவி மீனாவுக்கு அந்தப் புத்தகத்தைக் கொடுத்தான்.
     The house is big. | அந்த வீடு பெரிதாக இருக்கிறது.
     The houses are big. | அந்த வீடுகள் பெரிதாக இருக்கின்றன.
@@ -209,7 +209,7 @@ SENTENCES = """
     There were two books in the box. | பெட்டியில் இரண்டு புத்தகங்கள் இருந்தன.
     There is no water in the box. | பெட்டியில் தண்ணீர் இல்லை.
     Ravi has a book. | ரவியிடம் ஒரு புத்தகம் இருக்கிறது.
-    I do not have a book. | என்னிடம் ஒரு புத்தகம் இல்லை.
+    I do not have a book. | என்னிடம் புத்தகம் இல்லை.
     Ravi does not like apples. | ரவிக்கு ஆப்பிள்கள் பிடிக்காது.
     Ravi likes the dog. | ரவிக்கு அந்த நாயைப் பிடிக்கும்.
     Meena does not like Ravi. | மீனாவுக்கு ரவியைப் பிடிக்காது.
