@@ -276,9 +276,8 @@ def train(cfg: RunCfg, run: Run, skip_gate: bool, started: float) -> None:
     with run.under_way():
         before = setup.evaluate_before(run, lambda: evaluate(policy.model), rows, reward, cfg.max_new_tokens)
         run.begin(cfg)
-        skipped = "skipped by --skip_launch_gate" if skip_gate else ""
         gate = functools.partial(require_translation_launch, reward, rows, cfg.max_soft_win_share, cfg.seed)
-        setup.ask_launch_gate(run, gate, skipped)
+        setup.ask_launch_gate(run, gate, "skipped by --skip_launch_gate" if skip_gate else "")
         device = "cpu" if cfg.reward_offload else cfg.reward_device
         monitor = divergence_monitor(rows, cfg.independent_scorer, device, setting=run.setting)
         setup_wandb(cfg, run)
@@ -300,9 +299,9 @@ def train(cfg: RunCfg, run: Run, skip_gate: bool, started: float) -> None:
         limits: dict[str, Any] = {"keep": cfg.save_total_limit, "max_hours": cfg.max_hours}
         loop.train(run, trainer, callbacks, parts={"reward": reward}, started=started, **limits)
         data = {"name": cfg.dataset_name, "rows": len(sentences), "sha256": data_hash}
+        data["heldout"] = cfg.eval_file or cfg.eval_dataset
         told = {name: getattr(cfg, name) for name in CARD_FIELDS} | cfg.trl.changed()
-        card = {"base_model": cfg.model_id, "heldout": cfg.eval_file or cfg.eval_dataset, "data": data}
-        card |= {"settings": told, "prompt": PROMPT}
+        card = {"base_model": cfg.model_id, "data": data, "settings": told, "prompt": PROMPT}
         setup.finish(run, trainer, policy, held_out, task(), card, cfg.seed)
         if cfg.push_to and distributed.is_main_process():
             export.push(run.folder / "final", cfg.push_to)
