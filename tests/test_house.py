@@ -33,7 +33,7 @@ SKIPPED = {"build", "__pycache__"}  # and hidden folders, and what runs leave at
 LEFT_BY_RUNS = {"runs", "wandb"}
 # No package of rl_nmt imports one of its own row or a later one; audit may use guards.
 LEVELS = (
-    ("errors", "config", "ranges", "files", "hub", "distributed"),
+    ("errors", "config", "ranges", "files", "hub", "distributed", "progress"),
     ("text",),
     ("data", "runs", "models"),
     ("guards", "audit", "preflight", "backtranslation", "scorers"),

@@ -1,0 +1,38 @@
+"""Show how far long work is: one redrawn line in a terminal, elsewhere a plain line every few seconds."""
+
+import sys
+
+from tqdm import tqdm
+
+EVERY = 5.0  # seconds between plain lines; shorter work prints none
+LINE = "{desc}: {n_fmt} of {total_fmt} {unit}{postfix}, {remaining} left"
+
+
+class _Lines(tqdm):
+    """tqdm where the output is not a terminal: every state on a line of its own, without the first and the last."""
+
+    def display(self, msg=None, pos=None):
+        if 0 < self.n < self.total:
+            self.fp.write(f"{self}\n")
+            self.fp.flush()
+
+
+def progress(what: str, total: int, unit: str = "", position: int | None = None) -> tqdm:
+    """Return a tqdm to call `update(n)` on, for `total` pieces of work; use it in a `with` statement.
+
+    `position`: line of the terminal, where several processes work at the same time. The line goes away at the end.
+    """
+    terminal = sys.stdout.isatty()
+    kind, often = (tqdm, 0.1) if terminal else (_Lines, EVERY)
+    return kind(
+        total=total,
+        desc=what,
+        unit=unit,
+        position=position,
+        bar_format=LINE,
+        mininterval=often,
+        miniters=1,
+        leave=False,
+        file=sys.stdout,
+        dynamic_ncols=terminal,
+    )
