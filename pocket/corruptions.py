@@ -15,6 +15,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 
 from rl_nmt.errors import ConfigError
 
@@ -31,8 +32,10 @@ from .morphology import (
     pronoun_forms,
     question,
     realise,
+    resulting,
     third,
 )
+from .patterns import STATES
 from .phrases import MASS
 
 ONE_NUMBER = ("name", *MASS)  # no plural
@@ -133,7 +136,9 @@ def _add_tamil_verb(table: Forms, verb: Verb) -> None:
         table.add(negative(verb, tense, "3n"), category, verb.en, f"not/{tense}")
     for form in ("infinitive", "participle", "relative", "because", "when", "if"):
         table.add(nonfinite(verb, form), category, verb.en, form)
-    table.add(verb.infinitive, category, verb.en, "bare infinitive")
+    if verb.en in STATES:
+        for tense, person in product(("past", "present"), ("3n", "3np")):
+            table.add(resulting(verb, tense, person), category, verb.en, f"state/{tense}/{person}")
 
 
 @cache
@@ -169,6 +174,7 @@ def english_forms() -> Forms:
         "article": "the a an this these",
         "number": " ".join(NUMBERS),
         "degree": "very",
+        "it": "it",
         "manner": " ".join(en for en, _, _ in MANNERS),
         "day": "Monday Wednesday Friday Sunday",
         "when": "yesterday today tomorrow",

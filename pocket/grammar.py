@@ -28,7 +28,7 @@ class Pair:
 
 _CHOICES = [pattern for pattern, weight in PATTERNS for _ in range(weight)]
 
-MIN_WORDS, MAX_WORDS = 4, 14
+MIN_WORDS, MAX_WORDS = 3, 14
 
 
 def sample(rng: random.Random) -> Pair:

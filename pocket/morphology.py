@@ -15,7 +15,7 @@ from functools import cache
 
 from rl_nmt.errors import ConfigError
 
-from .lexicon import Noun, Pronoun, Verb, group
+from .lexicon import VERBS, Noun, Pronoun, Verb, group
 
 SIGNS = dict(zip("அஆஇஈஉஊஎஏஐஒஓஔ", ["", *"ாிீுூெேைொோௌ"], strict=True))
 PERSONS = {
@@ -110,6 +110,12 @@ def nonfinite(verb: Verb, form: str) -> str:
     if form == "if":
         return attach(verb.participle + "ன்" if weak else verb.participle, "ஆல்")
     return relative + {"relative": "", "because": "தால்", "when": "போது"}[form]
+
+
+@cache
+def resulting(verb: Verb, tense: str, person: str) -> str:
+    """The state after an act, participle and இரு in one word: திறந்திருக்கிறது, மூடியிருந்தது."""
+    return attach(verb.participle, finite(VERBS["be"], tense, person))
 
 
 def question(form: str) -> str:

@@ -21,7 +21,7 @@ from .lexicon import (
     Adjective,
     group,
 )
-from .morphology import finite, negative, nonfinite, noun_forms, question
+from .morphology import finite, negative, nonfinite, noun_forms, question, resulting
 from .phrases import MASS, Phrase, adjectives_for, kin, name_phrase, noun_phrase, person_phrase, place, thing
 
 Spoken = tuple[str, list[str], str]
@@ -147,7 +147,7 @@ def liking(rng: random.Random) -> Spoken:
     who, negated = person_phrase(rng), rng.random() < 0.3
     do_not = "does not" if who.singular3 else "do not"
     if rng.random() < 0.55:
-        liked = ("fruit", "produce", "food", "drink", "animal", "bird", "human", "tale", "clothes", "flower")
+        liked = ("fruit", "produce", "food", "drink", "animal", "bird", "human", "tale", "clothes", "flower", "rain")
         what = thing(rng, liked)
         while (
             clashes(who, what) or own(who, what.before) or "ஒரு" in what.before
@@ -359,6 +359,33 @@ def counting(rng: random.Random) -> Spoken:
     return f"how many {item.en_plural} {helper} {who.en} {verb.en}", tamil, "?"
 
 
+def weather(rng: random.Random) -> Spoken:
+    """It rained today: இன்று மழை பெய்தது."""
+    tense, negated = rng.choice(("past", "past", "present", "future")), rng.random() < 0.2
+    rain, made = VERBS["rain"], noun_phrase(rng, group("rain")[0], det=("", "", "", False))
+    en, ta, _ = rng.choice([time for time in TIMES if {"past": "p", "present": "r", "future": "f"}[tense] in time[2]])
+    form = (negative if negated else finite)(rain, tense, made.person)
+    said = verb_english(rain, made, tense, negated, "often" if en == "often" else "")
+    where = place(rng, ("village", "city", "forest", "island")) if rng.random() < 0.4 else ("", [], "")
+    words = ["it", said, where[0], "" if en == "often" else en]
+    return " ".join(filter(None, words)), [ta, *where[1], *made.case("nom"), form], "."
+
+
+STATES = {"open": "open", "close": "closed"}  # verb → English adjective
+
+
+def state(rng: random.Random) -> Spoken:
+    """The door is open: அந்தக் கதவு திறந்திருக்கிறது; closed: மூடியிருக்கிறது."""
+    verb = rng.choice(list(STATES))
+    item = rng.choice(group(rng.choice(("opening", "box", "bag", "shop", "school", "library", "office", "bank"))))
+    what = noun_phrase(rng, item, plural=False if item.group == "place" else None)
+    while "ஒரு" in what.before:
+        what = noun_phrase(rng, item, plural=False)
+    tense = rng.choice(("past", "present", "present"))
+    english = f"{what.en} {be_english(what, tense)} {STATES[verb]}"
+    return english, [*what.case("nom"), resulting(VERBS[verb], tense, what.person)], "."
+
+
 PATTERNS: list[tuple[Callable[[random.Random], Spoken], int]] = [
     (statement, 36),
     (described, 10),
@@ -377,4 +404,6 @@ PATTERNS: list[tuple[Callable[[random.Random], Spoken], int]] = [
     (yes_no, 5),
     (wh_question, 5),
     (counting, 2),
+    (weather, 2),
+    (state, 3),
 ]

@@ -42,7 +42,7 @@ def adjectives_for(kind: str, predicate: bool = False) -> list:
     return [adj for adj in ADJECTIVES if kind in adj.groups and (adj.predicate or not predicate)]
 
 
-MASS = ("food", "cooked", "drink")
+MASS = ("food", "cooked", "drink", "weather")
 THE = (("the", "அந்த^"), ("this", "இந்த^"))
 
 
