@@ -34,6 +34,7 @@ from rl_nmt.audit import cheats, launch_gate, preferences, reweigh
 from rl_nmt.data.tables import Pair, read_pairs
 from rl_nmt.errors import ConfigError, MissingService, RewardRefused
 from rl_nmt.guards import agreement
+from rl_nmt.text.known_words import known_words, unknown_words
 
 COMET_DIFFERENCE = 1e-4
 DEMO = [  # a translation and five outputs that must not beat it
@@ -108,6 +109,17 @@ def inspect(reward, own, pairs: list[Pair], cfg) -> None:
     print_signature(reward)
     if missing := sum(row["total"] is None for row in rows):
         raise RewardRefused(f"{missing} of {len(rows)} samples have no score; the warnings above say why")
+
+
+def warn_of_unknown_words(cfg, sources: list[str]) -> None:
+    """Name the sources with words that the pocket models were never taught; other models have no list of words."""
+    known = known_words(cfg.backtranslation_model, cfg.model_id)
+    unknown = {source: words for source in sources if known and (words := unknown_words(source, known))}
+    if unknown:
+        named = [f"{', '.join(words)} (in {config.excerpt(source)})" for source, words in unknown.items()]
+        more = [f"and the words of {len(named) - 3} more sources"] if len(named) > 3 else []
+        said = ", ".join([*named[:3], *more])
+        errors.warn(f"the pocket world does not know: {said}; scores of such sources mean nothing")
 
 
 def print_signature(reward) -> None:
@@ -260,6 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     preferred = preferences.read_preferences(own.pairs) if own.pairs else []
     pairs += sample_policy(cfg, own.samples) if own.samples else []
     honest, source = attack_pairs(own, cfg, pairs) if own.attack else ([], "")
+    warn_of_unknown_words(cfg, [*(pair.source for pair in pairs), *(row[0] for row in (*preferred, *honest))])
     reward = trainer.build_reward(cfg)
     if preferred:
         print(preferences.judge(reward, preferred, cfg.seed), flush=True)

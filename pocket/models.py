@@ -26,6 +26,7 @@ def build_all(folder: Path, seed: int, sizes) -> dict:
     shard.write_shard(folder / "c4" / "c4-train.00000-of-00001.json.gz", sizes.documents, seed, words)
     shard.write_references(folder / "heldout.jsonl", sizes.references, seed, words)
     pairs = list(islice(grammar.pairs(seed, part="train", max_words=words), sizes.pairs))
+    shard.write_words(folder / "words.txt", pairs)
     taught = fit_policy(folder / "policy", pairs, seed, sizes)
     fit_backtranslator(folder / "nllb", pairs, seed, sizes)
     graded = graded_outputs(folder, taught, pairs, seed, sizes)

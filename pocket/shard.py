@@ -1,4 +1,4 @@
-"""The pocket world's web: a shard in C4's on-disk format, and held-out references.
+"""The pocket world's web: a shard in C4's on-disk format, held-out references, and the list of its words.
 
 C4 (Raffel et al. 2020, section 2.2) ships gzipped JSON lines with text, timestamp and url. The texts here are
 grammar sentences of part "web", laid out as pages, with what C4 really has between the prose: menus,
@@ -14,13 +14,14 @@ import io
 import json
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
 from rl_nmt.errors import ConfigError
 
+from .corruptions import english_forms
 from .grammar import MAX_WORDS, Pair, pairs
 
 BOILERPLATE = (
@@ -82,6 +83,16 @@ def write_references(path: str | Path, n: int, seed: int, max_words: int = MAX_W
     chosen: Iterator[Pair] = islice(pairs(seed, part="heldout", max_words=max_words), n)
     lines = [json.dumps({"english": p.english, "tamil": p.tamil}, ensure_ascii=False) for p in chosen]
     _write(path, ("\n".join(lines) + "\n").encode())
+
+
+def write_words(path: str | Path, taught: Iterable[Pair]) -> None:
+    """Write the English words of the sentences that the models are taught, spelled as inside a sentence, one a line."""
+    names = english_forms().analyses
+    words: set[str] = set()
+    for pair in taught:
+        first, *others = pair.english.rstrip(".?").split()
+        words |= {first if first in names else first.lower(), *others}
+    _write(path, ("\n".join(sorted(words)) + "\n").encode())
 
 
 def _check(name: str, value: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 
 import pytest
@@ -156,6 +157,22 @@ def test_a_missing_score_is_status_3(smoke, monkeypatch):
     status, out, err = smoke(*line)
     assert status == 3 and [row[0] == "–" for row in table(out)] == [True, False]
     assert err.splitlines()[-1] == "error: 1 of 2 samples have no score; the warnings above say why"
+
+
+def test_words_that_pocket_models_do_not_know_are_named(smoke, tiny_nllb, tmp_path):
+    nllb = shutil.copytree(tiny_nllb, tmp_path / "world" / "nllb")
+    line = [word for english, tamil in PAIRS[:2] for word in ("--prompt", english, "--tamil", tamil)]
+    (tmp_path / "world" / "words.txt").write_text("the girl drinks water reads a book", encoding="utf-8")
+    status, out, err = smoke(*line, backtranslation_model=str(nllb))
+    assert status == 0 and err.count("warning: the pocket world does not know: boy (in 'The boy reads a book.')") == 1
+    assert PAIRS[1][0] not in err
+    (tmp_path / "world" / "words.txt").unlink()
+    assert smoke(*line, backtranslation_model=str(nllb))[:2] == (status, out)
+
+
+def test_models_without_a_list_of_words_know_all(smoke):
+    _, _, err = smoke("--prompt", "Xyzzy sneezed.", "--tamil", PAIRS[0][1])
+    assert "does not know" not in err
 
 
 def test_help_and_the_command_itself(tiny_all, tmp_path):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from pocket import build, formats, models
+from pocket import build, formats, grammar, models
+from rl_nmt.text.known_words import known_words, unknown_words
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,12 @@ def test_every_part_loads_with_the_products_own_code(world):
     assert all(
         v is not None for v in reward(None, [p["reference"] for p in pairs], source=[p["source"] for p in pairs])
     )
+
+
+def test_the_words_it_was_taught_are_listed(world):
+    known = known_words(str(world / "policy"))
+    taught = next(grammar.pairs(0, part="train", max_words=build.SMALL.max_words))
+    assert unknown_words(f"{taught.english} Xyzzy", known) == ["Xyzzy"]
 
 
 def test_the_training_shard_and_the_references_share_no_sentence(world, tmp_path):
