@@ -1,4 +1,5 @@
 # make train   build the pocket world once, then train on it (two CPU cores, no GPU); WITH="--max_steps 20" adds settings
+# make try     after `make train`: sentences before and after training, then translations of your own
 # make test    the tests: offline, two processes
 # make test-fast    text, guards, audit, config and runs: about a minute
 # make coverage     the tests with a table of the lines not run
@@ -17,10 +18,13 @@ PARALLEL := -n 2 --dist loadfile
 FAST := tests/text tests/guards tests/audit tests/test_config.py tests/runs --ignore tests/runs/test_checkpoints.py \
   --ignore tests/runs/test_faults.py
 
-.PHONY: train test test-fast coverage lint smoke pocket translategemma bench curve clean
+.PHONY: train try test test-fast coverage lint smoke pocket translategemma bench curve clean
 
 train: pocket
 	$(RUN) train_grpo_en_ta.py --config configs/pocket.yaml $(WITH)
+
+try: $(VENV)
+	$(RUN) -m pocket.show
 
 pocket: $(VENV)
 	$(RUN) -m pocket.build
