@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+from tokenizers import AddedToken
 
 TURN_TOKENS = ("<start_of_turn>", "<end_of_turn>")
 PLAIN = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}  # a token
@@ -49,8 +50,11 @@ def _fast_tokenizer(folder: Path, kind: str, **config):
     return tokenizer
 
 
-def gemma_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
-    """A GemmaTokenizerFast with Gemma's ids (pad 0, eos 1, bos 2, unk 3), byte fallback, no dummy prefix."""
+def gemma_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int, whole: Sequence[str] = ()):
+    """A GemmaTokenizerFast with Gemma's ids (pad 0, eos 1, bos 2, unk 3), byte fallback, no dummy prefix.
+
+    `whole`: texts that are one token each, beyond `vocab_size`.
+    """
     sentencepiece(
         folder / "tokenizer",
         texts,
@@ -71,7 +75,7 @@ def gemma_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
         user_defined_symbols=[*TURN_TOKENS, "\n"],
     )
     names = dict(enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *TURN_TOKENS, "\n"]))
-    return _fast_tokenizer(
+    tokenizer = _fast_tokenizer(
         folder,
         "GemmaTokenizer",
         added_tokens_decoder={i: {"content": name, **PLAIN, "special": name != "\n"} for i, name in names.items()},
@@ -86,6 +90,10 @@ def gemma_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
         model_input_names=["input_ids", "attention_mask"],
         chat_template=CHAT_TEMPLATE,
     )
+    if whole:
+        tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
+        tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def new_gemma(tokenizer, hidden: int, layers: int, heads: int = 4, **options):

@@ -17,10 +17,19 @@ class _Lines(tqdm):
             self.fp.flush()
 
 
-def progress(what: str, total: int, unit: str = "", position: int | None = None) -> tqdm:
+_place: int | None = None  # line of the terminal, where several processes work at the same time
+
+
+def place(line: int) -> None:
+    """Set this process's line of the terminal, 0 or more."""
+    global _place
+    _place = line
+
+
+def progress(what: str, total: int, unit: str = "") -> tqdm:
     """Return a tqdm to call `update(n)` on, for `total` pieces of work; use it in a `with` statement.
 
-    `position`: line of the terminal, where several processes work at the same time. The line goes away at the end.
+    The line goes away at the end.
     """
     terminal = sys.stdout.isatty()
     kind, often = (tqdm, 0.1) if terminal else (_Lines, EVERY)
@@ -28,7 +37,7 @@ def progress(what: str, total: int, unit: str = "", position: int | None = None)
         total=total,
         desc=what,
         unit=unit,
-        position=position,
+        position=_place,
         bar_format=LINE,
         mininterval=often,
         miniters=1,

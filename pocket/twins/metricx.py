@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from pocket import formats, models
+from pocket.fitting import batches, cross_entropy, fit, padded
 from pocket.grammar import Pair
 from pocket.twins import meanings
 from pocket.twins.damage import POINTS, points
-from pocket.twins.fitting import batches, cross_entropy, fit, padded
 from pocket.twins.graded import Graded
 from pocket.twins.meanings import per_token
 from rl_nmt.scorers.base import Segment
