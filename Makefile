@@ -9,9 +9,10 @@
 # make pocket  only build the pocket models
 # make bench   three seeds and a control run: the table in docs/LOG.md
 # make curve   put the curve of its seed 0 into the README
-# Each first creates .venv from requirements.txt if missing or older; tests and lint also install requirements-dev.txt.
+# Each first creates .venv from requirements.txt if missing, unfinished or older; tests and lint also install
+# requirements-dev.txt.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+PYTHON ?= python3.11 python3.12 python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 PARALLEL := -n 2 --dist loadfile
@@ -55,16 +56,20 @@ bench: pocket
 
 $(VENV): $(VENV)/installed
 
+ifneq ($(wildcard $(VENV)/installed),)
+ifneq ($(shell $(RUN) -c 'import pip' >/dev/null 2>&1 || echo broken),)
+.PHONY: $(VENV)/installed  # its Python was removed or replaced: install again
+endif
+endif
+
 $(VENV)/installed: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || \
-	  { echo "Python 3.11 or 3.12 is needed (PYTHON=$(PYTHON)); set PYTHON=/path/to/python3.11" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
-	touch $@
+	@for python in $(PYTHON) $(wildcard $(RUN)); do \
+	  "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || continue; \
+	  exec "$$python" scripts/install.py $(VENV) $< $@; \
+	done; echo "error: Python 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11 (tried: $(PYTHON))" >&2; exit 2
 
 $(VENV)/developer: requirements-dev.txt $(VENV)/installed
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	touch $@
+	@$(RUN) scripts/install.py $(VENV) $< $@
 
 curve:  # the picture in the README: seed 0 of `make bench`
 	cp runs/pocket_seeds/seed0/reward_curve.png docs/pocket_curve.png

@@ -1,63 +1,58 @@
 #!/usr/bin/env bash
-# Train on a Slurm cluster in as many jobs as it takes: each stops in time, saved, and queues the next.
+# Train on a Slurm cluster in as many jobs as it takes: each saves before its time is over and is queued again.
 #
 #   sbatch --gres=gpu:1 --time=04:00:00 scripts/slurm_train.sh --config configs/gemma3_1b_24gb.yaml
 #   LAUNCH="accelerate launch --config_file configs/accelerate/ddp_2gpu.yaml" sbatch --gres=gpu:2 … scripts/slurm_train.sh …
 #
 # Submit it from the repository's folder. Everything after the script's name goes to SCRIPT (train_grpo_en_ta.py).
 #   LAUNCH   what runs SCRIPT              default: .venv/bin/python
-#   SCRIPT   e.g. "-m recipes.translategemma.train" (its MAX_HOURS is rl.max_hours)
+#   SCRIPT   e.g. "-m recipes.translategemma.train"
 #   RUNS     folder that the run folder is in; default runs
-#   MARGIN   minutes before the job's end at which training stops and saves; default 15
 #
-# Exit status 75 (stopped in time) and 143 (SIGTERM) requeue the job, if it sealed a new checkpoint; all others end it.
+# Fifteen minutes before the job's end Slurm sends this script SIGUSR1, and the script sends the training SIGTERM. If one
+# generation cycle and a save take longer, submit with --signal=B:USR1@SECONDS. The job is queued again, under the same
+# id, if it sealed a new checkpoint; the next one resumes from there. Everything else ends it: a finished run, an error, a
+# planned stop (status 75), scancel. Slurm itself repeats a job whose node failed or that was preempted.
 #SBATCH --job-name=rl-nmt
 #SBATCH --cpus-per-task=8
 #SBATCH --time=12:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --signal=B:TERM@300
+#SBATCH --signal=B:USR1@900
 set -uo pipefail
 
-launch=${LAUNCH:-.venv/bin/python} script=${SCRIPT:-train_grpo_en_ta.py} margin=${MARGIN:-15}
-hours_flag=${MAX_HOURS:-max_hours}
+runs=${RUNS:-runs}
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
     echo "error: SLURM_JOB_ID is not set; submit this file with sbatch" >&2
     exit 2
 fi
-left=()
-if [[ -n ${SLURM_JOB_END_TIME:-} ]]; then
-    seconds=$((SLURM_JOB_END_TIME - $(date +%s) - 60 * margin))
-    if ((seconds <= 0)); then
-        echo "error: less than $margin minutes are left of the job's time; ask for more with --time, or set MARGIN" >&2
-        exit 2
-    fi
-    left=("--$hours_flag" "$(printf '%d.%04d' $((seconds / 3600)) $((seconds % 3600 * 10000 / 3600)))")
-fi
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-900} # torchrun kills after 30 seconds
 
 newest_checkpoint() { # a new one is progress
-    find "${RUNS:-runs}" -path '*/checkpoint-*/manifest.json' -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -n 1
+    find "$runs" -path '*/checkpoint-*/manifest.json' -printf '%T@ %p\n' 2>/dev/null | sort -n | tail -n 1
 }
 
 before=$(newest_checkpoint)
-# shellcheck disable=SC2086  (LAUNCH and SCRIPT may be several words)
-$launch $script "$@" "${left[@]}" &
+training='' warned=''
+trap 'warned=yes; [[ -z $training ]] || kill -TERM "$training" 2>/dev/null' USR1
+trap : TERM # scancel and preemption: Slurm signals every process, and the shell must outlive the save
+# LAUNCH and SCRIPT may be several words
+# shellcheck disable=SC2086
+${LAUNCH:-.venv/bin/python} ${SCRIPT:-train_grpo_en_ta.py} "$@" &
 training=$!
-trap 'kill -TERM "$training" 2>/dev/null' TERM # Slurm's warning before the end: training saves and stops
+while kill -0 "$training" 2>/dev/null; do # a signal ends `wait`, not the training
+    wait "$training"
+done
 wait "$training"
 status=$?
-while kill -0 "$training" 2>/dev/null; do # the trap ended `wait`, not the training
-    wait "$training"
-    status=$?
-done
-case $status in
-    75 | 143)
-        if [[ $(newest_checkpoint) == "$before" ]]; then
-            echo "error: no new checkpoint in this job, so the next one would not get further; use smaller save_steps" >&2
-            exit "$status"
-        fi
-        echo "stopped with status $status: requeueing job $SLURM_JOB_ID"
-        scontrol requeue "$SLURM_JOB_ID" || exit "$status"
-        ;;
-    *) exit "$status" ;;
-esac
+# 143: stopped by SIGTERM; 1 is all that torchrun and accelerate return
+if [[ -z $warned || ($status != 143 && $status != 1) ]]; then
+    exit "$status"
+fi
+if [[ $(newest_checkpoint) == "$before" ]]; then
+    echo "error: no new checkpoint below $runs (RUNS) in this job, so the next one would not get further;" \
+        "ask for more --time, or warn earlier with --signal=B:USR1@SECONDS" >&2
+    exit "$status"
+fi
+echo "stopped in time: queueing job $SLURM_JOB_ID again"
+scontrol requeue "$SLURM_JOB_ID" || exit "$status"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,21 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_run import ROOT, command, environment, flags, settings, write_data
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "slurm_train.sh"
 TRAINING = """
 import pathlib, signal, sys, time
 status, seal = int(sys.argv[1]), sys.argv[2] == "seal"
-def stop(*_):
-    sys.exit(143)
-signal.signal(signal.SIGTERM, stop)
-pathlib.Path("arguments").write_text(" ".join(sys.argv[3:]))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(status))
 if seal:
     folder = pathlib.Path("runs/mine/checkpoint-1")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "manifest.json").write_text(str(time.time()))
-if status == 143:
-    pathlib.Path("started").touch()
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").touch()
+pathlib.Path("arguments").write_text(" ".join(sys.argv[3:]))
+if "wait" in sys.argv:
     time.sleep(60)
 sys.exit(status)
 """
@@ -38,16 +36,21 @@ def cluster(tmp_path):
     scontrol.parent.mkdir()
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/requeued"\n', encoding="utf-8")
     scontrol.chmod(0o755)
+    jobs = []
 
-    def submit(*arguments, **environment):
-        env = os.environ | {"PATH": f"{scontrol.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
-        env |= {"LAUNCH": sys.executable, "SCRIPT": "train.py", **environment}
-        line = ["bash", str(SCRIPT), *arguments]
-        return subprocess.Popen(
-            line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
-        )
+    def submit(*arguments, **changes):
+        env = environment(PATH=f"{scontrol.parent}:{os.environ['PATH']}", SLURM_JOB_ID=7)
+        env |= {"LAUNCH": sys.executable, "SCRIPT": "train.py", **changes}
+        with (tmp_path / "job.log").open("a") as log:  # as Slurm's, of all jobs of this id
+            line = ["bash", str(ROOT / "scripts" / "slurm_train.sh"), *arguments]
+            jobs.append(subprocess.Popen(line, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True))
+        return jobs[-1]
 
-    return submit
+    yield submit
+    for job in jobs:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+            job.wait()
 
 
 def requeued(folder: Path) -> list[str]:
@@ -55,40 +58,103 @@ def requeued(folder: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-@pytest.mark.parametrize("status", [0, 1, 2, 3, 4, 69, 70, 73, 130])
-def test_a_job_that_ended_for_another_reason_is_not_requeued(cluster, tmp_path, status):
-    job = cluster(str(status), "seal")
-    job.communicate(timeout=60)
-    assert job.returncode == status and requeued(tmp_path) == []
+def until(job: subprocess.Popen, found) -> None:
+    """Wait until the training of this job has written what `found` looks for."""
+    deadline = time.monotonic() + 300
+    while not found():
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
 
 
-def test_a_planned_stop_is_requeued_with_the_time_that_is_left(cluster, tmp_path):
-    job = cluster("75", "seal", "--lr", "1e-5", SLURM_JOB_END_TIME=str(int(time.time()) + 3600 + 15 * 60))
-    _, err = job.communicate(timeout=60)
-    assert job.returncode == 0 and requeued(tmp_path) == ["requeue 7"], err
-    *given, flag, hours = (tmp_path / "arguments").read_text(encoding="utf-8").split()
-    assert given == ["--lr", "1e-5"] and flag == "--max_hours" and 0.99 < float(hours) <= 1
+@pytest.mark.parametrize("status", [0, 1, 2, 3, 4, 69, 70, 73, 75, 130, 143])
+def test_a_job_that_ends_by_itself_is_not_requeued(cluster, tmp_path, status):
+    """75 is max_hours or on_divergence stop, 143 somebody's `kill`."""
+    job = cluster(str(status), "seal", "--lr", "1e-5")
+    assert job.wait(60) == status and requeued(tmp_path) == []
+    assert (tmp_path / "arguments").read_text(encoding="utf-8") == "--lr 1e-5"
 
 
-def test_the_warning_before_the_end_reaches_the_training(cluster, tmp_path):
-    job = cluster("143", "seal")
-    while not (tmp_path / "started").exists():
-        time.sleep(0.05)
-    job.send_signal(signal.SIGTERM)
-    job.communicate(timeout=60)
-    assert job.returncode == 0 and requeued(tmp_path) == ["requeue 7"]
+@pytest.mark.parametrize(("status", "expected"), [(143, ["requeue 7"]), (1, ["requeue 7"]), (0, []), (70, [])])
+def test_slurms_warning_reaches_the_training_and_the_job_is_requeued(cluster, tmp_path, status, expected):
+    """1 is what torchrun makes of 143."""
+    job = cluster(str(status), "seal", "wait")
+    until(job, (tmp_path / "arguments").exists)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(60) == (0 if expected else status) and requeued(tmp_path) == expected
+
+
+def test_a_cancelled_job_is_not_requeued(cluster, tmp_path):
+    """scancel signals all its processes."""
+    job = cluster("143", "seal", "wait")
+    until(job, (tmp_path / "arguments").exists)
+    os.killpg(job.pid, signal.SIGTERM)
+    assert job.wait(60) == 143 and requeued(tmp_path) == []
 
 
 def test_a_job_without_progress_is_not_requeued_for_ever(cluster, tmp_path):
-    job = cluster("75", "no seal")
-    _, err = job.communicate(timeout=60)
-    assert job.returncode == 75 and requeued(tmp_path) == [] and "checkpoint" in err
+    job = cluster("143", "no seal", "wait")
+    until(job, (tmp_path / "arguments").exists)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(60) == 143 and requeued(tmp_path) == []
+    (line,) = (tmp_path / "job.log").read_text(encoding="utf-8").splitlines()
+    assert line.startswith("error: no new checkpoint below runs (RUNS)")
 
 
-@pytest.mark.parametrize(
-    "environment, said", [({"SLURM_JOB_ID": ""}, "sbatch"), ({"SLURM_JOB_END_TIME": "1"}, "--time")]
-)
-def test_what_cannot_work_is_refused_before_it_starts(cluster, tmp_path, environment, said):
-    job = cluster("0", "seal", **environment)
-    _, err = job.communicate(timeout=60)
-    assert job.returncode == 2 and said in err and err.count("\n") == 1 and not (tmp_path / "arguments").exists()
+def test_outside_slurm_nothing_is_started(cluster, tmp_path):
+    job = cluster("0", "seal", SLURM_JOB_ID="")
+    assert job.wait(60) == 2 and not (tmp_path / "arguments").exists()
+    (line,) = (tmp_path / "job.log").read_text(encoding="utf-8").splitlines()
+    assert line.startswith("error: SLURM_JOB_ID") and "sbatch" in line
+
+
+# --- the real training ---------------------------------------------------------------------------------
+
+STEP = re.compile(r"^step (\d+)/", re.MULTILINE)
+
+
+def newest(run: Path) -> int:
+    """Return the step of the newest sealed checkpoint, 0 without one."""
+    return max((int(path.parent.name.split("-")[1]) for path in run.glob("checkpoint-*/manifest.json")), default=0)
+
+
+def advanced(cluster, run: Path, line: list[str], **names) -> subprocess.Popen:
+    """Return a job that has sealed its first checkpoint."""
+    before, job = newest(run), cluster(*line, **names)
+    until(job, lambda: newest(run) > before)
+    return job
+
+
+@pytest.mark.slow
+def test_four_jobs_end_with_the_bits_of_one_run(cluster, tiny_all, tmp_path):
+    """The first two are warned, the third is killed with its shell, as when a node fails."""
+    write_data(tmp_path)
+    script, run = str(ROOT / "train_grpo_en_ta.py"), tmp_path / "runs" / "mine"
+    cfg = settings(tiny_all, tmp_path, tmp_path / "alone", max_steps=24, save_steps=3)
+    assert command(script, *flags(cfg)).returncode == 0
+    line = flags(cfg | {"output_dir": run})
+    for count in (1, 2):
+        job = advanced(cluster, run, line, SCRIPT=script)
+        job.send_signal(signal.SIGUSR1)
+        assert job.wait(300) == 0 and requeued(tmp_path) == ["requeue 7"] * count
+    job = advanced(cluster, run, line, SCRIPT=script)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    assert cluster(*line, SCRIPT=script).wait(300) == 0 and len(requeued(tmp_path)) == 2
+    for name in ("final/model.safetensors", "evaluation.json", "samples.jsonl"):
+        assert (run / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
+    steps = [int(step) for step in STEP.findall((tmp_path / "job.log").read_text(encoding="utf-8"))]
+    assert set(steps) == set(range(1, 25)) and len(steps) <= 24 + 3  # the kill lost less than a checkpoint's steps
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun_are_stopped_in_time(cluster, tiny_all, tmp_path):
+    write_data(tmp_path)
+    run, names = tmp_path / "runs" / "mine", {"SCRIPT": str(ROOT / "train_grpo_en_ta.py")}
+    names["LAUNCH"] = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2"
+    line = flags(settings(tiny_all, tmp_path, run, max_steps=12, per_device_batch_size=4))
+    job = advanced(cluster, run, line, **names)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(300) == 0 and requeued(tmp_path) == ["requeue 7"]
+    assert cluster(*line, **names).wait(300) == 0 and len(requeued(tmp_path)) == 1
+    steps = STEP.findall((tmp_path / "job.log").read_text(encoding="utf-8"))
+    assert [int(step) for step in steps] == list(range(1, 13))
