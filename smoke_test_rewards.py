@@ -72,6 +72,7 @@ def sample_policy(cfg, count: int) -> list[Pair]:
         temperature=cfg.temperature,
         top_p=cfg.top_p,
         num_return_sequences=cfg.group_size,
+        what="samples",
     )
     return [Pair(r["source"], t) for r, group in zip(rows, texts, strict=True) for t in group]
 
@@ -90,7 +91,7 @@ def show(rows: list[dict]) -> None:
 
 def inspect(reward, own, pairs: list[Pair], cfg) -> None:
     """Score the pairs; print every sample, or the table of --score; save the rows of --rollouts."""
-    rows = launch_gate.score_rows(reward, [pair.source for pair in pairs], [pair.output for pair in pairs])
+    rows = launch_gate.score_rows(reward, [p.source for p in pairs], [p.output for p in pairs], "scoring")
     human = [pair.score for pair in pairs]
     if own.rollouts:
         write_rollouts(own.rollouts, rows, {own.score: human} if own.score else {}, cfg)

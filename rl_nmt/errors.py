@@ -58,8 +58,9 @@ class CannotWrite(UserError):
 
 
 def warn(line: str) -> None:
-    """Print a warning, one line on standard error; the run continues."""
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+    """Print a warning, one line on standard error, above a progress line; the run continues."""
+    bars = sys.modules.get("tqdm")  # without it there is no progress line (rl_nmt/progress.py)
+    (bars.tqdm.write if bars else print)(f"warning: {line}", file=sys.stderr)
 
 
 def describe(error: BaseException) -> str:

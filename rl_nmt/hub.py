@@ -3,17 +3,21 @@
 A hub name may be pinned to a commit, tag or branch: `org/name@revision`. An existing path wins over a hub name.
 """
 
+import contextlib
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from rl_nmt.errors import ConfigError, MissingService, caused_by, describe
+from rl_nmt.progress import progress
 
 PROBE_SECONDS = 3.0
+LOOK_EVERY = 1.0  # seconds between two looks at how much of a download has arrived
 POCKET_HINT = "or try the whole loop offline with `make train`, which needs no download"
 COMET = "hparams.yaml"  # the file that tells a COMET checkpoint from other models
 
@@ -184,7 +188,7 @@ def download(models: Iterable[ModelUse], licence: Callable[[str], str | None] = 
         return
     if not hub_reachable():
         raise MissingService("--download: the hub cannot be reached from here (HF_ENDPOINT, HF_HUB_OFFLINE)")
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
 
     for model in wanted:
         try:
@@ -198,15 +202,49 @@ def download(models: Iterable[ModelUse], licence: Callable[[str], str | None] = 
         print(f"{model.setting:24} {model.name:45} {size:6.1f} GiB  licence {terms}{gated}", flush=True)
     for model in wanted:
         try:
-            repository, revision = split_revision(model.name)
-            folder = Path(snapshot_download(repository, revision=revision))
+            folder = fetch(model.name)
             print(f"have {model.name}", flush=True)
             # A COMET checkpoint contains its encoder's weights, but not the tokenizer and configuration.
             if encoder := _encoder_of(folder):
-                snapshot_download(encoder, allow_patterns=["*.json", "*.model", "*.txt"])
+                fetch(encoder, ["*.json", "*.model", "*.txt"])
                 print(f"have the tokenizer of {encoder}", flush=True)
         except Exception as error:
             raise explain(model.setting, model.name, error) from error
+
+
+def fetch(name: str, patterns: list[str] | None = None) -> Path:
+    """Download a hub model, or its files that match `patterns`, into the cache; return the folder. Shows progress.
+
+    The hub client's own bars are off meanwhile: they do not show bytes where the output is not a terminal. Raises what
+    the client raises; see `explain`.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download, utils
+    from huggingface_hub.file_download import repo_folder_name
+
+    repository, revision = split_revision(name)
+    info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+    chosen = utils.filter_repo_objects(info.siblings or [], allow_patterns=patterns, key=lambda file: file.rfilename)
+    sizes = {file.lfs.sha256 if file.lfs else file.blob_id: file.size or 0 for file in chosen}  # by name in `blobs`
+    blobs = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repository, repo_type="model"), "blobs")
+    over, shown = threading.Event(), not utils.are_progress_bars_disabled()
+
+    def look() -> None:
+        while not over.wait(LOOK_EVERY):
+            with contextlib.suppress(FileNotFoundError):  # ID.incomplete has just become ID
+                here = [max((p.stat().st_size for p in blobs.glob(f"{name}*")), default=0) for name in sizes]
+                bar.update(sum(here) // 2**20 - bar.n)
+
+    utils.disable_progress_bars()
+    with progress(f"download of {name}", sum(sizes.values()) // 2**20, "MiB") as bar:
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        try:
+            return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        finally:
+            over.set()
+            looking.join()
+            if shown:
+                utils.enable_progress_bars()
 
 
 def _encoder_of(folder: Path) -> str | None:

@@ -1,18 +1,23 @@
 """Show how far long work is: one redrawn line in a terminal, elsewhere a plain line every few seconds."""
 
+import os
 import sys
+from typing import ClassVar
+from weakref import WeakSet
 
 from tqdm import tqdm
 
 EVERY = 5.0  # seconds between plain lines; shorter work prints none
-LINE = "{desc}: {n_fmt} of {total_fmt} {unit}{postfix}, {remaining} left"
+LINE = "{desc}: {n_fmt} of {total_fmt}{unit}{postfix}, {remaining} left"
 
 
 class _Lines(tqdm):
     """tqdm where the output is not a terminal: every state on a line of its own, without the first and the last."""
 
+    _instances: ClassVar[WeakSet] = WeakSet()  # not tqdm's, which `errors.warn` draws again below its line
+
     def display(self, msg=None, pos=None):
-        if 0 < self.n < self.total:
+        if msg is None and 0 < self.n < self.total:  # "" on closing
             self.fp.write(f"{self}\n")
             self.fp.flush()
 
@@ -29,14 +34,16 @@ def place(line: int) -> None:
 def progress(what: str, total: int, unit: str = "") -> tqdm:
     """Return a tqdm to call `update(n)` on, for `total` pieces of work; use it in a `with` statement.
 
-    The line goes away at the end.
+    `what`: "" shows nothing. The line goes away at the end. While it is drawn, print only with `errors.warn`.
     """
-    terminal = sys.stdout.isatty()
+    # Some containers have a terminal without columns, where tqdm shows nothing.
+    terminal = sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0
     kind, often = (tqdm, 0.1) if terminal else (_Lines, EVERY)
     return kind(
         total=total,
         desc=what,
-        unit=unit,
+        unit=unit and f" {unit}",
+        disable=not what,
         position=_place,
         bar_format=LINE,
         mininterval=often,
@@ -44,4 +51,5 @@ def progress(what: str, total: int, unit: str = "") -> tqdm:
         leave=False,
         file=sys.stdout,
         dynamic_ncols=terminal,
+        ncols=None if terminal else 1000,  # whatever COLUMNS is
     )

@@ -9,6 +9,7 @@ line out: order is kept and empty lines stay empty.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -18,21 +19,26 @@ from rl_nmt import files
 from rl_nmt.errors import CannotWrite, ConfigError, run
 from rl_nmt.text.prompts import chat_prompt, fill
 
-CHUNK = 64  # batches between two lines of progress
-
 
 def translate(
-    model, tokenizer, lines: list[str], template: str, *, batch_size: int = 16, max_new_tokens: int = 256
+    model,
+    tokenizer,
+    lines: list[str],
+    template: str,
+    *,
+    batch_size: int = 16,
+    max_new_tokens: int = 256,
+    what: str = "",
 ) -> list[str]:
     """Translate each line greedily; return one line per input line, "" for a blank one.
 
-    `template` holds the slot `{source}`.
+    `template` holds the slot `{source}`. `what` names the work on a progress line; "" shows none.
     """
     from rl_nmt.models.generate import generate
 
     wanted = [i for i, line in enumerate(lines) if line.strip()]
     prompts = [chat_prompt(tokenizer, fill(template, lines[i])) for i in wanted]
-    answers = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    answers = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, what=what)
     output = [""] * len(lines)
     for i, answer in zip(wanted, answers, strict=True):
         output[i] = " ".join(answer[0].split())
@@ -162,13 +168,9 @@ def main(argv: list[str] | None = None) -> int:
     template = _template(args)
     lines = _lines(args)
     model, tokenizer = load(args.model, args.device)
-    output: list[str] = []
     sizes = {"batch_size": args.batch_size, "max_new_tokens": args.max_new_tokens}
-    step = args.batch_size * CHUNK
-    for start in range(0, len(lines), step):
-        output += translate(model, tokenizer, lines[start : start + step], template, **sizes)
-        if len(lines) > step:
-            print(f"{len(output)} of {len(lines)} lines", file=sys.stderr)
+    with contextlib.redirect_stdout(sys.stderr):  # where progress is shown
+        output = translate(model, tokenizer, lines, template, **sizes, what="translation")
     text = "".join(line + "\n" for line in output)
     if args.out is None:
         sys.stdout.buffer.write(text.encode("utf-8", "replace"))

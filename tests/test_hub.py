@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import socket
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
 import torch
 from hang_guard import ends_within
+from huggingface_hub import utils
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoSibling
 from tiny_run import ROOT, Server, command
 
-from rl_nmt import hub
+from rl_nmt import hub, progress
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.hub import ModelUse
 
@@ -272,6 +278,7 @@ def test_download_fetches_everything_that_a_later_offline_run_needs(published, t
         done = command("train_grpo_en_ta.py", *MODELS, "--download", **env)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
+    assert "Fetching" not in done.stderr  # the hub client's own bar
     first_fetched = next(i for i, line in enumerate(lines) if line.startswith("have "))
     assert first_fetched == 4 and all("GiB  licence" in line for line in lines[:4])
     assert "cc-by-nc-4.0" in next(line for line in lines if "acme/nllb" in line)
@@ -289,6 +296,36 @@ def test_download_fetches_everything_that_a_later_offline_run_needs(published, t
     assert 0.01 <= json.loads(offline.stdout.splitlines()[-1])[0] <= 1
 
 
+def test_a_download_shows_how_far_it_is(tmp_path, monkeypatch):
+    """Of the files it takes: those that are complete, arriving (under two names) and not begun."""
+    blobs, out = tmp_path / "models--acme--big" / "blobs", io.StringIO()
+    sizes = {"model.safetensors": ("aa", 5), "config.json": ("bb", 1), "other.bin": ("cc", 90)}
+    files = [RepoSibling(rfilename=name, size=size * 2**20, blob_id=i) for name, (i, size) in sizes.items()]
+    blobs.mkdir(parents=True)
+    for name in ("bb", "cc"):
+        (blobs / name).write_bytes(bytes(2**20))
+
+    def arrives(repository, revision, allow_patterns):
+        assert (repository, revision, allow_patterns) == ("acme/big", "v1", ["*.json", "*.safetensors"])
+        assert utils.are_progress_bars_disabled()
+        for size, ending in ((1, ".incomplete"), (3, ".x.incomplete")):
+            (blobs / f"aa{ending}").write_bytes(bytes(size * 2**20))
+            while f"download of acme/big@v1: {size + 1} of 6 MiB, 0" not in out.getvalue():
+                time.sleep(0.01)
+        return str(tmp_path)
+
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(hub, "LOOK_EVERY", 0.01)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: SimpleNamespace(siblings=files))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", arrives)
+    monkeypatch.setattr(sys, "stdout", out)
+    hidden = utils.are_progress_bars_disabled()
+    with ends_within(60):
+        assert hub.fetch("acme/big@v1", ["*.json", "*.safetensors"]) == tmp_path
+    assert utils.are_progress_bars_disabled() == hidden and out.getvalue().count("\n") == 2
+
+
 def test_a_gated_or_unknown_model_says_what_to_do(published, tmp_path):
     with Server(small_hub(published, {}, {"acme/qe"})) as server:
         env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": server.url, "HF_HOME": tmp_path, "HF_HUB_DISABLE_XET": "1"}
@@ -297,7 +334,7 @@ def test_a_gated_or_unknown_model_says_what_to_do(published, tmp_path):
     assert gated.returncode == unknown.returncode == 69
     assert "gated: accept the licence" in gated.stdout
     for done, words in ((gated, "acme/qe is gated. Accept its licence"), (unknown, "acme/gema does not exist")):
-        last = done.stderr.splitlines()[-1]  # progress bars may be above it
+        last = done.stderr.splitlines()[-1]
         assert last.startswith("error: ") and words in last and "Traceback" not in done.stderr
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from rl_nmt.errors import ConfigError, RewardRefused
 from rl_nmt.guards.agreement import cell
+from rl_nmt.progress import progress
 
 MAX_HONEST_GATED = 0.05  # the gates' own limit on human outputs is 0.02
 MAX_UNSCORED = 0.25  # the share of a group without a score above which the trainer skips it
@@ -193,7 +194,7 @@ def launch_gate(
     cheats = suite(pairs)
     texts = [output for _, output in pairs] + [cheat.text for cheat in cheats]
     sources = [source for source, _ in pairs] + [pairs[cheat.pair][0] for cheat in cheats]
-    rows = score_rows(reward, sources, texts)
+    rows = score_rows(reward, sources, texts, "launch gate")
     honest = rows[: len(pairs)]
     families: dict[str, FamilyResult] = {}
     for cheat, row in zip(cheats, rows[len(pairs) :], strict=True):
@@ -209,12 +210,17 @@ def check_bound(max_soft_win_share: float) -> None:
         raise ConfigError(f"max_soft_win_share: {max_soft_win_share} must be in [0, 1]")
 
 
-def score_rows(reward: Reward, sources: Sequence[str], texts: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the reward's rows of many outputs, in batches; a total that is not finite becomes None."""
+def score_rows(reward: Reward, sources: Sequence[str], texts: Sequence[str], what: str = "") -> list[dict[str, Any]]:
+    """Return the reward's rows of many outputs, in batches; a total that is not finite becomes None.
+
+    `what` names the work on a progress line; "" shows none.
+    """
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(texts), BATCH):
-        part = slice(start, start + BATCH)
-        rows += reward.score_components(None, texts[part], source=sources[part])
+    with progress(what, len(texts), "texts") as bar:
+        for start in range(0, len(texts), BATCH):
+            part = slice(start, start + BATCH)
+            rows += reward.score_components(None, texts[part], source=sources[part])
+            bar.update(len(rows) - bar.n)
     for row in rows:
         if row["total"] is not None and not math.isfinite(row["total"]):
             row["total"] = None

@@ -57,7 +57,7 @@ def judge(reward: Reward, pairs: Sequence[tuple[str, str, str]], seed: int = 0) 
     """Score both sides of every (source, chosen, rejected) and count."""
     texts = [text for _, chosen, rejected in pairs for text in (chosen, rejected)]
     sources = [source for source, _, _ in pairs for _ in range(2)]
-    totals = [row["total"] for row in score_rows(reward, sources, texts)]
+    totals = [row["total"] for row in score_rows(reward, sources, texts, "preferences")]
     return count(list(zip(totals[::2], totals[1::2], strict=True)), seed)
 
 

@@ -14,6 +14,7 @@ from rl_nmt.data.snapshot import Sealed, Snapshot
 from rl_nmt.data.sources import Source, read_rows
 from rl_nmt.data.streams import StreamBroken
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
+from rl_nmt.progress import progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +53,15 @@ def materialise(folder: str | Path, settings: CorpusSettings) -> Sealed:
     elif folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"output_dir: {folder} has files but no data.json; name another output_dir, or remove it")
     else:
-        with contextlib.closing(read_rows(settings)) as rows:
-            train, heldout, counts = _select(rows, settings)
+        total = settings.num_train_samples + settings.num_eval_samples
+        with contextlib.closing(read_rows(settings)) as rows, progress("data", total, "sentences") as bar:
+            train, heldout, counts = _select(rows, settings, bar)
         sealed = snapshot.write([{"source": text} for text in train], [{"source": text} for text in heldout], counts)
     train, heldout = ([row["source"] for row in rows] for rows in (sealed.train, sealed.heldout))
     return sealed._replace(train=train, heldout=heldout)
 
 
-def _select(rows: Iterator[Any], settings: CorpusSettings) -> tuple[list[str], list[str], dict[str, Any]]:
+def _select(rows: Iterator[Any], settings: CorpusSettings, bar) -> tuple[list[str], list[str], dict[str, Any]]:
     """Take clean distinct rows until both splits are full; return train, heldout and the counts."""
     wanted, held_wanted = settings.num_train_samples, settings.num_eval_samples
     total = wanted + held_wanted
@@ -83,6 +85,7 @@ def _select(rows: Iterator[Any], settings: CorpusSettings) -> tuple[list[str], l
                     seeded = hashlib.sha256(f"{settings.seed}\n".encode() + folded).digest()
                     kept[text] = int.from_bytes(seeded[:7], "big") / 2**56
                     held += kept[text] < share
+                    bar.update(min(held, held_wanted) + min(len(kept) - held, wanted) - bar.n)
             if reason:
                 rejected[reason] += 1
             if (held >= held_wanted and len(kept) - held >= wanted) or read >= most:

@@ -7,13 +7,12 @@ the same rows in the same order; those already delivered are compared by hash an
 import contextlib
 import hashlib
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rl_nmt.errors import MissingService, UserError, causes, describe
+from rl_nmt.errors import MissingService, UserError, causes, describe, warn
 
 RETRY_SECONDS = 600.0  # limit without a new row, whether the stream fails or is only slow
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between attempts: doubled each time
@@ -68,7 +67,7 @@ def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[An
         if time.monotonic() + pause >= last + RETRY_SECONDS:
             silent = time.monotonic() - last
             raise StreamBroken(f"dataset_name: {name} has sent no new row for {silent:.0f} s ({said})")
-        print(f"{name}: {said}; trying again in {pause:.0f} s, {count} rows so far", file=sys.stderr, flush=True)
+        warn(f"{name}: {said}; trying again in {pause:.0f} s, {count} rows so far")
         time.sleep(pause)
         wait = min(LONGEST_WAIT, 2 * wait)
 

@@ -6,6 +6,8 @@ failures, they do not rate quality.
 """
 
 import argparse
+import contextlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from rl_nmt.guards.agreement import cell, measure, oriented
 from rl_nmt.guards.copying import copied_share
 from rl_nmt.guards.facts import fidelity
 from rl_nmt.guards.gates import REASONS, verdict
+from rl_nmt.progress import progress
 from rl_nmt.text.languages import LANGUAGES, SOURCE, TARGET, Language
 from rl_nmt.text.pair import TextPair
 from rl_nmt.text.unicode import length_penalty, script_share
@@ -34,9 +37,15 @@ MEASURES: dict[str, Callable[[TextPair], float | None]] = {
 
 def report(rows: Sequence[Pair], language: Language, source_language: Language, examples: int = 0) -> str:
     """Return the whole report as text; `examples` gated rows are shown per reason."""
-    pairs = [TextPair(row.source, row.output, language, source_language) for row in rows]
-    reasons = [verdict(pair) for pair in pairs]
-    values = {name: [measure(pair) for pair in pairs] for name, measure in MEASURES.items()}
+    reasons: list[str | None] = []
+    values: dict[str, list[float | None]] = {name: [] for name in MEASURES}
+    with progress("gates", len(rows), "rows") as bar:
+        for row in rows:
+            pair = TextPair(row.source, row.output, language, source_language)
+            reasons.append(verdict(pair))
+            for name, value_of in MEASURES.items():
+                values[name].append(value_of(pair))
+            bar.update()
     lines = [*_gates(rows, reasons, examples), "", *_distributions(values)]
     if any(row.score is not None for row in rows):
         lines += ["", *_against_people(rows, reasons, values)]
@@ -95,7 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--examples", type=int, default=0, metavar="N", help="gated rows to show per gate")
     given = parser.parse_args(arguments)
     rows = read_pairs(given.file, "FILE", given.source, given.target, given.score)
-    print(report(rows, LANGUAGES[given.language], LANGUAGES[given.source_language], given.examples))
+    with contextlib.redirect_stdout(sys.stderr):  # where progress is shown
+        text = report(rows, LANGUAGES[given.language], LANGUAGES[given.source_language], given.examples)
+    print(text)
     return 0
 
 

@@ -12,6 +12,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from rl_nmt import distributed
 from rl_nmt.models.policy import stop_ids
+from rl_nmt.progress import progress
 
 TRANSFORMERS_4 = transformers.__version__.startswith("4.")  # 5 uses the model's own settings only for values not given
 
@@ -56,6 +57,7 @@ def generate(
     top_p: float = 1.0,
     num_return_sequences: int = 1,
     part: tuple[int, int] = (0, 1),
+    what: str = "",
 ) -> list[list[str]]:
     """Return `num_return_sequences` completions for each prompt, in the order of `prompts`.
 
@@ -64,7 +66,8 @@ def generate(
     or after `max_new_tokens` tokens; it is decoded without special tokens and stripped, and may be
     empty. Greedy decoding leaves the random state unchanged. The model may be a PEFT model, in training
     mode, with gradients enabled: its state is restored. Only every `part[1]`-th batch is generated,
-    beginning with number `part[0]`; the prompts of the others get no completion.
+    beginning with number `part[0]`; the prompts of the others get no completion. `what` names the work on a
+    progress line; "" shows none.
     """
     n = num_return_sequences
     encoded = encode_prompts(tokenizer, prompts)
@@ -89,22 +92,24 @@ def generate(
     if is_deepspeed_zero3_enabled() and len(own) < len(batches[:: part[1]]):
         own = [*own, batches[0]]  # every process holds a part of each weight, so all must run
     answers: list[list[str]] = [[] for _ in prompts]
-    with inference(model):
+    with inference(model), progress(what, sum(map(len, own)), "texts") as bar:
         for rows in own:
             new = _generate_batch(model, [encoded[i] for i in rows], settings)  # (rows * n, new tokens)
             texts = [_decode(tokenizer, ids, stops) for ids in new.tolist()]
             for place, i in enumerate(rows):
                 answers[i] = texts[place * n : (place + 1) * n]
+            bar.update(len(rows))
     return answers
 
 
-def generate_together(model, tokenizer, prompts: list[str], *, max_new_tokens: int, batch_size: int = 16) -> list[str]:
+def generate_together(model, tokenizer, prompts: list[str], **options: Any) -> list[str]:
     """Return one greedy completion of each prompt, with the batches divided among the run's processes. Collective.
 
     Every process passes the same prompts and gets all completions. Batches and texts are those of a single process.
+    `options`: max_new_tokens, batch_size and what, as for `generate`; the progress line counts this process's share.
     """
     part = distributed.rank(), distributed.count()
-    own = generate(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, part=part)
+    own = generate(model, tokenizer, prompts, **options, part=part)
     found = {i: texts[0] for i, texts in distributed.gathered(list(enumerate(own))) if texts}
     return [found[i] for i in range(len(prompts))]
 

@@ -31,9 +31,10 @@ def fetch(argument: str, name: str, filename: str, patterns: list[str] | None = 
     from huggingface_hub import snapshot_download
 
     try:
-        here = hub.cached(name, filename) is not None
+        if hub.cached(name, filename) is None:
+            return hub.fetch(name, patterns)
         repository, revision = hub.split_revision(name)
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=here))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns, local_files_only=True))
     except Exception as error:  # whatever the hub client raises: requests', its own, OSError
         raise hub.explain(argument, name, error) from error
 

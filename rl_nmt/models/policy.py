@@ -17,6 +17,7 @@ from rl_nmt.text import prompts
 
 FAMILIES = {"gemma3": ("Gemma 3", ("gemma3_text", "gemma3"))}  # family → its name, its values of model_type
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+FILES = ["*.json", "*.jinja", "*.model", "*.txt", "model*.safetensors"]  # of a hub model; not the same weights twice
 # The text part of google/gemma-3-4b-it and larger, in the layouts of transformers 4 and 5.
 TEXT_PART = {r"^(model\.)?language_model\.(model\.)?": "model."}
 
@@ -54,7 +55,7 @@ def load_tokenizer(model_id: str, families: Sequence[str] = (), argument: str = 
     `families`: the accepted ones of `FAMILIES`; empty for any chat model. `argument`: the setting to name. Raises
     ConfigError without a tokenizer, or if it is not of a chat model of these families; MissingService as `hub.explain`.
     """
-    hub.require_model(argument, model_id)
+    loading.fetch(argument, model_id, "config.json", FILES)  # transformers would download without showing progress
     name, revision = hub.split_revision(model_id)
     if Path(name).is_dir() and not any((Path(name) / file).exists() for file in VOCABULARIES):
         # transformers 5 would create an empty one

@@ -18,6 +18,7 @@ from rl_nmt.preflight import memory_estimate
 from rl_nmt.preflight.capacity import batch_findings, disk_finding, joint_limit_findings, memory_findings
 from rl_nmt.preflight.findings import Finding, exit_code, fail, failed, table
 from rl_nmt.preflight.machine import Machine, device_findings, look, version_findings
+from rl_nmt.progress import progress
 
 __all__ = ["diagnose", "exit_code", "table", "time_two_steps"]
 
@@ -125,12 +126,14 @@ def time_two_steps(trainer: Any, steps: int) -> list[float]:
         def on_step_end(self, args, state, control, **kwargs):
             times[-1] += time.perf_counter()
             control.should_save = False
+            bar.update()
 
     args = trainer.args
     cycle = max(1, args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps)
     args.max_steps, args.save_strategy = 2 * cycle, "no"
     trainer.add_callback(Clock())
-    trainer.train()
+    with progress("dry step", args.max_steps, "steps") as bar:
+        trainer.train()
     first, second = sum(times[:cycle]) / cycle, sum(times[cycle:]) / cycle
     left = timedelta(seconds=round(steps * second))
     print(f"dry step: {first:.1f} s, the second {second:.1f} s: about {left} for {steps} steps", flush=True)

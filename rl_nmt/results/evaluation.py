@@ -21,6 +21,7 @@ import numpy as np
 from rl_nmt import files
 from rl_nmt.errors import ConfigError
 from rl_nmt.files import finite
+from rl_nmt.progress import progress
 from rl_nmt.results.task import COMMON, REWARD, Task, mean, number
 from rl_nmt.text.unicode import safe_unicode
 
@@ -80,7 +81,8 @@ def evaluate(
         raise ConfigError("evaluation rows: none found; give eval_file, eval_dataset or held-out rows")
     sources, references = _sides(rows)
     prompts = [make_prompt(source) for source in sources]
-    answers = generate_together(model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    sizes: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    answers = generate_together(model, tokenizer, prompts, **sizes, what="held-out generation")
     outputs = [safe_unicode(answer) for answer in answers]
     components = _score_together(reward_fn, prompts, outputs, sources)
     snapshot = Snapshot(sources, references, outputs, finite(components), {})
@@ -104,11 +106,13 @@ def _score_together(reward_fn, prompts: list[str], outputs: list[str], sources: 
     count = distributed.count()
     starts = range(0, len(outputs), SCORED_TOGETHER)
     own = []
-    for turn in range(0, len(starts), count):  # a process without a block calls with empty lists
-        start = SCORED_TOGETHER * (turn + distributed.rank())
-        block = slice(start, start + SCORED_TOGETHER)
-        rows = reward_fn.score_components(prompts[block], outputs[block], source=sources[block])
-        own += [(start + i, row) for i, row in enumerate(rows)]
+    with progress("held-out scoring", len(outputs), "texts") as bar:
+        for turn in range(0, len(starts), count):  # a process without a block calls with empty lists
+            start = SCORED_TOGETHER * (turn + distributed.rank())
+            block = slice(start, start + SCORED_TOGETHER)
+            rows = reward_fn.score_components(prompts[block], outputs[block], source=sources[block])
+            own += [(start + i, row) for i, row in enumerate(rows)]
+            bar.update(min(SCORED_TOGETHER * count, len(outputs) - bar.n))
     return [row for _, row in sorted(distributed.gathered(own), key=lambda placed: placed[0])]
 
 

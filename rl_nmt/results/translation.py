@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from rl_nmt import distributed
+from rl_nmt.progress import progress
 from rl_nmt.results.divergence import DivergenceMonitor
-from rl_nmt.results.evaluation import Snapshot, bootstrap_draws
+from rl_nmt.results.evaluation import SCORED_TOGETHER, Snapshot, bootstrap_draws
 from rl_nmt.results.task import Column, Task
 from rl_nmt.scorers.base import QUALITY_ESTIMATION, Segment, require_scale
 from rl_nmt.text.languages import ENGLISH, Language
@@ -131,7 +132,12 @@ def divergence_monitor(
     def by_scorer(snapshot: Snapshot) -> list[float | None]:
         if scorer is None:
             return [None] * len(snapshot.sources)
-        values = scorer.score([Segment(s, o) for s, o in zip(snapshot.sources, snapshot.outputs, strict=True)]).values
+        segments = [Segment(s, o) for s, o in zip(snapshot.sources, snapshot.outputs, strict=True)]
+        values: list[float | None] = []
+        with progress("independent scorer", len(segments), "texts") as bar:
+            for start in range(0, len(segments), SCORED_TOGETHER):
+                values += scorer.score(segments[start : start + SCORED_TOGETHER]).values
+                bar.update(len(values) - bar.n)
         return [None if v is None else v if scorer.higher_is_better else -v for v in values]
 
     name, score = "", by_scorer

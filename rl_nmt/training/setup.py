@@ -13,6 +13,7 @@ from typing import Any
 
 from rl_nmt import distributed, files
 from rl_nmt.errors import ConfigError, ResumeRefused
+from rl_nmt.progress import progress
 from rl_nmt.results.task import Task
 from rl_nmt.runs import run_folder
 from rl_nmt.runs.metrics_file import MetricsFile
@@ -180,13 +181,15 @@ def measure_jitter(reward, sources: Sequence[str], outputs: Sequence[str]) -> fl
     order = list(range(len(outputs)))
     totals: dict[int, list[float]] = defaultdict(list)
     shuffle = random.Random(0).shuffle
-    for turn in range(JITTER_ROUNDS):
-        for piece in filter(None, [order[::2], order[1::2]] if turn else [order]):
-            rows = reward.score_components(None, [outputs[i] for i in piece], source=[sources[i] for i in piece])
-            for i, row in zip(piece, rows, strict=True):
-                if row["total"] is not None:
-                    totals[i].append(row["total"])
-        shuffle(order)
+    with progress("noise floor", JITTER_ROUNDS * len(outputs), "scores") as bar:
+        for turn in range(JITTER_ROUNDS):
+            for piece in filter(None, [order[::2], order[1::2]] if turn else [order]):
+                rows = reward.score_components(None, [outputs[i] for i in piece], source=[sources[i] for i in piece])
+                for i, row in zip(piece, rows, strict=True):
+                    if row["total"] is not None:
+                        totals[i].append(row["total"])
+                bar.update(len(piece))
+            shuffle(order)
     return max((max(found) - min(found) for found in totals.values()), default=0.0)
 
 

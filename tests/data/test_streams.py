@@ -206,7 +206,9 @@ def test_a_pinned_data_set(answers):
 
 @pytest.mark.slow
 def test_a_retry_is_reported(answers):
-    line = next(line for line in answers["stderr"].splitlines() if line.startswith("acme/429: HfHubHTTPError: 429"))
+    line = next(
+        line for line in answers["stderr"].splitlines() if line.startswith("warning: acme/429: HfHubHTTPError: 429")
+    )
     assert "trying again in 1 s, " in line and 30 <= int(line.split(" rows so far")[0].split()[-1]) <= 60
 
 

@@ -11,6 +11,7 @@ from hang_guard import ends_within
 from tiny_run import settings, write_data
 
 import train_grpo_en_ta as script
+from rl_nmt import progress
 from rl_nmt.preflight import capacity, doctor
 from rl_nmt.preflight import machine as machine_
 from rl_nmt.preflight.findings import Finding
@@ -336,7 +337,7 @@ def test_checkpoints_by_hand():
 
 
 @pytest.mark.parametrize("iterations", [1, 2])
-def test_dry_steps_are_timed_and_leave_no_checkpoint(tiny_policy, tmp_path, capsys, iterations):
+def test_dry_steps_are_timed_and_leave_no_checkpoint(tiny_policy, tmp_path, capsys, monkeypatch, iterations):
     import torch
 
     from rl_nmt.models import policy
@@ -369,8 +370,13 @@ def test_dry_steps_are_timed_and_leave_no_checkpoint(tiny_policy, tmp_path, caps
     sentences = [f"Village number {i} has a school." for i in range(20)]
     trainer = script.build_trainer(small, tmp_path, Policy(tokenizer, precision, model, lambda: model), slow, sentences)
     start = time.perf_counter()
+    monkeypatch.setattr(progress, "EVERY", 0.0)
     seconds = doctor.time_two_steps(trainer, 3600)
     assert len(seconds) == 2 * iterations == trainer.state.global_step
-    assert re.search(r"dry step: \d+\.\d s, the second .* for 3600 steps", capsys.readouterr().out)
+    *lines, result = capsys.readouterr().out.splitlines()
+    assert re.match(r"dry step: \d+\.\d s, the second .* for 3600 steps", result)
+    assert [line.split(",")[0] for line in lines[1 - 2 * iterations :]] == [
+        f"dry step: {n} of {2 * iterations} steps" for n in range(1, 2 * iterations)
+    ]
     assert all(0.2 < s for s in seconds[::iterations]) and sum(seconds) < time.perf_counter() - start
     assert not list(tmp_path.glob("checkpoint-*"))
