@@ -40,7 +40,7 @@ def cluster(tmp_path):
 
     def submit(*arguments, **changes):
         env = environment(PATH=f"{scontrol.parent}:{os.environ['PATH']}", SLURM_JOB_ID=7)
-        env |= {"LAUNCH": sys.executable, "SCRIPT": "train.py", **changes}
+        env |= {"LAUNCH": sys.executable, "SCRIPT": "train.py", "SLURM_JOB_END_TIME": "", **changes}
         with (tmp_path / "job.log").open("a") as log:  # as Slurm's, of all jobs of this id
             line = ["bash", str(ROOT / "scripts" / "slurm_train.sh"), *arguments]
             jobs.append(subprocess.Popen(line, cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True))
@@ -68,7 +68,7 @@ def until(job: subprocess.Popen, found) -> None:
 
 @pytest.mark.parametrize("status", [0, 1, 2, 3, 4, 69, 70, 73, 75, 130, 143])
 def test_a_job_that_ends_by_itself_is_not_requeued(cluster, tmp_path, status):
-    """75 is max_hours or on_divergence stop, 143 somebody's `kill`."""
+    """75 is on_divergence stop where the job's end is not known or far away, 143 somebody's `kill`."""
     job = cluster(str(status), "seal", "--lr", "1e-5")
     assert job.wait(60) == status and requeued(tmp_path) == []
     assert (tmp_path / "arguments").read_text(encoding="utf-8") == "--lr 1e-5"
@@ -81,6 +81,26 @@ def test_slurms_warning_reaches_the_training_and_the_job_is_requeued(cluster, tm
     until(job, (tmp_path / "arguments").exists)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(60) == (0 if expected else status) and requeued(tmp_path) == expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(3600, []), (302, ["requeue 7"])])
+def test_the_time_that_is_left_is_max_hours_and_its_stop_requeues(cluster, tmp_path, seconds, expected):
+    """The stand-in stops after 2 seconds: long before the end, or in the last quarter of the time."""
+    (tmp_path / "train.py").write_text(TRAINING.replace("time.sleep(60)", "time.sleep(2)"), encoding="utf-8")
+    ends = int(time.time()) + seconds
+    # In a job of 302 seconds the last quarter begins after 226: the clock of the script is moved on instead.
+    clock = tmp_path / "bin" / "date"
+    clock.write_text('#!/bin/sh\n/bin/date +%s > now; [ -e arguments ] && echo $(($(cat now) + 298)) || cat now\n')
+    clock.chmod(0o755)
+    job = cluster("75", "seal", "wait", SLURM_JOB_END_TIME=str(ends))
+    assert job.wait(60) == (0 if expected else 75) and requeued(tmp_path) == expected
+    flag, hours = (tmp_path / "arguments").read_text(encoding="utf-8").split()[-2:]
+    assert flag == "--max_hours" and 0 <= float(hours) <= (seconds - 300) / 3600
+
+
+def test_a_job_that_is_nearly_over_is_refused(cluster, tmp_path):
+    job = cluster("0", "seal", SLURM_JOB_END_TIME=str(int(time.time()) + 200))
+    assert job.wait(60) == 2 and "--time" in (tmp_path / "job.log").read_text(encoding="utf-8")
 
 
 def test_a_cancelled_job_is_not_requeued(cluster, tmp_path):
