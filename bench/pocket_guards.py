@@ -57,7 +57,7 @@ def taught_to_copy(world: Path, seed: int) -> Path:
     import torch
     from transformers import AutoTokenizer, Gemma3ForCausalLM
 
-    from pocket import corruptions, grammar, models
+    from pocket import corruptions, fitting, grammar, models
     from pocket.build import Sizes
     from train_grpo_en_ta import make_prompt
 
@@ -81,7 +81,7 @@ def taught_to_copy(world: Path, seed: int) -> Path:
         batch = rng.sample(pairs, 64)
         return models.sft_loss(model, tokenizer, [make_prompt(p.english) for p in batch], [answer(p) for p in batch])
 
-    models.train(model, loss, LESSONS, 1e-3)
+    fitting.train(model, loss, LESSONS, 0.005, what="learning to copy")
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder

@@ -48,13 +48,13 @@ class Sizes:
     vocab: int = 2600
     policy_hidden: int = 192
     policy_layers: int = 2
-    careless: float = 0.55  # policy: how often its teacher gives in to each bad habit
-    policy_steps: int = 80  # again until it reaches policy_chrf, then a quarter more with a falling rate
-    policy_chrf: float = 45.0
+    careless: float = 0.65  # policy: how often its teacher gives in to each bad habit
+    policy_steps: int = 300  # again until it reaches policy_chrf, then a quarter more with a falling rate
+    policy_chrf: float = 50.0
     stronger_steps: int = 60
     nllb_hidden: int = 160
     nllb_layers: int = 2
-    nllb_steps: int = 300
+    nllb_steps: int = 400
     comet_hidden: int = 128
     comet_layers: int = 2
     da_steps: int = 200

@@ -149,9 +149,8 @@ def liking(rng: random.Random) -> Spoken:
     if rng.random() < 0.55:
         liked = ("fruit", "produce", "food", "drink", "animal", "bird", "human", "tale", "clothes", "flower", "rain")
         what = thing(rng, liked)
-        while (
-            clashes(who, what) or own(who, what.before) or "ஒரு" in what.before
-        ):  # one likes kinds and known things: owls, this owl
+        # One likes kinds and known things: owls, this owl.
+        while clashes(who, what) or own(who, what.before) or "ஒரு" in what.before:
             what = thing(rng, liked)
         tamil = [*who.case("dat"), *what.case("acc" if what.animate else "nom")]
         verb = f"{do_not} like" if negated else "likes" if who.singular3 else "like"
@@ -198,11 +197,7 @@ def subordinate(rng: random.Random) -> Spoken:
         side = f"if {first.english('present')}"
         if first.verb.past == first.verb.en and not first.subject.singular3:
             return subordinate(rng)
-        return (
-            f"{second.english('future')} {side}",
-            [*first.tamil_nonfinite("if"), *second.tamil("future")],
-            ".",
-        )
+        return f"{second.english('future')} {side}", [*first.tamil_nonfinite("if"), *second.tamil("future")], "."
     form = {"because": "because", "when": "when", "after": "relative"}[word]
     tamil = [*first.tamil_nonfinite(form), *(["பிறகு"] if word == "after" else []), *second.tamil("past")]
     return f"{second.english('past')} {word} {first.english('past')}", tamil, "."
@@ -310,11 +305,8 @@ def yes_no(rng: random.Random) -> Spoken:
     tense = rng.choice(("past", "present", "future"))
     helper = {"past": "did", "present": "does" if made.subject.singular3 else "do", "future": "will"}[tense]
     tamil = made.tamil(tense)
-    return (
-        f"{helper} {made.subject.en} {made.verb.en} {made.en}".strip(),
-        [*tamil[:-1], question(tamil[-1])],
-        "?",
-    )
+    english = f"{helper} {made.subject.en} {made.verb.en} {made.en}".strip()
+    return english, [*tamil[:-1], question(tamil[-1])], "?"
 
 
 def wh_question(rng: random.Random) -> Spoken:
@@ -361,14 +353,13 @@ def counting(rng: random.Random) -> Spoken:
 
 def weather(rng: random.Random) -> Spoken:
     """It rained today: இன்று மழை பெய்தது."""
+    made = Clause(noun_phrase(rng, group("rain")[0], det=("", "", "", False)), VERBS["rain"], [], "")
     tense, negated = rng.choice(("past", "past", "present", "future")), rng.random() < 0.2
-    rain, made = VERBS["rain"], noun_phrase(rng, group("rain")[0], det=("", "", "", False))
     en, ta, _ = rng.choice([time for time in TIMES if {"past": "p", "present": "r", "future": "f"}[tense] in time[2]])
-    form = (negative if negated else finite)(rain, tense, made.person)
-    said = verb_english(rain, made, tense, negated, "often" if en == "often" else "")
-    where = place(rng, ("village", "city", "forest", "island")) if rng.random() < 0.4 else ("", [], "")
-    words = ["it", said, where[0], "" if en == "often" else en]
-    return " ".join(filter(None, words)), [ta, *where[1], *made.case("nom"), form], "."
+    where, there, _ = place(rng, ("village", "city", "forest", "island")) if rng.random() < 0.4 else ("", [], "")
+    said = verb_english(made.verb, made.subject, tense, negated, "often" if en == "often" else "")
+    words = ["it", said, where, "" if en == "often" else en]
+    return " ".join(filter(None, words)), [ta, *there, *made.tamil(tense, negated)], "."
 
 
 STATES = {"open": "open", "close": "closed"}  # verb → English adjective
@@ -378,10 +369,9 @@ def state(rng: random.Random) -> Spoken:
     """The door is open: அந்தக் கதவு திறந்திருக்கிறது; closed: மூடியிருக்கிறது."""
     verb = rng.choice(list(STATES))
     item = rng.choice(group(rng.choice(("opening", "box", "bag", "shop", "school", "library", "office", "bank"))))
-    what = noun_phrase(rng, item, plural=False if item.group == "place" else None)
+    what, tense = noun_phrase(rng, item, plural=False), rng.choice(("past", "present", "present"))
     while "ஒரு" in what.before:
         what = noun_phrase(rng, item, plural=False)
-    tense = rng.choice(("past", "present", "present"))
     english = f"{what.en} {be_english(what, tense)} {STATES[verb]}"
     return english, [*what.case("nom"), resulting(VERBS[verb], tense, what.person)], "."
 

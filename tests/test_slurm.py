@@ -90,7 +90,7 @@ def test_the_time_that_is_left_is_max_hours_and_its_stop_requeues(cluster, tmp_p
     ends = int(time.time()) + seconds
     # In a job of 302 seconds the last quarter begins after 226: the clock of the script is moved on instead.
     clock = tmp_path / "bin" / "date"
-    clock.write_text('#!/bin/sh\n/bin/date +%s > now; [ -e arguments ] && echo $(($(cat now) + 298)) || cat now\n')
+    clock.write_text("#!/bin/sh\n/bin/date +%s > now; [ -e arguments ] && echo $(($(cat now) + 298)) || cat now\n")
     clock.chmod(0o755)
     job = cluster("75", "seal", "wait", SLURM_JOB_END_TIME=str(ends))
     assert job.wait(60) == (0 if expected else 75) and requeued(tmp_path) == expected

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pocket import corruptions, grammar, models
+from pocket import corruptions, grammar, models, scorers
+from pocket.fitting import train
 from pocket.grammar import Pair
 from pocket.twins.damage import Error, find_errors, points
 from train_grpo_en_ta import make_prompt
@@ -62,12 +63,10 @@ def fitting_rows(world: Path, pairs: list[Pair], seed: int, sizes) -> list[Grade
     policy, tokenizer = load_policy(world)
     better = improved(policy, tokenizer, pairs, rng, sizes.better_steps)
     chosen, outputs = [], []
-    for model, prompt, temperature in (
-        *((policy, make_prompt, temperature) for temperature in TEMPERATURES),
-        (better, models.bare_prompt, LATER),
-    ):
+    for model, temperature in (*((policy, temperature) for temperature in TEMPERATURES), (better, LATER)):
         asked = rng.sample(pairs, sizes.sampled_prompts)
-        texts = models.sample(model, tokenizer, [prompt(p.english) for p in asked], sizes.samples_each, temperature)
+        prompts = [make_prompt(p.english) for p in asked]
+        texts = models.sample(model, tokenizer, prompts, sizes.samples_each, temperature)
         for pair, group in zip(asked, texts, strict=True):
             chosen += [pair] * len(group)
             outputs += group
@@ -85,9 +84,9 @@ def improved(policy, tokenizer, pairs: list[Pair], rng: random.Random, steps: in
     def loss() -> torch.Tensor:
         batch = rng.sample(pairs, min(64, len(pairs)))
         answers = [corruptions.careless(pair, rng, 0.2) for pair in batch]
-        return models.sft_loss(model, tokenizer, [models.bare_prompt(pair.english) for pair in batch], answers)
+        return models.sft_loss(model, tokenizer, [make_prompt(pair.english) for pair in batch], answers)
 
-    models.train(model, loss, steps, 2e-3)
+    train(model, loss, steps, 0.01, what="a better policy")
     return model
 
 
@@ -96,8 +95,8 @@ def damaged(pair: Pair, rng: random.Random) -> str:
     ways: tuple[tuple[Callable, int], ...] = (
         (corruptions.corrupt, 5),
         (corruptions.careless, 3),
-        (models.stuttering, 1),
-        (models.unrelated, 1),
+        (scorers.stuttering, 1),
+        (scorers.unrelated, 1),
     )
     (way,) = rng.choices([way for way, _ in ways], [share for _, share in ways])
     return way(pair, rng, rng.random() ** 2 if way is corruptions.corrupt else rng.random())
@@ -109,7 +108,7 @@ def heldout_samples(world: Path, seed: int, sizes, prompts: int = 64, group: int
     policy, tokenizer = load_policy(world)
     torch.manual_seed(seed + 5)
     texts = models.sample(
-        policy, tokenizer, [make_prompt(p.english) for p in pairs], group, models.SAMPLING_TEMPERATURE
+        policy, tokenizer, [make_prompt(p.english) for p in pairs], group, scorers.SAMPLING_TEMPERATURE
     )
     return grade([pair for pair in pairs for _ in range(group)], [text for samples in texts for text in samples])
 
@@ -117,7 +116,7 @@ def heldout_samples(world: Path, seed: int, sizes, prompts: int = 64, group: int
 def check_points(rows: Sequence[Graded], group: int) -> dict:
     """What the known errors themselves would reach against chrF++, and how many there are in an output."""
     lost, quality = np.array([points(row.errors) for row in rows]), np.array([row.quality for row in rows])
-    return models.correlations(-lost, quality, group) | {
+    return scorers.correlations(-lost, quality, group) | {
         "points": float(lost.mean()),
         "errors": float(np.mean([len(row.errors) for row in rows])),
         "chrf": float(100 * quality.mean()),

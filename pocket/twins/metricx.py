@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pocket import formats, models
+from pocket import formats, models, scorers
 from pocket.fitting import batches, cross_entropy, fit, padded
 from pocket.grammar import Pair
 from pocket.twins import meanings
@@ -186,6 +186,6 @@ def check_metricx(folder: Path, rows: Sequence[Graded], group: int) -> dict:
     scorer = load_metricx(folder)
     scores = scorer.score([Segment(row.src, row.mt) for row in rows])
     values = np.array([np.nan if value is None else WORST - value for value in scores.values], dtype=float)
-    found = models.correlations(values, np.array([row.quality for row in rows]), group)
+    found = scorers.correlations(values, np.array([row.quality for row in rows]), group)
     known = np.array([WORST - points(row.errors) for row in rows])
-    return found | {"points": models.correlations(values, known, group)}
+    return found | {"points": scorers.correlations(values, known, group)}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pocket import formats, models
+from pocket import formats, models, scorers
 from pocket.fitting import batches, cross_entropy, fit, padded
 from pocket.grammar import Pair
 from pocket.twins import meanings
@@ -102,7 +102,7 @@ def check_xcomet(folder: Path, rows: Sequence[Graded], group: int) -> dict:
 
     scores = load_comet(str(folder), classes=("xcomet_metric",)).score([Segment(row.src, row.mt) for row in rows])
     values = np.array([np.nan if value is None else value for value in scores.values], dtype=float)
-    found = models.correlations(values, np.array([row.quality for row in rows]), group)
+    found = scorers.correlations(values, np.array([row.quality for row in rows]), group)
     return found | {"words": word_agreement(scores.spans, rows)}
 
 

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from pocket import build as worlds
-from pocket import formats, grammar
+from pocket import fitting, formats, grammar
 from pocket.corruptions import tamil_forms, tokens
 from pocket.grammar import Pair
 from pocket.morphology import realise
-from pocket.twins import build, damage, fitting, graded, judge, meanings, metricx, xcomet
+from pocket.twins import build, damage, graded, judge, meanings, metricx, xcomet
 from pocket.twins.damage import Error, find_errors, points
 from rl_nmt.errors import ConfigError
 from rl_nmt.scorers.base import Segment, Span
