@@ -188,6 +188,9 @@ def begin_worker(places, lock) -> None:
     """One thread and a line of the terminal for this process; it ends with the process that started it."""
     import torch
 
+    from rl_nmt.models.loading import keep_freed_memory
+
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     progress.place(places.get())
     tqdm.set_lock(lock)

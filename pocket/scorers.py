@@ -36,7 +36,7 @@ def grade(folder: Path, half: int, seed: int, sizes) -> None:
     tokenizer, translator = load_tokenizer(str(parts / "policy")), load_backtranslator(str(parts / "nllb"), beams=1)
     rows: list[dict] = []
     systems = (("", 1.2), ("", SAMPLING_TEMPERATURE), ("stronger", 0.7))
-    with progress(f"graded outputs {half + 1}", 3 * len(systems) // 2 * sizes.sampled_prompts, "prompts") as bar:
+    with progress(f"graded outputs {half + 1}", 7 * len(systems) * (sizes.sampled_prompts // 2) // 4, "prompts") as bar:
         for name, temperature in systems:
             model = Gemma3ForCausalLM.from_pretrained(parts / "policy" / name).eval()
             chosen = rng.sample(pairs, sizes.sampled_prompts // 2)

@@ -243,12 +243,16 @@ def losing_combination(model) -> str | None:
 
 
 def prepare_processes() -> None:
-    """Let plain `python` work with several visible GPUs; call it before accelerate is imported.
+    """Prepare the process for training: its memory on a CPU, and several visible GPUs under plain `python`.
+
+    Call it before accelerate is imported.
 
     The Trainer would wrap the model in DataParallel, which TRL refuses. A distributed start with one process
     keeps the policy on the first GPU and leaves the others to the reward models.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        loading.keep_freed_memory()
     if count < 2 or "LOCAL_RANK" in os.environ or "RANK" in os.environ:
         return
     with socket.socket() as free:
