@@ -1,6 +1,6 @@
 """Translate English to Tamil with a trained model: a text, a file or standard input.
 
-python -m rl_nmt.translate --model runs/pocket/final --text "The cat drinks milk."
+python -m rl_nmt.translate --model runs/pocket/final --text "The school is closed."
 python -m rl_nmt.translate --model runs/pocket/final --file english.txt --out tamil.txt
 
 `--model` is a full model or a LoRA adapter folder; the prompt is read from its `prompt.txt`, which the
