@@ -131,8 +131,7 @@ def build(folder: Path, seed: int = 0, sizes: Sizes | None = None) -> Path:
         stamped = {"key": wanted, "seed": seed, "sizes": asdict(sizes), **report}
         (draft / "build.json").write_text(json.dumps(stamped, indent=1), encoding="utf-8")
         for name in ("key", "tags", "graded0", "graded1", "policy/stronger"):  # only needed on the way
-            path = draft / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove(draft / name)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
     print(f"pocket world ready in {folder} after {report['seconds']} s", flush=True)
@@ -146,8 +145,12 @@ def begin(draft: Path, wanted: str) -> None:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
         mark.write_text(wanted, encoding="utf-8")
-    for path in draft.glob("*.part"):  # a part that was not finished
-        shutil.rmtree(path)
+    for path in draft.glob("*.part"):  # what was not finished
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def build_all(draft: Path, seed: int, sizes: Sizes) -> dict:

@@ -223,8 +223,10 @@ def test_another_world_does_not_continue_with_parts_of_this_one(tmp_path):
     draft = tmp_path / "world.part"
     build.begin(draft, "one")
     (draft / "policy").mkdir()
+    (draft / "nllb.part").mkdir()
+    (draft / "heldout.jsonl.part").touch()  # a file that was being written
     build.begin(draft, "one")
-    assert (draft / "policy").exists()
+    assert {path.name for path in draft.iterdir()} == {"key", "policy"}
     build.begin(draft, "two")
     assert not (draft / "policy").exists()
 
