@@ -18,7 +18,7 @@ from rl_nmt.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml"))}
 EXPECTED = {
-    "pocket": Hardware(0, 0, False, 2),
+    "pocket": Hardware(0, 0, False, 3),
     "gemma3_1b_16gb": Hardware(1, 16, False, 24),
     "gemma3_1b_24gb": Hardware(1, 24, True, 16),
     "gemma3_4b_80gb": Hardware(1, 80, True, 32),
