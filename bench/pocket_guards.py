@@ -23,7 +23,6 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from itertools import islice
 from pathlib import Path
 
 from bench.pocket_seeds import run_flags, write_table
@@ -57,7 +56,7 @@ def taught_to_copy(world: Path, seed: int) -> Path:
     import torch
     from transformers import AutoTokenizer, Gemma3ForCausalLM
 
-    from pocket import corruptions, fitting, grammar, models
+    from pocket import corruptions, fitting, models
     from pocket.build import Sizes
     from train_grpo_en_ta import make_prompt
 
@@ -65,7 +64,7 @@ def taught_to_copy(world: Path, seed: int) -> Path:
     if (folder / "config.json").exists():
         return folder
     sizes = Sizes()
-    pairs = list(islice(grammar.pairs(seed, part="train", max_words=sizes.max_words), sizes.pairs))
+    pairs = models.known_pairs(seed, sizes)
     words = openers([pair.english for pair in pairs])
     tokenizer = AutoTokenizer.from_pretrained(world / "policy")
     model = Gemma3ForCausalLM.from_pretrained(world / "policy")

@@ -15,7 +15,7 @@ ADAM_RATE = 0.25  # of Muon's rate: for embeddings, norms, biases and heads
 class Muon(torch.optim.Optimizer):
     """Momentum whose matrices are made orthogonal (Jordan et al. 2024, "Muon"; Newton-Schulz, five rounds).
 
-    A pocket model learns which word stands for which in a third of AdamW's steps. torch.optim.Muon computes in
+    A pocket model learns which word stands for which in about half of AdamW's steps. torch.optim.Muon computes in
     bfloat16, which takes most CPUs longer than the whole step; here it is float32.
     """
 

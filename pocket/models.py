@@ -39,6 +39,15 @@ def like_lengths(pairs: Sequence[Pair], rng: random.Random):
     return ([pairs[i] for i in places] for places in batches(lengths, BATCH, rng, pool=4))
 
 
+def load_policy(folder: Path):
+    """A pocket policy and its tokenizer."""
+    from transformers import Gemma3ForCausalLM
+
+    from rl_nmt.models.policy import load_tokenizer
+
+    return Gemma3ForCausalLM.from_pretrained(folder).eval(), load_tokenizer(str(folder))
+
+
 def say(start: float, text: str) -> None:
     tqdm.write(f"[pocket] {text} ({time.monotonic() - start:.0f} s)")
 
@@ -83,6 +92,7 @@ def fit_policy(folder: Path, seed: int, sizes) -> None:
     model.save_pretrained(folder)
     stronger = copy.deepcopy(model)
     fit(stronger, sizes.stronger_steps, 0.02, sizes.careless / 3, "a stronger policy")
+    tokenizer.save_pretrained(folder / "stronger")
     stronger.save_pretrained(folder / "stronger")
     say(start, f"policy: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
 
@@ -107,7 +117,7 @@ def sft_loss(model, tokenizer, questions: list[str], replies: list[str]) -> torc
 
 
 def fit_backtranslator(folder: Path, seed: int, sizes) -> None:
-    """Tamil→English, fitted until greedy back-translation of its own world is nearly exact."""
+    """Tamil→English, fitted on the same sentences."""
     start, pairs = time.monotonic(), known_pairs(seed, sizes)
     tokenizer = formats.nllb_tokenizer(folder, spelled(pairs), sizes.vocab)
     torch.manual_seed(seed)

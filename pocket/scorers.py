@@ -13,7 +13,7 @@ import torch
 
 from pocket import corruptions, formats, grammar
 from pocket.fitting import train
-from pocket.models import chrf, known_pairs, sample, say, spelled
+from pocket.models import chrf, known_pairs, load_policy, sample, say, spelled
 from rl_nmt.progress import progress
 from rl_nmt.scorers.base import Segment
 from train_grpo_en_ta import make_prompt
@@ -25,20 +25,17 @@ BATCH, TAG_BATCH = 32, 64  # rows
 def grade(folder: Path, half: int, seed: int, sizes) -> None:
     """Write outputs with their back-translations and true quality: samples of the start policy and a stronger one,
     and damaged references, so that a scorer has seen what it must not fall for. `half`: 0 or 1, of the work."""
-    from transformers import Gemma3ForCausalLM
-
     from rl_nmt.backtranslation.translator import load_backtranslator
-    from rl_nmt.models.policy import load_tokenizer
 
     start, parts, pairs = time.monotonic(), folder.parent, known_pairs(seed, sizes)
     rng = random.Random(f"{seed}/graded{half}")
     torch.manual_seed(seed + 1 + half)
-    tokenizer, translator = load_tokenizer(str(parts / "policy")), load_backtranslator(str(parts / "nllb"), beams=1)
+    translator = load_backtranslator(str(parts / "nllb"), beams=1)
     rows: list[dict] = []
     systems = (("", 1.2), ("", SAMPLING_TEMPERATURE), ("stronger", 0.7))
     with progress(f"graded outputs {half + 1}", 7 * len(systems) * (sizes.sampled_prompts // 2) // 4, "prompts") as bar:
         for name, temperature in systems:
-            model = Gemma3ForCausalLM.from_pretrained(parts / "policy" / name).eval()
+            model, tokenizer = load_policy(parts / "policy" / name)
             chosen = rng.sample(pairs, sizes.sampled_prompts // 2)
             texts = sample(model, tokenizer, [make_prompt(p.english) for p in chosen], sizes.samples_each, temperature)
             for pair, group in zip(chosen, texts, strict=True):
@@ -186,17 +183,11 @@ def word_tags(tokenizer, output: str, reference: str) -> list[float]:
 
 def check_scorers(folder: Path, seed: int, sizes, prompts: int = 64, group: int = 8) -> dict:
     """Reward and its parts against sentence chrF++ on held-out samples of the start policy itself."""
-    from transformers import Gemma3ForCausalLM
-
     from rewards_en_ta_dupo import CometDuPOReward
-    from rl_nmt.models.policy import load_tokenizer
 
     start = time.monotonic()
     chosen = list(islice(grammar.pairs(seed + 5, part="heldout", max_words=sizes.max_words), prompts))
-    policy, tokenizer = (
-        Gemma3ForCausalLM.from_pretrained(folder / "policy").eval(),
-        load_tokenizer(str(folder / "policy")),
-    )
+    policy, tokenizer = load_policy(folder / "policy")
     torch.manual_seed(seed + 5)
     texts = sample(policy, tokenizer, [make_prompt(p.english) for p in chosen], group, SAMPLING_TEMPERATURE)
     reward = CometDuPOReward(

@@ -59,7 +59,7 @@ class CannotWrite(UserError):
 
 def warn(line: str) -> None:
     """Print a warning, one line on standard error, above a progress line; the run continues."""
-    bars = sys.modules.get("tqdm")  # without it there is no progress line (rl_nmt/progress.py)
+    bars = sys.modules.get("tqdm")  # not imported: no progress line is drawn
     (bars.tqdm.write if bars else print)(f"warning: {line}", file=sys.stderr)
 
 

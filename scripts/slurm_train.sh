@@ -8,7 +8,7 @@
 #   LAUNCH   what runs SCRIPT              default: .venv/bin/python
 #   SCRIPT   e.g. "-m recipes.translategemma.train"
 #   RUNS     folder that the run folder is in; default runs
-#   MAX_HOURS   the setting for the time that is left; default max_hours, of the recipe rl.max_hours
+#   MAX_HOURS   name of the setting for the time that is left; default max_hours, for the recipe give rl.max_hours
 #
 # Two things end the training in time. Where Slurm tells when the job ends (SLURM_JOB_END_TIME), max_hours is set from it:
 # training stops early enough for a cycle and a save, with status 75. And fifteen minutes before the end

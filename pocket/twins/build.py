@@ -83,7 +83,7 @@ def build_all(folder: Path, world: Path, seed: int, documents: int, sizes: Sizes
     from pocket.twins import graded, metricx, xcomet
 
     start = time.monotonic()
-    pairs = graded.known_pairs(seed, sizes)
+    pairs = models.known_pairs(seed, sizes)
     write_references(folder, world, pairs, seed, documents, sizes)
     rows = graded.fitting_rows(world, pairs, seed, sizes)
     models.say(start, f"{len(rows)} outputs with known errors")

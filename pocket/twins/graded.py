@@ -42,25 +42,11 @@ def grade(pairs: Sequence[Pair], outputs: Sequence[str]) -> list[Graded]:
     ]
 
 
-def known_pairs(seed: int, sizes) -> list[Pair]:
-    """The training part of the world, as pocket/models.py reads it."""
-    return list(islice(grammar.pairs(seed, part="train", max_words=sizes.max_words), sizes.pairs))
-
-
-def load_policy(world: Path):
-    """The start policy of a world and its tokenizer."""
-    from transformers import Gemma3ForCausalLM
-
-    from rl_nmt.models.policy import load_tokenizer
-
-    return Gemma3ForCausalLM.from_pretrained(world / "policy").eval(), load_tokenizer(str(world / "policy"))
-
-
-def fitting_rows(world: Path, pairs: list[Pair], seed: int, sizes) -> list[Graded]:
+def fitting_rows(world: Path, pairs: Sequence[Pair], seed: int, sizes) -> list[Graded]:
     """Samples of the start policy and of a better one, and half as many damaged references."""
     rng = random.Random(seed + 11)
     torch.manual_seed(seed + 11)
-    policy, tokenizer = load_policy(world)
+    policy, tokenizer = models.load_policy(world / "policy")
     better = improved(policy, tokenizer, pairs, rng, sizes.better_steps)
     chosen, outputs = [], []
     for model, temperature in (*((policy, temperature) for temperature in TEMPERATURES), (better, LATER)):
@@ -77,7 +63,7 @@ def fitting_rows(world: Path, pairs: list[Pair], seed: int, sizes) -> list[Grade
     return grade([pair for pair, _ in kept], [text for _, text in kept])
 
 
-def improved(policy, tokenizer, pairs: list[Pair], rng: random.Random, steps: int):
+def improved(policy, tokenizer, pairs: Sequence[Pair], rng: random.Random, steps: int):
     """A copy of the policy after `steps` of a more careful teacher: what reinforcement learning may make of it."""
     model = copy.deepcopy(policy)
 
@@ -105,7 +91,7 @@ def damaged(pair: Pair, rng: random.Random) -> str:
 def heldout_samples(world: Path, seed: int, sizes, prompts: int = 64, group: int = 8) -> list[Graded]:
     """Samples of the start policy for held-out sources, `group` of each source together."""
     pairs = list(islice(grammar.pairs(seed + 5, part="heldout", max_words=sizes.max_words), prompts))
-    policy, tokenizer = load_policy(world)
+    policy, tokenizer = models.load_policy(world / "policy")
     torch.manual_seed(seed + 5)
     texts = models.sample(
         policy, tokenizer, [make_prompt(p.english) for p in pairs], group, scorers.SAMPLING_TEMPERATURE
