@@ -13,7 +13,7 @@ class ExperimentCfg:
     """The arm, as one word."""
 
     type: Literal["", "baseline", "polychromic", "grpo"] = ""
-    """baseline: SFT alone; polychromic: SFT with sft.diversity_weight; grpo: SFT, then GRPO; empty: training.use_grpo."""
+    """baseline: SFT; polychromic: SFT with sft.diversity_weight; grpo: SFT, then GRPO; empty: training.use_grpo."""
 
 
 @dataclass

@@ -114,6 +114,25 @@ def generate_together(model, tokenizer, prompts: list[str], **options: Any) -> l
     return [found[i] for i in range(len(prompts))]
 
 
+def sample_together(
+    model, tokenizer, prompts: list[str], seed: int, *, batch_size: int, num_return_sequences: int, **options: Any
+) -> list[list[str]]:
+    """Return sampled completions of each prompt, the same for any number of processes. Collective.
+
+    The random state is unchanged afterwards. `options`: max_new_tokens, temperature and top_p, as for `generate`.
+    """
+    step = max(1, batch_size // num_return_sequences)
+    options |= {"batch_size": batch_size, "num_return_sequences": num_return_sequences, "do_sample": True}
+    starts = range(0, len(prompts), step)[distributed.rank() :: distributed.count()]
+    own, devices = [], [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), progress("held-out samples", len(starts) * step, "texts") as bar:
+        for start in starts:
+            torch.manual_seed(seed + start)  # of the batch, so that it does not depend on those before
+            own.append((start, generate(model, tokenizer, prompts[start : start + step], **options)))
+            bar.update(step)
+    return [texts for _, batch in sorted(distributed.gathered(own), key=lambda part: part[0]) for texts in batch]
+
+
 def _generate_batch(model: PreTrainedModel, rows: list[list[int]], settings) -> torch.Tensor:
     """Run left-padded rows through the model; return only the new tokens, (rows * n, new tokens)."""
     width = max(len(row) for row in rows)

@@ -109,11 +109,13 @@ def load_policy(
     attn_implementation: str = "eager",
     families: Sequence[str] = (),
     argument: str = "model_id",
+    quantise: bool = False,
 ):
     """Load the causal chat model (the text part of a multimodal Gemma 3 checkpoint), ready for TRL.
 
     It stops at `stop_ids`. The checkpoint's own sampling settings (top_k, top_p) are reset, so that only the trainer's
     apply. `families`, `argument`: see `load_tokenizer`; no families: any causal model that this transformers knows.
+    `quantise`: linear layers in 4-bit nf4 by bitsandbytes (QLoRA, arXiv 2305.14314), for LoRA on top.
     Raises ConfigError for another architecture or weights that do not fit, and MissingService.
     """
     hub.require_model(argument, model_id)
@@ -121,6 +123,8 @@ def load_policy(
     name, revision = hub.split_revision(model_id)
     try:
         cls, options = _model_class(model_id, name, revision, families, argument)
+        if quantise:
+            options |= {"quantization_config": _four_bit(precision), "device_map": precision.device}
         model, info = cls.from_pretrained(
             name,
             revision=revision,
@@ -200,6 +204,30 @@ def _model_class(model_id: str, name: str, revision: str | None, families: Seque
     return AutoModelForCausalLM, {}
 
 
+def _four_bit(precision: Precision):
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=precision.weights,
+    )
+
+
+def continue_adapter(model, folder: str | Path):
+    """Return the model with the LoRA adapter in `folder`, to be trained further.
+
+    With KL, TRL keeps a frozen copy of it under the name "ref" as the reference (trainer.py). Raises ConfigError.
+    """
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, folder, is_trainable=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{folder}: its LoRA adapter does not fit the model ({error})") from error
+
+
 def make_reference_loadable(model, tokenizer, folder: Path) -> None:
     """Save the text-only start policy and set it as the model's origin.
 
@@ -224,6 +252,14 @@ def lora_config(rank: int, alpha: int):
     return LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM", target_modules="all-linear"
     )
+
+
+def keep_adapters_precise(model) -> None:
+    """Keep the adapters on a 4-bit base in fp32, as those on any other; TRL rounds them to bf16."""
+    if getattr(model, "is_loaded_in_4bit", False):
+        for p in model.parameters():
+            if p.requires_grad:
+                p.data = p.data.float()
 
 
 def losing_combination(model) -> str | None:

@@ -60,6 +60,28 @@ def diagnose(
         ]
 
 
+def diagnose_recipe(
+    settings: Any, view: Any, uses: Sequence[ModelUse], folder: str | Path, check: Callable[[Any], None], environment
+) -> list[Finding]:
+    """Check what stops runs of any script: settings, packages, devices, models, W&B, disk; see `diagnose`.
+
+    `view`: the settings under RunCfg's names, as far as these checks read them. Memory is not estimated.
+    """
+    machine, models = look(), memory_estimate.shapes(uses)
+    with ThreadPoolExecutor(8) as pool:
+        reachable = pool.submit(hub.hub_reachable).result
+        places = [pool.submit(model_finding, model, reachable) for model in uses]
+        return [
+            _asked("settings", settings, check, "valid"),
+            _asked("environment", settings, environment, "has what the settings need"),
+            *version_findings(machine, view),
+            *device_findings(machine, view),
+            *(place.result() for place in places),
+            tracker_finding(view),
+            disk_finding(view, Path(folder).expanduser(), models["policy"], machine.bf16),
+        ]
+
+
 def _asked(what: str, settings: Any, check: Callable[[Any], None], good: str) -> Finding:
     try:
         check(settings)

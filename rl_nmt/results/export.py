@@ -75,8 +75,11 @@ def save_best(folder: Path, trainer, prompt: str) -> None:
         (draft / CHOSEN).write_text(json.dumps({"step": trainer.state.global_step}), encoding="utf-8")
 
 
-def save_final(folder: Path, trainer, tokenizer, prompt: str) -> None:
-    """Write final/: a model for plain transformers, the prompt, and the LoRA adapter if there is one. Collective."""
+def save_final(folder: Path, trainer, tokenizer, prompt: str, load_start: Callable) -> None:
+    """Write final/: a model for plain transformers, the prompt, and the LoRA adapter if there is one. Collective.
+
+    `load_start` loads the start policy, into which an adapter that was trained on a 4-bit base is merged.
+    """
     from rl_nmt.models import policy
 
     state = whole_state(trainer)
@@ -88,12 +91,24 @@ def save_final(folder: Path, trainer, tokenizer, prompt: str) -> None:
         model.save_pretrained(final / "adapter", state_dict=state)
         (final / "adapter" / PROMPT_FILE).write_text(prompt, encoding="utf-8")  # read by rl_nmt.translate
         (final / "adapter" / CARD).unlink(missing_ok=True)  # PEFT's template for a card; ours is in final/
-        state, model = merged_state(state, model), model.get_base_model()
+        if getattr(model, "is_loaded_in_4bit", False):
+            model, state = _merged(load_start, final / "adapter")
+        else:
+            state, model = merged_state(state, model), model.get_base_model()
     model.generation_config = policy.generation_defaults(tokenizer)  # all stops, for plain transformers
     model.config.eos_token_id = policy.stop_ids(tokenizer)
     _save(model, final, state)
     tokenizer.save_pretrained(final)
     (final / PROMPT_FILE).write_text(prompt, encoding="utf-8")
+
+
+def _merged(load_start: Callable, adapter: Path):
+    """Return the start policy and its weights with the adapter of a folder added."""
+    from peft import PeftModel
+
+    with distributed.outside_zero3():
+        model = PeftModel.from_pretrained(load_start(), adapter)
+    return model.get_base_model(), merged_state(model.state_dict(), model)
 
 
 def finish_best(folder: Path, tokenizer, choice: dict, load_start: Callable) -> dict:
@@ -121,14 +136,11 @@ def finish_best(folder: Path, tokenizer, choice: dict, load_start: Callable) -> 
             return {**choice, "kept": False, "why_not": f"step {step} had replaced its weights before a resume"}
         return choice
     if (best / "adapter_config.json").exists():
-        from peft import PeftModel
-
-        with distributed.outside_zero3():
-            model = PeftModel.from_pretrained(load_start(), best)
+        model, state = _merged(load_start, best)
         with files.replace_folder(best) as draft:
             for name in (PROMPT_FILE, CHOSEN):
                 (draft / name).write_bytes((best / name).read_bytes())
-            _save(model.get_base_model(), draft, merged_state(model.state_dict(), model))
+            _save(model, draft, state)
             tokenizer.save_pretrained(draft)
     policy.generation_defaults(tokenizer).save_pretrained(best)
     return choice

@@ -84,6 +84,7 @@ class Task:
     output_language: str = ""
     inputs: str = "prompts"  # plural for prose: the model's inputs
     outputs: str = "answers"  # plural for prose: the model's outputs
+    method: str = "GRPO"  # for the card: "Trained with " this
     reward: str = "the reward below"  # for the card: "Trained with GRPO from …, with " this
     pipeline: str = "text-generation"  # the hub's pipeline tag
     example: str = "Hello."  # a source for the card's example

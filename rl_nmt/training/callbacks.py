@@ -26,6 +26,7 @@ SHOWN = (  # on a progress line: TRL's name, ours, format
     *(("reward", "reward", ".4f"), ("reward_std", "±", ".4f")),
     *(("kl", "kl", ".4f"), ("completions/mean_length", "length", ".1f")),
 )
+SHOWN_OF_SFT = (("loss", "loss", ".4f"), ("mean_token_accuracy", "accuracy", ".3f"))
 PLANNED_STOP = 75
 MARGIN = 1.1  # a generation cycle may take this much longer than the longest so far
 
@@ -44,14 +45,15 @@ class ProgressLine(TrainerCallback):
         self._tokens = (state.num_input_tokens_seen, 0.0)  # not 0 in a resumed run
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero or not logs or "reward" not in logs:
+        if not state.is_world_process_zero or not logs or not {"reward", "loss"} & logs.keys():
             return
         seconds = time.monotonic() - self._start
         done = state.global_step - self._first_step
         left = seconds / max(1, done) * (state.max_steps - state.global_step)
         (before, earlier), self._tokens = self._tokens, (logs.get("num_tokens") or 0, seconds)
         rate = (self._tokens[0] - before) / max(1e-9, seconds - earlier)
-        parts = [f"{name} {logs[key]:{form}}" for key, name, form in SHOWN if logs.get(key) is not None]
+        shown = SHOWN if "reward" in logs else SHOWN_OF_SFT
+        parts = [f"{name} {logs[key]:{form}}" for key, name, form in shown if logs.get(key) is not None]
         step = f"step {state.global_step}/{state.max_steps}"
         print("  ".join([step, *parts, f"{rate:.0f} tok/s", f"{clock(left)} left"]), flush=True)
 
@@ -83,6 +85,7 @@ class HeldOut(TrainerCallback):
     save_best: Callable[[], None]  # called when the present model is the best so far by the independent score
     eval_steps: int = 0  # 0: evaluate only at the start and at the end
     stop_on_divergence: bool = False  # end the run, resumable, when reward and independent score diverge
+    last: Snapshot | None = None  # the newest one recorded
     _self_bleu: float | None = None
 
     def state_dict(self) -> dict:
@@ -107,7 +110,7 @@ class HeldOut(TrainerCallback):
 
     def take(self, step: int, snapshot: Snapshot) -> bool:
         """Record an evaluation; return True when it triggered the divergence warning. Collective."""
-        warning = None
+        warning, self.last = None, snapshot
         if is_main_process():
             diversity = self._diversity()
             self.record("eval", step, snapshot.metrics | ({} if diversity is None else {"self_bleu": diversity}))

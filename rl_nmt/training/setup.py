@@ -39,12 +39,17 @@ class Policy:
 
 
 def load_policy(
-    name: str, lora: bool, attention: str, families: Sequence[str] = (), argument: str = "model_id"
+    name: str,
+    lora: bool,
+    attention: str,
+    families: Sequence[str] = (),
+    argument: str = "model_id",
+    quantise: bool = False,
 ) -> Policy:
     """Load a policy; precision and device are chosen once and printed.
 
-    `families`: chat formats that the caller can write, () for all; `argument`: the setting that names the model.
-    Raises ConfigError, MissingService.
+    `families`: chat formats that the caller can write, () for all; `argument`: the setting that names the model;
+    `quantise`: its base in 4-bit (`start` loads it whole). Raises ConfigError, MissingService.
     """
     from rl_nmt.models import policy
 
@@ -54,7 +59,8 @@ def load_policy(
     print(f"precision: {precision.reason}", flush=True)
 
     start = partial(policy.load_policy, name, tokenizer, precision, attention, families, argument)
-    return Policy(tokenizer, precision, start().to(precision.device), start)
+    model = start(quantise=True) if quantise else start().to(precision.device)
+    return Policy(tokenizer, precision, model, start)
 
 
 def grpo_config(folder: Path, policy: Policy, save_steps: int, seed: int, **options: Any):
@@ -91,7 +97,9 @@ def quieten(trainer) -> None:
     """Remove the Trainer's log lines in favour of ours; warn of 16-bit weights, which hardly train."""
     from transformers import PrinterCallback
 
-    from rl_nmt.models.policy import losing_combination
+    from rl_nmt.models.policy import keep_adapters_precise, losing_combination
+
+    keep_adapters_precise(trainer.model)
 
     if warning := losing_combination(trainer.model):
         print(warning, file=sys.stderr, flush=True)
@@ -248,7 +256,7 @@ def finish(run: Run, trainer, policy: Policy, held_out, task: Task, card: dict[s
 
     before, after = held_out.before, held_out.evaluate()
     held_out.take(trainer.state.global_step, after)
-    export.save_final(run.folder, trainer, policy.tokenizer, card["prompt"])
+    export.save_final(run.folder, trainer, policy.tokenizer, card["prompt"], policy.start)
     best = export.finish_best(run.folder, policy.tokenizer, held_out.monitor.choice(), policy.start)
     if not distributed.is_main_process():
         return

@@ -5,6 +5,7 @@ Everything about groups therefore happens here, on the gathered rewards.
 """
 
 import time
+from functools import partial
 
 import torch
 from trl import GRPOTrainer
@@ -77,6 +78,9 @@ class GuardedGRPOTrainer(Resumable, GRPOTrainer):
         if (told := self.args).save_strategy == "steps":
             accumulation, batches = told.gradient_accumulation_steps, told.steps_per_generation
             check_save_steps(told.save_steps, accumulation, batches, told.num_iterations)
+        if "ref" in getattr(self.model, "peft_config", {}):  # made again from the adapter that GRPO began with
+            # In a checkpoint, transformers 4 would load this frozen copy in place of the trained adapter.
+            self.model.save_pretrained = partial(self.model.save_pretrained, selected_adapters=["default"])
         self._stage_seconds = self._update_seconds = 0.0
         self.add_callback(Continue(self))
 

@@ -105,7 +105,7 @@ def test_final_answers_like_the_trained_model(trained, tmp_path):
 
     prompts = ["<start_of_turn>user\nEnglish: The door is open.\nTamil:<end_of_turn>\n<start_of_turn>model\n"]
     before = generate(trained.model, trained.processing_class, prompts, max_new_tokens=8, batch_size=1)
-    export.save_final(tmp_path, trained, trained.processing_class, "Say {source}")
+    export.save_final(tmp_path, trained, trained.processing_class, "Say {source}", None)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "final")
     assert generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=1) == before
@@ -124,7 +124,7 @@ def test_adapter_and_merged_model_have_the_logits_of_the_trained_one(tiny_policy
     folder = str(tiny_policy) if family == "gemma" else str(tiny_qwen())
     trained = lora(folder)
     tokenizer = trained.processing_class
-    export.save_final(tmp_path, trained, tokenizer, PROMPT)
+    export.save_final(tmp_path, trained, tokenizer, PROMPT, None)
     export.save_best(tmp_path, trained, PROMPT)
     export.finish_best(tmp_path, tokenizer, {"step": 30}, lambda: policy.load_policy(folder, tokenizer, FP32))
     expected = logits(trained.model, tokenizer)
@@ -184,7 +184,7 @@ def test_weights_that_were_gathered_are_the_ones_saved(adapted, tmp_path):
     adapted.accelerator = SimpleNamespace(
         get_state_dict=lambda model: asked.append(model) or state, unwrap_model=lambda model: model
     )
-    export.save_final(tmp_path, adapted, tokenizer, PROMPT)
+    export.save_final(tmp_path, adapted, tokenizer, PROMPT, None)
     assert asked == [engine]
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
     torch.testing.assert_close(logits(merged, tokenizer), expected, atol=1e-5, rtol=1e-5)
@@ -202,7 +202,10 @@ def test_weights_that_cannot_be_gathered_name_the_setting(adapted, tmp_path):
     assert not (tmp_path / "best").exists()
 
 
-@pytest.mark.parametrize("save", [export.save_best, lambda *a: export.save_final(*a[:2], a[1].processing_class, a[2])])
+SAVES = [export.save_best, lambda *a: export.save_final(*a[:2], a[1].processing_class, a[2], None)]
+
+
+@pytest.mark.parametrize("save", SAVES)
 def test_only_the_main_process_writes(trained, tmp_path, monkeypatch, save):
     monkeypatch.setenv("RANK", "1")
     save(tmp_path, trained, PROMPT)

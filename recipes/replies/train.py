@@ -1,0 +1,282 @@
+"""Short replies to posts: supervised fine-tuning on people's replies, then GRPO on a transparent heuristic reward.
+
+Rows (post, reply) → split in two → phase 1: TRL's SFTTrainer on the one half → phase 2: GRPO continues the adapter on
+the posts of the other, with the SFT model as frozen reference and HeuristicReward (heuristic.py) as reward. Held-out
+posts are answered before and after each phase; pass@k and diversity are measured outside the reward (evaluate.py).
+
+    python -m recipes.replies.train --config recipes/replies/configs/pocket.yaml
+    python -m recipes.replies.train --data.train_file rows.jsonl --limit 100     # a quick run
+    python -m recipes.replies.train --config … --phase sft                       # or grpo; both is the default
+    python -m recipes.replies.train --config … --grpo.set_weight 1.0             # reward sets of replies, too
+
+Settings: settings.py < a YAML file in sections (--config) < flags. The same command again continues a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from recipes.replies import checks, data, evaluate
+from recipes.replies.cheats import require_replies_launch
+from recipes.replies.heuristic import HeuristicReward, calibrate, load_encoder
+from recipes.replies.measure import load_success_scorer
+from recipes.replies.settings import RepliesCfg
+from rl_nmt import config, distributed, errors, files
+from rl_nmt.runs import phases
+from rl_nmt.runs.run import Run
+from rl_nmt.text.prompts import chat_prompt, fill
+from rl_nmt.training import setup
+
+NAMES = {"output_dir": "logging.output_dir", "eval_file": "data.eval_file", "reward_device": "reward.device"}
+ACTIONS = {
+    "fresh": "if output_dir is used, start from scratch in a folder next to it",
+    "skip_launch_gate": "train even if cheats earn as much as replies; it is logged",
+    "force": "resume even if model, data or reward have changed",
+    "doctor": "check in seconds what is missing here; exit status 0 is go",
+}
+MODEL = ("name", "prompt", "lora_rank", "lora_alpha", "load_in_4bit")  # may not change in a run
+TOLD = """
+model.lora_rank sft.epochs sft.max_steps sft.lr sft.diversity_weight grpo.n_generations grpo.temperature grpo.top_p
+grpo.max_new_tokens grpo.kl_coeff grpo.set_weight grpo.posts_per_step grpo.max_steps grpo.lr reward.w_relevance
+reward.w_length reward.w_sentiment reward.w_diversity reward.w_punctuation reward.w_engagement reward.w_copy
+reward.w_fluency seed""".split()  # in the model card
+
+
+def prompt_maker(cfg: RepliesCfg, tokenizer):
+    """Return a function: post → the user's turn in the policy's own chat format, with thinking off."""
+    return lambda post: chat_prompt(tokenizer, fill(cfg.model.prompt, post))
+
+
+def load_policy(cfg: RepliesCfg, name: str = "") -> setup.Policy:
+    """Load the policy: model.name, or a finished phase that trained all weights."""
+    options = {"attention": cfg.model.attn_implementation, "argument": "model.name", "quantise": cfg.model.load_in_4bit}
+    return setup.load_policy(name or cfg.model.name, lora=bool(cfg.model.lora_rank), **options)
+
+
+def start_sft(cfg: RepliesCfg) -> setup.Policy:
+    """Return the start model, with fresh LoRA adapters, which change nothing yet."""
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    from rl_nmt.models.policy import lora_config
+
+    policy = load_policy(cfg)
+    if lora := lora_config(cfg.model.lora_rank, cfg.model.lora_alpha):
+        set_seed(cfg.seed)
+        policy.model = get_peft_model(policy.model, lora)
+    return policy
+
+
+def start_grpo(cfg: RepliesCfg) -> setup.Policy:
+    """Return the SFT model: its adapter on model.name, to be trained further, or all its weights."""
+    from rl_nmt.models.policy import continue_adapter
+
+    final = checks.start_folder(cfg) / "final"
+    policy = load_policy(cfg, "" if cfg.model.lora_rank else str(final))
+    if cfg.model.lora_rank:
+        policy.model = continue_adapter(policy.model, final / "adapter")
+    return policy
+
+
+def build_reward(cfg: RepliesCfg, run: Run, policy: setup.Policy, heldout: list[dict]) -> HeuristicReward:
+    """Return the reward; its fluency is the likelihood under the start model before SFT, scaled on people's replies."""
+    from rl_nmt.models import policy as models
+    from rl_nmt.models.loading import choose_device
+    from rl_nmt.scorers.likelihood import Likelihood
+
+    encoder = load_encoder(cfg.reward.encoder, choose_device(cfg.reward.device, "reward.device"))
+    if not cfg.reward.w_fluency:
+        return HeuristicReward(cfg.reward, encoder)
+    model = policy.model  # with its adapters off it is the start model
+    if not cfg.model.lora_rank:
+        loaded = models.load_policy(cfg.model.name, policy.tokenizer, policy.precision, argument="model.name")
+        model = loaded.to(policy.precision.device).requires_grad_(False)
+    likelihood = Likelihood(model, policy.tokenizer, models.stop_ids(policy.tokenizer)[0])
+    make_prompt = prompt_maker(cfg, policy.tokenizer)
+
+    def log_probs(posts, replies) -> list[float | None]:
+        return likelihood([make_prompt(post) for post in posts], replies)
+
+    def scale() -> list[float]:
+        values = log_probs([row["source"] for row in heldout], [row["reference"] for row in heldout])
+        return [round(value, 4) for value in calibrate(values)]
+
+    low, high = run.once("fluency_scale", scale)
+    return HeuristicReward(cfg.reward, encoder, log_probs, (low, high))
+
+
+def sft_trainer(cfg: RepliesCfg, folder: Path, policy: setup.Policy, reward, rows: list[dict]):
+    """Return TRL's SFTTrainer on posts and people's replies."""
+    from rl_nmt.training.sft import build_sft_trainer, sft_rows
+
+    make_prompt, own = prompt_maker(cfg, policy.tokenizer), cfg.sft
+    prompts, replies = [make_prompt(row["source"]) for row in rows], [row["reference"] for row in rows]
+    return build_sft_trainer(
+        folder,
+        policy,
+        sft_rows(policy.tokenizer, prompts, replies),
+        cfg.logging.save_every,
+        cfg.seed,
+        own.diversity_weight,
+        num_train_epochs=own.epochs,
+        max_steps=own.max_steps or -1,
+        learning_rate=own.lr,
+        per_device_train_batch_size=own.batch_size,
+        gradient_accumulation_steps=own.gradient_accumulation_steps,
+        gradient_checkpointing=cfg.model.gradient_checkpointing,
+        logging_steps=cfg.logging.logging_steps,
+    )
+
+
+def grpo_trainer(cfg: RepliesCfg, folder: Path, policy: setup.Policy, reward, rows: list[dict]):
+    """Return TRL's GRPOTrainer on posts; its reference is the SFT model: a frozen copy of the adapter, or final/."""
+    from rl_nmt.training.set_reward import SetRewardTrainer
+
+    own = cfg.grpo
+    args = setup.grpo_config(
+        folder,
+        policy,
+        cfg.logging.save_every,
+        cfg.seed,
+        num_generations=own.n_generations,
+        max_completion_length=own.max_new_tokens,
+        temperature=own.temperature,
+        top_p=own.top_p,
+        beta=own.kl_coeff,
+        learning_rate=own.lr,
+        warmup_steps=own.warmup_steps,
+        per_device_train_batch_size=own.micro_batch_size,
+        gradient_accumulation_steps=checks.accumulation_steps(cfg, distributed.count()),
+        max_steps=own.max_steps or -1,
+        logging_steps=cfg.logging.logging_steps,
+        gradient_checkpointing=cfg.model.gradient_checkpointing,
+    )
+    trainer = SetRewardTrainer(
+        model=policy.model,
+        reward_funcs=reward,
+        args=args,
+        processing_class=policy.tokenizer,
+        train_dataset=setup.dataset([row["source"] for row in rows], prompt_maker(cfg, policy.tokenizer)),
+        set_weight=own.set_weight,
+        clip_range=own.advantage_clip_range if own.clip_advantage else None,
+    )
+    setup.quieten(trainer)
+    return trainer
+
+
+def train_phase(cfg: RepliesCfg, run: Run, phase: str, rows: data.Phases, skip_gate: bool, started: float) -> None:
+    """Do one phase, or the rest of it from `run.resume`: evaluate, check the reward, train, evaluate, report."""
+    from rl_nmt.results import export
+    from rl_nmt.results.divergence import DivergenceMonitor
+    from rl_nmt.training import loop
+    from rl_nmt.training.callbacks import HeldOut, ProgressLine
+    from wandb_reward_callback import WandbRewardCallback
+
+    log, task, sft = cfg.logging, evaluate.task(phase), phase == "sft"
+    policy = start_sft(cfg) if sft else start_grpo(cfg)
+    reward = build_reward(cfg, run, policy, rows.heldout)
+    run.require_same(**setup.identity(cfg.model.name, reward))
+    success = load_success_scorer(cfg.evaluation.success_scorer, reward)
+    make_prompt = prompt_maker(cfg, policy.tokenizer)
+    evaluator = evaluate.Evaluator(cfg, phase, policy.tokenizer, rows.heldout, make_prompt, reward, success)
+    with run.under_way():
+        tokens = cfg.grpo.max_new_tokens
+        before = setup.evaluate_before(run, lambda: evaluator(policy.model), rows.heldout, reward, tokens)
+        evaluator.take(before)
+        run.begin(cfg)
+        gate = partial(require_replies_launch, reward, rows.heldout, cfg.reward.max_soft_win_share, cfg.seed)
+        setup.ask_launch_gate(run, gate, "skipped by --skip_launch_gate" if skip_gate else "")
+        outside = cfg.evaluation.success_scorer.rpartition(":")[2]
+        monitor = DivergenceMonitor(outside, lambda s: [row["success"] for row in s.components], before.sources)
+        name = f"{log.wandb_run_name or Path(log.output_dir).name}{'-sft' if sft else ''}"
+        setup.start_wandb(run, dataclasses.replace(log, wandb_run_name=name), config.to_public_dict(cfg))
+        trainer = (sft_trainer if sft else grpo_trainer)(
+            cfg, run.folder, policy, reward, rows.sft if sft else rows.grpo
+        )
+        if not sft:
+            trainer.noise_floor = setup.noise_floor(run, reward, before)
+        metrics = WandbRewardCallback(reward, path=run.folder / run.files.metrics)
+        held_out = HeldOut(
+            before,
+            lambda: evaluator(trainer.model),
+            monitor,
+            metrics.record,
+            reward,
+            save_best=lambda: export.save_best(run.folder, trainer, cfg.model.prompt),
+            eval_steps=0 if sft else cfg.evaluation.every,
+        )
+        limits: dict[str, Any] = {"keep": log.save_total_limit, "max_hours": log.max_hours}
+        callbacks = [metrics, held_out, ProgressLine(reward, log.sample_steps)]
+        loop.train(run, trainer, callbacks, parts={"reward": reward}, started=started, **limits)
+        trained = rows.sft if sft else rows.grpo
+        source = {"name": cfg.data.train_file or (cfg.data.sft_file if sft else cfg.data.grpo_file)}
+        source |= {"rows": len(trained), "sha256": rows.sha256, "heldout": cfg.data.eval_file or "held-out rows"}
+        told = {name: attrgetter(name)(cfg) for name in TOLD if not (sft and name.startswith("grpo."))}
+        card = {"base_model": cfg.model.name, "data": source, "settings": told, "prompt": cfg.model.prompt}
+        setup.finish(run, trainer, policy, held_out, task, card, cfg.seed)
+        if distributed.is_main_process():
+            thresholds = evaluate.sweep(before, held_out.last)
+            files.write_json(run.folder / "pass_at_k.json", thresholds)
+            print(evaluate.sweep_table(thresholds), flush=True)
+
+
+def diagnose(cfg: RepliesCfg) -> int:
+    """Print what is missing on this machine; returns the exit status."""
+    from rl_nmt.preflight import doctor
+
+    log, own = cfg.logging, cfg.model
+    view = SimpleNamespace(lora_rank=own.lora_rank, kl_beta=cfg.grpo.kl_coeff, optimizer="adamw_torch_fused")
+    view.save_steps, view.save_total_limit = log.save_every, log.save_total_limit
+    view.use_wandb, view.wandb_mode, view.backtranslation_backend = log.use_wandb, log.wandb_mode, ""
+    view.reward_device = view.dual_device = cfg.reward.device
+    findings = doctor.diagnose_recipe(
+        cfg, view, checks.models(cfg), log.output_dir, checks.check, checks.require_environment
+    )
+    print(doctor.table(findings), flush=True)
+    return doctor.exit_code(findings)
+
+
+def main(argv: list[str] | None = None) -> int:
+    started = time.monotonic()
+    words, prog = sys.argv[1:] if argv is None else argv, "python -m recipes.replies.train"
+    cfg, actions, _ = config.parse(RepliesCfg, words, ACTIONS, prog=prog, description=__doc__)
+    distributed.mute_others()
+    if actions["doctor"]:
+        return diagnose(cfg)
+    checks.check(cfg)
+    chosen, folder = checks.phases(cfg), Path(cfg.logging.output_dir).expanduser()
+    last = folder if "grpo" in chosen else folder / "sft"
+    settings = config.to_public_dict(cfg)
+    if not actions["fresh"] and setup.finished(last, evaluate.task(chosen[-1]), settings, NAMES["output_dir"]):
+        return 0
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
+    checks.require_environment(cfg)
+    distributed.start()
+    where = {"script": "-m recipes.replies.train", "argv": argv, "fresh": actions["fresh"], "force": actions["force"]}
+    with Run.open(cfg.logging.output_dir, **where, settings=NAMES) as run:
+        cfg.logging.output_dir = str(run.folder)  # with --fresh another one
+        rows = distributed.from_main(lambda: data.load(cfg.data, run.folder, cfg.limit))
+        fixed = {f"model.{name}": getattr(cfg.model, name) for name in MODEL} | {"data": rows.sha256}
+        if "sft" in chosen:
+            with phases.open_phase(run, "sft") as sft:
+                if not phases.finished(sft, fixed | {f"sft.{k}": v for k, v in settings["sft"].items()}):
+                    train_phase(cfg, sft, "sft", rows, actions["skip_launch_gate"], started)
+                    phases.finish(sft)
+        if "grpo" in chosen:
+            begun = phases.sealed(checks.start_folder(cfg), "grpo.start_from")
+            names = ("n_generations", "max_new_tokens", "set_weight")
+            run.require_same(**fixed, sft=begun, **{f"grpo.{name}": getattr(cfg.grpo, name) for name in names})
+            train_phase(cfg, run, "grpo", rows, actions["skip_launch_gate"], started)
+    return 0
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,70 @@
+"""Phases of a run: each is a Run in its own subfolder, and the next one starts from its final/. No torch.
+
+with phases.open_phase(run, "sft") as sft:
+    if not phases.finished(sft, identity):
+        ...                                  # train, write final/
+        phases.finish(sft)
+run.require_same(sft=phases.sealed(run.folder / "sft", "output_dir"))
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rl_nmt import distributed, files
+from rl_nmt.errors import ConfigError
+from rl_nmt.runs import run_folder
+from rl_nmt.runs.run import Run
+
+FINISHED = "phase.json"  # written last, with the hash of final/
+
+
+@contextlib.contextmanager
+def open_phase(run: Run, name: str) -> Iterator[Run]:
+    """Open the phase's Run in the run's folder; the command that continues it is the run's. Raises as Run.open."""
+    with Run.open(run.folder / name, force=run.force, settings=run.settings) as phase:
+        phase.command = run.command
+        yield phase
+
+
+def finished(phase: Run, identity: dict[str, Any]) -> bool:
+    """Return whether the phase was finished before, with this identity; takes note of the identity if not.
+
+    Raises ResumeRefused if it was begun or finished with another identity, without --force.
+    """
+    if not (phase.folder / FINISHED).exists():
+        phase.require_same(**identity)
+        return False
+    for change in distributed.from_main(lambda: run_folder.require_identity(phase.folder, identity, phase.force)):
+        print(f"changed since {phase.folder} was finished, and not applied to it: {change}", flush=True)
+    return True
+
+
+def finish(phase: Run) -> None:
+    """Seal final/: write its hash. Called by all processes, the main one writes. Raises CannotWrite."""
+    if distributed.is_main_process():
+        files.write_json(phase.folder / FINISHED, {"final": _hash(phase.folder / "final")})
+
+
+def sealed(folder: Path, setting: str) -> str:
+    """Return the hash of a finished phase's final/. Raises ConfigError if it is not finished or has changed since."""
+    try:
+        found = str(json.loads((folder / FINISHED).read_text(encoding="utf-8"))["final"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"{setting}: {folder} holds no finished phase: run it first") from None
+    if distributed.from_main(lambda: _hash(folder / "final")) != found:
+        raise ConfigError(f"{setting}: {folder / 'final'} has changed since it was finished: run that phase again")
+    return found
+
+
+def _hash(folder: Path) -> str:
+    """Return a hash of a model's weights, also of its adapter's."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        total.update(str(path.relative_to(folder)).encode())
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]

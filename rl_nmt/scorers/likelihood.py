@@ -1,0 +1,57 @@
+"""Score answers by their likelihood under a frozen causal language model."""
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+
+from rl_nmt.models.generate import encode_prompts, inference
+
+TOKENS = 4096  # padded tokens in one forward pass
+
+
+class Likelihood:
+    """Mean log-probability per token, in nats, of an answer and its end of turn after a prompt.
+
+    `model`: a causal language model, or a PEFT model, whose adapters are off in the call: with LoRA the policy scores
+    by its own frozen base, without another model in memory. `end`: the id that ends a turn.
+    """
+
+    def __init__(self, model, tokenizer, end: int):
+        self.model, self.tokenizer, self.end = model, tokenizer, end
+
+    def __call__(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float | None]:
+        """Return one value per answer, in order; None where it is not finite."""
+        if not prompts:
+            return []
+        before = encode_prompts(self.tokenizer, list(prompts))
+        options = {"add_special_tokens": False, "split_special_tokens": True}
+        after = [[*ids, self.end] for ids in self.tokenizer(list(answers), **options)["input_ids"]]
+        lengths = [len(p) + len(a) for p, a in zip(before, after, strict=True)]
+        order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        values = [0.0] * len(lengths)
+        off = getattr(self.model, "disable_adapter", contextlib.nullcontext)
+        with inference(self.model), off():
+            while order:
+                size = max(1, TOKENS // lengths[order[0]])
+                batch, order = order[:size], order[size:]
+                found = self._mean_log_probs([before[i] for i in batch], [after[i] for i in batch])
+                for i, value in zip(batch, found, strict=True):
+                    values[i] = value
+        return [value if abs(value) < float("inf") else None for value in values]
+
+    def _mean_log_probs(self, before: list[list[int]], after: list[list[int]]) -> list[float]:
+        rows = [p + a for p, a in zip(before, after, strict=True)]
+        width, longest = max(map(len, rows)), max(map(len, after))
+        device = self.model.device
+        # Left-padded: the answers, which alone need logits, are the last tokens of every row.
+        ids = torch.tensor([[self.end] * (width - len(row)) + row for row in rows], device=device)  # (B, L)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        places = (mask.cumsum(-1) - 1).clamp(min=0)
+        out = self.model(
+            input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=longest + 1, use_cache=False
+        )
+        log_probs = out.logits[:, :-1].float().log_softmax(-1)  # (B, T, V)
+        own = log_probs.gather(-1, ids[:, -longest:, None])[..., 0]  # (B, T)
+        kept = torch.tensor([[0] * (longest - len(a)) + [1] * len(a) for a in after], device=device)
+        return ((own * kept).sum(-1) / kept.sum(-1)).tolist()
