@@ -5,6 +5,7 @@
 # make coverage     the tests with a table of the lines not run
 # make lint    ruff format --check, ruff check, mypy
 # make translategemma   the recipe with token credit, on the pocket world and small MetricX and XCOMET twins
+# make replies   the recipe for short replies: SFT, then GRPO on a heuristic reward, on a small world of its own
 # make smoke   show what the pocket reward scores
 # make pocket  only build the pocket models
 # make bench   three seeds and a control run: the table in docs/LOG.md
@@ -19,7 +20,7 @@ PARALLEL := -n 2 --dist loadfile
 FAST := tests/text tests/guards tests/audit tests/test_config.py tests/runs --ignore tests/runs/test_checkpoints.py \
   --ignore tests/runs/test_faults.py
 
-.PHONY: train try test test-fast coverage lint smoke pocket translategemma bench curve clean
+.PHONY: train try test test-fast coverage lint smoke pocket translategemma replies bench curve clean
 
 train: pocket
 	$(RUN) train_grpo_en_ta.py --config configs/pocket.yaml $(WITH)
@@ -33,6 +34,10 @@ pocket: $(VENV)
 translategemma: pocket
 	$(RUN) -m pocket.twins.build
 	$(RUN) -m recipes.translategemma.train --config recipes/translategemma/configs/pocket.yaml
+
+replies: $(VENV)/replies
+	$(RUN) -m pocket.replies.build
+	$(RUN) -m recipes.replies.train --config recipes/replies/configs/pocket.yaml $(WITH)
 
 test: $(VENV)/developer
 	$(RUN) -m pytest $(PARALLEL)
@@ -69,6 +74,9 @@ $(VENV)/installed: requirements.txt
 	done; echo "error: Python 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11 (tried: $(PYTHON))" >&2; exit 2
 
 $(VENV)/developer: requirements-dev.txt $(VENV)/installed
+	@$(RUN) scripts/install.py $(VENV) $< $@
+
+$(VENV)/replies: requirements-replies.txt $(VENV)/installed
 	@$(RUN) scripts/install.py $(VENV) $< $@
 
 curve:  # the picture in the README: seed 0 of `make bench`

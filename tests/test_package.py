@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXAMPLE = ROOT / "examples" / "reward_in_your_own_trl_script.py"
 OWN = {"rl_nmt", "recipes", "pocket", "bench", *(path.stem for path in ROOT.glob("*.py"))}
-OPTIONAL = {"vllm", "icu"}  # imported where they are installed, or said by a script that needs them
+OPTIONAL = {"vllm", "icu", "bitsandbytes"}  # imported where they are installed, or said by a script that needs them
 OF_TRANSFORMERS = "4" if Version(importlib.metadata.version("transformers")).major < 5 else "5"
 
 
@@ -38,7 +38,8 @@ def test_requirement_files_have_the_packages_of_the_project():
     assert pinned("requirements.txt") == needed | names(extras["comet"])
     assert pinned("requirements-transformers5.txt") == needed
     assert pinned("requirements-vllm.txt") == needed | {"vllm"}
-    assert pinned("requirements-dev.txt") == names(extras["dev"])
+    assert pinned("requirements-dev.txt") == names(extras["dev"]) > pinned("requirements-replies.txt")
+    assert pinned("requirements-replies.txt") == names(extras["replies"])
 
 
 def test_every_imported_package_is_listed():
@@ -55,7 +56,8 @@ def test_every_imported_package_is_listed():
                 imported.add(node.module.split(".")[0])
     foreign = imported - OWN - OPTIONAL - set(sys.stdlib_module_names) - {"comet"}
     assert {"scipy", "requests", "safetensors", "numpy", "packaging"} <= foreign
-    unknown = {module for module in foreign if not names(distributions[module]) & names(PROJECT["dependencies"])}
+    known = names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"]["replies"])
+    unknown = {module for module in foreign if not names(distributions[module]) & known}
     assert not unknown
 
 
