@@ -7,7 +7,6 @@ refused. Which rows are held out depends on their ids and the seed alone, not on
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +16,15 @@ from rl_nmt.config import to_public_dict
 from rl_nmt.data.cleaning import clean_document
 from rl_nmt.data.snapshot import Sealed, Snapshot
 from rl_nmt.data.tables import Row as Record
-from rl_nmt.data.tables import read_all
+from rl_nmt.data.tables import clean_text, read_all
 from rl_nmt.errors import ConfigError
 from rl_nmt.text.languages import language
-from rl_nmt.text.unicode import is_blank, safe_unicode, strip_control_tokens
+from rl_nmt.text.unicode import is_blank, safe_unicode
 
 if TYPE_CHECKING:
     from recipes.translategemma.settings import DataCfg
 
 Row = dict[str, str]  # "id", "source" and, where there is one, "reference"
-# Invisible characters that change tokens, but not the joiners that Indic and Arabic spelling needs.
-_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
 
 
 def load(cfg: DataCfg, folder: str | Path, seed: int) -> Sealed:
@@ -141,10 +138,10 @@ def _rows(
     ids: dict[str, str] = {}
     seen: set[str] = set()
     for where, record in kept:
-        text, reason = _text(record, source, where), ""
+        text, reason = clean_text(record, source, where), ""
         if document_chars and text:
             passage, reason = clean_document(record[source], *document_chars)
-            text = _text({source: passage}, source, where)
+            text = clean_text({source: passage}, source, where)
         if is_blank(text):
             counts[reason or "without a source"] += 1
             continue
@@ -159,7 +156,7 @@ def _rows(
                 "values"
             )
         ids[row["id"]] = where
-        reference = _text(record, target, where) if target and not document_chars else ""
+        reference = clean_text(record, target, where) if target and not document_chars else ""
         rows.append(row if is_blank(reference) else {**row, "reference": reference})
     if not rows:
         raise ConfigError(f"{name} has no row with a source in {source!r}; give another file or data.source_field")
@@ -197,16 +194,6 @@ def _fields(records: list[Record], name: str, cfg: DataCfg) -> tuple[str, str | 
     automatic = "id" if all(record.get("id") is not None for _, record in records) else ""
     values = [str(record["id"]) for _, record in records] if automatic and not cfg.id_field else []
     return source, target, cfg.id_field or (automatic if len(set(values)) == len(records) else None)
-
-
-def _text(record: dict[str, Any], field: str, where: str) -> str:
-    """Return one clean line: NFC, without control tokens and invisible characters; "" for a blank text."""
-    value = record.get(field)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ConfigError(f"{where}: column {field!r} is {type(value).__name__}; it must be a text")
-    return " ".join(strip_control_tokens(_INVISIBLE.sub("", safe_unicode(value))).split())
 
 
 def _id(record: dict[str, Any], field: str | None, text: str, where: str) -> str:

@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rl_nmt.errors import ConfigError
+from rl_nmt.text.unicode import safe_unicode, strip_control_tokens
 
 FORMATS = {".jsonl": "json", ".json": "json", ".tsv": "tsv", ".txt": "tsv", ".parquet": "parquet"}  # by file name
 SOURCES = ("source", "english", "en", "src")
 REFERENCES = ("reference", "target", "tamil", "ta", "ref")
 # Names that belong together, best first: a row that has both of a pair is read by them.
 PAIRS = (("source", "reference"), ("source", "target"), ("src", "ref"), ("english", "tamil"), ("en", "ta"))
+# Invisible characters that change tokens, but not the joiners that Indic and Arabic spelling and emoji need.
+_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
 _OPENERS: dict[str, Any] = {"": open, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 Line = tuple[int, str]  # its number and its text
 
@@ -124,6 +127,22 @@ def sides(row: Row, source: str = "", reference: str = "") -> tuple[str, str | N
         if not isinstance(value, types):
             raise ConfigError(f"{row.where}: {name!r} is {type(value).__name__}, must be a text")
     return text, translation
+
+
+def clean_text(cells: dict[str, Any], column: str, where: str) -> str:
+    """Return one clean line: NFC, without control tokens and invisible characters; "" for a blank text.
+
+    Raises ConfigError for a value that is not a text.
+
+    >>> clean_text({"post": " a\\u200b <bos>b\\n"}, "post", "line 1")
+    'a b'
+    """
+    value = cells.get(column)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: column {column!r} is {type(value).__name__}; it must be a text")
+    return " ".join(strip_control_tokens(_INVISIBLE.sub("", safe_unicode(value))).split())
 
 
 def number(value: Any, where: str) -> float | None:

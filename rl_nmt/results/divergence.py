@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rl_nmt.results.evaluation import Snapshot
+from rl_nmt.results.sampling import bleu_against_others
 from rl_nmt.results.task import REWARD, mean
 
 SIGMAS = 2.0  # a change of fewer standard errors of the paired difference is taken for noise
@@ -139,12 +140,8 @@ def self_bleu(sources: Sequence[str], outputs: Sequence[str]) -> float | None:
     A group is the samples of one source; the first SELF_BLEU_GROUPS groups of at least two are used. None without any.
     Name and idea are those of the Texygen benchmark (arXiv 1802.01886).
     """
-    from sacrebleu.metrics import BLEU
-
     members: dict[str, list[str]] = defaultdict(list)
     for source, output in zip(sources, outputs, strict=True):
         members[source].append(output)
     chosen = [group for group in members.values() if len(group) > 1][:SELF_BLEU_GROUPS]
-    bleu = BLEU(effective_order=True)
-    others = [(output, group[:i] + group[i + 1 :]) for group in chosen for i, output in enumerate(group)]
-    return mean([bleu.sentence_score(*pair).score for pair in others])
+    return mean([score for group in chosen for score in bleu_against_others(group)])
