@@ -61,7 +61,7 @@ def check(cfg: RepliesCfg) -> None:
     if not cfg.logging.output_dir.strip():
         raise ConfigError("logging.output_dir is empty; give a folder for the run")
     check_weights(cfg.reward)
-    check_data(cfg.data, chosen)
+    check_data(cfg.data, chosen[0] if len(chosen) == 1 else "both")
     if "grpo" in chosen:
         accumulation_steps(cfg, distributed.count())
 

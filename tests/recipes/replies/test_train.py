@@ -1,0 +1,224 @@
+"""python -m recipes.replies.train on tiny models: both phases, what they leave, kills, arms, refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import pytest
+import replies_run
+import torch
+import yaml
+from fault_trials import differences, trial
+from safetensors.torch import load_file
+from tiny_run import command
+
+import recipes.replies.train  # noqa: F401  heavy imports once here, not in every forked run
+import wandb_reward_callback  # noqa: F401
+from rl_nmt.results import export, report  # noqa: F401
+from rl_nmt.runs.metrics_file import MetricsFile
+from rl_nmt.training import loop, set_reward, sft  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return replies_run.world(tmp_path_factory.mktemp("replies"))
+
+
+def config_of(world, folder, **changes):
+    values = replies_run.sections(world, folder / "run")
+    for name, section in changes.items():
+        values[name] = {**values.get(name, {}), **section}
+    return replies_run.write_config(folder / "c.yaml", values)
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory):
+    """(folder of a finished run, its config, its output)."""
+    work = tmp_path_factory.mktemp("finished")
+    config = config_of(world, work)
+    status, out, err = trial(work / "t", replies_run.train, config)
+    assert status == 0, out + err
+    return work / "run", config, out
+
+
+def test_both_phases_leave_a_run_folder(finished):
+    folder, _, out = finished
+    for place in (folder, folder / "sft"):
+        names = {path.name for path in place.iterdir()}
+        wanted = "resolved_config.yaml metrics.jsonl samples.jsonl final evaluation.json pass_at_k.json report.html"
+        assert set(wanted.split()) <= names, place
+        assert not list(place.rglob("ref")) and (place / "final" / "adapter").is_dir()
+    assert (folder / "data").is_dir() and not (folder / "sft" / "data").exists()
+    assert "warning" not in out.lower() and "step 4/4" in out and "step 6/6" in out
+
+
+def test_grpo_starts_where_sft_ended(finished):
+    folder, _, _ = finished
+    sft, grpo = (
+        load_file(place / "final" / "adapter" / "adapter_model.safetensors") for place in (folder / "sft", folder)
+    )
+    assert sft.keys() == grpo.keys() and any(not torch.equal(sft[name], grpo[name]) for name in sft)
+    tables = [json.loads((place / "evaluation.json").read_text()) for place in (folder / "sft", folder)]
+    assert tables[0]["after"]["reward"] == pytest.approx(tables[1]["before"]["reward"], abs=1e-5)
+    identity = json.loads((folder / "run_identity.json").read_text())["identity"]
+    assert identity["sft"] == json.loads((folder / "sft" / "phase.json").read_text())["final"]
+
+
+def test_metrics_of_every_step(finished):
+    rows = MetricsFile(finished[0] / "metrics.jsonl").rows()
+    train = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in train] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [0, 2, 4]
+    for row in train:
+        for key in ("policy_loss", "avg_reward", "kl_penalty", "reward/relevance", "reward/fluency", "reward/copied"):
+            assert math.isfinite(row[key]), key
+    first = MetricsFile(finished[0] / "sft" / "metrics.jsonl").rows()
+    assert [row["step"] for row in first if row["kind"] == "train" and math.isfinite(row["loss"])] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_table_has_success_and_diversity(finished):
+    table = json.loads((finished[0] / "evaluation.json").read_text())
+    for side in ("before", "after"):
+        found = table[side]
+        assert 0 <= found["pass@1"] <= found["pass@5"] <= found["pass@10"] <= 1
+        assert {"self_bleu", "distinct_1", "distinct_2", "success", "sampled_reward", "relevance"} <= found.keys()
+    assert table["rows"] == 6 and "pass@1" in table["p_value"] and "likeness >=" in table["signature"]["pass@k"]
+    sweep = json.loads((finished[0] / "pass_at_k.json").read_text())
+    assert [row["quantile"] for row in sweep] == [0.25, 0.5, 0.75, 0.9]
+    chosen = next(row for row in sweep if row["quantile"] == 0.75)
+    assert chosen["before"]["pass@1"] == pytest.approx(table["before"]["pass@1"])
+    sample = json.loads((finished[0] / "samples.jsonl").read_text().splitlines()[0])
+    assert len(sample["before_scores"]["samples"]) == len(sample["after_scores"]["success_scores"]) == 10
+
+
+def test_the_same_command_again_prints_the_table(finished):
+    folder, config, _ = finished
+    status, out, err = trial(folder.parent / "again", replies_run.train, config)
+    assert status == 0 and "holds a finished run" in out, err
+    status, _, err = trial(folder.parent / "other", replies_run.train, config, "--grpo.lr", "1e-2")
+    assert status == 4 and "grpo.lr" in err
+
+
+MOMENTS = [(phase, moment) for phase in ("sft", "grpo") for moment in ("step 3", "step 1", "export")]
+
+
+@pytest.mark.parametrize(
+    "die",
+    [pytest.param(die, marks=[] if die[1] == "step 3" else pytest.mark.slow, id=" ".join(die)) for die in MOMENTS],
+)
+def test_killed_in_either_phase_it_continues_to_the_same_bits(world, finished, tmp_path, die):
+    config = config_of(world, tmp_path)
+    status, _, err = trial(tmp_path / "t", replies_run.train, config, die=die)
+    assert status == 137, err
+    status, out, err = trial(tmp_path / "t", replies_run.train, config)
+    assert status == 0, out + err
+    assert ("resuming from" in out) == (die[1] != "step 1")
+    assert differences(replies_run.outcome(tmp_path / "run"), replies_run.outcome(finished[0])) == []
+
+
+def test_a_signal_ends_it_with_the_command_that_continues(world, tmp_path):
+    config = config_of(world, tmp_path)
+    status, _, err = trial(tmp_path / "t", replies_run.train, config, "--logging.max_hours", "1e-9")
+    assert status == 75 and "continue with: python -m recipes.replies.train" in err.replace("'", "")
+    assert (tmp_path / "run" / "sft" / "checkpoint-1").is_dir()
+
+
+# --- arms ----------------------------------------------------------------------------------------------
+
+
+def started_from(finished, tmp_path, *flags):
+    """Run GRPO from the finished run's SFT phase; return the weights of its adapter."""
+    folder, config, _ = finished
+    output = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+    flags = ("--phase", "grpo", "--grpo.start_from", str(folder / "sft"), "--logging.output_dir", str(output), *flags)
+    status, out, err = trial(tmp_path / "t", replies_run.train, config, *flags)
+    assert status == 0, out + err
+    assert not (output / "sft").exists()
+    return load_file(output / "final" / "adapter" / "adapter_model.safetensors")
+
+
+def test_grpo_from_another_runs_sft_is_the_same_and_a_set_reward_is_not(finished, tmp_path):
+    own = load_file(finished[0] / "final" / "adapter" / "adapter_model.safetensors")
+    plain = started_from(finished, tmp_path)
+    assert all(torch.equal(plain[name], own[name]) for name in own)
+    shared = started_from(finished, tmp_path, "--grpo.set_weight", "1.0")
+    assert any(not torch.equal(shared[name], own[name]) for name in own)
+
+
+def test_sft_alone_ends_with_its_table(world, tmp_path):
+    config = config_of(world, tmp_path, sft={"diversity_weight": 0.5}, experiment={"type": "polychromic"})
+    status, out, err = trial(tmp_path / "t", replies_run.train, config, "--limit", "9")
+    assert status == 0, out + err
+    table = json.loads((tmp_path / "run" / "sft" / "evaluation.json").read_text())
+    assert table["rows"] == 6 and not (tmp_path / "run" / "evaluation.json").exists()
+    assert sum(1 for line in (tmp_path / "run" / "data" / "train.jsonl").read_text().splitlines() if line) == 18
+    card = (tmp_path / "run" / "sft" / "final" / "README.md").read_text(encoding="utf-8")
+    assert "supervised fine-tuning" in card and "grpo.lr" not in card
+
+
+def test_all_weights_without_lora(world, tmp_path):
+    config = config_of(world, tmp_path, model={"lora_rank": 0}, sft={"epochs": 1}, grpo={"max_steps": 1})
+    status, out, err = trial(tmp_path / "t", replies_run.train, config)
+    assert status == 0, out + err
+    weights = [load_file(tmp_path / "run" / place / "final" / "model.safetensors") for place in ("sft", ".")]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+# --- refusals ------------------------------------------------------------------------------------------
+
+
+def test_other_sft_settings_are_refused_after_sft(finished, tmp_path):
+    folder, config, _ = finished
+    shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation.json"))
+    flags = ("--logging.output_dir", str(tmp_path / "run"), "--sft.lr", "0.5")
+    status, _, err = trial(tmp_path / "t", replies_run.train, config, *flags)
+    assert status == 4 and "sft.lr" in err
+
+
+def test_a_changed_sft_model_is_refused(finished, tmp_path):
+    folder, config, _ = finished
+    shutil.copytree(folder / "sft", tmp_path / "sft")
+    weights = tmp_path / "sft" / "final" / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    output = str(tmp_path / "run")
+    flags = ("--phase", "grpo", "--grpo.start_from", str(tmp_path / "sft"), "--logging.output_dir", output)
+    status, _, err = trial(tmp_path / "t", replies_run.train, config, *flags)
+    assert status == 2 and "grpo.start_from" in err
+
+
+def test_a_threshold_that_nobody_reaches(world, tmp_path):
+    config = config_of(world, tmp_path)
+    status, _, err = trial(tmp_path / "t", replies_run.train, config, "--evaluation.threshold", "2.0")
+    assert status == 2 and "evaluation.threshold: 2.0" in err
+
+
+def test_the_reward_cannot_be_its_own_success_scorer(world, tmp_path):
+    config = config_of(world, tmp_path)
+    scorer = "recipes.replies.heuristic:HeuristicReward"
+    status, _, err = trial(tmp_path / "t", replies_run.train, config, "--evaluation.success_scorer", scorer)
+    assert status == 2 and "evaluation.success_scorer" in err
+
+
+def test_the_doctor(world, tmp_path):
+    config = config_of(world, tmp_path)
+    done = command("-m", "recipes.replies.train", "--config", config, "--doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "model.name" in done.stdout and "reward.encoder" in done.stdout
+    done = command("-m", "recipes.replies.train", "--config", config, "--doctor", "--reward.encoder", str(tmp_path))
+    assert done.returncode == 2 and "reward.encoder" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["qwen3_0.6b", "qwen3_4b_4bit", "pocket"])
+def test_the_configurations_are_valid(name, tmp_path):
+    from recipes.replies import checks
+    from recipes.replies.settings import RepliesCfg
+    from rl_nmt import config
+
+    rows = replies_run.write_rows(tmp_path)
+    file = f"recipes/replies/configs/{name}.yaml"
+    files = ["--data.train_file", str(rows), "--data.eval_file="]
+    cfg = config.parse(RepliesCfg, ["--config", file, *files], {}, prog="x", description="")[0]
+    checks.check(cfg)
+    assert yaml.safe_load(open(file, encoding="utf-8"))["model"]["name"] == cfg.model.name
