@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXAMPLE = ROOT / "examples" / "reward_in_your_own_trl_script.py"
 OWN = {"rl_nmt", "recipes", "pocket", "bench", *(path.stem for path in ROOT.glob("*.py"))}
-OPTIONAL = {"vllm", "icu"}  # imported where they are installed, or said by a script that needs them
+OPTIONAL = {"vllm", "icu", "sentence_transformers", "textblob"}  # imported where installed, or named when needed
 OF_TRANSFORMERS = "4" if Version(importlib.metadata.version("transformers")).major < 5 else "5"
 
 
