@@ -1,0 +1,109 @@
+"""Compute the parts of the heuristic reward that need no neural model, from cleaned texts.
+
+The formula is in heuristic.py. All parts are between 0 and 1; lengths are in characters (`rl_nmt.text.unicode.length`).
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from rl_nmt.errors import ConfigError
+from rl_nmt.text.languages import ENGLISH
+from rl_nmt.text.tokens import tokenize
+from rl_nmt.text.unicode import length
+
+QUESTION, TWO_SENTENCES = 1.1, 1.05  # factors of engagement, which starts low enough for both to count
+GENERIC = (
+    *("agreed", "i agree", "exactly", "same", "same here", "so true", "true", "totally", "yes", "yep", "no", "nope"),
+    *("ok", "okay", "cool", "nice", "great", "wow", "lol", "haha", "thanks", "thank you", "well said", "good point"),
+)
+MIN_SPREAD = 1.0  # nats: the scale of fluency is at least as wide, however alike the human replies are
+_SENTENCE_MARKS = re.compile(r"[.!?…]+(?!\w)")  # "!!!" is one
+
+
+@lru_cache(maxsize=4096)
+def words(text: str) -> tuple[str, ...]:
+    """Return the words, numbers and addresses of a text in any script, case-folded, without punctuation and emoji."""
+    return tuple(token.text.casefold() for token in tokenize(text, ENGLISH))
+
+
+def length_score(reply: str) -> float:
+    count = length(reply)
+    return next((score for end, score in ((20, 0.3), (50, 0.6), (151, 1.0), (281, 0.8)) if count < end), 0.4)
+
+
+def sentiment(post: str, reply: str) -> float:
+    """Return the agreement of TextBlob's polarities. Raises ImportError without TextBlob."""
+    return 1.0 - abs(_polarity(post) - _polarity(reply)) / 2
+
+
+@lru_cache(maxsize=4096)
+def _polarity(text: str) -> float:
+    from textblob import TextBlob
+
+    return min(1.0, max(-1.0, float(TextBlob(text).sentiment.polarity)))
+
+
+def diversity(reply: str) -> float:
+    said = words(reply)
+    share = len(set(said)) / max(1, len(said))
+    return share if share >= 0.5 else 0.7 * share
+
+
+def punctuation(reply: str) -> float:
+    ratio = sum(map(reply.count, "!?.,")) / max(1, length(reply))
+    if 0.02 <= ratio <= 0.08:
+        return 1.0
+    return 0.7 if ratio < 0.01 else 0.8 if ratio <= 0.15 else 0.3
+
+
+def engagement(reply: str) -> float:
+    score, said, count = 1.0, f" {' '.join(words(reply))} ", length(reply)
+    if "?" in reply:
+        score *= QUESTION
+    if len(_SENTENCE_MARKS.findall(reply)) >= 2:
+        score *= TWO_SENTENCES
+    if count < 30 and any(f" {phrase} " in said for phrase in GENERIC):
+        score *= 0.5
+    letters = [char for char in reply if char.isalpha()]  # a letter without case is not a capital
+    if count > 10 and letters and all(map(str.isupper, letters)):
+        score *= 0.6
+    return score / (QUESTION * TWO_SENTENCES)
+
+
+def copied(post: str, reply: str) -> float:
+    """Return the share of the reply's word triples that are in the post; a shorter reply is one pair or one word."""
+    said, heard = words(reply), words(post)
+    if not said:
+        return float(reply.casefold() == post.casefold())
+    size = min(3, len(said))
+    known = {heard[i : i + size] for i in range(len(heard) - size + 1)}
+    grams = [said[i : i + size] for i in range(len(said) - size + 1)]
+    return sum(gram in known for gram in grams) / len(grams)
+
+
+def fluency(log_prob: float | None, scale: tuple[float, float]) -> float | None:
+    """Return where a mean log-probability is on the scale (low, high), clipped; None if it is missing or not finite."""
+    if log_prob is None or not math.isfinite(log_prob):
+        return None
+    low, high = scale
+    return min(1.0, max(0.0, (float(log_prob) - low) / (high - low)))
+
+
+def calibrate(values: Sequence[float | None]) -> tuple[float, float]:
+    """Return the scale (low, high) of fluency, in nats, from the log-probs of held-out human replies.
+
+    `high` is their lower quartile, `low` so far below that their 5 % quantile gets 0.75: three of four human replies
+    get 1, so nothing is gained by being likelier than they are. Raises ConfigError below five finite values.
+    """
+    import numpy as np
+
+    known = [float(value) for value in values if value is not None and math.isfinite(value)]
+    if len(known) < 5:
+        raise ConfigError(
+            f"reward.w_fluency: {len(known)} of {len(values)} held-out replies have a log-probability, 5 are needed: "
+            "give more rows in data.eval_file, or set reward.w_fluency=0"
+        )
+    few, high = map(float, np.quantile(known, (0.05, 0.25)))
+    return high - max(MIN_SPREAD, 4 * (high - few)), high

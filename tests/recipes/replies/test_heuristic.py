@@ -1,0 +1,434 @@
+"""The heuristic reward of recipes/replies: tables of its components, guards, missing parts, hacks that must lose."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny_encoder import build_encoder
+from tiny_replies import ELSEWHERE, HELD_OUT, PAIRS, Bigrams
+
+from recipes.replies import components, heuristic
+from recipes.replies.cheats import suite
+from recipes.replies.components import MIN_SPREAD, calibrate
+from recipes.replies.encoder import relevance
+from recipes.replies.heuristic import COMPONENTS, HeuristicReward, check_weights, load_encoder
+from recipes.replies.settings import RewardCfg
+from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.training.callbacks import ProgressLine
+
+BASE = 1 / (1.1 * 1.05)  # engagement without any bonus
+POSTS, REPLIES = map(list, zip(*PAIRS, strict=True))
+GARDEN, MOUNTAIN = PAIRS[2], PAIRS[5]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("textblob")
+    return build_encoder(tmp_path_factory.mktemp("encoder") / "words", [*POSTS, *REPLIES, ELSEWHERE])
+
+
+@pytest.fixture(scope="module")
+def encoder(folder):
+    return load_encoder(str(folder), "cpu")
+
+
+@pytest.fixture(scope="module")
+def scale():
+    return calibrate(Bigrams()([], HELD_OUT))
+
+
+@pytest.fixture
+def reward(encoder, scale):
+    return HeuristicReward(RewardCfg(), encoder, Bigrams(), scale)
+
+
+# ---------------------------------------------------------------------- components
+
+
+@pytest.mark.parametrize(
+    ("count", "score"),
+    [(3, 0.3), (19, 0.3), (20, 0.6), (49, 0.6), (50, 1.0), (150, 1.0), (151, 0.8), (280, 0.8), (281, 0.4), (500, 0.4)],
+)
+def test_length(count, score):
+    assert components.length_score("a" * count) == score
+    assert components.length_score("க" * count + "\u200b" * 9) == score
+
+
+@pytest.mark.parametrize(
+    ("marks", "score"),
+    [(0, 0.7), (9, 0.7), (10, 0.8), (19, 0.8), (20, 1.0), (80, 1.0), (81, 0.8), (150, 0.8), (151, 0.3), (1000, 0.3)],
+)
+def test_punctuation_per_thousand_characters(marks, score):
+    assert components.punctuation("a" * (1000 - marks) + ("!?.," * 250)[:marks]) == score
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("one two three four", 1.0),
+        ("Bus, bus!", 0.5),
+        ("bus BUS bus", 0.7 / 3),
+        ("", 0.0),
+        ("😀 !!! ?", 0.0),
+        ("it it's", 1.0),
+        ("நல்ல நாள் நல்ல நாள்", 0.5),
+        ("நல்ல நாள், நண்பரே", 1.0),
+    ],
+)
+def test_diversity(reply, score):
+    assert components.diversity(reply) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("We walked along the river all day", BASE),
+        ("Did you walk along the river all day?", BASE * 1.1),
+        ("We walked along the river. It was a good day.", BASE * 1.05),
+        ("We walked along the river!!!", BASE),
+        ("We paid 2.50 and 3.75 for the two tickets", BASE),
+        ("We walked. Did you walk too, along the river?", 1.0),
+        ("Agreed!", BASE * 0.5),
+        ("So TRUE, friend", BASE * 0.5),
+        ("I know that song", BASE),
+        ("No more songs", BASE * 0.5),
+        ("nice " + "x" * 24, BASE * 0.5),
+        ("nice " + "x" * 25, BASE),
+        ("GOOD WORKS", BASE),
+        ("GOOD WORKED", BASE * 0.6),
+        ("WELL DONE 2 DAY 😀", BASE * 0.6),
+        ("நன்றி நண்பர்களே வணக்கம்", BASE),
+        ("நன்றி நண்பர்களே BBC", BASE),
+    ],
+)
+def test_engagement(reply, score):
+    assert components.engagement(reply) == pytest.approx(score, abs=1e-12)
+
+
+def test_both_bonuses_of_engagement_reach_exactly_1():
+    assert components.engagement("We walked. Did you walk too, along the river?") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("post", "reply", "share"),
+    [
+        ("The bus was late today.", "THE BUS, was late today!", 1.0),
+        ("The bus was late today.", "The bus was late for me", 0.5),
+        ("The bus was late today.", "today late was bus the", 0.0),
+        ("That is so true.", "So true!", 1.0),
+        ("So it is true.", "So true!", 0.0),
+        ("That is so true.", "True", 1.0),
+        ("That is so true.", "Right", 0.0),
+        ("😀🎉🎉", "😀🎉🎉", 1.0),
+        ("That is so true.", "😀🎉🎉", 0.0),
+        ("நல்ல நாள் இன்று எனக்கு", "நல்ல நாள் இன்று உனக்கு", 0.5),
+    ],
+)
+def test_copied(post, reply, share):
+    assert components.copied(post, reply) == share
+
+
+@pytest.mark.parametrize(
+    ("post", "reply", "score"), [(1, -1, 0.0), (0.5, 0.0, 0.75), (-0.3, -0.3, 1.0), (0.2, 0.6, 0.8)]
+)
+def test_sentiment(monkeypatch, post, reply, score):
+    monkeypatch.setattr(components, "_polarity", {"post": post, "reply": reply}.get)
+    assert components.sentiment("post", "reply") == pytest.approx(score)
+
+
+def test_sentiment_is_that_of_textblob():
+    pytest.importorskip("textblob")
+    assert components.sentiment("lol", "I hate this awful day") == pytest.approx(1 - (0.8 + 0.9) / 2)  # its lexicon
+    assert components.sentiment("நல்ல நாள்", "வணக்கம்") == 1.0
+
+
+def test_relevance_is_a_mapped_cosine_within_its_bounds():
+    rng = np.random.default_rng(0)
+    x, y = np.array([3.0, 0.0]), np.array([0.0, 2.0])
+    assert [relevance(x, other) for other in (x, y, -x, 0 * x)] == [1.0, 0.5, 0.0, 0.5]
+    assert all(0.0 <= relevance(v, f * v) <= 1.0 for v in rng.standard_normal((500, 7)) for f in (3.3, -1.7))
+    assert relevance(x, np.array([np.nan, 1.0])) is None and relevance(None, x) is None
+
+
+def test_calibration_keeps_human_replies_fluent():
+    values = [-2.0, -2.5, -3.0, -3.5, -4.0, -5.0, -2.2, None, math.nan]
+    scale = calibrate(values)
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    assert components.fluency(float(np.quantile(known, 0.05)), scale) == pytest.approx(0.75)
+    assert components.fluency(scale[0], scale) == components.fluency(-99.0, scale) == 0.0
+    assert components.fluency(scale[1], scale) == components.fluency(0.0, scale) == 1.0
+    assert components.fluency(sum(scale) / 2, scale) == pytest.approx(0.5)
+    assert [components.fluency(odd, scale) for odd in (None, math.nan, -math.inf)] == [None] * 3
+    low, high = calibrate([-3.0] * 5)
+    assert (low, high) == (-3.0 - MIN_SPREAD, -3.0)
+    with pytest.raises(ConfigError, match=r"w_fluency: 4 of 6 .*w_fluency=0"):
+        calibrate([-1.0, -2.0, -3.0, -4.0, None, math.nan])
+
+
+# ---------------------------------------------------------------------- totals
+
+
+def test_the_total_is_the_formula(reward, encoder, scale):
+    post, reply = PAIRS[7]
+    row = reward.score_components(None, [reply], source=[post])[0]
+    by_hand = 0.3 * row["relevance"] + 0.15 * row["length_score"] + 0.15 * row["sentiment"] + 0.1 * row["diversity"]
+    by_hand += 0.1 * row["punctuation"] + 0.2 * row["engagement"] - 0.5 * row["copied"] - 0.5 * (1 - row["fluency"])
+    assert row["total"] == pytest.approx(by_hand) and row["copied"] > 0
+    ends = encoder.model.encode([post, reply]).astype(float)
+    cosine = ends[0] @ ends[1] / np.linalg.norm(ends[0]) / np.linalg.norm(ends[1])
+    assert row["relevance"] == pytest.approx((cosine + 1) / 2, abs=1e-6)
+    assert row["fluency"] == pytest.approx(min(1, (Bigrams().mean(reply) - scale[0]) / (scale[1] - scale[0])))
+
+
+def test_totals_stay_between_0_and_1(encoder, scale):
+    harsh = HeuristicReward(RewardCfg(w_copy=9.0, w_fluency=9.0), encoder, Bigrams(), scale)
+    assert harsh.score_pair(POSTS[0], POSTS[0]) == 0.0
+    nothing = dict.fromkeys((f"w_{name.removesuffix('_score')}" for name in COMPONENTS), 0.0)
+    only = HeuristicReward(RewardCfg(**nothing | {"w_length": 1.0, "w_copy": 0, "w_fluency": 0}), encoder)
+    assert only.score_pair(*PAIRS[0]) == 1.0
+
+
+def test_batch_and_single_calls_agree(reward):
+    pairs = PAIRS + [(PAIRS[c.pair][0], c.text) for c in suite(PAIRS)] + [("a post", ""), ("a post", "b" * 501)]
+    posts, replies = map(list, zip(*pairs, strict=True))
+    rows = reward.score_components(None, replies, source=posts)
+    alone = [reward.score_components(None, [reply], source=[post])[0] for post, reply in pairs]
+    rough = ("relevance", "total")
+    assert [{k: v for k, v in row.items() if k not in rough} for row in rows] == [
+        {k: v for k, v in row.items() if k not in rough} for row in alone
+    ]
+    for row, other in zip(rows, alone, strict=True):
+        assert [row[key] for key in rough] == pytest.approx([other[key] for key in rough], abs=1e-6)
+    totals = [row["total"] for row in rows]
+    assert reward.compute_rewards_batch(posts, replies) == totals == reward([], replies, source=posts)
+    assert reward.score_pair(*PAIRS[3]) == pytest.approx(totals[3], abs=1e-6)
+    named = reward.get_component_scores(*PAIRS[3])
+    assert named["length"] == rows[3]["length_score"] == 1.0 and rows[3]["length"] == len(PAIRS[3][1])
+    assert set(named) == {"total", "copied", "fluency", *(name.removesuffix("_score") for name in COMPONENTS)}
+
+
+@pytest.mark.parametrize(
+    ("reply", "gate", "total"),
+    [
+        ("", "too_short", 0.0),
+        ("  a! ", "too_short", 0.0),
+        ("\u200b" * 60 + "ab", "too_short", 0.0),
+        ("abc", None, None),
+        ("word " * 99 + "words", None, None),
+        ("word " * 100 + "w", "too_long", 0.3),
+    ],
+)
+def test_guards_of_single_and_batch_calls(reward, reply, gate, total):
+    row = reward.score_components(None, [REPLIES[0], reply], source=POSTS[:2])[1]
+    assert row["gate"] == gate == reward._score([POSTS[1]], [reply])[0][0]["gate"]
+    if gate:
+        assert row["total"] == total == reward.score_pair(POSTS[1], reply)
+        assert all(row[name] is None for name in COMPONENTS)
+    else:
+        assert row["relevance"] is not None and row["total"] is not None
+
+
+def test_models_see_each_distinct_text_once_and_no_gated_one(encoder, scale):
+    seen, asked = [], []
+    counting = replace(
+        encoder, model=SimpleNamespace(encode=lambda t, **o: (seen.extend(t), encoder.model.encode(t, **o))[1])
+    )
+
+    def log_probs(posts, replies):
+        asked.extend(zip(posts, replies, strict=True))
+        return Bigrams()(posts, replies)
+
+    reward = HeuristicReward(RewardCfg(), counting, log_probs, scale)
+    reward([], [REPLIES[0], REPLIES[1], REPLIES[0], "", POSTS[0]], source=[POSTS[0]] * 4 + [POSTS[0]])
+    assert sorted(seen) == sorted([POSTS[0], REPLIES[0], REPLIES[1]])
+    assert asked == [(POSTS[0], reply) for reply in (REPLIES[0], REPLIES[1], POSTS[0])]
+    assert reward([], ["", ""], source=POSTS[:2]) == [0.0, 0.0] and len(seen) == 3
+
+
+# ---------------------------------------------------------------------- what TRL, callbacks and checkpoints use
+
+
+def test_trl_calls_it_with_conversations_and_extra_columns(reward, capsys):
+    talk = [[{"role": "assistant", "content": reply}] for reply in (*REPLIES[:3], "", ELSEWHERE, REPLIES[0])]
+    posts = [POSTS[0]] * 4 + [POSTS[1]] * 2
+    totals = reward(posts, talk, source=posts, completion_ids=[[1]] * 6, trainer_state=None)
+    assert totals[3] == 0.0 and all(0 < total <= 1 for i, total in enumerate(totals) if i != 3)
+    log = reward.last_log
+    assert log["reward/total"] == pytest.approx(sum(totals) / 6) and log["reward/gate/too_short"] == pytest.approx(
+        1 / 6
+    )
+    assert log["reward/length_score"] == 1.0 and log["reward/length"] > 60
+    assert {"rank/relevance", "variance_share/fluency", "reward/copied", "time/encoder", "time/fluency"} <= set(log)
+    assert sum(v for k, v in log.items() if k.startswith("variance_share/")) == pytest.approx(1.0)
+    assert all(math.isfinite(value) for value in log.values())
+    assert json.loads(json.dumps(reward.last_rows)) == reward.last_rows
+    ProgressLine(reward, 1).on_step_end(None, SimpleNamespace(is_world_process_zero=True, global_step=1), None)
+    assert f"→ {REPLIES[0]}" in capsys.readouterr().out
+    reward.evaluating = True
+    reward(posts[:1], talk[:1], source=posts[:1])
+    assert reward.last_log == log != reward.last_eval_log
+    assert reward([], [], source=[]) == []
+
+
+def test_the_posts_must_be_given(reward):
+    with pytest.raises(ConfigError, match="source: no posts for 1"):
+        reward(["Reply to this: hello"], ["Hello you!"])
+    with pytest.raises(ConfigError, match="source: 2 posts for 1"):
+        reward([], ["Hello you!"], source=POSTS[:2])
+
+
+def test_a_copy_in_another_process_scores_the_same(reward):
+    again = pickle.loads(pickle.dumps(reward))
+    assert again.compute_rewards_batch(POSTS, REPLIES) == reward.compute_rewards_batch(POSTS, REPLIES)
+    assert again.signature() == reward.signature() and reward.__name__ == "heuristic"
+
+
+def test_imports_are_light():
+    heavy = {"torch", "sentence_transformers", "textblob", "transformers"}
+    code = f"import sys, recipes.replies.heuristic, recipes.replies.cheats; print(sorted({heavy} & set(sys.modules)))"
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_weights_must_sum_to_1(encoder):
+    assert sum(check_weights(RewardCfg()).values()) == pytest.approx(1.0)
+    check_weights(RewardCfg(w_relevance=0.3 + 9e-7))
+    for cfg in (RewardCfg(w_relevance=0.3 + 3e-6), RewardCfg(w_length=0.05)):
+        with pytest.raises(ConfigError, match=r"reward\.w_\*: .* = (1\.000003|0\.9); .*sum to 1"):
+            HeuristicReward(cfg, encoder)
+
+
+# ---------------------------------------------------------------------- parts that are missing or fail
+
+
+def test_a_log_prob_that_is_missing_gives_no_total(encoder, scale, capsys):
+    values = {REPLIES[0]: -2.0, REPLIES[1]: None, REPLIES[2]: math.nan, REPLIES[3]: -math.inf}
+    reward = HeuristicReward(RewardCfg(), encoder, lambda posts, replies: [values[reply] for reply in replies], scale)
+    totals = reward([], REPLIES[:5], source=POSTS[:5])  # the fifth raises a KeyError
+    assert [total is None for total in totals] == [False, True, True, True, True]
+    assert reward.last_log["reward/missing_share"] == 0.8
+    assert "reward.fluency: 2 of 5 outputs get no score (KeyError" in capsys.readouterr().err
+    with pytest.raises(MissingService, match="3 calls in a row"):
+        for _ in range(3):
+            reward([], REPLIES[1:2], source=POSTS[1:2])
+
+
+def test_an_encoder_that_fails_gives_no_total(encoder, capsys):
+    def encode(texts, **options):
+        if REPLIES[1] in texts:
+            raise RuntimeError("out of memory")
+        return encoder.model.encode(texts, **options)
+
+    reward = HeuristicReward(RewardCfg(), replace(encoder, model=SimpleNamespace(encode=encode)))
+    totals = reward.compute_rewards_batch(POSTS[:3], REPLIES[:3])
+    assert totals[1] is None and None not in (totals[0], totals[2])
+    assert "reward.encoder: 1 of 6 outputs get no score (RuntimeError: out of memory)" in capsys.readouterr().err
+
+
+def test_fluency_is_left_out_without_its_model_or_weight(encoder, scale):
+    without = HeuristicReward(RewardCfg(), encoder)
+    unweighted = HeuristicReward(RewardCfg(w_fluency=0.0), encoder, lambda *_: 1 / 0, scale)
+    for reward in (without, unweighted):
+        row = reward.score_components(None, REPLIES[:1], source=POSTS[:1])[0]
+        assert row["fluency"] is None and row["total"] > 0.8
+        assert reward.signature()["identity"]["fluency"] == "left out"
+    for scale in (None, (-2.0, -2.0)):
+        with pytest.raises(ConfigError, match="scale: "):
+            HeuristicReward(RewardCfg(), encoder, Bigrams(), scale)
+
+
+@pytest.mark.parametrize(
+    ("package", "component", "note"),
+    [("sentence_transformers", "relevance", "encoder"), ("textblob", "sentiment", "textblob")],
+)
+def test_a_missing_package_gives_half_and_one_warning(monkeypatch, capsys, folder, package, component, note):
+    heuristic._warn_once.cache_clear()
+    whole = HeuristicReward(RewardCfg(encoder=str(folder)), load_encoder(str(folder), "cpu"))
+    assert whole.score_components(None, REPLIES[:1], source=POSTS[:1])[0][component] != 0.5
+    monkeypatch.setitem(sys.modules, package, None)
+    for _ in range(2):
+        reward = HeuristicReward(RewardCfg(encoder=str(folder)), load_encoder(str(folder), "cpu"))
+    rows = reward.score_components(None, REPLIES, source=POSTS)
+    assert {row[component] for row in rows} == {0.5} and None not in {row["total"] for row in rows}
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 1 and "0.5" in warnings[0] and "pip install" in warnings[0]
+    assert reward.signature()["identity"][note] == "missing: 0.5"
+    assert whole.signature()["identity"][note] != "missing: 0.5"
+
+
+def test_an_empty_name_is_no_encoder(capsys):
+    heuristic._warn_once.cache_clear()
+    assert load_encoder("") is None
+    assert HeuristicReward(RewardCfg(encoder=""), None).get_component_scores(*PAIRS[0])["relevance"] == 0.5
+    assert "reward.encoder" in capsys.readouterr().err
+
+
+def test_only_sentence_encoders_are_accepted(tmp_path, folder):
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=9, **sizes)).save_pretrained(tmp_path / "bert")
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"x")
+    for name, complaint in (("bert", "modules.json"), ("nowhere", "no such folder"), ("damaged", "does not load")):
+        with pytest.raises(ConfigError, match=rf"reward\.encoder: .*{complaint}"):
+            load_encoder(str(tmp_path / name), "cpu")
+    with pytest.raises(ConfigError, match=r"reward\.device"):
+        load_encoder(str(folder), "tpu")
+    with pytest.raises(MissingService, match=r"reward\.encoder: no-such-org/encoder"):
+        load_encoder("no-such-org/encoder", "cpu")
+
+
+def test_the_signature_follows_what_decides_the_score(tmp_path, folder, encoder, scale, reward):
+    signature = reward.signature()
+    assert signature["identity"]["w_copy"] == 0.5 and signature["identity"]["fluency"] == list(scale)
+    assert signature["identity"]["textblob"] == "installed" and "textblob" in signature["environment"]
+    moved = load_encoder(str(shutil.copytree(folder, tmp_path / "words")), "cpu")
+    assert moved.identity == encoder.identity == signature["identity"]["encoder"]
+    other = load_encoder(str(build_encoder(tmp_path / "other" / "words", REPLIES)), "cpu")
+    assert other.identity["model"] == "words" and other.identity["content"] != encoder.identity["content"]
+    changed = HeuristicReward(RewardCfg(w_copy=0.4), encoder, Bigrams(), scale).signature()["identity"]
+    assert changed != signature["identity"] and json.dumps(signature)
+
+
+# ---------------------------------------------------------------------- hacks
+
+
+def hacks(post, reply):
+    made = {c.family: c.text for c in suite([(post, reply), PAIRS[0]]) if c.pair == 0}
+    return made | {"off_topic": ELSEWHERE, "Agreed!": "Agreed!", "lol": "lol"}
+
+
+@pytest.mark.parametrize("pair", [GARDEN, MOUNTAIN])
+def test_good_replies_rank_above_every_hack(reward, pair):
+    good = reward.score_pair(*pair)
+    scores = {name: reward.score_pair(pair[0], text) for name, text in hacks(*pair).items()}
+    assert good > 0.85 and max(scores.values()) < good - 0.05, scores
+    assert max(scores[name] for name in ("echo", "word_salad", "emoji_only", "Agreed!", "lol")) < 0.5, scores
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_each_penalty_is_for_its_hack(encoder, scale, pair):
+    def totals(**weights):
+        reward = HeuristicReward(RewardCfg(**{"w_copy": 0.0, "w_fluency": 0.0} | weights), encoder, Bigrams(), scale)
+        texts = hacks(*pair)
+        return reward.compute_rewards_batch([pair[0]] * 3, [pair[1], texts["echo"], texts["word_salad"]])
+
+    good, echo, salad = totals()
+    assert good < min(echo, salad)
+    good, echo, salad = totals(w_copy=0.5)
+    assert echo < good < salad
+    good, echo, salad = totals(w_fluency=0.5)
+    assert salad < good - 0.3
