@@ -101,6 +101,7 @@ class Resumable(Mixed):
             },
             "last_logged_step": self._globalstep_last_logged,
             "logged_loss": self._total_loss_scalar,
+            "tokens": getattr(self, "_total_train_tokens", None),  # SFTTrainer's count
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -160,6 +161,8 @@ class Continue(TrainerCallback):
         if trainer._continued is not None:
             trainer._globalstep_last_logged = trainer._continued["last_logged_step"]
             trainer._total_loss_scalar = trainer._continued["logged_loss"]
+            if trainer._continued.get("tokens") is not None:
+                trainer._total_train_tokens = trainer._continued["tokens"]
             trainer._initial_global_step = 0  # transformers 5 would divide the whole run's loss by the steps since
             for mode, values in trainer._continued["unlogged_metrics"].items():
                 trainer._metrics[mode].update(values)

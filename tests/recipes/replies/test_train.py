@@ -18,7 +18,7 @@ import recipes.replies.train  # noqa: F401  heavy imports once here, not in ever
 import wandb_reward_callback  # noqa: F401
 from rl_nmt.results import export, report  # noqa: F401
 from rl_nmt.runs.metrics_file import MetricsFile
-from rl_nmt.training import loop, set_reward, sft  # noqa: F401
+from rl_nmt.training import loop, set_reward  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,9 @@ def test_sft_alone_ends_with_its_table(world, tmp_path):
 
 
 def test_all_weights_without_lora(world, tmp_path):
-    config = config_of(world, tmp_path, model={"lora_rank": 0}, sft={"epochs": 1}, grpo={"max_steps": 1})
+    config = config_of(
+        world, tmp_path, model={"lora_rank": 0}, sft={"epochs": 1}, grpo={"max_steps": 1, "warmup_steps": 0}
+    )
     status, out, err = trial(tmp_path / "t", replies_run.train, config)
     assert status == 0, out + err
     weights = [load_file(tmp_path / "run" / place / "final" / "model.safetensors") for place in ("sft", ".")]
