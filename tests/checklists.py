@@ -74,4 +74,67 @@ TRANSLATEGEMMA = {
     ],
 }
 
-CHECKLISTS = {"translategemma": (28, TRANSLATEGEMMA)}  # how many lines each has
+R = "recipes/replies"
+REPLIES = {
+    "1 six components in [0, 1], their weights, the total in [0, 1]": [
+        f"{R}/test_heuristic.py::test_length",
+        f"{R}/test_heuristic.py::test_punctuation_per_thousand_characters",
+        f"{R}/test_heuristic.py::test_diversity",
+        f"{R}/test_heuristic.py::test_engagement",
+        f"{R}/test_heuristic.py::test_sentiment",
+        f"{R}/test_heuristic.py::test_relevance_is_a_mapped_cosine_within_its_bounds",
+        f"{R}/test_heuristic.py::test_weights_must_sum_to_1",
+        f"{R}/test_heuristic.py::test_totals_stay_between_0_and_1",
+    ],
+    "2 a call for one pair": [f"{R}/test_heuristic.py::test_batch_and_single_calls_agree"],
+    "3 a batch call equal to it, guards too": [
+        f"{R}/test_heuristic.py::test_batch_and_single_calls_agree",
+        f"{R}/test_heuristic.py::test_guards_of_single_and_batch_calls",
+    ],
+    "4 get_component_scores": [f"{R}/test_heuristic.py::test_batch_and_single_calls_agree"],
+    "5 0.5 without encoder or TextBlob": [f"{R}/test_heuristic.py::test_a_missing_package_gives_half_and_one_warning"],
+    "6 four replies at T 0.8, top_p 0.9, 100 tokens": [f"{R}/test_checks.py::test_the_defaults_are_those_of_the_brief"],
+    "7 group advantage, zero without spread, clipped": [
+        "training/test_set_reward.py::test_advantages_are_clipped",
+        "training/test_set_reward.py::test_without_spread_every_advantage_is_zero_unless_the_set_differs",
+    ],
+    "8 KL 0.1 to a frozen reference": [
+        f"{R}/test_checks.py::test_the_defaults_are_those_of_the_brief",
+        "training/test_sft.py::test_the_reference_is_the_sft_adapter_exactly",
+    ],
+    "9 LoRA, 4-bit, gradient checkpointing": [
+        "training/test_sft.py::test_lora_on_a_4bit_base_trains_the_adapters_alone_and_merges",
+        "training/test_sft.py::test_gradient_checkpointing_changes_nothing",
+    ],
+    "10 split 50/50, seed 42, disjoint, stratified": [
+        f"{R}/test_split.py::test_the_files_are_those_of_both_phases",
+        f"{R}/test_data.py::test_every_stratum_has_its_share",
+        f"{R}/test_data.py::test_rows_of_a_post_stay_together",
+    ],
+    "11 GRPO from the SFT checkpoint": [
+        f"{R}/test_train.py::test_grpo_starts_where_sft_ended",
+        "training/test_sft.py::test_grpo_trains_the_adapter_alone_against_the_sft_model",
+    ],
+    "12 a switch in the configuration": [
+        f"{R}/test_checks.py::test_phases",
+        f"{R}/test_checks.py::test_the_switch_works_in_yaml_as_in_the_original",
+    ],
+    "13 pass@1, 5, 10": [
+        "results/test_sampling.py::test_pass_at_k_is_the_share_of_subsets_with_a_success",
+        f"{R}/test_train.py::test_the_table_has_success_and_diversity",
+    ],
+    "14 Self-BLEU": [
+        "results/test_sampling.py::test_self_bleu_of",
+        "results/test_sampling.py::test_self_bleu_falls_as_samples_differ_more",
+    ],
+    "15 polychromic SFT": [
+        "training/test_sft.py::test_the_polychromic_weight_changes_the_weights",
+        f"{R}/test_train.py::test_sft_alone_ends_with_its_table",
+    ],
+    "16 policy_loss, avg_reward, kl_penalty": [
+        "training/test_set_reward.py::test_the_names_of_the_original_are_logged"
+    ],
+    "17 a run on 100 rows": [f"{R}/test_train.py::test_sft_alone_ends_with_its_table"],
+}
+
+CHECKLISTS = {"translategemma": (28, TRANSLATEGEMMA), "replies": (17, REPLIES)}  # how many lines each has

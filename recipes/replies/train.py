@@ -2,7 +2,7 @@
 
 Rows (post, reply) → split in two → phase 1: TRL's SFTTrainer on the one half → phase 2: GRPO continues the adapter on
 the posts of the other, with the SFT model as frozen reference and HeuristicReward (heuristic.py) as reward. Held-out
-posts are answered before and after each phase; pass@k and diversity are measured outside the reward (evaluate.py).
+posts are answered before and after each phase; pass@k and diversity are measured outside the reward (measure.py).
 
     python -m recipes.replies.train --config recipes/replies/configs/pocket.yaml
     python -m recipes.replies.train --data.train_file rows.jsonl --limit 100     # a quick run
@@ -24,12 +24,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from recipes.replies import checks, data, evaluate
+from recipes.replies import checks, data
 from recipes.replies.cheats import require_replies_launch
 from recipes.replies.heuristic import HeuristicReward, calibrate, load_encoder
-from recipes.replies.measure import load_success_scorer
+from recipes.replies.measure import load_success_scorer, require_other, task
 from recipes.replies.settings import RepliesCfg
 from rl_nmt import config, distributed, errors, files
+from rl_nmt.results import sampling
 from rl_nmt.runs import phases
 from rl_nmt.runs.run import Run
 from rl_nmt.text.prompts import chat_prompt, fill
@@ -172,6 +173,28 @@ def grpo_trainer(cfg: RepliesCfg, folder: Path, policy: setup.Policy, reward, ro
     return trainer
 
 
+def evaluator(cfg: RepliesCfg, tokenizer, rows: list[dict], reward, task) -> sampling.SampledEvaluator:
+    """Return a function: model → Snapshot of its replies to the held-out posts."""
+    own, grpo = cfg.evaluation, cfg.grpo
+    return sampling.SampledEvaluator(
+        rows,
+        tokenizer,
+        prompt_maker(cfg, tokenizer),
+        reward,
+        task,
+        load_success_scorer(own.success_scorer, reward),
+        own.success_scorer,
+        {"temperature": grpo.temperature, "top_p": grpo.top_p},
+        own.samples,
+        cfg.seed,
+        grpo.max_new_tokens,
+        own.batch_size,
+        own.threshold or None,
+        own.quantile,
+        require_other,
+    )
+
+
 def train_phase(cfg: RepliesCfg, run: Run, phase: str, rows: data.Phases, skip_gate: bool, started: float) -> None:
     """Do one phase, or the rest of it from `run.resume`: evaluate, check the reward, train, evaluate, report."""
     from rl_nmt.results import export
@@ -180,17 +203,16 @@ def train_phase(cfg: RepliesCfg, run: Run, phase: str, rows: data.Phases, skip_g
     from rl_nmt.training.callbacks import HeldOut, ProgressLine
     from wandb_reward_callback import WandbRewardCallback
 
-    log, task, sft = cfg.logging, evaluate.task(phase), phase == "sft"
+    log, sft = cfg.logging, phase == "sft"
     policy = start_sft(cfg) if sft else start_grpo(cfg)
     reward = build_reward(cfg, run, policy, rows.heldout)
     run.require_same(**setup.identity(cfg.model.name, reward))
-    success = load_success_scorer(cfg.evaluation.success_scorer, reward)
-    make_prompt = prompt_maker(cfg, policy.tokenizer)
-    evaluator = evaluate.Evaluator(cfg, phase, policy.tokenizer, rows.heldout, make_prompt, reward, success)
     with run.under_way():
+        evaluate = evaluator(cfg, policy.tokenizer, rows.heldout, reward, task(phase))
         tokens = cfg.grpo.max_new_tokens
-        before = setup.evaluate_before(run, lambda: evaluator(policy.model), rows.heldout, reward, tokens)
-        evaluator.take(before)
+        before = setup.evaluate_before(run, lambda: evaluate(policy.model), rows.heldout, reward, tokens)
+        evaluate.take(before)
+        sampling.require_reachable(cfg.evaluation.threshold, before, "evaluation.threshold")
         run.begin(cfg)
         gate = partial(require_replies_launch, reward, rows.heldout, cfg.reward.max_soft_win_share, cfg.seed)
         setup.ask_launch_gate(run, gate, "skipped by --skip_launch_gate" if skip_gate else "")
@@ -206,7 +228,7 @@ def train_phase(cfg: RepliesCfg, run: Run, phase: str, rows: data.Phases, skip_g
         metrics = WandbRewardCallback(reward, path=run.folder / run.files.metrics)
         held_out = HeldOut(
             before,
-            lambda: evaluator(trainer.model),
+            lambda: evaluate(trainer.model),
             monitor,
             metrics.record,
             reward,
@@ -221,11 +243,11 @@ def train_phase(cfg: RepliesCfg, run: Run, phase: str, rows: data.Phases, skip_g
         source |= {"rows": len(trained), "sha256": rows.sha256, "heldout": cfg.data.eval_file or "held-out rows"}
         told = {name: attrgetter(name)(cfg) for name in TOLD if not (sft and name.startswith("grpo."))}
         card = {"base_model": cfg.model.name, "data": source, "settings": told, "prompt": cfg.model.prompt}
-        setup.finish(run, trainer, policy, held_out, task, card, cfg.seed)
+        setup.finish(run, trainer, policy, held_out, task(phase), card, cfg.seed)
         if distributed.is_main_process():
-            thresholds = evaluate.sweep(before, held_out.last)
+            thresholds = sampling.sweep(before, held_out.last)
             files.write_json(run.folder / "pass_at_k.json", thresholds)
-            print(evaluate.sweep_table(thresholds), flush=True)
+            print(sampling.sweep_table(thresholds), flush=True)
 
 
 def diagnose(cfg: RepliesCfg) -> int:
@@ -255,7 +277,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen, folder = checks.phases(cfg), Path(cfg.logging.output_dir).expanduser()
     last = folder if "grpo" in chosen else folder / "sft"
     settings = config.to_public_dict(cfg)
-    if not actions["fresh"] and setup.finished(last, evaluate.task(chosen[-1]), settings, NAMES["output_dir"]):
+    if not actions["fresh"] and setup.finished(last, task(chosen[-1]), settings, NAMES["output_dir"]):
         return 0
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
     checks.require_environment(cfg)

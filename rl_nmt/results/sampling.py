@@ -1,14 +1,25 @@
-"""Measure several samples of one prompt: how likely k of them contain a success, and how different they are. No torch.
+"""Measure several samples of each prompt: how likely k of them contain a success, and how different they are. No torch.
 
-threshold = quantile_threshold(scores_of_the_start_model, 0.75)
-row = sample_row(scores, outputs, threshold)    # of one prompt; a metric is the mean of its rows
+    threshold = quantile_threshold(scores_of_the_start_model, 0.75)
+    row = sample_row(scores, outputs, threshold)    # of one prompt; a metric is the mean of its rows
+
+`SampledEvaluator` adds these to the evaluation of held-out rows, whose outputs are greedy. Every measure is of one
+prompt and then averaged, so that outputs of different prompts are never compared.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from rl_nmt.errors import ConfigError
-from rl_nmt.results.task import mean
+from rl_nmt.results import evaluation
+from rl_nmt.results.task import Column, Task, mean
+
+KS = (1, 5, 10)
+BETTER = {**{f"pass@{k}": 1 for k in KS}, "success": 1, "self_bleu": -1, "distinct_1": 1, "distinct_2": 1}
+SWEEP = (0.25, 0.5, 0.75, 0.9)  # quantiles of the start's scores, as thresholds
+Scorer = Callable[[Sequence[str], Sequence[str], Sequence[str | None]], list[float | None]]
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -68,7 +79,7 @@ def quantile_threshold(scores: Sequence[float | None], quantile: float) -> float
 
 
 def sample_row(
-    scores: Sequence[float | None], outputs: Sequence[str], threshold: float, ks: Sequence[int] = (1, 5, 10)
+    scores: Sequence[float | None], outputs: Sequence[str], threshold: float, ks: Sequence[int] = KS
 ) -> dict[str, float | None]:
     """Return the metrics of the samples of one prompt; an output succeeds if its score is at least `threshold`.
 
@@ -83,3 +94,110 @@ def sample_row(
 
 def _finite(scores: Sequence[float | None]) -> list[float]:
     return [float(score) for score in scores if score is not None and math.isfinite(score)]
+
+
+def columns() -> tuple[Column, ...]:
+    """Return the columns of these measures for a Task."""
+
+    def by_row(name: str) -> Callable:
+        return lambda snapshot: [row.get(name) for row in snapshot.components]
+
+    return tuple(Column(name, better=sign, rows=by_row(name)) for name, sign in BETTER.items())
+
+
+@dataclass
+class SampledEvaluator:
+    """Evaluate a model: a greedy output per row, and `samples` sampled ones that a `scorer` outside the reward scores.
+
+    A sample succeeds at `threshold`; None: at the `quantile` of the first evaluation's scores, which sets it.
+    """
+
+    rows: list[dict[str, str]]  # {"source", "reference"}
+    tokenizer: Any
+    make_prompt: Callable[[str], str]
+    reward: Any
+    task: Task
+    scorer: Scorer  # (sources, outputs, references) → scores, None where there is none
+    name: str  # of the scorer, for the signature
+    sampling: dict[str, Any]  # temperature, top_p
+    samples: int = 10
+    seed: int = 0
+    max_new_tokens: int = 256
+    batch_size: int = 16
+    threshold: float | None = None
+    quantile: float = 0.75
+    check: Callable[[list, list], None] = lambda scores, totals: None  # refuses scores that are the reward's totals
+
+    def __call__(self, model) -> evaluation.Snapshot:
+        """Return the Snapshot; each row has its samples, their scores, and the measures in `columns`. Collective."""
+        from rl_nmt.models.generate import sample_together
+
+        sizes: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
+        snapshot = evaluation.evaluate(
+            model, self.tokenizer, self.rows, self.make_prompt, self.reward, self.task, **sizes
+        )
+        prompts = [self.make_prompt(row["source"]) for row in self.rows]
+        sizes |= {**self.sampling, "num_return_sequences": self.samples}
+        samples = sample_together(model, self.tokenizer, prompts, self.seed, **sizes)
+        for row, found in zip(snapshot.components, self._measured(samples), strict=True):
+            row |= found
+        snapshot.metrics = evaluation.measure(snapshot, self.task)
+        told = "|".join(f"{name}:{value}" for name, value in {**self.sampling, "seed": self.seed}.items())
+        snapshot.signature["pass@k"] = f"{self.name} >= {self.threshold:.4g}|n:{self.samples}|{told}"
+        return snapshot
+
+    def _measured(self, samples: list[list[str]]) -> list[dict[str, Any]]:
+        """Return per row its samples, their scores and rewards, and the measures made from them."""
+        flat = [(row, output) for row, outputs in zip(self.rows, samples, strict=True) for output in outputs]
+        sources, outputs = [row["source"] for row, _ in flat], [output for _, output in flat]
+        scores = self.scorer(sources, outputs, [row.get("reference") for row, _ in flat])
+        totals = [row["total"] for row in self.reward.score_components(None, outputs, source=sources)]
+        self.check(scores, totals)
+        self._settle(scores)
+        found = []
+        for i, texts in enumerate(samples):
+            own = slice(i * self.samples, (i + 1) * self.samples)
+            row = {"success": mean(scores[own]), "sampled_reward": mean(totals[own])}
+            row |= {"samples": texts, "success_scores": scores[own]}
+            found.append(row | sample_row(scores[own], texts, self.threshold))
+        return found
+
+    def take(self, before: evaluation.Snapshot) -> None:
+        """Use the threshold of the evaluation before training, which a resumed run does not repeat."""
+        self._settle([score for row in before.components for score in row["success_scores"]])
+
+    def _settle(self, scores: Sequence[float | None]) -> None:
+        if self.threshold is None:
+            self.threshold = quantile_threshold(scores, self.quantile)
+
+
+def require_reachable(threshold: float, before: evaluation.Snapshot, argument: str) -> None:
+    """Raise ConfigError if no sample before training reaches a threshold. `argument`: the setting that gives it."""
+    known = _finite([score for row in before.components for score in row["success_scores"]])
+    if known and max(known) < threshold:
+        highest = f"the highest of the start policy's {len(known)} samples has {max(known):.4g}"
+        raise ConfigError(f"{argument}: {threshold:g}: nothing reaches it, {highest}; lower it, or take a quantile")
+
+
+def sweep(before: evaluation.Snapshot, after: evaluation.Snapshot) -> list[dict[str, Any]]:
+    """Return pass@k before and after for other thresholds: quantiles of the scores before training."""
+    every = [score for row in before.components for score in row["success_scores"]]
+    rows = []
+    for quantile in SWEEP:
+        row: dict[str, Any] = {"quantile": quantile, "threshold": (limit := quantile_threshold(every, quantile))}
+        for name, snapshot in (("before", before), ("after", after)):
+            groups = [row["success_scores"] for row in snapshot.components if None not in row["success_scores"]]
+            passed = [(len(group), sum(score >= limit for score in group)) for group in groups]
+            row[name] = {f"pass@{k}": mean([pass_at_k(n, c, k) for n, c in passed]) for k in KS}
+        rows.append(row)
+    return rows
+
+
+def sweep_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the sweep as text."""
+    lines = [f"{'threshold':<24}" + "".join(f"{f'pass@{k}':>20}" for k in KS)]
+    for row in rows:
+        cells = (f"{row['before'][f'pass@{k}']:.3f} → {row['after'][f'pass@{k}']:.3f}" for k in KS)
+        limit = f"{row['threshold']:<8.4g}quantile {row['quantile']}"
+        lines.append(f"{limit:<24}" + "".join(f"{cell:>20}" for cell in cells))
+    return "\n".join(lines)

@@ -46,10 +46,11 @@ def test_a_control_token_in_an_answer_is_text(qwen):
     assert row["input_ids"].count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
 
 
-def fitted(folder, weight: float, steps: int = 3):
+def fitted(folder, weight: float, steps: int = 3, **more):
     """Return a trainer after `steps` steps with a polychromic weight; None: TRL's own loss."""
     policy = sft_policy()
     options = {"max_steps": steps, "learning_rate": 1e-3, "per_device_train_batch_size": 4, "logging_steps": 1}
+    options |= more
     lora = models.lora_config(4, 8)
     with torch.random.fork_rng(devices=[]):
         made = build_sft_trainer(folder, policy, rows_of(policy.tokenizer), 0, 5, weight, peft_config=lora, **options)
@@ -90,6 +91,11 @@ def test_without_a_weight_the_loss_is_trls(tmp_path):
     own = [row["loss"] for row in fitted(tmp_path, 1e-12).state.log_history if "loss" in row]
     trl = [row["loss"] for row in fitted(tmp_path, 0.0).state.log_history if "loss" in row]
     assert own == pytest.approx(trl, rel=1e-4)
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path):
+    plain = adapters(fitted(tmp_path, 0.0))
+    assert torch.allclose(adapters(fitted(tmp_path, 0.0, gradient_checkpointing=True)), plain, atol=1e-6)
 
 
 def test_sft_learns(tmp_path):
