@@ -432,3 +432,10 @@ def test_each_penalty_is_for_its_hack(encoder, scale, pair):
     assert echo < good < salad
     good, echo, salad = totals(w_fluency=0.5)
     assert salad < good - 0.3
+
+
+def test_empty_questions_pay_where_they_are_fluent(encoder):
+    """A known weakness of the question bonus, which the launch gate measures as padded_questions."""
+    reward = HeuristicReward(RewardCfg(), encoder, lambda posts, replies: [-1.0] * len(replies), (-3.0, -2.0))
+    post, reply = GARDEN[0], "I love red tomatoes from the garden, and so does all of my family."
+    assert reward.score_pair(post, f"{reply} Right? Don't you think?") > reward.score_pair(post, reply)
