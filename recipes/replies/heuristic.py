@@ -13,9 +13,10 @@
     fluency      clip((lp − low) / (high − low), 0, 1); lp: mean log-probability of the reply's tokens, see `calibrate`
 
 The components alone are easy to cheat: an echo of the post or its words shuffled beat a good reply (cheats.py), hence
-the penalties. Texts are cleaned first (`clean_for_scoring`). Replies below 3 characters of cleaned text have a total of
-0.0, those above 500 a total of 0.3, and nothing else is computed. Without an encoder or TextBlob its component is 0.5.
-A model that fails leaves None: TRL ignores samples without a total.
+the penalties; empty questions at its end still pay where the model finds them fluent. Texts are cleaned first
+(`clean_for_scoring`). Replies below 3 characters of cleaned text have a total of 0.0, those above 500 a total of 0.3,
+and nothing else is computed. Without an encoder or TextBlob its component is 0.5. A model that fails leaves None: TRL
+ignores samples without a total.
 """
 
 from __future__ import annotations

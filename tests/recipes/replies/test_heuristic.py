@@ -191,6 +191,12 @@ def test_the_total_is_the_formula(reward, encoder, scale):
     assert row["fluency"] == pytest.approx(min(1, (Bigrams().mean(reply) - scale[0]) / (scale[1] - scale[0])))
 
 
+def test_texts_are_cleaned_first(reward):
+    post, reply = PAIRS[0]
+    dirty = reward.score_components(None, [f" {reply}\u200b<eos>\n"], source=[f"<bos>{post}\u200b "])
+    assert dirty == reward.score_components(None, [reply], source=[post])
+
+
 def test_totals_stay_between_0_and_1(encoder, scale):
     harsh = HeuristicReward(RewardCfg(w_copy=9.0, w_fluency=9.0), encoder, Bigrams(), scale)
     assert harsh.score_pair(POSTS[0], POSTS[0]) == 0.0
@@ -382,7 +388,8 @@ def test_only_sentence_encoders_are_accepted(tmp_path, folder):
     BertModel(BertConfig(vocab_size=9, **sizes)).save_pretrained(tmp_path / "bert")
     damaged = shutil.copytree(folder, tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes(b"x")
-    for name, complaint in (("bert", "modules.json"), ("nowhere", "no such folder"), ("damaged", "does not load")):
+    no_modules = {"bert": "modules.json", "bert/config.json": "has no modules.json"}
+    for name, complaint in (no_modules | {"nowhere": "no such folder", "damaged": "does not load"}).items():
         with pytest.raises(ConfigError, match=rf"reward\.encoder: .*{complaint}"):
             load_encoder(str(tmp_path / name), "cpu")
     with pytest.raises(ConfigError, match=r"reward\.device"):
@@ -432,3 +439,10 @@ def test_each_penalty_is_for_its_hack(encoder, scale, pair):
     assert echo < good < salad
     good, echo, salad = totals(w_fluency=0.5)
     assert salad < good - 0.3
+
+
+def test_empty_questions_pay_where_they_are_fluent(encoder):
+    """A known weakness of the question bonus, which the launch gate measures as padded_questions."""
+    reward = HeuristicReward(RewardCfg(), encoder, lambda posts, replies: [-1.0] * len(replies), (-3.0, -2.0))
+    post, reply = GARDEN[0], "I love red tomatoes from the garden, and so does all of my family."
+    assert reward.score_pair(post, f"{reply} Right? Don't you think?") > reward.score_pair(post, reply)
