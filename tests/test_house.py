@@ -24,10 +24,12 @@ NO_TORCH += ("training.trl_settings",)
 NO_TORCH += ("preflight.memory_estimate", "preflight.findings")
 NO_TORCH += ("scorers.mqm.endpoint", "scorers.mqm.form", "runs.checkpoints", "runs.metrics_file", "runs.wandb_run")
 NO_TORCH = (*(f"rl_nmt.{name}" for name in NO_TORCH), "recipes.translategemma.settings")
+NO_TORCH += tuple(f"recipes.replies.{name}" for name in ("settings", "components", "cheats"))
 # These may import torch inside a function, to look at the devices.
 LATE_TORCH = ("distributed", "runs", "preflight")
 LATE_TORCH = tuple(f"rl_nmt.{name}" for name in LATE_TORCH)
 LATE_TORCH += tuple(f"recipes.translategemma.{name}" for name in ("checks", "placement", "data", "records"))
+LATE_TORCH += tuple(f"recipes.replies.{name}" for name in ("checks", "data", "split", "heuristic", "measure"))
 HEAVY = {"torch", "transformers", "trl"}
 SKIPPED = {"build", "__pycache__"}  # and hidden folders, and what runs leave at the top
 LEFT_BY_RUNS = {"runs", "wandb"}

@@ -19,6 +19,7 @@ GENERIC = (
     *("ok", "okay", "cool", "nice", "great", "wow", "lol", "haha", "thanks", "thank you", "well said", "good point"),
 )
 MIN_SPREAD = 1.0  # nats: the scale of fluency is at least as wide, however alike the human replies are
+_QUESTIONS = re.compile(r"[!?]*\?[!?]*")
 _SENTENCE_MARKS = re.compile(r"[.!?…]+(?!\w)")  # "!!!" is one
 
 
@@ -45,6 +46,15 @@ def _polarity(text: str) -> float:
     return min(1.0, max(-1.0, float(TextBlob(text).sentiment.polarity)))
 
 
+def relevance(post, reply) -> float | None:
+    """Return the mapped cosine of two vectors; a text without a known word has a zero vector and cosine 0."""
+    if post is None or reply is None:
+        return None
+    size = math.sqrt(float(post @ post) * float(reply @ reply))
+    cosine = float(post @ reply) / size if size else 0.0
+    return (min(1.0, max(-1.0, cosine)) + 1) / 2 if math.isfinite(cosine) else None
+
+
 def diversity(reply: str) -> float:
     said = words(reply)
     share = len(set(said)) / max(1, len(said))
@@ -60,8 +70,9 @@ def punctuation(reply: str) -> float:
 
 def engagement(reply: str) -> float:
     score, said, count = 1.0, f" {' '.join(words(reply))} ", length(reply)
-    if "?" in reply:
-        score *= QUESTION
+    questions = len(_QUESTIONS.findall(reply))
+    if questions:  # padding with questions does not pay (ours)
+        score *= QUESTION if questions == 1 else 1.0 if questions == 2 else 0.5
     if len(_SENTENCE_MARKS.findall(reply)) >= 2:
         score *= TWO_SENTENCES
     if count < 30 and any(f" {phrase} " in said for phrase in GENERIC):

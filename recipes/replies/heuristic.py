@@ -7,8 +7,9 @@
     sentiment    1 − |polarity of the post − polarity of the reply| / 2, by TextBlob, whose lexicon is English
     diversity    distinct words / words; × 0.7 if that is below 0.5; 0 without words
     punctuation  "!?.," per character: below 0.01 0.7, below 0.02 0.8, to 0.08 1.0, to 0.15 0.8, above 0.3
-    engagement   1 / (1.1 · 1.05); × 1.1 with a question mark, × 1.05 with two sentence marks ("!!!" is one), × 0.5 with
-                 a generic phrase in fewer than 30 characters, × 0.6 when all letters are capitals in more than 10
+    engagement   1 / (1.1 · 1.05); × 1.1 with one question, × 0.5 with more than two, × 1.05 with two sentence marks
+                 ("!!!" is one), × 0.5 with a generic phrase in fewer than 30 characters, × 0.6 when all letters are
+                 capitals in more than 10
     copied       share of the reply's word triples that are in the post
     fluency      clip((lp − low) / (high − low), 0, 1); lp: mean log-probability of the reply's tokens, see `calibrate`
 
@@ -25,11 +26,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipes.replies import components
-from recipes.replies.components import calibrate
-from recipes.replies.encoder import Encoder, load_encoder, relevance
 from recipes.replies.settings import RewardCfg
 from rl_nmt.audit import variance_shares
 from rl_nmt.errors import ConfigError, describe, warn
@@ -38,7 +37,9 @@ from rl_nmt.text.prompts import read_texts
 from rl_nmt.text.unicode import clean_for_scoring, length
 from rl_nmt.training.reward_log import RewardLog, common_scalars, mean
 
-__all__ = ["Encoder", "HeuristicReward", "calibrate", "check_weights", "load_encoder"]
+if TYPE_CHECKING:
+    from rl_nmt.models.sentence_encoder import Encoder
+
 OF_REPLY = ("length_score", "diversity", "punctuation", "engagement")
 # Names in a row, whose `length` is in characters, as in every reward; in settings they have w_ and no _score.
 COMPONENTS = ("relevance", "length_score", "sentiment", "diversity", "punctuation", "engagement")
@@ -60,8 +61,8 @@ def check_weights(cfg: RewardCfg) -> dict[str, float]:
 class HeuristicReward(RewardLog):
     """The reward as TRL calls it; see the module.
 
-    Args: `settings`; `encoder`, from `load_encoder`, None makes relevance 0.5; `log_probs`, (posts, replies) → mean
-    log-probability in nats of a token of each reply, None where it failed; `scale`, of fluency, from `calibrate`.
+    Args: `settings`; `encoder` (rl_nmt.models.sentence_encoder), None makes relevance 0.5; `log_probs`: (posts,
+    replies) → mean log-probability of each reply's tokens in nats, None where it failed; `scale`: from `calibrate`.
     Without log_probs, or with w_fluency 0, fluency is left out. Raises ConfigError for weights that do not sum to 1 and
     for log_probs without a scale.
     """
@@ -97,7 +98,7 @@ class HeuristicReward(RewardLog):
         if self.encoder:
             vectors = _each("encoder", self.encoder.encode, [text for pair in pairs for text in pair], times)
             for row in alive:
-                row["relevance"] = relevance(vectors[row["source"]], vectors[row["output"]])
+                row["relevance"] = components.relevance(vectors[row["source"]], vectors[row["output"]])
         if self.log_probs:
             found = _each("fluency", lambda part: self.log_probs(*map(list, zip(*part, strict=True))), pairs, times)
             for row, pair in zip(alive, pairs, strict=True):

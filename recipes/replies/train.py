@@ -26,7 +26,8 @@ from typing import Any
 
 from recipes.replies import checks, data
 from recipes.replies.cheats import require_replies_launch
-from recipes.replies.heuristic import HeuristicReward, calibrate, load_encoder
+from recipes.replies.components import calibrate
+from recipes.replies.heuristic import HeuristicReward
 from recipes.replies.measure import load_success_scorer, require_other, task
 from recipes.replies.settings import RepliesCfg
 from rl_nmt import config, distributed, errors, files
@@ -91,9 +92,10 @@ def build_reward(cfg: RepliesCfg, run: Run, policy: setup.Policy, heldout: list[
     """Return the reward; its fluency is the likelihood under the start model before SFT, scaled on people's replies."""
     from rl_nmt.models import policy as models
     from rl_nmt.models.loading import choose_device
+    from rl_nmt.models.sentence_encoder import load_encoder
     from rl_nmt.scorers.likelihood import Likelihood
 
-    encoder = load_encoder(cfg.reward.encoder, choose_device(cfg.reward.device, "reward.device"))
+    encoder = load_encoder(cfg.reward.encoder, choose_device(cfg.reward.device, "reward.device"), "reward.encoder")
     if not cfg.reward.w_fluency:
         return HeuristicReward(cfg.reward, encoder)
     model = policy.model  # with its adapters off it is the start model

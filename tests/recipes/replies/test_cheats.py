@@ -7,11 +7,12 @@ from tiny_encoder import build_encoder
 from tiny_replies import HELD_OUT, PAIRS, Bigrams
 
 from recipes.replies.cheats import HARD, require_replies_launch, suite
-from recipes.replies.components import words
-from recipes.replies.heuristic import HeuristicReward, calibrate, load_encoder
+from recipes.replies.components import calibrate, words
+from recipes.replies.heuristic import HeuristicReward
 from recipes.replies.settings import RewardCfg
 from rl_nmt.audit.launch_gate import MAX_PAIRS
 from rl_nmt.errors import ConfigError, RewardRefused
+from rl_nmt.models.sentence_encoder import load_encoder
 
 ROWS = [{"source": post, "reference": reply} for post, reply in PAIRS]
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,15 +20,16 @@ from tiny_replies import ELSEWHERE, HELD_OUT, PAIRS, Bigrams
 
 from recipes.replies import components, heuristic
 from recipes.replies.cheats import suite
-from recipes.replies.components import MIN_SPREAD, calibrate
-from recipes.replies.encoder import relevance
-from recipes.replies.heuristic import COMPONENTS, HeuristicReward, check_weights, load_encoder
+from recipes.replies.components import MIN_SPREAD, calibrate, relevance
+from recipes.replies.heuristic import COMPONENTS, HeuristicReward, check_weights
 from recipes.replies.settings import RewardCfg
 from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.models import sentence_encoder
 from rl_nmt.training.callbacks import ProgressLine
 
 BASE = 1 / (1.1 * 1.05)  # engagement without any bonus
 POSTS, REPLIES = map(list, zip(*PAIRS, strict=True))
+load_encoder = partial(sentence_encoder.load_encoder, argument="reward.encoder")
 GARDEN, MOUNTAIN = PAIRS[2], PAIRS[5]
 
 
@@ -99,6 +101,8 @@ def test_diversity(reply, score):
         ("We walked along the river!!!", BASE),
         ("We paid 2.50 and 3.75 for the two tickets", BASE),
         ("We walked. Did you walk too, along the river?", 1.0),
+        ("Did you walk?! Along the river??", BASE * 1.05),
+        ("Did you walk? Along the river? All day?", BASE * 1.05 * 0.5),
         ("Agreed!", BASE * 0.5),
         ("So TRUE, friend", BASE * 0.5),
         ("I know that song", BASE),
@@ -392,7 +396,7 @@ def test_only_sentence_encoders_are_accepted(tmp_path, folder):
     for name, complaint in (no_modules | {"nowhere": "no such folder", "damaged": "does not load"}).items():
         with pytest.raises(ConfigError, match=rf"reward\.encoder: .*{complaint}"):
             load_encoder(str(tmp_path / name), "cpu")
-    with pytest.raises(ConfigError, match=r"reward\.device"):
+    with pytest.raises(ConfigError, match="device: 'tpu'"):
         load_encoder(str(folder), "tpu")
     with pytest.raises(MissingService, match=r"reward\.encoder: no-such-org/encoder"):
         load_encoder("no-such-org/encoder", "cpu")
@@ -441,8 +445,8 @@ def test_each_penalty_is_for_its_hack(encoder, scale, pair):
     assert salad < good - 0.3
 
 
-def test_empty_questions_pay_where_they_are_fluent(encoder):
-    """A known weakness of the question bonus, which the launch gate measures as padded_questions."""
+def test_empty_questions_do_not_pay_even_where_they_are_fluent(encoder):
     reward = HeuristicReward(RewardCfg(), encoder, lambda posts, replies: [-1.0] * len(replies), (-3.0, -2.0))
     post, reply = GARDEN[0], "I love red tomatoes from the garden, and so does all of my family."
-    assert reward.score_pair(post, f"{reply} Right? Don't you think?") > reward.score_pair(post, reply)
+    assert reward.score_pair(post, f"{reply} Right? Don't you think? Or what?") < reward.score_pair(post, reply)
+    assert reward.score_pair(post, f"{reply} Are yours ripe?") > reward.score_pair(post, reply)

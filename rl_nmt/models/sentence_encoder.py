@@ -1,7 +1,6 @@
-"""Load a sentence encoder, and compare its vectors. No torch until one is loaded."""
+"""Load a sentence encoder of sentence-transformers. No torch until one is loaded."""
 
 import hashlib
-import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -29,38 +28,30 @@ class Encoder:
             return self.model.encode(texts, convert_to_numpy=True, show_progress_bar=False).astype("float64")
 
 
-def load_encoder(name: str, device: str = "auto") -> Encoder | None:
+def load_encoder(name: str, device: str = "auto", argument: str = "encoder") -> Encoder | None:
     """Load a sentence encoder from the hub or a folder; None for "" or when sentence-transformers is not installed.
 
-    Raises ConfigError for a missing folder and for a model without modules.json, of which sentence-transformers would
-    make an encoder of its own; MissingService for a hub name that cannot be downloaded.
+    `argument`: the setting that names it; `device`: as `choose_device`. Raises ConfigError for a missing folder and for
+    a model without modules.json, of which sentence-transformers would make an encoder of its own; MissingService for a
+    hub name that cannot be downloaded.
     """
     if not name or find_spec("sentence_transformers") is None:
         return None
     from rl_nmt.models import loading
 
-    place = loading.choose_device(device, "reward.device")
+    place = loading.choose_device(device, "device")
     patterns = [f"*{ending}" for ending in (*CONTENT, ".json", ".txt", ".model")]
-    folder = loading.fetch("reward.encoder", name, "modules.json", patterns)
+    folder = loading.fetch(argument, name, "modules.json", patterns)
     if not (folder / "modules.json").is_file():
-        raise ConfigError(f"reward.encoder: {name} has no modules.json; give a sentence-transformers model")
+        raise ConfigError(f"{argument}: {name} has no modules.json; give a sentence-transformers model")
     try:
         with loading.loading():
             from sentence_transformers import SentenceTransformer
 
             model = SentenceTransformer(str(folder), device=place, local_files_only=True).requires_grad_(False)
     except Exception as error:  # whatever transformers, tokenizers and safetensors raise for bad files
-        raise ConfigError(f"reward.encoder: {name} does not load ({describe(error)}); fetch it again") from error
+        raise ConfigError(f"{argument}: {name} does not load ({describe(error)}); fetch it again") from error
     files = sorted(file for file in folder.rglob("*") if file.name in CONTENT)
     content = hashlib.sha256("+".join(map(loading.fingerprint, files)).encode()).hexdigest()[:16]
     called, revision = hub.recorded_as(name, folder)
     return Encoder(model, {"model": called, "revision": revision, "content": content})
-
-
-def relevance(post, reply) -> float | None:
-    """Return the mapped cosine of two vectors; a text without a known word has a zero vector and cosine 0."""
-    if post is None or reply is None:
-        return None
-    size = math.sqrt(float(post @ post) * float(reply @ reply))
-    cosine = float(post @ reply) / size if size else 0.0
-    return (min(1.0, max(-1.0, cosine)) + 1) / 2 if math.isfinite(cosine) else None
