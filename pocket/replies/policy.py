@@ -128,14 +128,22 @@ def encode(tokenizer, prompts: list[str], replies: list[str]) -> list[tuple[list
 
 
 def reply_loss(model, examples: Sequence[tuple[list[int], list[int]]], post_weight: float = 0.0) -> torch.Tensor:
-    """Mean cross-entropy of the tokens of the replies and their ends of turn; prompts' tokens count `post_weight`."""
+    """Mean cross-entropy of the tokens of the replies and their ends of turn.
+
+    A token of a prompt counts `post_weight`, unless it is in the beginning that all prompts of the batch share.
+    """
+    columns = zip(*(prompt for prompt, _ in examples), strict=False)
+    shared = max(1, sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns)))
+    weights = [
+        [0.0] * (shared - 1) + [post_weight] * (len(prompt) - shared) + [1.0] * len(reply) for prompt, reply in examples
+    ]
+    weight = padded(weights, 0.0)  # (B, T - 1), of the next token
     ids = padded([prompt + reply for prompt, reply in examples], 0)  # (B, T)
     mask = padded([[1] * (len(prompt) + len(reply)) for prompt, reply in examples], 0)
-    weights = padded([[post_weight] * (len(prompt) - 1) + [1.0] * len(reply) for prompt, reply in examples], 0.0)
     states = model.model(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1]  # (B, T - 1, hidden)
-    asked = weights > 0
-    lost = torch.nn.functional.cross_entropy(model.lm_head(states[asked]), ids[:, 1:][asked], reduction="none")
-    return (lost * weights[asked]).sum() / weights.sum()
+    logits = model.lm_head(states[weight > 0])
+    lost = torch.nn.functional.cross_entropy(logits, ids[:, 1:][weight > 0], reduction="none")
+    return (lost * weight[weight > 0]).sum() / weight.sum()
 
 
 def check_policy(folder: Path, template: str, heldout: Sequence[tuple[str, str]], count: int, seed: int) -> dict:

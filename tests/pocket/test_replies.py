@@ -203,20 +203,24 @@ def test_words_and_turns_are_one_token_each():
     assert len(ids) == len(words) + 4  # two openings of turns, the end of a turn and its line break
 
 
-def test_the_loss_is_that_of_the_reply_alone():
+@pytest.mark.parametrize("post_weight", [0.0, 0.5])
+def test_the_loss_is_that_of_the_reply_and_by_weight_of_the_post(post_weight):
     import torch
 
     tokenizer = policy.chat_tokenizer([POST, SAD], 300)
     torch.manual_seed(0)
     model = policy.new_policy(tokenizer, 16, 1).eval()
-    examples = policy.encode(tokenizer, ["a post: ", "b"], ["Hm.", "I am so sorry."])
-    lost = []
+    examples = policy.encode(tokenizer, ["x: a post: ", "x: b: "], ["Hm.", "I am so sorry."])
+    shared = next(i for i in range(9) if examples[0][0][i] != examples[1][0][i])
+    assert shared >= 2
+    lost, weights = [], []
     for prompt, reply in examples:  # by hand, one token after the other
-        for i, token in enumerate(reply):
-            logits = model(torch.tensor([prompt + reply[:i]])).logits[0, -1]
-            lost.append(-float(logits.log_softmax(-1)[token]))
+        for i in range(shared, len(prompt + reply)):
+            logits = model(torch.tensor([(prompt + reply)[:i]])).logits[0, -1]
+            weights.append(1.0 if i >= len(prompt) else post_weight)
+            lost.append(-float(logits.log_softmax(-1)[(prompt + reply)[i]]) * weights[-1])
         assert reply[-1] == tokenizer.eos_token_id
-    assert float(policy.reply_loss(model, examples)) == pytest.approx(sum(lost) / len(lost), abs=1e-5)
+    assert float(policy.reply_loss(model, examples, post_weight)) == pytest.approx(sum(lost) / sum(weights), abs=1e-5)
 
 
 def test_the_encoder_is_sentence_transformers_own(world):
