@@ -138,7 +138,7 @@ def main() -> int:
     from rl_nmt.models.loading import keep_freed_memory
 
     keep_freed_memory()
-    torch.set_num_threads(1)  # two are hardly faster at this size, and many times slower while others compute
+    torch.set_num_threads(min(2, torch.get_num_threads()))
     build(args.out or POCKET / "build" / f"replies-seed{args.seed}", args.seed)
     return 0
 

@@ -173,11 +173,12 @@ def gemma_loads_under_zero3() -> Iterator[None]:
     writes into a row of a weight that is on another process. Here such an embedding keeps its values.
     """
     from transformers import __version__
-    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding as Embedding
 
     if not __version__.startswith("4.") or not distributed.deepspeed():
         yield
         return
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding as Embedding
+
     Embedding._is_hf_initialized = True
     try:
         yield
@@ -187,7 +188,7 @@ def gemma_loads_under_zero3() -> Iterator[None]:
 
 def _model_class(model_id: str, name: str, revision: str | None, families: Sequence[str], argument: str):
     """Return the class that loads the checkpoint, and its options. Raises ConfigError for an unsupported model."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, Gemma3ForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     kind = config.model_type
@@ -195,6 +196,8 @@ def _model_class(model_id: str, name: str, revision: str | None, families: Seque
         known = " or ".join(FAMILIES[family][0] for family in families)
         raise ConfigError(f"{argument}: {model_id} is a {kind!r} model; this trainer is for {known}")
     if kind in FAMILIES["gemma3"][1]:
+        from transformers import Gemma3ForCausalLM  # here: its module tells reward_log.py that a Gemma was loaded
+
         # AutoModelForCausalLM would keep a multimodal checkpoint's vision tower. transformers 4 finds the text part by
         # this class's prefix, 5 needs the mapping.
         finds = kind == "gemma3_text" or Gemma3ForCausalLM.base_model_prefix == "language_model"

@@ -40,7 +40,7 @@ def finished(world, tmp_path_factory):
     config = config_of(world, work)
     status, out, err = trial(work / "t", replies_run.train, config)
     assert status == 0, out + err
-    return work / "run", config, out
+    return work / "run", config, out + err
 
 
 def test_both_phases_leave_a_run_folder(finished):
