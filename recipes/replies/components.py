@@ -5,10 +5,8 @@ The formula is in heuristic.py. All parts are between 0 and 1; lengths are in ch
 
 import math
 import re
-from collections.abc import Sequence
 from functools import lru_cache
 
-from rl_nmt.errors import ConfigError
 from rl_nmt.text.languages import ENGLISH
 from rl_nmt.text.tokens import tokenize
 from rl_nmt.text.unicode import length
@@ -18,7 +16,6 @@ GENERIC = (
     *("agreed", "i agree", "exactly", "same", "same here", "so true", "true", "totally", "yes", "yep", "no", "nope"),
     *("ok", "okay", "cool", "nice", "great", "wow", "lol", "haha", "thanks", "thank you", "well said", "good point"),
 )
-MIN_SPREAD = 1.0  # nats: the scale of fluency is at least as wide, however alike the human replies are
 _QUESTIONS = re.compile(r"[!?]*\?[!?]*")
 _SENTENCE_MARKS = re.compile(r"[.!?…]+(?!\w)")  # "!!!" is one
 
@@ -92,29 +89,3 @@ def copied(post: str, reply: str) -> float:
     known = {heard[i : i + size] for i in range(len(heard) - size + 1)}
     grams = [said[i : i + size] for i in range(len(said) - size + 1)]
     return sum(gram in known for gram in grams) / len(grams)
-
-
-def fluency(log_prob: float | None, scale: tuple[float, float]) -> float | None:
-    """Return where a mean log-probability is on the scale (low, high), clipped; None if it is missing or not finite."""
-    if log_prob is None or not math.isfinite(log_prob):
-        return None
-    low, high = scale
-    return min(1.0, max(0.0, (float(log_prob) - low) / (high - low)))
-
-
-def calibrate(values: Sequence[float | None]) -> tuple[float, float]:
-    """Return the scale (low, high) of fluency, in nats, from the log-probs of held-out human replies.
-
-    `high` is their lower quartile, `low` so far below that their 5 % quantile gets 0.75: three of four human replies
-    get 1, so nothing is gained by being likelier than they are. Raises ConfigError below five finite values.
-    """
-    import numpy as np
-
-    known = [float(value) for value in values if value is not None and math.isfinite(value)]
-    if len(known) < 5:
-        raise ConfigError(
-            f"reward.w_fluency: {len(known)} of {len(values)} held-out replies have a log-probability, 5 are needed: "
-            "give more rows in data.eval_file, or set reward.w_fluency=0"
-        )
-    few, high = map(float, np.quantile(known, (0.05, 0.25)))
-    return high - max(MIN_SPREAD, 4 * (high - few)), high

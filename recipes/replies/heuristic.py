@@ -11,7 +11,7 @@
                  ("!!!" is one), × 0.5 with a generic phrase in fewer than 30 characters, × 0.6 when all letters are
                  capitals in more than 10
     copied       share of the reply's word triples that are in the post
-    fluency      clip((lp − low) / (high − low), 0, 1); lp: mean log-probability of the reply's tokens, see `calibrate`
+    fluency      clip((lp − low) / (high − low), 0, 1); lp: mean log-probability of the reply's tokens
 
 The components alone are easy to cheat: an echo of the post or its words shuffled beat a good reply (cheats.py), hence
 the penalties; empty questions at its end still pay where the model finds them fluent. Texts are cleaned first
@@ -33,6 +33,7 @@ from recipes.replies.settings import RewardCfg
 from rl_nmt.audit import variance_shares
 from rl_nmt.errors import ConfigError, describe, warn
 from rl_nmt.scorers.base import isolate, warn_lost
+from rl_nmt.scorers.likelihood import on_scale
 from rl_nmt.text.prompts import read_texts
 from rl_nmt.text.unicode import clean_for_scoring, length
 from rl_nmt.training.reward_log import RewardLog, common_scalars, mean
@@ -62,7 +63,7 @@ class HeuristicReward(RewardLog):
     """The reward as TRL calls it; see the module.
 
     Args: `settings`; `encoder` (rl_nmt.models.sentence_encoder), None makes relevance 0.5; `log_probs`: (posts,
-    replies) → mean log-probability of each reply's tokens in nats, None where it failed; `scale`: from `calibrate`.
+    replies) → mean log-probability of each reply's tokens in nats, None if it failed; `scale`: (low, high) of fluency.
     Without log_probs, or with w_fluency 0, fluency is left out. Raises ConfigError for weights that do not sum to 1 and
     for log_probs without a scale.
     """
@@ -102,7 +103,7 @@ class HeuristicReward(RewardLog):
         if self.log_probs:
             found = _each("fluency", lambda part: self.log_probs(*map(list, zip(*part, strict=True))), pairs, times)
             for row, pair in zip(alive, pairs, strict=True):
-                row["fluency"] = components.fluency(found[pair], self.scale)
+                row["fluency"] = on_scale(found[pair], self.scale)
         for row in alive:
             terms = self._terms(row).values()
             row["total"] = None if None in terms else min(1.0, max(0.0, sum(terms)))

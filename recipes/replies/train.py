@@ -26,7 +26,6 @@ from typing import Any
 
 from recipes.replies import checks, data
 from recipes.replies.cheats import require_replies_launch
-from recipes.replies.components import calibrate
 from recipes.replies.heuristic import HeuristicReward
 from recipes.replies.measure import load_success_scorer, require_other, task
 from recipes.replies.settings import RepliesCfg
@@ -57,34 +56,18 @@ def prompt_maker(cfg: RepliesCfg, tokenizer):
     return lambda post: chat_prompt(tokenizer, fill(cfg.model.prompt, post))
 
 
-def load_policy(cfg: RepliesCfg, name: str = "") -> setup.Policy:
-    """Load the policy: model.name, or a finished phase that trained all weights."""
-    options = {"attention": cfg.model.attn_implementation, "argument": "model.name", "quantise": cfg.model.load_in_4bit}
-    return setup.load_policy(name or cfg.model.name, lora=bool(cfg.model.lora_rank), **options)
+def start(cfg: RepliesCfg, phase: str) -> setup.Policy:
+    """Return the policy at the start of a phase: model.name with fresh adapters, or the SFT model."""
+    from rl_nmt.models import policy as models
 
-
-def start_sft(cfg: RepliesCfg) -> setup.Policy:
-    """Return the start model, with fresh LoRA adapters, which change nothing yet."""
-    from peft import get_peft_model
-    from transformers import set_seed
-
-    from rl_nmt.models.policy import lora_config
-
-    policy = load_policy(cfg)
-    if lora := lora_config(cfg.model.lora_rank, cfg.model.lora_alpha):
-        set_seed(cfg.seed)
-        policy.model = get_peft_model(policy.model, lora)
-    return policy
-
-
-def start_grpo(cfg: RepliesCfg) -> setup.Policy:
-    """Return the SFT model: its adapter on model.name, to be trained further, or all its weights."""
-    from rl_nmt.models.policy import continue_adapter
-
-    final = checks.start_folder(cfg) / "final"
-    policy = load_policy(cfg, "" if cfg.model.lora_rank else str(final))
-    if cfg.model.lora_rank:
-        policy.model = continue_adapter(policy.model, final / "adapter")
+    own, sft, final = cfg.model, phase == "sft", checks.start_folder(cfg) / "final"
+    name = own.name if own.lora_rank or sft else str(final)
+    options = {"attention": own.attn_implementation, "argument": "model.name", "quantise": own.load_in_4bit}
+    policy = setup.load_policy(name, lora=bool(own.lora_rank), **options)
+    if own.lora_rank and sft:
+        policy.model = models.add_adapter(policy.model, own.lora_rank, own.lora_alpha, cfg.seed)
+    elif own.lora_rank:
+        policy.model = models.continue_adapter(policy.model, final / "adapter")
     return policy
 
 
@@ -93,7 +76,7 @@ def build_reward(cfg: RepliesCfg, run: Run, policy: setup.Policy, heldout: list[
     from rl_nmt.models import policy as models
     from rl_nmt.models.loading import choose_device
     from rl_nmt.models.sentence_encoder import load_encoder
-    from rl_nmt.scorers.likelihood import Likelihood
+    from rl_nmt.scorers.likelihood import Likelihood, calibrate
 
     encoder = load_encoder(cfg.reward.encoder, choose_device(cfg.reward.device, "reward.device"), "reward.encoder")
     if not cfg.reward.w_fluency:
@@ -110,7 +93,7 @@ def build_reward(cfg: RepliesCfg, run: Run, policy: setup.Policy, heldout: list[
 
     def scale() -> list[float]:
         values = log_probs([row["source"] for row in heldout], [row["reference"] for row in heldout])
-        return [round(value, 4) for value in calibrate(values)]
+        return [round(value, 4) for value in calibrate(values, "reward.w_fluency")]
 
     low, high = run.once("fluency_scale", scale)
     return HeuristicReward(cfg.reward, encoder, log_probs, (low, high))
@@ -177,24 +160,12 @@ def grpo_trainer(cfg: RepliesCfg, folder: Path, policy: setup.Policy, reward, ro
 
 def evaluator(cfg: RepliesCfg, tokenizer, rows: list[dict], reward, task) -> sampling.SampledEvaluator:
     """Return a function: model → Snapshot of its replies to the held-out posts."""
-    own, grpo = cfg.evaluation, cfg.grpo
-    return sampling.SampledEvaluator(
-        rows,
-        tokenizer,
-        prompt_maker(cfg, tokenizer),
-        reward,
-        task,
-        load_success_scorer(own.success_scorer, reward),
-        own.success_scorer,
-        {"temperature": grpo.temperature, "top_p": grpo.top_p},
-        own.samples,
-        cfg.seed,
-        grpo.max_new_tokens,
-        own.batch_size,
-        own.threshold or None,
-        own.quantile,
-        require_other,
-    )
+    own, grpo, scorer = cfg.evaluation, cfg.grpo, cfg.evaluation.success_scorer
+    sizes = {"samples": own.samples, "seed": cfg.seed, "batch_size": own.batch_size, "quantile": own.quantile}
+    sizes |= {"max_new_tokens": grpo.max_new_tokens, "threshold": own.threshold or None, "check": require_other}
+    drawn, success = {"temperature": grpo.temperature, "top_p": grpo.top_p}, load_success_scorer(scorer, reward)
+    make_prompt = prompt_maker(cfg, tokenizer)
+    return sampling.SampledEvaluator(rows, tokenizer, make_prompt, reward, task, success, scorer, drawn, **sizes)
 
 
 def train_phase(cfg: RepliesCfg, run: Run, phase: str, rows: data.Phases, skip_gate: bool, started: float) -> None:
@@ -206,7 +177,7 @@ def train_phase(cfg: RepliesCfg, run: Run, phase: str, rows: data.Phases, skip_g
     from wandb_reward_callback import WandbRewardCallback
 
     log, sft = cfg.logging, phase == "sft"
-    policy = start_sft(cfg) if sft else start_grpo(cfg)
+    policy = start(cfg, phase)
     reward = build_reward(cfg, run, policy, rows.heldout)
     run.require_same(**setup.identity(cfg.model.name, reward))
     with run.under_way():

@@ -218,6 +218,15 @@ def _four_bit(precision: Precision):
     )
 
 
+def add_adapter(model, rank: int, alpha: int, seed: int):
+    """Return the model with fresh LoRA adapters, drawn from `seed`; they change nothing before they are trained."""
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    set_seed(seed)
+    return get_peft_model(model, lora_config(rank, alpha))
+
+
 def continue_adapter(model, folder: str | Path):
     """Return the model with the LoRA adapter in `folder`, to be trained further.
 

@@ -9,8 +9,9 @@ from rl_nmt import hub
 from rl_nmt.errors import ConfigError, describe
 
 # Files that decide the vectors.
-CONTENT = ("modules.json", "config.json", "sentence_bert_config.json", "config_sentence_transformers.json")
-CONTENT += ("tokenizer.json", "vocab.txt", "model.safetensors", "pytorch_model.bin")
+CONTENT = """
+    modules.json config.json sentence_bert_config.json config_sentence_transformers.json tokenizer.json vocab.txt
+    model.safetensors pytorch_model.bin""".split()
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ class SampledEvaluator:
         found = []
         for i, texts in enumerate(samples):
             own = slice(i * self.samples, (i + 1) * self.samples)
-            row = {"success": mean(scores[own]), "sampled_reward": mean(totals[own])}
+            row: dict[str, Any] = {"success": mean(scores[own]), "sampled_reward": mean(totals[own])}
             row |= {"samples": texts, "success_scores": scores[own]}
             found.append(row | sample_row(scores[own], texts, self.threshold))
         return found

@@ -1,12 +1,14 @@
-"""Score answers by their likelihood under a frozen causal language model."""
+"""Score answers by their likelihood under a frozen causal language model, on a scale of people's answers."""
 
 import contextlib
+import math
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 
-from rl_nmt.models.generate import encode_prompts, inference
+from rl_nmt.errors import ConfigError
 
+MIN_SPREAD = 1.0  # nats: the scale is at least as wide, however alike people's answers are
 TOKENS = 4096  # padded tokens in one forward pass
 
 
@@ -22,6 +24,8 @@ class Likelihood:
 
     def __call__(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float | None]:
         """Return one value per answer, in order; None where it is not finite."""
+        from rl_nmt.models.generate import encode_prompts, inference
+
         if not prompts:
             return []
         before = encode_prompts(self.tokenizer, list(prompts))
@@ -41,6 +45,8 @@ class Likelihood:
         return [value if abs(value) < float("inf") else None for value in values]
 
     def _mean_log_probs(self, before: list[list[int]], after: list[list[int]]) -> list[float]:
+        import torch
+
         rows = [p + a for p, a in zip(before, after, strict=True)]
         width, longest = max(map(len, rows)), max(map(len, after))
         device = self.model.device
@@ -55,3 +61,27 @@ class Likelihood:
         own = log_probs.gather(-1, ids[:, -longest:, None])[..., 0]  # (B, T)
         kept = torch.tensor([[0] * (longest - len(a)) + [1] * len(a) for a in after], device=device)
         return ((own * kept).sum(-1) / kept.sum(-1)).tolist()
+
+
+def on_scale(log_prob: float | None, scale: tuple[float, float]) -> float | None:
+    """Return where a mean log-probability is on the scale (low, high), clipped to 0 … 1; None if it is not finite."""
+    if log_prob is None or not math.isfinite(log_prob):
+        return None
+    low, high = scale
+    return min(1.0, max(0.0, (float(log_prob) - low) / (high - low)))
+
+
+def calibrate(values: Sequence[float | None], setting: str) -> tuple[float, float]:
+    """Return the scale (low, high), in nats, from the mean log-probabilities of people's answers.
+
+    `high` is their lower quartile, `low` so far below that their 5 % quantile gets 0.75: three of four get 1, so that
+    nothing is gained by being likelier than they are. `setting`: for messages. Raises ConfigError below five values.
+    """
+    known = [float(value) for value in values if value is not None and math.isfinite(value)]
+    if len(known) < 5:
+        raise ConfigError(
+            f"{setting}: {len(known)} of {len(values)} held-out answers have a log-probability, 5 are needed: hold out "
+            f"more rows, or set {setting} 0"
+        )
+    few, high = map(float, np.quantile(known, (0.05, 0.25)))
+    return high - max(MIN_SPREAD, 4 * (high - few)), high

@@ -7,12 +7,13 @@ from tiny_encoder import build_encoder
 from tiny_replies import HELD_OUT, PAIRS, Bigrams
 
 from recipes.replies.cheats import HARD, require_replies_launch, suite
-from recipes.replies.components import calibrate, words
+from recipes.replies.components import words
 from recipes.replies.heuristic import HeuristicReward
 from recipes.replies.settings import RewardCfg
 from rl_nmt.audit.launch_gate import MAX_PAIRS
 from rl_nmt.errors import ConfigError, RewardRefused
 from rl_nmt.models.sentence_encoder import load_encoder
+from rl_nmt.scorers.likelihood import calibrate
 
 ROWS = [{"source": post, "reference": reply} for post, reply in PAIRS]
 
@@ -59,7 +60,7 @@ def test_a_good_reward_passes_the_launch_gate_and_the_components_alone_are_refus
     pytest.importorskip("sentence_transformers")
     pytest.importorskip("textblob")
     encoder = load_encoder(str(build_encoder(tmp_path / "words", [text for pair in PAIRS for text in pair])), "cpu")
-    good = HeuristicReward(RewardCfg(), encoder, Bigrams(), calibrate(Bigrams()([], HELD_OUT)))
+    good = HeuristicReward(RewardCfg(), encoder, Bigrams(), calibrate(Bigrams()([], HELD_OUT), "w"))
     report = require_replies_launch(good, ROWS, 0.1, seed=0)
     assert report["passed"] and report["pairs"] == len(PAIRS) and report["hard_wins"] == 0
     assert "launch gate: passed" in capsys.readouterr().out

@@ -20,11 +20,12 @@ from tiny_replies import ELSEWHERE, HELD_OUT, PAIRS, Bigrams
 
 from recipes.replies import components, heuristic
 from recipes.replies.cheats import suite
-from recipes.replies.components import MIN_SPREAD, calibrate, relevance
+from recipes.replies.components import relevance
 from recipes.replies.heuristic import COMPONENTS, HeuristicReward, check_weights
 from recipes.replies.settings import RewardCfg
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.models import sentence_encoder
+from rl_nmt.scorers.likelihood import MIN_SPREAD, calibrate, on_scale
 from rl_nmt.training.callbacks import ProgressLine
 
 BASE = 1 / (1.1 * 1.05)  # engagement without any bonus
@@ -47,7 +48,7 @@ def encoder(folder):
 
 @pytest.fixture(scope="module")
 def scale():
-    return calibrate(Bigrams()([], HELD_OUT))
+    return calibrate(Bigrams()([], HELD_OUT), "w")
 
 
 @pytest.fixture
@@ -167,17 +168,17 @@ def test_relevance_is_a_mapped_cosine_within_its_bounds():
 
 def test_calibration_keeps_human_replies_fluent():
     values = [-2.0, -2.5, -3.0, -3.5, -4.0, -5.0, -2.2, None, math.nan]
-    scale = calibrate(values)
+    scale = calibrate(values, "w")
     known = [value for value in values if value is not None and math.isfinite(value)]
-    assert components.fluency(float(np.quantile(known, 0.05)), scale) == pytest.approx(0.75)
-    assert components.fluency(scale[0], scale) == components.fluency(-99.0, scale) == 0.0
-    assert components.fluency(scale[1], scale) == components.fluency(0.0, scale) == 1.0
-    assert components.fluency(sum(scale) / 2, scale) == pytest.approx(0.5)
-    assert [components.fluency(odd, scale) for odd in (None, math.nan, -math.inf)] == [None] * 3
-    low, high = calibrate([-3.0] * 5)
+    assert on_scale(float(np.quantile(known, 0.05)), scale) == pytest.approx(0.75)
+    assert on_scale(scale[0], scale) == on_scale(-99.0, scale) == 0.0
+    assert on_scale(scale[1], scale) == on_scale(0.0, scale) == 1.0
+    assert on_scale(sum(scale) / 2, scale) == pytest.approx(0.5)
+    assert [on_scale(odd, scale) for odd in (None, math.nan, -math.inf)] == [None] * 3
+    low, high = calibrate([-3.0] * 5, "w")
     assert (low, high) == (-3.0 - MIN_SPREAD, -3.0)
-    with pytest.raises(ConfigError, match=r"w_fluency: 4 of 6 .*w_fluency=0"):
-        calibrate([-1.0, -2.0, -3.0, -4.0, None, math.nan])
+    with pytest.raises(ConfigError, match=r"w_fluency: 4 of 6 .*w_fluency 0"):
+        calibrate([-1.0, -2.0, -3.0, -4.0, None, math.nan], "reward.w_fluency")
 
 
 # ---------------------------------------------------------------------- totals
