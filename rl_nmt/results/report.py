@@ -64,12 +64,12 @@ def reward_curve_png(metrics_jsonl: Path | str, png: Path | str, task: Task, ema
     """
     metrics = read_metrics(metrics_jsonl)
     outside = [column for column in task.by_row if series(metrics["eval"], column.name)[0]][:1]
-    panels = [(column.name, task.label(column.name)) for column in (REWARD, *outside)]
+    panels = [(column.name, task.label(column.name), column.drawn) for column in (REWARD, *outside)]
     width = 7.2 if len(panels) == 1 else 9.6
     files.write(png, _figure(metrics, panels, ema, size=(width, 3.6), kind="png"))
 
 
-def _figure(metrics, panels: list[tuple[str, str]], ema: float, size: tuple[float, float], kind: str) -> bytes:
+def _figure(metrics, panels: list[tuple[str, str, str]], ema: float, size: tuple[float, float], kind: str) -> bytes:
     # Figure without pyplot: no global state, no display, whatever back-end the caller has chosen.
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -79,14 +79,14 @@ def _figure(metrics, panels: list[tuple[str, str]], ema: float, size: tuple[floa
     with matplotlib.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        for axes, (key, name) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            _panel(axes, metrics, key, name, ema)
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _panel(axes, metrics, *panel, ema)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=144, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
 
 
-def _panel(axes, metrics, key: str, name: str, ema: float) -> None:
+def _panel(axes, metrics, key: str, name: str, drawn: str, ema: float) -> None:
     steps, values = series(metrics["train"], key)
     if steps:
         mark = "." if len(steps) < 3 else None  # a line through one point is invisible
@@ -95,7 +95,7 @@ def _panel(axes, metrics, key: str, name: str, ema: float) -> None:
         axes.plot(steps, smooth, color=ACCENT, linewidth=2, label=f"moving average ({ema:g})")
     held_out = series(metrics["eval"], key)
     if held_out[0]:
-        axes.plot(*held_out, color=SECOND, linewidth=1.2, marker="o", markersize=4, label="held-out, greedy")
+        axes.plot(*held_out, color=SECOND, linewidth=1.2, marker="o", markersize=4, label=f"held-out, {drawn}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e4e7eb", linewidth=0.7)
     axes.tick_params(colors="#616e7c", length=0)
@@ -176,16 +176,17 @@ def _curves(metrics: dict[str, list[dict[str, Any]]], task: Task) -> list[tuple[
     """(name, note, SVG in base64) of each curve; None without any row."""
     if not metrics["train"] and not metrics["eval"]:
         return None
-    outside = [(column.name, task.label(column.name)) for column in task.by_row]
+    outside = [(column.name, task.label(column.name), column.drawn) for column in task.by_row]
     curves = []
-    for key, name, note in (
-        ("reward", "Reward", "mean total per step, and its moving average"),
-        *((key, name, "held-out, greedy; not part of the reward") for key, name in outside),
-        ("kl", "KL", "distance from the start policy, nats per token"),
-        ("completions/mean_length", "Length", "mean completion, tokens"),
+    for key, name, drawn, note in (
+        ("reward", "Reward", "greedy", "mean total per step, and its moving average"),
+        *((*column, f"held-out, {column[-1]}; not part of the reward") for column in outside),
+        ("mean_token_accuracy", "Accuracy", "", "fine-tuning: share of the tokens that are the model's first choice"),
+        ("kl", "KL", "", "distance from the start policy, nats per token"),
+        ("completions/mean_length", "Length", "", "mean completion, tokens"),
     ):
         if any(series(rows, key)[0] for rows in metrics.values()):
-            svg = _figure(metrics, [(key, name.lower())], 0.9, size=(4.0, 2.6), kind="svg")
+            svg = _figure(metrics, [(key, name.lower(), drawn)], 0.9, size=(4.0, 2.6), kind="svg")
             curves.append((name, note, base64.b64encode(svg).decode()))
     return curves
 

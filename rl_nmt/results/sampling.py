@@ -18,6 +18,7 @@ from rl_nmt.results.task import Column, Task, mean
 
 KS = (1, 5, 10)
 BETTER = {**{f"pass@{k}": 1 for k in KS}, "success": 1, "self_bleu": -1, "distinct_1": 1, "distinct_2": 1}
+LABELS = {"self_bleu": "Self-BLEU", "distinct_1": "distinct-1", "distinct_2": "distinct-2"}
 SWEEP = (0.25, 0.5, 0.75, 0.9)  # quantiles of the start's scores, as thresholds
 Scorer = Callable[[Sequence[str], Sequence[str], Sequence[str | None]], list[float | None]]
 
@@ -102,7 +103,10 @@ def columns() -> tuple[Column, ...]:
     def by_row(name: str) -> Callable:
         return lambda snapshot: [row.get(name) for row in snapshot.components]
 
-    return tuple(Column(name, better=sign, rows=by_row(name)) for name, sign in BETTER.items())
+    return tuple(
+        Column(name, LABELS.get(name, ""), better=sign, rows=by_row(name), drawn="sampled")
+        for name, sign in BETTER.items()
+    )
 
 
 @dataclass

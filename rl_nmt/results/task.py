@@ -30,6 +30,7 @@ class Column:
     value: Callable[[Snapshot], float | None] | None = None  # the number for all rows
     resampled: Callable[[Snapshot, int], np.ndarray] | None = None  # seed → (RESAMPLES,), on `bootstrap_draws`
     signature: Callable[[Snapshot], str] | None = None  # how it was measured
+    drawn: str = "greedy"  # how the outputs that it measures were decoded
 
     def of(self, snapshot: Snapshot) -> float | None:
         """The number for all rows."""
