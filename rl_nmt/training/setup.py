@@ -22,7 +22,7 @@ from rl_nmt.runs.run_folder import model_identity
 
 # Settings that may differ from those of a finished run, at the top level or in a section.
 _CHANGES_NO_RESULT = re.compile(
-    r"(logging\.\w+|misc\.huggingface_\w+|(\w+\.)?(output_dir|push_to|max_hours|logging_steps|(sample|save)_\w+"
+    r"(phase|logging\.\w+|misc\.huggingface_\w+|(\w+\.)?(output_dir|push_to|max_hours|logging_steps|(sample|save)_\w+"
     r"|(use_)?wandb\w*)):"
 )
 JITTER_ROUNDS = 4  # the first scores all at once, the others shuffled halves: each segment gets other batch neighbours

@@ -66,6 +66,19 @@ def test_grpo_starts_where_sft_ended(finished):
     assert identity["sft"] == json.loads((folder / "sft" / "phase.json").read_text())["final"]
 
 
+def test_final_is_the_start_model_with_the_trained_adapter(finished, world):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.tensor([[5, 6, 7, 8]])
+    for place in (finished[0] / "sft", finished[0]):
+        start = AutoModelForCausalLM.from_pretrained(world["policy"], attn_implementation="eager")
+        adapted = PeftModel.from_pretrained(start, place / "final" / "adapter").eval()
+        merged = AutoModelForCausalLM.from_pretrained(place / "final", attn_implementation="eager").eval()
+        with torch.no_grad():
+            assert torch.allclose(adapted(ids).logits, merged(ids).logits, atol=1e-4)
+
+
 def test_metrics_of_every_step(finished):
     rows = MetricsFile(finished[0] / "metrics.jsonl").rows()
     train = [row for row in rows if row["kind"] == "train"]
