@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 
-from recipes.replies.data import check_data
+from recipes.replies.data import Phases, check_data
 from recipes.replies.heuristic import check_weights
+from recipes.replies.measure import load_success_scorer
 from recipes.replies.settings import RepliesCfg
 from rl_nmt import distributed
 from rl_nmt.errors import ConfigError
@@ -14,6 +16,7 @@ from rl_nmt.hub import ModelUse, require_models
 from rl_nmt.ranges import check_ranges
 from rl_nmt.runs.phases import FINISHED
 from rl_nmt.text.prompts import SLOT
+from rl_nmt.training.trl_settings import passes_per_step
 
 ENCODER = "modules.json"  # of a sentence-transformers model
 
@@ -61,23 +64,27 @@ def check(cfg: RepliesCfg) -> None:
     if not cfg.logging.output_dir.strip():
         raise ConfigError("logging.output_dir is empty; give a folder for the run")
     check_weights(cfg.reward)
+    load_success_scorer(cfg.evaluation.success_scorer)
+    if distributed.deepspeed():
+        raise ConfigError("ACCELERATE_USE_DEEPSPEED: this recipe samples and scores whole models; launch it without")
     check_data(cfg.data, chosen[0] if len(chosen) == 1 else "both")
     if "grpo" in chosen:
         accumulation_steps(cfg, distributed.count())
 
 
+def check_rows(cfg: RepliesCfg, chosen: tuple[str, ...], rows: Phases) -> None:
+    """Refuse too few posts for one GRPO step: TRL would train on none of them. Raises ConfigError."""
+    if "grpo" in chosen and len(rows.grpo) < cfg.grpo.posts_per_step:
+        raise ConfigError(
+            f"grpo.posts_per_step: {cfg.grpo.posts_per_step} is more than the {len(rows.grpo)} posts of that phase; "
+            "lower it, or give more rows"
+        )
+
+
 def accumulation_steps(cfg: RepliesCfg, processes: int) -> int:
     """Return forward and backward passes per process and GRPO step. Raises ConfigError if the step does not divide."""
-    posts, samples, size = cfg.grpo.posts_per_step, cfg.grpo.n_generations, cfg.grpo.micro_batch_size
-    sequences = posts * samples
-    if sequences % (size * processes):
-        legal = [n for n in range(1, sequences + 1) if sequences % (n * processes) == 0]
-        advice = f"use {min(legal, key=lambda n: abs(n - size))}" if legal else f"make posts_per_step × {processes}"
-        raise ConfigError(
-            f"grpo.micro_batch_size: posts_per_step {posts} × n_generations {samples} = {sequences} sequences are not "
-            f"a multiple of {size} × {processes} processes; {advice}"
-        )
-    return sequences // (size * processes)
+    names = ("grpo.posts_per_step", "grpo.n_generations", "grpo.micro_batch_size")
+    return passes_per_step({name: attrgetter(name)(cfg) for name in names}, processes)
 
 
 def start_folder(cfg: RepliesCfg) -> Path:

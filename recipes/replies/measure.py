@@ -28,14 +28,14 @@ def likeness(posts: Sequence[str], replies: Sequence[str], references: Sequence[
     return [chrf.sentence_score(reply, [reference]).score / 100 if reference else None for reply, reference in pairs]
 
 
-def load_success_scorer(setting: str, reward: Any) -> sampling.Scorer:
+def load_success_scorer(setting: str, reward: Any = None) -> sampling.Scorer:
     """Import the scorer named "module:name". Raises ConfigError for a bad name and for a part of the training reward.
 
     Refused are `reward` itself, what recipes.replies.heuristic defines, and instances and methods of their classes.
     """
     found = load_callable(setting, SETTING)
     inner = getattr(found, "func", found)  # of a functools.partial
-    parts = [found, inner, getattr(inner, "__self__", None)]
+    parts = [part for part in (found, inner, getattr(inner, "__self__", None)) if part is not None]
     parts += [kind for part in parts for kind in type(part).__mro__ if kind.__module__ != "builtins"]
     if any(part in (reward, type(reward)) or getattr(part, "__module__", "") == HEURISTIC for part in parts):
         raise ConfigError(f"{SETTING}: {setting} is part of the training reward; name another function: {WHY}")

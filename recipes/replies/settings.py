@@ -98,7 +98,7 @@ class RewardCfg:
     w_engagement: float = at_least(0, 0.20)  # weight of engagement: no generic phrase, a question, no shouting
     w_copy: float = at_least(0, 0.5)  # penalty on word triples copied from the post; 0: none
     w_fluency: float = at_least(0, 0.5)  # penalty on replies that the start model finds unlikely; 0: none
-    device: str = "auto"  # auto, cpu or cuda:N, of the encoder and the fluency model
+    device: str = "auto"  # auto, cpu or cuda:N, of the encoder
     max_soft_win_share: float = between(0, 1, 0.1)  # launch gate: highest mean share of wins for plausible cheats
 
 
@@ -110,7 +110,7 @@ class EvaluationCfg:
     success_scorer: str = "recipes.replies.measure:likeness"
     """module:name of a function (posts, replies, references) -> scores; must not be the training reward."""
     threshold: float = at_least(0, 0.0)  # a reply succeeds at this score; 0: see quantile
-    quantile: float = between(0, 1, 0.75, open_left=True)  # the threshold is this quantile of the SFT model's samples
+    quantile: float = between(0, 1, 0.75, open_left=True)  # else at this quantile of the scores before the phase
     every: int = at_least(0, 0)  # optimizer steps between evaluations; 0: only before and after GRPO
     batch_size: int = at_least(1, 32)  # replies decoded together
 

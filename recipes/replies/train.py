@@ -30,8 +30,9 @@ from recipes.replies.heuristic import HeuristicReward
 from recipes.replies.measure import load_success_scorer, require_other, task
 from recipes.replies.settings import RepliesCfg
 from rl_nmt import config, distributed, errors, files
+from rl_nmt.errors import ConfigError
 from rl_nmt.results import sampling
-from rl_nmt.runs import phases
+from rl_nmt.runs import phases, run_folder
 from rl_nmt.runs.run import Run
 from rl_nmt.text.prompts import chat_prompt, fill
 from rl_nmt.training import setup
@@ -43,7 +44,10 @@ ACTIONS = {
     "force": "resume even if model, data or reward have changed",
     "doctor": "check in seconds what is missing here; exit status 0 is go",
 }
-MODEL = ("name", "prompt", "lora_rank", "lora_alpha", "load_in_4bit")  # may not change in a run
+MODEL = ("model.prompt", "model.lora_rank", "model.lora_alpha", "model.load_in_4bit")  # may not change in a run
+MEASURE = """
+evaluation.samples evaluation.success_scorer evaluation.threshold evaluation.quantile grpo.temperature grpo.top_p
+seed""".split()  # likewise: how replies are sampled and scored
 TOLD = """
 model.lora_rank sft.epochs sft.max_steps sft.lr sft.diversity_weight grpo.n_generations grpo.temperature grpo.top_p
 grpo.max_new_tokens grpo.kl_coeff grpo.set_weight grpo.posts_per_step grpo.max_steps grpo.lr reward.w_relevance
@@ -51,9 +55,14 @@ reward.w_length reward.w_sentiment reward.w_diversity reward.w_punctuation rewar
 reward.w_fluency seed""".split()  # in the model card
 
 
+def write_prompt(template: str, tokenizer, post: str) -> str:
+    """Return the user's turn with a post, in the policy's own chat format, with thinking off."""
+    return chat_prompt(tokenizer, fill(template, post))
+
+
 def prompt_maker(cfg: RepliesCfg, tokenizer):
-    """Return a function: post → the user's turn in the policy's own chat format, with thinking off."""
-    return lambda post: chat_prompt(tokenizer, fill(cfg.model.prompt, post))
+    """Return a function: post → its prompt."""
+    return partial(write_prompt, cfg.model.prompt, tokenizer)
 
 
 def start(cfg: RepliesCfg, phase: str) -> setup.Policy:
@@ -85,11 +94,8 @@ def build_reward(cfg: RepliesCfg, run: Run, policy: setup.Policy, heldout: list[
     if not cfg.model.lora_rank:
         loaded = models.load_policy(cfg.model.name, policy.tokenizer, policy.precision, argument="model.name")
         model = loaded.to(policy.precision.device).requires_grad_(False)
-    likelihood = Likelihood(model, policy.tokenizer, models.stop_ids(policy.tokenizer)[0])
-    make_prompt = prompt_maker(cfg, policy.tokenizer)
-
-    def log_probs(posts, replies) -> list[float | None]:
-        return likelihood([make_prompt(post) for post in posts], replies)
+    end, make_prompt = models.stop_ids(policy.tokenizer)[0], prompt_maker(cfg, policy.tokenizer)
+    log_probs = Likelihood(model, policy.tokenizer, end, make_prompt)
 
     def scale() -> list[float]:
         values = log_probs([row["source"] for row in heldout], [row["reference"] for row in heldout])
@@ -179,13 +185,15 @@ def train_phase(cfg: RepliesCfg, run: Run, phase: str, rows: data.Phases, skip_g
     log, sft = cfg.logging, phase == "sft"
     policy = start(cfg, phase)
     reward = build_reward(cfg, run, policy, rows.heldout)
-    run.require_same(**setup.identity(cfg.model.name, reward))
+    measure = {name: attrgetter(name)(cfg) for name in MEASURE}  # or before and after could not be compared
+    run.require_same(**setup.identity(cfg.model.name, reward), **measure)
     with run.under_way():
         evaluate = evaluator(cfg, policy.tokenizer, rows.heldout, reward, task(phase))
         tokens = cfg.grpo.max_new_tokens
         before = setup.evaluate_before(run, lambda: evaluate(policy.model), rows.heldout, reward, tokens)
         evaluate.take(before)
-        sampling.require_reachable(cfg.evaluation.threshold, before, "evaluation.threshold")
+        if cfg.evaluation.threshold and not sft:  # the start model before SFT may well have no success
+            sampling.require_reachable(cfg.evaluation.threshold, before, "evaluation.threshold")
         run.begin(cfg)
         gate = partial(require_replies_launch, reward, rows.heldout, cfg.reward.max_soft_win_share, cfg.seed)
         setup.ask_launch_gate(run, gate, "skipped by --skip_launch_gate" if skip_gate else "")
@@ -239,6 +247,16 @@ def diagnose(cfg: RepliesCfg) -> int:
     return doctor.exit_code(findings)
 
 
+def release() -> None:
+    """Give back the memory of models that are no longer used."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     words, prog = sys.argv[1:] if argv is None else argv, "python -m recipes.replies.train"
@@ -247,6 +265,8 @@ def main(argv: list[str] | None = None) -> int:
     if actions["doctor"]:
         return diagnose(cfg)
     checks.check(cfg)
+    if actions["fresh"] and checks.phases(cfg) == ("grpo",) and not cfg.grpo.start_from:
+        raise ConfigError("--fresh: a new folder has no SFT phase; name one as --grpo.start_from, or drop --phase grpo")
     chosen, folder = checks.phases(cfg), Path(cfg.logging.output_dir).expanduser()
     last = folder if "grpo" in chosen else folder / "sft"
     settings = config.to_public_dict(cfg)
@@ -259,16 +279,22 @@ def main(argv: list[str] | None = None) -> int:
     with Run.open(cfg.logging.output_dir, **where, settings=NAMES) as run:
         cfg.logging.output_dir = str(run.folder)  # with --fresh another one
         rows = distributed.from_main(lambda: data.load(cfg.data, run.folder, cfg.limit))
-        fixed = {f"model.{name}": getattr(cfg.model, name) for name in MODEL} | {"data": rows.sha256}
+        checks.check_rows(cfg, chosen, rows)
+        model = {name: attrgetter(name)(cfg) for name in MODEL}
         if "sft" in chosen:
+            own = {f"sft.{name}": value for name, value in settings["sft"].items()} | {"seed": cfg.seed}
             with phases.open_phase(run, "sft") as sft:
-                if not phases.finished(sft, fixed | {f"sft.{k}": v for k, v in settings["sft"].items()}):
+                if not phases.finished(sft, model | own | {"data": rows.sha256}):
                     train_phase(cfg, sft, "sft", rows, actions["skip_launch_gate"], started)
                     phases.finish(sft)
+            release()  # the SFT model, before GRPO loads it again
         if "grpo" in chosen:
-            begun = phases.sealed(checks.start_folder(cfg), "grpo.start_from")
+            begun = checks.start_folder(cfg)
+            sealed, same = phases.sealed(begun, "grpo.start_from"), model | run_folder.model_identity(cfg.model.name)
+            distributed.from_main(lambda: run_folder.require_identity(begun, same, run.force))
             names = ("n_generations", "max_new_tokens", "set_weight")
-            run.require_same(**fixed, sft=begun, **{f"grpo.{name}": getattr(cfg.grpo, name) for name in names})
+            own = {f"grpo.{name}": getattr(cfg.grpo, name) for name in names}
+            run.require_same(**model, **own, data=rows.sha256, sft=sealed)
             train_phase(cfg, run, "grpo", rows, actions["skip_launch_gate"], started)
     return 0
 

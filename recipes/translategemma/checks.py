@@ -5,6 +5,7 @@ from __future__ import annotations
 import filecmp
 import os
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from rl_nmt.preflight.environments import require_python
 from rl_nmt.ranges import check_ranges
 from rl_nmt.text.languages import ENGLISH, bcp47, language, wmt24pp_code
 from rl_nmt.text.prompts import SLOT
+from rl_nmt.training.trl_settings import passes_per_step
 
 if TYPE_CHECKING:
     from recipes.translategemma.settings import DataCfg, TranslateGemmaCfg
@@ -70,19 +72,8 @@ def require_environment(cfg: TranslateGemmaCfg) -> None:
 
 def accumulation_steps(cfg: TranslateGemmaCfg, processes: int) -> int:
     """Return forward and backward passes per process and update. Raises ConfigError if the update does not divide."""
-    prompts, samples, size = cfg.rl.prompts_per_update, cfg.generation.num_samples_per_prompt, cfg.rl.micro_batch_size
-    sequences = prompts * samples
-    if sequences % (size * processes):
-        legal = [n for n in range(1, sequences + 1) if sequences % (n * processes) == 0]
-        advice = f"make rl.prompts_per_update a multiple of {processes}"
-        if legal:
-            nearest = sorted(sorted(legal, key=lambda n: abs(n - size))[:2])
-            advice = f"use {' or '.join(map(str, nearest))}"
-        raise ConfigError(
-            f"rl.micro_batch_size: rl.prompts_per_update {prompts} × generation.num_samples_per_prompt {samples} = "
-            f"{sequences} sequences are not a multiple of {size} × {processes} processes; {advice}"
-        )
-    return sequences // (size * processes)
+    names = ("rl.prompts_per_update", "generation.num_samples_per_prompt", "rl.micro_batch_size")
+    return passes_per_step({name: attrgetter(name)(cfg) for name in names}, processes)
 
 
 def checkpoint_folder(cfg: TranslateGemmaCfg) -> Path | None:

@@ -13,17 +13,18 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from rl_nmt import distributed
 from rl_nmt.models.policy import stop_ids
 from rl_nmt.progress import progress
+from rl_nmt.text.prompts import is_gemma
 
 TRANSFORMERS_4 = transformers.__version__.startswith("4.")  # 5 uses the model's own settings only for values not given
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
-    """Return token ids of each prompt with exactly one BOS in front, whatever the tokenizer's settings are."""
+    """Return token ids of each prompt; a Gemma prompt, and one that has a BOS, has exactly one in front."""
     if not prompts:
         return []
     rows = tokenizer(prompts, add_special_tokens=True, padding=False, truncation=False)["input_ids"]
     bos = tokenizer.bos_token_id
-    if bos is None:
+    if bos is None or not (is_gemma(tokenizer) or any(row[:1] == [bos] for row in rows)):
         return rows
     return [[bos, *itertools.dropwhile(lambda i: i == bos, row)] for row in rows]
 

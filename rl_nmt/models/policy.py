@@ -266,12 +266,15 @@ def lora_config(rank: int, alpha: int):
     )
 
 
-def keep_adapters_precise(model) -> None:
-    """Keep the adapters on a 4-bit base in fp32, as those on any other; TRL rounds them to bf16."""
+@contextlib.contextmanager
+def precise_adapters(model) -> Iterator[None]:
+    """Keep the adapters on a 4-bit base as they are, in fp32; TRL's trainers round them to bf16 when they are built."""
+    kept = {}
     if getattr(model, "is_loaded_in_4bit", False):
-        for p in model.parameters():
-            if p.requires_grad:
-                p.data = p.data.float()
+        kept = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    yield
+    for name, values in kept.items():
+        model.get_parameter(name).data = values
 
 
 def losing_combination(model) -> str | None:

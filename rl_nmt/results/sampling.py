@@ -14,7 +14,7 @@ from typing import Any
 
 from rl_nmt.errors import ConfigError
 from rl_nmt.results import evaluation
-from rl_nmt.results.task import Column, Task, mean
+from rl_nmt.results.task import Column, Task, mean, number
 
 KS = (1, 5, 10)
 BETTER = {**{f"pass@{k}": 1 for k in KS}, "success": 1, "self_bleu": -1, "distinct_1": 1, "distinct_2": 1}
@@ -154,7 +154,7 @@ class SampledEvaluator:
         """Return per row its samples, their scores and rewards, and the measures made from them."""
         flat = [(row, output) for row, outputs in zip(self.rows, samples, strict=True) for output in outputs]
         sources, outputs = [row["source"] for row, _ in flat], [output for _, output in flat]
-        scores = self.scorer(sources, outputs, [row.get("reference") for row, _ in flat])
+        scores = self._scored(sources, outputs, [row.get("reference") for row, _ in flat])
         totals = [row["total"] for row in self.reward.score_components(None, outputs, source=sources)]
         self.check(scores, totals)
         self._settle(scores)
@@ -171,8 +171,31 @@ class SampledEvaluator:
         self._settle([score for row in before.components for score in row["success_scores"]])
 
     def _settle(self, scores: Sequence[float | None]) -> None:
-        if self.threshold is None:
-            self.threshold = quantile_threshold(scores, self.quantile)
+        if self.threshold is not None:
+            return
+        self.threshold = quantile_threshold(scores, self.quantile)
+        if self.threshold <= min(_finite(scores)):
+            raise ConfigError(
+                f"evaluation.quantile: {self.quantile:g} of the scores of {self.name} is the lowest one, "
+                f"{self.threshold:g}, which every sample reaches; give evaluation.threshold"
+            )
+
+    def _scored(self, sources: list[str], outputs: list[str], references: list[str | None]) -> list[float | None]:
+        """Return the scorer's scores; what is not finite becomes None. Raises ConfigError for unusable ones."""
+        try:
+            scores = [
+                None if score is None else number(float(score)) for score in self.scorer(sources, outputs, references)
+            ]
+        except (TypeError, ValueError) as error:
+            raise self._unusable(f"does not return numbers ({error})") from error
+        if len(scores) != len(outputs):
+            raise self._unusable(f"returned {len(scores)} scores for {len(outputs)} samples")
+        if all(None in scores[i : i + self.samples] for i in range(0, len(scores), self.samples)):
+            raise self._unusable("has no row with a score for every sample")
+        return scores
+
+    def _unusable(self, what: str) -> ConfigError:
+        return ConfigError(f"evaluation.success_scorer: {self.name} {what}; return a number or None for each sample")
 
 
 def require_reachable(threshold: float, before: evaluation.Snapshot, argument: str) -> None:
@@ -201,7 +224,8 @@ def sweep_table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the sweep as text."""
     lines = [f"{'threshold':<24}" + "".join(f"{f'pass@{k}':>20}" for k in KS)]
     for row in rows:
-        cells = (f"{row['before'][f'pass@{k}']:.3f} → {row['after'][f'pass@{k}']:.3f}" for k in KS)
+        sides = [[number(row[side][f"pass@{k}"]) for side in ("before", "after")] for k in KS]
+        cells = (" → ".join("–" if value is None else f"{value:.3f}" for value in pair) for pair in sides)
         limit = f"{row['threshold']:<8.4g}quantile {row['quantile']}"
         lines.append(f"{limit:<24}" + "".join(f"{cell:>20}" for cell in cells))
     return "\n".join(lines)

@@ -44,20 +44,27 @@ def finished(phase: Run, identity: dict[str, Any]) -> bool:
 
 
 def finish(phase: Run) -> None:
-    """Seal final/: write its hash. Called by all processes, the main one writes. Raises CannotWrite."""
-    if distributed.is_main_process():
-        files.write_json(phase.folder / FINISHED, {"final": _hash(phase.folder / "final")})
+    """Seal final/: write its hash. Collective: afterwards every process can start from it. Raises CannotWrite."""
+    final = phase.folder / "final"
+    distributed.from_main(lambda: files.write_json(phase.folder / FINISHED, {"final": _hash(final)}))
 
 
 def sealed(folder: Path, setting: str) -> str:
-    """Return the hash of a finished phase's final/. Raises ConfigError if it is not finished or has changed since."""
-    try:
-        found = str(json.loads((folder / FINISHED).read_text(encoding="utf-8"))["final"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(f"{setting}: {folder} holds no finished phase: run it first") from None
-    if distributed.from_main(lambda: _hash(folder / "final")) != found:
-        raise ConfigError(f"{setting}: {folder / 'final'} has changed since it was finished: run that phase again")
-    return found
+    """Return the hash of a finished phase's final/. Collective.
+
+    Raises ConfigError if it is not finished or has changed since.
+    """
+
+    def read() -> str:
+        try:
+            found = str(json.loads((folder / FINISHED).read_text(encoding="utf-8"))["final"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ConfigError(f"{setting}: {folder} holds no finished phase: run it first") from None
+        if _hash(folder / "final") != found:
+            raise ConfigError(f"{setting}: {folder / 'final'} has changed since it was finished: run that phase again")
+        return found
+
+    return distributed.from_main(read)
 
 
 def _hash(folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,22 +13,23 @@ TOKENS = 4096  # padded tokens in one forward pass
 
 
 class Likelihood:
-    """Mean log-probability per token, in nats, of an answer and its end of turn after a prompt.
+    """Mean log-probability per token, in nats, of an answer and its end of turn after the prompt of a source.
 
     `model`: a causal language model, or a PEFT model, whose adapters are off in the call: with LoRA the policy scores
-    by its own frozen base, without another model in memory. `end`: the id that ends a turn.
+    by its own frozen base, without another model in memory. `end`: the id that ends a turn; `make_prompt`:
+    source → prompt.
     """
 
-    def __init__(self, model, tokenizer, end: int):
-        self.model, self.tokenizer, self.end = model, tokenizer, end
+    def __init__(self, model, tokenizer, end: int, make_prompt: Callable[[str], str] = str):
+        self.model, self.tokenizer, self.end, self.make_prompt = model, tokenizer, end, make_prompt
 
-    def __call__(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float | None]:
+    def __call__(self, sources: Sequence[str], answers: Sequence[str]) -> list[float | None]:
         """Return one value per answer, in order; None where it is not finite."""
-        from rl_nmt.models.generate import encode_prompts, inference
+        from rl_nmt.models.generate import inference
 
-        if not prompts:
+        if not sources:
             return []
-        before = encode_prompts(self.tokenizer, list(prompts))
+        before = self.tokenizer([self.make_prompt(source) for source in sources])["input_ids"]
         options = {"add_special_tokens": False, "split_special_tokens": True}
         after = [[*ids, self.end] for ids in self.tokenizer(list(answers), **options)["input_ids"]]
         lengths = [len(p) + len(a) for p, a in zip(before, after, strict=True)]

@@ -113,7 +113,7 @@ class HeldOut(TrainerCallback):
         warning, self.last = None, snapshot
         if is_main_process():
             diversity = self._diversity()
-            self.record("eval", step, snapshot.metrics | ({} if diversity is None else {"self_bleu": diversity}))
+            self.record("eval", step, ({} if diversity is None else {"self_bleu": diversity}) | snapshot.metrics)
             if warning := self.monitor.record(step, snapshot):
                 print(warning, file=sys.stderr, flush=True)
         rang, best = distributed.broadcast((bool(warning), self.monitor.best_step == step))

@@ -60,8 +60,8 @@ def set_shares(rewards: torch.Tensor, texts: list[str]) -> torch.Tensor:
 class SetRewardTrainer(GuardedGRPOTrainer):
     """GuardedGRPOTrainer with a set reward and clipped advantages; see the module.
 
-    `clip_range`: None does not clip. Also logs policy_loss (without the KL penalty), avg_reward and kl_penalty (its
-    weight times KL).
+    `clip_range`: None does not clip. Also logs avg_reward, kl_penalty (its weight times the mean KL) and policy_loss
+    (the loss less kl_penalty).
     """
 
     def __init__(self, *args, set_weight: float = 0.0, clip_range: float | None = None, **kwargs):

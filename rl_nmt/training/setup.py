@@ -97,9 +97,7 @@ def quieten(trainer) -> None:
     """Remove the Trainer's log lines in favour of ours; warn of 16-bit weights, which hardly train."""
     from transformers import PrinterCallback
 
-    from rl_nmt.models.policy import keep_adapters_precise, losing_combination
-
-    keep_adapters_precise(trainer.model)
+    from rl_nmt.models.policy import losing_combination
 
     if warning := losing_combination(trainer.model):
         print(warning, file=sys.stderr, flush=True)

@@ -20,11 +20,9 @@ def sft_rows(tokenizer, prompts: Sequence[str], answers: Sequence[str]):
     """
     from datasets import Dataset
 
-    from rl_nmt.models.generate import encode_prompts
-
     turn = [tokenizer.convert_tokens_to_ids(end_of_turn(tokenizer) or tokenizer.eos_token)]
     options = {"add_special_tokens": False, "split_special_tokens": True}
-    before = encode_prompts(tokenizer, list(prompts))
+    before = tokenizer(list(prompts))["input_ids"]  # as TRL does in GRPO
     after = [ids + turn for ids in tokenizer(list(answers), **options)["input_ids"]]
     rows = zip(before, after, strict=True)
     return Dataset.from_list([{"input_ids": p + a, "labels": [IGNORED] * len(p) + a} for p, a in rows])
@@ -33,15 +31,15 @@ def sft_rows(tokenizer, prompts: Sequence[str], answers: Sequence[str]):
 def build_sft_trainer(
     folder: Path, policy: setup.Policy, rows, save_steps: int, seed: int, diversity_weight: float = 0.0, **options: Any
 ):
-    """Return TRL's SFTTrainer on `rows` (of `sft_rows`); `options`: further ones of SFTConfig, and peft_config.
+    """Return TRL's SFTTrainer on `rows` (of `sft_rows`); `options`: further ones of SFTConfig.
 
-    `diversity_weight`: λ of `polychromic_loss`; 0 is TRL's own loss.
+    `diversity_weight`: λ of `PolychromicLoss`; 0 is TRL's own loss.
     """
-    from transformers import set_seed
     from trl import SFTConfig, SFTTrainer
 
-    peft_config, precision = options.pop("peft_config", None), policy.precision
-    set_seed(seed)  # the adapters are drawn before the Trainer sets it
+    from rl_nmt.models.policy import precise_adapters
+
+    precision = policy.precision
     args = SFTConfig(
         output_dir=str(folder),
         seed=seed,
@@ -59,14 +57,14 @@ def build_sft_trainer(
         max_length=None,
         **options,
     )
-    trainer = SFTTrainer(
-        model=policy.model,
-        args=args,
-        train_dataset=rows,
-        processing_class=policy.tokenizer,
-        peft_config=peft_config,
-        compute_loss_func=PolychromicLoss(diversity_weight) if diversity_weight else None,
-    )
+    with precise_adapters(policy.model):
+        trainer = SFTTrainer(
+            model=policy.model,
+            args=args,
+            train_dataset=rows,
+            processing_class=policy.tokenizer,
+            compute_loss_func=PolychromicLoss(diversity_weight) if diversity_weight else None,
+        )
     trainer.create_model_card = lambda *args, **kwargs: None  # results/model_card.py writes the run's
     setup.quieten(trainer)
     return trainer

@@ -12,7 +12,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from rl_nmt.errors import ConfigError, NonFiniteLoss
-from rl_nmt.models.policy import gemma_loads_under_zero3
+from rl_nmt.models.policy import gemma_loads_under_zero3, precise_adapters
 from rl_nmt.training.resumable import Continue, Resumable
 from rl_nmt.training.trl_settings import check_save_steps
 
@@ -73,7 +73,7 @@ class GuardedGRPOTrainer(Resumable, GRPOTrainer):
     def __init__(self, model, reward_funcs, *args, **kwargs):
         if isinstance(reward_funcs, (list, tuple)) and len(reward_funcs) != 1:
             raise ConfigError(f"reward_funcs: {len(reward_funcs)} functions were given; combine them into one")
-        with gemma_loads_under_zero3():  # for the reference, which is loaded sharded
+        with gemma_loads_under_zero3(), precise_adapters(model):  # the former for the reference, loaded sharded
             super().__init__(model, reward_funcs, *args, **kwargs)
         if (told := self.args).save_strategy == "steps":
             accumulation, batches = told.gradient_accumulation_steps, told.steps_per_generation

@@ -187,6 +187,27 @@ def _check_batch(group_size: int, per_device: int, batches: int, processes: int,
         )
 
 
+def passes_per_step(sizes: dict[str, int], processes: int) -> int:
+    """Return forward and backward passes per process and optimizer step.
+
+    `sizes`: setting → value, of prompts per step, samples per prompt and sequences per pass, in this order. Raises
+    ConfigError if the step does not divide into whole passes.
+    """
+    (of_prompts, prompts), (of_samples, samples), (of_size, size) = sizes.items()
+    sequences = prompts * samples
+    if sequences % (size * processes):
+        legal = [n for n in range(1, sequences + 1) if sequences % (n * processes) == 0]
+        advice = f"make {of_prompts} a multiple of {processes}"
+        if legal:
+            nearest = sorted(sorted(legal, key=lambda n: abs(n - size))[:2])
+            advice = f"use {' or '.join(map(str, nearest))}"
+        raise ConfigError(
+            f"{of_size}: {of_prompts} {prompts} × {of_samples} {samples} = {sequences} sequences are not a multiple of "
+            f"{size} × {processes} processes; {advice}"
+        )
+    return sequences // (size * processes)
+
+
 def check_save_steps(steps: int, accumulation: int, batches: int, iterations: int) -> None:
     """Refuse save_steps inside a generation cycle: such a checkpoint could not be resumed exactly.
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rl_nmt.errors import ConfigError
+from rl_nmt.results import sampling
 from rl_nmt.results.sampling import distinct_n, pass_at_k, quantile_threshold, sample_row, self_bleu_of
+from rl_nmt.results.task import Task
 
 
 @pytest.mark.parametrize("n", range(1, 8))
@@ -77,3 +80,43 @@ def test_sample_row_with_a_missing_score():
         assert row["self_bleu"] == 0.0 and row["distinct_1"] == 1.0
     with pytest.raises(ConfigError, match="pass@5"):
         sample_row([1.0, 0.0], ["a", "b"], 0.5)
+
+
+def test_a_sweep_with_rows_that_have_no_score():
+    def snapshot(*groups):
+        return SimpleNamespace(components=[{"success_scores": list(group)} for group in groups])
+
+    before, after = snapshot([0.1] * 9 + [0.9], [None] * 10), snapshot([None] * 10, [0.5] * 9 + [None])
+    rows = sampling.sweep(before, after)
+    assert rows[-1]["before"]["pass@10"] == 1.0 and rows[0]["after"]["pass@1"] is None
+    assert "1.000 → –" in sampling.sweep_table(rows)
+
+
+def evaluator(scorer, **options):
+    task = Task("t", sampling.columns())
+    rows = [{"source": "a"}, {"source": "b"}]
+    reward = SimpleNamespace(score_components=lambda prompts, outputs, source: [{"total": 0.5}] * len(outputs))
+    return sampling.SampledEvaluator(rows, None, str, reward, task, scorer, "mine:scorer", {}, 10, **options)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "named"),
+    [
+        (lambda s, o, r: [0.0] * 19, "success_scorer: mine:scorer returned 19 scores for 20"),
+        (lambda s, o, r: ["good"] * 20, "success_scorer: mine:scorer does not return numbers"),
+        (lambda s, o, r: [None] * 20, "success_scorer: mine:scorer has no row"),
+        (
+            lambda s, o, r: [0.0] * 16 + [1.0] * 4,
+            r"evaluation\.threshold",
+        ),  # all would pass
+    ],
+)
+def test_scores_that_measure_nothing(scorer, named):
+    with pytest.raises(ConfigError, match=named):
+        evaluator(scorer)._measured([["x"] * 10] * 2)
+
+
+def test_a_negative_score_may_succeed():
+    made = evaluator(lambda s, o, r: [-3.0] * 15 + [-1.0] * 5, threshold=-2.0)
+    rows = made._measured([["x"] * 10, ["y"] * 10])
+    assert [row["pass@1"] for row in rows] == [0.0, 0.5]

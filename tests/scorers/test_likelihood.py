@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+from functools import partial
+
 import pytest
 import torch
 from tiny_models import PAIRS, PROMPT
 from tiny_qwen import tiny_qwen
 
+from recipes.replies.train import write_prompt
 from rl_nmt.models import policy as models
 from rl_nmt.scorers.likelihood import Likelihood
 from rl_nmt.text.prompts import chat_prompt
@@ -69,6 +73,12 @@ def test_adapters_are_off_in_the_call_and_on_after_it(loaded):
     with torch.no_grad():
         assert torch.equal(adapted.eval()(ids).logits, before)
     assert any(p.requires_grad for n, p in adapted.named_parameters() if "lora_" in n)
+
+
+def test_a_copy_in_another_process_scores_the_same(loaded):
+    tokenizer, end = loaded.tokenizer, models.stop_ids(loaded.tokenizer)[0]
+    score = Likelihood(loaded.model, tokenizer, end, partial(write_prompt, "Say: {source}", tokenizer))
+    assert pickle.loads(pickle.dumps(score))(["x"], ["y"]) == score(["x"], ["y"])
 
 
 def test_a_model_that_is_not_finite_gives_none(loaded):

@@ -6,11 +6,13 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_models import PAIRS
 from tiny_qwen import tiny_qwen
 
 from rl_nmt.errors import ConfigError
 from rl_nmt.models import policy as models
+from rl_nmt.models.generate import encode_prompts
 from rl_nmt.results import export
 from rl_nmt.text.prompts import chat_prompt
 from rl_nmt.training import setup
@@ -51,9 +53,9 @@ def fitted(folder, weight: float, steps: int = 3, **more):
     policy = sft_policy()
     options = {"max_steps": steps, "learning_rate": 1e-3, "per_device_train_batch_size": 4, "logging_steps": 1}
     options |= more
-    lora = models.lora_config(4, 8)
     with torch.random.fork_rng(devices=[]):
-        made = build_sft_trainer(folder, policy, rows_of(policy.tokenizer), 0, 5, weight, peft_config=lora, **options)
+        policy.model = models.add_adapter(policy.model, 4, 8, seed=5)
+        made = build_sft_trainer(folder, policy, rows_of(policy.tokenizer), 0, 5, weight, **options)
         made.train()
     return made
 
@@ -104,12 +106,10 @@ def test_sft_learns(tmp_path):
 
 
 def test_lora_on_a_4bit_base_trains_the_adapters_alone_and_merges(tmp_path):
-    from peft import get_peft_model
-
     policy = setup.load_policy(str(tiny_qwen()), lora=True, attention="eager", quantise=True)
     options = {"max_steps": 2, "learning_rate": 1e-3, "per_device_train_batch_size": 4}
     with torch.random.fork_rng(devices=[]):
-        policy.model = get_peft_model(policy.model, models.lora_config(4, 8))
+        policy.model = models.add_adapter(policy.model, 4, 8, seed=5)
         made = build_sft_trainer(tmp_path, policy, rows_of(policy.tokenizer), 0, 5, **options)
         base = {n: p.detach().clone() for n, p in made.model.named_parameters() if "lora_" not in n}
         made.train()
@@ -143,10 +143,10 @@ def adapter(tmp_path_factory):
     return folder / "adapter"
 
 
-def grpo(folder, adapter, steps: int = 1):
+def grpo(folder, adapter, steps: int = 1, quantise: bool = False, **more):
     from rl_nmt.training.trainer import GuardedGRPOTrainer
 
-    policy = sft_policy()
+    policy = setup.load_policy(str(tiny_qwen()), lora=True, attention="eager", quantise=quantise)
     policy.model = models.continue_adapter(policy.model, adapter)
     args = setup.grpo_config(
         folder,
@@ -159,6 +159,7 @@ def grpo(folder, adapter, steps: int = 1):
         beta=0.1,
         max_steps=steps,
         learning_rate=1e-2,
+        **more,
     )
     rows = setup.dataset([english for english, _ in PAIRS], lambda text: chat_prompt(policy.tokenizer, text))
     return GuardedGRPOTrainer(
@@ -205,6 +206,28 @@ def test_a_resumed_run_has_the_trained_adapter_not_the_reference(tmp_path, adapt
         again = grpo(tmp_path, adapter, steps=1)
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert all(torch.equal(p, saved[n]) for n, p in again.model.named_parameters() if n in saved)
+
+
+@pytest.mark.parametrize("more", [{}, {"gradient_checkpointing": True}], ids=["", "gradient checkpointing"])
+def test_on_a_4bit_base_grpo_begins_with_the_very_adapter(tmp_path, adapter, more):
+    made = grpo(tmp_path, adapter, quantise=True, **more)
+    start = {name: p.detach().clone() for name, p in made.model.named_parameters()}
+    saved = load_file(adapter / "adapter_model.safetensors")
+    for name, values in saved.items():
+        assert torch.equal(start[name.replace(".weight", ".default.weight")], values), name
+    with torch.random.fork_rng(devices=[]):
+        made.train()
+    changed = {name for name, p in made.model.named_parameters() if not torch.equal(p, start[name])}
+    assert changed and all(".default." in name for name in changed)
+
+
+def test_the_tokens_of_sft_are_those_of_grpo_even_with_a_bos_that_is_not_added(qwen):
+    tokenizer = models.load_tokenizer(str(qwen))
+    tokenizer.bos_token = "<|endoftext|>"
+    prompt = chat_prompt(tokenizer, "a")
+    expected = tokenizer(prompt)["input_ids"]
+    assert sft_rows(tokenizer, [prompt], ["b"])[0]["input_ids"][: len(expected)] == expected
+    assert encode_prompts(tokenizer, [prompt]) == [expected]
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path, adapter):

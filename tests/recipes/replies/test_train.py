@@ -11,6 +11,7 @@ import replies_run
 import torch
 import yaml
 from fault_trials import differences, trial
+from process_trials import Processes
 from safetensors.torch import load_file
 from tiny_run import command
 
@@ -84,6 +85,7 @@ def test_metrics_of_every_step(finished):
     train = [row for row in rows if row["kind"] == "train"]
     assert [row["step"] for row in train] == [1, 2, 3, 4]
     assert [row["step"] for row in rows if row["kind"] == "eval"] == [0, 2, 4]
+    assert all(0 <= row["self_bleu"] <= 1 for row in rows if row["kind"] == "eval")  # of held-out samples
     for row in train:
         for key in ("policy_loss", "avg_reward", "kl_penalty", "reward/relevance", "reward/fluency", "reward/copied"):
             assert math.isfinite(row[key]), key
@@ -203,10 +205,55 @@ def test_a_changed_sft_model_is_refused(finished, tmp_path):
     assert status == 2 and "grpo.start_from" in err
 
 
-def test_a_threshold_that_nobody_reaches(world, tmp_path):
+START = {  # GRPO from the finished run's SFT phase: flags that do not fit → status and setting
+    "evaluation.threshold: 2": (2, ["--evaluation.threshold", "2.0"]),
+    "grpo.posts_per_step: 8": (2, ["--limit", "6", "--grpo.posts_per_step", "8"]),
+    "model.prompt": (4, ["--model.prompt", "Say something to {source}"]),
+    "model.lora_rank": (4, ["--model.lora_rank", "8"]),
+}
+
+
+@pytest.mark.parametrize("named", START)
+def test_grpo_that_does_not_fit_its_sft_or_its_rows(finished, tmp_path, named):
+    folder, config, _ = finished
+    status, flags = START[named]
+    flags = ("--phase", "grpo", "--grpo.start_from", str(folder / "sft"), *flags)
+    output = ("--logging.output_dir", str(tmp_path / "run"))
+    found, _, err = trial(tmp_path / "t", replies_run.train, config, *output, *flags)
+    assert found == status and named in err, err
+
+
+def test_a_resumed_run_is_measured_as_before(world, finished, tmp_path):
     config = config_of(world, tmp_path)
-    status, _, err = trial(tmp_path / "t", replies_run.train, config, "--evaluation.threshold", "2.0")
-    assert status == 2 and "evaluation.threshold: 2:" in err
+    status, _, err = trial(tmp_path / "t", replies_run.train, config, die=("grpo", "step 3"))
+    assert status == 137, err
+    status, _, err = trial(tmp_path / "t", replies_run.train, config, "--evaluation.threshold", "0.09")
+    assert status == 4 and "evaluation.threshold" in err
+
+
+def test_fresh_grpo_has_no_sft_phase(finished):
+    status, _, err = trial(finished[0].parent / "f", replies_run.train, finished[1], "--phase", "grpo", "--fresh")
+    assert status == 2 and "grpo.start_from" in err
+
+
+def test_the_trainer_gets_the_settings_of_the_brief(world, finished, tmp_path):
+    from recipes.replies import train as script
+    from recipes.replies.settings import RepliesCfg
+
+    cfg = RepliesCfg()
+    cfg.model.name, cfg.model.lora_rank, cfg.model.lora_alpha = str(world["policy"]), 4, 8
+    cfg.model.attn_implementation, cfg.grpo.start_from = "eager", str(finished[0] / "sft")
+    with torch.random.fork_rng(devices=[]):
+        args = script.grpo_trainer(cfg, tmp_path, script.start(cfg, "grpo"), len, [{"source": "a"}] * 8).args
+    assert (args.num_generations, args.temperature, args.top_p, args.beta) == (4, 0.8, 0.9, 0.1)
+    assert args.max_completion_length == 100 and args.scale_rewards == "group"
+
+
+@pytest.mark.slow
+def test_two_processes_walk_both_phases(world, tmp_path):
+    config = config_of(world, tmp_path, grpo={"micro_batch_size": 4})
+    assert Processes(tmp_path / "p", [0, 1], replies_run.train, config).results(300) == [0, 0]
+    assert (tmp_path / "run" / "evaluation.json").exists() and (tmp_path / "run" / "sft" / "phase.json").exists()
 
 
 def test_the_reward_cannot_be_its_own_success_scorer(world, tmp_path):
