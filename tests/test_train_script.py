@@ -537,7 +537,7 @@ SETTINGS = [
     (["--vllm_mode", "beside"], 2, "vllm_mode"),
     (["--vllm_server_port", "0"], 2, "vllm_server_port: 0 must be in [1, 65535]"),
     (["--vllm_gpu_memory_utilization", "1.5"], 2, "vllm_gpu_memory_utilization: 1.5 must be in (0, 0.99]"),
-    (["--optimizer", "adamw_bnb_8bit"], 2, "optimizer: adamw_bnb_8bit needs bitsandbytes"),
+    (["--optimizer", "adamw_bnb_8bit"], 2, "optimizer: adamw_bnb_8bit needs "),  # bitsandbytes, or a CUDA device
     (["--push_to", "me/tamil"], 2, "push_to: HF_TOKEN is not set"),
     (["--use_wandb", "maybe"], 2, "must be True or False"),
     (["--groupsize", "4"], 2, "did you mean group_size?"),
