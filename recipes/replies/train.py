@@ -183,6 +183,8 @@ def train_phase(cfg: RepliesCfg, run: Run, phase: str, rows: data.Phases, skip_g
     from wandb_reward_callback import WandbRewardCallback
 
     log, sft = cfg.logging, phase == "sft"
+    trained = rows.sft if sft else rows.grpo
+    print(f"phase {phase}: {len(trained)} rows, {run.folder}", flush=True)
     policy = start(cfg, phase)
     reward = build_reward(cfg, run, policy, rows.heldout)
     measure = {name: attrgetter(name)(cfg) for name in MEASURE}  # or before and after could not be compared
@@ -196,14 +198,13 @@ def train_phase(cfg: RepliesCfg, run: Run, phase: str, rows: data.Phases, skip_g
             sampling.require_reachable(cfg.evaluation.threshold, before, "evaluation.threshold")
         run.begin(cfg)
         gate = partial(require_replies_launch, reward, rows.heldout, cfg.reward.max_soft_win_share, cfg.seed)
-        setup.ask_launch_gate(run, gate, "skipped by --skip_launch_gate" if skip_gate else "")
+        unasked = "skipped by --skip_launch_gate" if skip_gate else "skipped: this run trains on no reward"
+        setup.ask_launch_gate(run, gate, unasked if skip_gate or checks.phases(cfg) == ("sft",) else "")
         outside = cfg.evaluation.success_scorer.rpartition(":")[2]
         monitor = DivergenceMonitor(outside, lambda s: [row["success"] for row in s.components], before.sources)
         name = f"{log.wandb_run_name or Path(log.output_dir).name}{'-sft' if sft else ''}"
         setup.start_wandb(run, dataclasses.replace(log, wandb_run_name=name), config.to_public_dict(cfg))
-        trainer = (sft_trainer if sft else grpo_trainer)(
-            cfg, run.folder, policy, reward, rows.sft if sft else rows.grpo
-        )
+        trainer = (sft_trainer if sft else grpo_trainer)(cfg, run.folder, policy, reward, trained)
         if not sft:
             trainer.noise_floor = setup.noise_floor(run, reward, before)
         metrics = WandbRewardCallback(reward, path=run.folder / run.files.metrics)
@@ -219,7 +220,6 @@ def train_phase(cfg: RepliesCfg, run: Run, phase: str, rows: data.Phases, skip_g
         limits: dict[str, Any] = {"keep": log.save_total_limit, "max_hours": log.max_hours}
         callbacks = [metrics, held_out, ProgressLine(reward, log.sample_steps)]
         loop.train(run, trainer, callbacks, parts={"reward": reward}, started=started, **limits)
-        trained = rows.sft if sft else rows.grpo
         source = {"name": cfg.data.train_file or (cfg.data.sft_file if sft else cfg.data.grpo_file)}
         source |= {"rows": len(trained), "sha256": rows.sha256, "heldout": cfg.data.eval_file or "held-out rows"}
         told = {name: attrgetter(name)(cfg) for name in TOLD if not (sft and name.startswith("grpo."))}

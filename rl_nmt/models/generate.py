@@ -126,11 +126,12 @@ def sample_together(
     options |= {"batch_size": batch_size, "num_return_sequences": num_return_sequences, "do_sample": True}
     starts = range(0, len(prompts), step)[distributed.rank() :: distributed.count()]
     own, devices = [], [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), progress("held-out samples", len(starts) * step, "texts") as bar:
+    total = sum(len(prompts[start : start + step]) for start in starts)
+    with torch.random.fork_rng(devices), progress("held-out samples", total, "prompts") as bar:
         for start in starts:
             torch.manual_seed(seed + start)  # of the batch, so that it does not depend on those before
             own.append((start, generate(model, tokenizer, prompts[start : start + step], **options)))
-            bar.update(step)
+            bar.update(len(own[-1][1]))
     return [texts for _, batch in sorted(distributed.gathered(own), key=lambda part: part[0]) for texts in batch]
 
 
