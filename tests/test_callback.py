@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import sys
+import time
 import types
 from collections import defaultdict
 from pathlib import Path
@@ -31,10 +32,19 @@ COMPONENTS = ("reward/total", "reward/cycle", "reward/qe", "reward/gated_share",
 
 def wandb_record(folder: Path) -> tuple[list[dict], list]:
     """(history rows, all other records) of the newest offline run below `folder`, read with W&B's own reader."""
+    path = max(folder.glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_mtime_ns)
+    for _ in range(100):  # W&B's own process may still be writing
+        history, others = read_wandb(path)
+        if any(record.WhichOneof("record_type") == "exit" for record in others):
+            break
+        time.sleep(0.1)
+    return history, others
+
+
+def read_wandb(path: Path) -> tuple[list[dict], list]:
     from wandb.proto.wandb_internal_pb2 import Record
     from wandb.sdk.internal.datastore import DataStore
 
-    path = max(folder.glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_mtime_ns)
     store, history, others = DataStore(), [], []
     store.open_for_scan(str(path))
     while (data := store.scan_data()) is not None:
