@@ -99,3 +99,15 @@ def test_an_encoder_folder_of_another_kind(tmp_path):
     cfg = made(tmp_path, "--reward.encoder", str(tmp_path / "encoder"), "--model.name", str(tmp_path / "encoder"))
     with pytest.raises(ConfigError, match=r"reward\.encoder"):
         checks.require_environment(cfg)
+
+
+def test_deepspeed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ConfigError, match="ACCELERATE_USE_DEEPSPEED"):
+        checks.check(made(tmp_path))
+
+
+@pytest.mark.parametrize("scorer", ["recipes.replies.measure:liking", "recipes.replies.heuristic:HeuristicReward"])
+def test_the_success_scorer_is_checked_before_anything_is_loaded(tmp_path, scorer):
+    with pytest.raises(ConfigError, match=r"evaluation\.success_scorer"):
+        checks.check(made(tmp_path, "--evaluation.success_scorer", scorer))
