@@ -77,12 +77,12 @@ TRANSLATEGEMMA = {
 R = "recipes/replies"
 REPLIES = {
     "1 six components in [0, 1], their weights, the total in [0, 1]": [
-        f"{R}/test_heuristic.py::test_length",
-        f"{R}/test_heuristic.py::test_punctuation_per_thousand_characters",
-        f"{R}/test_heuristic.py::test_diversity",
-        f"{R}/test_heuristic.py::test_engagement",
-        f"{R}/test_heuristic.py::test_sentiment",
-        f"{R}/test_heuristic.py::test_relevance_is_a_mapped_cosine_within_its_bounds",
+        f"{R}/test_components.py::test_length",
+        f"{R}/test_components.py::test_punctuation_per_thousand_characters",
+        f"{R}/test_components.py::test_diversity",
+        f"{R}/test_components.py::test_engagement",
+        f"{R}/test_components.py::test_sentiment",
+        f"{R}/test_components.py::test_relevance_is_a_mapped_cosine_within_its_bounds",
         f"{R}/test_heuristic.py::test_weights_must_sum_to_1",
         f"{R}/test_heuristic.py::test_totals_stay_between_0_and_1",
     ],

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import Any
 
-from recipes.replies.components import words
+from recipes.replies.components import copied, shouted, words
 from rl_nmt.audit.launch_gate import MAX_PAIRS, Cheat, Pair, Reward, require_launch
 from rl_nmt.data.eval_sets import choose
 from rl_nmt.errors import ConfigError
-from rl_nmt.text.unicode import is_blank
+from rl_nmt.text.unicode import length
 
 HARD = ("echo", "word_salad", "emoji_only")
 EMOJI = "😀😂🥰😎🤔👏🙌🔥🎉💯🚀✨🌟🍀🌈🎈🏆💪👀🙏"
 EMPTY = ("Agreed!", "lol", "So true!", "Nice.", "Thanks for sharing!", "Great point!", "Same here, haha.", "Yes!!")
+MIN_LENGTH, NOISE = 20, 0.1  # of an honest reply in characters; share of people's replies
 SALAD = 24  # words of a salad: about the middle of the best band of lengths
 
 
@@ -63,13 +64,28 @@ def _least_like(pairs: Sequence[Pair], spoken: Sequence[frozenset[str]], index: 
     return None if found is None else pairs[found][1]
 
 
+def honest(post: str, reply: str) -> bool:
+    """Return whether a human reply is one that a cheat must not beat."""
+    return length(reply) >= MIN_LENGTH and not shouted(reply) and copied(post, reply) < 0.5
+
+
 def require_replies_launch(reward: Reward, rows: Sequence[dict[str, str]], bound: float, seed: int) -> dict[str, Any]:
     """Run the launch gate on up to MAX_PAIRS held-out rows {"source", "reference"}; see `require_launch`.
 
-    `bound`: mean share of wins that soft cheats may have. Raises RewardRefused, and ConfigError without a reference.
+    People's replies are noisy: those that a cheat family could have made (very short, in capitals, mostly copied), and
+    of the others the NOISE lowest by the reward, are not compared. `bound`: mean share of wins that soft cheats may
+    have. Raises RewardRefused, and ConfigError without a usable reference.
     """
-    found = [row for row in rows if not is_blank(row["source"]) and not is_blank(row.get("reference") or "")]
+    found = [row for row in rows if honest(row["source"], row.get("reference") or "")]
     if not found:
-        raise ConfigError("data.eval_file: no held-out post has a reply; the launch gate compares cheats with replies")
-    pairs = [(row["source"], row["reference"]) for row in choose(found, MAX_PAIRS, seed)]
-    return require_launch(reward, pairs, suite, bound, "held-out replies")
+        raise ConfigError(
+            f"data.eval_file: no held-out post has a reply of {MIN_LENGTH} characters that is neither shouted nor "
+            "copied; the launch gate compares cheats with such replies"
+        )
+    chosen = choose(found, int(MAX_PAIRS / (1 - NOISE)), seed)
+    pairs = [(row["source"], row["reference"]) for row in chosen]
+    scored = reward.score_components(None, [reply for _, reply in pairs], source=[post for post, _ in pairs])
+    ranked = sorted(range(len(pairs)), key=lambda i: -1.0 if scored[i]["total"] is None else scored[i]["total"])
+    noise = {*ranked[: int(NOISE * len(pairs))]}
+    kept = [pair for i, pair in enumerate(pairs) if i not in noise]
+    return require_launch(reward, kept, suite, bound, "held-out replies")

@@ -74,10 +74,15 @@ def engagement(reply: str) -> float:
         score *= TWO_SENTENCES
     if count < 30 and any(f" {phrase} " in said for phrase in GENERIC):
         score *= 0.5
-    letters = [char for char in reply if char.isalpha()]  # a letter without case is not a capital
-    if count > 10 and letters and all(map(str.isupper, letters)):
+    if shouted(reply):
         score *= 0.6
     return score / (QUESTION * TWO_SENTENCES)
+
+
+def shouted(reply: str) -> bool:
+    """Return whether a reply of more than 10 characters has capitals alone."""
+    letters = [char for char in reply if char.isalpha()]  # a letter without case is not a capital
+    return length(reply) > 10 and bool(letters) and all(map(str.isupper, letters))
 
 
 def copied(post: str, reply: str) -> float:

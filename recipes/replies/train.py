@@ -240,9 +240,8 @@ def diagnose(cfg: RepliesCfg) -> int:
     view.save_steps, view.save_total_limit = log.save_every, log.save_total_limit
     view.use_wandb, view.wandb_mode, view.backtranslation_backend = log.use_wandb, log.wandb_mode, ""
     view.reward_device = view.dual_device = cfg.reward.device
-    findings = doctor.diagnose_recipe(
-        cfg, view, checks.models(cfg), log.output_dir, checks.check, checks.require_environment
-    )
+    ask = (checks.check, checks.require_environment)
+    findings = doctor.diagnose(cfg, checks.models(cfg), log.output_dir, *ask, view=view)
     print(doctor.table(findings), flush=True)
     return doctor.exit_code(findings)
 

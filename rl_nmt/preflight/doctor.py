@@ -30,8 +30,11 @@ def diagnose(
     check: Callable[[Any], None],
     environment: Callable[[Any], None],
     machine: Machine | None = None,
+    view: Any = None,
 ) -> list[Finding]:
     """Check everything that could stop or spoil a run with these settings (RunCfg's) and models in this folder.
+
+    `view`: settings of another dataclass under RunCfg's names; data, memory and batches are then not checked.
 
     `check`, `environment`: the recipe's own checks of its settings, and of what they need here (packages, servers,
     another Python). `machine`: None inspects this one. Returns findings in the order of the table; errors that the user
@@ -41,44 +44,23 @@ def diagnose(
     with ThreadPoolExecutor(8) as pool:
         reachable = pool.submit(hub.hub_reachable).result
         places = [pool.submit(model_finding, model, reachable) for model in uses]
-        data = pool.submit(data_finding, settings, folder, reachable)
-        tracker = pool.submit(tracker_finding, settings)
+        data = pool.submit(data_finding, settings, folder, reachable) if view is None else None
+        shown = settings if view is None else view
+        tracker = pool.submit(tracker_finding, shown)
         machine = look() if machine is None else machine
         models = memory_estimate.shapes(uses)
         return [
             _asked("settings", settings, check, "valid"),
             _asked("environment", settings, environment, "has what the settings need"),
-            *version_findings(machine, settings),
-            *device_findings(machine, settings),
+            *version_findings(machine, shown),
+            *device_findings(machine, shown),
             *(place.result() for place in places),
-            data.result(),
+            *([data.result()] if data else []),
             tracker.result(),
-            disk_finding(settings, folder, models["policy"], machine.bf16),
-            *memory_findings(settings, machine, models),
-            *joint_limit_findings(settings),
-            *batch_findings(settings),
-        ]
-
-
-def diagnose_recipe(
-    settings: Any, view: Any, uses: Sequence[ModelUse], folder: str | Path, check: Callable[[Any], None], environment
-) -> list[Finding]:
-    """Check what stops runs of any script: settings, packages, devices, models, W&B, disk; see `diagnose`.
-
-    `view`: the settings under RunCfg's names, as far as these checks read them. Memory is not estimated.
-    """
-    machine, models = look(), memory_estimate.shapes(uses)
-    with ThreadPoolExecutor(8) as pool:
-        reachable = pool.submit(hub.hub_reachable).result
-        places = [pool.submit(model_finding, model, reachable) for model in uses]
-        return [
-            _asked("settings", settings, check, "valid"),
-            _asked("environment", settings, environment, "has what the settings need"),
-            *version_findings(machine, view),
-            *device_findings(machine, view),
-            *(place.result() for place in places),
-            tracker_finding(view),
-            disk_finding(view, Path(folder).expanduser(), models["policy"], machine.bf16),
+            disk_finding(shown, folder, models["policy"], machine.bf16),
+            *(memory_findings(settings, machine, models) if view is None else []),
+            *(joint_limit_findings(settings) if view is None else []),
+            *(batch_findings(settings) if view is None else []),
         ]
 
 

@@ -41,8 +41,8 @@ def set_value(rewards: torch.Tensor, apart: torch.Tensor) -> torch.Tensor:
 def set_shares(rewards: torch.Tensor, texts: list[str]) -> torch.Tensor:
     """Return the share (G,) of each sample in the value of its set; see the module. Pure.
 
-    `rewards`: (G,), NaN where there is no score: such samples are not in the set, and their share is NaN. Sets of fewer
-    than MIN_SET samples have shares of 0.
+    `rewards`: (G,). A sample without a score (NaN) is not in the set and has the share NaN. In a set of fewer than
+    MIN_SET samples all shares are 0.
     """
     shares, there = torch.full_like(rewards, float("nan")), rewards.isfinite().nonzero()[:, 0].tolist()
     shares[there] = 0.0

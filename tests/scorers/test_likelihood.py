@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import PAIRS, PROMPT
 from tiny_qwen import tiny_qwen
 
 from recipes.replies.train import write_prompt
+from rl_nmt.errors import ConfigError
 from rl_nmt.models import policy as models
-from rl_nmt.scorers.likelihood import Likelihood
+from rl_nmt.scorers.likelihood import MIN_SPREAD, Likelihood, calibrate, on_scale
 from rl_nmt.text.prompts import chat_prompt
 from rl_nmt.training import setup
 
@@ -87,3 +90,18 @@ def test_a_model_that_is_not_finite_gives_none(loaded):
         policy.model.lm_head.weight.fill_(float("nan"))
     score = Likelihood(policy.model, policy.tokenizer, models.stop_ids(policy.tokenizer)[0])
     assert score([chat_prompt(policy.tokenizer, "a")], ["b"]) == [None]
+
+
+def test_calibration_keeps_human_replies_fluent():
+    values = [-2.0, -2.5, -3.0, -3.5, -4.0, -5.0, -2.2, None, math.nan]
+    scale = calibrate(values, "w")
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    assert on_scale(float(np.quantile(known, 0.05)), scale) == pytest.approx(0.75)
+    assert on_scale(scale[0], scale) == on_scale(-99.0, scale) == 0.0
+    assert on_scale(scale[1], scale) == on_scale(0.0, scale) == 1.0
+    assert on_scale(sum(scale) / 2, scale) == pytest.approx(0.5)
+    assert [on_scale(odd, scale) for odd in (None, math.nan, -math.inf)] == [None] * 3
+    low, high = calibrate([-3.0] * 5, "w")
+    assert (low, high) == (-3.0 - MIN_SPREAD, -3.0)
+    with pytest.raises(ConfigError, match=r"w_fluency: 4 of 6 .*w_fluency 0"):
+        calibrate([-1.0, -2.0, -3.0, -4.0, None, math.nan], "reward.w_fluency")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 from fault_trials import without_clock
@@ -66,6 +67,7 @@ def train(config: Path, *flags: str, die: tuple[str, str] | None = None) -> int:
     from rl_nmt.results import export
     from rl_nmt.training import loop
 
+    sys.modules.pop("transformers.models.gemma3.modeling_gemma3", None)  # of other tests; no Gemma is loaded here
     if die:
         phase, moment = die
         original, final = loop.train, export.save_final

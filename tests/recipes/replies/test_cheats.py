@@ -78,13 +78,17 @@ class Lengths:
 
 
 def test_a_seeded_sample_of_the_rows_with_a_reply_is_used():
-    rows = [{"source": f"post {i}", "reference": f"reply {i}"} for i in range(90)]
+    rows = [{"source": f"post {i}", "reference": f"reply {i} of quite some length"} for i in range(90)]
+    rows += [{"source": f"short {i}", "reference": "Nice!"} for i in range(9)]
+    rows += [{"source": f"loud {i}", "reference": "I HAVE NOTHING TO SAY TO THIS"} for i in range(9)]
+    rows += [{"source": f"the copied post number {i}", "reference": f"the copied post number {i}"} for i in range(9)]
     rows += [{"source": "bare"}, {"source": "blank", "reference": " "}, {"source": "", "reference": "reply"}]
     samples = []
     for given, seed in ((rows, 1), (rows[::-1], 1), (rows, 2)):
         reward = Lengths()
         report = require_replies_launch(reward, given, 0.3, seed)
-        assert report["pairs"] == MAX_PAIRS == len(reward.posts)
+        assert report["pairs"] == MAX_PAIRS and len(reward.posts) == 66  # the lowest tenth is not compared
+        assert all(post.startswith("post ") for post in reward.posts)
         samples.append(reward.posts)
     assert samples[0] == samples[1] != samples[2]
     with pytest.raises(ConfigError, match=r"data\.eval_file: no held-out post has a reply"):

@@ -52,6 +52,12 @@ def test_the_defaults_are_those_of_the_brief():
     check_ranges(RepliesCfg())
 
 
+def test_the_pocket_policy_knows_the_default_prompt():
+    from pocket.replies.build import PROMPT
+
+    assert RepliesCfg().model.prompt == PROMPT
+
+
 REFUSED = {
     "training.use_grpo": ["--experiment.type", "grpo", "--training.use_grpo", "false"],
     "sft.diversity_weight: 0.0 ": ["--experiment.type", "polychromic"],

@@ -86,6 +86,7 @@ def test_metrics_of_every_step(finished):
     assert [row["step"] for row in train] == [1, 2, 3, 4]
     assert [row["step"] for row in rows if row["kind"] == "eval"] == [0, 2, 4]
     assert all(0 <= row["self_bleu"] <= 1 for row in rows if row["kind"] == "eval")  # of held-out samples
+    assert train[0]["kl"] == pytest.approx(0, abs=1e-6)  # the reference is where GRPO begins
     for row in train:
         for key in ("policy_loss", "avg_reward", "kl_penalty", "reward/relevance", "reward/fluency", "reward/copied"):
             assert math.isfinite(row[key]), key
@@ -133,7 +134,7 @@ def test_killed_in_either_phase_it_continues_to_the_same_bits(world, finished, t
     assert differences(replies_run.outcome(tmp_path / "run"), replies_run.outcome(finished[0])) == []
 
 
-def test_a_signal_ends_it_with_the_command_that_continues(world, tmp_path):
+def test_max_hours_ends_it_with_the_command_that_continues(world, tmp_path):
     config = config_of(world, tmp_path)
     status, _, err = trial(tmp_path / "t", replies_run.train, config, "--logging.max_hours", "1e-9")
     assert status == 75 and "continue with: python -m recipes.replies.train" in err.replace("'", "")
@@ -181,6 +182,8 @@ def test_all_weights_without_lora(world, tmp_path):
     assert status == 0, out + err
     weights = [load_file(tmp_path / "run" / place / "final" / "model.safetensors") for place in ("sft", ".")]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    (first,) = [row for row in MetricsFile(tmp_path / "run" / "metrics.jsonl").rows() if row["kind"] == "train"]
+    assert first["kl"] == pytest.approx(0, abs=1e-6)  # the reference is the SFT model, not the start model
 
 
 # --- refusals ------------------------------------------------------------------------------------------
