@@ -6,6 +6,8 @@
 # make lint    ruff format --check, ruff check, mypy
 # make translategemma   the recipe with token credit, on the pocket world and small MetricX and XCOMET twins
 # make replies   the recipe for short replies: SFT, then GRPO on a heuristic reward, on a small world of its own
+# make preference   the recipe for preference pairs with pictures: GRPO on chosen and rejected answers, Gemma 3 with vision
+# make diffusion   the recipe for a masked-diffusion GPT: GRPO against a frozen judge, on a small world of its own
 # make smoke   show what the pocket reward scores
 # make pocket  only build the pocket models
 # make bench   three seeds and a control run: the table in docs/LOG.md
@@ -20,7 +22,7 @@ PARALLEL := -n 2 --dist loadfile
 FAST := tests/text tests/guards tests/audit tests/test_config.py tests/runs --ignore tests/runs/test_checkpoints.py \
   --ignore tests/runs/test_faults.py
 
-.PHONY: train try test test-fast coverage lint smoke pocket translategemma replies bench curve clean
+.PHONY: train try test test-fast coverage lint smoke pocket translategemma replies preference diffusion bench curve clean
 
 train: pocket
 	$(RUN) train_grpo_en_ta.py --config configs/pocket.yaml $(WITH)
@@ -38,6 +40,14 @@ translategemma: pocket
 replies: $(VENV)/replies
 	$(RUN) -m pocket.replies.build
 	$(RUN) -m recipes.replies.train --config recipes/replies/configs/pocket.yaml $(WITH)
+
+preference: $(VENV)
+	$(RUN) -m pocket.charts.build
+	$(RUN) -m recipes.preference.train --config recipes/preference/configs/pocket.yaml $(WITH)
+
+diffusion: $(VENV)
+	$(RUN) -m pocket.letters.build
+	$(RUN) -m recipes.diffusion.train recipes/diffusion/configs/pocket.yaml $(WITH)
 
 test: $(VENV)/developer
 	$(RUN) -m pytest $(PARALLEL)

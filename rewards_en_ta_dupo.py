@@ -3,10 +3,10 @@
     total = w_cycle * cycle * (1 - copied) + w_qe * qe - penalties       clamped to [0.01, 1]
     total = 0                                                            for an invalid output (gated)
 
-cycle    COMET-DA of the back-translation against the English source (hypothesis = NLLB's Tamil→English
-         of the output, src = ref = source). Dual-task reconstruction as in DuPO (arXiv 2508.14460).
+cycle    COMET-DA of the back-translation against the English source (hypothesis = Tamil→English of the output by
+         a frozen translator, src = ref = source). Dual-task reconstruction as in DuPO (arXiv 2508.14460).
 copied   share of the source that the output repeats, in either script (rl_nmt/guards/copying.py).
-qe       COMETKiwi of (source, Tamil): quality estimation, no reference (arXiv 2209.06243).
+qe       quality estimation of (source, Tamil), no reference: COMETKiwi (arXiv 2209.06243), MetricX-24 or another.
 penalties
          script: share of letters that are not Tamil;
          length: how far log(len_ta / len_en) is outside the band around the expected ratio. Lengths are NFC
@@ -34,10 +34,9 @@ from rl_nmt import distributed
 from rl_nmt.audit import variance_shares
 from rl_nmt.errors import ConfigError
 from rl_nmt.guards import copied_share, fidelity, verdict
-from rl_nmt.hub import COMET, ModelUse
+from rl_nmt.hub import COMET, ModelUse, scorer_file
 from rl_nmt.ranges import above, at_least, check_ranges
-from rl_nmt.scorers.base import QUALITY_ESTIMATION, Segment, ask, require_scale
-from rl_nmt.scorers.shared import Shared, SharedTranslator
+from rl_nmt.scorers.base import Segment, ask, require_scale
 from rl_nmt.text import TAMIL, TextPair
 from rl_nmt.text.prompts import read_source, read_texts
 from rl_nmt.text.unicode import clean_for_scoring, length, length_penalty, script_share
@@ -95,10 +94,15 @@ def _unit(value: float | None) -> float:
 class RewardSettings(Formula):
     """Every setting of the reward; the trainer's RunCfg has them too."""
 
+    cycle: Literal["backtranslation", "likelihood"] = "backtranslation"
+    """Does the meaning come back: COMET-DA of a back-translation, or how likely a language model finds the source."""
+    qe: Literal["model", "likelihood"] = "model"  # comet_qe_model, or how likely the output is, given the source
+    likelihood_model: str = ""  # causal language model, frozen, for the value likelihood; empty: the policy's own start
+    worked_examples: str = ""  # right pairs (TSV, JSONL) for its prompt and scale; empty: those of the code, for Tamil
     comet_da_model: str = "Unbabel/wmt22-comet-da"  # COMET-DA checkpoint for the cycle: hub name or local folder
     comet_qe_model: str = "Unbabel/wmt22-cometkiwi-da"
-    """COMETKiwi checkpoint for quality estimation (gated, non-commercial licence)."""
-    backtranslation_model: str = "facebook/nllb-200-distilled-1.3B"  # NLLB model that translates Tamil back to English
+    """Quality estimation: COMETKiwi (gated, non-commercial licence), XCOMET, AfriCOMET-QE or MetricX-24 hybrid."""
+    backtranslation_model: str = "facebook/nllb-200-distilled-1.3B"  # NLLB, M2M100, MADLAD-400 or a chat model; frozen
     backtranslation_backend: Literal["transformers", "ctranslate2", "auto"] = "transformers"
     """Its back-end; CTranslate2 is faster, with the same texts in float32; auto: CTranslate2 where it works."""
     backtranslation_beams: int = at_least(1, 4)  # beams of the deterministic search
@@ -121,6 +125,9 @@ class RewardSettings(Formula):
             raise ConfigError(f"guards: {self.guards!r} must be 'on' or 'off'")
         if self.w_cycle + self.w_qe == 0:
             raise ConfigError("w_cycle and w_qe are both 0, so no score would count; set one of them above 0")
+        for name in ("cycle", "qe") if self.reward_dtype == "auto" else ():
+            if getattr(self, name) == "likelihood":
+                raise ConfigError(f"reward_dtype: auto is not measured for {name} likelihood; set float32 or bfloat16")
 
     def require_devices(self, explain: bool = False) -> tuple[str, str]:
         """Return the devices of COMET and back-translator after checking their precisions, before anything is loaded.
@@ -133,7 +140,7 @@ class RewardSettings(Formula):
         reward, dual = (choose_device(getattr(self, name), name, explain) for name in ("reward_device", "dual_device"))
         if self.reward_dtype != "auto":
             torch_dtype("reward_dtype", self.reward_dtype, reward)
-        if self.w_cycle:
+        if self.w_cycle and self.cycle == "backtranslation":
             require_engine(self.backtranslation_backend, dual, self.dual_dtype, self.reward_offload)
         return reward, dual
 
@@ -146,12 +153,16 @@ class RewardSettings(Formula):
         choose = functools.partial(choose_dtype, self.reward_models_used(), self.require_devices()[0])
         return dataclasses.replace(self, reward_dtype=once("reward_dtype", choose))
 
-    def reward_models_used(self) -> list[ModelUse]:
-        """Return the models that weights above 0 need, under the names of their settings."""
+    def reward_models_used(self, start: str = "") -> list[ModelUse]:
+        """Return the models that weights above 0 need, under the names of their settings; `start`: the policy's own."""
         da = ModelUse("comet_da_model", self.comet_da_model, COMET, "comet_da")
-        nllb = ModelUse("backtranslation_model", self.backtranslation_model, part="NLLB")
-        qe = ModelUse("comet_qe_model", self.comet_qe_model, COMET, "comet_qe")
-        return ([da, nllb] if self.w_cycle else []) + ([qe] if self.w_qe else [])
+        translator = ModelUse("backtranslation_model", self.backtranslation_model, part="translator")
+        qe = ModelUse("comet_qe_model", self.comet_qe_model, scorer_file(self.comet_qe_model), "comet_qe")
+        likelihood = ModelUse("likelihood_model", self.likelihood_model or start, part="likelihood")
+        used = {"cycle": [da, translator] if self.cycle == "backtranslation" else [likelihood]}
+        used["qe"] = [qe] if self.qe == "model" else [likelihood]
+        found = [model for part, models in used.items() if getattr(self, f"w_{part}") for model in models]
+        return [model for place, model in enumerate(found) if model.name and model not in found[:place]]
 
 
 class CometDuPOReward(RewardLog):
@@ -199,52 +210,26 @@ class CometDuPOReward(RewardLog):
         return functools.partial(type(self), settings=self.settings), ()
 
     def _load(self) -> None:
-        self.reward_device, self.dual_device = self.settings.require_devices(explain=True)
+        from rl_nmt.training import reward_models
+
+        self.reward_device, self.dual_device = devices = self.settings.require_devices(explain=True)
         own = self.settings = self.settings.settled()
         self.shared = own.reward_models == "shared" and distributed.count() > 1
-        self.backtranslator = self.da = self.qe = None
-        if own.w_cycle:
-            from rl_nmt.backtranslation import load_backtranslator
-
-            load = functools.partial(
-                load_backtranslator,
-                own.backtranslation_model,
-                source=self.language.nllb,
-                target="eng_Latn",
-                backend=own.backtranslation_backend,
-                beams=own.backtranslation_beams,
-                device=self.dual_device,
-                dtype=own.dual_dtype,
-            )
-            self.backtranslator = SharedTranslator(load) if self.shared else load()
-            self.da = self._load_comet("comet_da_model", "regression_metric")
-        if own.w_qe:
-            self.qe = self._load_comet("comet_qe_model", *QUALITY_ESTIMATION)
+        pairs = reward_models.worked_pairs(own, self.language)
+        if pairs and not own.likelihood_model:
+            raise ConfigError("likelihood_model is empty; name the causal language model that scores")
+        self.backtranslator, self.da, self.qe = reward_models.load(own, self.language, devices, self.shared, pairs)
         self._warm_up()
         if own.reward_offload:
             self._place("cpu", "cpu")
-
-    def _load_comet(self, argument: str, *classes: str):
-        """Load the COMET model of this setting."""
-        from rl_nmt.scorers.comet import load_comet
-
-        load = functools.partial(
-            load_comet,
-            getattr(self.settings, argument),
-            device=self.reward_device,
-            dtype=self.settings.reward_dtype,
-            argument=argument,
-            classes=classes,
-            # An offloaded model does not compute on the CPU: nothing is prepared for that at each move.
-            linears="torch" if self.settings.reward_offload and self.reward_device != "cpu" else "auto",
-        )
-        return Shared(load) if self.shared else load()
 
     def _warm_up(self) -> None:
         """Call each model once, so that lazy loading is not in the first timed step and a broken one fails now."""
         if self.backtranslator is not None:
             self.backtranslator(["1 2 3"])
-        for argument, scorer in (("comet_da_model", self.da), ("comet_qe_model", self.qe)):
+        own = self.settings
+        names = ("likelihood_model" if own.cycle == "likelihood" else "comet_da_model", self.da)
+        for argument, scorer in (names, ("likelihood_model" if own.qe == "likelihood" else "comet_qe_model", self.qe)):
             if scorer is not None:
                 require_scale(argument, scorer)
 
@@ -331,13 +316,20 @@ class CometDuPOReward(RewardLog):
 
     def _quality(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
         start = time.perf_counter()
-        values = ask("comet_qe_model", self.qe, [Segment(r["source"], r["output"]) for r in alive]).values
+        name = "likelihood_model" if self.settings.qe == "likelihood" else "comet_qe_model"
+        values = ask(name, self.qe, [Segment(r["source"], r["output"]) for r in alive]).values
         for row, value in zip(alive, values, strict=True):
             row["qe"] = value
         times["time/qe"] = time.perf_counter() - start
 
     def _cycle(self, alive: list[dict[str, Any]], times: dict[str, float]) -> None:
         start = time.perf_counter()
+        if self.backtranslator is None:  # the output itself is scored
+            segments = [Segment(r["source"], r["output"]) for r in alive]
+            for row, value in zip(alive, ask("likelihood_model", self.da, segments).values, strict=True):
+                row["cycle"] = value
+            times["time/cycle"] = time.perf_counter() - start
+            return
         backs = ask("backtranslation_model", self.backtranslator, [r["output"] for r in alive]).values
         times["time/back_translate"] = time.perf_counter() - start
         start = time.perf_counter()

@@ -147,10 +147,12 @@ def check_comet(reward, rows: list[dict]) -> None:
     cycle = [Segment(r["source"], r["backtranslation"] or r["output"], r["source"]) for r in rows]
     quality = [Segment(r["source"], r["output"]) for r in rows]
     worst = 0.0
-    for setting, scorer, segments in (("comet_da_model", reward.da, cycle), ("comet_qe_model", reward.qe, quality)):
-        if scorer is None:
+    own = reward.settings
+    asked = (("comet_da_model", reward.da, cycle, own.cycle), ("comet_qe_model", reward.qe, quality, own.qe))
+    for setting, scorer, segments, by in asked:
+        name = getattr(own, setting)
+        if scorer is None or by == "likelihood" or hub.scorer_file(name) != hub.COMET:
             continue
-        name = getattr(reward.settings, setting)
         theirs = oracle.predict(name, segments, setting)
         pairs = zip(scorer.score(segments).values, theirs, strict=True)
         differences = [math.inf if ours is None else abs(ours - other) for ours, other in pairs]

@@ -6,7 +6,6 @@ translated greedily and compared.
 
     python train_grpo_en_ta.py                                     # google/gemma-3-1b-it on C4, one GPU
     python train_grpo_en_ta.py --config configs/pocket.yaml        # small local models, on a laptop CPU
-    python train_grpo_en_ta.py --model_id google/gemma-3-4b-it --lr 5e-6
     python train_grpo_en_ta.py --eval_only                         # the untrained model's table, no training
 
 Settings: the fields of RunCfg < a YAML file (--config) < flags. The result is in `output_dir`. The same
@@ -17,7 +16,6 @@ import dataclasses
 import functools
 import os
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,11 +28,13 @@ from rl_nmt.errors import ConfigError
 from rl_nmt.hub import COMET, ModelUse
 from rl_nmt.preflight import environments
 from rl_nmt.ranges import above, at_least, between
+from rl_nmt.runs import phases
 from rl_nmt.runs.run import Run
 from rl_nmt.runs.run_folder import open_run_folder
 from rl_nmt.text import TAMIL
 from rl_nmt.text.prompts import fill, gemma_prompt
-from rl_nmt.training import setup, trl_settings
+from rl_nmt.training import headroom_gate, raft, setup, trl_settings, used_settings, warm_start
+from rl_nmt.training.raft import RaftSettings
 
 # The prompt. It must end in the two cues of rewards_en_ta_dupo.CUES.
 PROMPT = (
@@ -44,9 +44,9 @@ PROMPT = (
 
 DATA_FIELDS = (  # of RunCfg: what the snapshot in data/ is made from
     *("dataset_name", "dataset_config", "dataset_split", "data_files", "text_field", "num_train_samples"),
-    *("num_eval_samples", "shuffle_buffer", "min_chars", "max_chars", "seed"),
+    *("num_eval_samples", "shuffle_buffer", "min_chars", "max_chars", "seed", "prompt_filter", "filter_pool"),
 )
-FIXED_FIELDS = (*DATA_FIELDS, "group_size", "max_new_tokens", "lora_rank", "lora_alpha")  # fixed for a run
+FIXED_FIELDS = (*DATA_FIELDS, "method", "raft", "sft", "group_size", "max_new_tokens", "lora_rank", "lora_alpha")
 CARD_FIELDS = (  # listed in the model card
     *("lora_rank", "lora_alpha", "lr", "kl_beta", "group_size", "per_device_batch_size", "gradient_accumulation_steps"),
     *("max_steps", "temperature", "top_p", "max_new_tokens", "loss_type", "w_cycle", "w_qe", "guards", "seed"),
@@ -62,6 +62,8 @@ ACTIONS = {
     "eval_only": "evaluate the policy on the held-out rows and stop",
     "fresh": "if output_dir is used, start from scratch in a folder next to it",
     "skip_launch_gate": "train without the check that cheats cannot win the reward; this is logged",
+    "headroom": "report what the start policy could gain by this reward, and stop; training uses the report",
+    "skip_headroom_gate": "train even if that report finds nothing to gain; this is logged",
     "force": "resume although model, data, group size or reward have changed",
     "doctor": "check in seconds what is missing here and whether a run would fit; exit status 0 is go",
     "dry_step": "with --doctor: load everything and time two real steps, in a temporary folder",
@@ -70,11 +72,13 @@ ACTIONS = {
 
 
 @dataclass
-class RunCfg(RewardSettings):
+class RunCfg(RewardSettings, trl_settings.VllmSettings):
     """GRPO post-training of a Gemma-3 chat model for English→Tamil, rewarded without references."""
 
     # Policy
     model_id: str = "google/gemma-3-1b-it"  # the chat model to train: hub name or local folder
+    warm_start_file: str = ""  # pairs (TSV, JSONL) to fine-tune it on first, if it does not translate yet; empty: none
+    sft: warm_start.SftSettings = field(default_factory=warm_start.SftSettings)  # settings of that fine-tuning
     lora_rank: int = at_least(0, 16)  # rank of the LoRA adapters; 0 trains all weights (kept in fp32)
     lora_alpha: int = at_least(1, 32)  # numerator of the LoRA scale, lora_alpha / lora_rank
     gradient_checkpointing: bool = False  # trade compute for memory in the backward pass
@@ -90,6 +94,9 @@ class RunCfg(RewardSettings):
     shuffle_buffer: int = at_least(1, 10000)  # rows held in the streaming shuffle buffer
     min_chars: int = at_least(1, 20)  # shortest cleaned text that is used, in characters
     max_chars: int = at_least(1, 300)  # longest; of longer texts the first whole sentences are kept
+    prompt_filter: Literal["none", "headroom"] = "none"
+    """headroom: before training, sample a pool of prompts and train on those whose samples differ in reward."""
+    filter_pool: int = at_least(1, 3)  # prompts in that pool, times num_train_samples
 
     # Held-out evaluation
     eval_dataset: str = "google/wmt24pp"  # evaluation set with references: hub name, or none
@@ -98,7 +105,9 @@ class RunCfg(RewardSettings):
     eval_steps: int = at_least(0, 0)  # optimizer steps between evaluations; 0: only before and after training
     eval_batch_size: int = at_least(1, 16)  # prompts decoded together in evaluation
 
-    # GRPO
+    # Method
+    method: Literal["grpo", "raft"] = "grpo"  # raft: fine-tune on the best samples, in rounds, with as many samples
+    raft: RaftSettings = field(default_factory=RaftSettings)  # settings of method raft
     group_size: int = at_least(2, 8)  # completions sampled per prompt, ranked against each other (G)
     temperature: float = above(0, 1.0)  # sampling temperature
     top_p: float = between(0, 1, 1.0, open_left=True)  # nucleus sampling; 1.0 is off
@@ -114,14 +123,11 @@ class RunCfg(RewardSettings):
     loss_type: Literal["dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = "dapo"  # TRL's loss
     scale_rewards: Literal["group", "batch", "none"] = "group"  # spread of rewards that divides advantages
     seed: int = at_least(0, 42)  # seeds data order, sampling and adapters
-    use_vllm: bool = False  # sample through vLLM (requirements-vllm.txt)
-    vllm_mode: Literal["colocate", "server"] = "colocate"  # an engine on each GPU, or one server (`trl vllm-serve`)
-    vllm_server_host: str = "127.0.0.1"  # host of that server
-    vllm_server_port: int = between(1, 65535, 8000)  # port of that server
-    vllm_gpu_memory_utilization: float = between(0, 0.99, 0.3, open_left=True)  # share of GPU memory for an engine
     trl: trl_settings.TrlSettings = field(default_factory=trl_settings.TrlSettings)  # TRL's other settings
 
     # Trust
+    headroom_prompts: int = at_least(0, 64)  # held-out rows sampled before training, to see what can be gained; 0: none
+    patience: int = at_least(0, 10)  # stop after so many generations without a difference in any group; 0: never
     max_soft_win_share: float = between(0, 1, 0.1)
     """Launch gate: highest mean share of wins allowed for cheats that could pass for translations."""
     independent_scorer: str = field(default="", metadata={"was": "judge_model"})
@@ -153,7 +159,8 @@ def check(cfg: RunCfg) -> None:
         raise ConfigError("output_dir is empty: name a folder for the run")
     if cfg.min_chars > cfg.max_chars:
         raise ConfigError(f"min_chars: {cfg.min_chars} is above max_chars: {cfg.max_chars}")
-    trl_settings.check(cfg, distributed.count())
+    for part in (trl_settings, raft, warm_start):
+        part.check(cfg, distributed.count())
 
 
 def require_environment(cfg: RunCfg) -> None:
@@ -166,7 +173,7 @@ def require_environment(cfg: RunCfg) -> None:
 
 def models(cfg: RunCfg) -> list[ModelUse]:
     """Return every model that these settings use, with the name of its setting."""
-    used = [ModelUse("model_id", cfg.model_id, part="policy"), *cfg.reward_models_used()]
+    used = [ModelUse("model_id", cfg.model_id, part="policy"), *cfg.reward_models_used(cfg.model_id)]
     independent = ModelUse("independent_scorer", cfg.independent_scorer, COMET, "judge")
     return [*used, independent] if cfg.independent_scorer else used
 
@@ -179,8 +186,8 @@ def task():
 
 
 def load_data(cfg: RunCfg, folder: Path):
-    """Training sentences, held-out rows without them, the data's hash; see `corpus.load`."""
-    return corpus.load(folder / "data", cfg)
+    """Training sentences (with a prompt filter, its pool), held-out rows, the data's hash; see `corpus.load`."""
+    return corpus.load(folder / "data", cfg, pool=cfg.filter_pool if cfg.prompt_filter == "headroom" else 1)
 
 
 def make_prompt(source: str) -> str:
@@ -190,7 +197,7 @@ def make_prompt(source: str) -> str:
 
 def build_reward(cfg: RunCfg):
     """Return the reward with these settings."""
-    return CometDuPOReward(settings=cfg)
+    return CometDuPOReward(settings=cfg, likelihood_model=cfg.likelihood_model or cfg.model_id)
 
 
 def setup_wandb(cfg: RunCfg, run: Run) -> bool:
@@ -200,9 +207,9 @@ def setup_wandb(cfg: RunCfg, run: Run) -> bool:
     return setup.start_wandb(run, cfg, config.to_public_dict(cfg))
 
 
-def load_policy(cfg: RunCfg):
-    """The policy on its device; see `setup.Policy`."""
-    return setup.load_policy(cfg.model_id, bool(cfg.lora_rank), cfg.attn_implementation, FAMILIES)
+def load_policy(cfg: RunCfg, name: str = ""):
+    """The policy on its device, from the folder `name` or model_id; see `setup.Policy`."""
+    return setup.load_policy(name or cfg.model_id, bool(cfg.lora_rank), cfg.attn_implementation, FAMILIES)
 
 
 def evaluator(cfg: RunCfg, policy, rows: list[dict], reward):
@@ -211,15 +218,6 @@ def evaluator(cfg: RunCfg, policy, rows: list[dict], reward):
 
     sizes = {"max_new_tokens": cfg.max_new_tokens, "batch_size": cfg.eval_batch_size}
     return lambda model: evaluation.evaluate(model, policy.tokenizer, rows, make_prompt, reward, task(), **sizes)
-
-
-def sampling_engine(cfg: RunCfg) -> dict:
-    """GRPOConfig's keywords for vLLM; nothing without it."""
-    if not cfg.use_vllm:
-        return {}
-    names = ("use_vllm", "vllm_mode", "vllm_server_host", "vllm_server_port", "vllm_gpu_memory_utilization")
-    longest = 4 * cfg.max_chars + 100 + cfg.max_new_tokens  # a character is at most four byte tokens
-    return {name: getattr(cfg, name) for name in names} | {"vllm_max_model_length": longest}
 
 
 def build_trainer(cfg: RunCfg, folder: Path, policy, reward, train: list[str]):
@@ -242,7 +240,7 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, reward, train: list[str]):
         max_steps=cfg.max_steps or -1,
         optim=cfg.optimizer,
         **{name: getattr(cfg, name) for name in TRL_FIELDS},
-        **sampling_engine(cfg),
+        **trl_settings.vllm_options(cfg),
         **cfg.trl.options(),
     )
     trainer = GuardedGRPOTrainer(
@@ -258,51 +256,60 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, reward, train: list[str]):
     return trainer
 
 
-def train(cfg: RunCfg, run: Run, skip_gate: bool, started: float) -> None:
-    """Do the whole run, or what is left of it from `run.resume`."""
+def train(cfg: RunCfg, run: Run, asked: dict[str, bool], started: float) -> None:
+    """Do the whole run, or what is left of it from `run.resume`. `asked`: of ACTIONS."""
     from rl_nmt.audit.cheats import require_translation_launch
     from rl_nmt.results import export
+    from rl_nmt.results.group_sampler import GroupSampler
     from rl_nmt.results.translation import divergence_monitor
-    from rl_nmt.training import loop
-    from rl_nmt.training.callbacks import HeldOut, ProgressLine, Rollouts
+    from rl_nmt.training import loop, prompt_filter
+    from rl_nmt.training.callbacks import HeldOut, NoDifference, ProgressLine, Rollouts
     from wandb_reward_callback import WandbRewardCallback
 
-    fixed = {name: config.to_public_dict(cfg)[name] for name in FIXED_FIELDS}
+    headroom_gate.require(asked, cfg.headroom_prompts, run)
+    fixed = {n: value for n, value in used_settings.used(cfg).items() if n in FIXED_FIELDS} | raft.identity(cfg)
     run.require_same(DATA_FIELDS, **fixed, **trl_settings.identity(cfg, distributed.count()))
-    sentences, rows, data_hash = distributed.from_main(lambda: load_data(cfg, run.folder))
-    policy, reward = load_policy(cfg), build_reward(cfg.settled(run.once))
-    run.require_same(**setup.identity(cfg.model_id, reward), data=data_hash)
-    evaluate = evaluator(cfg, policy, rows, reward)
+    sentences, rows, data_hash = setup.load_data(run, lambda: load_data(cfg, run.folder))
+    start = warm_start.start_model(cfg, run, rows, make_prompt, PROMPT, started)
+    policy, reward = load_policy(cfg, start), build_reward(cfg.settled(run.once))
+    run.require_same(**setup.identity(start, reward), data=data_hash)
+    evaluate, sample = evaluator(cfg, policy, rows, reward), GroupSampler.of(cfg, policy, make_prompt, reward)
     with run.under_way():
         before = setup.evaluate_before(run, lambda: evaluate(policy.model), rows, reward, cfg.max_new_tokens)
         run.begin(cfg)
         gate = functools.partial(require_translation_launch, reward, rows, cfg.max_soft_win_share, cfg.seed)
-        setup.ask_launch_gate(run, gate, "skipped by --skip_launch_gate" if skip_gate else "")
+        setup.ask_launch_gate(run, gate, setup.skipped(asked, "skip_launch_gate", "headroom"))
         device = "cpu" if cfg.reward_offload else cfg.reward_device
         monitor = divergence_monitor(rows, cfg.independent_scorer, device, setting=run.setting)
+        sample.noise_floor = setup.noise_floor(run, reward, before)
+        skip = setup.skipped(asked, "skip_headroom_gate")
+        headroom_gate.ask(run, sample, before, monitor, cfg.headroom_prompts, skip)
+        if asked["headroom"]:
+            return
+        sentences = prompt_filter.choose(cfg, run, sample, sentences, started)
         setup_wandb(cfg, run)
-        trainer = build_trainer(cfg, run.folder, policy, reward, sentences)
-        trainer.noise_floor = setup.noise_floor(run, reward, before)
         metrics = WandbRewardCallback(reward, path=run.folder / run.files.metrics)
-        held_out = HeldOut(
-            before,
-            lambda: evaluate(trainer.model),
-            monitor,
-            metrics.record,
-            reward,
-            save_best=lambda: export.save_best(run.folder, trainer, PROMPT),
-            eval_steps=cfg.eval_steps,
-            stop_on_divergence=cfg.on_divergence == "stop",
-        )
-        callbacks = [metrics, held_out, ProgressLine(reward, cfg.sample_steps)]
-        callbacks += [Rollouts(reward, run.folder / run.files.rollouts)] if cfg.save_rollouts else []
-        limits: dict[str, Any] = {"keep": cfg.save_total_limit, "max_hours": cfg.max_hours}
-        loop.train(run, trainer, callbacks, parts={"reward": reward}, started=started, **limits)
+
+        def held_out(trainer) -> HeldOut:
+            save = functools.partial(export.save_best, run.folder, trainer, PROMPT)
+            told: dict[str, Any] = {"eval_steps": cfg.eval_steps, "stop_on_divergence": cfg.on_divergence == "stop"}
+            return HeldOut(before, lambda: evaluate(trainer.model), monitor, metrics.record, reward, save, **told)
+
+        if cfg.method == "raft":
+            trainer, watched = raft.train(cfg, run, policy, sample, sentences, held_out, started, PROMPT, metrics)
+        else:
+            trainer = build_trainer(cfg, run.folder, policy, reward, sentences)
+            trainer.noise_floor, watched = sample.noise_floor, held_out(trainer)
+            callbacks = [metrics, watched, NoDifference(trainer, cfg.patience), ProgressLine(reward, cfg.sample_steps)]
+            callbacks += [Rollouts(reward, run.folder / run.files.rollouts)] if cfg.save_rollouts else []
+            limits: dict[str, Any] = {"keep": cfg.save_total_limit, "max_hours": cfg.max_hours}
+            loop.train(run, trainer, callbacks, parts={"reward": reward}, started=started, **limits)
         data = {"name": cfg.dataset_name, "rows": len(sentences), "sha256": data_hash}
         data["heldout"] = cfg.eval_file or cfg.eval_dataset
-        told = {name: getattr(cfg, name) for name in CARD_FIELDS} | cfg.trl.changed()
+        told = raft.told(cfg, CARD_FIELDS) | warm_start.told(cfg)
         card = {"base_model": cfg.model_id, "data": data, "settings": told, "prompt": PROMPT}
-        setup.finish(run, trainer, policy, held_out, task(), card, cfg.seed)
+        named = dataclasses.replace(task(), method=cfg.method.upper())
+        setup.finish(run, trainer, policy, watched, named, card, cfg.seed)
         if cfg.push_to and distributed.is_main_process():
             export.push(run.folder / "final", cfg.push_to)
 
@@ -314,17 +321,10 @@ def evaluate_only(cfg: RunCfg, folder: Path) -> None:
     setup.evaluate_only(evaluator(cfg, policy, rows, reward)(policy.model), task())
 
 
-def dry_step(cfg: RunCfg) -> None:
-    """Time two real steps of this configuration, on as few sentences as they need."""
-    from rl_nmt.preflight import capacity, doctor
-
-    batches, prompts = capacity.generation(cfg)
-    per_step = prompts * max(1, cfg.gradient_accumulation_steps // batches)
-    few = dataclasses.replace(cfg, num_train_samples=2 * per_step, max_steps=0, save_steps=0)
-    with tempfile.TemporaryDirectory() as place:
-        sentences, _, _ = load_data(few, Path(place))
-        trainer = build_trainer(few, Path(place), load_policy(few), build_reward(few), sentences)
-        doctor.time_two_steps(trainer, cfg.max_steps or capacity.one_pass(cfg))
+def few_steps(few: RunCfg, folder: Path):
+    """Load everything for a trainer of a few steps, to be timed."""
+    sentences, _, _ = load_data(few, folder)
+    return build_trainer(few, folder, load_policy(few), build_reward(few), sentences)
 
 
 def diagnose(cfg: RunCfg, dry: bool) -> int:
@@ -334,7 +334,7 @@ def diagnose(cfg: RunCfg, dry: bool) -> int:
     findings = doctor.diagnose(cfg, models(cfg), cfg.output_dir, check, require_environment)
     print(doctor.table(findings), flush=True)
     if dry and not doctor.exit_code(findings):
-        dry_step(cfg)
+        doctor.dry_step(cfg, few_steps)
     return doctor.exit_code(findings)
 
 
@@ -348,19 +348,19 @@ def main(argv: list[str] | None = None) -> int:
     if actions["dry_step"]:
         raise ConfigError("--dry_step works only with --doctor: give both")
     check(cfg)
+    headroom_gate.require(actions, cfg.headroom_prompts)
     if actions["download"]:
-        from rl_nmt.results.model_card import licence
-
-        hub.download(models(cfg), licence)
+        hub.download(models(cfg))
         return 0
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when huggingface_hub is first imported
-    pushes = cfg.push_to and not actions["eval_only"] and distributed.is_main_process()
+    only_reports = actions["eval_only"] or actions["headroom"]
+    pushes = cfg.push_to and not only_reports and distributed.is_main_process()
     if pushes:
         from rl_nmt.results import export
 
         export.require_push(cfg.push_to)
     folder = Path(cfg.output_dir).expanduser()
-    if not (actions["eval_only"] or actions["fresh"]) and setup.finished(folder, task(), config.to_public_dict(cfg)):
+    if not (only_reports or actions["fresh"]) and setup.finished(folder, task(), used_settings.used(cfg)):
         if pushes:
             export.push(folder / "final", cfg.push_to)
         return 0
@@ -370,9 +370,9 @@ def main(argv: list[str] | None = None) -> int:
     if actions["eval_only"]:
         evaluate_only(cfg, distributed.from_main(lambda: open_run_folder(cfg.output_dir, actions["fresh"])))
         return 0
-    fresh, force = actions["fresh"], actions["force"]
-    with Run.open(cfg.output_dir, script="train_grpo_en_ta.py", argv=argv, fresh=fresh, force=force) as run:
-        train(cfg, run, actions["skip_launch_gate"], started)
+    where: dict[str, Any] = {"script": "train_grpo_en_ta.py", "argv": argv, "find": phases.newest_checkpoint}
+    with Run.open(cfg.output_dir, **where, fresh=actions["fresh"], force=actions["force"]) as run:
+        train(cfg, run, actions, started)
     return 0
 
 

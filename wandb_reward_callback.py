@@ -5,7 +5,7 @@ row that also carries what TRL logs (loss, kl, lengths, …); to W&B too when a 
 """
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,12 @@ class WandbRewardCallback(TrainerCallback):
             for row in rows:
                 if row.get("kind") == "train":
                     self._average({k[: -len("_ema")]: v for k, v in row.items() if k.endswith("_ema")}, reset=True)
-        if state.global_step and not getattr(_wandb_run(), "resumed", True):  # offline, or unknown to the server: empty
+        if state.global_step:
+            self.send_again(rows)
+
+    def send_again(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Send the rows of an earlier start to a W&B run that is empty: offline, or unknown to the server."""
+        if not getattr(_wandb_run(), "resumed", True):
             for row in rows:
                 values = {k: v for k, v in row.items() if k not in ("kind", "step")}
                 self._send(row.get("kind", "train"), row.get("step", 0), values)

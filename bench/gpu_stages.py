@@ -292,6 +292,7 @@ def pocket(task: Task) -> Iterator[dict]:
         start, folder = time.monotonic(), task.folder / f"pocket-{steps}"
         flags = [*run_flags(world, 0, folder), "--model_id", str(world / "policy"), "--max_steps", str(steps)]
         flags += ["--save_steps", "0", "--eval_steps", "0", "--skip_launch_gate"]
+        flags += ["--headroom_prompts", "0", "--patience", "0"]
         if task.tiny:
             flags += ["--per_device_batch_size", "16", "--num_train_samples", "40", "--num_eval_samples", "8"]
         script.main(flags)

@@ -22,7 +22,8 @@ CLOCKS = ("time/", "memory/", "step_time", "train_runtime", "train_samples_per_s
 FLAGS = (
     "--lora_rank 0 --eval_dataset none --attn_implementation eager --num_train_samples 8 --num_eval_samples 8 "
     "--max_chars 600 --max_new_tokens 12 --per_device_batch_size 16 --gradient_accumulation_steps 1 --lr 1e-4 "
-    f"--warmup_steps 0 --max_steps {STEPS} --save_steps {EVERY} --use_wandb False --skip_launch_gate"
+    f"--warmup_steps 0 --max_steps {STEPS} --save_steps {EVERY} --use_wandb False --skip_launch_gate "
+    "--headroom_prompts 0 --patience 0"
 ).split()
 
 

@@ -96,6 +96,7 @@ def one(seed: int, variant: str, steps: int) -> int:
     argv = run_flags(world, seed, RUNS / f"{variant}{seed}")
     # The launch gate would refuse two of these settings; the bench measures what training does with them.
     argv += ["--model_id", str(start), "--max_steps", str(steps), "--skip_launch_gate", *VARIANTS[variant]]
+    argv += ["--headroom_prompts", "0", "--patience", "0"]
     return trainer.main(argv)
 
 

@@ -48,19 +48,19 @@ def measured(seed: int, arm: str) -> dict[str, float]:
     return json.loads(path.read_text(encoding="utf-8"))["before" if arm == "start" else "after"]
 
 
-def cell(values: list[float]) -> str:
-    """Return mean ± half of the 95 % t-interval.
+def cell(values: list[float], digits: int = 3, sign: str = "") -> str:
+    """Return mean ± half of the 95 % t-interval. `sign`: "+" also for a positive mean.
 
-    >>> cell([0.5]), cell([0.4, 0.5, 0.6])
-    ('0.500', '0.500 ± 0.248')
+    >>> cell([0.5]), cell([0.4, 0.5, 0.6]), cell([0.4, 0.5, 0.6], 1, "+")
+    ('0.500', '0.500 ± 0.248', '+0.5 ± 0.2')
     """
     from scipy.stats import t
 
-    mean = f"{np.mean(values):.3f}"
+    mean = f"{np.mean(values):{sign}.{digits}f}"
     if len(values) < 2:
         return mean
     half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{mean} ± {half:.3f}"
+    return f"{mean} ± {half:.{digits}f}"
 
 
 def table(seeds: list[int], arms: list[str]) -> list[str]:

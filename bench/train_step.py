@@ -73,7 +73,7 @@ class Clock(StepClock):
 
 def estimated(cfg, trainer, reward, longest: int) -> dict[str, float]:
     """Return GiB of each stage by the doctor's estimate, without CUDA's own; `longest`: tokens of a prompt."""
-    parts = {"policy": trainer.model.config, "NLLB": reward.backtranslator.engine.model.config}
+    parts = {"policy": trainer.model.config, "translator": reward.backtranslator.engine.model.config}
     models = {name: _shape(config.to_dict()) for name, config in parts.items()}
     for name, model in (("comet_da", reward.da.model), ("comet_qe", reward.qe.model)):
         models[name] = memory_estimate.Shape(

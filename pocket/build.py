@@ -23,11 +23,12 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -252,6 +253,31 @@ def room(folder: Path) -> Iterator[None]:
         if getattr(error, "errno", None) in errors.NO_ROOM or shutil.disk_usage(folder).free < 2**20:
             raise CannotWrite(f"{folder}: the disk is full; free some space, and the build continues") from error
         raise
+
+
+def build_once(folder: Path, what: str, wanted: str, seed: int, sizes: Any, make: Callable[[Path], Any]) -> Path:
+    """Build a small world into `folder` unless it already has the key `wanted`; returns the folder.
+
+    `make` fills a draft of it and returns a check of its models, as JSON; `sizes`: a dataclass. Raises ConfigError
+    while another process builds there, CannotWrite where the disk is full.
+    """
+    stamp = folder / "build.json"
+    if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8"))["key"] == wanted:
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(folder.name + ".part")
+    with only_one(folder.with_name(folder.name + ".lock")), room(folder.parent):
+        start = time.monotonic()
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        check = make(draft)
+        seconds = round(time.monotonic() - start)
+        stamped = {"key": wanted, "seed": seed, "sizes": asdict(sizes), "check": check, "seconds": seconds}
+        (draft / "build.json").write_text(json.dumps(stamped, indent=1), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    print(f"{what} world ready in {folder} after {seconds} s", flush=True)
+    return folder
 
 
 def main() -> int:

@@ -143,6 +143,77 @@ def nllb_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
     )
 
 
+def m2m100_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
+    """An M2M100Tokenizer in the hub's layout: vocab.json with fairseq's specials first, 100 language codes after it."""
+    import sentencepiece as spm
+    from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES, M2M100Tokenizer
+
+    model_file = sentencepiece(folder / "sentencepiece.bpe", texts, vocab_size=vocab_size)
+    pieces = spm.SentencePieceProcessor(model_file=str(model_file))
+    words = ["<s>", "<pad>", "</s>", "<unk>", *(pieces.id_to_piece(i) for i in range(3, pieces.get_piece_size()))]
+    vocabulary = folder / "vocab.json"
+    vocabulary.write_text(json.dumps({word: i for i, word in enumerate(words)}, ensure_ascii=False), encoding="utf-8")
+    tags = [f"__{code}__" for code in FAIRSEQ_LANGUAGE_CODES["m2m100"]]
+    tokenizer = M2M100Tokenizer(str(vocabulary), str(model_file), additional_special_tokens=tags)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def madlad_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int, tags: Sequence[str] = ("en", "ta", "fr")):
+    """MADLAD-400's T5 tokenizer: <unk> 0, <s> 1 (also the padding), </s> 2, and a piece <2xx> for each language."""
+    sentencepiece(
+        folder / "spiece",
+        texts,
+        model_type="unigram",
+        vocab_size=vocab_size,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        user_defined_symbols=[f"<2{tag}>" for tag in tags],
+        normalization_rule_name="nmt_nfkc",
+        hard_vocab_limit=False,
+    )
+    options = {"extra_ids": 0, "legacy": True, "pad_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return _fast_tokenizer(folder, "T5Tokenizer", **options)
+
+
+def new_madlad(tokenizer, hidden: int, layers: int, heads: int = 4):
+    """A random T5ForConditionalGeneration for `madlad_tokenizer`, `layers` encoder and decoder layers."""
+    from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
+
+    ids = {"decoder_start_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=hidden,
+        d_kv=hidden // heads,
+        d_ff=2 * hidden,
+        num_layers=layers,
+        num_heads=heads,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        dropout_rate=0.0,
+        **ids,
+    )
+    model = T5ForConditionalGeneration(config)
+    if model.lm_head.weight is model.shared.weight:  # transformers 5 ties every T5
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
+    model.generation_config = GenerationConfig(**ids)
+    return model
+
+
+def save_madlad(model, folder: Path) -> None:
+    """Save the published layout: the embeddings as the decoder's, and the output matrix as its own."""
+    from safetensors.torch import save_file
+
+    model.save_pretrained(folder)
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))  # transformers 5 says that it is tied
+    (folder / "config.json").write_text(json.dumps(described | {"tie_word_embeddings": False}), encoding="utf-8")
+    shared = ("shared.weight", "encoder.embed_tokens.weight")
+    weights = {name: weight.contiguous() for name, weight in model.state_dict().items() if name not in shared}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def mt5_tokenizer(folder: Path, texts: Iterable[str], vocab_size: int):
     """mT5's tokenizer over a small vocabulary, in the published files: pad 0, </s> 1, <unk> 2; saved in `folder`."""
     sentencepiece(

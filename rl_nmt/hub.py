@@ -4,22 +4,34 @@ A hub name may be pinned to a commit, tag or branch: `org/name@revision`. An exi
 """
 
 import contextlib
+import json
 import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from rl_nmt.errors import ConfigError, MissingService, caused_by, describe
+from rl_nmt.licences import commercial_use, licence
 from rl_nmt.progress import progress
 
 PROBE_SECONDS = 3.0
 LOOK_EVERY = 1.0  # seconds between two looks at how much of a download has arrived
 POCKET_HINT = "or try the whole loop offline with `make train`, which needs no download"
 COMET = "hparams.yaml"  # the file that tells a COMET checkpoint from other models
+# Published checkpoints that would load, but that no setting can use, and why.
+UNSUITABLE = {
+    "Unbabel/wmt20-comet-qe-*": "it was fitted to z-scores, which have no known range",
+    "Unbabel/wmt21-comet-qe-*": "it was fitted to z-scores, which have no known range",
+    "google/metricx-23-*": "MetricX-23 reads another input than MetricX-24, the only one that is supported",
+}
+KNOWN_RANGE = "give COMETKiwi, XCOMET, AfriCOMET-QE, another COMET checkpoint without references, or MetricX-24"
+MT5_SIZES = {1024: "large", 2048: "xl", 4096: "xxl"}  # d_model → size of the mT5 whose tokenizer a MetricX takes
+MT5_TOKENIZER = ("tokenizer.json", "spiece.model")
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,18 @@ def cached(name: str, filename: str = "config.json") -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def scorer_file(name: str) -> str:
+    """Return the file that a metric's model is known by: COMET's hparams.yaml, or config.json (MetricX).
+
+    A model on this machine is known by its files, another one by its name: MetricX' have theirs in it.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return "config.json" if (path / "config.json").is_file() and not (path / COMET).is_file() else COMET
+    files = [] if looks_like_path(name) else [file for file in (COMET, "config.json") if cached(name, file)]
+    return files[0] if files else "config.json" if "metricx" in name.lower() else COMET
+
+
 def looks_like_path(name: str) -> bool:
     """Return whether a name can only be a path: absolute, ./ or ../, ~, or not exactly one slash."""
     name = split_revision(name)[0]
@@ -101,8 +125,9 @@ def require_model(
     """Raise unless the model can be loaded: from a local folder, the hub cache, or a hub that answers.
 
     `argument` is the setting, for messages; `name` a folder or hub name, also with @revision; `filename` a file that
-    every such model has; `reachable` is called only when needed. Raises ConfigError for a path that does not exist
-    or a folder without `filename`, MissingService for a hub name that is not cached while the hub cannot be reached.
+    every such model has; `reachable` is called only when needed. Raises ConfigError for a path that does not exist,
+    a folder without `filename` or a model of UNSUITABLE, MissingService for a hub name that is not cached while the hub
+    cannot be reached.
     """
     path = Path(name).expanduser()
     if path.exists():
@@ -111,6 +136,8 @@ def require_model(
         return
     if looks_like_path(name):
         raise ConfigError(f"{argument}: no such folder: {name}")
+    if why := next((why for pattern, why in UNSUITABLE.items() if fnmatchcase(name, pattern)), None):
+        raise ConfigError(f"{argument}: {name}: {why}; {KNOWN_RANGE}")
     if name.endswith("@"):
         raise ConfigError(f"{argument}: {name} names no revision; write org/name@commit, or omit the @")
     if cached(name, filename):
@@ -176,15 +203,16 @@ def explain(argument: str, name: str, error: BaseException, kind: str = "") -> M
     return MissingService(f"{argument}: {told}")
 
 
-def download(models: Iterable[ModelUse], licence: Callable[[str], str | None] = lambda name: None) -> None:
+def download(models: Sequence[ModelUse]) -> None:
     """Download every hub model into the cache, after printing sizes and licences; local folders are skipped.
 
-    `licence`: name → licence, used where the hub itself names none. Raises MissingService if the hub cannot be reached,
-    or a model is gated or unknown.
+    A licence is what the hub names, else that of rl_nmt/licences.py. Raises MissingService if the hub cannot be
+    reached, or a model is gated or unknown.
     """
     wanted = [model for model in models if model.name and not Path(model.name).expanduser().exists()]
+    allowed = commercial_use(model.name for model in models)
     if not wanted:
-        print("nothing to download: every model is a local folder")
+        print(f"nothing to download: every model is a local folder\n{allowed}")
         return
     if not hub_reachable():
         raise MissingService("--download: the hub cannot be reached from here (HF_ENDPOINT, HF_HUB_OFFLINE)")
@@ -200,14 +228,15 @@ def download(models: Iterable[ModelUse], licence: Callable[[str], str | None] = 
         terms = (info.card_data.get("license") if info.card_data else None) or licence(model.name) or "not stated"
         gated = ", gated: accept the licence on its page first" if info.gated else ""
         print(f"{model.setting:24} {model.name:45} {size:6.1f} GiB  licence {terms}{gated}", flush=True)
+    print(allowed, flush=True)
     for model in wanted:
         try:
             folder = fetch(model.name)
             print(f"have {model.name}", flush=True)
-            # A COMET checkpoint contains its encoder's weights, but not the tokenizer and configuration.
-            if encoder := _encoder_of(folder):
-                fetch(encoder, ["*.json", "*.model", "*.txt"])
-                print(f"have the tokenizer of {encoder}", flush=True)
+            # COMET checkpoints contain their encoder's weights, but not its tokenizer and configuration.
+            if other := _encoder_of(folder) or mt5_of(folder):
+                fetch(other, ["*.json", "*.model", "*.txt"])
+                print(f"have the tokenizer of {other}", flush=True)
         except Exception as error:
             raise explain(model.setting, model.name, error) from error
 
@@ -254,3 +283,13 @@ def _encoder_of(folder: Path) -> str | None:
     text = (folder / COMET).read_text(encoding="utf-8", errors="replace")
     found = re.search(r"""^\W*pretrained_model\W*:\s*["']?([^"'\s,]+)""", text, re.MULTILINE)
     return found[1] if found else None
+
+
+def mt5_of(folder: Path) -> str | None:
+    """Return the hub name of the mT5 whose tokenizer a MetricX without one of its own takes; None for other models."""
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        own = described["model_type"] != "mt5" or any((folder / file).is_file() for file in MT5_TOKENIZER)
+        return None if own else f"google/mt5-{MT5_SIZES.get(described['d_model'], 'large')}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -54,8 +54,8 @@ trap : TERM # scancel and preemption: Slurm signals every process, and the shell
 # shellcheck disable=SC2086
 ${LAUNCH:-.venv/bin/python} ${SCRIPT:-train_grpo_en_ta.py} "$@" "${left[@]}" &
 training=$!
-while kill -0 "$training" 2>/dev/null; do # a signal ends `wait`, not the training
-    wait "$training"
+while kill -0 "$training" 2>/dev/null; do # not `wait`: bash loses the status of a job that ends while a signal arrives
+    sleep 1
 done
 wait "$training"
 status=$?

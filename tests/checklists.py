@@ -137,4 +137,141 @@ REPLIES = {
     "17 a run on 100 rows": [f"{R}/test_train.py::test_sft_alone_ends_with_its_table"],
 }
 
-CHECKLISTS = {"translategemma": (28, TRANSLATEGEMMA), "replies": (17, REPLIES)}  # how many lines each has
+P = "recipes/preference"
+PREFERENCE = {
+    "1 rows with prompt, chosen, rejected, as text or with images": [
+        f"{P}/test_data.py::test_columns_and_messages",
+        f"{P}/test_data.py::test_pictures_from_files",
+        f"{P}/test_data.py::test_bytes_in_parquet_with_and_without_a_struct",
+        f"{P}/test_data.py::test_a_hub_data_set",
+        f"{P}/test_data.py::test_bad_rows_are_refused_with_their_line",
+        f"{P}/test_data.py::test_bad_pictures_are_refused_with_their_line",
+    ],
+    "2 length, reasoning and structure, each with its cap": [
+        f"{P}/test_reward.py::test_heuristic",
+        f"{P}/test_reward.py::test_the_caps_are_settings",
+        f"{P}/test_reward.py::test_the_heuristic_is_bounded",
+        f"{P}/test_reward.py::test_longer_wrong_answers_win_below_the_cap_and_tie_above",
+    ],
+    "3 log-probabilities of chosen and rejected": [
+        f"{P}/test_trainer.py::test_the_trainers_log_probs_are_those_of_single_rows",
+        "models/test_multimodal.py::test_log_probs_of_a_mixed_batch_of_unequal_lengths_equal_those_of_single_rows",
+    ],
+    "4 GRPO on the pair: gradient, reference, beta 0.1, margin": [
+        f"{P}/test_checks.py::test_the_defaults_are_those_of_the_brief",
+        f"{P}/test_trainer.py::test_chosen_rises_and_rejected_falls_and_the_reference_stays",
+        f"{P}/test_trainer.py::test_margins_count_only_without_scaling",
+        f"{P}/test_trainer.py::test_a_group_is_the_pair_and_then_samples",
+    ],
+    "5 evaluation with preference accuracy": [
+        f"{P}/test_accuracy.py::test_counts_and_value",
+        f"{P}/test_accuracy.py::test_order_does_not_matter_and_exchanged_sides_exchange_wins",
+        f"{P}/test_train.py::test_the_table_has_both_accuracies_and_other_pictures",
+        f"{P}/test_train.py::test_the_margin_is_beta_times_the_log_ratio",
+    ],
+    "6 images into Gemma 3": [
+        "models/test_multimodal.py::test_the_same_text_with_two_pictures_has_different_logits",
+        f"{P}/test_trainer.py::test_only_rows_with_pictures_move_the_vision_tower",
+        f"{P}/test_checks.py::test_image_tokens_count_for_the_context",
+        f"{P}/test_checks.py::test_a_model_without_a_vision_tower_meets_an_image",
+    ],
+    "7 MathVista-shaped rows, for evaluation only": [
+        f"{P}/test_data.py::test_columns_of_mathvista_are_refused",
+        f"{P}/test_mathvista.py::test_scores_by_type",
+        f"{P}/test_train.py::test_mathvista_rows_are_answered_before_and_after",
+    ],
+    "8 checkpoints, and Orbax": [
+        f"{P}/test_train.py::test_killed_it_continues_to_the_same_bits",
+        f"{P}/test_train.py::test_final_loads_with_its_processor",
+        f"{P}/test_orbax.py::test_every_bit_of_every_type",
+        f"{P}/test_orbax.py::test_transformers_loads_the_same_gemma",
+        f"{P}/test_orbax.py::test_another_tree_is_refused",
+    ],
+    "9 a model, tokenizer or processor that is missing": [
+        "models/test_multimodal.py::test_a_processor_that_does_not_load_is_refused",
+        "models/test_multimodal.py::test_a_processor_without_an_image_token_is_refused",
+        f"{P}/test_train.py::test_the_doctor",
+    ],
+    "10 a YAML file": [
+        f"{P}/test_checks.py::test_a_yaml_file_with_the_sections_of_the_original",
+        f"{P}/test_train.py::test_the_configurations_are_valid",
+    ],
+    "11 a run on synthetic data": [
+        f"{P}/test_train.py::test_the_world_of_charts_trains",
+        "pocket/test_charts.py::test_twins_exchange_right_and_wrong",
+        "pocket/test_charts.py::test_texts_tell_nothing_about_the_right_answer",
+    ],
+}
+
+D = "recipes/diffusion"
+DIFFUSION = {
+    "1 the generator's checkpoint": [
+        "models/test_masked_diffusion.py::test_every_loader_returns_the_same_bits",
+        "models/test_masked_diffusion.py::test_every_position_sees_later_and_earlier_tokens",
+        f"{D}/test_pretrain.py::test_it_leaves_a_generator_and_its_losses",
+        f"{D}/test_train.py::test_a_causal_model_is_refused",
+    ],
+    "2 a frozen judge that gives scalars": [
+        "scorers/test_sequence_judge.py::test_values_are_those_of_single_texts_in_order",
+        "scorers/test_sequence_judge.py::test_it_is_frozen",
+        f"{D}/test_train.py::test_a_judge_of_another_vocabulary",
+    ],
+    "3 the reference is the generator's start": [
+        "training/test_diffusion_trainer.py::test_the_reference_stays_and_the_reward_rises",
+        "training/test_diffusion_trainer.py::test_at_the_first_update_new_old_and_reference_are_equal",
+    ],
+    "4 masked prompts from a stream": [
+        f"{D}/test_data.py::test_a_row_is_its_text_with_masks",
+        f"{D}/test_data.py::test_patterns_have_their_shares",
+        f"{D}/test_data.py::test_templates_of_a_file",
+    ],
+    "5 groups sampled by iterative unmasking": [
+        "models/test_unmasking.py::test_every_mask_is_filled_and_nothing_else",
+        "models/test_unmasking.py::test_every_order_is_as_likely_as_any_other",
+        "training/test_diffusion_trainer.py::test_the_states_stay_with_their_rows_when_trl_shuffles",
+    ],
+    "6 the judge's reward, of the completion alone": [
+        f"{D}/test_reward.py::test_the_judge_reads_the_completion_alone_and_as_it_is",
+        f"{D}/test_train.py::test_the_table_has_reward_and_distance_to_the_start",
+    ],
+    "7 advantages of groups": [
+        "training/test_trainer.py::test_group_rules_by_hand",
+        f"{D}/test_train.py::test_settings_reach_trl",
+    ],
+    "8 policy gradient with KL, by an exact likelihood": [
+        "training/test_diffusion_trainer.py::test_the_trajectory_estimator_is_the_samplers_log_probability",
+        "training/test_diffusion_trainer.py::test_given_tokens_have_no_gradient_in_the_loss",
+        "training/test_diffusion_trainer.py::test_the_other_estimators_log_their_error",
+        "models/test_unmasking.py::test_the_sampler_draws_from_the_trajectorys_distribution",
+    ],
+    "9 a dataclass, a file and flags": [
+        f"{D}/test_train.py::test_a_python_file_of_settings_and_flags",
+        f"{D}/test_train.py::test_the_configurations_are_valid",
+    ],
+    "10 AMP, clipping and accumulation": [f"{D}/test_train.py::test_settings_reach_trl"],
+    "11 checkpoints": [
+        f"{D}/test_train.py::test_killed_it_continues_to_the_same_bits",
+        f"{D}/test_train.py::test_inexact_settings_say_so_and_continue_to_the_same_bits",
+        f"{D}/test_pretrain.py::test_killed_it_continues_to_the_same_bits",
+    ],
+    "12 logs of policy loss, KL, rewards and advantages": [
+        f"{D}/test_train.py::test_metrics_of_every_step",
+        "training/test_diffusion_trainer.py::test_policy_loss_is_the_objective_without_kl",
+    ],
+    "13 W&B, optional": [
+        f"{D}/test_train.py::test_wandb_offline",
+        f"{D}/test_train.py::test_a_run_leaves_its_folder",
+    ],
+    "14 dumps of samples": [f"{D}/test_train.py::test_samples_are_dumped_between_the_ends"],
+    "15 temperature, scaling of rewards and group size from the settings": [
+        f"{D}/test_train.py::test_settings_reach_trl",
+        "models/test_unmasking.py::test_the_recorded_log_probs_are_those_of_the_state_before_the_step",
+    ],
+}
+
+CHECKLISTS = {  # how many lines each has
+    "translategemma": (28, TRANSLATEGEMMA),
+    "replies": (17, REPLIES),
+    "preference": (11, PREFERENCE),
+    "diffusion": (15, DIFFUSION),
+}

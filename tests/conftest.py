@@ -53,6 +53,14 @@ def tiny_gemma(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_vlm(tmp_path_factory):
+    """Folder of a tiny random Gemma 3 with a vision tower."""
+    import tiny_vlm
+
+    return _build(tmp_path_factory, "vlm", tiny_vlm.build)
+
+
+@pytest.fixture(scope="session")
 def tiny_nllb(tmp_path_factory):
     """Folder of a tiny NLLB-format model that translates tiny_models.PAIRS from Tamil to English."""
     import tiny_models

@@ -27,7 +27,8 @@ from rl_nmt.runs.run import Run
 from rl_nmt.runs.wandb_run import finish_wandb, start_wandb
 from wandb_reward_callback import WandbRewardCallback
 
-COMPONENTS = ("reward/total", "reward/cycle", "reward/qe", "reward/gated_share", "reward/length_penalty")
+ALWAYS = {"loss", "kl", "grad_norm", "completions/mean_length", "reward/total", "reward/gated_share"}
+SCORED = {"reward/cycle", "reward/qe", "reward/length_penalty"}  # of outputs that pass the gates
 
 
 def wandb_record(folder: Path) -> tuple[list[dict], list]:
@@ -76,8 +77,9 @@ def test_every_step_is_in_the_file(rows):
     assert [step for kind, step in kinds if kind == "train"] == [1, 2, 3, 4]
     assert [step for kind, step in kinds if kind == "eval"] == [0, 2, 4]  # before, on the way, after
     assert kinds[-2:] == [("end", 4), ("eval", 4)]
-    for row in [row for row in rows if row["kind"] == "train"]:
-        assert {"loss", "kl", "grad_norm", "completions/mean_length", *COMPONENTS} <= row.keys()
+    train = [row for row in rows if row["kind"] == "train"]
+    assert all(row.keys() >= ALWAYS for row in train)
+    assert all((row.keys() >= SCORED) == (row["reward/gated_share"] < 1) for row in train)
 
 
 def test_rows_are_in_wandbs_record(rows, history):
@@ -133,7 +135,7 @@ def test_nothing_is_documented_that_is_never_logged(rows):
     logged = {key for row in rows for key in row}
     elsewhere = {"reward/gate/.+", "runtime", "samples_per_second", "steps_per_second", "reward/missing_share"}
     elsewhere |= {"policy_loss", "entropy_coef", "cispo_clip_ratio", "vespo/phi_seq_mean"}  # other settings
-    elsewhere |= {pattern for pattern in documented() if pattern.startswith("sampling/")}  # vLLM
+    elsewhere |= {pattern for pattern in documented() if pattern.startswith(("sampling/", "raft/"))}  # vLLM, RAFT
     never = [p for p in documented() if p not in elsewhere and not any(re.fullmatch(p, key) for key in logged)]
     assert never == []
 

@@ -19,27 +19,31 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NO_TORCH = ("errors", "config", "ranges", "hub", "files", "text", "data", "guards", "audit", "training.reward_log")
-NO_TORCH += ("training.trl_settings",)
+NO_TORCH = ("errors", "config", "settings_file", "ranges", "hub", "files", "text", "data", "guards", "audit")
+NO_TORCH += ("licences", "training.reward_log", "training.trl_settings")
 NO_TORCH += ("preflight.memory_estimate", "preflight.findings")
 NO_TORCH += ("scorers.mqm.endpoint", "scorers.mqm.form", "runs.checkpoints", "runs.metrics_file", "runs.wandb_run")
 NO_TORCH = (*(f"rl_nmt.{name}" for name in NO_TORCH), "recipes.translategemma.settings")
+NO_TORCH += ("recipes.preference.settings", "recipes.preference.orbax", "recipes.diffusion.settings")
 NO_TORCH += tuple(f"recipes.replies.{name}" for name in ("settings", "components", "cheats"))
 # These may import torch inside a function, to look at the devices.
 LATE_TORCH = ("distributed", "runs", "preflight")
 LATE_TORCH = tuple(f"rl_nmt.{name}" for name in LATE_TORCH)
 LATE_TORCH += tuple(f"recipes.translategemma.{name}" for name in ("checks", "placement", "data", "records"))
 LATE_TORCH += tuple(f"recipes.replies.{name}" for name in ("checks", "data", "split", "heuristic", "measure"))
+LATE_TORCH += tuple(f"recipes.preference.{name}" for name in ("data", "mathvista", "reward", "accuracy", "gate"))
+LATE_TORCH += ("recipes.preference.checks", "rl_nmt.fill", "rl_nmt.training.raft")
+LATE_TORCH += tuple(f"recipes.diffusion.{name}" for name in ("checks", "data", "reward", "gate", "measure", "pretrain"))
 HEAVY = {"torch", "transformers", "trl"}
 SKIPPED = {"build", "__pycache__"}  # and hidden folders, and what runs leave at the top
 LEFT_BY_RUNS = {"runs", "wandb"}
 # No package of rl_nmt imports one of its own row or a later one; audit may use guards.
 LEVELS = (
-    ("errors", "config", "ranges", "files", "hub", "distributed", "progress"),
+    ("errors", "config", "settings_file", "ranges", "files", "hub", "distributed", "progress", "licences"),
     ("text",),
     ("data", "runs", "models"),
     ("guards", "audit", "preflight", "backtranslation", "scorers"),
-    ("results", "translate"),
+    ("results", "translate", "fill"),
     ("training",),
 )
 FILE_LINES = {"train_grpo_en_ta.py": 380, "recipes/translategemma/train.py": 280}  # all others 400

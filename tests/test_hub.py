@@ -280,7 +280,8 @@ def test_download_fetches_everything_that_a_later_offline_run_needs(published, t
     lines = done.stdout.splitlines()
     assert "Fetching" not in done.stderr  # the hub client's own bar
     first_fetched = next(i for i, line in enumerate(lines) if line.startswith("have "))
-    assert first_fetched == 4 and all("GiB  licence" in line for line in lines[:4])
+    assert first_fetched == 5 and all("GiB  licence" in line for line in lines[:4])
+    assert lines[4] == "unknown: read the card of acme/gemma, acme/da, acme/nllb, acme/qe"
     assert "cc-by-nc-4.0" in next(line for line in lines if "acme/nllb" in line)
     assert "not stated" in next(line for line in lines if "acme/gemma" in line)
     code = (
@@ -340,7 +341,8 @@ def test_a_gated_or_unknown_model_says_what_to_do(published, tmp_path):
 
 def test_download_without_a_hub_and_with_nothing_to_do(tiny_gemma, online, capsys):
     hub.download([ModelUse("model_id", str(tiny_gemma))])
-    assert "nothing to download" in capsys.readouterr().out
+    nothing, unknown = capsys.readouterr().out.splitlines()
+    assert unknown.startswith("unknown: read the card of ") and "nothing to download" in nothing
     online.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(MissingService, match="--download: the hub cannot be reached"):
         hub.download([ModelUse("model_id", "acme/gemma")])

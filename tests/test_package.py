@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXAMPLE = ROOT / "examples" / "reward_in_your_own_trl_script.py"
 OWN = {"rl_nmt", "recipes", "pocket", "bench", *(path.stem for path in ROOT.glob("*.py"))}
-OPTIONAL = {"vllm", "icu", "bitsandbytes"}  # imported where they are installed, or said by a script that needs them
+# Imported where they are installed, or said by a script that needs them.
+OPTIONAL = {"vllm", "icu", "num2words", "num_to_words", "indic_numtowords", "bitsandbytes", "orbax"}
 OF_TRANSFORMERS = "4" if Version(importlib.metadata.version("transformers")).major < 5 else "5"
 
 
@@ -40,6 +41,7 @@ def test_requirement_files_have_the_packages_of_the_project():
     assert pinned("requirements-vllm.txt") == needed | {"vllm"}
     assert pinned("requirements-dev.txt") == names(extras["dev"]) > pinned("requirements-replies.txt")
     assert pinned("requirements-replies.txt") == names(extras["replies"])
+    assert pinned("requirements-orbax.txt") == names(extras["orbax"])
 
 
 def test_every_imported_package_is_listed():

@@ -15,14 +15,12 @@ import argparse
 import hashlib
 import itertools
 import json
-import shutil
-import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from pocket.build import HERE as POCKET
-from pocket.build import only_one, room
+from pocket.build import build_once
 from pocket.replies import grammar
 from rl_nmt import errors
 
@@ -82,23 +80,7 @@ def build(folder: Path, seed: int = 0, sizes: Sizes | None = None) -> Path:
     Raises ConfigError while another process builds there, CannotWrite where the disk is full.
     """
     sizes = sizes or Sizes()
-    stamp, wanted = folder / "build.json", key(seed, sizes)
-    if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8"))["key"] == wanted:
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(folder.name + ".part")
-    with only_one(folder.with_name(folder.name + ".lock")), room(folder.parent):
-        start = time.monotonic()
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir()
-        check = build_all(draft, seed, sizes)
-        seconds = round(time.monotonic() - start)
-        stamped = {"key": wanted, "seed": seed, "sizes": asdict(sizes), "check": check, "seconds": seconds}
-        (draft / "build.json").write_text(json.dumps(stamped, indent=1), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
-    print(f"replies world ready in {folder} after {seconds} s", flush=True)
-    return folder
+    return build_once(folder, "replies", key(seed, sizes), seed, sizes, lambda draft: build_all(draft, seed, sizes))
 
 
 def build_all(folder: Path, seed: int, sizes: Sizes) -> dict[str, dict[str, float]]:

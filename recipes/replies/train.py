@@ -246,16 +246,6 @@ def diagnose(cfg: RepliesCfg) -> int:
     return doctor.exit_code(findings)
 
 
-def release() -> None:
-    """Give back the memory of models that are no longer used."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()
-
-
 def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     words, prog = sys.argv[1:] if argv is None else argv, "python -m recipes.replies.train"
@@ -286,6 +276,8 @@ def main(argv: list[str] | None = None) -> int:
                 if not phases.finished(sft, model | own | {"data": rows.sha256}):
                     train_phase(cfg, sft, "sft", rows, actions["skip_launch_gate"], started)
                     phases.finish(sft)
+            from rl_nmt.models.loading import release
+
             release()  # the SFT model, before GRPO loads it again
         if "grpo" in chosen:
             begun = checks.start_folder(cfg)

@@ -1,4 +1,4 @@
-"""Back-translation, such as Tamil to English, with an NLLB-format model."""
+"""Back-translation, such as Tamil to English, with any frozen translator."""
 
 from rl_nmt.backtranslation.translator import load_backtranslator, require_engine
 

@@ -1,13 +1,14 @@
-"""Run NLLB's beam search on weights loaded by transformers: the same texts as its `generate`, with less work.
+"""Run a beam search on weights loaded by transformers: the same texts as its `generate`, with less work.
 
-It exists because back-translation takes half of a step's time:
-source keys are kept once per text and not once per beam, the cache is never reordered, finished texts leave the
-batch, and linears use oneDNN's layout on a CPU. The tests compare its texts with those of
-`generate(num_beams=…, early_stopping=True)`.
+It exists because back-translation takes half of a step's time: source keys are kept once per text and not once per
+beam, the cache is never reordered, finished texts leave the batch, and linears use oneDNN's layout on a CPU. That holds
+for M2M100 and NLLB; MADLAD-400 takes the search with the library's own decoder. The tests compare the texts with those
+of `generate(num_beams=…, early_stopping=True)`.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +25,10 @@ CHUNK = 128  # vocabulary entries that share one maximum
 
 
 class TransformersEngine:
-    """A loaded M2M100 (every dense NLLB): weights and encoder of transformers, `beam_search` of this module.
+    """A loaded M2M100 (every dense NLLB) or T5: weights and encoder of transformers, `beam_search` of this module.
 
-    `vocabulary`: number of the model's token ids. `longest_source`: most tokens of an input.
+    `vocabulary`: number of the model's token ids. `longest_source`: most tokens of an input. `target`: the token that
+    every translation begins with; "" for none.
     """
 
     backend = "transformers"
@@ -41,19 +43,19 @@ class TransformersEngine:
             )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ConfigError(f"{named} does not load as a translation model: {error}") from error
-        if type(model).__name__ != "M2M100ForConditionalGeneration":
-            raise ConfigError(f"{named} is {type(model).__name__}, not M2M100; give a dense NLLB model")
         if info["missing_keys"]:
             first = sorted(info["missing_keys"])[0]
             raise ConfigError(f"{named}: {len(info['missing_keys'])} weights missing, e.g. {first}; fetch it again")
+        t5 = model.config.model_type == "t5"
         self.model = model.eval().requires_grad_(False).to(device)
-        self.packed = torch.device(device).type == "cpu" and prepacked_works()
+        self.decoder = CachedDecoder if t5 else _Decoder
+        self.packed = torch.device(device).type == "cpu" and prepacked_works() and not t5
         if self.packed:
             _replace_linears(model, torch.nn.Linear, _PackedLinear)
         self.beams = beams
-        self.target_id = tokenizer.convert_tokens_to_ids(target)
+        self.begin = [tokenizer.convert_tokens_to_ids(target)] if target else []
         self.vocabulary = model.config.vocab_size
-        self.longest_source = model.config.max_position_embeddings
+        self.longest_source = longest_source(model.config.to_dict())
 
     def generate(self, rows: list[list[int]], caps: list[int]) -> tuple[list[list[int]], int, int]:
         """Translate `rows`, the tokenizer's ids, longest first, into at most `caps[i]` ids each.
@@ -65,8 +67,8 @@ class TransformersEngine:
         # Nothing is sampled, but M2M100's encoder draws a LayerDrop number per layer from the global generator.
         with full_precision(), torch.random.fork_rng(devices=[]):
             states, real, padded = self._encode(rows)
-            decoder = _Decoder(self.model, states, real)
-            prompt = (config.decoder_start_token_id, self.target_id)
+            decoder = self.decoder(self.model, states, real)
+            prompt = (config.decoder_start_token_id, *self.begin)
             ids = beam_search(decoder, prompt, config.eos_token_id, caps, self.beams)
         return ids, sum(row[-1] != config.eos_token_id for row in ids), padded
 
@@ -118,6 +120,11 @@ class _PackedLinear(torch.nn.Module):
         layer = torch.nn.Linear(weight.shape[1], weight.shape[0], device="meta").requires_grad_(False)
         layer.weight, layer.bias = (torch.nn.Parameter(x, False) for x in (weight, self.linear.bias))
         return layer
+
+
+def longest_source(config: dict[str, Any]) -> int:
+    """Return the most tokens of an input by a model's configuration; T5, which has no limit, was trained on 512."""
+    return int(config.get("max_position_embeddings") or config.get("n_positions") or 512)
 
 
 def _replace_linears(model: torch.nn.Module, kind: type, make) -> None:
@@ -173,9 +180,7 @@ class _Decoder:
 
     def best(self, hidden: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return log-probabilities and ids of each hypothesis's `count` best next tokens, (n, k, count) each."""
-        parts = [top_log_probs(self.lm_head(x), count) for x in hidden.flatten(0, 1).split(LOGIT_ROWS)]
-        values, ids = (torch.cat(x).unflatten(0, hidden.shape[:2]) for x in zip(*parts, strict=True))
-        return values, ids
+        return best_tokens(self.lm_head, hidden, count)
 
     def follow(self, parents: torch.Tensor) -> None:
         """Make hypothesis j of text i the continuation of hypothesis `parents[i, j]` (n, k)."""
@@ -197,8 +202,50 @@ class _Decoder:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
-def beam_search(decoder: _Decoder, prompt: Sequence[int], eos: int, caps: list[int], beams: int) -> list[list[int]]:
-    """Return each text's best hypothesis: new ids from the last of `prompt` (the language tag) to `eos` or its cap.
+class CachedDecoder:
+    """T5's decoder with the library's own cache, the source's keys kept for every hypothesis; see `_Decoder`."""
+
+    def __init__(self, model, states: torch.Tensor, real: torch.Tensor):
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        self.model, self.device, self.states, self.real = model, states.device, states, real.long()
+        self.past, self.hypotheses = EncoderDecoderCache(DynamicCache(), DynamicCache()), 1
+        # transformers 5 names it; 4 scales where the output matrix is that of the embeddings.
+        scaled = getattr(model.config, "scale_decoder_outputs", model.config.tie_word_embeddings)
+        self.scale = model.config.d_model**-0.5 if scaled else 1.0
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        n, k = tokens.shape
+        out = self.model.get_decoder()(
+            input_ids=tokens.reshape(-1, 1),
+            # Their keys are cached in the first step, with one hypothesis per text; later only their shape is read.
+            encoder_hidden_states=self.states if k == 1 else self.states[:1].expand(n * k, -1, -1),
+            encoder_attention_mask=self.real.repeat_interleave(k, dim=0),
+            past_key_values=self.past,
+            use_cache=True,
+        )
+        return out.last_hidden_state.view(n, k, -1)
+
+    def best(self, hidden: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return best_tokens(self.model.lm_head, hidden * self.scale, count)
+
+    def follow(self, parents: torch.Tensor) -> None:
+        first = self.hypotheses * torch.arange(len(parents), device=self.device)
+        self.past.reorder_cache((first[:, None] + parents).flatten())
+        self.hypotheses = parents.shape[1]
+
+    def keep(self, rows: torch.Tensor) -> None:
+        each = torch.arange(self.hypotheses, device=self.device)
+        self.past.reorder_cache((self.hypotheses * rows[:, None] + each).flatten())
+        self.states, self.real = self.states[rows], self.real[rows]
+
+
+def beam_search(
+    decoder: _Decoder | CachedDecoder, prompt: Sequence[int], eos: int, caps: list[int], beams: int
+) -> list[list[int]]:
+    """Return each text's best hypothesis: new ids to `eos` or its cap, with those of `prompt` after its first id.
+
+    `prompt`: the decoder's start, and the language tag if there is one.
 
     The rules are those of transformers' `generate` with early_stopping=True and length_penalty=1. Of the
     2 · beams best continuations, those among the first `beams` that end are finished and scored by their mean
@@ -210,7 +257,8 @@ def beam_search(decoder: _Decoder, prompt: Sequence[int], eos: int, caps: list[i
     for token in prompt:
         tokens = torch.full((len(caps), 1), token, device=decoder.device)
         hidden = decoder.step(tokens)
-    paths = tokens[..., None]  # (n, k, t): the new ids so far
+    given = torch.tensor(prompt[1:], dtype=torch.long, device=decoder.device)
+    paths = given.expand(len(caps), 1, -1)  # (n, k, t): the new ids so far
     scores = torch.zeros(len(caps), 1, device=decoder.device)  # (n, k): sums of log-probabilities
     while True:
         values, tokens = decoder.best(hidden, 2 * beams)
@@ -240,6 +288,13 @@ def beam_search(decoder: _Decoder, prompt: Sequence[int], eos: int, caps: list[i
             texts, limits = [texts[row] for row in live], limits[rows]
             scores, tokens, paths = scores[rows], tokens[rows], paths[rows]
         hidden = decoder.step(tokens)
+
+
+def best_tokens(lm_head, hidden: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log-probabilities and ids of the `count` best next tokens after hidden states (n, k, d), (n, k, count)."""
+    parts = [top_log_probs(lm_head(x), count) for x in hidden.flatten(0, 1).split(LOGIT_ROWS)]
+    values, ids = (torch.cat(x).unflatten(0, hidden.shape[:2]) for x in zip(*parts, strict=True))
+    return values, ids
 
 
 def top_log_probs(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Run NLLB-format models in CTranslate2: the same search as in transformers, several times faster.
+"""Run NLLB, M2M100 and MADLAD-400 models in CTranslate2: the same search as in transformers, several times faster.
 
 The model is converted once, into its own folder or a cache, and stays in memory. In float32 its translations equal
 those of transformers (exceptions: rl_nmt/backtranslation/translator.py); "int8" is faster still and changes some.
@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from rl_nmt.backtranslation.beam_search import longest_source
+from rl_nmt.backtranslation.families import FAMILIES
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 from rl_nmt.models.loading import fingerprint
 
@@ -41,19 +43,21 @@ class CTranslate2Engine:
     backend = "ctranslate2"
 
     def __init__(self, folder: Path, tokenizer, target: str, beams: int, device: str, dtype: str):
-        self.tokenizer, self.target, self.beams, self.dtype = tokenizer, target, beams, dtype
+        self.tokenizer, self.beams, self.dtype = tokenizer, beams, dtype
+        self.target = target
         ctranslate2 = require(device, dtype)
         converted = ctranslate2.contains_model(str(folder))
         self.folder = folder if converted else convert(folder, dtype)
-        own = {} if converted else json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.longest_source = int(own.get("max_position_embeddings", 1024))
+        limits = {"max_position_embeddings": 1024}  # of a converted model, which does not say it
+        own = limits if converted else json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.longest_source = longest_source(own)
         self.device: str | None = None
         self.to(device)
         try:
             words = json.loads((self.folder / "shared_vocabulary.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(
-                f"backtranslation_model: {folder} has no shared_vocabulary.json; give an NLLB model"
+                f"backtranslation_model: {folder} has no shared_vocabulary.json; give {FAMILIES}"
             ) from None
         self.vocabulary = len(words)
 
@@ -82,7 +86,7 @@ class CTranslate2Engine:
         """Return CTranslate2's results for `rows`, each with its `hypotheses` best."""
         return self.translator.translate_batch(
             [self.tokenizer.convert_ids_to_tokens(row) for row in rows],
-            target_prefix=[[self.target]] * len(rows),
+            target_prefix=self._begin(len(rows)),
             beam_size=self.beams,
             num_hypotheses=hypotheses,
             max_decoding_length=cap,
@@ -90,6 +94,10 @@ class CTranslate2Engine:
             return_end_token=True,
             max_batch_size=max(SMALLEST, -(-len(rows) // self.workers)),
         )
+
+    def _begin(self, rows: int) -> list[list[str]] | None:
+        """Return what the translations of so many rows begin with."""
+        return [[self.target]] * rows if self.target else None
 
     def to(self, device: str) -> None:
         """Open the model on `device`, unless it is there; a test call finds missing libraries at once."""
@@ -112,7 +120,7 @@ class CTranslate2Engine:
                 intra_threads=max(1, threads // self.workers),
             )
             torch.set_num_threads(threads)  # CTranslate2 has changed the process's OpenMP threads
-            self.translator.translate_batch([["</s>"]], target_prefix=[[self.target]], max_decoding_length=2)
+            self.translator.translate_batch([["</s>"]], target_prefix=self._begin(1), max_decoding_length=2)
         except (RuntimeError, ValueError) as error:
             self.device = None
             raise _explain(error, device, self.dtype) from error
@@ -234,5 +242,9 @@ def _convert_into(folder: Path, work: Path, dtype: str) -> None:
         TransformersConverter(str(folder)).convert(str(work), quantization=dtype, force=True)
     except (ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise ConfigError(f"backtranslation_model: ctranslate2 cannot convert {folder}: {error}") from error
-    for file in [*folder.glob("*token*.json"), *folder.glob("*.model")]:  # so that the folder is complete
+    for file in [
+        *folder.glob("*token*.json"),
+        *folder.glob("vocab.json"),
+        *folder.glob("*.model"),
+    ]:  # so that the folder is complete
         shutil.copyfile(file, work / file.name)

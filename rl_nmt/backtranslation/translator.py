@@ -1,12 +1,11 @@
-"""Back-translate with an NLLB-format model: deterministic beam search, one translation per text, in order.
+"""Back-translate with any frozen translator (families.py): deterministic, one translation per text, in order.
 
-NLLB is a single-sentence model and drops sentences of a paragraph, so texts are split, translated sentence by sentence
-and joined. In float32 the greedy outputs of both back-ends are equal; so are their beams, unless the model is so unsure
-that short hypotheses finish first (same scores, other stopping rule: see the tests).
+Translators are trained on single sentences, and NLLB drops sentences of a paragraph, so texts are split, translated
+sentence by sentence and joined. NLLB, M2M100 and MADLAD-400 take a beam search, chat models answer greedily. In float32
+the greedy outputs of both back-ends are equal; so are their beams, unless the model is so unsure that short hypotheses
+finish first (same scores, other stopping rule: see the tests).
 """
 
-import difflib
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -16,20 +15,24 @@ from typing import Any, Self
 from rl_nmt import hub
 from rl_nmt.backtranslation import ctranslate2_engine
 from rl_nmt.backtranslation.beam_search import TransformersEngine
+from rl_nmt.backtranslation.chat_engine import ChatEngine
 from rl_nmt.backtranslation.ctranslate2_engine import DTYPES, OWN_DTYPES, CTranslate2Engine, weights_key
+from rl_nmt.backtranslation.families import Chat, Madlad, Tagged, open_family
 from rl_nmt.errors import CannotWrite, ConfigError, MissingService
 from rl_nmt.models.batching import TokenBudget, distinct, run_batches
-from rl_nmt.models.loading import fetch, load_tokenizer, loading, require_bf16, require_device, versions
-from rl_nmt.text.languages import language_of_nllb
+from rl_nmt.models.loading import fetch, loading, require_bf16, require_device, versions
+from rl_nmt.text.languages import Language, language_of_nllb
 from rl_nmt.text.sentences import split_sentences
 from rl_nmt.text.unicode import is_blank, safe_unicode
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "model.bin")
-DOWNLOAD = ["*.json", "*.model", "*.txt", "*.safetensors", "*.bin"]
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", *INDEXES, "model.bin")
+DOWNLOAD = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors", "*.bin"]
 BACKENDS = ("auto", "transformers", "ctranslate2")
 TOKENS = 4096  # most source tokens, padding included, in one batch; fewer after running out of memory
 
-Engine = TransformersEngine | CTranslate2Engine
+Engine = TransformersEngine | CTranslate2Engine | ChatEngine
+Family = Tagged | Madlad | Chat
 
 
 def load_backtranslator(
@@ -43,14 +46,15 @@ def load_backtranslator(
     dtype: str = "float32",
     max_new_tokens: int = 256,
 ) -> "BackTranslator":
-    """Load an NLLB-format model once; it stays on `device`.
+    """Load an NLLB, M2M100, MADLAD-400 or chat model once, which its files tell; it stays on `device`.
 
     Args:
         name_or_path: a model folder (for ctranslate2 also a converted one with its tokenizer), or a hub name.
-        source, target: the tokenizer's language tags, e.g. tam_Taml, eng_Latn.
+        source, target: languages by their NLLB tags, e.g. tam_Taml, eng_Latn; the codes of other models follow.
         backend: "transformers"; "ctranslate2", which converts the model once into a cache folder; or "auto":
-            ctranslate2 where it works, else transformers; the choice and reason are printed on standard error.
-        beams: width of the beam search; 1 is greedy search.
+            ctranslate2 where it works, else transformers; the choice and reason are printed on standard error. Chat
+            models need transformers.
+        beams: width of the beam search; 1 is greedy search, as chat models always take.
         device: cpu, cuda or cuda:N.
         dtype: "float32" or "bfloat16" (then a translation may depend on its batch); ctranslate2 also takes "int8" and,
             on CUDA, "float16".
@@ -62,15 +66,15 @@ def load_backtranslator(
     require_engine(backend, device, dtype)
     folder = _model_folder(str(name_or_path))
     with loading():
-        tokenizer = load_tokenizer("backtranslation_model", folder, src_lang=source)
-        check_tags(tokenizer, len(tokenizer), source, target)  # before converting and loading, which take minutes
-        engine = _open_engine(backend, folder, tokenizer, target, beams, device, dtype)
-    check_tags(tokenizer, engine.vocabulary, source, target)
+        family = open_family(folder, source, target)
+        family.check(len(family.tokenizer))  # before converting and loading, which take minutes
+        engine = _open_engine(backend, folder, family, beams, device, dtype)
+    family.check(engine.vocabulary)
     name, revision = hub.recorded_as(str(name_or_path), folder)
     identity: dict[str, Any] = {"model": name, "revision": revision, "weights": weights_key(folder)}
     identity |= {"backend": engine.backend, "dtype": dtype, "beams": beams}
-    identity |= {"source": source, "target": target, "max_new_tokens": max_new_tokens}
-    return BackTranslator(tokenizer, engine, identity)
+    identity |= {**family.identity, "max_new_tokens": max_new_tokens}
+    return BackTranslator(family, engine, identity, language_of_nllb(source))
 
 
 def require_engine(backend: str, device: str, dtype: str, offload: bool = False) -> None:
@@ -114,11 +118,13 @@ def _require_fallback(dtype: str, error: Exception) -> str:
     return why
 
 
-def _open_engine(backend: str, *model) -> Engine:
+def _open_engine(backend: str, folder: Path, family: Family, beams: int, device: str, dtype: str) -> Engine:
     """Return the engine of `backend`; "auto" tries ctranslate2 first and prints its choice on standard error."""
+    if isinstance(family, Chat):
+        return _open_chat(backend, folder, family, device, dtype)
+    model = (folder, family.tokenizer, family.begin, beams, device, dtype)
     if backend != "auto":
         return (TransformersEngine if backend == "transformers" else CTranslate2Engine)(*model)
-    *_, device, dtype = model
     engine: Engine
     try:
         engine, why = CTranslate2Engine(*model), f"installed, and works on {device} in {dtype}"
@@ -127,6 +133,14 @@ def _open_engine(backend: str, *model) -> Engine:
         engine = TransformersEngine(*model)
     print(f"backtranslation_backend: auto takes {engine.backend}: {why}", file=sys.stderr, flush=True)
     return engine
+
+
+def _open_chat(backend: str, folder: Path, family: Chat, device: str, dtype: str) -> Engine:
+    """Return the engine of a chat model. Raises ConfigError for what only ctranslate2 could do."""
+    wrong = "backtranslation_backend: ctranslate2" if backend == "ctranslate2" else f"dual_dtype: {dtype}"
+    if backend == "ctranslate2" or dtype in OWN_DTYPES:
+        raise ConfigError(f"{wrong} is not supported for a chat model; use transformers in float32 or bfloat16")
+    return ChatEngine(folder, family.tokenizer, device, dtype)
 
 
 class BackTranslator:
@@ -138,10 +152,10 @@ class BackTranslator:
     (padding positions encoded in addition), seconds.
     """
 
-    def __init__(self, tokenizer, engine: Engine, identity: dict[str, Any]):
+    def __init__(self, family: Family, engine: Engine, identity: dict[str, Any], language: Language):
         self.name, self.revision = identity["model"], identity["revision"]
-        self.tokenizer, self.engine, self._identity = tokenizer, engine, identity
-        self.language = language_of_nllb(identity["source"])
+        self.family, self.tokenizer, self.engine = family, family.tokenizer, engine
+        self.language, self._identity = language, identity
         self.budget = TokenBudget(TOKENS)
         self.stats: dict[str, float] = {}
 
@@ -175,7 +189,7 @@ class BackTranslator:
 
     def _translate(self, sentences: list[str]) -> list[str | None]:
         """Translate distinct sentences in batches of similar length; None for one that does not fit alone."""
-        rows = self._encode(sentences)
+        rows, self.stats["truncated"] = self.family.encode(sentences, self.engine.longest_source)
         caps = [length_cap(len(row), self._identity["max_new_tokens"]) for row in rows]
         self.stats["tokens"] = sum(map(len, rows))
 
@@ -186,15 +200,6 @@ class BackTranslator:
             return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
         return run_batches(translate, [len(row) for row in rows], self.budget, argument=self.name)
-
-    def _encode(self, sentences: list[str]) -> list[list[int]]:
-        """Return ids `[source tag] text </s>` per sentence; control tokens written in the text stay text."""
-        if not sentences:
-            return []
-        rows = self.tokenizer(sentences, split_special_tokens=True, verbose=False)["input_ids"]
-        limit = self.engine.longest_source
-        self.stats["truncated"] = sum(len(row) > limit for row in rows)
-        return [row if len(row) <= limit else [*row[: limit - 1], self.tokenizer.eos_token_id] for row in rows]
 
 
 def length_cap(source_tokens: int, max_new_tokens: int) -> int:
@@ -207,42 +212,6 @@ def length_cap(source_tokens: int, max_new_tokens: int) -> int:
     """
     # It depends on this sentence alone, so that the other sentences of its batch do not change where it is cut.
     return min(max_new_tokens, 2 * max(16, 1 << (source_tokens - 1).bit_length()) + 16)
-
-
-def check_tags(tokenizer, vocabulary: int, source: str, target: str) -> None:
-    """Refuse a tokenizer that would silently translate from or into another language.
-
-    Its source language must be `source`. NLLB's tags are consecutive, followed by `<mask>` and then by the tokens of a
-    fine-tuned model. Raises ConfigError for a tag that is not a special token (`eng_latn`, `ta` silently become
-    `<unk>`), `<mask>` elsewhere (transformers 5 may put it before the tags if tokenizer.json is missing), inputs that
-    do not start with the source tag, a tokenizer without words, or more ids than the model has.
-    """
-    # Not all_special_tokens: add_special_tokens() replaces that list by default.
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    tags = [token for token in special if re.fullmatch(r"[a-z]{3}_[A-Z][a-z]{3}", token)]
-    missing = "tokenizer.json may be missing; fetch the model again"
-    for tag in (source, target):
-        if tag not in tags or tokenizer.convert_tokens_to_ids(tag) == tokenizer.unk_token_id:
-            near = difflib.get_close_matches(tag.lower(), [t.lower() for t in tags], n=1, cutoff=0.5)
-            hint = next((f"; did you mean {t}?" for t in tags if near and t.lower() == near[0]), "")
-            raise ConfigError(f"backtranslation_model: its tokenizer has no language tag {tag!r}{hint}")
-    ids = set(tokenizer.convert_tokens_to_ids(tags))
-    behind = next(i for i in range(min(ids), len(tokenizer) + 1) if i not in ids)
-    if tokenizer.mask_token and tokenizer.mask_token_id != behind:
-        raise ConfigError(
-            f"backtranslation_model: its language tags are shifted (<mask> has id {tokenizer.mask_token_id}, not "
-            f"{behind}, the next one after the tags): {missing}"
-        )
-    first, *words, _ = tokenizer("12 ab")["input_ids"]
-    if first != tokenizer.convert_tokens_to_ids(source):
-        raise ConfigError(
-            f"backtranslation_model: its tokenizer does not put {source} before a text, unlike in NLLB's training; set "
-            "legacy_behaviour to false in its tokenizer_config.json"
-        )
-    if set(words) <= {tokenizer.unk_token_id}:
-        raise ConfigError(f"backtranslation_model: its tokenizer has no vocabulary: {missing}")
-    if len(tokenizer) > vocabulary:
-        raise ConfigError(f"backtranslation_model: its tokenizer has {len(tokenizer)} ids, but the model {vocabulary}")
 
 
 def _model_folder(name: str) -> Path:

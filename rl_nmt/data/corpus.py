@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,14 @@ class CorpusSettings(Source):
         return {"num_heldout" if name == "num_eval_samples" else name: value for name, value in known.items()}
 
 
-def materialise(folder: str | Path, settings: CorpusSettings) -> Sealed:
+def materialise(folder: str | Path, settings: CorpusSettings, pool: int = 1) -> Sealed:
     """Stream, clean and split exactly num_train_samples + num_eval_samples distinct texts into `folder`, once.
 
     With the same settings, a later call reads the snapshot without network, after checking its hashes. A seeded hash
     of a text decides whether it is held out, so the order of rows does not matter; only a source with too few rows for
     this rule is read whole, and its smallest hashes are held out. Raises ConfigError (files, too few rows, a changed or
-    different snapshot), MissingService (hub; with the number of rows read) and CannotWrite.
+    different snapshot), MissingService (hub; with the number of rows read) and CannotWrite. `pool`: how many times the
+    user's own num_train_samples the settings' one is, for messages.
 
     Returns texts to train on and held-out ones, disjoint, no duplicates; sha256 of the snapshot; counts {"read": rows
     read, "kept": distinct clean rows, "rejected": {reason: rows}}.
@@ -55,13 +56,15 @@ def materialise(folder: str | Path, settings: CorpusSettings) -> Sealed:
     else:
         total = settings.num_train_samples + settings.num_eval_samples
         with contextlib.closing(read_rows(settings)) as rows, progress("data", total, "sentences") as bar:
-            train, heldout, counts = _select(rows, settings, bar)
+            train, heldout, counts = _select(rows, settings, pool, bar)
         sealed = snapshot.write([{"source": text} for text in train], [{"source": text} for text in heldout], counts)
     train, heldout = ([row["source"] for row in rows] for rows in (sealed.train, sealed.heldout))
     return sealed._replace(train=train, heldout=heldout)
 
 
-def _select(rows: Iterator[Any], settings: CorpusSettings, bar) -> tuple[list[str], list[str], dict[str, Any]]:
+def _select(
+    rows: Iterator[Any], settings: CorpusSettings, pool: int, bar
+) -> tuple[list[str], list[str], dict[str, Any]]:
     """Take clean distinct rows until both splits are full; return train, heldout and the counts."""
     wanted, held_wanted = settings.num_train_samples, settings.num_eval_samples
     total = wanted + held_wanted
@@ -76,13 +79,13 @@ def _select(rows: Iterator[Any], settings: CorpusSettings, bar) -> tuple[list[st
             read += 1
             text, reason = clean_document(raw, settings.min_chars, settings.max_chars)
             if text is not None:
-                folded = _folded(text).encode()
-                digest = hashlib.sha256(folded).digest()[:16]
+                key = folded(text).encode()
+                digest = hashlib.sha256(key).digest()[:16]
                 if digest in seen:
                     reason = "duplicate"
                 else:
                     seen.add(digest)
-                    seeded = hashlib.sha256(f"{settings.seed}\n".encode() + folded).digest()
+                    seeded = hashlib.sha256(f"{settings.seed}\n".encode() + key).digest()
                     kept[text] = int.from_bytes(seeded[:7], "big") / 2**56
                     held += kept[text] < share
                     bar.update(min(held, held_wanted) + min(len(kept) - held, wanted) - bar.n)
@@ -93,13 +96,14 @@ def _select(rows: Iterator[Any], settings: CorpusSettings, bar) -> tuple[list[st
     except MissingService as error:
         if not read:
             raise
-        enough = f", enough for num_train_samples {len(kept) - held_wanted}" if len(kept) > held_wanted else ""
+        fewer = (len(kept) - held_wanted) // pool
+        enough = f", enough for num_train_samples {fewer}" if fewer > 0 else ""
         later = "Run the same command again later" if isinstance(error, StreamBroken) else "Take another source"
         message = f"{error}. {read} rows were read and {len(kept)} of {total} kept{enough}. {later}"
         raise MissingService(message) from error
     counts = {"read": read, "kept": len(kept), "rejected": dict(rejected.most_common())}
     if len(kept) < total:
-        raise ConfigError(_too_few(settings, counts))
+        raise ConfigError(_too_few(settings, pool, counts))
     heldout = [text for text, place in kept.items() if place < share][:held_wanted]
     train = [text for text, place in kept.items() if place >= share][:wanted]
     if len(heldout) < held_wanted or len(train) < wanted:
@@ -108,25 +112,28 @@ def _select(rows: Iterator[Any], settings: CorpusSettings, bar) -> tuple[list[st
     return train, heldout, counts
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
+    """Return a text for comparison: without case, with single spaces."""
     return " ".join(text.casefold().split())
 
 
-def _too_few(settings: CorpusSettings, counts: dict[str, Any]) -> str:
+def _too_few(settings: CorpusSettings, pool: int, counts: dict[str, Any]) -> str:
     reasons = ", ".join(f"{reason} {rows}" for reason, rows in counts["rejected"].items()) or "none rejected"
+    product = f" (num_train_samples {settings.num_train_samples // pool} × filter_pool {pool})" if pool > 1 else ""
     return (
-        f"too few rows in {settings.dataset_name}: {settings.num_train_samples} to train on and "
+        f"too few rows in {settings.dataset_name}: {settings.num_train_samples} to train on{product} and "
         f"{settings.num_eval_samples} held out are wanted, {counts['read']} were read and {counts['kept']} kept "
-        f"({reasons}): give more data, lower num_train_samples, or widen min_chars {settings.min_chars} "
-        f"and max_chars {settings.max_chars}"
+        f"({reasons}): give more data, lower num_train_samples{' or filter_pool' if pool > 1 else ''}, "
+        f"or widen min_chars {settings.min_chars} and max_chars {settings.max_chars}"
     )
 
 
-def load(folder: Path, cfg) -> tuple[list[str], list[dict[str, str]], str]:
+def load(folder: Path, cfg, pool: int = 1) -> tuple[list[str], list[dict[str, str]], str]:
     """Return training sentences, held-out rows {"source", "reference"?} not among them, and the data's hash.
 
     `folder` is the snapshot's; `cfg` has the settings of `materialise` and of `eval_sets.load_eval` as attributes.
-    Without an evaluation set, the rows are the corpus's own held-out sentences, without references.
+    Without an evaluation set, the rows are the corpus's own held-out sentences, without references. `pool`: times
+    num_train_samples, the training sentences to return.
     """
     rows: list[dict[str, str]] = []
     try:
@@ -134,10 +141,10 @@ def load(folder: Path, cfg) -> tuple[list[str], list[dict[str, str]], str]:
     except MissingService as error:
         print(f"no evaluation references: {error}", flush=True)
     settings = CorpusSettings(**{field.name: getattr(cfg, field.name) for field in fields(CorpusSettings)})
-    data = materialise(folder, settings)
+    data = materialise(folder, replace(settings, num_train_samples=pool * settings.num_train_samples), pool)
     print(f"data: {len(data.train)} prompts, sha256 {data.sha256[:12]}", flush=True)
-    seen = set(map(_folded, data.train))
-    apart = [row for row in rows if _folded(row["source"]) not in seen]
+    seen = set(map(folded, data.train))
+    apart = [row for row in rows if folded(row["source"]) not in seen]
     if len(apart) < len(rows):
         print(f"{len(rows) - len(apart)} evaluation rows are in the training data: left out", flush=True)
     if not apart:

@@ -1,12 +1,13 @@
 """Save rows to a folder once, with hashes; read them back unchanged or refuse them. No torch.
 
 train.jsonl and heldout.jsonl have the rows; data.json has the request that made them, the SHA-256 of both
-files and the caller's counts.
+files and the caller's counts. A folder of pictures may be saved with them; the caller verifies those.
 """
 
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ from typing import Any, NamedTuple
 from rl_nmt.errors import CannotWrite, ConfigError
 
 FILES = ("train.jsonl", "heldout.jsonl")
+
+
+class OtherRequest(ConfigError):
+    """The folder has the rows of another request."""
 
 
 class Sealed(NamedTuple):
@@ -38,10 +43,17 @@ class Snapshot:
     def exists(self) -> bool:
         return (self.folder / "data.json").exists()
 
-    def write(self, train: list[dict[str, Any]], heldout: list[dict[str, Any]], counts: dict[str, Any]) -> Sealed:
+    def write(
+        self,
+        train: list[dict[str, Any]],
+        heldout: list[dict[str, Any]],
+        counts: dict[str, Any],
+        pictures: Path | None = None,
+    ) -> Sealed:
         """Write the three files next to the folder, rename them into place together and read them back.
 
-        If another process was faster, its rows are read. Raises CannotWrite, and ConfigError like `read`.
+        The folder `pictures`, with files that rows name, is moved into the snapshot under its own name. If another
+        process was faster, its rows are read. Raises CannotWrite, and ConfigError like `read`.
         """
         place = self.folder.resolve()
         contents = ["".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) for rows in (train, heldout)]
@@ -56,6 +68,8 @@ class Snapshot:
                 stage.mkdir()
                 for name, data in files.items():
                     (stage / name).write_bytes(data)
+                if pictures:
+                    shutil.move(pictures, stage / pictures.name)
                 os.replace(stage, place)
         except OSError as error:
             if not self.exists:
@@ -64,7 +78,7 @@ class Snapshot:
         return self.read()
 
     def read(self) -> Sealed:
-        """Return the rows. Raises ConfigError, with the reason, if they are not those of this request."""
+        """Return the rows. Raises OtherRequest if they are of another request, ConfigError if they are damaged."""
         elsewhere = f"name another {self.argument}, or remove the folder to read the rows again"
         try:
             seal = json.loads((self.folder / "data.json").read_text(encoding="utf-8"))
@@ -74,7 +88,9 @@ class Snapshot:
             raise ConfigError(f"{self.argument}: {self.folder / 'data.json'} cannot be read; {elsewhere}") from error
         if different:
             changes = ", ".join(f"{n} was {before.get(n)!r} and is now {self.request[n]!r}" for n in different)
-            raise ConfigError(f"{self.argument}: {self.folder} has the data of other settings ({changes}); {elsewhere}")
+            raise OtherRequest(
+                f"{self.argument}: {self.folder} has the data of other settings ({changes}); {elsewhere}"
+            )
         splits: list[list[Any]] = []
         for name in FILES:
             try:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import glob
 import json
+import re
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -65,6 +66,56 @@ def read_rows(source: Source) -> Generator[Any, None, None]:
             if local is None:
                 raise hub_error("dataset_name", name, error) from error
             raise ConfigError(what_is_wrong(local, column, error)) from error
+
+
+def read_split(name: str, split: str, argument: str, config: str = "") -> Generator[tables.Row, None, None]:
+    """Yield whole rows: of a file (`tables.read`), a folder of save_to_disk, or a hub data set, which is streamed.
+
+    The images of the latter two are not decoded: {"bytes": …, "path": …}. `split` is of a hub data set or a saved
+    folder, `config` of a hub data set. `argument`: the setting with the name. Raises ConfigError and MissingService
+    like `read_rows`.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        yield from tables.read(path, argument)
+        return
+    on_hub = is_hub_name(name)
+    if on_hub:
+        require_hub(argument, name)
+    elif not is_saved(path):
+        raise ConfigError(f"{argument}: {name}: no such file, and save_to_disk wrote no folder there; give another")
+    with quiet_datasets(log=on_hub):
+        import datasets
+
+        def opened() -> Any:
+            repository, revision = hub.split_revision(name)
+            options = {"name": config or None, "split": split, "revision": revision}
+            found = datasets.load_dataset(repository, streaming=True, **options)
+            return found.decode(False) if found.features else found  # unknown for JSON, which has no images to decode
+
+        try:
+            if on_hub:
+                stream = functools.cache(opened)  # opened once, it stays at the commit that it found
+                rows = persistent(name, lambda: iter(stream()), argument)
+            else:
+                rows = saved(path, split, argument).to_iterable_dataset().decode(False)
+            for number, row in enumerate(rows, 1):
+                yield tables.Row(f"{argument}: {name} {split} row {number}", row)
+        except UserError:
+            raise
+        except Exception as error:  # whatever pyarrow, fsspec or the hub's client raise
+            if on_hub and isinstance(error, ValueError) and re.search("split|config", str(error), re.IGNORECASE):
+                wanted = f"split {split!r}" + f" of configuration {config!r}" * bool(config)
+                raise ConfigError(f"{argument}: {name} has no {wanted} ({describe(error)})") from error
+            if on_hub:
+                raise hub_error(argument, name, error) from error
+            raise ConfigError(f"{argument}: {path} cannot be loaded: {describe(error)}; save it again") from error
+
+
+def is_hub_name(name: str) -> bool:
+    """Return whether a name is that of a hub data set: not of an existing path, nor like one."""
+    like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or _format_of(name)
+    return not like_a_path and not Path(name).expanduser().exists()
 
 
 def _open(source: Source, local: Local | None, scratch: str) -> Any:
@@ -210,7 +261,7 @@ def local_files(dataset_name: str, data_files: list[str]) -> Local | None:
         files = _matching(data_files, path) if data_files else sorted(str(inner.resolve()) for inner in named)
         if not files:
             raise ConfigError(f"dataset_name: the folder {path} has no .json, .jsonl, .parquet or .txt file")
-    elif dataset_name.startswith((".", "/", "~")) or dataset_name.count("/") > 1 or _format_of(dataset_name):
+    elif not is_hub_name(dataset_name):
         raise ConfigError(f"dataset_name: no such file or folder: {dataset_name}")
     else:
         return None

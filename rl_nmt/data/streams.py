@@ -9,7 +9,7 @@ import hashlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from rl_nmt.errors import MissingService, UserError, causes, describe, warn
@@ -26,12 +26,14 @@ class StreamBroken(MissingService):
     """The source failed for too long, or has changed."""
 
 
-def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[Any]:
+def persistent(
+    name: str, open_rows: Callable[[], Iterator[Any]], argument: str = "dataset_name"
+) -> Generator[Any, None, None]:
     """Yield the rows of `open_rows()`; after a network failure, call it again and continue after the last row.
 
-    `open_rows` gives the same rows in the same order each time; `name` is the source's, for messages. Raises
-    StreamBroken after RETRY_SECONDS without a new row or if the rows differ from before, and any error of
-    `open_rows` that a retry cannot fix.
+    `open_rows` gives the same rows in the same order each time; `name` and `argument`, the setting that names it, are
+    for messages. Raises StreamBroken after RETRY_SECONDS without a new row or if the rows differ from before, and any
+    error of `open_rows` that a retry cannot fix.
     """
     delivered, count = hashlib.sha256(), 0
     last, wait, damaged = time.monotonic(), FIRST_WAIT, 0
@@ -46,13 +48,13 @@ def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[An
                     left -= 1
                     last += time.monotonic() - before  # old rows do not count against the deadline
                     before = time.monotonic()
-                    _require_same(name, bool(left) or again.digest() == delivered.digest())
+                    _require_same(argument, name, bool(left) or again.digest() == delivered.digest())
                     continue
                 delivered.update(mark)
                 count += 1
                 last, wait, damaged = time.monotonic(), FIRST_WAIT, 0
                 yield row
-            _require_same(name, not left)
+            _require_same(argument, name, not left)
             return
         except Exception as error:
             kind = what_failed(error)
@@ -66,7 +68,7 @@ def persistent(name: str, open_rows: Callable[[], Iterator[Any]]) -> Iterator[An
             rows.stop()
         if time.monotonic() + pause >= last + RETRY_SECONDS:
             silent = time.monotonic() - last
-            raise StreamBroken(f"dataset_name: {name} has sent no new row for {silent:.0f} s ({said})")
+            raise StreamBroken(f"{argument}: {name} has sent no new row for {silent:.0f} s ({said})")
         warn(f"{name}: {said}; trying again in {pause:.0f} s, {count} rows so far")
         time.sleep(pause)
         wait = min(LONGEST_WAIT, 2 * wait)
@@ -103,9 +105,9 @@ def _retry_after(error: BaseException) -> float:
     return 0.0
 
 
-def _require_same(name: str, same: bool) -> None:
+def _require_same(argument: str, name: str, same: bool) -> None:
     if not same:
-        raise StreamBroken(f"dataset_name: {name} has changed while it was read: pin it as {name}@COMMIT")
+        raise StreamBroken(f"{argument}: {name} has changed while it was read: pin it as {name}@COMMIT")
 
 
 _END = object()

@@ -281,7 +281,7 @@ def _parquet(stream: io.BufferedIOBase, file: str) -> Iterator[Row]:
     from pyarrow import parquet
 
     try:
-        batches = parquet.ParquetFile(stream).iter_batches()
+        batches = parquet.ParquetFile(stream).iter_batches(batch_size=256)  # a row may hold pictures
         rows = (row for batch in batches for row in batch.to_pylist())
         yield from (Row(f"{file} row {number}", row) for number, row in enumerate(rows, 1))
     except (OSError, ValueError, pyarrow.ArrowException) as error:

@@ -46,12 +46,20 @@ def measure(scores: Sequence[float | None], human: Sequence[float | None], sourc
     groups: dict[Hashable, list[tuple[float, float]]] = defaultdict(list)
     for score, value, source in rows:
         groups[source].append((score, value))
-    pairs = [pair for group in groups.values() for pair in itertools.combinations(group, 2)]
+    pairs, agreed, ties = (sum(counts) for counts in zip((0, 0, 0), *map(ordered, groups.values()), strict=True))
+    accuracy = (agreed + ties / 2) / pairs if pairs else None
+    return Agreement(len(rows), pearson, spearman, kendall, pairs, accuracy, ties)
+
+
+def ordered(group: Sequence[tuple[float, float]]) -> tuple[int, int, int]:
+    """Count the pairs of a group's rows (score, human) whose human scores differ: all, those ordered alike, score ties.
+
+    >>> ordered([(0.1, 1), (0.2, 2), (0.2, 3), (0.9, 3)])
+    (5, 4, 1)
+    """
+    pairs = itertools.combinations(group, 2)
     differences = [(s - other_s, h - other_h) for (s, h), (other_s, other_h) in pairs if h != other_h]
-    ties = sum(score == 0 for score, _ in differences)
-    agreed = sum(score * value > 0 for score, value in differences)
-    accuracy = (agreed + ties / 2) / len(differences) if differences else None
-    return Agreement(len(rows), pearson, spearman, kendall, len(differences), accuracy, ties)
+    return len(differences), sum(s * h > 0 for s, h in differences), sum(s == 0 for s, _ in differences)
 
 
 def oriented(name: str, value: Any) -> float | None:

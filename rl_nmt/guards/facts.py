@@ -66,7 +66,8 @@ def _demands(pair: TextPair) -> Iterator[tuple[str, str, bool]]:
             yield token.kind, core, core.casefold() in have.literals or (spoken and have.sounds_like(core))
     yield from _numbers(pair, have)
     written_alike = pair.language.ranges == pair.source_language.ranges
-    for name in _names(pair) if written_alike or pair.language.sounds else ():  # else it cannot be found
+    heard = pair.language.sounds and pair.language.requires_names
+    for name in _names(pair) if written_alike or heard else ():  # else it cannot be found
         if all(map(have.commonly_translated, name)):
             continue
         text = " ".join(t.text for t in name)
@@ -206,7 +207,8 @@ class _Output:
         names = dict(self.language.latin_letters)
         if not acronym or not names.keys() >= set(acronym):
             return False
-        spelled = "[. ]*".join(f"(?:{names[letter]})" for letter in acronym)
+        # A joiner keeps a final consonant bare before the next letter's name: ఎఫ్‌బిఐ.
+        spelled = "[. \u200c\u200d]*".join(f"(?:{names[letter]})" for letter in acronym)
         return re.search(rf"(?<!\w){spelled}", self.text) is not None
 
     def _sounds_like(self, word: str) -> bool:

@@ -1,7 +1,7 @@
 """Generate completions of prompts with a causal language model, in order."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,16 +49,16 @@ def inference(model: PreTrainedModel) -> Iterator[None]:
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
+    prompts: list[str] | list[list[int]],
     *,
     max_new_tokens: int,
     batch_size: int = 16,
     do_sample: bool = False,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
     num_return_sequences: int = 1,
     part: tuple[int, int] = (0, 1),
     what: str = "",
+    inputs: Callable[[list[int]], dict[str, torch.Tensor]] | None = None,
+    **drawn: Any,
 ) -> list[list[str]]:
     """Return `num_return_sequences` completions for each prompt, in the order of `prompts`.
 
@@ -68,14 +68,13 @@ def generate(
     empty. Greedy decoding leaves the random state unchanged. The model may be a PEFT model, in training
     mode, with gradients enabled: its state is restored. Only every `part[1]`-th batch is generated,
     beginning with number `part[0]`; the prompts of the others get no completion. `what` names the work on a
-    progress line; "" shows none.
+    progress line; "" shows none. `inputs`: places in `prompts`, which are then token ids → the model's inputs of these
+    rows, left-padded, e.g. with images. `drawn`: see `sampled`.
     """
     n = num_return_sequences
-    encoded = encode_prompts(tokenizer, prompts)
+    encoded: Sequence[Any] = prompts if inputs else encode_prompts(tokenizer, prompts)  # type: ignore[arg-type]
     stops = stop_ids(tokenizer)
-    sampling: dict[str, Any] = {"do_sample": False}
-    if do_sample:  # top_k 0: sample from the policy's whole distribution, not from the library's default, the top 50
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    sampling = {"do_sample": True, **sampled(**drawn)} if do_sample else {"do_sample": False}
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_return_sequences=n,
@@ -95,12 +94,26 @@ def generate(
     answers: list[list[str]] = [[] for _ in prompts]
     with inference(model), progress(what, sum(map(len, own)), "texts") as bar:
         for rows in own:
-            new = _generate_batch(model, [encoded[i] for i in rows], settings)  # (rows * n, new tokens)
+            batch = inputs(rows) if inputs else _padded(model, [encoded[i] for i in rows], settings.pad_token_id)
+            new = _generate_batch(model, batch, settings)  # (rows * n, new tokens)
             texts = [_decode(tokenizer, ids, stops) for ids in new.tolist()]
             for place, i in enumerate(rows):
                 answers[i] = texts[place * n : (place + 1) * n]
             bar.update(len(rows))
     return answers
+
+
+def sampled(
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+) -> dict[str, Any]:
+    """Return these settings of sampling as GenerationConfig's; by default from the policy's whole distribution."""
+    # top_k 0: the library's default samples from the 50 most probable tokens
+    cut = {"top_p": top_p, "top_k": top_k, "min_p": min_p or None}
+    return {"temperature": temperature, **cut, "repetition_penalty": repetition_penalty}
 
 
 def generate_together(model, tokenizer, prompts: list[str], **options: Any) -> list[str]:
@@ -116,18 +129,27 @@ def generate_together(model, tokenizer, prompts: list[str], **options: Any) -> l
 
 
 def sample_together(
-    model, tokenizer, prompts: list[str], seed: int, *, batch_size: int, num_return_sequences: int, **options: Any
+    model,
+    tokenizer,
+    prompts: list[str],
+    seed: int,
+    *,
+    batch_size: int,
+    num_return_sequences: int,
+    what: str = "held-out samples",
+    **options: Any,
 ) -> list[list[str]]:
     """Return sampled completions of each prompt, the same for any number of processes. Collective.
 
-    The random state is unchanged afterwards. `options`: max_new_tokens, temperature and top_p, as for `generate`.
+    The random state is unchanged afterwards. `what`: the name of the work on its progress line; `options`:
+    max_new_tokens and those of sampling, as for `generate`.
     """
     step = max(1, batch_size // num_return_sequences)
     options |= {"batch_size": batch_size, "num_return_sequences": num_return_sequences, "do_sample": True}
     starts = range(0, len(prompts), step)[distributed.rank() :: distributed.count()]
     own, devices = [], [model.device] if model.device.type == "cuda" else []
     total = sum(len(prompts[start : start + step]) for start in starts)
-    with torch.random.fork_rng(devices), progress("held-out samples", total, "prompts") as bar:
+    with torch.random.fork_rng(devices), progress(what, total, "prompts") as bar:
         for start in starts:
             torch.manual_seed(seed + start)  # of the batch, so that it does not depend on those before
             own.append((start, generate(model, tokenizer, prompts[start : start + step], **options)))
@@ -135,21 +157,24 @@ def sample_together(
     return [texts for _, batch in sorted(distributed.gathered(own), key=lambda part: part[0]) for texts in batch]
 
 
-def _generate_batch(model: PreTrainedModel, rows: list[list[int]], settings) -> torch.Tensor:
-    """Run left-padded rows through the model; return only the new tokens, (rows * n, new tokens)."""
+def _padded(model: PreTrainedModel, rows: list[list[int]], pad: int) -> dict[str, torch.Tensor]:
+    """Return rows as left-padded ids and their mask, (rows, width) each, on the model's device."""
     width = max(len(row) for row in rows)
-    pad = settings.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])  # (rows, width)
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+
+
+def _generate_batch(model: PreTrainedModel, batch: dict[str, torch.Tensor], settings) -> torch.Tensor:
+    """Run left-padded rows through the model; return only the new tokens, (rows * n, new tokens)."""
     # use_model_defaults=False: Gemma's own generation_config samples with top_k 64, and transformers would use it for
     # each of our values that equals a library default, e.g. do_sample=False.
     out = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
+        **batch,
         generation_config=settings,
         **({"use_model_defaults": False} if TRANSFORMERS_4 else {}),
     )
-    return out[:, width:]
+    return out[:, batch["input_ids"].shape[1] :]
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int], stops: list[int]) -> str:

@@ -1,6 +1,7 @@
 """Find a model's files, device and precision: what every neural model here needs to be loaded."""
 
 import ctypes
+import gc
 import hashlib
 import logging
 import sys
@@ -212,6 +213,12 @@ def full_precision() -> Iterator[None]:
             _precision_users.pop()
             if not _precision_users:
                 torch.set_float32_matmul_precision(found)
+
+
+def release() -> None:
+    """Give back the memory of models that are no longer used."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def keep_freed_memory() -> None:

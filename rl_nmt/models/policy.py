@@ -88,7 +88,8 @@ def _declared_stops(name: str, revision: str | None) -> list[int]:
 
 def stop_ids(tokenizer) -> list[int]:
     """Return the ids that end a turn: the end-of-turn token, eos, then any others that the checkpoint declares."""
-    turn = prompts.end_of_turn(tokenizer)
+    chats = tokenizer.chat_template or prompts.is_gemma(tokenizer)
+    turn = prompts.end_of_turn(tokenizer) if chats else None
     ids = [] if turn is None else [tokenizer.convert_tokens_to_ids(turn)]
     return list(dict.fromkeys([*ids, tokenizer.eos_token_id, *getattr(tokenizer, "further_stops", [])]))
 
@@ -110,19 +111,21 @@ def load_policy(
     families: Sequence[str] = (),
     argument: str = "model_id",
     quantise: bool = False,
+    images: bool = False,
 ):
     """Load the causal chat model (the text part of a multimodal Gemma 3 checkpoint), ready for TRL.
 
     It stops at `stop_ids`. The checkpoint's own sampling settings (top_k, top_p) are reset, so that only the trainer's
     apply. `families`, `argument`: see `load_tokenizer`; no families: any causal model that this transformers knows.
-    `quantise`: linear layers in 4-bit nf4 by bitsandbytes (QLoRA, arXiv 2305.14314), for LoRA on top.
+    `quantise`: linear layers in 4-bit nf4 by bitsandbytes (QLoRA, arXiv 2305.14314), for LoRA on top. `images`: with
+    the vision tower, of a checkpoint that has one (multimodal.sees_images).
     Raises ConfigError for another architecture or weights that do not fit, and MissingService.
     """
     hub.require_model(argument, model_id)
     quieten_transformers()
     name, revision = hub.split_revision(model_id)
     try:
-        cls, options = _model_class(model_id, name, revision, families, argument)
+        cls, options = _model_class(model_id, name, revision, families, argument, images)
         if quantise:
             options |= {"quantization_config": _four_bit(precision), "device_map": precision.device}
         model, info = cls.from_pretrained(
@@ -143,7 +146,7 @@ def load_policy(
     missing = [key for key in info["missing_keys"] if "lm_head" not in key]
     if missing:
         raise ConfigError(f"{argument}: {model_id}: {len(missing)} weights missing, e.g. {missing[0]}; fetch it again")
-    if model.base_model is model:
+    if model.base_model is model and not images:  # TRL knows where a multimodal model has its decoder
         gemma3.name_decoder(type(model))  # Gemma 3 under transformers 4
     if "key_mapping" in options:
         model._weight_conversions = None  # transformers 5 would try to undo the renaming on saving, and fail
@@ -152,6 +155,8 @@ def load_policy(
     model.config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.bos_token_id = tokenizer.bos_token_id
+    if images:  # TRL sets the pad token of the text part alone
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     if hasattr(model, "warnings_issued"):  # gone in transformers 5
         model.warnings_issued["estimate_tokens"] = True  # no warning that TRL's batches have no input_ids
     return model
@@ -186,7 +191,9 @@ def gemma_loads_under_zero3() -> Iterator[None]:
         del Embedding._is_hf_initialized
 
 
-def _model_class(model_id: str, name: str, revision: str | None, families: Sequence[str], argument: str):
+def _model_class(
+    model_id: str, name: str, revision: str | None, families: Sequence[str], argument: str, images: bool = False
+):
     """Return the class that loads the checkpoint, and its options. Raises ConfigError for an unsupported model."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
@@ -195,6 +202,11 @@ def _model_class(model_id: str, name: str, revision: str | None, families: Seque
     if families and not any(kind in FAMILIES[family][1] for family in families):
         known = " or ".join(FAMILIES[family][0] for family in families)
         raise ConfigError(f"{argument}: {model_id} is a {kind!r} model; this trainer is for {known}")
+    if kind in FAMILIES["gemma3"][1] and images:
+        from transformers import Gemma3ForConditionalGeneration
+
+        gemma3.repair_gemma3()  # not needed here, but reward_log.py sees that Gemma 3's module is loaded
+        return Gemma3ForConditionalGeneration, {}
     if kind in FAMILIES["gemma3"][1]:
         from transformers import Gemma3ForCausalLM  # here: its module tells reward_log.py that a Gemma was loaded
 

@@ -3,11 +3,12 @@
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rl_nmt import distributed
+from rl_nmt import distributed, hub
 from rl_nmt.errors import CannotWrite
 from rl_nmt.preflight import memory_estimate
 from rl_nmt.preflight.findings import Finding, fail
@@ -16,8 +17,9 @@ from rl_nmt.preflight.measurements import measured_ratio
 from rl_nmt.preflight.memory_estimate import Shape, gib
 
 TIGHT, TOO_MUCH = 0.85, 1.1  # estimated over free memory: a warning, a no-go
-JOINT_TOKENS = 512  # limit of COMETKiwi and XCOMET for translation and source together
-CHARACTERS_PER_TOKEN = 3.0  # assumed for XLM-R, English and Tamil alike, on the safe side
+# File that a quality estimation model is known by → name, limit of tokens for translation and source together.
+JOINT_TOKENS = {hub.COMET: ("COMETKiwi", 512), "config.json": ("MetricX", 1536)}
+CHARACTERS_PER_TOKEN = 3.0  # assumed for XLM-R and mT5, English and Tamil alike, on the safe side
 
 
 def disk_finding(settings: Any, folder: Path, policy: Shape | None, bf16: bool) -> Finding:
@@ -47,26 +49,29 @@ def memory_findings(settings: Any, machine: Machine, models: Mapping[str, Shape 
     total = machine.gpus[0].total if machine.gpus else 0
     needs = memory_estimate.memory_needs(settings, models, len(machine.gpus), machine.bf16, total)
     for device, need in needs.items():
-        free = machine.ram_free if device == "cpu" else machine.gpus[int(device[5:])].free
-        stage = max(need.passing, key=lambda name: need.passing[name], default="")
-        sizes = need.resident | ({stage: need.passing[stage]} if stage else {})
-        parts = " + ".join(f"{name} {gib(size)}" for name, size in sizes.items())
-        detail = f"{device}: {parts} = {gib(need.peak)} GiB estimated, {gib(free)} free"
-        if unknown:
-            detail += f" (without {', '.join(unknown)}: size not known)"
+        note = f" (without {', '.join(unknown)}: size not known)" if unknown else ""
         if device == "cuda:0" and (measured := measured_ratio(machine.gpus[0].name, settings.reward_offload)):
-            detail += f"; {measured}"
-        share = need.peak / max(1, free)
-        if share > TOO_MUCH:
-            found.append(fail("memory", detail, _smaller(settings, stage, device)))
-        elif share > TIGHT:
-            found.append(Finding("warn", "memory", detail, _smaller(settings, stage, device)))
-        else:
-            found.append(Finding("ok", "memory", detail))
+            note += f"; {measured}"
+        found.append(compared(device, need, machine, note, partial(_smaller, settings, device)))
     return found
 
 
-def _smaller(settings: Any, stage: str, device: str) -> str:
+def compared(
+    device: str, need: memory_estimate.Need, machine: Machine, note: str, fix: Callable[[str], str]
+) -> Finding:
+    """Compare the estimated peak of one device with its free memory. `fix`: the largest stage → what to change."""
+    free = machine.ram_free if device == "cpu" else machine.gpus[int(device[5:])].free
+    stage = max(need.passing, key=lambda name: need.passing[name], default="")
+    sizes = need.resident | ({stage: need.passing[stage]} if stage else {})
+    parts = " + ".join(f"{name} {gib(size)}" for name, size in sizes.items())
+    detail = f"{device}: {parts} = {gib(need.peak)} GiB estimated, {gib(free)} free{note}"
+    share = need.peak / max(1, free)
+    if share > TOO_MUCH:
+        return fail("memory", detail, fix(stage))
+    return Finding("warn", "memory", detail, fix(stage)) if share > TIGHT else Finding("ok", "memory", detail)
+
+
+def _smaller(settings: Any, device: str, stage: str) -> str:
     several = settings.per_device_batch_size > 1
     engine = device != "cpu" and settings.use_vllm and settings.vllm_mode == "colocate"
     ways = {
@@ -83,19 +88,20 @@ def _smaller(settings: Any, stage: str, device: str) -> str:
 
 
 def joint_limit_findings(settings: Any) -> list[Finding]:
-    """Check texts against the limit of COMETKiwi, which reads only the first 512 tokens of translation and source.
+    """Check texts against the limit of the quality estimation: COMETKiwi and XCOMET read the first 512 tokens.
 
     The longest translation assumed is the longest without a length penalty: max_chars × expected_length_ratio ×
     e^length_tolerance.
     """
-    if not settings.w_qe:
+    if not settings.w_qe or settings.qe != "model":
         return []
     longer = settings.expected_length_ratio * math.exp(settings.length_tolerance)
     tokens = 4 + math.ceil(settings.max_chars * (1 + longer) / CHARACTERS_PER_TOKEN)
-    detail = f"max_chars {settings.max_chars} with its translation: about {tokens} of COMETKiwi's {JOINT_TOKENS} tokens"
-    if tokens <= JOINT_TOKENS:
+    name, limit = JOINT_TOKENS[hub.scorer_file(settings.comet_qe_model)]
+    detail = f"max_chars {settings.max_chars} with its translation: about {tokens} of {name}'s {limit} tokens"
+    if tokens <= limit:
         return [Finding("ok", "length", detail)]
-    most = int((JOINT_TOKENS - 4) * CHARACTERS_PER_TOKEN / (1 + longer))
+    most = int((limit - 4) * CHARACTERS_PER_TOKEN / (1 + longer))
     return [Finding("warn", "length", f"{detail}: the end is not scored", f"--max_chars {most} or less")]
 
 
@@ -112,6 +118,15 @@ def one_pass(settings: Any) -> int:
     return math.ceil(used / settings.gradient_accumulation_steps)
 
 
+def prompts_drawn(settings: Any) -> int:
+    """Return for how many prompts, with repetition, GRPO samples in the whole run; method raft does for as many."""
+    batches, prompts = generation(settings)
+    steps = one_pass(settings)
+    passes, rest = divmod(settings.max_steps or steps, max(1, steps))
+    begun = math.ceil(rest * settings.gradient_accumulation_steps / (batches * settings.trl.num_iterations))
+    return prompts * (passes * (settings.num_train_samples // prompts) + begun)
+
+
 def batch_findings(settings: Any) -> list[Finding]:
     """Check sequences and prompts per generation, the optimizer steps, and whether a stopped run could continue."""
     group, save = settings.group_size, settings.save_steps
@@ -124,6 +139,10 @@ def batch_findings(settings: Any) -> list[Finding]:
         detail = f"{settings.num_train_samples} prompts do not fill a generation batch of {prompts}"
         return [fail("batches", f"{detail}: nothing would be trained", "raise num_train_samples")]
     steps = settings.max_steps or one_pass(settings)
+    if getattr(settings, "method", "grpo") == "raft":
+        detail = f"{prompts_drawn(settings)} prompts × {group} outputs in {settings.raft.rounds} rounds, as many as in "
+        none = Finding("warn", "checkpoints", "save_steps 0: a round that is stopped starts again", "--save_steps 50")
+        return [Finding("ok", "batches", f"{detail}{steps} steps of GRPO"), *([] if save else [none])]
     each = batches * settings.trl.num_iterations / settings.gradient_accumulation_steps
     per = "step" if each == 1 else f"generation of {each:g} steps"
     detail = f"{sequences} sequences per {per} ({prompts} prompts × {group}), {steps} steps = "

@@ -4,6 +4,8 @@ Nothing is loaded, downloaded or written. Sizes are estimates (memory_estimate.p
 concurrently, so that the whole takes seconds without a network too.
 """
 
+import dataclasses
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from rl_nmt import hub
-from rl_nmt.errors import MissingService, UserError
+from rl_nmt.errors import ConfigError, MissingService, UserError
 from rl_nmt.hub import ModelUse
-from rl_nmt.preflight import memory_estimate
+from rl_nmt.licences import commercial_use
+from rl_nmt.preflight import capacity, memory_estimate
 from rl_nmt.preflight.capacity import batch_findings, disk_finding, joint_limit_findings, memory_findings
 from rl_nmt.preflight.findings import Finding, exit_code, fail, failed, table
 from rl_nmt.preflight.machine import Machine, device_findings, look, version_findings
 from rl_nmt.progress import progress
 
-__all__ = ["diagnose", "exit_code", "table", "time_two_steps"]
+__all__ = ["diagnose", "dry_step", "exit_code", "table", "time_two_steps"]
 
 
 def diagnose(
@@ -55,6 +58,7 @@ def diagnose(
             *version_findings(machine, shown),
             *device_findings(machine, shown),
             *(place.result() for place in places),
+            Finding("ok", "licences", commercial_use(model.name for model in uses)),
             *([data.result()] if data else []),
             tracker.result(),
             disk_finding(shown, folder, models["policy"], machine.bf16),
@@ -110,6 +114,21 @@ def tracker_finding(settings: Any) -> Finding:
     if mode == "offline" and settings.wandb_mode == "online":
         return Finding("warn", "W&B", f"offline: {reason}", "`wandb login`, or --use_wandb False")
     return Finding("ok", "W&B", f"{mode}: {reason}")
+
+
+def dry_step(cfg: Any, build: Callable[[Any, Path], Any]) -> None:
+    """Time two real steps of this configuration in a temporary folder, on as few sentences as they need.
+
+    `cfg`: RunCfg's names; `build`: (settings, folder) → trainer.
+    """
+    if getattr(cfg, "method", "grpo") != "grpo":
+        raise ConfigError(f"--dry_step times steps of GRPO, not of method {cfg.method}: omit it")
+    batches, prompts = capacity.generation(cfg)
+    per_step = prompts * max(1, cfg.gradient_accumulation_steps // batches)
+    short = {"num_train_samples": 2 * per_step, "max_steps": 0, "save_steps": 0, "prompt_filter": "none"}
+    with tempfile.TemporaryDirectory() as place:
+        trainer = build(dataclasses.replace(cfg, **short), Path(place))
+        time_two_steps(trainer, cfg.max_steps or capacity.one_pass(cfg))
 
 
 def time_two_steps(trainer: Any, steps: int) -> list[float]:

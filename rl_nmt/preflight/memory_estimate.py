@@ -19,12 +19,15 @@ GIB = 2**30
 CUDA_CONTEXT = int(0.6 * GIB)  # what a process holds on a GPU before its first tensor (ours, rounded up)
 ADAM, ADAM_8BIT = 8.0, 2 + 8 / 256  # bytes per trained parameter: two fp32 moments; two of 1 byte, fp32 scale per 256
 LOGIT_TILE = (4096, 32768)  # TRL 1.16, trl/kernels/chunked_logprob.py: most tokens × vocabulary entries at once
-COMET_TOKENS = 8192  # rl_nmt/scorers/comet/scorer.py, most tokens encoded at once
-NLLB_TOKENS = 4096  # rl_nmt/backtranslation/translator.py, most source tokens in one batch
+COMET_TOKENS = 8192  # rl_nmt/scorers/comet/scorer.py and metricx.py, most tokens encoded at once
+METRICX_LENGTH = 512  # tokens of source and translation together that MetricX's attention is estimated for (ours)
+LIKELIHOOD_TOKENS = 4096  # rl_nmt/scorers/reconstruction.py, most tokens in one pass
+TRANSLATOR_TOKENS = 4096  # rl_nmt/backtranslation/translator.py, most source tokens in one batch
 
 
 _GEMMA = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim"
 _NLLB = "vocab_size d_model encoder_ffn_dim decoder_ffn_dim encoder_layers decoder_layers"
+_T5 = "vocab_size d_model d_kv d_ff num_layers num_decoder_layers num_heads tie_word_embeddings"
 _XLMR = "vocab_size hidden_size num_hidden_layers intermediate_size max_position_embeddings type_vocab_size"
 
 
@@ -35,6 +38,7 @@ def _config(model_type: str, fields: str, *values: int) -> dict[str, Any]:
 _XLMR_LARGE = _config("xlm-roberta", _XLMR, 250002, 1024, 24, 4096, 514, 1)
 # The sizes in config.json of the models named in the README and presets, for those that are not on this machine.
 KNOWN: dict[str, dict[str, Any]] = {
+    "google/gemma-3-270m": _config("gemma3_text", _GEMMA, 262144, 640, 2048, 18, 4, 1, 256),
     "google/gemma-3-270m-it": _config("gemma3_text", _GEMMA, 262144, 640, 2048, 18, 4, 1, 256),
     "google/gemma-3-1b-it": _config("gemma3_text", _GEMMA, 262144, 1152, 6912, 26, 4, 1, 256),
     "google/gemma-3-4b-it": _config("gemma3_text", _GEMMA, 262208, 2560, 10240, 34, 8, 4, 256),
@@ -43,6 +47,12 @@ KNOWN: dict[str, dict[str, Any]] = {
     "facebook/nllb-200-distilled-600M": _config("m2m_100", _NLLB, 256206, 1024, 4096, 4096, 12, 12),
     "facebook/nllb-200-distilled-1.3B": _config("m2m_100", _NLLB, 256206, 1024, 8192, 8192, 24, 24),
     "facebook/nllb-200-3.3B": _config("m2m_100", _NLLB, 256206, 2048, 8192, 8192, 24, 24),
+    "facebook/m2m100_418M": _config("m2m_100", _NLLB, 128112, 1024, 4096, 4096, 12, 12),
+    "facebook/m2m100_1.2B": _config("m2m_100", _NLLB, 128112, 1024, 8192, 8192, 24, 24),
+    "google/madlad400-3b-mt": _config("t5", _T5, 256000, 1024, 128, 8192, 32, 32, 16, False),
+    "google/metricx-24-hybrid-large-v2p6": _config("mt5", _T5, 250112, 1024, 64, 2816, 24, 24, 16, False),
+    "google/metricx-24-hybrid-xl-v2p6": _config("mt5", _T5, 250112, 2048, 64, 5120, 24, 24, 32, False),
+    "google/metricx-24-hybrid-xxl-v2p6": _config("mt5", _T5, 250112, 4096, 64, 10240, 24, 24, 64, False),
     # extra: the head on top of the encoder
     "Unbabel/wmt22-comet-da": _XLMR_LARGE | {"extra": 22_025_217},
     "Unbabel/wmt22-cometkiwi-da": _XLMR_LARGE | {"extra": 6_296_577},
@@ -64,17 +74,17 @@ def gib(size: float) -> str:
 
 def model_shape(name: str) -> Shape | None:
     """Shape of a local, cached or known model; None when its size cannot be known without the network."""
-    if folder := _folder(name):
+    if folder := folder_of(name):
         config, counted = _read_config(folder), _counted(folder)
         counted = parameters(config) if counted is None else counted
         if counted is not None:
             return Shape(counted, config)
-    known = KNOWN.get(hub.split_revision(name)[0])
+    known = KNOWN.get(hub.split_revision(name)[0].removesuffix("-bfloat16"))
     return Shape(parameters(known), known) if known else None
 
 
 def parameters(config: Mapping[str, Any]) -> int | None:
-    """Parameters of a Gemma 3 text model, M2M100 (dense NLLB) or XLM-RoBERTa from its configuration, else None.
+    """Parameters of a Gemma 3 text model, M2M100, T5 v1.1, mT5 or XLM-RoBERTa from its configuration, else None.
 
     >>> parameters(KNOWN["google/gemma-3-1b-it"]), parameters(KNOWN["facebook/nllb-200-distilled-1.3B"])
     (999885952, 1370638336)
@@ -90,6 +100,8 @@ def parameters(config: Mapping[str, Any]) -> int | None:
             layers = config["encoder_layers"] * _layer(d, config["encoder_ffn_dim"], attentions=1)
             layers += config["decoder_layers"] * _layer(d, config["decoder_ffn_dim"], attentions=2)
             return config["vocab_size"] * d + layers + 4 * d
+        if kind in ("t5", "mt5"):
+            return _t5(config)
         if kind in ("xlm-roberta", "xlm-roberta-xl"):
             d = config["hidden_size"]
             embeddings = config["vocab_size"] + config["max_position_embeddings"] + config["type_vocab_size"] + 2
@@ -103,6 +115,16 @@ def parameters(config: Mapping[str, Any]) -> int | None:
 def _layer(d: int, ffn: int, attentions: int) -> int:
     """Parameters of a layer with biases and a layer norm per block: attention (one or two), feed-forward."""
     return attentions * (4 * (d * d + d) + 2 * d) + 2 * d * ffn + ffn + d + 2 * d
+
+
+def _t5(config: Mapping[str, Any]) -> int:
+    """Parameters of a T5 with gated feed-forward and, per stack, one bias for each head and 32 distances."""
+    d, inner = config["d_model"], config["num_heads"] * config["d_kv"]
+    feed = 3 * d * config["d_ff"] + d
+    layers = config["num_layers"] * (4 * d * inner + d + feed)
+    layers += config["num_decoder_layers"] * (8 * d * inner + 2 * d + feed)
+    tables = 1 if config["tie_word_embeddings"] else 2
+    return tables * config["vocab_size"] * d + layers + 2 * (d + 32 * config["num_heads"])
 
 
 def gemma_linears(config: Mapping[str, Any]) -> list[tuple[int, int]]:
@@ -135,10 +157,11 @@ class Need:
         return sum(self.resident.values()) + max(self.passing.values(), default=0)
 
 
-def policy_need(shape: Shape, settings: Any, cuda: bool, bf16: bool) -> Need:
+def policy_need(shape: Shape, settings: Any, cuda: bool, bf16: bool, prompt_tokens: int | None = None) -> Need:
     """Memory of policy, reference, gradients, optimizer, generation and update.
 
-    `cuda`: on a GPU, where the process itself takes memory; `bf16`: it has bf16 units.
+    `cuda`: on a GPU, where the process itself takes memory; `bf16`: it has bf16 units; `prompt_tokens`: of the longest
+    prompt, else estimated from max_chars.
     """
     config = shape.config
     weights, value = 2 if bf16 and settings.lora_rank else 4, 2 if bf16 else 4  # activations are bf16 without LoRA too
@@ -152,8 +175,9 @@ def policy_need(shape: Shape, settings: Any, cuda: bool, bf16: bool) -> Need:
     need.resident["optimizer"] = int(moments(settings) * trained)
     if cuda:
         need.resident["CUDA"] = CUDA_CONTEXT
-    # The instruction has about 40 tokens; a token of English is assumed to have 3 characters.
-    length = 40 + math.ceil(settings.max_chars / 3) + settings.max_new_tokens
+    if prompt_tokens is None:  # the instruction has about 40; a token of English is assumed to have 3 characters
+        prompt_tokens = 40 + math.ceil(settings.max_chars / 3)
+    length = prompt_tokens + settings.max_new_tokens
     keys = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
     sequences = settings.per_device_batch_size * settings.trl.batches(settings.gradient_accumulation_steps)
     if not settings.use_vllm:  # its engine has its share, or a card of its own
@@ -196,11 +220,23 @@ def activations(config: Mapping[str, Any], tokens: int, value: int, checkpointin
 
 
 def translator_need(shape: Shape, dtype: str, beams: int) -> tuple[int, int]:
-    """(weights, working memory) of an NLLB model: the keys and values of a full batch of texts of equal length."""
+    """(weights, working memory) of a back-translator: the keys and values of a full batch of texts of equal length.
+
+    M2M100 (NLLB) keeps those of the source once per text, T5 once per beam; a chat model answers greedily. A model of
+    another kind has no known working memory, which then counts 0.
+    """
     value = {"bfloat16": 2, "float16": 2, "int8": 1}.get(dtype, 4)
     config = shape.config
-    cache = 2 * config["decoder_layers"] * config["d_model"] * NLLB_TOKENS * (1 + beams)
-    return value * shape.parameters, max(2, value) * cache
+    kind = config.get("model_type")
+    if kind == "m2m_100":
+        layers, width, copies = config["decoder_layers"], config["d_model"], 1 + beams
+    elif kind == "t5":
+        layers, width = config["num_decoder_layers"], config["num_heads"] * config["d_kv"]
+        copies = 2 * beams
+    else:  # the answer is assumed to be as long as the prompt
+        layers, copies = config.get("num_hidden_layers", 0), 2
+        width = config.get("num_key_value_heads", 0) * config.get("head_dim", 0)
+    return value * shape.parameters, max(2, value) * 2 * layers * width * TRANSLATOR_TOKENS * copies
 
 
 def comet_need(shape: Shape, dtype: str, cuda: bool) -> tuple[int, int]:
@@ -219,8 +255,23 @@ def comet_need(shape: Shape, dtype: str, cuda: bool) -> tuple[int, int]:
     return weights, (4 if dtype == "auto" else value) * COMET_TOKENS * (8 * hidden + 2 * ffn)
 
 
+def metricx_need(shape: Shape, dtype: str) -> tuple[int, int]:
+    """Return (weights, working memory) of a MetricX model: without its output matrix, with attention in fp32."""
+    value, config = 2 if dtype == "bfloat16" else 4, shape.config
+    unused = 0 if config["tie_word_embeddings"] else config["vocab_size"] * config["d_model"]
+    work = value * COMET_TOKENS * (8 * config["d_model"] + 3 * config["d_ff"])
+    return value * (shape.parameters - unused), work + 8 * config["num_heads"] * COMET_TOKENS * METRICX_LENGTH
+
+
+def likelihood_need(shape: Shape, dtype: str) -> tuple[int, int]:
+    """Return (weights, working memory) of a causal language model that scores texts: logits of 512 tokens, in fp32."""
+    config, value = shape.config, 4 if dtype == "float32" else 2
+    numbers = 8 * config.get("hidden_size", 0) + 3 * config.get("intermediate_size", 0)
+    return value * shape.parameters, 2 * 4 * 512 * config.get("vocab_size", 0) + value * LIKELIHOOD_TOKENS * numbers
+
+
 def shapes(models: Iterable[ModelUse]) -> dict[str, Shape | None]:
-    """Part → shape of the models that a run loads: policy, NLLB, comet_da, comet_qe, judge."""
+    """Part → shape of the models that a run loads: policy, translator, comet_da, comet_qe, likelihood, judge."""
     return {model.part: model_shape(model.name) for model in models}
 
 
@@ -250,11 +301,15 @@ def memory_needs(
     for name, shape in models.items():
         if name == "policy" or shape is None:
             continue
-        device = place(settings.dual_device if name == "NLLB" else settings.reward_device)
+        device = place(settings.dual_device if name == "translator" else settings.reward_device)
         if name == "judge" and settings.reward_offload:  # it is used in evaluations only
             device = "cpu"
-        if name == "NLLB":
+        if name == "translator":
             weights, work = translator_need(shape, settings.dual_dtype, settings.backtranslation_beams)
+        elif name == "likelihood":
+            weights, work = likelihood_need(shape, settings.reward_dtype)
+        elif shape.config.get("model_type") == "mt5":
+            weights, work = metricx_need(shape, settings.reward_dtype)
         else:
             weights, work = comet_need(shape, settings.reward_dtype, device != "cpu")
         need = needs.setdefault(device, Need({"CUDA": CUDA_CONTEXT} if device != "cpu" else {}))
@@ -280,12 +335,15 @@ def run_bytes(shape: Shape, settings: Any, bf16: bool) -> int:
     total = weights * shape.parameters
     if settings.save_steps:
         total += (settings.save_total_limit + 1) * checkpoint_bytes(shape, settings)
-    if settings.kl_beta and not settings.lora_rank:
+    if getattr(settings, "method", "grpo") == "raft":  # each round's model, and a finished round's last checkpoint
+        total += (settings.raft.rounds - 1) * weights * shape.parameters
+        total += checkpoint_bytes(shape, settings) if settings.save_steps else 0
+    elif settings.kl_beta and not settings.lora_rank:
         total += 4 * shape.parameters
     return total
 
 
-def _folder(name: str) -> Path | None:
+def folder_of(name: str) -> Path | None:
     """Return the model's local folder, or that in the hub cache."""
     path = Path(name).expanduser()
     if path.is_dir():

@@ -84,10 +84,10 @@ def evaluate(
     sizes: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     answers = generate_together(model, tokenizer, prompts, **sizes, what="held-out generation")
     outputs = [safe_unicode(answer) for answer in answers]
-    components = _score_together(reward_fn, prompts, outputs, sources)
+    components = score_together(reward_fn, prompts, outputs, sources)
     snapshot = Snapshot(sources, references, outputs, finite(components), {})
     snapshot.metrics = measure(snapshot, task)
-    snapshot.signature = _measured_by(reward_fn, max_new_tokens) | {
+    snapshot.signature = measured_by(reward_fn, max_new_tokens) | {
         column.name: column.signature(snapshot)
         for column in task.columns
         if column.signature and column.name in snapshot.metrics
@@ -99,14 +99,19 @@ def _sides(rows: Sequence[dict[str, str]]) -> tuple[list[str], list[str | None]]
     return [row["source"] for row in rows], [row.get("reference") for row in rows]
 
 
-def _score_together(reward_fn, prompts: list[str], outputs: list[str], sources: list[str]) -> list[dict[str, Any]]:
-    """Return the reward's rows, in order; blocks of SCORED_TOGETHER rows are distributed over the processes."""
+def score_together(
+    reward_fn, prompts: list[str], outputs: list[str], sources: list[str], what: str = "held-out scoring"
+) -> list[dict[str, Any]]:
+    """Return the reward's rows, in order; blocks of SCORED_TOGETHER rows are distributed over the processes.
+
+    `what`: the name of the work on its progress line.
+    """
     from rl_nmt import distributed
 
     count = distributed.count()
     starts = range(0, len(outputs), SCORED_TOGETHER)
     own = []
-    with progress("held-out scoring", len(outputs), "texts") as bar:
+    with progress(what, len(outputs), "texts") as bar:
         for turn in range(0, len(starts), count):  # a process without a block calls with empty lists
             start = SCORED_TOGETHER * (turn + distributed.rank())
             block = slice(start, start + SCORED_TOGETHER)
@@ -119,7 +124,7 @@ def _score_together(reward_fn, prompts: list[str], outputs: list[str], sources: 
 def measure(snapshot: Snapshot, task: Task) -> dict[str, float]:
     """Return the metrics that `evaluate` lists, in the table's order; what cannot be measured is left out."""
     names = dict.fromkeys(key for row in snapshot.components for key in row)
-    for name in ("total", "length"):  # these are the columns "reward" and "mean_length"
+    for name in ("total", "length", *task.hidden):  # the first are the columns "reward" and "mean_length"
         names.pop(name, None)
     metrics = {REWARD.name: REWARD.of(snapshot)}
     metrics |= {name: mean([number(row.get(name)) for row in snapshot.components]) for name in names}
@@ -159,13 +164,21 @@ def compare(before: Snapshot, after: Snapshot, task: Task, seed: int = 0) -> dic
     return finite(result)
 
 
-def require_same_measure(before: Snapshot, rows: Sequence[dict[str, str]], reward_fn, max_new_tokens: int) -> None:
+def require_same_measure(before: Snapshot, rows: Sequence[dict[str, str]], reward_fn, decoding: int | str) -> None:
     """Refuse, before a resumed run continues, what `compare` would refuse at its end. Raises ConfigError."""
-    _check_comparable(before, Snapshot(*_sides(rows), [], [], {}, _measured_by(reward_fn, max_new_tokens)))
+    _check_comparable(before, Snapshot(*_sides(rows), [], [], {}, measured_by(reward_fn, decoding)))
 
 
-def _measured_by(reward_fn, max_new_tokens: int) -> dict[str, Any]:
-    return {"reward": finite(reward_fn.signature()), "decoding": f"greedy|max_new_tokens:{max_new_tokens}"}
+def measured_by(reward_fn, decoding: int | str) -> dict[str, Any]:
+    """Return the part of a Snapshot's signature that must be the same before and after.
+
+    `decoding`: how outputs are made, as text; a number is the greatest length of greedy ones, in tokens.
+    """
+    greedy = isinstance(decoding, int)
+    return {
+        "reward": finite(reward_fn.signature()),
+        "decoding": f"greedy|max_new_tokens:{decoding}" if greedy else decoding,
+    }
 
 
 def _check_comparable(before: Snapshot, after: Snapshot) -> None:
@@ -218,6 +231,12 @@ def table_cells(comparison: Mapping[str, Any], task: Task) -> dict[str, tuple[st
         p = f"{p_values[name]:.3f}" if name in p_values else ""
         cells[name] = (task.label(name), column.show(old), column.show(new), change, p)
     return cells
+
+
+def reward_models(signature: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return part → identity of the models in a reward's signature."""
+    identity = signature.get("identity", {})
+    return {name: part for name, part in identity.items() if isinstance(part, dict) and "model" in part}
 
 
 def short_signature(signature: dict[str, Any]) -> str:

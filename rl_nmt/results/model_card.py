@@ -3,7 +3,6 @@
 The card contains no local paths, chooses no licence, and lists the licences of the reward's models.
 """
 
-import fnmatch
 import json
 from collections.abc import Mapping
 from functools import partial
@@ -12,30 +11,9 @@ from typing import Any
 
 from rl_nmt.files import is_number
 from rl_nmt.hub import looks_like_path
-from rl_nmt.results.evaluation import short_signature, table_cells
+from rl_nmt.licences import commercial_use, licence
+from rl_nmt.results.evaluation import reward_models, short_signature, table_cells
 from rl_nmt.results.task import Task
-
-# Licences of the models named in this repository, as their pages state them; names are patterns.
-LICENCES = {
-    "Unbabel/wmt22-comet-da": "Apache-2.0",
-    "Unbabel/wmt22-cometkiwi-da": "CC-BY-NC-SA-4.0 (gated)",
-    "Unbabel/wmt23-cometkiwi-da-*": "CC-BY-NC-SA-4.0 (gated)",
-    "Unbabel/XCOMET-*": "CC-BY-NC-SA-4.0 (gated)",
-    "google/metricx-24-*": "Apache-2.0",
-    "facebook/nllb-200-*": "CC-BY-NC-4.0",
-    "google/gemma-3-*": "Gemma (gated)",
-    "Qwen/Qwen3*": "Apache-2.0",
-}
-
-
-def licence(name: str) -> str | None:
-    """Return the licence of a model by its hub name, also with @revision; None if it is not in LICENCES.
-
-    >>> licence("facebook/nllb-200-distilled-1.3B"), licence("Unbabel/XCOMET-XL@v1"), licence("me/mine")
-    ('CC-BY-NC-4.0', 'CC-BY-NC-SA-4.0 (gated)', None)
-    """
-    repository = name.partition("@")[0]
-    return next((text for pattern, text in LICENCES.items() if fnmatch.fnmatchcase(repository, pattern)), None)
 
 
 def on_hub(name: str) -> bool:
@@ -72,14 +50,13 @@ def model_card(
     from jinja2 import Environment, FileSystemLoader
 
     choice, signature = comparison.get("best") or {}, comparison["signature"]["reward"]
-    identity = signature.get("identity", {})
-    scorers = {name: part for name, part in identity.items() if isinstance(part, dict) and "model" in part}
-    licences = {part["model"]: licence(part["model"]) for part in scorers.values()}
+    scorers = reward_models(signature)
     languages = [code for code in (task.source_language, task.output_language) if code]
     head: dict[str, Any] = {"language": languages} if languages else {}
     if on_hub(base_model):
         head |= {"base_model": base_model.partition("@")[0], "base_model_relation": "finetune"}
-    head |= {"library_name": "transformers", "pipeline_tag": task.pipeline, "tags": [task.pipeline, "grpo", "trl"]}
+    tags = [task.pipeline, task.method.lower().replace(" ", "-"), "trl"]
+    head |= {"library_name": "transformers", "pipeline_tag": task.pipeline, "tags": tags}
     title = f"{base_model.partition('@')[0].rpartition('/')[2]} for {task.title}"
     if measures := _measures(comparison, choice if best else None, task):
         head |= {"model-index": [_index(title, measures, str(data.get("heldout") or "held-out rows"), task)]}
@@ -90,7 +67,7 @@ def model_card(
     environment.filters |= {"link": _link, "cell": _cell, "quoted": partial(json.dumps, ensure_ascii=False)}
     return environment.get_template("model_card.md.jinja").render(
         head=yaml.safe_dump(head, sort_keys=False),
-        limits={model: text for model, text in licences.items() if text and "-NC" in text},
+        licences=commercial_use([base_model, *(part["model"] for part in scorers.values())]),
         base=base_model if on_hub(base_model) else PurePath(base_model).name,
         own=licence(base_model),
         data=data,
@@ -102,7 +79,7 @@ def model_card(
         best=best,
         choice=choice,
         reported=", ".join(f"{name} {value:.2f}" for name, value in reported if value is not None),
-        rows=comparison["rows"],
+        comparison=comparison,
         cells=table_cells(comparison, task).values(),
         measured="; ".join(f"{name}: `{v}`" for name, v in comparison["signature"].items() if isinstance(v, str)),
     )

@@ -19,7 +19,8 @@ from typing import Any
 from markupsafe import Markup
 
 from rl_nmt import files
-from rl_nmt.results.evaluation import table_cells
+from rl_nmt.licences import commercial_use
+from rl_nmt.results.evaluation import reward_models, table_cells
 from rl_nmt.results.task import REWARD, Task, number
 from rl_nmt.runs.metrics_file import read_rows
 from rl_nmt.runs.run import Files
@@ -64,7 +65,8 @@ def reward_curve_png(metrics_jsonl: Path | str, png: Path | str, task: Task, ema
     """
     metrics = read_metrics(metrics_jsonl)
     outside = [column for column in task.by_row if series(metrics["eval"], column.name)[0]][:1]
-    panels = [(column.name, task.label(column.name), column.drawn) for column in (REWARD, *outside)]
+    panels = [(REWARD.name, task.label(REWARD.name), task.drawn)]
+    panels += [(column.name, task.label(column.name), column.drawn) for column in outside]
     width = 7.2 if len(panels) == 1 else 9.6
     files.write(png, _figure(metrics, panels, ema, size=(width, 3.6), kind="png"))
 
@@ -107,10 +109,11 @@ def _panel(axes, metrics, key: str, name: str, drawn: str, ema: float) -> None:
         axes.text(0.5, 0.5, "nothing logged yet", transform=axes.transAxes, ha="center", color=MUTED)
 
 
-def write_report(run_folder: Path | str, task: Task, names: Files | None = None) -> Path:
+def write_report(run_folder: Path | str, task: Task, names: Files | None = None, base_model: str = "") -> Path:
     """Write `run_folder`/report.html from what the folder already holds; return its path. Raises CannotWrite.
 
     If there are samples of several steps, those of the last are shown. Missing parts are named on the page.
+    `base_model`: the start policy, for the line about licences.
     """
     import yaml
     from jinja2 import Environment, FileSystemLoader
@@ -121,6 +124,8 @@ def write_report(run_folder: Path | str, task: Task, names: Files | None = None)
     last = max((row.get("step", 0) for row in samples), default=0)
     settings = flat(_read(folder / "resolved_config.yaml", yaml.safe_load))
     first = {name: settings[name] for name in task.settings if name in settings}
+    signature = comparison.get("signature", {})
+    models = reward_models(signature.get("reward", {}))
     here = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(here), autoescape=True)
     environment.filters |= {"text": text, "number": number, "json": partial(json.dumps, ensure_ascii=False, indent=1)}
@@ -134,7 +139,8 @@ def write_report(run_folder: Path | str, task: Task, names: Files | None = None)
         groups=_groups([row for row in samples if row.get("step", 0) == last], task),
         first_settings=first,
         other_settings={name: value for name, value in settings.items() if name not in first},
-        signature=comparison.get("signature", {}),
+        signature=signature,
+        licences=commercial_use([base_model, *(part["model"] for part in models.values())]),
     )
     path = folder / "report.html"
     files.write(path, page)
@@ -179,7 +185,7 @@ def _curves(metrics: dict[str, list[dict[str, Any]]], task: Task) -> list[tuple[
     outside = [(column.name, task.label(column.name), column.drawn) for column in task.by_row]
     curves = []
     for key, name, drawn, note in (
-        ("reward", "Reward", "greedy", "mean total per step, and its moving average"),
+        ("reward", "Reward", task.drawn, "mean total per step, and its moving average"),
         *((*column, f"held-out, {column[-1]}; not part of the reward") for column in outside),
         ("mean_token_accuracy", "Accuracy", "", "fine-tuning: share of the tokens that are the model's first choice"),
         ("kl", "KL", "", "distance from the start policy, nats per token"),

@@ -81,12 +81,14 @@ class Task:
     columns: tuple[Column, ...] = ()  # metrics in addition to the reward, in the table's order
     headline: tuple[str, ...] = (REWARD.name,)  # columns that the report shows large
     texts: Mapping[str, str] = field(default_factory=dict)  # further texts in a row of the reward: name → label
+    hidden: tuple[str, ...] = ()  # numbers in a row of the reward that are not metrics of their own
     source_language: str = ""  # BCP 47 code, also of `texts`; "" without one
     output_language: str = ""
     inputs: str = "prompts"  # plural for prose: the model's inputs
     outputs: str = "answers"  # plural for prose: the model's outputs
     method: str = "GRPO"  # for the card: "Trained with " this
     reward: str = "the reward below"  # for the card: "Trained with GRPO from …, with " this
+    drawn: str = "greedy"  # how they are decoded in evaluation
     pipeline: str = "text-generation"  # the hub's pipeline tag
     example: str = "Hello."  # a source for the card's example
     settings: tuple[str, ...] = ()  # shown first in the report

@@ -148,7 +148,7 @@ def find(run_folder: Path) -> Checkpoint | None:
     if valid is not None:
         valid.set_aside = moved
     elif moved:
-        print(f"nothing to resume: {'; '.join(moved)}; training starts at step 0", flush=True)
+        print(f"nothing to resume: {'; '.join(moved)}; training in {run_folder} starts at its first step", flush=True)
     return valid
 
 
@@ -216,7 +216,7 @@ class Keeper:
     keep: int = 2  # sealed checkpoints kept; an older one is removed only after a newer one is sealed
     parts: dict[str, Any] = field(default_factory=dict)
     """Name → object with `state_dict` and `load_state_dict`; one without them is left out."""
-    files: Sequence[str] = ()  # names of JSON files of the run folder that are copied into every checkpoint
+    files: Sequence[str] = ()  # paths, from the run folder, of JSON files that are copied into every checkpoint
     notes: dict[str, Any] = field(default_factory=dict)  # JSON of the run, stored as it is at each save
     link: bool = False  # keep a link `resume_latest` to the newest
     newest: int | None = None  # the newest step sealed, or resumed from
@@ -247,7 +247,7 @@ class Keeper:
         (target / STATE).write_text(json.dumps(state, ensure_ascii=False, indent=1), encoding="utf-8")
         for name in self.files:
             if (self.folder / name).exists():
-                shutil.copyfile(self.folder / name, target / name)
+                shutil.copyfile(self.folder / name, target / Path(name).name)
         self._bytes = seal(target, step)
         self.newest, self.failures = step, 0
         self._sealed = [*(earlier for earlier in self._sealed if earlier < step), step]
@@ -257,7 +257,7 @@ class Keeper:
             draft.unlink(missing_ok=True)
             draft.symlink_to(target.name)
             os.replace(draft, self.folder / LATEST)
-        self._rotate()
+        rotate(self.folder, self.keep)
 
     def discard(self, step: int, reason: str) -> None:
         """Remove the files of a failed save and warn. Raises CannotWrite at the third failure in a row."""
@@ -272,13 +272,17 @@ class Keeper:
             raise CannotWrite(f"{line}; {self.failures} saves failed in a row: free space")
         warn(f"{line}; training continues")
 
-    def _rotate(self) -> None:
-        folders = checkpoint_folders(self.folder)
-        kept = [folder for folder in folders if (folder / MANIFEST).exists()][: self.keep]
-        for folder in folders:
-            if folder not in kept:
-                (folder / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed folder does not look valid
-                shutil.rmtree(folder, ignore_errors=True)
+
+def rotate(run_folder: Path, keep: int) -> None:
+    """Remove all checkpoints of a run folder but the newest `keep`; without any left, also the record of them."""
+    folders = checkpoint_folders(run_folder)
+    kept = [folder for folder in folders if (folder / MANIFEST).exists()][:keep]
+    if not keep:
+        (run_folder / RECORD).unlink(missing_ok=True)
+    for folder in folders:
+        if folder not in kept:
+            (folder / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed folder does not look valid
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def named(path: Path, run_folder: Path) -> Checkpoint:

@@ -11,15 +11,34 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rl_nmt import distributed, files
 from rl_nmt.errors import ConfigError
-from rl_nmt.runs import run_folder
+from rl_nmt.runs import checkpoints, run_folder
 from rl_nmt.runs.run import Run
 
 FINISHED = "phase.json"  # written last, with the hash of final/
+
+
+@dataclass
+class Kept:
+    """JSON that a phase keeps in a file: a form for `Run.once`."""
+
+    values: dict[str, Any]
+
+    def save(self, path: Path | str) -> None:
+        files.write_json(path, files.finite(self.values))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Raises ConfigError for a missing or damaged file."""
+        try:
+            return cls(dict(json.loads(Path(path).read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"{path}: cannot be read ({error}): remove it") from error
 
 
 @contextlib.contextmanager
@@ -65,6 +84,19 @@ def sealed(folder: Path, setting: str) -> str:
         return found
 
     return distributed.from_main(read)
+
+
+def newest_checkpoint(folder: Path, name: str = "round-") -> checkpoints.Checkpoint | None:
+    """Return the checkpoint that a run continues from: its own, or that of the newest of its phases `<name>N`.
+
+    A run whose phases carry its notes and identity is then resumed like any other (`Run.open`, find). Raises
+    ResumeRefused.
+    """
+    found = checkpoints.find(folder)
+    numbers = [path.name.removeprefix(name) for path in folder.glob(f"{name}*")]
+    for number in sorted((int(n) for n in numbers if n.isdecimal()), reverse=True):
+        found = found or checkpoints.find(folder / f"{name}{number}")
+    return found
 
 
 def _hash(folder: Path) -> str:

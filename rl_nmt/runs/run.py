@@ -43,7 +43,7 @@ class Run:
     settings: Mapping[str, str] = field(default_factory=dict)  # "output_dir" → its name in the script
     notes: dict[str, Any] = field(default_factory=dict)  # JSON that every checkpoint carries
     identity: dict[str, Any] = field(default_factory=dict)  # values passed to `require_same` so far
-    sealed: list[str] = field(default_factory=list)  # files that every checkpoint holds a copy of
+    sealed: list[str] = field(default_factory=list)  # paths of files that every checkpoint holds a copy of
 
     @classmethod
     @contextlib.contextmanager
@@ -94,7 +94,7 @@ class Run:
         finally:
             wandb_run.finish_wandb(exit_code=int(sys.exc_info()[0] is not None))
 
-    def require_same(self, data: Collection[str] = (), **identity: Any) -> None:
+    def require_same(self, data: Collection[str] = (), /, **identity: Any) -> None:
         """Refuse to continue under another identity; with `force`, print what has changed.
 
         It is compared with the run that the checkpoint belongs to, even if that is in another folder. `data`: names in

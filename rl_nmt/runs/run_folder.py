@@ -23,6 +23,7 @@ from rl_nmt.hub import cached, split_revision
 from rl_nmt.runs.checkpoints import FORMAT
 
 IDENTITY = "run_identity.json"
+NEVER_FORCED = ("method",)  # checkpoints of one method are not those of another
 WHOLE_FILE = 64 << 20  # fingerprints read larger files in samples
 
 
@@ -59,24 +60,24 @@ def _fingerprint(paths: list[Path]) -> str:
 def require_identity(run_folder: Path, identity: dict[str, Any], force: bool) -> list[str]:
     """Refuse to resume under another `identity`, which may be a part of the run's; with `force`, return the changes.
 
-    Each is "name: old → new"; [] without run_identity.json. Raises ResumeRefused.
+    Each is "name: old → new"; [] without run_identity.json. Raises ResumeRefused, for NEVER_FORCED also with `force`.
     """
     stored = _read_identity(run_folder).get("identity", {})
     shared = [name for name in identity if name in stored]
     before, now = (flat({name: side[name] for name in shared}) for side in (stored, identity))
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     changes = [f"{name}: {before.get(name, 'nothing')} → {now.get(name, 'nothing')}" for name in names]
-    if changes and not force:
-        raise other_settings(run_folder, "; ".join(changes))
+    never = any(name in NEVER_FORCED for name in names)
+    if changes and (never or not force):
+        raise other_settings(run_folder, "; ".join(changes), never)
     return changes
 
 
-def other_settings(run_folder: Path, changes: str) -> ResumeRefused:
-    """Return the error for a run that does not fit the settings it is to be continued with."""
-    return ResumeRefused(
-        f"{run_folder} holds a run that was started with other settings ({changes}): set them back, start from scratch "
-        "in a folder next to it with --fresh, or continue anyway with --force"
-    )
+def other_settings(run_folder: Path, changes: str, never: bool = False) -> ResumeRefused:
+    """Return the error for a run that does not fit its new settings; `never`: --force does not help."""
+    fresh = "start from scratch in a folder next to it with --fresh"
+    ways = f"set them back, or {fresh}" if never else f"set them back, {fresh}, or continue anyway with --force"
+    return ResumeRefused(f"{run_folder} holds a run that was started with other settings ({changes}): {ways}")
 
 
 def changed_settings(run_folder: Path, settings: dict[str, Any], besides: Collection[str] = ()) -> list[str]:

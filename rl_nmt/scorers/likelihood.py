@@ -17,11 +17,12 @@ class Likelihood:
 
     `model`: a causal language model, or a PEFT model, whose adapters are off in the call: with LoRA the policy scores
     by its own frozen base, without another model in memory. `end`: the id that ends a turn; `make_prompt`:
-    source → prompt.
+    source → prompt; `adapted`: leave the adapters on.
     """
 
-    def __init__(self, model, tokenizer, end: int, make_prompt: Callable[[str], str] = str):
+    def __init__(self, model, tokenizer, end: int, make_prompt: Callable[[str], str] = str, adapted: bool = False):
         self.model, self.tokenizer, self.end, self.make_prompt = model, tokenizer, end, make_prompt
+        self.adapted = adapted
 
     def __call__(self, sources: Sequence[str], answers: Sequence[str]) -> list[float | None]:
         """Return one value per answer, in order; None where it is not finite."""
@@ -35,7 +36,7 @@ class Likelihood:
         lengths = [len(p) + len(a) for p, a in zip(before, after, strict=True)]
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
         values = [0.0] * len(lengths)
-        off = getattr(self.model, "disable_adapter", contextlib.nullcontext)
+        off = contextlib.nullcontext if self.adapted else getattr(self.model, "disable_adapter", contextlib.nullcontext)
         with inference(self.model), off():
             while order:
                 size = max(1, TOKENS // lengths[order[0]])

@@ -14,7 +14,7 @@ import torch
 
 from rl_nmt.errors import ConfigError
 from rl_nmt.files import is_number
-from rl_nmt.hub import recorded_as
+from rl_nmt.hub import MT5_TOKENIZER, mt5_of, recorded_as
 from rl_nmt.models import loading
 from rl_nmt.models.batching import TokenBudget, distinct, run_batches
 from rl_nmt.scorers.base import Scores, Segment, utf8
@@ -24,8 +24,6 @@ WORST = 25.0
 TOKENS = 8192  # most tokens, padding included, in one encoder batch; fewer after running out of memory
 MAX_LENGTH = 1536  # tokens of the input, as published
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
-MT5_SIZES = {1024: "large", 2048: "xl", 4096: "xxl"}  # d_model → mT5 size to take the tokenizer from (same vocabulary)
 TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 FIELDS = re.compile(r"(?<!\S)(?:source|candidate|reference):")  # the field labels in the model's input
 
@@ -63,13 +61,13 @@ def load_metricx(
     folder = loading.fetch(argument, str(name_or_path), "config.json", ["*.json", "*.safetensors", "*.bin", "*.model"])
     with loading.loading():
         model, row = _load_model(argument, folder, kind)
-        words, words_folder = _load_tokenizer(argument, folder, tokenizer, model.config.d_model)
+        words, words_folder = _load_tokenizer(argument, folder, tokenizer)
     name, revision = recorded_as(name_or_path, folder)
     identity = {
         "model": name,
         "revision": revision,
         "checkpoint": _fingerprints(folder, WEIGHTS),
-        "tokenizer": _fingerprints(words_folder, TOKENIZER_FILES),
+        "tokenizer": _fingerprints(words_folder, MT5_TOKENIZER),
         "class": "metricx24",
         "dtype": dtype,
         "max_length": max_length,
@@ -111,12 +109,10 @@ def _load_model(argument: str, folder: Path, dtype: torch.dtype) -> tuple[torch.
     return model.eval().requires_grad_(False), row
 
 
-def _load_tokenizer(argument: str, folder: Path, name: str | None, width: int):
+def _load_tokenizer(argument: str, folder: Path, name: str | None):
     """Return mT5's tokenizer and the folder that it came from."""
-    if name is None and any((folder / file).is_file() for file in TOKENIZER_FILES):
-        found = folder
-    else:
-        name = name or f"google/mt5-{MT5_SIZES.get(width, 'large')}"
+    found = folder
+    if name := name or mt5_of(folder):
         patterns = ["*token*.json", "config.json", "*.model"]
         found = loading.fetch(f"tokenizer of {argument}", name, "tokenizer_config.json", patterns)
     tokenizer = loading.load_tokenizer(argument, found)
@@ -163,6 +159,11 @@ class MetricXScorer:
         values = [scores[i] if is_number(scores.get(i)) else None for i in range(len(rows))]
         self.stats["padded_share"] = 1 - self.stats["tokens"] / max(1, self.stats.pop("padded"))
         return Scores([values[i] for i in index])
+
+    def to(self, device: str) -> None:
+        """Move the model permanently. Raises ConfigError for a missing device."""
+        self.model.to(loading.require_device("device", device))
+        self._row = self._row.to(device)
 
     def signature(self) -> dict[str, dict]:
         """See `Scorer.signature`. Moving a checkpoint to another place changes only `model` in its identity."""

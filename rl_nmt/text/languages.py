@@ -1,11 +1,13 @@
-"""The language table: everything that rules need to know about a language is in its row of languages.yaml. No torch.
+"""The language table: everything that rules need to know about a language is in its row. No torch.
 
-Tamil and English have measured rows with word lists. The other target languages of WMT24++ (Deutsch et al. 2025) have
-generic rows: script, a rough length ratio with wide limits, and no word list that could reject a translation.
+Rows are in languages.yaml, those of eight more Indian languages in indic.yaml. These ten have measured rows with word
+lists. The other target languages of WMT24++ (Deutsch et al. 2025) have generic rows: script, a rough length ratio with
+wide limits, and no word list that could reject a translation.
 """
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -44,9 +46,10 @@ class Numerals:
     hints: Values = ()  # words that may mean a number
     doubts: frozenset[str] = frozenset()  # number words that are also other words
     minus: tuple[str, ...] = ()
+    split_years: bool = False  # "nineteen eighty-four" is a year
     joins: frozenset[str] = frozenset()  # may occur inside a number ("hundred and ten", "half a million")
     between: frozenset[str] = frozenset()  # words between two numbers that share a scale
-    before: Values = ()  # phrases before an hour (_ for a space), and what they add to it
+    before: Values = ()  # phrases before a number (_ for a space), and what they add to it, in units of its scale
     afternoon: tuple[str, ...] = ()
     months: Values = ()
     percent: tuple[str, ...] = ()  # words for per cent
@@ -79,8 +82,10 @@ class Language:
     opener_topics: tuple[str, ...] = ()  # first words of a source that excuse them, in addition to the openers
     noises: frozenset[str] = frozenset()  # words in a source that excuse sounds in the output: laughter, bells
     sounds: Pairs = ()  # graphemes in the nine classes of rl_nmt.text.phonetics, alternatives separated by |
+    requires_names: bool = True  # false where more references than Tamil's lack or misspell a name
     vowels: str = ""  # letters that open a syllable on their own
     virama: str = ""  # the sign that removes a consonant's inherent vowel; empty for an alphabet
+    respelled: Pairs = ()  # spellings that are replaced, in this order, before a word is spelled by sound
     translated: Pairs = ()  # names in the source language, and how words for them begin, alternatives separated by |
     name_prefixes: tuple[str, ...] = ()  # prefixes written together with a name
     endings: tuple[str, ...] = ()  # endings of nouns: number, case and particles
@@ -148,13 +153,18 @@ def read_words(path: Path) -> dict:
     return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
 
 
-_TABLE = read_words(Path(__file__).with_name("languages.yaml"))
+_TABLE, _INDIC = (read_words(Path(__file__).with_name(name)) for name in ("languages.yaml", "indic.yaml"))
 
 
 def _row(code: str, cells: dict) -> Language:
     if "of" in cells:
         return replace(LANGUAGES[cells["of"]], code=code, nllb=cells["nllb"])
     values = {"code": code, **_TABLE["defaults"], **_TABLE["scripts"][cells["script"]], **cells}
+    if block := values.pop("block", None):  # the row's own cells come last in `sounds`, where the last one counts
+        layout = {name: _moved(text, int(block, 16)) for name, text in _INDIC["layout"].items()}
+        values["sounds"] = f"{layout['sounds']} {values.get('sounds', '')}"
+        values["respelled"] = f"{values.get('respelled', '')} {layout['respelled']}"
+        values |= {"vowels": layout["vowels"].replace(" ", ""), "virama": layout["virama"]}
     known = _TABLE["scripts"]
     values["ranges"] = " ".join(known[word]["ranges"] if word in known else word for word in values["ranges"].split())
     values["labels"] = [values["name"].lower(), *values.get("labels", ()), *_TABLE["labels"]]
@@ -162,8 +172,19 @@ def _row(code: str, cells: dict) -> Language:
     return replace(row, numerals=replace(row.numerals, comma=code in _TABLE["decimal_comma"].split()))
 
 
+def _moved(cells: str, block: int) -> str:
+    """Return Devanagari cells in the letters of another Unicode block of the same order, without those it lacks.
+
+    >>> _moved("क=k ख=k ळ=l", 0x0B80)
+    'க=k ள=l'
+    """
+    cells = re.sub("[\u0900-\u097f]", lambda letter: chr(ord(letter[0]) - 0x0900 + block), cells)
+    kept = (cell for cell in cells.split() if unicodedata.is_normalized("NFC", cell))
+    return " ".join(cell for cell in kept if all(unicodedata.name(letter, "") for letter in cell))
+
+
 LANGUAGES: dict[str, Language] = {}
-LANGUAGES.update((code, _row(code, cells)) for code, cells in _TABLE["languages"].items())
+LANGUAGES.update((code, _row(code, cells)) for code, cells in (_TABLE["languages"] | _INDIC["languages"]).items())
 TAMIL, ENGLISH = LANGUAGES["ta"], LANGUAGES["en"]
 SOURCE, TARGET = LANGUAGES[_TABLE["source"]], LANGUAGES[_TABLE["target"]]  # where a caller names no language
 # Pairs of all languages, and those that open and close with the same mark.

@@ -218,7 +218,7 @@ class _Reader:
         while index < limit and (index == first or self._follows(text, pieces, index)):
             piece = pieces[index]
             atoms = piece.word.atoms or ((_value(piece.number), False),)
-            years = self.strung and index > first and not piece.number and not pieces[first].number
+            years = self.row.split_years and index > first and not piece.number and not pieces[first].number
             if not all(total.add(atom, index, years) for atom in atoms):
                 if total.cut == first or total.cut is None:  # not even its own parts fit
                     return first + 1, _value(piece.number) if index == first else total.value
@@ -271,7 +271,7 @@ class _Reader:
         phrase = next((add for phrase, add in self.before if front.casefold().endswith(f"{phrase} ")), None)
         if phrase and value == int(value):
             hour, minute = divmod(int((value + phrase) * 60), 60)
-            readings = (value + phrase, f"{hour}:{minute:02}")
+            readings = (value + phrase * scale, f"{hour}:{minute:02}")
         if self.row.afternoon and behind.startswith(self.row.afternoon) and readings[0] in range(1, 12):
             readings = (*readings, value + 12)
         if _negative(front, text[end : end + 2], self.row.minus):

@@ -34,6 +34,8 @@ def spelled(word: str, language: Language) -> str:
     word = word.replace("\u200c", "").replace("\u200d", "")
     if not language.virama:
         return word
+    for written, read in language.respelled:
+        word = word.replace(written, read)
     signs, inherent = _vowel_signs(language)
     out: list[str] = []
     for char in word:

@@ -6,7 +6,7 @@ template with one `{source}` slot. Gemma's turns are written here, any other mod
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from rl_nmt.config import excerpt
 from rl_nmt.errors import ConfigError
@@ -126,6 +126,37 @@ def read_texts(name: str, values: Iterable[Any], role: str = "assistant") -> lis
     if not isinstance(values, Iterable) or isinstance(values, str):
         raise ConfigError(f"{name}: {type(values).__name__} is not a list of texts; give one")
     return [value if isinstance(value, str) else _last_turn(name, i, value, role) for i, value in enumerate(values)]
+
+
+class Exchange(NamedTuple):
+    """A question and its answer, "" where missing; `images`: how many the question's message has a place for."""
+
+    question: str
+    answer: str
+    images: int = 0
+
+
+def read_exchange(where: str, value: Any, is_prompt: bool = False) -> Exchange:
+    """Read a cell of a preference data set: a text, or a list of messages with at most one question.
+
+    A text, or a list of one message, is the question if `is_prompt`, else the answer. `where`: row and column, for
+    messages. Raises ConfigError for other values, system messages and conversations of several turns.
+
+    >>> read_exchange("row 1: chosen", [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}])
+    Exchange(question='a?', answer='b', images=0)
+    """
+    if value is None or isinstance(value, str):
+        return Exchange(value or "", "") if is_prompt else Exchange("", value or "")
+    if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
+        raise ConfigError(f"{where} is {type(value).__name__}; it must be a text or a list of messages")
+    roles = [str(turn.get("role")) for turn in value]
+    if roles not in ([["user"]] if is_prompt else [["assistant"], ["user", "assistant"]]):
+        wanted = "one user message" if is_prompt else "one answer of the assistant, after at most one user message"
+        raise ConfigError(f"{where} has messages of {', '.join(roles) or 'nobody'}; it must have {wanted}")
+    texts = [_last_turn(where, i, [turn], role) for i, (turn, role) in enumerate(zip(value, roles, strict=True))]
+    parts = value[0]["content"] if isinstance(value[0]["content"], list) and roles[0] == "user" else []
+    images = sum(str(part.get("type")).startswith("image") for part in parts)
+    return Exchange(texts[0] if roles[0] == "user" else "", "" if is_prompt else texts[-1], images)
 
 
 def _last_turn(name: str, index: int, value: Any, role: str) -> str:

@@ -85,6 +85,15 @@ def restore_control_tokens(s: str) -> str:
     return _NEUTRAL.sub("", s)
 
 
+def clean_lines(s: str) -> str:
+    """Return a text without control tokens, lone surrogates and control characters, in NFC; line breaks stay.
+
+    >>> clean_lines("<bos>a\\r\\n- b<end_of_turn> ")
+    'a\\n- b'
+    """
+    return strip_control_tokens(safe_unicode(s)).strip()
+
+
 class Clean(str):
     """A text known to be clean, which `clean_for_scoring` returns unchanged. Only TextPair makes them."""
 

@@ -15,6 +15,8 @@ from typing import Any, Self
 from transformers import TrainerCallback
 
 from rl_nmt import distributed
+from rl_nmt.audit.groups import Groups
+from rl_nmt.audit.headroom import no_difference
 from rl_nmt.audit.reweigh import rollout_row
 from rl_nmt.distributed import is_main_process
 from rl_nmt.errors import Stopped
@@ -25,8 +27,12 @@ from rl_nmt.runs.metrics_file import MetricsFile
 SHOWN = (  # on a progress line: TRL's name, ours, format
     *(("reward", "reward", ".4f"), ("reward_std", "±", ".4f")),
     *(("kl", "kl", ".4f"), ("completions/mean_length", "length", ".1f")),
+    *(("gains/chosen", "chosen", "+.2f"), ("gains/rejected", "rejected", "+.2f")),  # of pairs, in nats
 )
-SHOWN_OF_SFT = (("loss", "loss", ".4f"), ("mean_token_accuracy", "accuracy", ".3f"))
+SHOWN_OF_SFT = (  # also of DPO, the second line
+    *(("loss", "loss", ".4f"), ("mean_token_accuracy", "token accuracy", ".3f")),
+    *(("rewards/accuracies", "preferred", ".3f"), ("rewards/margins", "margin", "+.3f")),
+)
 PLANNED_STOP = 75
 MARGIN = 1.1  # a generation cycle may take this much longer than the longest so far
 
@@ -50,7 +56,7 @@ class ProgressLine(TrainerCallback):
         seconds = time.monotonic() - self._start
         done = state.global_step - self._first_step
         left = seconds / max(1, done) * (state.max_steps - state.global_step)
-        (before, earlier), self._tokens = self._tokens, (logs.get("num_tokens") or 0, seconds)
+        (before, earlier), self._tokens = self._tokens, (logs.get("num_tokens") or self._tokens[0], seconds)
         rate = (self._tokens[0] - before) / max(1e-9, seconds - earlier)
         shown = SHOWN if "reward" in logs else SHOWN_OF_SFT
         parts = [f"{name} {logs[key]:{form}}" for key, name, form in shown if logs.get(key) is not None]
@@ -133,14 +139,48 @@ class HeldOut(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
+@dataclass(eq=False)
+class NoDifference(TrainerCallback):
+    """End the run, resumable, after `patience` generations in a row without a difference in any group; 0: never.
+
+    The main process prints why. The run ends at the end of a generation cycle, where `GracefulStop` can save it.
+    """
+
+    trainer: Any  # a GuardedGRPOTrainer, which counts them
+    patience: int
+
+    def state_dict(self) -> dict:
+        return {"idle": self.trainer.idle}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.trainer.idle = state["idle"]
+
+    def on_step_end(self, args, state, control, **kwargs):
+        trainer, left = self.trainer, state.max_steps - state.global_step
+        if not (self.patience and left > 0 and trainer.idle >= self.patience and trainer.at_cycle_end()):
+            return
+        groups = Groups.of_rows(distributed.gathered(trainer.reward_funcs[0].last_rows), trainer.noise_floor)
+        if is_main_process():
+            print(
+                f"patience: {trainer.idle} generations in a row without a difference in any group. Of the last one: "
+                f"{no_difference(groups, args.temperature)}. If earlier samples of this run did differ, lower lr or "
+                "raise kl_beta",
+                file=sys.stderr,
+                flush=True,
+            )
+        trainer.idle = 0  # also in the checkpoint: the command that continues gets as many again
+        control.should_training_stop = True
+
+
 class Rollouts(TrainerCallback):
     """Write every training sample with its reward components, one line each, for rl_nmt/audit/reweigh.py.
 
     The samples are those of all processes, in the order of the groups. A resumed run drops rows after its checkpoint.
+    `every`: optimizer steps between samples that are kept.
     """
 
-    def __init__(self, reward_fn, path: Path):
-        self.reward_fn, self.file = reward_fn, MetricsFile(path)
+    def __init__(self, reward_fn, path: Path, every: int = 1):
+        self.reward_fn, self.file, self.every = reward_fn, MetricsFile(path), every
         self._seen: list | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -150,7 +190,7 @@ class Rollouts(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         own = self.reward_fn.last_rows
-        if own is self._seen:  # the same generation, used for another update
+        if own is self._seen or state.global_step % self.every:  # the same generation, used for another update
             return
         self._seen, rows = own, distributed.gathered(own)
         if not state.is_world_process_zero:
@@ -164,8 +204,9 @@ class Rollouts(TrainerCallback):
 class GracefulStop(TrainerCallback):
     """On SIGTERM, SIGINT or max_hours, finish the generation cycle, save and stop. A second signal exits at once.
 
-    Added last (loop.py), it also saves before a stop that another callback requests by `should_training_stop`. It stops
-    before `max_hours` after `started`, in time for one more save; at least one generation cycle is always run.
+    Added last (loop.py), it also saves before a stop that another callback requests by `should_training_stop`, at the
+    end of the cycle. It stops before `max_hours` after `started`, in time for one more save; at least one generation
+    cycle is always run.
     """
 
     at_cycle_end: Callable[[], bool]  # whether a checkpoint made now can be resumed exactly
@@ -179,6 +220,7 @@ class GracefulStop(TrainerCallback):
         self.deadline = started + self.max_hours * 3600 if self.max_hours else None
         self.reason, self.exit_code = "", 0
         self.step = 0
+        self._early = False  # another callback has requested a stop within the cycle
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
         self._cycle_start = self._save_start = now
@@ -216,13 +258,16 @@ class GracefulStop(TrainerCallback):
         self._cycle_start = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
+        early = control.should_training_stop and state.global_step < state.max_steps
         if not self.at_cycle_end():
+            if early:
+                self._early, control.should_training_stop, control.should_save = True, False, False
             return
         self._save_start = now = time.monotonic()
         self._longest_cycle = max(self._longest_cycle, now - self._cycle_start)
         self._cycle_start = now
         late = self.deadline is not None and now + MARGIN * self._longest_cycle + self._longest_save > self.deadline
-        early = control.should_training_stop  # another callback's wish, if there is something left to train
+        early |= self._early
         self._decide(state, control, "max_hours" if late else "training was ended early" if early else "")
         if self.exit_code:
             control.should_save = True

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from rl_nmt.distributed import gathered
-from rl_nmt.errors import NonFiniteLoss, describe
+from rl_nmt.errors import NonFiniteLoss, ResumeRefused, describe
 from rl_nmt.runs.checkpoints import Keeper
 from rl_nmt.runs.metrics_file import MetricsFile
 
@@ -34,6 +34,7 @@ class Resumable(Mixed):
     _unlogged_losses: tuple[float, ...] | list[float] = ()  # those of all processes, at the last save
     _continued: dict[str, Any] | None = None
     _batch: dict[str, Any] | None = None
+    _unread: list[str] | tuple[str, ...] = ()  # names of weights that the Trainer did not find where it looked
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         self._batch = inputs
@@ -118,10 +119,15 @@ class Resumable(Mixed):
     def compare_trainer_and_checkpoint_args(self, training_args, trainer_state):
         """Do nothing: `Continue` applies the new values, where the Trainer would only warn."""
 
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        self._unread = []
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._unread:
+            _load_renamed(self.model if model is None else model, Path(resume_from_checkpoint))
+
     def _issue_warnings_after_load(self, load_result):
         tied = set(getattr(self.model, "_tied_weights_keys", None) or ())  # saved once, under their other name
-        missing = [name for name in load_result.missing_keys if name not in tied]
-        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+        self._unread = [*load_result.unexpected_keys, *(n for n in load_result.missing_keys if n not in tied)]
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         if self.control.should_training_stop:  # resumed after the last step
@@ -178,6 +184,23 @@ class Continue(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if not self.trainer.at_cycle_end():  # a checkpoint here would have to hold the sampled completions too
             control.should_save = False
+
+
+def _load_renamed(model, folder: Path) -> None:
+    """Load the weights of a checkpoint by the model's own class, exactly.
+
+    Multimodal models are saved under the names of their first version. `from_pretrained` translates these; the Trainer,
+    of transformers 4.57 and 5.23 alike, would go on from the weights it happens to have. Raises ResumeRefused.
+    """
+    from rl_nmt.models.loading import loading
+
+    with loading():
+        dtype = next(model.parameters()).dtype
+        saved, told = type(model).from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    unread = [*told["missing_keys"], *told["unexpected_keys"]]
+    if unread or saved.state_dict().keys() != model.state_dict().keys():
+        raise ResumeRefused(f"{folder}: its weights do not fit the model, e.g. {(unread or ['other names'])[0]}")
+    model.load_state_dict(saved.state_dict())
 
 
 def _adopt_learning_rate(trainer) -> None:

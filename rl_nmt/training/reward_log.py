@@ -4,12 +4,16 @@ Rows are dicts, one per sample, with source, output (cleaned), gate (a reason, o
 (None: not scored).
 """
 
+import hashlib
+import inspect
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from rl_nmt.errors import MissingService, warn
+from rl_nmt.config import excerpt, load_callable
+from rl_nmt.errors import ConfigError, MissingService, describe, warn
+from rl_nmt.files import is_number
 
 
 class RewardLog:
@@ -110,3 +114,35 @@ def work_done(rows: Iterable[Mapping[str, Any]], models: Iterable[tuple[str, Any
         return {}
     found = {(part, name): getattr(model, "stats", {}).get(name) for part, model, names in models for name in names}
     return {f"{part}/{name}": float(value) for (part, name), value in found.items() if value is not None}
+
+
+def function_scores(
+    name: str, argument: str, count: int, call: Callable[[Callable], Sequence[Any]]
+) -> list[float | None]:
+    """Return the `count` scores that `call` gets from the function that the setting `argument` names "module:name".
+
+    Raises ConfigError, naming the setting, if the function fails or returns anything but a finite number or None for
+    each completion.
+    """
+    function = load_callable(name, argument)
+    try:
+        found = list(call(function)) if count else []
+    except Exception as error:
+        raise ConfigError(f"{argument}: {name} fails ({describe(error)}); correct it") from error
+    found = [value.item() if hasattr(value, "item") else value for value in found]
+    if len(found) != count or not all(value is None or is_number(value) for value in found):
+        wanted = f"it must return a finite number or None for each of {count} completions"
+        raise ConfigError(f"{argument}: {name} returns {excerpt(str(found))}; {wanted}")
+    return [None if value is None else float(value) for value in found]
+
+
+def function_identity(name: str, argument: str) -> dict[str, str]:
+    """Return the name of a function, "module:name", and a hash of its module's source ("" if there is none).
+
+    Call it once, when the module is imported: later it would hash a file that was edited since. Raises ConfigError.
+    """
+    try:
+        source = inspect.getsource(sys.modules[load_callable(name, argument).__module__])
+    except (AttributeError, KeyError, TypeError, OSError):  # a builtin, an instance, no file
+        source = ""
+    return {"function": name, "module": hashlib.sha256(source.encode()).hexdigest()[:16] if source else ""}

@@ -5,17 +5,18 @@ import random
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rl_nmt import distributed, files
+from rl_nmt.data.snapshot import OtherRequest
 from rl_nmt.errors import ConfigError, ResumeRefused
 from rl_nmt.progress import progress
 from rl_nmt.results.task import Task
-from rl_nmt.runs import run_folder
+from rl_nmt.runs import checkpoints, run_folder
 from rl_nmt.runs.metrics_file import MetricsFile
 from rl_nmt.runs.run import Files, Run
 from rl_nmt.runs.run_folder import model_identity
@@ -23,8 +24,9 @@ from rl_nmt.runs.run_folder import model_identity
 # Settings that may differ from those of a finished run, at the top level or in a section.
 _CHANGES_NO_RESULT = re.compile(
     r"(phase|logging\.\w+|misc\.huggingface_\w+|(\w+\.)?(output_dir|push_to|max_hours|logging_steps|(sample|save)_\w+"
-    r"|(use_)?wandb\w*)):"
+    r"|headroom_prompts|patience|(use_)?wandb\w*)):"
 )
+T = TypeVar("T")
 JITTER_ROUNDS = 4  # the first scores all at once, the others shuffled halves: each segment gets other batch neighbours
 
 
@@ -36,6 +38,7 @@ class Policy:
     precision: Any
     model: Any
     start: Callable[[], Any]
+    processor: Any = None  # of a model with a vision tower
 
 
 def load_policy(
@@ -45,22 +48,25 @@ def load_policy(
     families: Sequence[str] = (),
     argument: str = "model_id",
     quantise: bool = False,
+    images: bool = False,
 ) -> Policy:
     """Load a policy; precision and device are chosen once and printed.
 
     `families`: chat formats that the caller can write, () for all; `argument`: the setting that names the model;
-    `quantise`: its base in 4-bit (`start` loads it whole). Raises ConfigError, MissingService.
+    `quantise`: its base in 4-bit (`start` loads it whole); `images`: with its vision tower and its processor.
+    Raises ConfigError, MissingService.
     """
-    from rl_nmt.models import policy
+    from rl_nmt.models import multimodal, policy
 
     policy.prepare_processes()
     tokenizer = policy.load_tokenizer(name, families, argument)
     precision = policy.choose_precision(lora=lora)
     print(f"precision: {precision.reason}", flush=True)
 
-    start = partial(policy.load_policy, name, tokenizer, precision, attention, families, argument)
+    processor = multimodal.load_processor(name, tokenizer, argument) if images else None
+    start = partial(policy.load_policy, name, tokenizer, precision, attention, families, argument, images=images)
     model = start(quantise=True) if quantise else start().to(precision.device)
-    return Policy(tokenizer, precision, model, start)
+    return Policy(tokenizer, precision, model, start, processor)
 
 
 def grpo_config(folder: Path, policy: Policy, save_steps: int, seed: int, **options: Any):
@@ -68,22 +74,26 @@ def grpo_config(folder: Path, policy: Policy, save_steps: int, seed: int, **opti
     from trl import GRPOConfig
 
     options.setdefault("lr_scheduler_type", "constant_with_warmup")
-    return GRPOConfig(
-        output_dir=str(folder),
-        num_train_epochs=1,
-        seed=seed,
-        data_seed=seed,
-        save_strategy="steps" if save_steps else "no",
-        save_steps=save_steps or 1,
-        bf16=policy.precision.autocast,
-        fp16=False,
+    shared = trainer_options(policy, save_steps, seed)
+    return GRPOConfig(output_dir=str(folder), num_train_epochs=1, **shared, **options)
+
+
+def trainer_options(policy: Policy, save_steps: int, seed: int) -> dict[str, Any]:
+    """Return what every trainer's configuration sets alike: seeds, checkpoints, precision and device, no reports."""
+    return {
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "steps" if save_steps else "no",
+        "save_steps": save_steps or 1,
+        "bf16": policy.precision.autocast,
+        "fp16": False,
         **distributed.training_device(policy.precision.device),
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=policy.precision.device != "cpu",
-        ddp_find_unused_parameters=False,
-        **options,
-    )
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": policy.precision.device != "cpu",
+        # A batch without images leaves the vision tower without gradients.
+        "ddp_find_unused_parameters": policy.processor is not None,
+    }
 
 
 def dataset(sources: Sequence[str], make_prompt: Callable[[str], str]):
@@ -137,16 +147,45 @@ def finished(folder: Path, task: Task, settings: dict[str, Any], setting: str = 
     return True
 
 
-def evaluate_before(run: Run, evaluate: Callable[[], Any], rows: Sequence[dict], reward, max_new_tokens: int):
-    """Return the start policy's Snapshot: made once per run, and reused only if the final one is comparable with it."""
+def load_data(run: Run, load: Callable[[], T]) -> T:
+    """Return what `load` reads, on the main process, from the run's data/. Collective.
+
+    Data of other settings that an earlier command (--headroom, --eval_only) has left there are set aside, unless the
+    run has a checkpoint or data/ is a link. Raises what `load` does, CannotWrite.
+    """
+
+    def read() -> T:
+        folder = run.folder / "data"
+        try:
+            return load()
+        except OtherRequest as error:
+            if run.resume is not None or folder.is_symlink():
+                raise
+            aside = checkpoints.set_aside(folder, str(error), prefix="earlier")
+        print(f"data: {folder} had the data of other settings, now in {aside}; no step was trained on them", flush=True)
+        return load()
+
+    return distributed.from_main(read)
+
+
+def evaluate_before(run: Run, evaluate: Callable[[], Any], rows: Sequence[dict], reward, decoding: int | str):
+    """Return the start policy's Snapshot: made once per run, and reused only if the final one is comparable with it.
+
+    `decoding`: see `evaluation.measured_by`.
+    """
     from rl_nmt.results.evaluation import Snapshot, require_same_measure
 
     def make():
         print(f"evaluating the start policy on {len(rows)} held-out rows", flush=True)
         return evaluate()
 
-    same = partial(require_same_measure, rows=rows, reward_fn=reward, max_new_tokens=max_new_tokens)
+    same = partial(require_same_measure, rows=rows, reward_fn=reward, decoding=decoding)
     return run.once("before", make, form=Snapshot, require=same)
+
+
+def skipped(asked: Mapping[str, bool], *names: str) -> str:
+    """Return why a check is skipped: the first of these flags that was given; "" without any."""
+    return next((f"skipped by --{name}" for name in names if asked[name]), "")
 
 
 def ask_launch_gate(run: Run, ask: Callable[[], dict], skip: str = "") -> None:
@@ -256,16 +295,23 @@ def finish(run: Run, trainer, policy: Policy, held_out, task: Task, card: dict[s
     held_out.take(trainer.state.global_step, after)
     export.save_final(run.folder, trainer, policy.tokenizer, card["prompt"], policy.start)
     best = export.finish_best(run.folder, policy.tokenizer, held_out.monitor.choice(), policy.start)
+    if policy.processor is not None and distributed.is_main_process():
+        for folder in (run.folder / "final", run.folder / "best"):
+            if folder.exists():
+                policy.processor.save_pretrained(folder)
     if not distributed.is_main_process():
         return
     comparison = evaluation.compare(before, after, task, seed=seed) | {"best": best}
     if "launch_gate" in run.notes:
         comparison["launch_gate"] = {k: v for k, v in run.notes["launch_gate"].items() if k != "families"}
+    # "distance": from the start policy, in nats per token, where KL is not part of the training
+    names = {"headroom_gate": "headroom", "prompt_filter": "prompt_filter", "distance": "distance"}
+    comparison |= {shown: run.notes[name] for name, shown in names.items() if name in run.notes}
     if run.files.samples == Files().samples:
         evaluation.write_samples(run.folder / run.files.samples, before, after, task)
     files.write_json(run.folder / "evaluation.json", comparison)
     report.reward_curve_png(run.folder / run.files.metrics, run.folder / "reward_curve.png", task)
-    report.write_report(run.folder, task, run.files)
+    report.write_report(run.folder, task, run.files, card["base_model"])
     print(evaluation.print_table(comparison, task))
     print(f"model {run.folder / 'final'}   report {run.folder / 'report.html'}", flush=True)
     export.write_cards(run.folder, comparison, **card, task=task)

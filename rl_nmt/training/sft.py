@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from rl_nmt import distributed
 from rl_nmt.text.prompts import end_of_turn
 from rl_nmt.training import setup
 
@@ -39,22 +38,11 @@ def build_sft_trainer(
 
     from rl_nmt.models.policy import precise_adapters
 
-    precision = policy.precision
     args = SFTConfig(
         output_dir=str(folder),
-        seed=seed,
-        data_seed=seed,
-        save_strategy="steps" if save_steps else "no",
-        save_steps=save_steps or 1,
-        bf16=precision.autocast,
-        fp16=False,
-        **distributed.training_device(precision.device),
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=precision.device != "cpu",
-        ddp_find_unused_parameters=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
+        **setup.trainer_options(policy, save_steps, seed),
         **options,
     )
     with precise_adapters(policy.model):

@@ -11,12 +11,11 @@ import torch
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
+from rl_nmt.audit.groups import MIN_VALID
 from rl_nmt.errors import ConfigError, NonFiniteLoss
 from rl_nmt.models.policy import gemma_loads_under_zero3, precise_adapters
 from rl_nmt.training.resumable import Continue, Resumable
 from rl_nmt.training.trl_settings import check_save_steps
-
-MIN_VALID = 0.75  # share of a group that must have a score, else the group is skipped (ours)
 
 
 def apply_group_rules(
@@ -69,6 +68,7 @@ class GuardedGRPOTrainer(Resumable, GRPOTrainer):
     """
 
     noise_floor = 0.0  # reward spread up to which a group is a tie; 0: only exact ties
+    idle = 0  # generations in a row, up to the last one, without a difference in any group
 
     def __init__(self, model, reward_funcs, *args, **kwargs):
         if isinstance(reward_funcs, (list, tuple)) and len(reward_funcs) != 1:
@@ -117,6 +117,9 @@ class GuardedGRPOTrainer(Resumable, GRPOTrainer):
         column, stats = apply_group_rules(rewards[:, 0], group_size, self.noise_floor)
         for name, value in stats.items():
             self._metrics["train" if training else "eval"][name].append(value)
+        if training:
+            teaches = stats["groups/skipped_share"] + stats["groups/tied_share"] < 1 - 1e-6
+            self.idle = 0 if teaches else self.idle + 1
         return column[:, None]
 
     def training_step(self, model, inputs, num_items_in_batch):

@@ -50,6 +50,18 @@ REFUSED = dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_s
 
 
 @dataclass
+class VllmSettings:
+    """Settings of sampling through vLLM, flat in a recipe's own."""
+
+    # vLLM
+    use_vllm: bool = False  # sample through vLLM (requirements-vllm.txt)
+    vllm_mode: Literal["colocate", "server"] = "colocate"  # an engine on each GPU, or one server (`trl vllm-serve`)
+    vllm_server_host: str = "127.0.0.1"  # host of that server
+    vllm_server_port: int = between(1, 65535, 8000)  # port of that server
+    vllm_gpu_memory_utilization: float = between(0, 0.99, 0.3, open_left=True)  # share of GPU memory for an engine
+
+
+@dataclass
 class TrlSettings:
     """Settings of GRPOConfig beyond the recipe's own."""
 
@@ -223,6 +235,15 @@ def check_save_steps(steps: int, accumulation: int, batches: int, iterations: in
         f"{batches} × num_iterations {iterations}, gradient_accumulation_steps {accumulation}): such a checkpoint "
         f"could not be resumed exactly; nearest that work: {' or '.join(map(str, legal))}"
     )
+
+
+def vllm_options(cfg: Any) -> dict[str, Any]:
+    """Return GRPOConfig's keywords for vLLM; nothing without it."""
+    if not cfg.use_vllm:
+        return {}
+    names = ("use_vllm", "vllm_mode", "vllm_server_host", "vllm_server_port", "vllm_gpu_memory_utilization")
+    longest = 4 * cfg.max_chars + 100 + cfg.max_new_tokens  # a character is at most four byte tokens
+    return {name: getattr(cfg, name) for name in names} | {"vllm_max_model_length": longest}
 
 
 def _check_loss(loss_type: str, trl: TrlSettings) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from tiny_models import PAIRS
 
-from rl_nmt.backtranslation.translator import check_tags, load_backtranslator
+from rl_nmt.backtranslation.families import check_tags
+from rl_nmt.backtranslation.translator import load_backtranslator
 from rl_nmt.errors import ConfigError
 
 

@@ -237,7 +237,7 @@ def test_the_doctor_names_what_was_measured_on_its_card(tmp_path, monkeypatch):
     (tmp_path / "nvidia-a10g.json").write_text(json.dumps(card()), encoding="utf-8")
     cfg, machine = script.RunCfg(), presets.Hardware(1, 24, True, 32).machine()
     shapes_ = {name: Shape(parameters(config), config) for name, config in KNOWN.items()}
-    named = {"policy": "google/gemma-3-1b-it", "NLLB": "facebook/nllb-200-distilled-1.3B"}
+    named = {"policy": "google/gemma-3-1b-it", "translator": "facebook/nllb-200-distilled-1.3B"}
     models = {part: shapes_[name] for part, name in named.items()}
     assert "of its estimate" not in capacity.memory_findings(cfg, machine, models)[0].detail  # of another name
     a10 = type(machine)(

@@ -19,9 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PRESETS = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml"))}
 EXPECTED = {
     "pocket": Hardware(0, 0, False, 3),
+    "gemma3_270m_laptop": Hardware(0, 0, False, 8),
     "gemma3_1b_16gb": Hardware(1, 16, False, 24),
     "gemma3_1b_24gb": Hardware(1, 24, True, 16),
+    "gemma3_1b_permissive": Hardware(1, 24, True, 16),
     "gemma3_4b_80gb": Hardware(1, 80, True, 32),
+    "gemma3_4b_permissive": Hardware(1, 80, True, 32),
     "gemma3_27b_8x80gb": Hardware(8, 80, True, 640),
 }
 
@@ -63,9 +66,11 @@ def test_it_fits_and_every_model_is_counted(name):
     findings = presets.estimate(PRESETS[name])
     assert findings and all(f.level in ("ok", "warn") for f in findings)
     detail = findings[0].detail
-    assert detail.startswith("cuda:0: policy ") and "size not known" not in detail
+    device = "cuda:0" if EXPECTED[name].gpus else "cpu"
+    assert detail.startswith(f"{device}: policy ") and "size not known" not in detail
     held = " ".join(f.detail for f in findings)
-    assert all(part in held for part in ("NLLB ", "comet_da ", "comet_qe "))
+    parts = ("likelihood ",) if name == "gemma3_270m_laptop" else ("translator ", "comet_da ", "comet_qe ")
+    assert all(part in held for part in parts)
 
 
 def test_a_preset_that_is_too_large_is_reported_with_exit_status_1(tmp_path, capsys):

@@ -27,13 +27,22 @@ def folder(tiny_all, tmp_path_factory):
 def test_two_processes_have_the_gradient_of_one(folder):
     found = bench.compare(folder, 2)
     assert found["relative_difference"] <= 3e-5 and found["largest_difference"] <= 1e-5
-    assert found["samples"] == 12 and found["distinct_rewards"] > 4 and found["norm"] > 1e-3
+    assert found["samples"] == 12 and found["distinct_rewards"] > 2 and found["norm"] > 1e-3
 
 
 def test_another_reward_is_another_gradient(folder, tiny_all, tmp_path):
-    """The reward of one sample in the split group: the result must change even for a small part of the batch."""
+    """The reward of one sample, in the split group if it can be: the result must change even for so small a part."""
     recorded = torch.load(folder / bench.ROLLOUTS, weights_only=True)
-    recorded["rows"][7]["total"] = 1.0 - recorded["rows"][7]["total"]
+    rows = recorded["rows"]
+    groups = [rows[i : i + 4] for i in range(0, 12, 4)]
+
+    def alike(i: int) -> int:
+        return sum(row["ids"] == rows[i]["ids"] for row in groups[i // 4])
+
+    rare = min([*range(4, 8), *range(4), *range(8, 12)], key=alike)  # the split group first
+    own, others = rows[rare]["total"], [row["total"] for row in groups[rare // 4] if row is not rows[rare]]
+    # To the other side of its group: where the others are equal, its distance from them alone does not count.
+    rows[rare]["total"] = max(others) + 0.5 if own <= sum(others) / 3 else min(others) - 0.5
     torch.save(recorded, tmp_path / bench.ROLLOUTS)
     torch.save(torch.load(folder / "gradient-1.pt", weights_only=True), tmp_path / "gradient-1.pt")
     line = tiny_run.split_argv(tiny_all, tmp_path)

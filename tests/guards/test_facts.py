@@ -153,7 +153,8 @@ def test_nothing_to_check(source):
 @pytest.mark.parametrize(
     ("code", "output", "asked"),
     [
-        ("hi", "वह 1990 में रवि से मिली।", ["number"]),
+        ("hi", "वह 1990 में रवि से मिली।", ["number", "name"]),
+        ("gu", "તે 1990 માં રવિને મળી.", ["number"]),
         ("ja", "彼女は1990年にラヴィに会った。", ["number"]),
         ("de", "Sie traf Ravi 1990.", ["number", "name"]),
         ("ta", "அவர் 1990 இல் ரவியைச் சந்தித்தார்.", ["number", "name"]),

@@ -89,6 +89,7 @@ def test_a_run_that_can_start(local, tmp_path):
         "comet_da_model",
         "comet_qe_model",
         "backtranslation_model",
+        "licences",
         "data",
         "W&B",
         "disk",
@@ -113,6 +114,8 @@ def test_the_defaults_without_a_network_take_seconds(tmp_path, monkeypatch):
         assert failed[name].detail.startswith(f"{getattr(cfg(), name)} is not on this machine")
         assert failed[name].way_out.startswith(f"Give a local folder as --{name}")
     assert doctor.table(findings).splitlines()[-1].startswith("no-go: 5")
+    (line,) = (f.detail for f in findings if f.what == "licences")
+    assert "forbidden by facebook/nllb-200-distilled-1.3B (CC-BY-NC-4.0), Unbabel/wmt22-cometkiwi-da (CC-" in line
 
 
 def test_a_hub_that_drops_packets_is_probed_once(monkeypatch, tmp_path):
@@ -253,7 +256,7 @@ def test_disk_by_hand(monkeypatch, tmp_path):
 
 
 def memory(machine, **changes):
-    models = {"policy": GEMMA, "NLLB": NLLB, "comet_da": COMET, "comet_qe": COMET}
+    models = {"policy": GEMMA, "translator": NLLB, "comet_da": COMET, "comet_qe": COMET}
     return capacity.memory_findings(cfg(**changes), machine, models)
 
 
@@ -265,7 +268,7 @@ def test_memory_by_hand():
     # 1.86 policy + 4 × 0.049 LoRA + 0.6 CUDA + 5.11 NLLB + 2 × 2.44 COMET + 3.75 keys and values of NLLB's beams
     found = memory(with_free(40))
     assert level(found) == [("ok", 0)] and " = 16.4 GiB estimated, 40.0 free" in found[0].detail
-    for part in ("policy 1.9", "LoRA 0.049", "optimizer 0.097", "NLLB 5.1", "comet_da 2.4", "reward 3.8"):
+    for part in ("policy 1.9", "LoRA 0.049", "optimizer 0.097", "translator 5.1", "comet_da 2.4", "reward 3.8"):
         assert part in found[0].detail, found[0].detail
     assert level(memory(with_free(16))) == [("warn", 0)]  # 102 %
     assert level(memory(with_free(15))) == [("warn", 0)]  # 109 %: estimates are not that exact
@@ -288,7 +291,7 @@ def test_memory_says_what_is_in_the_way():
 
 def test_memory_per_device_and_unknown_sizes():
     two = machine(gpus=(A10, A10))
-    models = {"policy": GEMMA, "NLLB": NLLB, "comet_da": None, "comet_qe": COMET}
+    models = {"policy": GEMMA, "translator": NLLB, "comet_da": None, "comet_qe": COMET}
     found = capacity.memory_findings(cfg(dual_device="cuda:1"), two, models)
     assert [f.detail.split(":")[0] + ":" + f.detail.split(":")[1] for f in found] == ["cuda:0", "cuda:1"]
     assert "without comet_da: size not known" in found[0].detail
@@ -306,6 +309,8 @@ def test_the_joint_limit_by_hand():
     assert level(found) == [("warn", 0)] and found[0].way_out == "--max_chars 537 or less"
     assert "about 513 of COMETKiwi's 512 tokens" in found[0].detail  # 4 + 538 × 2.835 / 3
     assert capacity.joint_limit_findings(cfg(max_chars=9999, w_qe=0.0)) == []
+    found = capacity.joint_limit_findings(cfg(max_chars=1700, comet_qe_model="google/metricx-24-hybrid-xl-v2p6"))
+    assert level(found) == [("warn", 0)] and "of MetricX's 1536 tokens" in found[0].detail
 
 
 def test_batches_by_hand(monkeypatch):

@@ -11,6 +11,10 @@ from transformers import (
     Gemma3TextConfig,
     M2M100Config,
     M2M100ForConditionalGeneration,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
     XLMRobertaConfig,
     XLMRobertaModel,
 )
@@ -79,6 +83,27 @@ def test_nllb_and_xlmr_are_counted_weight_by_weight():
     assert memory_estimate.parameters(XLMR.to_dict()) == count(XLMRobertaModel(XLMR, add_pooling_layer=False))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_t5_is_counted_weight_by_weight(tied):
+    sizes = {"vocab_size": 99, "d_model": 24, "d_kv": 5, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3}
+    sizes |= {"num_heads": 3, "tie_word_embeddings": tied, "feed_forward_proj": "gated-gelu"}
+    t5, mt5 = T5Config(**sizes), MT5Config(**sizes)
+    assert memory_estimate.parameters(t5.to_dict()) == count(T5ForConditionalGeneration(t5))
+    if tied == mt5.tie_word_embeddings:  # transformers 5 ties every mT5
+        assert memory_estimate.parameters(mt5.to_dict()) == count(MT5ForConditionalGeneration(mt5))
+
+
+def test_metricx_by_hand():
+    xl = model_shape("google/metricx-24-hybrid-xl-v2p6-bfloat16@main")
+    table, value = 250_112 * 2048, 2
+    assert xl.parameters == 3_742_619_648  # mT5-XL, "3.7B" in its paper
+    weights, work = memory_estimate.metricx_need(xl, "bfloat16")
+    assert weights == value * (3_742_619_648 - table)  # the output matrix is dropped
+    assert work == value * 8192 * (8 * 2048 + 3 * 5120) + 2 * 4 * 32 * 8192 * 512
+    needs = memory_estimate.memory_needs(cfg(reward_dtype="bfloat16"), {**models(), "comet_qe": xl}, 1, True)
+    assert needs["cuda:0"].resident["comet_qe"] == weights
+
+
 @pytest.mark.parametrize(
     ("name", "total"),  # known apart from the formula
     [
@@ -87,6 +112,9 @@ def test_nllb_and_xlmr_are_counted_weight_by_weight():
         ("facebook/nllb-200-distilled-600M", 615_073_792),
         ("facebook/nllb-200-distilled-1.3B", 1_370_638_336),
         ("facebook/nllb-200-3.3B", 3_344_863_232),
+        ("facebook/m2m100_418M", 483_905_536),
+        ("facebook/m2m100_1.2B", 1_239_470_080),
+        ("google/metricx-24-hybrid-large-v2p6", 1_229_581_312),
     ],
 )
 def test_known_models_have_their_size(name, total):
@@ -234,28 +262,42 @@ def small(parameters):
 
 def models():
     nllb = Shape(10**9, KNOWN["facebook/nllb-200-distilled-1.3B"])
-    return {"policy": GEMMA_1B, "NLLB": nllb, "comet_da": small(5 * 10**8), "comet_qe": None}
+    return {"policy": GEMMA_1B, "translator": nllb, "comet_da": small(5 * 10**8), "comet_qe": None}
 
 
 def test_each_device_gets_its_own():
     needs = memory_estimate.memory_needs(cfg(dual_device="cuda:1", reward_device="cuda"), models(), 2, True)
     assert list(needs) == ["cuda:0", "cuda:1"]
-    assert needs["cuda:0"].resident["comet_da"] == 2 * 10**9 + JOINED and "NLLB" not in needs["cuda:0"].resident
-    assert needs["cuda:1"].resident == {"CUDA": int(0.6 * GIB), "NLLB": 4 * 10**9}
+    assert needs["cuda:0"].resident["comet_da"] == 2 * 10**9 + JOINED
+    assert "translator" not in needs["cuda:0"].resident
+    assert needs["cuda:1"].resident == {"CUDA": int(0.6 * GIB), "translator": 4 * 10**9}
     one_gpu = memory_estimate.memory_needs(cfg(dual_device="cuda:1"), models(), 1, True)
-    assert one_gpu["cpu"].resident == {"NLLB": 4 * 10**9}  # a device that is not there is the CPU
+    assert one_gpu["cpu"].resident == {"translator": 4 * 10**9}  # a device that is not there is the CPU
     assert list(memory_estimate.memory_needs(cfg(), models(), 0, False)) == ["cpu"]
+
+
+def test_the_keys_and_values_of_each_kind_of_translator():
+    def work(name: str, beams: int, dtype: str = "float32") -> int:
+        weights, cache = memory_estimate.translator_need(model_shape(name), dtype, beams)
+        assert weights == {"float32": 4, "bfloat16": 2}[dtype] * model_shape(name).parameters
+        return cache
+
+    tokens = 4096
+    assert work("facebook/m2m100_418M", 4) == 4 * 2 * 12 * 1024 * tokens * (1 + 4)  # the source once per text
+    assert work("google/madlad400-3b-mt", 4) == 4 * 2 * 32 * (16 * 128) * tokens * 2 * 4  # once per beam
+    assert work("google/gemma-3-1b-it", 4, "bfloat16") == 2 * 2 * 26 * (1 * 256) * tokens * 2  # greedy
+    assert memory_estimate.translator_need(Shape(10, {"model_type": "llama"}), "float32", 4) == (40, 0)
 
 
 def test_stages_do_not_add_up_and_offloaded_models_come_together():
     here = memory_estimate.memory_needs(cfg(), models(), 1, True)["cuda:0"]
     cache, work = 4 * 24 * 2 * 1024 * 4096 * 5, 4 * 8192 * (8 * 1024 + 2 * 4096)
-    assert here.passing["reward"] == max(cache, work) and here.resident["NLLB"] == 4 * 10**9
+    assert here.passing["reward"] == max(cache, work) and here.resident["translator"] == 4 * 10**9
     assert here.peak == sum(here.resident.values()) + max(here.passing.values())
     away = memory_estimate.memory_needs(cfg(reward_offload=True), models(), 1, True)
-    assert "NLLB" not in away["cuda:0"].resident
+    assert "translator" not in away["cuda:0"].resident
     assert away["cuda:0"].passing["reward"] == max(cache, work) + 4 * 10**9 + 2 * 10**9 + JOINED
-    assert away["cpu"].resident == {"NLLB": 4 * 10**9, "comet_da": 2 * 10**9 + JOINED}
+    assert away["cpu"].resident == {"translator": 4 * 10**9, "comet_da": 2 * 10**9 + JOINED}
     assert Need().peak == 0
 
 

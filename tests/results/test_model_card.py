@@ -12,6 +12,7 @@ import yaml
 from tiny_models import PAIRS, PROMPT
 
 from rl_nmt.results import model_card
+from rl_nmt.results.task import Task
 from rl_nmt.results.translation import translation_task
 from rl_nmt.text.languages import TAMIL
 
@@ -125,31 +126,15 @@ def test_it_lists_the_licences_of_the_rewards_models():
     assert f"| cycle | {comet} | 371e9839ca4e | Apache-2.0 |" in text
     assert f"| qe | {kiwi} | – | CC-BY-NC-SA-4.0 (gated) |" in text
     assert "| judge | `kiwi \\| local` | – | a checkpoint without a page |" in text
-    limits = re.search(r"^(.*) may not be used commercially\.", text, re.MULTILINE)[1]
-    assert "wmt22-cometkiwi-da (CC-BY-NC-SA-4.0 (gated))" in limits
-    assert "nllb-200-distilled-1.3B (CC-BY-NC-4.0)" in limits
-    assert "comet-da" not in limits
-    assert "The base model's licence (Gemma (gated)) " in text
+    line = re.search(r"^Licences: (.*)\. What that means", text, re.MULTILINE)[1]
+    assert "forbidden by Unbabel/wmt22-cometkiwi-da (CC-BY-NC-SA-4.0), facebook/nllb-200-distilled-1.3B (CC" in line
+    assert "comet-da" not in line and "read the card of kiwi | local" in line
+    assert f"# license: yours to choose; {line}" in text.split("---")[1]
+    assert "The base model's licence (Gemma Terms of Use (gated)) " in text
     free = copy.deepcopy(COMPARISON)
     free["signature"]["reward"]["identity"] = {"metricx": {"model": "google/metricx-24-hybrid-large-v2p6"}}
-    assert "commercial" not in card(free, base="me/own").split("## Evaluation")[0]
-    assert "| Apache-2.0 |" in card(free)
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("Unbabel/wmt22-cometkiwi-da", "CC-BY-NC-SA-4.0 (gated)"),
-        ("Unbabel/XCOMET-XXL", "CC-BY-NC-SA-4.0 (gated)"),
-        ("google/metricx-24-hybrid-xl-v2p6-bfloat16", "Apache-2.0"),
-        ("facebook/nllb-200-3.3B", "CC-BY-NC-4.0"),
-        ("google/gemma-3-27b-it", "Gemma (gated)"),
-        ("google/gemma-2-2b-it", None),
-        ("unbabel/xcomet-xl", None),
-    ],
-)
-def test_licences(name, text):
-    assert model_card.licence(name) == text
+    assert "forbid" not in card(free, base="me/own")
+    assert "Licences: no licence named here forbids" in card(free) and "| Apache-2.0 |" in card(free)
 
 
 def test_the_table_before_and_after():
@@ -186,9 +171,25 @@ def test_the_example_runs(tiny_gemma, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.strip() == tamil
 
 
+def test_the_example_with_a_picture_runs(tiny_vlm, tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    comparison = {"rows": 1, "before": {}, "after": {}, "p_value": {}, "wins": {}, "signature": {"reward": {}}}
+    card = {"base_model": "a", "data": {"name": "b", "rows": 1, "sha256": "c"}, "settings": {}, "prompt": "{source}"}
+    text = model_card.model_card(
+        comparison, **card, task=Task("answers", example="What is it?", pipeline="image-text-to-text")
+    )
+    shutil.copytree(tiny_vlm, tmp_path / "model")
+    Image.new("RGB", (48, 48), "red").save(tmp_path / "model" / "picture.png")
+    monkeypatch.chdir(tmp_path / "model")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    exec(compile(code.replace("256", "4"), "card", "exec"), {})
+    assert capsys.readouterr().out.endswith("\n")
+
+
 def test_docstring_examples_run():
     result = doctest.testmod(model_card)
-    assert result.attempted >= 2 and result.failed == 0
+    assert result.attempted >= 1 and result.failed == 0
 
 
 def test_a_local_folder_with_one_slash_is_not_a_hub_name(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -119,6 +120,30 @@ def test_the_numbers_are_on_the_page(tmp_path):
     assert cells["mean length"][2] == '<span class="">+2.0</span>'
     assert "by chrF++ 2 better, 1 worse, 0 equal" in html and "nrefs:1|nw:2" in html
     assert html.count("<figure>") == 2  # reward and KL; nobody logged a length
+
+
+def test_the_page_says_whether_a_licence_forbids_commercial_use(tmp_path):
+    write_run(tmp_path, [])
+    path = tmp_path / "evaluation.json"
+    comparison = json.loads(path.read_text(encoding="utf-8"))
+    comparison["signature"]["reward"] = {"identity": {"qe": {"model": "Unbabel/XCOMET-XL"}, "w_qe": 1.0}}
+    path.write_text(json.dumps(comparison), encoding="utf-8")
+    html = re.sub("</?bdi.*?>", "", report.write_report(tmp_path, TASK, base_model="google/gemma-3-1b-it").read_text())
+    assert "commercial use is forbidden by Unbabel/XCOMET-XL (CC-BY-NC-SA-4.0); pass on the Gemma Terms" in html
+
+
+def test_a_headline_that_was_not_measured_before_and_numbers_that_are_no_metrics(tmp_path):
+    write_run(tmp_path, [sample(0, 0.4, 0.5, after_scores={"total": 0.5, "gate": None, "margin": 0.25, "hide": 0.125})])
+    path = tmp_path / "evaluation.json"
+    comparison = json.loads(path.read_text(encoding="utf-8"))
+    comparison["after"]["implicit"] = 0.9753
+    path.write_text(json.dumps(comparison), encoding="utf-8")
+    task = dataclasses.replace(TASK, headline=("implicit", "reward", "nowhere"), hidden=("hide",))
+    report.write_report(tmp_path, task)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    text = " ".join(page.outside.split())
+    assert "0.975 not measured before" in text and "from 0.400" in text and page.tags.count("small") >= 2
+    assert "margin" in text and "0.250" in text and "0.125" not in text
 
 
 def test_gains_losses_and_random_rows_are_separate(tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from rl_nmt.errors import ConfigError, ResumeRefused
-from rl_nmt.runs import phases
+from rl_nmt.runs import checkpoints, phases
 from rl_nmt.runs.run import Run
 
 
@@ -53,3 +55,42 @@ def test_the_seal_is_of_the_weights(tmp_path):
         phases.sealed(tmp_path / "a" / "sft", "start_from")
     with pytest.raises(ConfigError, match=r"start_from: .* no finished phase"):
         phases.sealed(tmp_path, "start_from")
+
+
+def checkpoint(folder, step: int) -> None:
+    """Seal a checkpoint of this step in a folder."""
+    place = folder / f"checkpoint-{step}"
+    place.mkdir(parents=True)
+    (place / checkpoints.STATE).write_text(json.dumps({"parts": {}, "notes": {"from": folder.name}}))
+    checkpoints.seal(place, step)
+
+
+def test_a_run_continues_from_its_own_checkpoint_or_its_newest_rounds(tmp_path):
+    assert phases.newest_checkpoint(tmp_path) is None
+    (tmp_path / "round-12").mkdir()  # begun, without a checkpoint
+    (tmp_path / "round-old").mkdir()
+    checkpoint(tmp_path / "round-2", 7)
+    checkpoint(tmp_path / "round-10", 3)
+    assert phases.newest_checkpoint(tmp_path).notes == {"from": "round-10"}
+    checkpoint(tmp_path, 1)
+    assert phases.newest_checkpoint(tmp_path).notes == {"from": tmp_path.name}
+
+
+def test_rotation_keeps_the_newest_or_nothing(tmp_path):
+    for step in (1, 2, 3):
+        checkpoint(tmp_path, step)
+    (tmp_path / checkpoints.RECORD).write_text(json.dumps({"sealed": [1, 2, 3], "bytes": 1}))
+    checkpoints.rotate(tmp_path, 1)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+    checkpoints.rotate(tmp_path, 0)
+    assert list(tmp_path.iterdir()) == [] and checkpoints.find(tmp_path) is None
+
+
+def test_what_a_phase_keeps_is_read_back_or_refused(tmp_path):
+    kept = phases.Kept({"outputs": ["அ"], "reward": None})
+    kept.save(tmp_path / "kept.json")
+    assert phases.Kept.load(tmp_path / "kept.json") == kept
+    (tmp_path / "kept.json").write_text("[1]")
+    for path in (tmp_path / "kept.json", tmp_path / "none.json"):
+        with pytest.raises(ConfigError, match=path.name):
+            phases.Kept.load(path)

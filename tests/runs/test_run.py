@@ -130,6 +130,16 @@ def test_changed_data_are_set_aside_only_by_force(tmp_path):
     assert not (folder / "data").exists() and (folder / "earlier-data" / "WHY.txt").read_text() == "seed: 1 → 2\n"
 
 
+def test_the_hash_of_the_data_is_part_of_the_identity(tmp_path):
+    """The keyword is not the list of names that comes first."""
+    with Run.open(tmp_path / "run") as run:
+        run.require_same(data="abc")
+        run.begin(Settings())
+        seal(run, 2)
+    with Run.open(tmp_path / "run") as run, pytest.raises(ResumeRefused, match="data: abc → abd"):
+        run.require_same(data="abd")
+
+
 def test_names_of_files_and_settings(tmp_path):
     files, names = Files(metrics="train_log.jsonl"), {"eval_file": "data.eval_file"}
     with Run.open(tmp_path / "run", files=files, settings=names) as run:

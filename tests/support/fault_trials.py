@@ -88,6 +88,8 @@ def settings(model: Path, folder: Path, **changes) -> script.RunCfg:
             "save_rollouts": True,
             "output_dir": str(folder),
             "use_wandb": False,
+            "headroom_prompts": 0,
+            "patience": 0,
             **changes,
         }
     )

@@ -90,6 +90,27 @@ def train(config: Path, *flags: str, die: tuple[str, str] | None = None) -> int:
     return script.main(["--config", str(config), "--skip_launch_gate", *flags])
 
 
+def die_at(moment: str) -> None:
+    """Let this process end at a moment of its only phase as by kill -9: "step 3", or "export"."""
+    from rl_nmt.results import export
+    from rl_nmt.training import loop
+
+    original, final = loop.train, export.save_final
+
+    def killed(run, trainer, callbacks, **options):
+        if moment.startswith("step"):
+            callbacks = [*callbacks, Killer(int(moment.split()[1]))]
+        original(run, trainer, callbacks, **options)
+
+    def half(folder, *parts):
+        final(folder, *parts)
+        if moment == "export":
+            (folder / "final" / "config.json").unlink()  # not everything was written
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    loop.train, export.save_final = killed, half
+
+
 class Killer:
     """A callback that kills the process at the beginning of a step."""
 

@@ -34,7 +34,6 @@ def build_metricx(folder: Path, seed: int = 1, tied: bool = False, tokenizer: bo
         num_heads=2,
         tie_word_embeddings=tied,
         dropout_rate=0.0,
-        architectures=["MT5ForRegression"],
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -53,8 +52,9 @@ def build_metricx(folder: Path, seed: int = 1, tied: bool = False, tokenizer: bo
 
 
 def _as_published(model, folder: Path, tied: bool) -> None:
-    """Change the files to those of transformers 4: `tie_word_embeddings` in config.json, and lm_head saved."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"tie_word_embeddings": tied}
+    """Change the files to the published ones, written by transformers 4: class, ties, and lm_head saved."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config |= {"tie_word_embeddings": tied, "architectures": ["MT5ForRegression"]}  # save_pretrained names its own
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     shared = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight", *(["lm_head.weight"] if tied else [])]
     weights = {name: value for name, value in model.state_dict().items() if name not in shared}

@@ -68,7 +68,7 @@ def build_nllb(folder: str | Path, steps: int = 120, seed: int = 0) -> Path:
             [ta for _, ta in PAIRS], text_target=[en for en, _ in PAIRS], return_tensors="pt", padding=True
         )
         batch["labels"] = batch["labels"].masked_fill(batch["labels"] == tokenizer.pad_token_id, -100)
-        _train(model, lambda: model(**batch).loss, steps, lr=1e-2)
+        train(model, lambda: model(**batch).loss, steps, lr=1e-2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -206,10 +206,10 @@ def teach(model: torch.nn.Module, tokenizer, texts: list[str], steps: int) -> No
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
     labels = batch.input_ids.masked_fill(batch.attention_mask == 0, -100)
     with torch.enable_grad():
-        _train(model, lambda: model(**batch, labels=labels).loss, steps, lr=1e-2)
+        train(model, lambda: model(**batch, labels=labels).loss, steps, lr=1e-2)
 
 
-def _train(model: torch.nn.Module, loss_of, steps: int, lr: float) -> None:
+def train(model: torch.nn.Module, loss_of, steps: int, lr: float) -> None:
     """Take `steps` AdamW steps on one fixed batch with a linearly falling rate."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     model.train()

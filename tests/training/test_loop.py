@@ -10,11 +10,20 @@ import pytest
 import torch
 from fault_trials import differences, flip, trial
 from torch.utils.data import Dataset
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from rl_nmt.runs import checkpoints
 from rl_nmt.runs.run import Run
 from rl_nmt.training import loop
+from rl_nmt.training.callbacks import GracefulStop
 
 
 class Rows(Dataset):
@@ -142,6 +151,18 @@ def test_a_signal_saves_and_names_the_command(tmp_path, whole):
 def test_max_hours(tmp_path):
     status, _, err = trial(tmp_path / "run", train, tmp_path / "run", (), 1e-9)
     assert status == 75 and "max_hours, after step 1; checkpoint-1 is saved" in err
+
+
+def test_a_stop_within_a_generation_cycle_is_saved_at_its_end():
+    """A checkpoint in between could not be resumed exactly, and without one the run would count as done."""
+    state, control, ends = TrainerState(global_step=3, max_steps=8), TrainerControl(), iter((False, True))
+    stop = GracefulStop(lambda: next(ends))
+    control.should_training_stop = control.should_save = True  # as `HeldOut` does when the alarm rings
+    stop.on_step_end(None, state, control)
+    assert not (control.should_training_stop or control.should_save or stop.exit_code)
+    state.global_step = 4
+    stop.on_step_end(None, state, control)
+    assert control.should_training_stop and control.should_save and (stop.exit_code, stop.step) == (75, 4)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):

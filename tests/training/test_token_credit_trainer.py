@@ -489,7 +489,8 @@ def test_trls_own_evaluation(make, tmp_path):
         torch.manual_seed(0)
         found = trainer.evaluate()
     assert math.isfinite(found["eval_loss"]) and 0 <= found["eval_token/nonzero_share"] <= 1
-    assert found["eval_token/unjudged_share"] == 0.0 and found["eval_token/advantage_std"] == pytest.approx(1.0)
+    assert found["eval_token/unjudged_share"] == 0.0
+    assert 0 < found["eval_token/advantage_std"] < 1 + 1e-6  # 1 unless the samples of a group tie
     assert not (tmp_path / "r.jsonl").exists()
 
 

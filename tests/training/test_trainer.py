@@ -15,10 +15,11 @@ from tiny_models import PAIRS
 from tiny_run import SENTENCES
 
 import train_grpo_en_ta as script
+from rl_nmt.audit.groups import MIN_VALID
 from rl_nmt.errors import ConfigError, NonFiniteLoss
 from rl_nmt.models import policy
 from rl_nmt.training.setup import Policy
-from rl_nmt.training.trainer import MIN_VALID, EpochSampler, GuardedGRPOTrainer, apply_group_rules
+from rl_nmt.training.trainer import EpochSampler, GuardedGRPOTrainer, apply_group_rules
 from rl_nmt.training.trl_settings import TrlSettings
 
 NAN, INF = float("nan"), float("inf")

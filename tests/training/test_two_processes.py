@@ -83,7 +83,7 @@ def test_no_process_is_idle_while_others_generate_with_sharded_weights(tiny_poli
     prompts = [script.make_prompt(english) for english, _ in PAIRS[:5]]
     ((alone, _),) = Processes(tmp_path / "1", [0], _generate_under_zero3, str(tiny_policy), prompts).results()
     told = Processes(tmp_path / "2", [0, 1], _generate_under_zero3, str(tiny_policy), prompts).results()
-    assert told == [(alone, 2), (alone, 2)] and len(set(alone)) > 2  # three batches for two: the second has one extra
+    assert told == [(alone, 2), (alone, 2)] and len(set(alone)) > 1  # three batches for two: the second has one extra
 
 
 # --- groups --------------------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ def load_model(argument: str, checkpoint: Path, classes: tuple[str, ...]) -> tup
     if (name := hparams.get("encoder_model", "XLM-RoBERTa")) not in ENCODERS:
         known = ", ".join(ENCODERS)
         raise ConfigError(f"{argument}: {root}: encoder {name} is not supported; supported: {known}")
-    encoder = tokenizer = _encoder_folder(argument, str(hparams["pretrained_model"]), root)
+    given = str(hparams["pretrained_model"]), str(described.get("pretrained_model", ""))
+    encoder = tokenizer = _encoder_folder(argument, given[0], root, given[1])
     if name == "MiniLM":  # distilled from XLM-R, with its tokenizer
         tokenizer = _encoder_folder(argument, "xlm-roberta-base", root)
     return _build(argument, checkpoint, (kind, hparams, encoder, tokenizer), weights), tokenizer
@@ -122,17 +123,20 @@ def _first_line(error: BaseException) -> str:
     return next((line for line in lines if line.startswith("Unsupported")), lines[0])[:120]
 
 
-def _encoder_folder(argument: str, name: str, root: Path) -> Path:
+def _encoder_folder(argument: str, name: str, root: Path, corrected: str = "") -> Path:
     """Return the folder of the encoder's config and tokenizer (its weights are in the checkpoint).
 
     A relative path is resolved against the checkpoint's folder first, so that a model can be moved; the last part of a
-    missing absolute path is looked for inside that folder.
+    missing absolute path is looked for inside that folder. `corrected`: a hub name taken if `name` is a path of another
+    machine: of AfriCOMET-QE only hparams.yaml was corrected after training.
     """
     given = Path(name).expanduser()
     for folder in (root / given, root.parent / given, given, root / given.name):
         if (folder / "config.json").is_file():
             return folder.resolve()
     if "/" in name and hub.looks_like_path(name):
+        if corrected and not hub.looks_like_path(corrected):
+            return _encoder_folder(argument, corrected, root)
         raise ConfigError(f"{argument}: {root}: its encoder {name} does not exist (pretrained_model in hparams.yaml)")
     known = [name] if "/" in name else [name, f"{OWNERS.get(name, name)}/{name}"]
     for cached in known:

@@ -46,7 +46,7 @@ class PackedRoute(Route):
 
     def __init__(self, model: CometModel, name: str, dtype: torch.dtype, linears: str, attention: str):
         super().__init__(model, name, dtype)
-        wanted = linears != "torch" and self.device.type == "cpu"
+        wanted = linears != "torch" and self.device.type == "cpu" and dtype != torch.float16  # few CPUs can
         self.linears = "prepacked" if wanted and prepacked_works() else "torch"
         config, kernel, reason = model.encoder.model.config, None, ""
         if attention != "sdpa":

@@ -8,7 +8,7 @@ from rl_nmt.hub import COMET, ModelUse
 from rl_nmt.scorers.comet import precision
 from rl_nmt.scorers.comet.scorer import load_comet
 
-NLLB = ModelUse("backtranslation_model", "no/such/model", part="NLLB")
+NLLB = ModelUse("backtranslation_model", "no/such/model", part="translator")
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""GRPO for a masked-diffusion GPT with a frozen judge."""
