@@ -1,16 +1,16 @@
-"""Score Tamil translations without references: `CometDuPOReward`.
+"""Score translations into Tamil, or another language, without references: `CometDuPOReward`.
 
     total = w_cycle * cycle * (1 - copied) + w_qe * qe - penalties       clamped to [0.01, 1]
     total = 0                                                            for an invalid output (gated)
 
-cycle    COMET-DA of the back-translation against the English source (hypothesis = Tamil→English of the output by
-         a frozen translator, src = ref = source). Dual-task reconstruction as in DuPO (arXiv 2508.14460).
+cycle    COMET-DA of the back-translation against the English source (hypothesis = the output put back into English
+         by a frozen translator, src = ref = source). Dual-task reconstruction as in DuPO (arXiv 2508.14460).
 copied   share of the source that the output repeats, in either script (rl_nmt/guards/copying.py).
-qe       quality estimation of (source, Tamil), no reference: COMETKiwi (arXiv 2209.06243), MetricX-24 or another.
+qe       quality estimation of (source, output), no reference: COMETKiwi (arXiv 2209.06243), MetricX-24 or another.
 penalties
-         script: share of letters that are not Tamil;
-         length: how far log(len_ta / len_en) is outside the band around the expected ratio. Lengths are NFC
-         code points. expected_length_ratio=1, length_tolerance=0 is the plain |log(len_ta / len_en)|;
+         script: share of letters that are not of the language's script;
+         length: how far log(len_output / len_source) is outside the band around the expected ratio. Lengths are NFC
+         code points. expected_length_ratio=1, length_tolerance=0 is the plain |log ratio|;
          fidelity: share of the source's numbers, names and addresses that the output lost.
 
 A gated output (rl_nmt/guards/gates.py) gets exactly 0.0 and costs no model time; one that passes gets at least 0.01,
@@ -34,17 +34,27 @@ from rl_nmt import distributed
 from rl_nmt.audit import variance_shares
 from rl_nmt.errors import ConfigError
 from rl_nmt.guards import copied_share, fidelity, verdict
-from rl_nmt.hub import COMET, ModelUse, scorer_file
+from rl_nmt.hub import ModelUse
 from rl_nmt.ranges import above, at_least, check_ranges
 from rl_nmt.scorers.base import Segment, ask, require_scale
-from rl_nmt.text import TAMIL, TextPair
+from rl_nmt.text import TAMIL, TextPair, language
+from rl_nmt.text.languages import ENGLISH, Language
 from rl_nmt.text.prompts import read_source, read_texts
 from rl_nmt.text.unicode import clean_for_scoring, length, length_penalty, script_share
+from rl_nmt.training import reward_models
 from rl_nmt.training.reward_log import RewardLog, common_scalars, mean, work_done
 
-CUES = "English: {source}\nTamil:"  # how every prompt of this project ends; the source is read from it
 GATED, PASSING_FLOOR = 0.0, 0.01
+OF_LANGUAGE = ("expected_length_ratio", "length_tolerance")  # settings that are the language's own unless given
 COMPONENTS = ("cycle", "qe", "foreign_script", "length_penalty", "copied", "fidelity_loss")
+
+
+def cues(target: Language) -> str:
+    """Return how every prompt for a language ends; the source is read from it."""
+    return f"English: {{source}}\n{target.full_name}:"
+
+
+CUES = cues(TAMIL)
 
 
 @dataclass
@@ -53,13 +63,13 @@ class Formula:
 
     w_cycle: float = at_least(0, 0.6)  # weight of the cycle term; at 0 its models are neither loaded nor run
     w_qe: float = at_least(0, 0.4)  # weight of the quality estimation term; likewise
-    penalty_weight_script: float = at_least(0, 0.2)  # weight of the share of letters that are not Tamil
+    penalty_weight_script: float = at_least(0, 0.2)  # weight of the share of letters in another script
     penalty_weight_lenratio: float = at_least(0, 0.1)  # weight of the log length ratio outside its band
     penalty_weight_fidelity: float = at_least(0, 0.1)  # weight of the share of numbers, names and addresses lost
-    expected_length_ratio: float = above(0, TAMIL.expected_length_ratio)
-    """Tamil over English length, in code points, that costs nothing."""
-    length_tolerance: float = at_least(0, TAMIL.length_tolerance)
-    """Natural-log distance from it that costs nothing; ratio 1 and tolerance 0 give |log ratio|."""
+    expected_length_ratio: float = above(0, None)
+    """Output over English length, in code points, that costs nothing; by default the target language's own."""
+    length_tolerance: float = at_least(0, None)
+    """Natural-log distance from it that costs nothing, by default likewise; ratio 1 and 0 give |log ratio|."""
     guards: Literal["on", "off"] = "on"  # gate invalid outputs; off is the plain formula
     normalize: Literal["identity"] = "identity"  # how scores are mapped: identity clamps them to [0, 1]
 
@@ -92,8 +102,9 @@ def _unit(value: float | None) -> float:
 
 @dataclass
 class RewardSettings(Formula):
-    """Every setting of the reward; the trainer's RunCfg has them too."""
+    """Every setting of the reward; the trainer's RunCfg has them too. Raises ConfigError for an unknown language."""
 
+    target_language: str = "ta"  # language to translate into: a code such as ta, te or pt_PT (docs/another_language.md)
     cycle: Literal["backtranslation", "likelihood"] = "backtranslation"
     """Does the meaning come back: COMET-DA of a back-translation, or how likely a language model finds the source."""
     qe: Literal["model", "likelihood"] = "model"  # comet_qe_model, or how likely the output is, given the source
@@ -116,6 +127,15 @@ class RewardSettings(Formula):
     reward_models: Literal["each", "shared"] = "each"
     """Each of several processes loads its own reward models, or they share one copy per machine."""
 
+    def __post_init__(self) -> None:
+        for name in OF_LANGUAGE:
+            setattr(self, name, getattr(self.language if getattr(self, name) is None else self, name))
+
+    @property
+    def language(self) -> Language:
+        """The row of target_language."""
+        return language(self.target_language, "target_language")
+
     def check_reward(self) -> None:
         """Raise ConfigError for invalid values, before a model is loaded."""
         check_ranges(self)
@@ -123,26 +143,22 @@ class RewardSettings(Formula):
             raise ConfigError(f"normalize: {self.normalize!r} is unknown; the only value is 'identity'")
         if self.guards not in ("on", "off"):
             raise ConfigError(f"guards: {self.guards!r} must be 'on' or 'off'")
+        if self.language is ENGLISH:
+            way = "give another, or use recipes/translategemma, which also translates into English"
+            raise ConfigError(f"target_language: {self.target_language} is the source language here; {way}")
         if self.w_cycle + self.w_qe == 0:
             raise ConfigError("w_cycle and w_qe are both 0, so no score would count; set one of them above 0")
         for name in ("cycle", "qe") if self.reward_dtype == "auto" else ():
             if getattr(self, name) == "likelihood":
                 raise ConfigError(f"reward_dtype: auto is not measured for {name} likelihood; set float32 or bfloat16")
+        reward_models.worked_pairs(self, self.language)  # refuses too few, and those in another script
 
     def require_devices(self, explain: bool = False) -> tuple[str, str]:
         """Return the devices of COMET and back-translator after checking their precisions, before anything is loaded.
 
         `explain`: print the reason if one is the CPU. Raises ConfigError, MissingService (of CTranslate2).
         """
-        from rl_nmt.backtranslation import require_engine
-        from rl_nmt.models.loading import choose_device, torch_dtype
-
-        reward, dual = (choose_device(getattr(self, name), name, explain) for name in ("reward_device", "dual_device"))
-        if self.reward_dtype != "auto":
-            torch_dtype("reward_dtype", self.reward_dtype, reward)
-        if self.w_cycle and self.cycle == "backtranslation":
-            require_engine(self.backtranslation_backend, dual, self.dual_dtype, self.reward_offload)
-        return reward, dual
+        return reward_models.devices(self, explain)
 
     def settled(self, once: Callable = lambda name, make: distributed.from_main(make)) -> Self:
         """Return the settings with a measured reward_dtype for "auto". Collective; `once`: a run's, which saves it."""
@@ -155,18 +171,11 @@ class RewardSettings(Formula):
 
     def reward_models_used(self, start: str = "") -> list[ModelUse]:
         """Return the models that weights above 0 need, under the names of their settings; `start`: the policy's own."""
-        da = ModelUse("comet_da_model", self.comet_da_model, COMET, "comet_da")
-        translator = ModelUse("backtranslation_model", self.backtranslation_model, part="translator")
-        qe = ModelUse("comet_qe_model", self.comet_qe_model, scorer_file(self.comet_qe_model), "comet_qe")
-        likelihood = ModelUse("likelihood_model", self.likelihood_model or start, part="likelihood")
-        used = {"cycle": [da, translator] if self.cycle == "backtranslation" else [likelihood]}
-        used["qe"] = [qe] if self.qe == "model" else [likelihood]
-        found = [model for part, models in used.items() if getattr(self, f"w_{part}") for model in models]
-        return [model for place, model in enumerate(found) if model.name and model not in found[:place]]
+        return reward_models.used(self, start)
 
 
 class CometDuPOReward(RewardLog):
-    """Reference-free reward for English→Tamil, as TRL calls it: a batch in, a list out, None = no score.
+    """Reference-free reward from English, as TRL calls it: a batch in, a list out, None = no score.
 
     Args:
         comet_da_model, comet_qe_model, backtranslation_model: local folders or hub names.
@@ -180,7 +189,7 @@ class CometDuPOReward(RewardLog):
     """
 
     __name__ = "comet_dupo"
-    language = TAMIL
+    language: Language = TAMIL
 
     def __init__(
         self,
@@ -199,9 +208,9 @@ class CometDuPOReward(RewardLog):
         if unknown := sorted(changes.keys() - known):
             raise ConfigError(f"{unknown[0]} is not a setting of the reward; RewardSettings lists them")
         given = {name: getattr(settings, name) for name in known} if settings else {}
-        of_language = ("expected_length_ratio", "length_tolerance")  # None: the language's own
-        given |= {name: value for name, value in changes.items() if value is not None or name not in of_language}
-        self.settings = RewardSettings(**given)
+        given |= dict.fromkeys(OF_LANGUAGE) if "target_language" in changes else {}
+        self.settings = RewardSettings(**given | changes)
+        self.language = self.settings.language
         self.settings.check_reward()
         self._load()
 
@@ -210,8 +219,6 @@ class CometDuPOReward(RewardLog):
         return functools.partial(type(self), settings=self.settings), ()
 
     def _load(self) -> None:
-        from rl_nmt.training import reward_models
-
         self.reward_device, self.dual_device = devices = self.settings.require_devices(explain=True)
         own = self.settings = self.settings.settled()
         self.shared = own.reward_models == "shared" and distributed.count() > 1
@@ -265,7 +272,7 @@ class CometDuPOReward(RewardLog):
         """Return one row per sample, in order, with every part of its reward.
 
         `source`: the texts to translate (the dataset column; `english=` is its old name); without it they are read
-        from `prompts`, which end in `CUES`. `completions`: the policy's outputs without special tokens; may be empty.
+        from `prompts`, which end in `cues`. `completions`: the policy's outputs without special tokens; may be empty.
         All are strings, or conversations as TRL passes them, of which the last user or assistant turn counts.
 
         The rows have source, output (cleaned), gate (reason or None), backtranslation; cycle and qe in COMET's
@@ -279,7 +286,8 @@ class CometDuPOReward(RewardLog):
         if sources is None:
             if prompts is None:
                 raise ConfigError("prompts: missing; give them, or the sources as source=[...]")
-            sources = [read_source(prompt, CUES) for prompt in read_texts("prompts", prompts, "user")]
+            ends = cues(self.language)
+            sources = [read_source(prompt, ends) for prompt in read_texts("prompts", prompts, "user")]
         if len(sources) != len(completions):
             raise ConfigError(f"source: {len(sources)} texts for {len(completions)} completions; give one for each")
         return read_texts("source", sources, "user")

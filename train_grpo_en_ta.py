@@ -1,11 +1,11 @@
 """Teach a Gemma 3 chat model to translate English into Tamil by GRPO, without a single Tamil sentence.
 
-English sentences (C4) → prompts → the policy samples G Tamil completions each → `CometDuPOReward` scores
-them without references → TRL's GRPOTrainer updates the policy. Before and after, held-out text is
-translated greedily and compared.
+English sentences (C4) → prompts → the policy samples G completions each → `CometDuPOReward` scores them without
+references → TRL's GRPOTrainer updates the policy. Before and after, held-out text is translated greedily and compared.
 
     python train_grpo_en_ta.py                                     # google/gemma-3-1b-it on C4, one GPU
     python train_grpo_en_ta.py --config configs/pocket.yaml        # small local models, on a laptop CPU
+    python train_grpo_en_ta.py --target_language te                # Telugu instead; docs/another_language.md
     python train_grpo_en_ta.py --eval_only                         # the untrained model's table, no training
 
 Settings: the fields of RunCfg < a YAML file (--config) < flags. The result is in `output_dir`. The same
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rewards_en_ta_dupo import CometDuPOReward, RewardSettings
+from rewards_en_ta_dupo import CometDuPOReward, RewardSettings, cues
 from rl_nmt import config, distributed, errors, hub
 from rl_nmt.data import corpus
 from rl_nmt.errors import ConfigError
@@ -31,33 +31,28 @@ from rl_nmt.ranges import above, at_least, between
 from rl_nmt.runs import phases
 from rl_nmt.runs.run import Run
 from rl_nmt.runs.run_folder import open_run_folder
-from rl_nmt.text import TAMIL
+from rl_nmt.text.languages import TAMIL, Language
 from rl_nmt.text.prompts import fill, gemma_prompt
-from rl_nmt.training import headroom_gate, raft, setup, trl_settings, used_settings, warm_start
+from rl_nmt.training import headroom_gate, raft, reward_models, setup, trl_settings, used_settings, warm_start
 from rl_nmt.training.raft import RaftSettings
 
-# The prompt. It must end in the two cues of rewards_en_ta_dupo.CUES.
-PROMPT = (
-    "Translate from English into Tamil. Answer with the Tamil text only, without any explanation."
-    "\n\nEnglish: {source}\nTamil:"
-)
 
-DATA_FIELDS = (  # of RunCfg: what the snapshot in data/ is made from
-    *("dataset_name", "dataset_config", "dataset_split", "data_files", "text_field", "num_train_samples"),
-    *("num_eval_samples", "shuffle_buffer", "min_chars", "max_chars", "seed", "prompt_filter", "filter_pool"),
-)
-FIXED_FIELDS = (*DATA_FIELDS, "method", "raft", "sft", "group_size", "max_new_tokens", "lora_rank", "lora_alpha")
-CARD_FIELDS = (  # listed in the model card
-    *("lora_rank", "lora_alpha", "lr", "kl_beta", "group_size", "per_device_batch_size", "gradient_accumulation_steps"),
-    *("max_steps", "temperature", "top_p", "max_new_tokens", "loss_type", "w_cycle", "w_qe", "guards", "seed"),
-)
+def prompt_for(target: Language) -> str:
+    """The prompt, with a slot for the source; it must end in the two cues of rewards_en_ta_dupo."""
+    words = "Translate from English into {0}. Answer with the {0} text only, without any explanation."
+    return f"{words.format(target.full_name)}\n\n{cues(target)}"
 
-TRL_FIELDS = (  # named the same in GRPOConfig
-    *("temperature", "top_p", "warmup_steps", "gradient_accumulation_steps", "loss_type", "scale_rewards"),
-    *("logging_steps", "gradient_checkpointing"),
-)
+
+PROMPT = prompt_for(TAMIL)
+# Settings in RunCfg: what the snapshot in data/ is made from, what a resumed run keeps, what the model card lists.
+DATA_FIELDS = """dataset_name dataset_config dataset_split data_files text_field num_train_samples num_eval_samples
+    shuffle_buffer min_chars max_chars seed prompt_filter filter_pool""".split()
+FIXED_FIELDS = [*DATA_FIELDS, *"target_language method raft sft group_size max_new_tokens lora_rank lora_alpha".split()]
+CARD_FIELDS = """lora_rank lora_alpha lr kl_beta group_size per_device_batch_size gradient_accumulation_steps max_steps
+    temperature top_p max_new_tokens loss_type w_cycle w_qe guards seed""".split()
+TRL_FIELDS = """temperature top_p warmup_steps gradient_accumulation_steps loss_type scale_rewards logging_steps
+    gradient_checkpointing""".split()  # named the same in GRPOConfig
 FAMILIES = ("gemma3",)  # the turns of PROMPT are Gemma's; other chat models: recipes/translategemma
-
 ACTIONS = {
     "eval_only": "evaluate the policy on the held-out rows and stop",
     "fresh": "if output_dir is used, start from scratch in a folder next to it",
@@ -73,7 +68,7 @@ ACTIONS = {
 
 @dataclass
 class RunCfg(RewardSettings, trl_settings.VllmSettings):
-    """GRPO post-training of a Gemma-3 chat model for English→Tamil, rewarded without references."""
+    """GRPO post-training of a Gemma-3 chat model to translate from English, rewarded without references."""
 
     # Policy
     model_id: str = "google/gemma-3-1b-it"  # the chat model to train: hub name or local folder
@@ -100,7 +95,7 @@ class RunCfg(RewardSettings, trl_settings.VllmSettings):
 
     # Held-out evaluation
     eval_dataset: str = "google/wmt24pp"  # evaluation set with references: hub name, or none
-    eval_file: str = ""  # local TSV or JSONL (english, tamil) instead of eval_dataset
+    eval_file: str = ""  # local TSV or JSONL (english and the language's name) instead of eval_dataset
     num_eval_samples: int = at_least(1, 200)  # held-out rows, chosen by hash
     eval_steps: int = at_least(0, 0)  # optimizer steps between evaluations; 0: only before and after training
     eval_batch_size: int = at_least(1, 16)  # prompts decoded together in evaluation
@@ -135,7 +130,7 @@ class RunCfg(RewardSettings, trl_settings.VllmSettings):
     on_divergence: Literal["warn", "stop"] = "warn"  # what to do when the reward rises while the score outside it falls
 
     # Output and tracking
-    output_dir: str = "runs/gemma3_1b_en_ta"  # run folder
+    output_dir: str = "runs/gemma3_1b_en_{language}"  # run folder; {language}: the target's code
     logging_steps: int = at_least(1, 1)  # optimizer steps between progress lines
     sample_steps: int = at_least(0, 20)  # optimizer steps between printed pairs of samples; 0: none
     save_steps: int = at_least(0, 50)  # optimizer steps between checkpoints; 0: only the final model
@@ -144,12 +139,17 @@ class RunCfg(RewardSettings, trl_settings.VllmSettings):
     push_to: str = ""  # hub repository, private if new, to push final/ to with the token in HF_TOKEN; empty: none
     max_hours: float = at_least(0, 0.0)  # save and stop, resumable, within this many hours of the start; 0: never
     use_wandb: bool = True  # log to Weights & Biases; offline without a login or server
-    wandb_project: str = "rl-nmt-en-ta"  # W&B project
+    wandb_project: str = "rl-nmt-en-{language}"  # W&B project, likewise
     wandb_entity: str = ""  # W&B team or user; empty: your default
     wandb_run_name: str = ""  # W&B run name; empty: the run folder's name
     wandb_mode: Literal["online", "offline", "disabled"] = "online"  # W&B mode
     wandb_api_key: str = field(default="", repr=False, metadata={"secret": True})
     """Typed in here for local use only; never accepted as a flag or in YAML, never printed or saved."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("output_dir", "wandb_project"):
+            setattr(self, name, getattr(self, name).replace("{language}", self.language.code))
 
 
 def check(cfg: RunCfg) -> None:
@@ -168,21 +168,20 @@ def require_environment(cfg: RunCfg) -> None:
     if cfg.use_vllm:
         environments.require_vllm(cfg.vllm_mode, cfg.vllm_server_host, cfg.vllm_server_port, cfg.model_id)
     environments.require_optimizer(cfg.optimizer)
-    cfg.require_devices()
+    reward_models.require(cfg)
 
 
 def models(cfg: RunCfg) -> list[ModelUse]:
     """Return every model that these settings use, with the name of its setting."""
-    used = [ModelUse("model_id", cfg.model_id, part="policy"), *cfg.reward_models_used(cfg.model_id)]
-    independent = ModelUse("independent_scorer", cfg.independent_scorer, COMET, "judge")
-    return [*used, independent] if cfg.independent_scorer else used
+    outside = [ModelUse("independent_scorer", cfg.independent_scorer, COMET, "judge")] if cfg.independent_scorer else []
+    return [ModelUse("model_id", cfg.model_id, part="policy"), *cfg.reward_models_used(cfg.model_id), *outside]
 
 
-def task():
+def task(target: Language = TAMIL):
     """What the results measure in addition to the reward, and how they name it."""
     from rl_nmt.results.translation import translation_task
 
-    return translation_task(TAMIL)
+    return translation_task(target)
 
 
 def load_data(cfg: RunCfg, folder: Path):
@@ -190,9 +189,9 @@ def load_data(cfg: RunCfg, folder: Path):
     return corpus.load(folder / "data", cfg, pool=cfg.filter_pool if cfg.prompt_filter == "headroom" else 1)
 
 
-def make_prompt(source: str) -> str:
+def make_prompt(source: str, target: Language = TAMIL) -> str:
     """One Gemma user turn; the tokenizer adds the only <bos>."""
-    return gemma_prompt(fill(PROMPT, source))
+    return gemma_prompt(fill(prompt_for(target), source))
 
 
 def build_reward(cfg: RunCfg):
@@ -217,7 +216,8 @@ def evaluator(cfg: RunCfg, policy, rows: list[dict], reward):
     from rl_nmt.results import evaluation
 
     sizes = {"max_new_tokens": cfg.max_new_tokens, "batch_size": cfg.eval_batch_size}
-    return lambda model: evaluation.evaluate(model, policy.tokenizer, rows, make_prompt, reward, task(), **sizes)
+    write, named = functools.partial(make_prompt, target=cfg.language), task(cfg.language)
+    return lambda model: evaluation.evaluate(model, policy.tokenizer, rows, write, reward, named, **sizes)
 
 
 def build_trainer(cfg: RunCfg, folder: Path, policy, reward, train: list[str]):
@@ -247,7 +247,7 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, reward, train: list[str]):
         model=policy.model,
         reward_funcs=reward,
         args=args,
-        train_dataset=setup.dataset(train, make_prompt),
+        train_dataset=setup.dataset(train, functools.partial(make_prompt, target=cfg.language)),
         processing_class=policy.tokenizer,
         peft_config=lora_config(cfg.lora_rank, cfg.lora_alpha),
     )
@@ -258,7 +258,6 @@ def build_trainer(cfg: RunCfg, folder: Path, policy, reward, train: list[str]):
 
 def train(cfg: RunCfg, run: Run, asked: dict[str, bool], started: float) -> None:
     """Do the whole run, or what is left of it from `run.resume`. `asked`: of ACTIONS."""
-    from rl_nmt.audit.cheats import require_translation_launch
     from rl_nmt.results import export
     from rl_nmt.results.group_sampler import GroupSampler
     from rl_nmt.results.translation import divergence_monitor
@@ -270,15 +269,16 @@ def train(cfg: RunCfg, run: Run, asked: dict[str, bool], started: float) -> None
     fixed = {n: value for n, value in used_settings.used(cfg).items() if n in FIXED_FIELDS} | raft.identity(cfg)
     run.require_same(DATA_FIELDS, **fixed, **trl_settings.identity(cfg, distributed.count()))
     sentences, rows, data_hash = setup.load_data(run, lambda: load_data(cfg, run.folder))
-    start = warm_start.start_model(cfg, run, rows, make_prompt, PROMPT, started)
+    prompt, write = prompt_for(cfg.language), functools.partial(make_prompt, target=cfg.language)
+    start = warm_start.start_model(cfg, run, rows, write, prompt, started)
     policy, reward = load_policy(cfg, start), build_reward(cfg.settled(run.once))
     run.require_same(**setup.identity(start, reward), data=data_hash)
-    evaluate, sample = evaluator(cfg, policy, rows, reward), GroupSampler.of(cfg, policy, make_prompt, reward)
+    evaluate, sample = evaluator(cfg, policy, rows, reward), GroupSampler.of(cfg, policy, write, reward)
     with run.under_way():
         before = setup.evaluate_before(run, lambda: evaluate(policy.model), rows, reward, cfg.max_new_tokens)
         run.begin(cfg)
-        gate = functools.partial(require_translation_launch, reward, rows, cfg.max_soft_win_share, cfg.seed)
-        setup.ask_launch_gate(run, gate, setup.skipped(asked, "skip_launch_gate", "headroom"))
+        skip = setup.skipped(asked, "skip_launch_gate", "headroom")
+        setup.ask_translation_gate(run, reward, rows, cfg.max_soft_win_share, cfg.seed, cfg.language, skip=skip)
         device = "cpu" if cfg.reward_offload else cfg.reward_device
         monitor = divergence_monitor(rows, cfg.independent_scorer, device, setting=run.setting)
         sample.noise_floor = setup.noise_floor(run, reward, before)
@@ -291,12 +291,12 @@ def train(cfg: RunCfg, run: Run, asked: dict[str, bool], started: float) -> None
         metrics = WandbRewardCallback(reward, path=run.folder / run.files.metrics)
 
         def held_out(trainer) -> HeldOut:
-            save = functools.partial(export.save_best, run.folder, trainer, PROMPT)
+            save = functools.partial(export.save_best, run.folder, trainer, prompt)
             told: dict[str, Any] = {"eval_steps": cfg.eval_steps, "stop_on_divergence": cfg.on_divergence == "stop"}
             return HeldOut(before, lambda: evaluate(trainer.model), monitor, metrics.record, reward, save, **told)
 
         if cfg.method == "raft":
-            trainer, watched = raft.train(cfg, run, policy, sample, sentences, held_out, started, PROMPT, metrics)
+            trainer, watched = raft.train(cfg, run, policy, sample, sentences, held_out, started, prompt, metrics)
         else:
             trainer = build_trainer(cfg, run.folder, policy, reward, sentences)
             trainer.noise_floor, watched = sample.noise_floor, held_out(trainer)
@@ -307,8 +307,8 @@ def train(cfg: RunCfg, run: Run, asked: dict[str, bool], started: float) -> None
         data = {"name": cfg.dataset_name, "rows": len(sentences), "sha256": data_hash}
         data["heldout"] = cfg.eval_file or cfg.eval_dataset
         told = raft.told(cfg, CARD_FIELDS) | warm_start.told(cfg)
-        card = {"base_model": cfg.model_id, "data": data, "settings": told, "prompt": PROMPT}
-        named = dataclasses.replace(task(), method=cfg.method.upper())
+        card = {"base_model": cfg.model_id, "data": data, "settings": told, "prompt": prompt}
+        named = dataclasses.replace(task(cfg.language), method=cfg.method.upper())
         setup.finish(run, trainer, policy, watched, named, card, cfg.seed)
         if cfg.push_to and distributed.is_main_process():
             export.push(run.folder / "final", cfg.push_to)
@@ -318,7 +318,7 @@ def evaluate_only(cfg: RunCfg, folder: Path) -> None:
     """Print the table of the untrained policy."""
     _, rows, _ = distributed.from_main(lambda: load_data(cfg, folder))
     policy, reward = load_policy(cfg), build_reward(cfg)
-    setup.evaluate_only(evaluator(cfg, policy, rows, reward)(policy.model), task())
+    setup.evaluate_only(evaluator(cfg, policy, rows, reward)(policy.model), task(cfg.language))
 
 
 def few_steps(few: RunCfg, folder: Path):
@@ -360,7 +360,7 @@ def main(argv: list[str] | None = None) -> int:
 
         export.require_push(cfg.push_to)
     folder = Path(cfg.output_dir).expanduser()
-    if not (only_reports or actions["fresh"]) and setup.finished(folder, task(), used_settings.used(cfg)):
+    if not (only_reports or actions["fresh"]) and setup.finished(folder, task(cfg.language), used_settings.used(cfg)):
         if pushes:
             export.push(folder / "final", cfg.push_to)
         return 0

@@ -19,7 +19,7 @@ import pkgutil
 import sys
 import textwrap
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -55,7 +55,7 @@ def parse(
     flags, given, config_path = _split_argv(settings, argv, actions)
     values = _read_mapping(settings, actions, config_path, _compose(config_path)) if config_path else {}
     values |= {name: _convert(tokens, settings[name].kind, f"--{name}") for name, tokens in flags.items()}
-    return _replaced(cls(), values), {name: name in given for name in actions}, config_path
+    return _replaced(cls(), values, cls), {name: name in given for name in actions}, config_path
 
 
 def to_public_dict(cfg: Any) -> dict[str, Any]:
@@ -165,15 +165,18 @@ def _settings(cls: type, prefix: str = "") -> dict[str, _Setting]:
     return found
 
 
-def _replaced(cfg: Any, values: dict[str, Any]) -> Any:
-    """Return a copy of the dataclass with these values, by dotted name."""
+def _replaced(cfg: Any, values: dict[str, Any], make: Callable[..., Any] | None = None) -> Any:
+    """Return a copy of the dataclass with these values, by dotted name.
+
+    `make`: its class, called with these values alone, so that it fills in defaults that depend on them.
+    """
     changes: dict[str, Any] = {name: value for name, value in values.items() if "." not in name}
     below: dict[str, dict[str, Any]] = {}
     for name in values.keys() - changes.keys():
         section, _, rest = name.partition(".")
         below.setdefault(section, {})[rest] = values[name]
     changes |= {section: _replaced(getattr(cfg, section), inner) for section, inner in below.items()}
-    return dataclasses.replace(cfg, **changes)
+    return make(**changes) if make else dataclasses.replace(cfg, **changes)
 
 
 def _check_name(

@@ -102,7 +102,7 @@ class M2M100(Tagged):
     name = "m2m100"
 
     def __init__(self, tokenizer: Any, source: str, target: str):
-        codes = [_code(tag, "M2M100") for tag in (source, target)]
+        codes = [code if code != "fil" else "tl" for code in (_code(tag, "M2M100") for tag in (source, target))]
         super().__init__(tokenizer, *(f"__{code}__" for code in codes))
         tokenizer.split_special_tokens = True  # this slow tokenizer does not read it from its call
         self.identity = {"family": self.name, **dict(zip(("source", "target"), codes, strict=True))}
@@ -203,9 +203,13 @@ def check_tags(tokenizer: Any, vocabulary: int, source: str, target: str) -> Non
 def _require_tag(tokenizer: Any, tag: str, tags: list[str]) -> None:
     """Raise ConfigError, with the nearest of `tags`, unless `tag` is one of them and has an id."""
     if tag not in tags or tokenizer.convert_tokens_to_ids(tag) == tokenizer.unk_token_id:
+        lacks = f"{SETTING}: its tokenizer has no language tag {tag!r}"
+        for row in LANGUAGES.values():
+            if tags and tag in (row.nllb, f"__{row.code}__"):
+                raise ConfigError(f"{lacks}: it was not trained on {row.name}; give another translator, such as NLLB")
         near = difflib.get_close_matches(tag.lower(), [t.lower() for t in tags], n=1, cutoff=0.5)
         hint = next((f"; did you mean {t}?" for t in tags if near and t.lower() == near[0]), "")
-        raise ConfigError(f"{SETTING}: its tokenizer has no language tag {tag!r}{hint}")
+        raise ConfigError(f"{lacks}{hint}")
 
 
 def _require_inputs(tokenizer: Any, tag: str, vocabulary: int, fix: str) -> None:

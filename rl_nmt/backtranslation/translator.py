@@ -77,6 +77,19 @@ def load_backtranslator(
     return BackTranslator(family, engine, identity, language_of_nllb(source))
 
 
+def require_languages(name_or_path: str | Path, source: str, target: str) -> None:
+    """Refuse a translator on this machine that lacks a language, by its tokenizer alone; see `load_backtranslator`.
+
+    One that is still to be downloaded is not looked at. Raises ConfigError.
+    """
+    path = Path(name_or_path).expanduser()
+    config = path / "config.json" if path.is_dir() else hub.cached(str(name_or_path))
+    if config and config.is_file():
+        with loading():
+            family = open_family(config.parent, source, target)
+            family.check(len(family.tokenizer))
+
+
 def require_engine(backend: str, device: str, dtype: str, offload: bool = False) -> None:
     """Refuse a back-end, device and precision that do not work together here, before anything is loaded.
 

@@ -21,14 +21,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rl_nmt.config import excerpt
 from rl_nmt.errors import ConfigError
-from rl_nmt.text.unicode import safe_unicode, strip_control_tokens
+from rl_nmt.text.languages import LANGUAGES, TAMIL, Language
+from rl_nmt.text.unicode import safe_unicode, script_share, strip_control_tokens
 
 FORMATS = {".jsonl": "json", ".json": "json", ".tsv": "tsv", ".txt": "tsv", ".parquet": "parquet"}  # by file name
 SOURCES = ("source", "english", "en", "src")
-REFERENCES = ("reference", "target", "tamil", "ta", "ref")
-# Names that belong together, best first: a row that has both of a pair is read by them.
-PAIRS = (("source", "reference"), ("source", "target"), ("src", "ref"), ("english", "tamil"), ("en", "ta"))
+REFERENCES = ("reference", "target", "ref")  # and the language's name and code: `references`
+# Names that belong together, best first: a row that has both of a pair is read by them. NAME, CODE: the language's.
+PAIRS = (("source", "reference"), ("source", "target"), ("src", "ref"), ("english", "NAME"), ("en", "CODE"))
+# Codes and names of all languages: a first line with one of them next to a source names its columns.
+LANGUAGE_COLUMNS = frozenset(name for row in LANGUAGES.values() for name in (row.code.lower(), row.name.lower()))
+IN_SCRIPT = 0.5  # a text counts as written in a script when at least this share of its letters is
+MAX_FOREIGN = 0.05  # of real references, which quote names and sentences, 0 to 2.5 % are not (NTREX-128)
 # Invisible characters that change tokens, but not the joiners that Indic and Arabic spelling and emoji need.
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
 _OPENERS: dict[str, Any] = {"": open, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -93,32 +99,59 @@ def read_all(path: str | Path, argument: str, columns: Iterable[str] = ()) -> li
     return rows
 
 
-def read_pairs(path: str | Path, argument: str, source: str = "", output: str = "", score: str = "") -> list[Pair]:
+def read_pairs(
+    path: str | Path,
+    argument: str,
+    source: str = "",
+    output: str = "",
+    score: str = "",
+    language: Language = TAMIL,
+    strict: bool = False,
+) -> list[Pair]:
     """Return sources with translations and, if `score` names a column, human scores; see `read` and `sides`.
 
-    Raises ConfigError, also for a row without a translation and for a score that is not a finite number.
+    Raises ConfigError, also for a row without a translation and for a score that is not a finite number; `strict`: also
+    if more than MAX_FOREIGN of the translations are in another script.
     """
+    foreign: list[str] = []
     pairs = []
     for row in read_all(path, argument, (source, output, score)):
-        text, translation = sides(row, source, output)
+        text, translation = sides(row, source, output, language)
         if translation is None:
-            raise ConfigError(f"{row.where} has no translation: name its column, or call it {' or '.join(REFERENCES)}")
+            names = " or ".join(references(language))
+            raise ConfigError(f"{row.where} has no translation in {language.name}: name its column, or call it {names}")
+        if strict and translation.strip() and script_share(translation, language) < IN_SCRIPT:
+            foreign.append(f"{row.where} is not in {language.name} script: {excerpt(translation)}")
         key = _find(row.cells, score) if score else None
         if score and key is None:
             raise _no_column(row, score)
         pairs.append(Pair(text, translation, number(row.cells.get(key), f"{row.where}: {score}")))
+    if len(foreign) > MAX_FOREIGN * len(pairs):
+        raise ConfigError(f"{foreign[0]}; so are {len(foreign)} of {len(pairs)} rows: give translations in that script")
     return pairs
 
 
-def sides(row: Row, source: str = "", reference: str = "") -> tuple[str, str | None]:
+def references(language: Language) -> tuple[str, ...]:
+    """Return the usual names of a column with translations into a language.
+
+    >>> references(TAMIL)
+    ('reference', 'target', 'tamil', 'ta', 'ref')
+    """
+    return *REFERENCES[:2], language.name.lower(), language.code.lower(), *REFERENCES[2:]
+
+
+def sides(row: Row, source: str = "", reference: str = "", language: Language = TAMIL) -> tuple[str, str | None]:
     """Return the source and the reference of a row; None for a reference that is missing or null.
 
-    `source` and `reference` name columns; empty: the usual names, a whole pair of them first. Case does not matter.
-    Raises ConfigError for a named column that is missing and for a value that is not a text.
+    `source` and `reference` name columns; empty: the usual names, those of `language` among them, and a whole pair of
+    them first. Case does not matter. Raises ConfigError for a named column that is missing and for a value that is not
+    a text.
     """
-    whole = next((pair for pair in PAIRS if all(_find(row.cells, name) for name in pair)), ("", ""))
+    own = {"NAME": language.name.lower(), "CODE": language.code.lower()}
+    pairs = ((first, own.get(second, second)) for first, second in PAIRS)
+    whole = next((pair for pair in pairs if all(_find(row.cells, name) for name in pair)), ("", ""))
     key = _find(row.cells, *([source] if source else (whole[0], *SOURCES)))
-    other = _find(row.cells, *([reference] if reference else (whole[1], *REFERENCES)))
+    other = _find(row.cells, *([reference] if reference else (whole[1], *references(language))))
     missing = (source or " or ".join(SOURCES)) if key is None else reference if other is None else ""
     if missing:
         raise _no_column(row, missing)
@@ -189,7 +222,8 @@ def _tsv(lines: Iterator[Line], file: str, columns: Sequence[str]) -> Iterator[R
     known = {name.lower() for name in names}
     if not known.issuperset(map(str.lower, columns)):
         raise ConfigError(f"{place}: the first line does not name the columns {', '.join(columns)}")
-    header = bool(columns or (known.intersection(SOURCES) and known.intersection(REFERENCES)))
+    paired = known.intersection(SOURCES) and not known.isdisjoint({*REFERENCES, *LANGUAGE_COLUMNS} - {*SOURCES})
+    header = bool(columns or paired)
     if header and any(map(_QUOTED.fullmatch, cells)):
         rows = _quoted_rows(lines, file)
     else:

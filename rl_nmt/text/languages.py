@@ -110,6 +110,11 @@ class Language:
     def __hash__(self) -> int:  # rows are keys of many look-ups; hashing every field each time would cost more
         return hash(self.code)
 
+    @property
+    def full_name(self) -> str:
+        """Its name for prompts, with the code of a regional row: Chinese (zh-TW)."""
+        return f"{self.name} ({self.code.replace('_', '-')})" if "_" in self.code else self.name
+
     @cached_property
     def closing(self) -> frozenset[str]:
         """Quotation marks that may close."""

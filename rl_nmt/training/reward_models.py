@@ -1,4 +1,4 @@
-"""Load the frozen models of the translation reward: scorers of cycle and quality, the back-translator."""
+"""Name, check and load the frozen models of the translation reward: scorers of cycle and quality, back-translator."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -7,11 +7,49 @@ from typing import Any, NamedTuple
 from rl_nmt.audit.cheats import honest_pairs
 from rl_nmt.data import tables
 from rl_nmt.errors import ConfigError
+from rl_nmt.hub import COMET, ModelUse, scorer_file
 from rl_nmt.scorers.shared import Shared, SharedTranslator
 from rl_nmt.text.languages import ENGLISH, Language
-from rl_nmt.text.unicode import script_share
 
 FEWEST = 11  # worked pairs: three in the prompt, eight to set the scale
+
+
+def used(own: Any, start: str = "") -> list[ModelUse]:
+    """See `RewardSettings.reward_models_used`; `own`: RewardSettings."""
+    da = ModelUse("comet_da_model", own.comet_da_model, COMET, "comet_da")
+    translator = ModelUse("backtranslation_model", own.backtranslation_model, part="translator")
+    qe = ModelUse("comet_qe_model", own.comet_qe_model, scorer_file(own.comet_qe_model), "comet_qe")
+    likelihood = ModelUse("likelihood_model", own.likelihood_model or start, part="likelihood")
+    wanted = {"cycle": [da, translator] if own.cycle == "backtranslation" else [likelihood]}
+    wanted["qe"] = [qe] if own.qe == "model" else [likelihood]
+    found = [model for part, models in wanted.items() if getattr(own, f"w_{part}") for model in models]
+    return [model for place, model in enumerate(found) if model.name and model not in found[:place]]
+
+
+def devices(own: Any, explain: bool = False) -> tuple[str, str]:
+    """See `RewardSettings.require_devices`; `own`: RewardSettings."""
+    from rl_nmt.backtranslation import require_engine
+    from rl_nmt.models.loading import choose_device, torch_dtype
+
+    reward, dual = (choose_device(getattr(own, name), name, explain) for name in ("reward_device", "dual_device"))
+    if own.reward_dtype != "auto":
+        torch_dtype("reward_dtype", own.reward_dtype, reward)
+    if own.w_cycle and own.cycle == "backtranslation":
+        require_engine(own.backtranslation_backend, dual, own.dual_dtype, own.reward_offload)
+    return reward, dual
+
+
+def require(own: Any) -> None:
+    """Refuse, in seconds, devices, precisions and a back-translator's missing language. Raises UserError.
+
+    Of the back-translator only the tokenizer is loaded, and only if it is on this machine: another one is asked when
+    the reward loads it.
+    """
+    devices(own)
+    if own.w_cycle and own.cycle == "backtranslation":
+        from rl_nmt.backtranslation import require_languages
+
+        require_languages(own.backtranslation_model, own.language.nllb, ENGLISH.nllb)
 
 
 class Models(NamedTuple):
@@ -30,15 +68,15 @@ def worked_pairs(own: Any, language: Language) -> list[tuple[str, str]]:
     if "likelihood" not in (own.cycle, own.qe):
         return []
     if not own.worked_examples:
-        return honest_pairs(None, language=language.code)[0]
-    name = f"worked_examples: {own.worked_examples}"
-    pairs = [(pair.source, pair.output) for pair in tables.read_pairs(own.worked_examples, "worked_examples")]
-    if len(pairs) < FEWEST:
-        raise ConfigError(f"{name} has {len(pairs)} pairs; give at least {FEWEST}")
-    for number, (_, output) in enumerate(pairs, 1):
-        if script_share(output, language) < 0.5:
-            raise ConfigError(f"{name}: pair {number} is not in {language.name} script: {output[:60]!r}")
-    return pairs
+        pairs, _ = honest_pairs(None, language=language.code)
+        if not pairs:
+            what = f"the code has no pairs in {language.name} for the value likelihood"
+            raise ConfigError(f"worked_examples is empty, and {what}; give a file of at least {FEWEST} right pairs")
+        return pairs
+    read = tables.read_pairs(own.worked_examples, "worked_examples", language=language, strict=True)
+    if len(read) < FEWEST:
+        raise ConfigError(f"worked_examples: {own.worked_examples} has {len(read)} pairs; give at least {FEWEST}")
+    return [(pair.source, pair.output) for pair in read]
 
 
 def load(own: Any, language: Language, devices: tuple[str, str], shared: bool, pairs: Sequence) -> Models:
@@ -74,7 +112,7 @@ def load(own: Any, language: Language, devices: tuple[str, str], shared: bool, p
             load_backtranslator,
             own.backtranslation_model,
             source=language.nllb,
-            target="eng_Latn",
+            target=ENGLISH.nllb,
             backend=own.backtranslation_backend,
             beams=own.backtranslation_beams,
             device=devices[1],

@@ -20,6 +20,7 @@ from rl_nmt.runs import checkpoints, run_folder
 from rl_nmt.runs.metrics_file import MetricsFile
 from rl_nmt.runs.run import Files, Run
 from rl_nmt.runs.run_folder import model_identity
+from rl_nmt.text.languages import ENGLISH, Language
 
 # Settings that may differ from those of a finished run, at the top level or in a section.
 _CHANGES_NO_RESULT = re.compile(
@@ -201,6 +202,28 @@ def ask_launch_gate(run: Run, ask: Callable[[], dict], skip: str = "") -> None:
         return {"passed": None, "reasons": [skip]}
 
     run.once("launch_gate", verdict)
+
+
+def ask_translation_gate(
+    run: Run,
+    reward,
+    rows: Sequence[dict[str, str]],
+    bound: float,
+    seed: int,
+    target: Language,
+    source: Language = ENGLISH,
+    skip: str = "",
+) -> None:
+    """Check once per run that translation's cheats cannot win the reward; see `ask_launch_gate`.
+
+    They are made of the references in `rows` {"source", "reference"?}, for Tamil also of pairs that come with the code.
+    Without enough of them the check is skipped, which is noted. `bound`: see `launch_gate`.
+    """
+    from rl_nmt.audit.cheats import honest_pairs, require_translation_launch, too_few
+
+    pairs, _ = honest_pairs(rows, seed, language=target.code)
+    gate = partial(require_translation_launch, reward, rows, bound, seed, target.code, source.code)
+    ask_launch_gate(run, gate, skip or too_few(len(pairs), target))
 
 
 def noise_floor(run: Run, reward, before) -> float:

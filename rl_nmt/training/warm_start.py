@@ -19,6 +19,7 @@ from rl_nmt.errors import ConfigError
 from rl_nmt.ranges import above, at_least
 from rl_nmt.runs import phases, run_folder
 from rl_nmt.runs.run import Run
+from rl_nmt.text.languages import TAMIL, Language
 from rl_nmt.text.unicode import safe_unicode
 
 
@@ -32,17 +33,23 @@ class SftSettings:
 
 
 def check(cfg: Any, processes: int) -> None:
-    """Refuse a warm_start_file that does not exist. Raises ConfigError."""
-    if cfg.warm_start_file and not Path(cfg.warm_start_file).expanduser().is_file():
+    """Refuse a warm_start_file that does not exist, or is in another script. Raises ConfigError."""
+    if not cfg.warm_start_file:
+        return
+    if not Path(cfg.warm_start_file).expanduser().is_file():
         raise ConfigError(f"warm_start_file: no such file: {cfg.warm_start_file}; give a TSV or JSONL file of pairs")
+    tables.read_pairs(cfg.warm_start_file, "warm_start_file", language=cfg.language, strict=True)
 
 
-def pairs(path: str, held_out: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return the clean (source, translation) pairs of a file without the held-out sources. Raises ConfigError."""
+def pairs(path: str, held_out: Sequence[dict[str, Any]], language: Language = TAMIL) -> list[tuple[str, str]]:
+    """Return the clean (source, translation) pairs of a file without the held-out sources.
+
+    Raises ConfigError, also for a translation that is not in the language's script.
+    """
     seen = {folded(row["source"]) for row in held_out}
     read = [
         (" ".join(safe_unicode(pair.source).split()), " ".join(safe_unicode(pair.output).split()))
-        for pair in tables.read_pairs(path, "warm_start_file")
+        for pair in tables.read_pairs(path, "warm_start_file", language=language, strict=True)
     ]
     kept = [(source, output) for source, output in read if source and output and folded(source) not in seen]
     if not kept:
@@ -75,7 +82,7 @@ def start_model(
     if not cfg.warm_start_file:
         return cfg.model_id
     with run.under_way(), phases.open_phase(run, "sft") as phase:
-        rows = distributed.from_main(lambda: pairs(cfg.warm_start_file, held_out))
+        rows = distributed.from_main(lambda: pairs(cfg.warm_start_file, held_out, cfg.language))
         digest = hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()[:16]
         known = run_folder.model_identity(cfg.model_id) | asdict(cfg.sft) | {"pairs": digest, "seed": cfg.seed}
         if not phases.finished(phase, known | {"lora_rank": cfg.lora_rank, "lora_alpha": cfg.lora_alpha}):
