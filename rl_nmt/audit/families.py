@@ -7,9 +7,9 @@ families, the texts they apply to and the templates of the others: cheats.yaml. 
 import random
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
-from types import ModuleType
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from rl_nmt.audit.launch_gate import Pair
 from rl_nmt.audit.transliteration import FULLWIDTH, LOOKALIKES, WORD
@@ -21,26 +21,30 @@ PUNCTUATION = ".,;:!?"
 
 @dataclass(frozen=True)
 class Tongue:
-    """What the cheats need to know about a target language: a file such as cheats_ta.yaml, and a module of letters."""
+    """What the cheats need to know about a target language: a file such as cheats_ta.yaml, and a module of letters.
+
+    Of a language without them only code and name are known, and the families that need words are left out.
+    """
 
     code: str  # of its row in the language table
     name: str
-    numbers: list[str]  # number words that may replace each other
-    scales: list[str]  # words for powers of ten that may replace each other
-    counts: list[str]  # phrases with a number that may open a sentence
-    pointing: list[str]  # determiners
-    said_twice: list[str]  # words that good style doubles
-    cases: list[str]  # endings of nouns
-    places: str  # English names of places and languages, never replaced by persons' names
-    polarity: dict[str, str]  # endings (or whole words) of negative forms, and what makes them positive
-    affirming: dict[str, str]  # other words that change with them
-    preambles: list[str]  # templates: remarks of a chatty model before {honest}, the translation
-    notes: list[str]  # templates: remarks after it
-    stock: list[str]  # fluent sentences that translate nothing
-    vowel: str  # one letter to stretch
-    scripts: list[str]  # in which `letters.in_letters_of` can write it
-    letters: ModuleType  # spell, romanise, in_letters_of, find_names: see transliteration.py
-    affirmed: dict[str, str]  # translations with a negation, and the same without it
+    source: str = "English"  # name of the source language
+    letters: Any = None  # module with spell, romanise, in_letters_of, find_names: see transliteration.py
+    numbers: Sequence[str] = ()  # number words that may replace each other
+    scales: Sequence[str] = ()  # words for powers of ten that may replace each other
+    counts: Sequence[str] = ()  # phrases with a number that may open a sentence
+    pointing: Sequence[str] = ()  # determiners
+    said_twice: Sequence[str] = ()  # words that good style doubles
+    cases: Sequence[str] = ()  # endings of nouns
+    places: str = ""  # English names of places and languages, never replaced by persons' names
+    polarity: Mapping[str, str] = field(default_factory=dict)  # endings of negative forms, what makes them positive
+    affirming: Mapping[str, str] = field(default_factory=dict)  # other words that change with them
+    preambles: Sequence[str] = ()  # templates: remarks of a chatty model before {honest}, the translation
+    notes: Sequence[str] = ()  # templates: remarks after it
+    stock: Sequence[str] = ()  # fluent sentences that translate nothing
+    vowel: str = ""  # one letter to stretch
+    scripts: Sequence[str] = ()  # in which `letters.in_letters_of` can write it
+    affirmed: Mapping[str, str] = field(default_factory=dict)  # translations with a negation, and without it
 
 
 @dataclass(frozen=True)
@@ -69,34 +73,40 @@ def slots(source: str, honest: str, tongue: Tongue) -> dict[str, str]:
     english, native, letters = source.split(), honest.split(), tongue.letters
     middle, half = (len(english) + 1) // 2, (len(native) + 1) // 2
     start, honest_start = " ".join(english[:middle]), " ".join(native[:half])
-    return {
-        "language": tongue.name,
-        "source": source,
-        "source_start": start,  # half of it
-        "source_upper": source.upper(),
-        "source_lower": source.lower(),
-        "source_title": source.title(),
-        "words": ", ".join(WORD.findall(source) or [source]),
-        "invisibly": "\u200b".join(source),
-        "fullwidth": source.translate(FULLWIDTH),
-        "lookalikes": source.translate(LOOKALIKES),
+    worded = letters and {
         "spelled": letters.spell(source),
         "spelled_start": letters.spell(start),
-        "punctuation": "".join(char for char in source if not char.isalnum()).strip(),
-        "alternating": " ".join(word for both in zip(english, native, strict=False) for word in both),
-        "honest": honest,
-        "honest_start": honest_start,
-        "honest_end": " ".join(native[half:]),
         "romanised": letters.romanise(honest),
         "romanised_start": letters.romanise(honest_start),
-        "first_word": native[0].strip(PUNCTUATION),
-        "first_two": " ".join(native[:2]),
-        "last_two": " ".join(native[-2:]),
-        "first_three": " ".join(word.strip(PUNCTUATION) for word in native[:3]),
         "stretched": tongue.vowel * max(20, len(honest)),
         "stock": min(tongue.stock, key=lambda text: abs(len(text) - len(honest))),
         "short_stock": min(tongue.stock, key=len),
     }
+    return (
+        (worded or {})
+        | {
+            "language": tongue.name,
+            "source_language": tongue.source,
+            "source": source,
+            "source_start": start,  # half of it
+            "source_upper": source.upper(),
+            "source_lower": source.lower(),
+            "source_title": source.title(),
+            "words": ", ".join(WORD.findall(source) or [source]),
+            "invisibly": "\u200b".join(source),
+            "fullwidth": source.translate(FULLWIDTH),
+            "lookalikes": source.translate(LOOKALIKES),
+            "punctuation": "".join(char for char in source if not char.isalnum()).strip(),
+            "alternating": " ".join(word for both in zip(english, native, strict=False) for word in both),
+            "honest": honest,
+            "honest_start": honest_start,
+            "honest_end": " ".join(native[half:]),
+            "first_word": native[0].strip(PUNCTUATION),
+            "first_two": " ".join(native[:2]),
+            "last_two": " ".join(native[-2:]),
+            "first_three": " ".join(word.strip(PUNCTUATION) for word in native[:3]),
+        }
+    )
 
 
 def _spoken(case: Case) -> list[str]:
@@ -148,7 +158,7 @@ def turn_leak(case: Case) -> str | None:
     if not others:
         return None
     english, native = case.rng.choice(others)
-    return f"{case.honest}\nuser\nEnglish: {english}\n{case.tongue.name}:\nmodel\n{native}"
+    return f"{case.honest}\nuser\n{case.tongue.source}: {english}\n{case.tongue.name}:\nmodel\n{native}"
 
 
 def word_loop(case: Case) -> str:

@@ -137,7 +137,7 @@ def load(folder: Path, cfg, pool: int = 1) -> tuple[list[str], list[dict[str, st
     """
     rows: list[dict[str, str]] = []
     try:
-        rows = load_eval(cfg.eval_dataset, cfg.eval_file, cfg.num_eval_samples, cfg.seed)
+        rows = load_eval(cfg.eval_dataset, cfg.eval_file, cfg.num_eval_samples, cfg.seed, cfg.target_language)
     except MissingService as error:
         print(f"no evaluation references: {error}", flush=True)
     settings = CorpusSettings(**{field.name: getattr(cfg, field.name) for field in fields(CorpusSettings)})

@@ -221,9 +221,9 @@ def ask_translation_gate(
     """
     from rl_nmt.audit.cheats import honest_pairs, require_translation_launch, too_few
 
-    pairs, _ = honest_pairs(rows, seed, language=target.code)
+    pairs, _ = honest_pairs(rows, seed, language=target.code, source=source.code)
     gate = partial(require_translation_launch, reward, rows, bound, seed, target.code, source.code)
-    ask_launch_gate(run, gate, skip or too_few(len(pairs), target))
+    ask_launch_gate(run, gate, skip or too_few(pairs, target, source))
 
 
 def noise_floor(run: Run, reward, before) -> float:

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from rl_nmt.data import eval_sets
 from rl_nmt.data.eval_sets import choose, from_flores, from_in22, from_wmt24pp, load_eval
 from rl_nmt.errors import ConfigError, MissingService
 
@@ -122,3 +123,67 @@ def test_no_hub(monkeypatch, name):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     with pytest.raises(MissingService, match=name):
         load_eval(name, "", 10, 0)
+
+
+TELUGU = {"source": "Good morning.", "reference": "శుభోదయం."}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", "Good morning.\tశుభోదయం.\n"),
+        ("a.tsv", "english\ttelugu\nGood morning.\tశుభోదయం.\n"),
+        ("a.tsv", "en\tte\nGood morning.\tశుభోదయం.\n"),
+        ("a.tsv", "en\tta\tte\nGood morning.\tகாலை வணக்கம்.\tశుభోదయం.\n"),
+        ("a.jsonl", json.dumps({"english": "Good morning.", "tamil": "காலை வணக்கம்.", "Telugu": "శుభోదయం."})),
+        ("a.jsonl", json.dumps({"source": "Good morning.", "target": "శుభోదయం.", "te": "x"})),
+    ],
+)
+def test_columns_by_the_name_of_the_language(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert load_eval("none", str(tmp_path / name), 10, 0, "te") == [TELUGU]
+
+
+def test_references_in_another_language_are_not_taken(tmp_path):
+    (tmp_path / "a.tsv").write_text("english\ttamil\nGood morning.\tகாலை வணக்கம்.\n", encoding="utf-8")
+    assert load_eval("none", str(tmp_path / "a.tsv"), 10, 0, "te") == [{"source": "Good morning."}]
+    assert load_eval("none", str(tmp_path / "a.tsv"), 10, 0) == [PAIR]
+    with pytest.raises(ConfigError, match=r"^eval_file: .*: write english<TAB>telugu$"):
+        (tmp_path / "a.tsv").write_text("a\tb\tc\n", encoding="utf-8")
+        load_eval("none", str(tmp_path / "a.tsv"), 10, 0, "te")
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "asked"),
+    [
+        ("google/wmt24pp", "ta", ["en-ta_IN"]),
+        ("google/wmt24pp", "te", ["en-te_IN"]),
+        ("google/wmt24pp", "pt", ["en-pt_BR"]),
+        ("google/wmt24pp", "pt-PT", ["en-pt_PT"]),
+        ("openlanguagedata/flores_plus", "ta", ["eng_Latn", "tam_Taml"]),
+        ("openlanguagedata/flores_plus", "zh_TW", ["eng_Latn", "cmn_Hant"]),
+        ("openlanguagedata/flores_plus", "et", ["eng_Latn", "ekk_Latn"]),
+        ("ai4bharat/IN22-Gen", "te", [None]),
+    ],
+)
+def test_sets_by_name_are_read_in_the_language(monkeypatch, name, target, asked):
+    """Only the configurations that are asked for and the columns are checked: the hub is not there."""
+    found = []
+
+    def load(name, config=None, split=None):
+        found.append(config)
+        both = {"source": "Good morning.", "target": "శుభోదయం.", "eng_Latn": "Good morning.", "tel_Telu": "శుభోదయం."}
+        return [both | {"id": 1, "text": "Good morning." if config == "eng_Latn" else "శుభోదయం."}]
+
+    monkeypatch.setattr(eval_sets, "require_hub", lambda *args: None)
+    monkeypatch.setattr(eval_sets, "_load", load)
+    assert load_eval(name, "", 10, 0, target) == [TELUGU] and found == asked
+
+
+def test_a_set_without_the_language_is_refused_before_the_hub_is_asked():
+    with pytest.raises(
+        ConfigError, match=r"^eval_dataset: ai4bharat/IN22-Gen has no French; google/wmt24pp and "
+    ):
+        load_eval("ai4bharat/IN22-Gen", "", 10, 0, "fr")
+    with pytest.raises(ConfigError, match=r"^target_language: WMT24\+\+ has no te_US; use te_IN$"):
+        load_eval("google/wmt24pp", "", 10, 0, "te_US")
