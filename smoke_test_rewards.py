@@ -1,6 +1,6 @@
 """Inspect a reward before training on it: every component of every sample, cheats, preferences, other weights.
 
-    python smoke_test_rewards.py --prompt "The door is open." --tamil "கதவு திறந்திருக்கிறது."
+    python smoke_test_rewards.py --prompt "The door is open." --output "கதவு திறந்திருக்கிறது."
     python smoke_test_rewards.py --file pairs.tsv            # source and translation; also JSONL or Parquet
     python smoke_test_rewards.py --samples 4                 # let the policy of the configuration translate
     python smoke_test_rewards.py --attack                    # the launch gate: do cheats earn too much?
@@ -12,7 +12,7 @@
     python smoke_test_rewards.py --reweigh scored.jsonl --set w_qe=0.5 w_cycle=0.5 --human mqm
 
 Takes --config and every field of the trainer's RunCfg. The attack uses the pairs of --file, else the
-evaluation references of the configuration, else pairs that come with the code. With --score every component
+evaluation references of the configuration, else (for Tamil) pairs that come with the code. With --score every component
 is compared with human scores; --rollouts saves the scored rows. --reweigh shows what other weights would have
 rewarded in such rows, or in a run's rollouts.jsonl, and loads no model; --config then gives the settings they were
 scored with, by default the YAML file of the same name or the run's resolved_config.yaml. Exit status 3 when the
@@ -34,6 +34,7 @@ from rl_nmt.audit import cheats, launch_gate, preferences, reweigh
 from rl_nmt.data.tables import Pair, read_pairs
 from rl_nmt.errors import ConfigError, MissingService, RewardRefused
 from rl_nmt.guards import agreement
+from rl_nmt.text import TAMIL
 from rl_nmt.text.known_words import known_words, unknown_words
 
 COMET_DIFFERENCE = 1e-4
@@ -56,7 +57,7 @@ def sample_policy(cfg, count: int) -> list[Pair]:
     from rl_nmt.models.generate import generate
 
     hub.require_model("model_id", cfg.model_id)
-    rows = corpus.load_eval(cfg.eval_dataset, cfg.eval_file, count, cfg.seed)
+    rows = corpus.load_eval(cfg.eval_dataset, cfg.eval_file, count, cfg.seed, cfg.target_language)
     if not rows:
         raise ConfigError("--samples: no sentences to translate; give eval_file or eval_dataset")
     tokenizer = policy.load_tokenizer(cfg.model_id)
@@ -66,7 +67,7 @@ def sample_policy(cfg, count: int) -> list[Pair]:
     texts = generate(
         model,
         tokenizer,
-        [trainer.make_prompt(r["source"]) for r in rows],
+        [trainer.make_prompt(r["source"], cfg.language) for r in rows],
         max_new_tokens=cfg.max_new_tokens,
         do_sample=True,
         temperature=cfg.temperature,
@@ -77,14 +78,14 @@ def sample_policy(cfg, count: int) -> list[Pair]:
     return [Pair(r["source"], t) for r, group in zip(rows, texts, strict=True) for t in group]
 
 
-def show(rows: list[dict]) -> None:
-    """Print a block per sample: the numbers in one line, the texts below."""
+def show(rows: list[dict], language: str) -> None:
+    """Print a block per sample: the numbers in one line, the texts below; `language`: name of the outputs'."""
     columns = ("total", "cycle", "qe", "foreign_script", "length_penalty", "copied", "fidelity_loss")
     print(*(f"{name.split('_')[0]:>8}" for name in columns), " gate")
     for row in rows:
         numbers = ("–" if row[name] is None else f"{row[name]:.3f}" for name in columns)
         print(*(f"{number:>8}" for number in numbers), "", row["gate"] or "passes")
-        print(f"       english  {row['source']}\n       tamil    {row['output']}")
+        print(f"       english  {row['source']}\n       {language.lower():<8} {row['output']}")
         if row["backtranslation"] is not None:
             print(f"       back     {row['backtranslation']}")
 
@@ -106,7 +107,7 @@ def inspect(reward, own, pairs: list[Pair], cfg) -> None:
     elif own.check_comet:
         check_comet(reward, rows)
     elif not own.rollouts:
-        show(rows)
+        show(rows, cfg.language.name)
     print_signature(reward)
     if missing := sum(row["total"] is None for row in rows):
         raise RewardRefused(f"{missing} of {len(rows)} samples have no score; the warnings above say why")
@@ -168,21 +169,25 @@ def attack_pairs(own, cfg, pairs: list[Pair]) -> tuple[list[tuple[str, str]], st
 
     if pairs:
         rows = [{"source": pair.source, "reference": pair.output} for pair in pairs]
-        chosen, source = cheats.honest_pairs(rows, cfg.seed, own.num_pairs)
-        if source == cheats.SHIPPED:
-            raise ConfigError("--attack: none of the given pairs has a translation in Tamil script; give some that do")
-        return chosen, "given pairs"
+        chosen, source = cheats.honest_pairs(rows, cfg.seed, own.num_pairs, cfg.language.code)
+        if not source.startswith(cheats.REFERENCES):
+            language = cfg.language.name
+            raise ConfigError(f"--attack: none of the given pairs has a translation in {language} script; give some")
+        return chosen, source.replace(cheats.REFERENCES, "given pairs")
     try:
-        rows = corpus.load_eval(cfg.eval_dataset, cfg.eval_file, cfg.num_eval_samples, cfg.seed)
+        rows = corpus.load_eval(cfg.eval_dataset, cfg.eval_file, cfg.num_eval_samples, cfg.seed, cfg.target_language)
     except MissingService as error:
         rows = []
         print(f"no evaluation references: {error}", flush=True)
-    return cheats.honest_pairs(rows, cfg.seed, own.num_pairs)
+    chosen, source = cheats.honest_pairs(rows, cfg.seed, own.num_pairs, cfg.language.code)
+    if lacking := cheats.too_few(chosen, cfg.language):
+        raise ConfigError(f"--attack: {lacking}, or give --file")
+    return chosen, source
 
 
 def attack(reward, own, cfg, pairs: list[tuple[str, str]], source: str) -> None:
     """Run the launch gate and print its table. Raises RewardRefused when it fails."""
-    suite = partial(cheats.build_suite, language="ta", seed=cfg.seed)
+    suite = partial(cheats.build_suite, language=cfg.language.code, seed=cfg.seed)
     report = launch_gate.launch_gate(reward, pairs, suite, cfg.max_soft_win_share, source)
     print(report.table(everything=True), flush=True)
     print_signature(reward)
@@ -214,10 +219,14 @@ def parser() -> Parser:
     flags = Parser(add_help=False, allow_abbrev=False)
     add = flags.add_argument
     add("--prompt", action="append", default=[], help="an English source; repeatable")
-    add("--tamil", action="append", default=[], help="its translation; repeatable")
+    add("--output", "--tamil", action="append", default=[], help="its translation; repeatable")
     add("--file", type=Path, help="pairs to score")
     add("--source", default="", help="column of --file with the source (default: source, english, en or src)")
-    add("--target", default="", help="column of --file with the translation (default: reference, target, tamil, …)")
+    add(
+        "--target",
+        default="",
+        help="column of --file with the translation (default: reference, target, telugu, te, …)",
+    )
     add("--score", default="", help="column of --file with human scores, higher is better")
     add("--rollouts", type=Path, help="file for the scored rows, for --reweigh")
     add("--samples", type=int, default=0, help="sources to let the policy translate")
@@ -240,7 +249,7 @@ def check(own) -> None:
     rollouts = f"--rollouts: {own.rollouts} must end in .jsonl; the settings are saved next to it as .yaml"
     weighing = own.set or own.human or own.formula or own.json
     for wrong, message in (
-        (len(own.prompt) != len(own.tamil), "--prompt and --tamil: give one of each per pair"),
+        (len(own.prompt) != len(own.output), "--prompt and --output: give one of each per pair"),
         (own.score and not own.file, "--score: needs --file, of which it names a column"),
         (own.attack and own.samples, both),
         (
@@ -270,10 +279,12 @@ def main(argv: list[str] | None = None) -> int:
     cfg, _, _ = config.parse(trainer.RunCfg, rest, {}, prog="smoke_test_rewards.py", description=__doc__)
     launch_gate.check_bound(cfg.max_soft_win_share)
     hub.require_models(cfg.reward_models_used())
-    pairs = list(map(Pair, own.prompt, own.tamil))
-    pairs += read_pairs(own.file, "--file", own.source, own.target, own.score) if own.file else []
+    pairs = list(map(Pair, own.prompt, own.output))
+    pairs += read_pairs(own.file, "--file", own.source, own.target, own.score, cfg.language) if own.file else []
     preferred = preferences.read_preferences(own.pairs) if own.pairs else []
     pairs += sample_policy(cfg, own.samples) if own.samples else []
+    if not (pairs or preferred or own.attack or cfg.language is TAMIL):
+        raise ConfigError(f"--file: the examples of the code are in Tamil; give pairs in {cfg.language.name}")
     honest, source = attack_pairs(own, cfg, pairs) if own.attack else ([], "")
     warn_of_unknown_words(cfg, [*(pair.source for pair in pairs), *(row[0] for row in (*preferred, *honest))])
     reward = trainer.build_reward(cfg)

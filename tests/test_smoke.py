@@ -111,7 +111,7 @@ def test_bad_files_are_one_line(smoke, tmp_path, name, content, said):
 @pytest.mark.parametrize(
     ("argv", "status", "said"),
     [
-        (["--prompt", "x"], 2, "--prompt and --tamil: "),
+        (["--prompt", "x"], 2, "--prompt and --output: "),
         (["--samples", "many"], 2, "argument --samples: invalid int value"),
         (["--sample", "3"], 2, "unknown flag --sample: did you mean"),
         (["--w_qe", "-1"], 2, "w_qe: -1.0"),

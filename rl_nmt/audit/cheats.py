@@ -27,7 +27,7 @@ from rl_nmt.text.unicode import clean_for_scoring, script_share
 
 Family = Callable[[Case], str | None]
 _HERE = Path(__file__).parent
-SHIPPED = "pairs that come with the code"
+SHIPPED, REFERENCES = "pairs that come with the code", "evaluation references"
 FEWEST = 8  # references that the launch gate needs in a language without shipped pairs (ours)
 # Hand-checked English–Tamil pairs (ours): 72 sentences of 4 to 25 words.
 HONEST_FILE = _HERE.parent / "data" / "honest_en_ta.jsonl"
@@ -104,16 +104,16 @@ def honest_pairs(
     found = [r for r in rows or () if r.get("reference") and script_share(r["reference"], target) >= IN_SCRIPT]
     chosen = choose(found or (_SHIPPED_ROWS if known else []), count, seed)
     only = "" if known else f"; only cheats that need no words of {target.name}"
-    origin = f"evaluation references{only}" if found else SHIPPED if known else ""
+    origin = f"{REFERENCES}{only}" if found else SHIPPED if known else ""
     return [(r["source"], r["reference"]) for r in chosen], origin
 
 
-def too_few(pairs: Sequence[Pair], target: Language, source: Language) -> str:
+def too_few(pairs: Sequence[Pair], target: Language, source: Language = SOURCE) -> str:
     """Return why these honest pairs are not enough for a launch gate; "" if they are."""
     if _known(target.code, source.code) or len(pairs) >= FEWEST:
         return ""
     wanted = f"give an eval_file or eval_dataset with at least {FEWEST}"
-    return f"skipped: {len(pairs)} evaluation references in {target.name} script to make cheats of; {wanted}"
+    return f"{len(pairs)} evaluation references in {target.name} script to make cheats of; {wanted}"
 
 
 def require_translation_launch(

@@ -223,7 +223,8 @@ def ask_translation_gate(
 
     pairs, _ = honest_pairs(rows, seed, language=target.code, source=source.code)
     gate = partial(require_translation_launch, reward, rows, bound, seed, target.code, source.code)
-    ask_launch_gate(run, gate, skip or too_few(pairs, target, source))
+    lacking = too_few(pairs, target, source)
+    ask_launch_gate(run, gate, skip or (lacking and f"skipped: {lacking}"))
 
 
 def noise_floor(run: Run, reward, before) -> float:

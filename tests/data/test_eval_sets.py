@@ -181,9 +181,7 @@ def test_sets_by_name_are_read_in_the_language(monkeypatch, name, target, asked)
 
 
 def test_a_set_without_the_language_is_refused_before_the_hub_is_asked():
-    with pytest.raises(
-        ConfigError, match=r"^eval_dataset: ai4bharat/IN22-Gen has no French; google/wmt24pp and "
-    ):
+    with pytest.raises(ConfigError, match=r"^eval_dataset: ai4bharat/IN22-Gen has no French; google/wmt24pp and "):
         load_eval("ai4bharat/IN22-Gen", "", 10, 0, "fr")
     with pytest.raises(ConfigError, match=r"^target_language: WMT24\+\+ has no te_US; use te_IN$"):
         load_eval("google/wmt24pp", "", 10, 0, "te_US")
