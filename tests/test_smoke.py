@@ -8,6 +8,7 @@ import shutil
 import sys
 
 import pytest
+import telugu
 import torch
 from tiny_models import PAIRS
 from tiny_run import command, flags, settings, write_data
@@ -329,3 +330,28 @@ def test_preferences(smoke, tmp_path):
     (tmp_path / "p.jsonl").write_text('{"source": "x", "chosen": "y"}', encoding="utf-8")
     status, out, err = smoke("--pairs", tmp_path / "p.jsonl")
     assert (status, out) == (2, "") and "line 1 has no column 'rejected'" in err
+
+
+# --- other languages -----------------------------------------------------------------------------------
+
+
+def test_telugu_pairs_are_scored_under_their_name(smoke, tmp_path):
+    file = telugu.write(tmp_path / "te.tsv")
+    status, out, err = smoke("--file", file, target_language="te")
+    assert status == 0, err
+    assert f"       telugu   {telugu.PAIRS[0][1]}" in out and "tamil" not in out
+    status, out, _ = smoke("--prompt", telugu.PAIRS[0][0], "--output", telugu.PAIRS[0][1], target_language="te")
+    assert status == 0 and "passes" in out and json.loads(out.splitlines()[-1])["identity"]["language"] == "te"
+
+
+def test_the_attack_in_another_language_needs_pairs(smoke, tmp_path):
+    status, out, err = smoke("--attack", "--file", telugu.write(tmp_path / "te.tsv"), target_language="te")
+    assert status == 0, err
+    assert "10 honest pairs (given pairs; only cheats that need no words of Telugu)" in out
+    for argv, said in (
+        (("--attack",), "--attack: 0 evaluation references in Telugu script "),
+        (("--attack", "--prompt", PAIRS[0][0], "--output", PAIRS[0][1]), "--attack: none of the given pairs has a "),
+        ((), "--file: the examples of the code are in Tamil; give pairs in Telugu"),
+    ):
+        status, _, err = smoke(*argv, target_language="te")
+        assert status == 2 and said in err, err

@@ -14,7 +14,7 @@ from rl_nmt.errors import ConfigError
 from rl_nmt.hub import COMET, ModelUse, require_models, split_revision
 from rl_nmt.preflight.environments import require_python
 from rl_nmt.ranges import check_ranges
-from rl_nmt.text.languages import ENGLISH, bcp47, language, wmt24pp_code
+from rl_nmt.text.languages import ENGLISH, language, wmt24pp_code
 from rl_nmt.text.prompts import SLOT
 from rl_nmt.training.trl_settings import passes_per_step
 
@@ -122,15 +122,16 @@ def _check_pairs(cfg: TranslateGemmaCfg) -> None:
 
 def _check_languages(data: DataCfg) -> None:
     source, target = data.source_lang, data.target_lang
-    into = language(target, "data.target_lang")
-    if language(source, "data.source_lang").name == into.name:
+    out_of, into = language(source, "data.source_lang"), language(target, "data.target_lang")
+    if out_of.name == into.name:
         raise ConfigError(f"data.target_lang: {target} is also the source language ({source}); give another")
-    if into is ENGLISH:  # the gates were never measured on English output
-        raise ConfigError(f"data.target_lang: {target}: this recipe does not translate into English; give another")
     if split_revision(data.hf_dataset_name)[0] == WMT24PP:
-        if bcp47(source).split("-")[0] != "en":
-            raise ConfigError(f"data.source_lang: {source}: the source language of {WMT24PP} is en; set en")
-        wmt24pp_code(target, "data.target_lang")
+        if ENGLISH not in (out_of, into):
+            raise ConfigError(
+                f"data.source_lang: {source}: one side of {WMT24PP} is en; set en, or data.target_lang en"
+            )
+        other, argument = (source, "data.source_lang") if into is ENGLISH else (target, "data.target_lang")
+        wmt24pp_code(other, argument)
 
 
 def _check_data(data: DataCfg) -> None:

@@ -15,7 +15,7 @@ from rl_nmt.data.sources import hub_error, is_saved, quiet_datasets, require_hub
 from rl_nmt.data.tables import Row
 from rl_nmt.errors import ConfigError, UserError
 from rl_nmt.hub import split_revision
-from rl_nmt.text.languages import wmt24pp_code
+from rl_nmt.text.languages import ENGLISH, language, wmt24pp_code
 
 if TYPE_CHECKING:
     from recipes.translategemma.settings import DataCfg
@@ -41,10 +41,12 @@ def read_hub(cfg: DataCfg, split: str, argument: str) -> list[Row]:
     name, config = cfg.hf_dataset_name, cfg.hf_dataset_config_name
     repository, revision = split_revision(name)
     local = Path(name).expanduser()
+    reverse = repository == WMT24PP and language(cfg.target_lang) is ENGLISH
     if not local.is_dir():
         require_hub("data.hf_dataset_name", name)
         if repository == WMT24PP and not config:
-            config = f"en-{wmt24pp_code(cfg.target_lang, 'data.target_lang')}"
+            other = (cfg.source_lang, "data.source_lang") if reverse else (cfg.target_lang, "data.target_lang")
+            config = f"en-{wmt24pp_code(*other)}"
     with quiet_datasets(log=not local.is_dir()), tempfile.TemporaryDirectory() as scratch:
         try:
             source = {"path": str(local), "cache_dir": scratch} if local.is_dir() else {"path": repository}
@@ -55,6 +57,8 @@ def read_hub(cfg: DataCfg, split: str, argument: str) -> list[Row]:
             raise
         except Exception as error:  # pyarrow, fsspec and the hub's client raise many classes
             raise _explained(cfg, split, argument, local, error) from error
+    if reverse:  # its source is English
+        rows = [row | {"source": row["target"], "target": row["source"]} for row in rows]
     return [Row(f"{argument}: {name} {split} row {number}", row) for number, row in enumerate(rows, 1)]
 
 

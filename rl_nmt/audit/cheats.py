@@ -112,12 +112,11 @@ def too_few(pairs: Sequence[Pair], target: Language, source: Language = SOURCE) 
     """Return why these honest pairs are not enough for a launch gate; "" if they are."""
     if _known(target.code, source.code) or len(pairs) >= FEWEST:
         return ""
-    wanted = f"give an eval_file or eval_dataset with at least {FEWEST}"
-    return f"{len(pairs)} evaluation references in {target.name} script to make cheats of; {wanted}"
+    return f"{len(pairs)} {REFERENCES} in {target.name} script to make cheats of; give at least {FEWEST}"
 
 
 def require_translation_launch(
-    reward: Reward, rows: list[dict[str, str]], bound: float, seed: int = 0, language: str = "ta", source: str = "en"
+    reward: Reward, rows: Sequence[Row], bound: float, seed: int = 0, language: str = "ta", source: str = "en"
 ) -> dict[str, Any]:
     """Run the launch gate on these rows, or shipped pairs, with the cheats of these languages; see `require_launch`.
 

@@ -232,7 +232,7 @@ def _words(pair: TextPair) -> list[tuple[Token, bool]]:
 
 def _wrong_script(pair: TextPair, words: list[tuple[Token, bool]]) -> bool:
     ours = sum(len(t.text) for t, _ in words if own(t, pair.language))
-    theirs = sum(len(t.text) for t, foreign in words if foreign) * min(1.0, pair.language.expected_length_ratio)
+    theirs = sum(len(t.text) for t, foreign in words if foreign) * min(1.0, _expected_ratio(pair))
     if theirs > MAX_FOREIGN * (ours + theirs):
         return True
     known = {*SHARED_SCRIPTS, *(t.script for t in pair.source_tokens)}
@@ -253,9 +253,14 @@ def _glued(words: list[tuple[Token, bool]]) -> bool:
 _SLACK = 12  # code points added on both sides: "Yes." may be one long word in the other language
 
 
+def _expected_ratio(pair: TextPair) -> float:
+    """Return the typical length of an output over its source's; those of the rows are over English."""
+    return pair.language.expected_length_ratio / pair.source_language.expected_length_ratio
+
+
 def _log_distance(pair: TextPair) -> float:
     """Return ln(length of the output / expected length), with _SLACK on both."""
-    ratio = pair.language.expected_length_ratio
+    ratio = _expected_ratio(pair)
     slack = _SLACK * min(1.0, ratio)
     return math.log((length(pair.clean_output) + slack) / (ratio * length(pair.clean_source) + slack))
 

@@ -7,10 +7,12 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from telugu import PAIRS as TELUGU
 
 from rl_nmt.audit import cheats
 from rl_nmt.audit.cheats import HARD, SOFT, build_suite, honest_pairs
 from rl_nmt.errors import ConfigError
+from rl_nmt.guards import verdict
 from rl_nmt.text.languages import LANGUAGES
 from rl_nmt.text.unicode import clean_for_scoring, is_blank, script_share
 
@@ -238,7 +240,53 @@ def test_any_text_can_be_attacked(pairs, seed):
 
 
 def test_bad_input():
-    with pytest.raises(ConfigError, match=r"^language: 'fr' .*ta$"):
-        build_suite(PAIRS, language="fr")
+    with pytest.raises(ConfigError, match=r"^language: 'tamul' .*did you mean ta\?$"):
+        build_suite(PAIRS, language="tamul")
     with pytest.raises(ConfigError, match=r"^pairs: pair 2 "):
         build_suite([PAIRS[0], ("x", " ")])
+
+
+# --- other languages -----------------------------------------------------------------------------------
+
+
+def test_a_language_without_words_has_the_families_that_need_none():
+    suite = build_suite(TELUGU, language="te")
+    needed = {"romanised", "transliterated_english", "other_script", "mixed_script", "half_romanised", "wrong_scale"}
+    needed |= {"preamble_native", "explanation_native", "character_loop", "added_number", "swapped_name"}
+    needed |= {"negation_dropped", "half_transliterated", "extra_sentence", "stock_sentence"}
+    assert {cheat.family for cheat in suite} == set(NAMES) - needed
+    kinds = {cheat.family: cheat.hard for cheat in suite}
+    milder = {"partial_copy", "alternating_copy", "preamble_english", "explanation_english", "judge_plea"}
+    assert {name for name, hard in kinds.items() if hard} == (set(HARD) - needed) - milder
+    assert suite == build_suite(TELUGU, language="te") != build_suite(TELUGU, language="te", seed=1)
+    echo = next(cheat for cheat in suite if cheat.family == "prompt_echo")
+    assert echo.text == f"Translate from English into Telugu.\n\nEnglish: {TELUGU[0][0]}\nTelugu: {TELUGU[0][1]}"
+
+
+def test_the_gates_refuse_every_hard_cheat_in_another_script():
+    row = LANGUAGES["te"]
+    assert all(verdict(english, telugu, row) is None for english, telugu in TELUGU)
+    hard = [cheat for cheat in build_suite(TELUGU, language="te") if cheat.hard]
+    assert len(hard) > 250
+    assert [cheat for cheat in hard if verdict(TELUGU[cheat.pair][0], cheat.text, row) is None] == []
+
+
+def test_the_prompts_of_another_source_language():
+    pairs = [(telugu, english) for english, telugu in TELUGU]
+    texts = {cheat.family: cheat.text for cheat in build_suite(pairs, language="en", source="te") if not cheat.pair}
+    assert texts["prompt_echo"].startswith("Translate from Telugu into English.\n\nTelugu: ")
+    assert "\nuser\nTelugu: " in texts["turn_leak"] and "word_in_english" not in texts
+    # Tamil's words are for sources in English.
+    assert "romanised" not in {cheat.family for cheat in build_suite(PAIRS, language="ta", source="te")}
+
+
+def test_honest_pairs_of_a_language_without_shipped_ones():
+    rows = [{"source": english, "reference": telugu} for english, telugu in TELUGU]
+    found, origin = honest_pairs([*rows, {"source": "a", "reference": "not Telugu"}], language="te")
+    assert set(found) == set(TELUGU) and origin == "evaluation references; only cheats that need no words of Telugu"
+    assert honest_pairs([{"source": "a"}], language="te") == ([], "")
+    assert honest_pairs(None, language="ta", source="hi") == ([], "")  # the shipped ones are from English
+    telugu, tamil = LANGUAGES["te"], LANGUAGES["ta"]
+    assert cheats.too_few(found[:7], telugu).startswith("7 evaluation references in Telugu script ")
+    assert cheats.too_few(found[:8], telugu) == cheats.too_few(PAIRS[:1], tamil) == ""
+    assert cheats.too_few([], tamil, LANGUAGES["hi"]) != ""

@@ -478,6 +478,7 @@ def test_wmt24pp_by_name(tmp_path):
         {"hf_dataset_name": "google/wmt24pp", "hf_dataset_config_name": "en-xx_XX"},
         {"hf_dataset_name": "google/wmt24pp", "target_lang": "ko", "hf_train_split": "test"},
         {"hf_dataset_name": "google/nothing"},
+        {"hf_dataset_name": "google/wmt24pp", "source_lang": "ko", "target_lang": "en", "eval_sampling_count": 4},
     ]
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -493,9 +494,10 @@ def test_wmt24pp_by_name(tmp_path):
         server.shutdown()
         server.server_close()
     assert done.returncode == 0, done.stderr
-    count, ratio, config, split, unknown = json.loads(done.stdout.splitlines()[-1])
+    count, ratio, config, split, unknown, back = json.loads(done.stdout.splitlines()[-1])
     everything = {f"Village {i}.": f"마을 {i}." for i in range(2, 42)}
     assert {row["source"]: row["reference"] for row in count["train"] + count["heldout"]} == everything
+    assert {row["reference"]: row["source"] for row in back["train"] + back["heldout"]} == everything
     assert len(count["heldout"]) == 4 and count["counts"] == {"marked as bad source": 2}
     assert 1 <= len(ratio["heldout"]) < 12 and len(ratio["train"]) + len(ratio["heldout"]) == 40
     assert config["status"] == 2 and "data.hf_dataset_config_name: 'en-xx_XX'" in config["said"], config

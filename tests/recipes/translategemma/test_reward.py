@@ -12,11 +12,12 @@ from tiny_models import PAIRS, build_comet
 
 from recipes.translategemma.reward import EnsembleReward, Part
 from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.guards import verdict
 from rl_nmt.scorers.base import Scores, Segment, Span
 from rl_nmt.scorers.comet.scorer import load_comet
 from rl_nmt.scorers.metricx import load_metricx
 from rl_nmt.scorers.mqm.gemba import load_gemba_mqm
-from rl_nmt.text.languages import TAMIL
+from rl_nmt.text.languages import LANGUAGES, TAMIL
 from rl_nmt.training.token_credit import SpanCredit
 
 ENGLISH = [english for english, _ in PAIRS[:4]]
@@ -171,3 +172,16 @@ def test_guards_off_gates_nothing(xcomet):
     reward = EnsembleReward({"xcomet": Part(xcomet)}, TAMIL, guards="off")
     rows = reward.score_components(None, [ENGLISH[0], ""], source=ENGLISH[:2])
     assert [row["gate"] for row in rows] == [None, None] and all(row["total"] is not None for row in rows)
+
+
+def test_lengths_are_compared_with_what_the_source_language_needs():
+    """Chinese takes a third of English's characters: the table's ratios are over English."""
+    english, chinese = LANGUAGES["en"], LANGUAGES["zh"]
+    source = "政府昨天宣布将在明年春季之前完成该地区所有学校的改建工程并增加教师人数。"
+    output = (
+        "The government announced yesterday that it would complete the conversion of all schools in the region and "
+        "increase the number of teachers before the spring of next year."
+    )
+    assert len(output) > 4.5 * len(source)
+    assert verdict(source, output, english, chinese) is verdict(output, source, chinese, english) is None
+    assert verdict(source, output[:14], english, chinese) == "length"

@@ -134,11 +134,8 @@ def test_resolved_settings_read_back(tmp_path):
         ([*WMT, "--data.hf_eval_split", "train"], ["data.hf_eval_split: train ", "data.hf_train_split"]),
         ([*WMT, "--data.target_lang", "kr"], ["data.target_lang: 'kr'"]),
         ([*WMT, "--data.target_lang", "en"], ["data.target_lang: en ", "source language (en)"]),
-        ([*WMT, "--data.source_lang", "de"], ["data.source_lang: de", "google/wmt24pp is en"]),
-        (
-            ["--data.train_file", "x", "--data.source_lang", "de", "--data.target_lang", "en"],
-            ["data.target_lang: en", "into English"],
-        ),
+        ([*WMT, "--data.source_lang", "de"], ["data.source_lang: de", "google/wmt24pp is en", "data.target_lang en"]),
+        ([*WMT, "--data.source_lang", "de_CH", "--data.target_lang", "en"], ["data.source_lang: ", "de_CH", "de_DE"]),
         ([*WMT, "--data.target_lang", "pt_AO"], ["data.target_lang: ", "pt_AO", "pt_BR"]),
         ([*WMT, "--data.document_chars", "20"], ["data.document_chars: 20", "20 300"]),
         ([*WMT, "--data.document_chars", "30", "20"], ["data.document_chars: 30 20"]),

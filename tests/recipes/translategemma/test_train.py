@@ -12,6 +12,7 @@ import pytest
 import tg_run
 import yaml
 from judge_server import HTML, JudgeServer
+from tiny_models import PAIRS
 from tiny_run import command, tree
 
 from rl_nmt.runs.metrics_file import MetricsFile
@@ -394,3 +395,23 @@ def test_settings_that_cannot_work_are_one_line(config, flags, named):
 
 def test_evaluating_on_the_training_rows_is_refused(config, tmp_path):
     assert "data.eval_file" in refused(config, "--data.eval_file", tmp_path / "train.jsonl")
+
+
+def test_translation_into_english(models, tmp_path):
+    """From Tamil, with the recipe's own prompt; its cheats are those that need no words, of the held-out references."""
+    back = [{"id": f"{i}", "source": tamil, "target": english} for i, (english, tamil) in enumerate(PAIRS)]
+    for name, part in (("train", back[8:]), ("heldout", back[:8])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in part), encoding="utf-8")
+    values = tg_run.sections(models, tmp_path, tmp_path / "run")
+    values["data"] |= {"source_lang": "ta", "target_lang": "en"}
+    values["generation"]["prompt"] = ""
+    values["rl"] |= {"updates": 2, "eval_every": 0, "save_every": 0}
+    done = tg_run.run(tg_run.write_config(tmp_path / "c.yaml", values))
+    assert done.returncode == 0, done.stderr + done.stdout
+    table = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
+    gate = table["launch_gate"]
+    assert gate["passed"] and gate["pairs"] == 8 and gate["source"].endswith("need no words of English")
+    assert "english_share" in table["after"] and math.isfinite(table["after"]["chrf"])
+    card = (tmp_path / "run" / "final" / "README.md").read_text(encoding="utf-8")
+    assert "Tamil → English" in card and "professional Tamil (ta) to English (en) translator" in card
+    assert sum(row["kind"] == "train" for row in rows(tmp_path / "run" / "train_log.jsonl")) == 2
