@@ -1,7 +1,7 @@
-"""Translate English to Tamil with a trained model: a text, a file or standard input.
+"""Translate with a trained model: a text, a file or standard input.
 
 python -m rl_nmt.translate --model runs/pocket/final --text "The school is closed."
-python -m rl_nmt.translate --model runs/pocket/final --file english.txt --out tamil.txt
+python -m rl_nmt.translate --model runs/pocket/final --file english.txt --out translated.txt
 
 `--model` is a full model or a LoRA adapter folder; the prompt is read from its `prompt.txt`, which the
 trainer saves, so that it is the one the model was trained with. One line in, one
@@ -101,7 +101,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--model", required=True, type=Path, metavar="DIR", help="full model or LoRA adapter folder")
     add("--text", help="one English text; otherwise --file, otherwise standard input")
     add("--file", type=Path, metavar="IN.txt", help="UTF-8, one sentence a line")
-    add("--out", type=Path, metavar="OUT.txt", help="file for the Tamil (default: standard output)")
+    add("--out", type=Path, metavar="OUT.txt", help="file for the translations (default: standard output)")
     add("--template", help="prompt with the slot {source} (default: the model's prompt.txt)")
     add("--batch_size", type=int, default=16, help="sentences generated at once (default 16)")
     add("--max_new_tokens", type=int, default=256, help="longest translation, in tokens (default 256)")
