@@ -119,7 +119,7 @@ def read_pairs(
         text, translation = sides(row, source, output, language)
         if translation is None:
             names = " or ".join(references(language))
-            raise ConfigError(f"{row.where} has no translation in {language.name}: name its column, or call it {names}")
+            raise ConfigError(f"{row.where} has no translation: name its column, or call it {names}")
         if strict and translation.strip() and script_share(translation, language) < IN_SCRIPT:
             foreign.append(f"{row.where} is not in {language.name} script: {excerpt(translation)}")
         key = _find(row.cells, score) if score else None

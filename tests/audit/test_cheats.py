@@ -256,7 +256,14 @@ def test_a_language_without_words_has_the_families_that_need_none():
     needed |= {"negation_dropped", "half_transliterated", "extra_sentence", "stock_sentence"}
     assert {cheat.family for cheat in suite} == set(NAMES) - needed
     kinds = {cheat.family: cheat.hard for cheat in suite}
-    milder = {"partial_copy", "alternating_copy", "preamble_english", "explanation_english", "judge_plea"}
+    milder = {
+        "partial_copy",
+        "alternating_copy",
+        "preamble_english",
+        "explanation_english",
+        "judge_plea",
+        "far_too_short",
+    }
     assert {name for name, hard in kinds.items() if hard} == (set(HARD) - needed) - milder
     assert suite == build_suite(TELUGU, language="te") != build_suite(TELUGU, language="te", seed=1)
     echo = next(cheat for cheat in suite if cheat.family == "prompt_echo")
