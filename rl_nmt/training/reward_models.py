@@ -11,7 +11,7 @@ from rl_nmt.scorers.shared import Shared, SharedTranslator
 from rl_nmt.text.languages import ENGLISH, Language
 from rl_nmt.text.unicode import script_share
 
-FEWEST = 11  # worked pairs: three in the prompt, eight to set the scale
+FEWEST = 16  # worked pairs: eight in the prompt, eight to set the scale
 
 
 class Models(NamedTuple):
