@@ -46,11 +46,7 @@ SKIPPED = ["--skip_launch_gate", "--headroom_prompts", "0"]
 
 
 def processes(arms: Sequence[str], runs: int) -> list[str]:
-    """Return the names of the runs of these arms, in order.
-
-    >>> processes(["base", "grpo"], 2)
-    ['base', 'grpo-1', 'grpo-2']
-    """
+    """Return the names of the runs of these arms, in order: base, sft, grpo-1, grpo-2, raft."""
     return [name for arm in arms for name in ([f"grpo-{n + 1}" for n in range(runs)] if arm == "grpo" else [arm])]
 
 
@@ -94,11 +90,8 @@ def flags(args: argparse.Namespace, name: str) -> list[str]:
     named |= {"dataset_name": "json", "data_files": english, "eval_file": heldout, "max_chars": args.max_chars}
     named |= {"num_eval_samples": in_run, "num_train_samples": prompts - in_run, "min_chars": 1}
     named |= {"seed": name.partition("-")[2] or 1, "output_dir": args.output / name}
-    if name in ("base", "sft"):
-        named["warm_start_file"] = args.output / "sft.jsonl"
-    else:
-        named["model_id"] = model(args, "sft")
-    named |= RAFT if name == "raft" else {}
+    own = {"base": {}, "sft": {"warm_start_file": args.output / "sft.jsonl"}}
+    named |= own.get(name, {"model_id": model(args, "sft")}) | (RAFT if name == "raft" else {})
     return [*(word for key, value in named.items() for word in (f"--{key}", str(value))), *SKIPPED, *args.flags]
 
 
@@ -126,32 +119,22 @@ def one(args: argparse.Namespace, name: str) -> None:
     snapshot.save(args.output / name / "measured.json")
 
 
-def by_row(snapshot, column: str) -> np.ndarray:
-    """Return a column's value of each held-out row, (N,); nan: not scored."""
-    from rl_nmt.results.translation import IN_LANGUAGE
-    from rl_nmt.text import TAMIL
-    from rl_nmt.text.unicode import script_share
-
-    values = {
-        "in Tamil": [script_share(text, TAMIL) >= IN_LANGUAGE for text in snapshot.outputs],
-        "gated": [bool(row["gate"]) for row in snapshot.components],
-        "reward": [row["total"] for row in snapshot.components],
-    }
-    return np.array(values[column], dtype=float)
-
-
 def measured(snapshots: Sequence, column: str) -> tuple[float, np.ndarray]:
     """Return a column's mean over runs and its bootstrap draws (D,) of rows and, if there are several, of runs."""
     from rl_nmt.results.evaluation import bootstrap_draws
-    from rl_nmt.results.translation import CHRF
+    from rl_nmt.results.translation import CHRF, IN_LANGUAGE
+    from rl_nmt.text import TAMIL
+    from rl_nmt.text.unicode import script_share
 
+    of_row = {"in Tamil": lambda text, row: script_share(text, TAMIL) >= IN_LANGUAGE}
+    of_row |= {"gated": lambda text, row: bool(row["gate"]), "reward": lambda text, row: row["total"]}
     values, drawn = [], []
-    for snapshot in snapshots:
+    for each in snapshots:
         if column == "chrF++":
-            values.append(CHRF.corpus(snapshot))
-            drawn.append(CHRF.resampled(snapshot, SEED))
+            values.append(CHRF.corpus(each))
+            drawn.append(CHRF.resampled(each, SEED))
             continue
-        found = by_row(snapshot, column)
+        found = np.array(list(map(of_row[column], each.outputs, each.components)), dtype=float)  # nan: not scored
         known = np.isfinite(found)
         counts = bootstrap_draws(len(found), SEED)[:, known]  # the same rows for every snapshot
         values.append(found[known].mean())
@@ -161,11 +144,7 @@ def measured(snapshots: Sequence, column: str) -> tuple[float, np.ndarray]:
 
 
 def cell(value: float, draws: np.ndarray, digits: int, sign: str = "") -> str:
-    """Return value [2.5 %, 97.5 %] of the draws.
-
-    >>> cell(1.0, np.arange(101.0), 1, "+")
-    '+1.0 [+2.5, +97.5]'
-    """
+    """Return value [2.5 %, 97.5 %] of the draws."""
     low, high = np.percentile(draws, (2.5, 97.5))
     return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
@@ -175,13 +154,13 @@ def table(snapshots: dict[str, Any]) -> list[str]:
     rows = {NAMES.get(name, name.replace("grpo-", "GRPO, run ")): [found] for name, found in snapshots.items()}
     grpo = [found for name, found in snapshots.items() if name.startswith("grpo-")]
     rows |= {f"GRPO, mean of {len(grpo)} runs": grpo} if len(grpo) > 1 else {}
-    n = len(next(iter(snapshots.values())).sources)
-    lines = [f"| {n} held-out rows | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     found = {label: {c: measured(each, c) for c in COLUMNS} for label, each in rows.items()}
     for other in [NAMES[name] for name in ("sft", "raft") if grpo and name in snapshots]:
         ours, theirs = found[[*rows][-1] if len(grpo) > 1 else "GRPO, run 1"], found[other]
         gaps = {c: (ours[c][0] - theirs[c][0], ours[c][1] - theirs[c][1]) for c in COLUMNS}
         found[f"GRPO − {other}, paired by row"] = gaps
+    n = len(next(iter(snapshots.values())).sources)
+    lines = [f"| {n} held-out rows | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for label, cells in found.items():
         sign = "+" if "−" in label else ""
         lines.append(f"| {label} | {' | '.join(cell(*cells[c], COLUMNS[c], sign) for c in COLUMNS)} |")
@@ -203,8 +182,8 @@ def samples(snapshots: dict[str, Any]) -> str:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gemma", required=True, help="folder of the model")
-    parser.add_argument("--pairs", required=True, help="English–Tamil pairs, JSONL or TSV")
+    for name in ("--gemma", "--pairs"):
+        parser.add_argument(name, required=True)
     parser.add_argument("--rows", type=int, nargs=3, default=[700, 200, 100], help="for SFT, GRPO and RAFT, measuring")
     parser.add_argument("--max_chars", type=int, default=140, help="longest English text that is used")
     parser.add_argument("--runs", type=int, default=2, help="of GRPO")
