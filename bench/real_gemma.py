@@ -84,7 +84,7 @@ def model(args: argparse.Namespace, name: str) -> str:
 
 def flags(args: argparse.Namespace, name: str) -> list[str]:
     """Return the settings of one run."""
-    english, heldout = args.output / "english.jsonl", args.output / "heldout.jsonl"
+    english, heldout = (args.output / f"{part}.jsonl" for part in ("english", "heldout"))
     prompts = english.read_text(encoding="utf-8").count("\n")
     in_run = min(IN_RUN, prompts // 4)
     named: dict[str, Any] = {"config": CONFIG, "model_id": args.gemma, "likelihood_model": args.gemma}
@@ -131,21 +131,21 @@ def measured(snapshots: Sequence, column: str) -> tuple[float, np.ndarray]:
     values, drawn = [], []
     for each in snapshots:
         if column == "chrF++":
-            values.append(CHRF.corpus(each))
-            drawn.append(CHRF.resampled(each, 0))
+            values, drawn = [*values, CHRF.corpus(each)], [*drawn, CHRF.resampled(each, 0)]
             continue
         found = np.array(list(map(of_row[column], each.outputs, each.components)), dtype=float)  # nan: not scored
         known = np.isfinite(found)
         counts = bootstrap_draws(len(found), 0)[:, known]  # the same rows for every snapshot
         values.append(found[known].mean())
-        drawn.append(counts @ found[known] / counts.sum(1))
+        with np.errstate(invalid="ignore"):  # nan: no scored row is in the draw
+            drawn.append(counts @ found[known] / counts.sum(1))
     picked = np.random.default_rng(0).integers(len(drawn), size=(len(drawn), len(drawn[0])))
     return float(np.mean(values)), np.take_along_axis(np.array(drawn), picked, axis=0).mean(0)
 
 
 def cell(value: float, draws: np.ndarray, digits: int, sign: str = "") -> str:
     """Return value [2.5 %, 97.5 %] of the draws."""
-    low, high = np.percentile(draws, (2.5, 97.5))
+    low, high = np.nanpercentile(draws, (2.5, 97.5))
     return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
