@@ -52,8 +52,8 @@ for code in texts:
     for other in others:
         candidates = told if other in told else [*told, other]
         wrong = [found for found, enough in zip(identified(other.code, row.script), long, strict=True) if enough]
-        accepted = sum(not identifier.taken_for(found, candidates) for found in wrong) / len(wrong)
-        gated = sum(bool(identifier.taken_for(found, candidates)) for found in right) / len(right)
+        accepted = sum(not identifier.taken_for(found, row, candidates) for found in wrong) / len(wrong)
+        gated = sum(bool(identifier.taken_for(found, row, candidates)) for found in right) / len(right)
         cells.append(f"{other.code} {accepted:.1%}" if other in told else f"[{other.code} {accepted:.1%}, {gated:.1%}]")
-    gated = sum(bool(told and identifier.taken_for(found, told)) for found in right) / len(right)
+    gated = sum(bool(told and identifier.taken_for(found, row, told)) for found in right) / len(right)
     print(f"{code:4}{gated:>7.1%}  {'  '.join(cells)}", flush=True)

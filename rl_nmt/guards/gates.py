@@ -50,7 +50,7 @@ def verdict(*pair: Any, prompt: str = "", language_identifier: str = "") -> str 
     are evidence. `prompt`: the prompt, to detect an echo of its words as well as of its labels. `language_identifier`:
     a fastText model for the gate `language`, see rl_nmt.guards.language; it is loaded on first use.
 
-    Never raises for any two strings (except for a language_identifier that does not load), and takes time linear in their lengths.
+    Never raises for any two strings, unless language_identifier does not load; takes time linear in their lengths.
 
     >>> from rl_nmt.text.languages import TAMIL
     >>> [verdict("I came home.", text, TAMIL) for text in ("நான் வீட்டிற்கு வந்தேன்.", "Naan veettirku vanthen.",

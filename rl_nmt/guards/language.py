@@ -5,13 +5,15 @@ another one, such as GlotLID (arXiv 2310.16248). lid.176 decides only between th
 for which `scripts/language_numbers.py` found few errors in human translations. The rule and its thresholds are ours.
 """
 
+import hashlib
 import mmap
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from rl_nmt import hub
 from rl_nmt.errors import ConfigError, describe
 from rl_nmt.text.languages import LANGUAGES, QUOTE_MARKS, Language
 from rl_nmt.text.pair import TextPair
@@ -19,7 +21,6 @@ from rl_nmt.text.tokens import fold
 from rl_nmt.text.unicode import within
 
 VERSION = 1  # of the rule; part of the reward's identity
-MORE_LIKELY = 3  # another language must be so many times as probable as any that the output may be in
 ENOUGH = 15  # letters, at the length of English, below which a text is too short to be identified
 FILE = "model.bin"  # of a fastText model on the hub
 ALSO = {"fil": ("tl", "fil_Latn"), "et": ("ekk_Latn",), "zh": ("cmn_Hani", "zho_Hani")}  # other labels of a language
@@ -49,6 +50,12 @@ class LanguageIdentifier:
         except FastLangdetectError as error:
             raise ConfigError(f"language_identifier: {self.file} does not load ({describe(error)})") from error
 
+    @cached_property
+    def digest(self) -> str:
+        """The first 16 digits of the file's SHA-256."""
+        with self.file.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
     def rivals(self, language: Language) -> tuple[Language, ...]:
         """Return the languages that an output in `language` is told apart from; () if its script alone tells.
 
@@ -66,24 +73,24 @@ class LanguageIdentifier:
         `pair` is a TextPair, or its parts. Names, numbers and other words that the source lets it keep are left out; if
         fewer than `ENOUGH` letters of its script remain, the text is too short.
 
-        >>> german, texts = LANGUAGES["de"], ("The door was left open.", "Die Tür stand noch offen.", "Uwe Seeler, 2015")
+        >>> german, texts = LANGUAGES["de"], ("The door was left open.", "Die Tür stand noch offen.", "Ovi, 2015")
         >>> [LanguageIdentifier().other_language("Ovi jäi auki.", text, german) for text in texts]
         ['en', None, None]
         """
         texts = TextPair.of(*pair)
         others = self.rivals(texts.language)
-        return self.taken_for(self.probabilities(texts), others) if others else None
+        return self.taken_for(self.probabilities(texts), texts.language, others) if others else None
 
-    def taken_for(self, probabilities: Mapping[str, float], others: Sequence[Language]) -> str | None:
-        """Return the code of the likeliest of `others`, if it is `MORE_LIKELY` times as probable as all the rest.
+    def taken_for(self, found: Mapping[str, float], language: Language, others: Sequence[Language]) -> str | None:
+        """Return the code of the likeliest of `others`, if `told_apart_odds` times as probable as each of the rest.
 
         The rest are the output's own language and all that it is not told apart from: what looks Danish may be
-        Norwegian, but is not English. `probabilities`: see `probabilities`.
+        Norwegian, but is not English. `found`: see `probabilities`.
         """
         labels = {self._label(row): row.code for row in others}
-        best = max(labels, key=lambda label: probabilities.get(label, 0.0))
-        rest = max((value for label, value in probabilities.items() if label not in labels), default=0.0)
-        return labels[best] if probabilities.get(best, 0.0) > MORE_LIKELY * rest else None
+        best = max(labels, key=lambda label: found.get(label, 0.0))
+        rest = max((value for label, value in found.items() if label not in labels), default=0.0)
+        return labels[best] if found.get(best, 0.0) > language.told_apart_odds * rest else None
 
     def probabilities(self, pair: TextPair) -> dict[str, float]:
         """Return how probable each label of the model is for what is compared of an output; {} if it is too short."""
@@ -131,11 +138,16 @@ def gate_identity(language: Language, name: str = "") -> dict[str, Any]:
     """
     if not is_checked(language, name):
         return {}
-    from rl_nmt.models.loading import fingerprint
-
     model = load_identifier(name)
     others = [row.code for row in model.rivals(language)]
-    return {"language_gate": {"version": VERSION, "model": fingerprint(model.file), "told_apart": others}}
+    return {
+        "language_gate": {
+            "version": VERSION,
+            "model": model.digest,
+            "told_apart": others,
+            "odds": language.told_apart_odds,
+        }
+    }
 
 
 def neighbours(language: Language) -> list[Language]:
@@ -163,16 +175,20 @@ def _find(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    from rl_nmt.models.loading import fetch
-
-    return fetch("language_identifier", name, FILE, [FILE]) / FILE
+    hub.require_model("language_identifier", name, FILE)
+    if path.is_dir():
+        return path / FILE
+    try:
+        return hub.cached(name, FILE) or hub.fetch(name, [FILE]) / FILE
+    except Exception as error:  # whatever the hub client raises: requests', its own, OSError
+        raise hub.explain("language_identifier", name, error) from error
 
 
 def _read_labels(file: Path) -> Iterator[str]:
     """Yield the labels of a fastText model, without their prefix, from the dictionary at the head of its file.
 
-    The format (fastText's args.cc and dictionary.cc): magic, version, twelve integers and a double of settings; sizes of
-    the dictionary; entries of text, a zero byte, a 64-bit count and the type.
+    The format (fastText's args.cc and dictionary.cc): magic, version, twelve integers and a double of settings; sizes
+    of the dictionary; entries of text, a zero byte, a 64-bit count and the type.
     """
     head = struct.Struct("<2i12id3i2q")
     with file.open("rb") as stream:
