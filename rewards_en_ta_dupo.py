@@ -33,7 +33,7 @@ from typing import Any, Literal, Self
 from rl_nmt import distributed
 from rl_nmt.audit import variance_shares
 from rl_nmt.errors import ConfigError
-from rl_nmt.guards import copied_share, fidelity, verdict
+from rl_nmt.guards import copied_share, fidelity, gate_identity, verdict
 from rl_nmt.hub import COMET, ModelUse, scorer_file
 from rl_nmt.ranges import above, at_least, check_ranges
 from rl_nmt.scorers.base import Segment, ask, require_scale
@@ -103,6 +103,7 @@ class RewardSettings(Formula):
     comet_qe_model: str = "Unbabel/wmt22-cometkiwi-da"
     """Quality estimation: COMETKiwi (gated, non-commercial licence), XCOMET, AfriCOMET-QE or MetricX-24 hybrid."""
     backtranslation_model: str = "facebook/nllb-200-distilled-1.3B"  # NLLB, M2M100, MADLAD-400 or a chat model; frozen
+    language_identifier: str = ""  # fastText model for the gate `language`: hub name, file or folder; empty: lid.176
     backtranslation_backend: Literal["transformers", "ctranslate2", "auto"] = "transformers"
     """Its back-end; CTranslate2 is faster, with the same texts in float32; auto: CTranslate2 where it works."""
     backtranslation_beams: int = at_least(1, 4)  # beams of the deterministic search
@@ -162,6 +163,7 @@ class RewardSettings(Formula):
         used = {"cycle": [da, translator] if self.cycle == "backtranslation" else [likelihood]}
         used["qe"] = [qe] if self.qe == "model" else [likelihood]
         found = [model for part, models in used.items() if getattr(self, f"w_{part}") for model in models]
+        found.append(ModelUse("language_identifier", self.language_identifier, "model.bin"))
         return [model for place, model in enumerate(found) if model.name and model not in found[:place]]
 
 
@@ -243,7 +245,7 @@ class CometDuPOReward(RewardLog):
         """Return the parts of a row that need no model; see `score_components`."""
         pair, own = TextPair(source, completion, self.language), self.settings
         guarded = own.guards == "on"
-        reason = verdict(pair) if guarded else None
+        reason = verdict(pair, language_identifier=own.language_identifier) if guarded else None
         guarded &= reason is None
         kept = fidelity(pair) if guarded else None
         band = (self.language, own.expected_length_ratio, own.length_tolerance)
@@ -382,6 +384,8 @@ class CometDuPOReward(RewardLog):
         """Return what determines the reward: `identity` (a change makes rewards incomparable), `environment`."""
         formula = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(Formula)}
         identity: dict[str, Any] = {"reward": "comet_dupo/3", "language": self.language.code, **formula}
+        if self.settings.guards == "on":
+            identity |= gate_identity(self.language, self.settings.language_identifier)
         environment: dict[str, Any] = {}
         for part, model in (("cycle", self.da), ("qe", self.qe), ("backtranslation", self.backtranslator)):
             if model is not None:
