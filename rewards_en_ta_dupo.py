@@ -33,7 +33,7 @@ from typing import Any, Literal, Self
 from rl_nmt import distributed
 from rl_nmt.audit import variance_shares
 from rl_nmt.errors import ConfigError
-from rl_nmt.guards import copied_share, fidelity, verdict
+from rl_nmt.guards import copied_share, fidelity, gate_identity, verdict
 from rl_nmt.hub import ModelUse
 from rl_nmt.ranges import above, at_least, check_ranges
 from rl_nmt.scorers.base import Segment, ask, require_scale
@@ -114,6 +114,7 @@ class RewardSettings(Formula):
     comet_qe_model: str = "Unbabel/wmt22-cometkiwi-da"
     """Quality estimation: COMETKiwi (gated, non-commercial licence), XCOMET, AfriCOMET-QE or MetricX-24 hybrid."""
     backtranslation_model: str = "facebook/nllb-200-distilled-1.3B"  # NLLB, M2M100, MADLAD-400 or a chat model; frozen
+    language_identifier: str = ""  # fastText model for the gate `language`: hub name, file or folder; empty: lid.176
     backtranslation_backend: Literal["transformers", "ctranslate2", "auto"] = "transformers"
     """Its back-end; CTranslate2 is faster, with the same texts in float32; auto: CTranslate2 where it works."""
     backtranslation_beams: int = at_least(1, 4)  # beams of the deterministic search
@@ -223,8 +224,6 @@ class CometDuPOReward(RewardLog):
         own = self.settings = self.settings.settled()
         self.shared = own.reward_models == "shared" and distributed.count() > 1
         pairs = reward_models.worked_pairs(own, self.language)
-        if pairs and not own.likelihood_model:
-            raise ConfigError("likelihood_model is empty; name the causal language model that scores")
         self.backtranslator, self.da, self.qe = reward_models.load(own, self.language, devices, self.shared, pairs)
         self._warm_up()
         if own.reward_offload:
@@ -250,7 +249,7 @@ class CometDuPOReward(RewardLog):
         """Return the parts of a row that need no model; see `score_components`."""
         pair, own = TextPair(source, completion, self.language), self.settings
         guarded = own.guards == "on"
-        reason = verdict(pair) if guarded else None
+        reason = verdict(pair, language_identifier=own.language_identifier) if guarded else None
         guarded &= reason is None
         kept = fidelity(pair) if guarded else None
         band = (self.language, own.expected_length_ratio, own.length_tolerance)
@@ -390,6 +389,7 @@ class CometDuPOReward(RewardLog):
         """Return what determines the reward: `identity` (a change makes rewards incomparable), `environment`."""
         formula = {field.name: getattr(self.settings, field.name) for field in dataclasses.fields(Formula)}
         identity: dict[str, Any] = {"reward": "comet_dupo/3", "language": self.language.code, **formula}
+        identity |= gate_identity(self.language, self.settings.language_identifier) if formula["guards"] == "on" else {}
         environment: dict[str, Any] = {}
         for part, model in (("cycle", self.da), ("qe", self.qe), ("backtranslation", self.backtranslator)):
             if model is not None:

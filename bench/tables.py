@@ -90,7 +90,7 @@ def between(text: str, name: str, make) -> str:
 
 
 def preset_rows(old: str, cards: list[Card]) -> str:
-    """Return the table rows of GPU presets, with the present estimate last, and the measurement of one of them."""
+    """Return the table's rows with the present estimate last, and the measurement of one preset."""
     told = "".join(
         f"; {peak['measured']:.1f} measured with {peak['length']} new tokens ({card['card']})"
         for card in cards
@@ -99,11 +99,10 @@ def preset_rows(old: str, cards: list[Card]) -> str:
     )
 
     def row(found: re.Match) -> str:
-        path = ROOT / found[2]
-        if not presets.hardware(path).gpus:  # its models must be built first
+        estimate = re.search(r"= ([0-9.]+ GiB) estimated", presets.estimate(ROOT / found[2])[0].detail)
+        if not estimate:  # the pocket's models must be built first
             return found[0]
-        estimate = re.search(r"= ([0-9.]+ GiB) estimated", presets.estimate(path)[0].detail)[1]
-        return f"{found[1]}| {estimate}{told if found[2] == MIRRORED else ''} |"
+        return f"{found[1]}| {estimate[1]}{told if found[2] == MIRRORED else ''} |"
 
     return re.sub(r"(?m)^(\| `(configs/\w+\.yaml)` .*)\|[^|\n]*\|$", row, old)
 

@@ -231,7 +231,7 @@ def download(models: Sequence[ModelUse]) -> None:
     print(allowed, flush=True)
     for model in wanted:
         try:
-            folder = fetch(model.name)
+            folder = fetch(model.name, [model.filename] if model.filename.endswith(".bin") else None)
             print(f"have {model.name}", flush=True)
             # COMET checkpoints contain their encoder's weights, but not its tokenizer and configuration.
             if other := _encoder_of(folder) or mt5_of(folder):

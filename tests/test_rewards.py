@@ -21,6 +21,7 @@ from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.models.loading import loading
 from rl_nmt.scorers.base import Scores
 from rl_nmt.scorers.comet import load_comet
+from rl_nmt.text.languages import LANGUAGES
 from rl_nmt.text.prompts import fill, gemma_prompt
 
 ENGLISH = [english for english, _ in PAIRS]
@@ -363,6 +364,16 @@ def test_signature_tells_rewards_apart(reward, fresh, tiny_comet_da):
     ]
     identities = [str(fresh(**change).signature()["identity"]) for change in changes]
     assert len({str(same["identity"]), *identities}) == len(changes) + 1
+
+
+def test_the_identity_names_the_language_gate_only_where_it_is_on(fresh):
+    assert "language_gate" not in fresh().signature()["identity"]
+    for guards, on in (("on", True), ("off", False)):
+        reward = fresh(guards=guards)
+        reward.language = LANGUAGES["hi"]
+        assert ("language_gate" in reward.signature()["identity"]) is on
+    used = fresh(language_identifier="cis-lmu/glotlid").settings.reward_models_used()
+    assert ("language_identifier", "model.bin") in [(model.setting, model.filename) for model in used]
 
 
 def test_gradients_stay_where_they_are(reward):

@@ -23,7 +23,7 @@ from typing import Any
 
 from rl_nmt.audit import variance_shares
 from rl_nmt.errors import ConfigError
-from rl_nmt.guards import verdict
+from rl_nmt.guards import gate_identity, verdict
 from rl_nmt.scorers.base import Scorer, Segment, ask
 from rl_nmt.text import TextPair
 from rl_nmt.text.languages import ENGLISH, Language
@@ -237,6 +237,7 @@ class EnsembleReward(RewardLog):
             "reward": "translategemma/1",
             "languages": [self.source.code, self.language.code],
             "guards": self.guards,
+            **(gate_identity(self.language) if self.guards == "on" else {}),
         }
         environment: dict[str, Any] = {}
         for name, part in self.parts.items():

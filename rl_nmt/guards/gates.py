@@ -1,4 +1,4 @@
-"""Gates: detect outputs that are not translations, and give the reason. Pure functions over text, no model.
+"""Gates: detect outputs that are not translations, and give the reason. Functions over text, no neural model, no torch.
 
 The reward gives such outputs 0.0 without calling a model. Every gate compares with the source: an output may do what
 its source does (repeat, list, quote, mention translating). Rules and thresholds are ours (docs/details.md, 1 to 8);
@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from rl_nmt.guards.copying import copied_share
+from rl_nmt.guards.language import other_language
 from rl_nmt.guards.repetition import loops
 from rl_nmt.text.languages import QUOTE_MARKS, QUOTES, SHARED_SCRIPTS, Language
 from rl_nmt.text.pair import TextPair
@@ -29,6 +30,7 @@ REASONS = {
     "share one and have cognates: Language.max_copied)",
     "script": "foreign letters, or no letter of the language",
     "glued": "foreign words before, after or inside the translation",
+    "language": "another language of the same script, for the languages that it can be told from (Language.told_apart)",
     "loop": "repeated words, phrases or characters",
     "length": "too short or too long for any translation",
     "truncated": "ends in a word or sign that cannot end a sentence, or is short and lacks its source's end mark; a "
@@ -40,14 +42,15 @@ MAX_THIRD_SCRIPT = 3  # letters of a script that neither language is written in
 GLUED = 2  # foreign words in a row at an end of the output; one more in the middle
 
 
-def verdict(*pair: Any, prompt: str = "") -> str | None:
+def verdict(*pair: Any, prompt: str = "", language_identifier: str = "") -> str | None:
     """Return the reason, a key of REASONS, why an output is not a translation of its source, or None.
 
     `pair` is a TextPair, or its parts: source, output, language and optionally source_language. The output is the
     completion as the policy wrote it, decoded without special tokens and not cleaned: control tokens and line breaks
-    are evidence. `prompt`: the prompt, to detect an echo of its words as well as of its labels.
+    are evidence. `prompt`: the prompt, to detect an echo of its words as well as of its labels. `language_identifier`:
+    a fastText model for the gate `language`, see rl_nmt.guards.language; it is loaded on first use.
 
-    Never raises for any two strings, and takes time linear in their lengths.
+    Never raises for any two strings, unless language_identifier does not load; takes time linear in their lengths.
 
     >>> from rl_nmt.text.languages import TAMIL
     >>> [verdict("I came home.", text, TAMIL) for text in ("நான் வீட்டிற்கு வந்தேன்.", "Naan veettirku vanthen.",
@@ -71,6 +74,8 @@ def verdict(*pair: Any, prompt: str = "") -> str | None:
         return "script"
     if _glued(words):
         return "glued"
+    if other_language(texts, language_identifier):
+        return "language"
     if loops(texts):
         return "loop"
     low, high = texts.language.length_limits

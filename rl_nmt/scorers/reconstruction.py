@@ -1,12 +1,13 @@
-"""Score translations by a frozen language model, without decoding: how well one side of a pair explains the other.
+"""Score translations by a frozen language model, without decoding: how much one side of a pair tells of the other.
 
-    reads back        log P(source | translation) − log P(source)            is the meaning still there?
-    follows           log P(translation | source) − log P(translation)       does it follow from the source?
+    reads back        1 − log P(source | translation) / log P(source)            is the meaning still there?
+    follows           1 − log P(translation | source) / log P(translation)       does it follow from the source?
 
-Both are means per token, in nats, under worked examples in the prompt, put on a scale from 0 (translations of other
-sentences) to 1 (right ones). The first is the reconstruction term of dual learning (He et al. 2016, arXiv 1611.00179)
-and of DuPO (arXiv 2508.14460) as a likelihood instead of a decoded text. That each is taken less its unconditional
-likelihood, and the scale, are ours. A copy of the source reads back best of all: gates and copied share prevent it.
+Both are shares of the information in a text that the other side explains, under worked examples in the prompt, put on
+a scale from 0 (translations of other sentences) to 1 (right ones). The first is the reconstruction term of dual
+learning (He et al. 2016, arXiv 1611.00179) and of DuPO (arXiv 2508.14460) as a likelihood instead of a decoded text.
+The shares and the scale are ours: on human scores they agree better than differences of the two logarithms
+(docs/LOG.md). A copy of the source reads back best of all: gates and copied share prevent it.
 """
 
 import copy
@@ -30,7 +31,8 @@ from rl_nmt.scorers.base import Scores, Segment
 
 Pair = tuple[str, str]  # source, translation
 SCALE_PAIRS = 24  # right pairs, and as many wrong ones, that set the scale
-MIN_SPREAD = 0.1  # nats between wrong and right pairs below which the model cannot tell them apart (ours)
+MIN_SPREAD = 0.04  # share between wrong and right pairs below which the model cannot tell them apart (ours)
+EXAMPLES = 8  # in the prompt; with three, agreement with human scores is lower (docs/LOG.md)
 
 TOKENS = 4096  # padded tokens in one forward pass
 SCORED = 512  # tokens whose logits are in memory together (0.5 GiB in fp32 with 262,144 entries)
@@ -125,7 +127,7 @@ class Worked:
 
     names: tuple[str, str]  # of source and target language, in the prompt
     pairs: Sequence[Pair]
-    examples: int = 3
+    examples: int = EXAMPLES
 
 
 def load_reconstruction(
@@ -180,13 +182,13 @@ class Reconstruction:
         self._alone: dict[str, float] = {}
         right = worked.pairs[worked.examples :][:SCALE_PAIRS]
         wrong = [(source, other) for (source, _), (_, other) in zip(right, [*right[1:], right[0]], strict=True)]
-        high, low = (self.log_ratios([Segment(*pair) for pair in pairs]) for pairs in (right, wrong))
+        high, low = (self.shares([Segment(*pair) for pair in pairs]) for pairs in (right, wrong))
         # Most right pairs stay below 1, so that their differences count.
         self.scale = round(float(np.median(low)), 4), round(float(np.quantile(high, 0.95)), 4)
         if np.median(high) - np.median(low) < MIN_SPREAD:
             raise ConfigError(
-                f"{argument}: knowing the other side adds {np.median(high):.2f} nats per token for translations and "
-                f"{np.median(low):.2f} for other sentences: this model does not know the language; give a larger one"
+                f"{argument}: the other side explains {np.median(high):.0%} of translations and {np.median(low):.0%} "
+                "of other sentences: this model does not know the language; give a larger one"
             )
         told = json.dumps([worked.names, list(worked.pairs[: worked.examples])], ensure_ascii=False)
         self._identity = identity | {
@@ -196,15 +198,17 @@ class Reconstruction:
             "scale": list(self.scale),
         }
 
-    def log_ratios(self, segments: Sequence[Segment]) -> list[float]:
-        """Return log P(one side | other side) − log P(one side), nats per token, of each segment."""
+    def shares(self, segments: Sequence[Segment]) -> list[float]:
+        """Return 1 − log P(one side | other side) / log P(one side) per segment; below 0 if the other harms."""
         sides = [(s.mt, s.src) if self.back else (s.src, s.mt) for s in segments]
         if not self.back:
             self._alone.clear()  # sources come again in every group and epoch, translations hardly
         new = list({scored: None for _, scored in sides if scored not in self._alone})
         self._alone |= dict(zip(new, self.explained([""] * len(new), new), strict=True))
         given = self.explained([g for g, _ in sides], [scored for _, scored in sides])
-        return [value - self._alone[scored] for value, (_, scored) in zip(given, sides, strict=True)]
+        # A text that is certain on its own has nothing to explain.
+        alone = [min(self._alone[scored], -1e-3) for _, scored in sides]
+        return [1.0 - value / known for value, known in zip(given, alone, strict=True)]
 
     def score(self, segments: Sequence[Segment]) -> Scores:
         """Return values in [0, 1], in order; None where one is not finite or a side is blank."""
@@ -213,7 +217,7 @@ class Reconstruction:
         low, high = self.scale
         blank = [not (s.src.strip() and s.mt.strip()) for s in segments]
         asked = [s for s, empty in zip(segments, blank, strict=True) if not empty]
-        found = iter(self.log_ratios(asked) if asked else [])
+        found = iter(self.shares(asked) if asked else [])
         values = [None if empty else (next(found) - low) / (high - low) for empty in blank]
         return Scores([v if v is None or not np.isfinite(v) else min(1.0, max(0.0, v)) for v in values])
 

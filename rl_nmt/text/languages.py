@@ -82,6 +82,8 @@ class Language:
     opener_topics: tuple[str, ...] = ()  # first words of a source that excuse them, in addition to the openers
     noises: frozenset[str] = frozenset()  # words in a source that excuse sounds in the output: laughter, bells
     sounds: Pairs = ()  # graphemes in the nine classes of rl_nmt.text.phonetics, alternatives separated by |
+    told_apart: frozenset[str] = frozenset()  # languages of its script that the gate `language` tells it from
+    told_apart_odds: float = 3.0  # how many times as probable as all the rest one of them must be
     requires_names: bool = True  # false where more references than Tamil's lack or misspell a name
     vowels: str = ""  # letters that open a syllable on their own
     virama: str = ""  # the sign that removes a consonant's inherent vowel; empty for an alphabet

@@ -11,7 +11,7 @@ from rl_nmt.hub import COMET, ModelUse, scorer_file
 from rl_nmt.scorers.shared import Shared, SharedTranslator
 from rl_nmt.text.languages import ENGLISH, Language
 
-FEWEST = 11  # worked pairs: three in the prompt, eight to set the scale
+FEWEST = 16  # worked pairs: eight in the prompt, eight to set the scale
 
 
 def used(own: Any, start: str = "") -> list[ModelUse]:
@@ -23,6 +23,7 @@ def used(own: Any, start: str = "") -> list[ModelUse]:
     wanted = {"cycle": [da, translator] if own.cycle == "backtranslation" else [likelihood]}
     wanted["qe"] = [qe] if own.qe == "model" else [likelihood]
     found = [model for part, models in wanted.items() if getattr(own, f"w_{part}") for model in models]
+    found.append(ModelUse("language_identifier", own.language_identifier, "model.bin"))
     return [model for place, model in enumerate(found) if model.name and model not in found[:place]]
 
 
@@ -95,6 +96,8 @@ def load(own: Any, language: Language, devices: tuple[str, str], shared: bool, p
         return Shared(make) if shared else make()
 
     def likelihood(side: str):
+        if not own.likelihood_model:
+            raise ConfigError("likelihood_model is empty; name the causal language model that scores")
         from rl_nmt.scorers.reconstruction import Worked, load_reconstruction
 
         worked = Worked((ENGLISH.name, language.name), pairs)

@@ -215,7 +215,7 @@ def test_running_text_is_not_a_brand():
 
 def test_every_reason_has_a_case():
     seen = {reason for _, reason in NO_TRANSLATION} | {reason for _, _, reason in ODD if reason}
-    assert seen == set(REASONS)
+    assert seen == set(REASONS) - {"language"}  # Tamil has a script of its own; see test_language.py
 
 
 def test_words_of_the_prompt_are_an_echo():

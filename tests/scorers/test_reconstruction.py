@@ -65,8 +65,9 @@ def test_values_are_those_of_one_row_at_a_time(scorers, side):
     for segment in segments:
         known, asked = (segment.mt, segment.src) if side == "source" else (segment.src, segment.mt)
         alone = by_hand(model, tokenizer, f"{prefix}{given}:\n{scored}:", f" {asked}")
-        expected.append(by_hand(model, tokenizer, f"{prefix}{given}: {known}\n{scored}:", f" {asked}") - alone)
-    assert scorer.log_ratios(segments) == pytest.approx(expected, abs=2e-5)
+        knowing = by_hand(model, tokenizer, f"{prefix}{given}: {known}\n{scored}:", f" {asked}")
+        expected.append(1 - knowing / alone)
+    assert scorer.shares(segments) == pytest.approx(expected, abs=2e-5)
     low, high = scorer.scale
     values = [min(1.0, max(0.0, (value - low) / (high - low))) for value in expected]
     assert scorer.score(segments).values == pytest.approx(values, abs=2e-5)
