@@ -144,10 +144,10 @@ def test_a_translator_without_the_language_is_refused_before_anything_is_loaded(
 
 def test_the_likelihood_needs_worked_examples_in_the_language(tmp_path):
     own = {"target_language": "te", "qe": "likelihood", "likelihood_model": NOWHERE}
-    with pytest.raises(ConfigError, match=r"^worked_examples is empty, and .* Telugu .*at least 11 right pairs$"):
+    with pytest.raises(ConfigError, match=r"^worked_examples is empty, and .* Telugu .*at least 16 right pairs$"):
         RewardSettings(**own).check_reward()
     file = telugu.write(tmp_path / "pairs.tsv")
-    with pytest.raises(ConfigError, match=r"^worked_examples: .* has 10 pairs; give at least 11$"):
+    with pytest.raises(ConfigError, match=r"^worked_examples: .* has 10 pairs; give at least 16$"):
         RewardSettings(**own, worked_examples=str(file)).check_reward()
     file.write_text("".join(f"{english}\t{tamil}\n" for english, tamil in TAMIL_PAIRS), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"^worked_examples: .* line 1 is not in Telugu script: "):
