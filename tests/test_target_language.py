@@ -149,7 +149,7 @@ def test_the_likelihood_needs_worked_examples_in_the_language(tmp_path):
     file = telugu.write(tmp_path / "pairs.tsv")
     with pytest.raises(ConfigError, match=r"^worked_examples: .* has 10 pairs; give at least 16$"):
         RewardSettings(**own, worked_examples=str(file)).check_reward()
-    file.write_text("".join(f"{english}\t{tamil}\n" for english, tamil in TAMIL_PAIRS), encoding="utf-8")
+    file.write_text("".join(f"{english}\t{tamil}\n" for english, tamil in TAMIL_PAIRS * 2), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"^worked_examples: .* line 1 is not in Telugu script: "):
         RewardSettings(**own, worked_examples=str(file)).check_reward()
     RewardSettings(**own | {"target_language": "ta"}, worked_examples=str(file)).check_reward()
