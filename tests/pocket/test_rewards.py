@@ -15,6 +15,7 @@ from pocket.rewards import build, language_model
 from rewards_en_ta_dupo import CometDuPOReward
 from rl_nmt.backtranslation import load_backtranslator
 from rl_nmt.scorers.base import Segment
+from rl_nmt.scorers.quality import load_quality_estimation
 
 SMALL = build.SMALL
 
@@ -73,13 +74,21 @@ def test_the_translator_is_an_m2m100(made):
     assert sum(models.chrf(translator(right), english)) / 12 > 0.7
 
 
+def test_metricx_is_a_quality_estimation_model(made):
+    scorer = load_quality_estimation(made / "metricx" / "model")
+    english, right, _ = known()
+    values = scorer.score([Segment(*pair) for pair in zip(english, right, strict=True)]).values
+    assert all(0 <= value <= 1 for value in values)
+    assert scorer.signature()["identity"]["scale"] == "(25 - score) / 25"
+
+
 @pytest.mark.parametrize("arm", ["likelihood", "permissive"])
-def test_a_reward_with_them_prefers_right_translations(world, made, arm, monkeypatch):
+def test_a_reward_with_them_prefers_right_translations(world, made, arm):
     line = pocket_rewards.reward_flags(arm, 0)
     named = {name[2:]: value for name, value in zip(line[::2], line[1::2], strict=True)}
     named = {name: value.replace("pocket/build/rewards-seed0", str(made)) for name, value in named.items()}
-    reward = CometDuPOReward(**{"comet_da_model": str(world / "comet_da"), "backtranslation_beams": 1} | named)
+    named |= {"comet_da_model": str(world / "comet_da"), "backtranslation_beams": 1}
+    reward = CometDuPOReward(**named, w_qe=0.4 * (arm == "likelihood"))  # this small, MetricX knows nothing
     english, right, wrong = known()
     good, bad = (reward(None, outputs, source=english) for outputs in (right, wrong))
     assert sum(good) > sum(bad)
-    assert arm == "likelihood" or isinstance(reward.signature()["identity"]["qe"]["scale"], str)
