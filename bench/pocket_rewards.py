@@ -52,9 +52,13 @@ def world(seed: int) -> Path:
     return Path(f"pocket/build/seed{seed}")
 
 
+def models(seed: int) -> Path:
+    return Path(f"pocket/build/rewards-seed{seed}")
+
+
 def reward_flags(arm: str, seed: int) -> list[str]:
     """Return the settings of an arm's reward that replace those of configs/pocket.yaml."""
-    made = Path(f"pocket/build/rewards-seed{seed}")
+    made = models(seed)
     if arm == "likelihood":
         model = made / "language_model"
         named = {"cycle": "likelihood", "qe": "likelihood", "likelihood_model": str(model / "model")}
@@ -78,7 +82,7 @@ def prepare(seed: int, arms: Sequence[str]) -> None:
     from pocket.rewards.build import build
 
     place = worlds.build(world(seed), seed)
-    build(Path(f"pocket/build/rewards-seed{seed}"), place, [part for arm in arms for part in PARTS[arm]])
+    build(models(seed), place, [part for arm in arms for part in PARTS[arm]])
 
 
 def results(seeds: Sequence[int], arms: Sequence[str]) -> list[str]:
@@ -124,7 +128,7 @@ def timed(seed: int, arms: Sequence[str], rounds: int) -> list[str]:
     outside = {arm: loaded_bytes(trainer.RunCfg(**PUBLISHED[arm])) for arm in arms}
     first = arms[0]
     columns = f"{first} / arm, time | MB of weights | {first} / arm | GB of published sizes in float32 | {first} / arm"
-    lines = [machine(), "", f"| reward | seconds a call | {columns} |", "|---" * 7 + "|"]
+    lines = [machine("cpu"), "", f"| reward | seconds a call | {columns} |", "|---" * 7 + "|"]
     for arm in arms:
         share = [
             f"{sizes[arm] / unit:.1f} | {sizes[first] / sizes[arm]:.2f}"

@@ -82,13 +82,26 @@ def test_metricx_is_a_quality_estimation_model(made):
     assert scorer.signature()["identity"]["scale"] == "(25 - score) / 25"
 
 
+@pytest.fixture
+def placed(world, made, monkeypatch):
+    """The bench, which finds this world and these models."""
+    monkeypatch.setattr(pocket_rewards, "world", lambda seed: world)
+    monkeypatch.setattr(pocket_rewards, "models", lambda seed: made)
+    return pocket_rewards
+
+
 @pytest.mark.parametrize("arm", ["likelihood", "permissive"])
-def test_a_reward_with_them_prefers_right_translations(world, made, arm):
-    line = pocket_rewards.reward_flags(arm, 0)
+def test_a_reward_with_them_prefers_right_translations(placed, world, arm):
+    line = placed.reward_flags(arm, 0)
     named = {name[2:]: value for name, value in zip(line[::2], line[1::2], strict=True)}
-    named = {name: value.replace("pocket/build/rewards-seed0", str(made)) for name, value in named.items()}
     named |= {"comet_da_model": str(world / "comet_da"), "backtranslation_beams": 1}
     reward = CometDuPOReward(**named, w_qe=0.4 * (arm == "likelihood"))  # this small, MetricX knows nothing
     english, right, wrong = known()
     good, bad = (reward(None, outputs, source=english) for outputs in (right, wrong))
     assert sum(good) > sum(bad)
+
+
+def test_the_bench_times_rewards(placed):
+    lines = placed.timed(0, ["default", "likelihood"], rounds=1)
+    assert [line.count("|") for line in lines[2:]] == [8] * 4
+    assert lines[-2].startswith("| default | ") and lines[-2].endswith(" | 1.00 |")
