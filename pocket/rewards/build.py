@@ -6,7 +6,7 @@ Into pocket/build/rewards-seed<N>/ go, for `--cycle likelihood --qe likelihood`,
 both languages, and worked.jsonl, the setting worked_examples); for configs/gemma3_1b_permissive.yaml's models, m2m100/
 and metricx/ (the twin of pocket/twins, from the same code). The world itself is built first if it is not there.
 
-Every part is keyed by the world, this folder's code, that of the twins, and the sizes: a second call does nothing.
+Every part is keyed by the world, its own code, that of the twins, and the sizes: a second call does nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from rl_nmt import errors
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("language_model", "m2m100", "metricx")
+CODE = {"language_model": "language_model.py", "m2m100": "translator.py"}  # MetricX's is in the twins' key
 GROUP = 8  # held-out outputs of one source, in the checks
 
 
@@ -63,10 +64,10 @@ SMALL = Sizes(  # models of seconds: language model and M2M100 know 36 sentences
 
 
 def key(part: str, world: Path, sizes: Sizes) -> str:
-    """Hash of the twins' key, the code of this folder, the part and the sizes."""
+    """Hash of the twins' key, the part, its own code and the sizes."""
     digest = hashlib.sha256(f"{part} {twins.key(world, sizes)}".encode())
-    for path in sorted(HERE.glob("*.py")):
-        digest.update(path.read_bytes())
+    if part in CODE:
+        digest.update((HERE / CODE[part]).read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -20,11 +20,11 @@ from pocket.fitting import padded, train
 from pocket.grammar import Pair
 from pocket.twins.graded import Graded
 from rl_nmt.scorers.base import Segment
+from rl_nmt.scorers.reconstruction import EXAMPLES, SCALE_PAIRS
 
 NAMES = ("English", "Tamil")
 WORKED = "worked.jsonl"  # right pairs: the setting worked_examples
-WORKED_PAIRS = 27  # three in the prompt, 24 for the scale
-EXAMPLES = 3  # pairs before the last of a sequence, as in the scorer's prompt
+WORKED_PAIRS = EXAMPLES + SCALE_PAIRS  # in the prompt, and for the scale
 ALONE = 0.25  # share of pairs whose given side is empty
 
 
