@@ -11,9 +11,9 @@ FOLDER: google/gemma-3-270m. PAIRS: English–Tamil, JSONL or TSV: SFT reads row
   raft    --method raft with as many samples
 
 Each arm is a process with `threads` threads; finished ones are not repeated. All are measured on the same greedy
-translations. Launch gate and headroom report are left out, ten minutes each on one core; docs/LOG.md has both. Intervals
-are 95 % percentiles of a paired bootstrap over rows, for GRPO over rows and runs. Writes table.md and, for a reader,
-samples.tsv to `output`.
+translations. Launch gate and headroom report are left out, ten minutes each on one core; docs/LOG.md has both.
+Intervals are 95 % percentiles of a paired bootstrap over rows, for GRPO over rows and runs. Writes table.md and, for a
+reader, samples.tsv to `output`.
 """
 
 from __future__ import annotations
