@@ -81,7 +81,7 @@ class LanguageIdentifier:
         `pair` is a TextPair, or its parts. Names, numbers and other words that the source lets it keep are left out; if
         fewer than `ENOUGH` letters of its script remain, the text is too short; up to `FEW`, it must be surer.
 
-        >>> german, texts = LANGUAGES["de"], ("The door was left open.", "Die Tür stand noch offen.", "Ovi, 2015")
+        >>> german, texts = LANGUAGES["de"], ("The door was left wide open all night.", "Die Tür stand noch offen.", "Ovi, 2015")
         >>> [LanguageIdentifier().other_language("Ovi jäi auki.", text, german) for text in texts]
         ['en', None, None]
         """
@@ -104,8 +104,8 @@ class LanguageIdentifier:
     def identify(self, pair: TextPair) -> Identified:
         """Return the probability of each label for what is compared of an output; of none if it is too short."""
         text = _compared(pair)
-        letters = sum(within(ord(char), pair.language.ranges) for char in text)
-        letters /= min(1.0, pair.language.expected_length_ratio)
+        found = sum(within(ord(char), pair.language.ranges) for char in text)
+        letters = found / min(1.0, pair.language.expected_length_ratio)
         rows = self._model.detect(text, model="lite", k=-1) if letters >= ENOUGH else []
         return Identified({row["lang"]: row["score"] for row in rows}, letters < FEW)
 
