@@ -81,8 +81,8 @@ class LanguageIdentifier:
         `pair` is a TextPair, or its parts. Names, numbers and other words that the source lets it keep are left out; if
         fewer than `ENOUGH` letters of its script remain, the text is too short; up to `FEW`, it must be surer.
 
-        >>> german, texts = LANGUAGES["de"], ("The door was left wide open all night.", "Die Tür stand noch offen.", "Ovi, 2015")
-        >>> [LanguageIdentifier().other_language("Ovi jäi auki.", text, german) for text in texts]
+        >>> texts = "The door was left wide open all night.", "Die Tür stand noch offen.", "Ovi, 2015"
+        >>> [LanguageIdentifier().other_language("Ovi jäi auki.", text, LANGUAGES["de"]) for text in texts]
         ['en', None, None]
         """
         texts = TextPair.of(*pair)
