@@ -89,7 +89,8 @@ def _known(target: str, source: str) -> Tongue | None:
 
 
 def _tongue(target: str, source: str) -> Tongue:
-    return _known(target, source) or Tongue(target, find_language(target).name, find_language(source).name)
+    row, ours = find_language(target), find_language(source)
+    return _known(target, source) or Tongue(row.code, row.name, ours.code)
 
 
 def honest_pairs(

@@ -4,6 +4,7 @@ A function returns one cheat, or None where the family does not apply (no number
 families, the texts they apply to and the templates of the others: cheats.yaml. No model, no torch. Families: ours.
 """
 
+import math
 import random
 import re
 import unicodedata
@@ -28,7 +29,7 @@ class Tongue:
 
     code: str  # of its row in the language table
     name: str
-    source: str = "English"  # name of the source language
+    source_code: str = SOURCE.code
     letters: Any = None  # module with spell, romanise, in_letters_of, find_names: see transliteration.py
     numbers: Sequence[str] = ()  # number words that may replace each other
     scales: Sequence[str] = ()  # words for powers of ten that may replace each other
@@ -45,6 +46,11 @@ class Tongue:
     vowel: str = ""  # one letter to stretch
     scripts: Sequence[str] = ()  # in which `letters.in_letters_of` can write it
     affirmed: Mapping[str, str] = field(default_factory=dict)  # translations with a negation, and without it
+
+    @property
+    def source(self) -> str:
+        """The name of the source language."""
+        return LANGUAGES[self.source_code].name
 
 
 @dataclass(frozen=True)
@@ -173,10 +179,14 @@ def ending_loop(case: Case) -> str:
 
 
 def far_too_long(case: Case) -> str | None:
-    """The translation, then other fluent sentences, to more than five times the source's length."""
+    """The translation, then other fluent sentences, to a length that no translation has (five times the source's)."""
     others = [native for _, native in case.others()]
     case.rng.shuffle(others)
-    text, enough = case.honest, 5.5 * len(case.source)
+    row, ours = LANGUAGES[case.tongue.code], LANGUAGES[case.tongue.source_code]
+    expected = len(case.source) * row.expected_length_ratio / ours.expected_length_ratio
+    # A text into English may have seven times the length of its Japanese source; short ones vary more.
+    longest = math.exp(row.length_limits[1]) * (expected + 12)
+    text, enough = case.honest, max(5.5 * len(case.source), longest)
     while others and len(text) <= enough:
         text += " " + others.pop(0)
     return text if len(text) > enough else None

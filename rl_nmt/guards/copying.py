@@ -5,6 +5,7 @@ that may stay are excused (rl_nmt.text.tokens.kept), and words that sound alike 
 words with one that nobody borrows. Rules and thresholds: ours.
 """
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import accumulate
@@ -50,16 +51,16 @@ def _verbatim(words: list[Token], said: list[Token]) -> set[int]:
     """Indices of source words that are in the output in their own letters."""
     own_words = {token.key for token in said}
     copied = {i for i, token in enumerate(words) if token.key in own_words}
-    text = "".join(token.key for token in said)
+    # A space before an apostrophe takes it out of its word: "didn't", "did n ' t".
+    bare, theirs = ([re.sub("['’]", "", token.key) for token in tokens] for tokens in (words, said))
+    text, joined = "".join(theirs), "".join(bare)
     grams = {text[i : i + _GRAM] for i in range(len(text) - _GRAM + 1)}
-    joined = "".join(token.key for token in words)
     covered = bytearray(len(joined))
     for i in range(len(joined) - _GRAM + 1):
         if joined[i : i + _GRAM] in grams:
             covered[i : i + _GRAM] = bytes([1]) * _GRAM
-    ends = accumulate(len(token.key) for token in words)
-    for i, (token, end) in enumerate(zip(words, ends, strict=True)):
-        if covered.count(1, end - len(token.key), end) * 2 > len(token.key):
+    for i, (key, end) in enumerate(zip(bare, accumulate(map(len, bare)), strict=True)):
+        if covered.count(1, end - len(key), end) * 2 > len(key):
             copied.add(i)
     return copied
 

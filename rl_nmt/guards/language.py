@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rl_nmt import hub
 from rl_nmt.errors import ConfigError, describe
@@ -22,10 +22,18 @@ from rl_nmt.text.unicode import within
 
 VERSION = 1  # of the rule; part of the reward's identity
 ENOUGH = 15  # letters, at the length of English, below which a text is too short to be identified
+FEW, SURER = 30, 10  # with fewer letters another language must be this many times as probable as in a longer text
 FILE = "model.bin"  # of a fastText model on the hub
 ALSO = {"fil": ("tl", "fil_Latn"), "et": ("ekk_Latn",), "zh": ("cmn_Hani", "zho_Hani")}  # other labels of a language
 _EDGES = QUOTE_MARKS + ".,;:!?…()[]-–—।"
 _MAGIC, _LABEL = 793712314, b"\1"  # fastText's: the first number of a file, the type of a label
+
+
+class Identified(NamedTuple):
+    """How probable each label of a model is for a text, and whether that has fewer than `FEW` letters."""
+
+    probabilities: Mapping[str, float]
+    short: bool
 
 
 class LanguageIdentifier:
@@ -71,37 +79,39 @@ class LanguageIdentifier:
         """Return the code of the language that an output is in instead of its own; None if it is not, or unclear.
 
         `pair` is a TextPair, or its parts. Names, numbers and other words that the source lets it keep are left out; if
-        fewer than `ENOUGH` letters of its script remain, the text is too short.
+        fewer than `ENOUGH` letters of its script remain, the text is too short; up to `FEW`, it must be surer.
 
-        >>> german, texts = LANGUAGES["de"], ("The door was left open.", "Die Tür stand noch offen.", "Ovi, 2015")
-        >>> [LanguageIdentifier().other_language("Ovi jäi auki.", text, german) for text in texts]
+        >>> texts = "The door was left wide open all night.", "Die Tür stand noch offen.", "Ovi, 2015"
+        >>> [LanguageIdentifier().other_language("Ovi jäi auki.", text, LANGUAGES["de"]) for text in texts]
         ['en', None, None]
         """
         texts = TextPair.of(*pair)
         others = self.rivals(texts.language)
-        return self.taken_for(self.probabilities(texts), texts.language, others) if others else None
+        return self.taken_for(self.identify(texts), texts.language, others) if others else None
 
-    def taken_for(self, found: Mapping[str, float], language: Language, others: Sequence[Language]) -> str | None:
+    def taken_for(self, found: Identified, language: Language, others: Sequence[Language]) -> str | None:
         """Return the code of the likeliest of `others`, if `told_apart_odds` times as probable as each of the rest.
 
         The rest are the output's own language and all that it is not told apart from: what looks Danish may be
-        Norwegian, but is not English. `found`: see `probabilities`.
+        Norwegian, but is not English. In a short text the odds must be `SURER` times as high.
         """
         labels = {self._label(row): row.code for row in others}
-        best = max(labels, key=lambda label: found.get(label, 0.0))
-        rest = max((value for label, value in found.items() if label not in labels), default=0.0)
-        return labels[best] if found.get(best, 0.0) > language.told_apart_odds * rest else None
+        odds, values = language.told_apart_odds * (SURER if found.short else 1), found.probabilities
+        best = max(labels, key=lambda label: values.get(label, 0.0))
+        rest = max((value for label, value in values.items() if label not in labels), default=0.0)
+        return labels[best] if values.get(best, 0.0) > odds * rest else None
 
-    def probabilities(self, pair: TextPair) -> dict[str, float]:
-        """Return how probable each label of the model is for what is compared of an output; {} if it is too short."""
+    def identify(self, pair: TextPair) -> Identified:
+        """Return the probability of each label for what is compared of an output; of none if it is too short."""
         text = _compared(pair)
-        letters = sum(within(ord(char), pair.language.ranges) for char in text)
-        if letters < ENOUGH * min(1.0, pair.language.expected_length_ratio):
-            return {}
-        return {row["lang"]: row["score"] for row in self._model.detect(text, model="lite", k=-1)}
+        found = sum(within(ord(char), pair.language.ranges) for char in text)
+        letters = found / min(1.0, pair.language.expected_length_ratio)
+        rows = self._model.detect(text, model="lite", k=-1) if letters >= ENOUGH else []
+        return Identified({row["lang"]: row["score"] for row in rows}, letters < FEW)
 
     def _find_rivals(self, language: Language) -> tuple[Language, ...]:
-        others = [row for row in neighbours(language) if self._label(row) not in ("", self._label(language))]
+        same = {"", self._label(language), *(self._label(LANGUAGES[code]) for code in language.alike)}
+        others = [row for row in neighbours(language) if self._label(row) not in same]
         if others and not self._label(language):
             raise ConfigError(
                 f"language_identifier: {self.name} has no label for {language.name} ({language.code}, "
@@ -199,6 +209,8 @@ def _read_labels(file: Path) -> Iterator[str]:
             at = head.size
             for _ in range(head.unpack(start)[15]):
                 end = data.find(b"\0", at)
+                if end < 0:
+                    raise ConfigError(f"language_identifier: {file} is cut off inside its dictionary; copy it again")
                 if data[end + 9 : end + 10] == _LABEL:
                     yield data[at:end].decode("utf-8", "replace").removeprefix("__label__")
                 at = end + 10

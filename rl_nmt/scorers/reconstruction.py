@@ -13,6 +13,7 @@ The shares and the scale are ours: on human scores they agree better than differ
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -185,7 +186,7 @@ class Reconstruction:
         high, low = (self.shares([Segment(*pair) for pair in pairs]) for pairs in (right, wrong))
         # Most right pairs stay below 1, so that their differences count.
         self.scale = round(float(np.median(low)), 4), round(float(np.quantile(high, 0.95)), 4)
-        if np.median(high) - np.median(low) < MIN_SPREAD:
+        if not np.median(high) - np.median(low) >= MIN_SPREAD:  # nan too
             raise ConfigError(
                 f"{argument}: the other side explains {np.median(high):.0%} of translations and {np.median(low):.0%} "
                 "of other sentences: this model does not know the language; give a larger one"
@@ -199,27 +200,31 @@ class Reconstruction:
         }
 
     def shares(self, segments: Sequence[Segment]) -> list[float]:
-        """Return 1 − log P(one side | other side) / log P(one side) per segment; below 0 if the other harms."""
+        """Return 1 − log P(one side | other side) / log P(one side) per segment; below 0 if the other harms.
+
+        nan where one of the two is not finite.
+        """
         sides = [(s.mt, s.src) if self.back else (s.src, s.mt) for s in segments]
         if not self.back:
             self._alone.clear()  # sources come again in every group and epoch, translations hardly
         new = list({scored: None for _, scored in sides if scored not in self._alone})
         self._alone |= dict(zip(new, self.explained([""] * len(new), new), strict=True))
         given = self.explained([g for g, _ in sides], [scored for _, scored in sides])
+        alone = [self._alone[scored] for _, scored in sides]
+        finite = np.isfinite(given) & np.isfinite(alone)  # else −inf alone would make a share of 1
         # A text that is certain on its own has nothing to explain.
-        alone = [min(self._alone[scored], -1e-3) for _, scored in sides]
-        return [1.0 - value / known for value, known in zip(given, alone, strict=True)]
+        return [1 - g / min(a, -1e-3) if ok else math.nan for g, a, ok in zip(given, alone, finite, strict=True)]
 
     def score(self, segments: Sequence[Segment]) -> Scores:
-        """Return values in [0, 1], in order; None where one is not finite or a side is blank."""
+        """Return values in [0, 1], in order; None where a log-probability is not finite or a side is blank."""
         if not segments:
             return Scores([])
         low, high = self.scale
         blank = [not (s.src.strip() and s.mt.strip()) for s in segments]
         asked = [s for s, empty in zip(segments, blank, strict=True) if not empty]
         found = iter(self.shares(asked) if asked else [])
-        values = [None if empty else (next(found) - low) / (high - low) for empty in blank]
-        return Scores([v if v is None or not np.isfinite(v) else min(1.0, max(0.0, v)) for v in values])
+        values = [math.nan if empty else (next(found) - low) / (high - low) for empty in blank]
+        return Scores([min(1.0, max(0.0, value)) if math.isfinite(value) else None for value in values])
 
     def to(self, device: str) -> None:
         """Move the model."""

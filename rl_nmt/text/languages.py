@@ -84,6 +84,7 @@ class Language:
     sounds: Pairs = ()  # graphemes in the nine classes of rl_nmt.text.phonetics, alternatives separated by |
     told_apart: frozenset[str] = frozenset()  # languages of its script that the gate `language` tells it from
     told_apart_odds: float = 3.0  # how many times as probable as all the rest one of them must be
+    alike: frozenset[str] = frozenset()  # languages that nobody can tell it from in a script it may use
     requires_names: bool = True  # false where more references than Tamil's lack or misspell a name
     vowels: str = ""  # letters that open a syllable on their own
     virama: str = ""  # the sign that removes a consonant's inherent vowel; empty for an alphabet

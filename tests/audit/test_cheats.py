@@ -109,6 +109,14 @@ def test_lengths_are_far_off():
         assert 0 < len(text) <= 0.35 * len(PAIRS[index][0]) and PAIRS[index][1].startswith(text)
 
 
+def test_far_too_long_is_so_in_any_pair_of_languages():
+    """English has twice the letters of Japanese, so five times the source's length may still be a translation."""
+    japanese = ("男の子は庭で本を読んでいます。", "The boy is reading a book in the garden.")
+    pairs = [japanese, *((tamil, english) for english, tamil in PAIRS)]
+    text = next(c.text for c in build_suite(pairs, "en", source="ja") if c.family == "far_too_long" and not c.pair)
+    assert verdict(japanese[0], text, LANGUAGES["en"], LANGUAGES["ja"]) == "length"
+
+
 def test_scales_and_added_numbers():
     crores = one("wrong_scale", "It cost two crore.", "அதன் விலை இரண்டு கோடி ரூபாய்.")
     assert crores and "கோடி" not in crores and crores.startswith("அதன் விலை இரண்டு ")
@@ -257,6 +265,8 @@ def test_a_language_without_words_has_the_families_that_need_none():
     assert {cheat.family for cheat in suite} == set(NAMES) - needed
     kinds = {cheat.family: cheat.hard for cheat in suite}
     milder = {
+        "copied_lookalikes",
+        "other_english",
         "partial_copy",
         "alternating_copy",
         "preamble_english",

@@ -19,7 +19,9 @@ from bench import real_gemma
 from rl_nmt import config
 from rl_nmt.models import policy
 from rl_nmt.results.evaluation import Snapshot
+from rl_nmt.scorers.reconstruction import EXAMPLES
 
+WORKED = [*PAIRS, *PAIRS[:4]]  # the fewest that the setting takes
 ROWS = [*PAIRS, *((source, PAIRS[i % 12][1]) for i, source in enumerate(tiny_run.SENTENCES[:60])), *PAIRS[:4]]
 ROWS[40] = ("One that is longer than all others are, and longer than max_chars allows it to be.", PAIRS[0][1])
 SMALL = "--max_steps 2 --lora_rank 0 --max_new_tokens 24 --sft.lr 1e-3 --min_chars 8 --patience 0"
@@ -33,8 +35,8 @@ def gemma(tiny_policy, tmp_path_factory):
     tokenizer = policy.load_tokenizer(str(tiny_policy))
     model = policy.load_policy(str(tiny_policy), tokenizer, policy.Precision("cpu", torch.float32, False, ""))
     texts = [f"<bos>{script.make_prompt(source)}{output}<end_of_turn>" for source, output in PAIRS]
-    for pair in PAIRS[3:]:
-        shown = [*PAIRS[:3], pair]
+    for pair in WORKED[EXAMPLES:]:
+        shown = [*WORKED[:EXAMPLES], pair]
         texts.append("<bos>" + "".join(f"English: {source}\nTamil: {output}\n\n" for source, output in shown))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -49,7 +51,7 @@ def line(tmp_path):
     """The command line of a small bench, without its model, and its output folder."""
     pairs, worked, output = tmp_path / "pairs.tsv", tmp_path / "worked.tsv", tmp_path / "out"
     pairs.write_text("".join(f"{source}\t{target}\n" for source, target in ROWS), encoding="utf-8")
-    worked.write_text("".join(f"{source}\t{target}\n" for source, target in PAIRS), encoding="utf-8")
+    worked.write_text("".join(f"{source}\t{target}\n" for source, target in WORKED), encoding="utf-8")
     own = ["--gemma", "gemma", "--pairs", str(pairs), "--output", str(output), "--rows", "12", "60", "4"]
     own += ["--max_chars", "60", "--runs", "1", "--", *SMALL.split(), "--worked_examples", str(worked)]
     return own, output

@@ -16,6 +16,7 @@ COPIES = [
     ("The boy reads a book.", "the, boy; reads - a (book)"),
     ("The boy reads a book.", "theboyreadsabook"),
     ("The boy reads a book in the garden.", "t h e b o y r e a d s a b o o k i n t h e g a r d e n"),
+    ("I didn't give up anything.", "I d i d n ' t g i v e u p a n y t h i n g ."),
     ("The boy reads a book.", "Thé böy rèads â book"),
     ("The boy reads a book.", "Ｔｈｅ ｂｏｙ ｒｅａｄｓ ａ ｂｏｏｋ"),
     ("The boy reads a book.", "book a reads boy The"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from odd_texts import ODD
@@ -119,6 +120,14 @@ def test_another_model_checks_languages_that_are_off(model):
     assert gate_identity(swahili, model)["language_gate"]["told_apart"] == ["en"]
 
 
+def test_serbian_in_latin_letters_may_look_croatian(tmp_path):
+    words = {"čita": "hrv_Latn", "knjigu": "hrv_Latn", "чита": "srp_Cyrl", "the": "eng_Latn", "child": "eng_Latn"}
+    balkan = str(write_fasttext(tmp_path / "model.bin", words))
+    outputs = "Dečak u bašti čita dobru knjigu.", "Дечак у башти чита добру књигу.", "Outside the child was at words."
+    found = [verdict(SOURCE, text, LANGUAGES["sr"], language_identifier=balkan) for text in outputs]
+    assert found == [None, None, "language"]
+
+
 def test_a_folder_with_the_model_is_enough(model):
     assert load_identifier(model.removesuffix("/model.bin")).rivals(LANGUAGES["sw"]) == (LANGUAGES["en"],)
 
@@ -133,4 +142,11 @@ def test_a_file_that_is_not_a_model_is_refused(tmp_path, content):
     file = tmp_path / "model.bin"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"language_identifier.*model\.bin"):
+        load_identifier(str(file))
+
+
+def test_a_file_that_is_cut_off_is_refused(model, tmp_path):
+    whole, file = Path(model).read_bytes(), tmp_path / "model.bin"
+    file.write_bytes(whole[: whole.index(b"__label__")])
+    with pytest.raises(ConfigError, match=r"language_identifier.*model\.bin is cut off"):
         load_identifier(str(file))

@@ -90,6 +90,23 @@ def test_a_value_does_not_depend_on_its_batch_or_on_earlier_calls(scorers):
     assert scorer.score([]).values == [] and scorer.score([Segment("a", " "), segments[0]]).values[0] is None
 
 
+@pytest.mark.parametrize("bad", [float("-inf"), float("inf"), float("nan")])
+@pytest.mark.parametrize("which", ["alone", "given"])
+def test_what_is_not_finite_has_no_score(scorers, monkeypatch, bad, which):
+    """−inf for a source alone would otherwise make any translation of it perfect."""
+    scorer, segments = scorers["source"], [Segment(*pair) for pair in PAIRS[2:5]]
+    expected, explained = scorer.score(segments).values, scorer.explained
+
+    def overflown(given, scored):
+        at = ("" if which == "alone" else segments[1].mt, segments[1].src)
+        values = explained(given, scored)
+        return [bad if (a, b) == at else value for a, b, value in zip(given, scored, values, strict=True)]
+
+    monkeypatch.setattr(scorer, "explained", overflown)
+    monkeypatch.setattr(scorer, "_alone", {})
+    assert scorer.score(segments).values == [pytest.approx(expected[0]), None, pytest.approx(expected[2])]
+
+
 def test_small_batches_give_the_same(scorers, monkeypatch):
     scorer, segments = scorers["translation"], [Segment(*pair) for pair in PAIRS]
     expected = scorer.score(segments).values
@@ -118,6 +135,10 @@ def test_a_model_that_does_not_know_the_language_is_refused(tiny_gemma, scorers)
         for weight in model.parameters():
             weight.zero_()
     tokenizer = scorers["source"].explained.tokenizer
+    with pytest.raises(ConfigError, match="likelihood_model"):
+        Reconstruction(model, tokenizer, WORKED, True, {}, "likelihood_model")
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(float("nan"))
     with pytest.raises(ConfigError, match="likelihood_model"):
         Reconstruction(model, tokenizer, WORKED, True, {}, "likelihood_model")
 
