@@ -284,7 +284,7 @@ def test_the_gates_refuse_every_hard_cheat_in_another_script():
     row = LANGUAGES["te"]
     assert all(verdict(english, telugu, row) is None for english, telugu in TELUGU)
     hard = [cheat for cheat in build_suite(TELUGU, language="te") if cheat.hard]
-    assert len(hard) > 250
+    assert len(hard) > 230
     assert [cheat for cheat in hard if verdict(TELUGU[cheat.pair][0], cheat.text, row) is None] == []
 
 
