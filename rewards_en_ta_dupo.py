@@ -38,7 +38,7 @@ from rl_nmt.hub import ModelUse
 from rl_nmt.ranges import above, at_least, check_ranges
 from rl_nmt.scorers.base import Segment, ask, require_scale
 from rl_nmt.text import TAMIL, TextPair, language
-from rl_nmt.text.languages import ENGLISH, Language
+from rl_nmt.text.languages import ENGLISH, Language, canonical
 from rl_nmt.text.prompts import read_source, read_texts
 from rl_nmt.text.unicode import clean_for_scoring, length, length_penalty, script_share
 from rl_nmt.training import reward_models
@@ -104,7 +104,7 @@ def _unit(value: float | None) -> float:
 class RewardSettings(Formula):
     """Every setting of the reward; the trainer's RunCfg has them too. Raises ConfigError for an unknown language."""
 
-    target_language: str = "ta"  # language to translate into: a code such as ta, te or pt_PT (docs/another_language.md)
+    target_language: str = "ta"  # language to translate into: a code such as ta, te or zh_TW (docs/another_language.md)
     cycle: Literal["backtranslation", "likelihood"] = "backtranslation"
     """Does the meaning come back: COMET-DA of a back-translation, or how likely a language model finds the source."""
     qe: Literal["model", "likelihood"] = "model"  # comet_qe_model, or how likely the output is, given the source
@@ -129,6 +129,7 @@ class RewardSettings(Formula):
     """Each of several processes loads its own reward models, or they share one copy per machine."""
 
     def __post_init__(self) -> None:
+        self.target_language = canonical(self.target_language, "target_language")
         for name in OF_LANGUAGE:
             setattr(self, name, getattr(self.language if getattr(self, name) is None else self, name))
 
@@ -150,7 +151,7 @@ class RewardSettings(Formula):
         if self.w_cycle + self.w_qe == 0:
             raise ConfigError("w_cycle and w_qe are both 0, so no score would count; set one of them above 0")
         for name in ("cycle", "qe") if self.reward_dtype == "auto" else ():
-            if getattr(self, name) == "likelihood":
+            if getattr(self, f"w_{name}") and getattr(self, name) == "likelihood":
                 raise ConfigError(f"reward_dtype: auto is not measured for {name} likelihood; set float32 or bfloat16")
         reward_models.worked_pairs(self, self.language)  # refuses too few, and those in another script
 

@@ -175,7 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     if given.pairs:
-        on_pairs(read_pairs(given.pairs, "--pairs"), LANGUAGES[given.language])
+        language = LANGUAGES[given.language]
+        on_pairs(read_pairs(given.pairs, "--pairs", language=language), language)
     if given.names:
         on_names([sides(row) for row in read(given.names, "--names")])
     if given.cases:

@@ -314,6 +314,8 @@ def _read_mapping(
             raise ConfigError(f"{shown}, is there twice: keep one")
         seen.add(name)
         kind = settings[name].kind
+        if value.tag == _TAG + "null" and settings[name].field.default is None:
+            continue  # a default that depends on other settings
         if not settings[name].is_section:
             values[name] = _convert(_words(value, kind, shown), kind, shown)
         elif value.tag == _TAG + "map":

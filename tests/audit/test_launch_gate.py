@@ -180,6 +180,13 @@ def test_gates_may_refuse_few_honest_translations(refused, passes):
         assert report.reasons == ["the gates refuse 2 of 20 honest outputs"]
 
 
+def test_one_of_few_may_be_refused():
+    for refused in (1, 2):
+        bad = {honest for _, honest in PAIRS[:refused]}
+        reward = Oracle(PAIRS, gates=lambda english, completion, bad=bad: "copy" if completion in bad else None)
+        assert launch_gate(reward, PAIRS[:8]).passed is (refused == 1)
+
+
 def test_same_seed_same_report():
     one, other = (partial(build_suite, language="ta", seed=seed) for seed in (1, 2))
     assert launch_gate(Copies(PAIRS), PAIRS, one) == launch_gate(Copies(PAIRS), PAIRS, one)

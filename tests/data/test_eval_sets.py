@@ -153,6 +153,19 @@ def test_references_in_another_language_are_not_taken(tmp_path):
         load_eval("none", str(tmp_path / "a.tsv"), 10, 0, "te")
 
 
+@pytest.mark.parametrize("column", ["zh", "zh_TW", "zh-TW", "ZH-tw", "Chinese"])
+def test_columns_of_a_region(tmp_path, column):
+    (tmp_path / "a.tsv").write_text(f"en\t{column}\nGood morning.\t早安。\n", encoding="utf-8")
+    rows = [{"source": "Good morning.", "reference": "早安。"}]
+    assert load_eval("none", str(tmp_path / "a.tsv"), 10, 0, "zh_TW") == rows
+
+
+def test_references_in_another_script_are_refused(tmp_path):
+    (tmp_path / "a.tsv").write_text("source\treference\nGood morning.\tகாலை வணக்கம்.\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"^eval_file: .*a\.tsv line 2 is not in Telugu script: .*1 of 1 rows"):
+        load_eval("none", str(tmp_path / "a.tsv"), 10, 0, "te")
+
+
 @pytest.mark.parametrize(
     ("name", "target", "asked"),
     [
@@ -160,6 +173,7 @@ def test_references_in_another_language_are_not_taken(tmp_path):
         ("google/wmt24pp", "te", ["en-te_IN"]),
         ("google/wmt24pp", "pt", ["en-pt_BR"]),
         ("google/wmt24pp", "pt-PT", ["en-pt_PT"]),
+        ("google/wmt24pp", "ar", ["en-ar_SA"]),
         ("openlanguagedata/flores_plus", "ta", ["eng_Latn", "tam_Taml"]),
         ("openlanguagedata/flores_plus", "zh_TW", ["eng_Latn", "cmn_Hant"]),
         ("openlanguagedata/flores_plus", "et", ["eng_Latn", "ekk_Latn"]),

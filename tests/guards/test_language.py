@@ -98,7 +98,8 @@ def test_odd_texts(text):
 
 def test_the_identity_names_model_and_languages():
     found = gate_identity(LANGUAGES["hi"])["language_gate"]
-    assert found["told_apart"] == ["mr"] and found["model"] == "8f3472cfe8738a7b"
+    assert found["told_apart"] == ["mr"] and found["weights"] == "8f3472cfe8738a7b"
+    assert "model" not in found  # it is in the package: no card to link to
     assert gate_identity(LANGUAGES["sw"]) == gate_identity(LANGUAGES["te"]) == {}  # off
 
 
@@ -117,7 +118,8 @@ def test_another_model_checks_languages_that_are_off(model):
     right, wrong = "Mvulana anasoma kitabu kizuri bustanini.", "Outside the child was looking at words."
     assert [verdict(SOURCE, text, swahili) for text in (right, wrong)] == [None, None]  # off
     assert [verdict(SOURCE, text, swahili, language_identifier=model) for text in (right, wrong)] == [None, "language"]
-    assert gate_identity(swahili, model)["language_gate"]["told_apart"] == ["en"]
+    found = gate_identity(swahili, model)["language_gate"]
+    assert (found["told_apart"], found["model"]) == (["en"], "model.bin")
 
 
 def test_serbian_in_latin_letters_may_look_croatian(tmp_path):

@@ -309,6 +309,8 @@ def test_regions():
     assert language("pt_PT") is language("pt") and language("zh_TW") is not language("zh_CN")
     assert language("en_US") is ENGLISH and language(" TA-in ") is TAMIL
     assert bcp47("en") == "en" and bcp47("de_at") == "de-AT"
+    for code in LANGUAGES.keys() - {"en"}:  # a bare code is evaluated on a set in its row's own language
+        assert language(wmt24pp_code(code)) is language(code)
     with pytest.raises(ConfigError, match=r"^target_lang: .*pt_AO; .*pt_BR or pt_PT"):
         wmt24pp_code("pt_AO")
     with pytest.raises(ConfigError, match=r"^target_lang: WMT24.* en; .*ta_IN"):
