@@ -279,8 +279,8 @@ def test_a_reward_times_minus_one_is_refused(headroom):
 
 
 def test_hardly_any_temperature_is_refused(headroom):
-    status, _, err = headroom("--headroom", reward=TextReward, temperature=0.01)
-    assert status == 3 and "error: headroom: temperature: 0.01" in err
+    status, _, err = headroom("--headroom", reward=TextReward, temperature=0.0001)
+    assert status == 3 and "error: headroom: temperature: 0.0001" in err
 
 
 def test_a_report_that_passes_is_used_by_the_run(headroom, tmp_path):
