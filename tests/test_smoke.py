@@ -348,8 +348,10 @@ def test_the_attack_in_another_language_needs_pairs(smoke, tmp_path):
     status, out, err = smoke("--attack", "--file", telugu.write(tmp_path / "te.tsv"), target_language="te")
     assert status == 0, err
     assert "10 honest pairs (given pairs; only cheats that need no words of Telugu)" in out
+    sources = tmp_path / "sources.jsonl"
+    sources.write_text("".join(json.dumps({"english": english}) + "\n" for english, _ in PAIRS), encoding="utf-8")
     for argv, said in (
-        (("--attack",), "--attack: 0 evaluation references in Telugu script "),
+        (("--attack", "--eval_file", str(sources)), "--attack: 0 evaluation references in Telugu script "),
         (("--attack", "--prompt", PAIRS[0][0], "--output", PAIRS[0][1]), "--attack: none of the given pairs has a "),
         ((), "--file: the examples of the code are in Tamil; give pairs in Telugu"),
     ):
