@@ -104,3 +104,21 @@ def full_run(tiny_all, tmp_path_factory):
     import tiny_run
 
     return _build(tmp_path_factory, "full", tiny_run.FullRun, tiny_all)
+
+
+@pytest.fixture
+def main(capsys):
+    """main(argv) → (exit status, stdout, stderr) of the flagship, in this process: the same path as the command."""
+    import torch
+
+    import train_grpo_en_ta as script
+    from rl_nmt import errors
+
+    def call(*argv):
+        capsys.readouterr()
+        with torch.random.fork_rng(devices=[]), pytest.raises(SystemExit) as left:
+            errors.run(lambda: script.main([str(arg) for arg in argv]))
+        out, err = capsys.readouterr()
+        return left.value.code, out, err
+
+    return call

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 import telugu
-import torch
 from tiny_fasttext import write_fasttext
 from tiny_models import PAIRS as TAMIL_PAIRS
 from tiny_run import command, flags, settings, write_data
@@ -17,7 +16,7 @@ from tiny_translators import build_m2m100
 
 import train_grpo_en_ta as script
 from rewards_en_ta_dupo import CUES, CometDuPOReward, RewardSettings, cues
-from rl_nmt import config, errors, hub
+from rl_nmt import config, hub
 from rl_nmt.backtranslation.translator import require_languages
 from rl_nmt.errors import ConfigError, MissingService
 from rl_nmt.guards.language import load_identifier
@@ -31,20 +30,6 @@ GERMAN = """Der Junge trinkt jeden Morgen Wasser. | Meine Mutter kocht am Abend 
     | Gestern hat es in der Stadt stark geregnet. | Sie hat auf dem Markt 12 Mangos gekauft.
     | Der alte Mann hat sein rotes Auto verkauft. | Der alte Mann hat sein Haus verkauft."""
 GERMAN = [" ".join(text.split()) for text in GERMAN.split("|")]
-
-
-@pytest.fixture
-def main(capsys):
-    """main(argv) → (exit status, stdout, stderr), in this process."""
-
-    def call(*argv):
-        capsys.readouterr()
-        with torch.random.fork_rng(devices=[]), pytest.raises(SystemExit) as left:
-            errors.run(lambda: script.main([str(arg) for arg in argv]))
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

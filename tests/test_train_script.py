@@ -30,20 +30,6 @@ NOISE = "Warning|WARNING|Encoder model frozen|mtime|Traceback|new PAD/BOS/EOS|Co
 
 
 @pytest.fixture
-def main(capsys):
-    """main(argv) → (exit status, stdout, stderr), in this process: the same path as the command."""
-
-    def call(*argv):
-        capsys.readouterr()
-        with torch.random.fork_rng(devices=[]), pytest.raises(SystemExit) as left:
-            errors.run(lambda: script.main([str(arg) for arg in argv]))
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return call
-
-
-@pytest.fixture
 def small(tiny_all, tmp_path):
     """small(**changes) → flags of a run of seconds in tmp_path/run."""
     write_data(tmp_path)

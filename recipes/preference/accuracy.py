@@ -5,7 +5,7 @@
                        et al. 2023, arXiv 2305.18290, sections 4 and 5), by which training is judged
 
 Values that differ by at most the tolerance tie: neither a win nor a loss. Before training the policy is the reference:
-all pairs tie, and there is no implicit accuracy.
+all pairs tie, and implicit accuracy cannot be measured.
 """
 
 from __future__ import annotations

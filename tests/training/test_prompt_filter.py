@@ -325,19 +325,11 @@ def test_two_processes_keep_the_prompts_of_one(tiny_policy, tmp_path):
 
 
 @pytest.fixture
-def main(capsys, monkeypatch):
-    """main(argv) → (exit status, stdout, stderr), in this process, with the planted reward."""
+def main(main, monkeypatch):
+    """`main` with the planted reward."""
     monkeypatch.setattr(script, "build_reward", lambda cfg: Planted())
     monkeypatch.setattr(prompt_filter, "BLOCK", 4)
-
-    def call(*argv):
-        capsys.readouterr()
-        with torch.random.fork_rng(devices=[]), pytest.raises(SystemExit) as left:
-            errors.run(lambda: script.main([str(arg) for arg in argv]))
-        out, err = capsys.readouterr()
-        return left.value.code, out, err
-
-    return call
+    return main
 
 
 @pytest.fixture
